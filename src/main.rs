@@ -1,0 +1,2 @@
+//! The `walhub` binary.
+fn main() {}
