@@ -130,6 +130,7 @@ impl FromStr for Lsn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn prints_and_parses_as_postgres() {
@@ -152,6 +153,26 @@ mod tests {
         assert_eq!(lsn.segment(size), SegmentNo::new(6));
         assert_eq!(lsn.segment_start(size), Lsn::new(0x0060_0000));
         assert_eq!(lsn.segment_offset(size), 0x2001);
-        assert_eq!(Lsn::MAX.page_ceil().raw(), u64::MAX & !8191);
+        assert_eq!(Lsn::MAX.page_ceil().raw(), !8191);
+    }
+
+    proptest! {
+        #[test]
+        fn text_round_trips(raw: u64) {
+            prop_assert_eq!(Lsn::new(raw).to_string().parse(), Ok(Lsn::new(raw)));
+        }
+
+        #[test]
+        fn rounding_brackets_the_position(raw: u64, shift in 20u32..31) {
+            let (lsn, size) = (Lsn::new(raw), SegmentSize::new(1 << shift).unwrap());
+            prop_assert_eq!(lsn.page_start().raw() + lsn.page_offset() as u64, raw);
+            prop_assert_eq!(lsn.segment_start(size).raw() + lsn.segment_offset(size), raw);
+            prop_assert_eq!(lsn.segment(size).start(size), lsn.segment_start(size));
+            prop_assert!(lsn.segment(size).end(size) > lsn || lsn == Lsn::MAX);
+            if raw < u64::MAX - 8192 {
+                prop_assert!(lsn.page_ceil() >= lsn && lsn.page_ceil().page_offset() == 0);
+                prop_assert!(lsn.align8().bytes_since(lsn) < 8 && lsn.align8().raw() % 8 == 0);
+            }
+        }
     }
 }

@@ -1,0 +1,143 @@
+//! WAL records: the 24-byte header and its CRC.
+
+use super::lsn::Lsn;
+
+/// Bytes of a record header (`SizeOfXLogRecord`), also the shortest record.
+pub const RECORD_HEADER: usize = 24;
+
+/// The longest record any server can read back: 13 to 15 allocate it whole
+/// (`MaxAllocSize`), 16 and newer do not write beyond 1020 MiB.
+pub const MAX_RECORD: u32 = 0x3FFF_FFFF;
+
+/// `RM_XLOG_ID`: records about the log itself.
+pub const RM_XLOG: u8 = 0;
+
+/// Where a record that names its timeline carries it: behind the record header and the
+/// two bytes of a short data header comes a 64-bit field, then `ThisTimeLineID`.
+pub const TIMELINE_OFFSET: usize = RECORD_HEADER + 2 + 8;
+
+/// `xl_info` of a record of [`RM_XLOG`], without the low four bits that belong to the
+/// WAL machinery.
+pub mod xlog_info {
+    /// A checkpoint of a server that is stopping or ending recovery.
+    pub const CHECKPOINT_SHUTDOWN: u8 = 0x00;
+    /// Does nothing.
+    pub const NOOP: u8 = 0x20;
+    /// The rest of the segment is not used.
+    pub const SWITCH: u8 = 0x40;
+    /// `full_page_writes` was changed.
+    pub const FPW_CHANGE: u8 = 0x80;
+    /// First words of a promoted server.
+    pub const END_OF_RECOVERY: u8 = 0x90;
+    /// Stands where the rest of a record was lost in a crash.
+    pub const OVERWRITE_CONTRECORD: u8 = 0xD0;
+}
+
+/// A record header as it lies in the log; nothing is checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecordHeader {
+    /// `xl_tot_len`: bytes of the whole record, header included, page headers not.
+    pub tot_len: u32,
+    /// `xl_xid`.
+    pub xid: u32,
+    /// `xl_prev`: start of the record before this one.
+    pub prev: Lsn,
+    /// `xl_info`.
+    pub info: u8,
+    /// `xl_rmid`; 128 and above are custom, and any number is relayed.
+    pub rmid: u8,
+    /// `xl_crc`.
+    pub crc: u32,
+}
+
+impl RecordHeader {
+    /// Reads a header.
+    #[inline]
+    pub fn parse(bytes: &[u8; RECORD_HEADER]) -> Self {
+        let [t0, t1, t2, t3, x0, x1, x2, x3, p0, p1, p2, p3, p4, p5, p6, p7, rest @ ..] = *bytes;
+        let [info, rmid, _, _, c0, c1, c2, c3] = rest;
+        Self {
+            tot_len: u32::from_le_bytes([t0, t1, t2, t3]),
+            xid: u32::from_le_bytes([x0, x1, x2, x3]),
+            prev: Lsn::new(u64::from_le_bytes([p0, p1, p2, p3, p4, p5, p6, p7])),
+            info,
+            rmid,
+            crc: u32::from_le_bytes([c0, c1, c2, c3]),
+        }
+    }
+
+    /// The header's bytes; padding is zero.
+    pub fn to_bytes(self) -> [u8; RECORD_HEADER] {
+        let mut bytes = [0; RECORD_HEADER];
+        let fields = [
+            &self.tot_len.to_le_bytes()[..],
+            &self.xid.to_le_bytes()[..],
+            &self.prev.raw().to_le_bytes()[..],
+            &[self.info, self.rmid, 0, 0][..],
+            &self.crc.to_le_bytes()[..],
+        ];
+        for (to, from) in bytes.iter_mut().zip(fields.into_iter().flatten()) {
+            *to = *from;
+        }
+        bytes
+    }
+
+    /// `xl_info` without the bits of the WAL machinery (`~XLR_INFO_MASK`).
+    pub const fn rmgr_info(&self) -> u8 {
+        self.info & 0xF0
+    }
+
+    /// An `XLOG_SWITCH`: the rest of its segment is zeros.
+    pub const fn is_switch(&self) -> bool {
+        self.rmid == RM_XLOG && self.rmgr_info() == xlog_info::SWITCH
+    }
+
+    /// Does the record carry the timeline that it was written on? A server that opens a
+    /// timeline writes one of these before anything of its clients.
+    pub const fn names_timeline(&self) -> bool {
+        use xlog_info::{CHECKPOINT_SHUTDOWN, END_OF_RECOVERY};
+        self.rmid == RM_XLOG && matches!(self.rmgr_info(), CHECKPOINT_SHUTDOWN | END_OF_RECOVERY)
+    }
+
+    /// May the record stand on a new timeline before the one that names it?
+    pub const fn may_precede_timeline(&self) -> bool {
+        use xlog_info::{FPW_CHANGE, OVERWRITE_CONTRECORD};
+        self.rmid == RM_XLOG && matches!(self.rmgr_info(), FPW_CHANGE | OVERWRITE_CONTRECORD)
+    }
+}
+
+/// Ends a record's CRC-32C: `body` is that of bytes 24 to the end, the first 20 bytes
+/// of the header come last.
+#[inline]
+pub fn finish_crc(body: u32, header: &[u8; RECORD_HEADER]) -> u32 {
+    let covered: Option<&[u8; 20]> = header.first_chunk();
+    covered.map_or(body, |covered| crc32c::crc32c_append(body, covered))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_round_trip() {
+        let header = RecordHeader {
+            tot_len: 0x0102_0304,
+            xid: 0x0506_0708,
+            prev: Lsn::new(0x1122_3344_5566_7788),
+            info: 0x9A,
+            rmid: 0xBC,
+            crc: 0xDEAD_BEEF,
+        };
+        assert_eq!(RecordHeader::parse(&header.to_bytes()), header);
+        assert_eq!(header.to_bytes()[16..20], [0x9A, 0xBC, 0, 0]);
+    }
+
+    #[test]
+    fn low_info_bits_do_not_hide_a_switch() {
+        let bytes = [0; RECORD_HEADER];
+        let header = RecordHeader { info: 0x42, ..RecordHeader::parse(&bytes) };
+        assert!(header.is_switch());
+        assert!(!RecordHeader { rmid: 1, ..header }.is_switch());
+        assert!(!RecordHeader { info: 0x50, ..header }.is_switch());
+    }
+}

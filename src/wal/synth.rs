@@ -1,0 +1,249 @@
+//! Writes valid WAL without a server: for tests, and for the load generator's primary.
+//!
+//! What comes out is laid out and chained as PostgreSQL does it, and pg_waldump reads
+//! it; the records mean nothing (`XLOG_NOOP` with data).
+
+use super::ids::{SystemId, TimelineId};
+use super::lsn::Lsn;
+use super::page::{LongHeader, PAGE_SIZE, PageHeader, PageInfo};
+use super::record::{RECORD_HEADER, RM_XLOG, RecordHeader, finish_crc, xlog_info};
+use super::segment::SegmentSize;
+
+/// A writer of WAL into memory, on one timeline after the other.
+#[derive(Clone, Debug)]
+pub struct Synth {
+    system: SystemId,
+    size: SegmentSize,
+    tli: TimelineId,
+    magic: u16,
+    at: Lsn,
+    prev: Lsn,
+    /// Flags due in the next page header besides those that the layout asks for.
+    flags: u16,
+    taken: Lsn,
+    bytes: Vec<u8>,
+    record: Vec<u8>,
+}
+
+impl Synth {
+    /// Starts at the page boundary `start`, as if the log began there.
+    ///
+    /// # Panics
+    /// When `start` is no page boundary.
+    pub fn new(
+        system: SystemId,
+        size: SegmentSize,
+        tli: TimelineId,
+        magic: u16,
+        start: Lsn,
+    ) -> Self {
+        assert!(start.page_offset() == 0, "WAL is written from a page boundary, not {start}");
+        Self {
+            system,
+            size,
+            tli,
+            magic,
+            at: start,
+            prev: Lsn::INVALID,
+            flags: 0,
+            taken: start,
+            bytes: Vec::new(),
+            record: Vec::new(),
+        }
+    }
+
+    /// Writes a record that carries `payload`; returns its start. It is 26 or 29 bytes
+    /// longer than the payload (24 when that is empty).
+    pub fn record(&mut self, payload: &[u8]) -> Lsn {
+        self.data_record(xlog_info::NOOP, payload)
+    }
+
+    /// Writes a record whose body is exactly `body`; returns its start. The record is
+    /// 24 bytes longer.
+    pub fn raw_record(&mut self, rmid: u8, info: u8, body: &[u8]) -> Lsn {
+        let mut record = std::mem::take(&mut self.record);
+        record.clear();
+        record.extend_from_slice(&[0; RECORD_HEADER]);
+        record.extend_from_slice(body);
+        let start = self.chain(rmid, info, &mut record);
+        self.record = record;
+        start
+    }
+
+    /// Writes an XLOG_SWITCH and the zeros to the end of the segment (`pg_switch_wal`);
+    /// returns the record's start.
+    pub fn switch_segment(&mut self) -> Lsn {
+        let start = self.raw_record(RM_XLOG, xlog_info::SWITCH, &[]);
+        if self.at.segment_offset(self.size) != 0 {
+            self.zeros_to(self.at.segment(self.size).end(self.size));
+        }
+        start
+    }
+
+    /// Crashes in the middle of a record that carries `payload`, of which everything up
+    /// to the `pages`-th page boundary was written, and recovers: the next page says
+    /// that the record was given up. Returns the start of the lost record.
+    ///
+    /// # Panics
+    /// When the record does not reach that far.
+    pub fn lose_record(&mut self, payload: &[u8], pages: u64) -> Lsn {
+        let prev = self.prev;
+        let lost = self.record(payload);
+        let cut = lost.page_start().saturating_add(pages.saturating_mul(PAGE_SIZE as u64));
+        assert!(lost < cut && cut < self.at, "a record at {lost} does not reach beyond {cut}");
+        self.bytes.truncate(self.offset_of(cut));
+        self.at = cut;
+        self.prev = prev;
+        self.flags = PageInfo::FIRST_IS_OVERWRITE_CONTRECORD;
+        let time = [0; 8];
+        let body = [lost.raw().to_le_bytes(), time].concat();
+        self.data_record(xlog_info::OVERWRITE_CONTRECORD, &body);
+        lost
+    }
+
+    /// Promotes: what follows is `tli`, which starts here. Returns the switchpoint.
+    pub fn promote(&mut self, tli: TimelineId) -> Lsn {
+        let switchpoint = self.at;
+        let time = [0; 8];
+        let (this, previous) = (tli.raw().to_le_bytes(), self.tli.raw().to_le_bytes());
+        self.tli = tli;
+        let body = [&time[..], &this[..], &previous[..]].concat();
+        self.data_record(xlog_info::END_OF_RECOVERY, &body);
+        switchpoint
+    }
+
+    /// Where the next record goes: the end of the last one.
+    pub const fn position(&self) -> Lsn {
+        self.at
+    }
+
+    /// Start of the last record; 0/0 before the first.
+    pub const fn last_record(&self) -> Lsn {
+        self.prev
+    }
+
+    /// What was written since the last call, and where it begins.
+    pub fn take_bytes(&mut self) -> (Lsn, Vec<u8>) {
+        let start = std::mem::replace(&mut self.taken, self.at);
+        (start, std::mem::take(&mut self.bytes))
+    }
+
+    fn data_record(&mut self, info: u8, payload: &[u8]) -> Lsn {
+        /// `XLR_BLOCK_ID_DATA_SHORT` and `XLR_BLOCK_ID_DATA_LONG`.
+        const SHORT: u8 = 255;
+        const LONG: u8 = 254;
+        let mut body = Vec::with_capacity(payload.len() + 5);
+        if let Ok(len @ 1..) = u8::try_from(payload.len()) {
+            body.extend_from_slice(&[SHORT, len]);
+        } else if !payload.is_empty() {
+            let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+            body.push(LONG);
+            body.extend_from_slice(&len.to_le_bytes());
+        }
+        body.extend_from_slice(payload);
+        self.raw_record(RM_XLOG, info, &body)
+    }
+
+    /// Fills in the header that `record` has room for, and writes it behind the last.
+    fn chain(&mut self, rmid: u8, info: u8, record: &mut [u8]) -> Lsn {
+        let tot_len = u32::try_from(record.len()).unwrap_or(u32::MAX);
+        let mut header = RecordHeader { tot_len, xid: 0, prev: self.prev, info, rmid, crc: 0 };
+        if let Some((head, body)) = record.split_first_chunk_mut::<RECORD_HEADER>() {
+            header.crc = finish_crc(crc32c::crc32c(body), &header.to_bytes());
+            *head = header.to_bytes();
+        }
+        if self.at.page_offset() == 0 {
+            self.page_header(0);
+        }
+        let start = self.at;
+        self.spread(record);
+        self.zeros_to(self.at.align8());
+        self.prev = start;
+        start
+    }
+
+    /// Lays a record over as many pages as it takes.
+    fn spread(&mut self, record: &[u8]) {
+        let mut rest = record;
+        while !rest.is_empty() {
+            if self.at.page_offset() == 0 {
+                self.page_header(rest.len());
+            }
+            let room = PAGE_SIZE.saturating_sub(self.at.page_offset());
+            let (piece, behind) = rest.split_at(room.min(rest.len()));
+            self.bytes.extend_from_slice(piece);
+            self.at = self.at.saturating_add(piece.len() as u64);
+            rest = behind;
+        }
+    }
+
+    fn page_header(&mut self, rem_len: usize) {
+        let mut info = std::mem::take(&mut self.flags);
+        if rem_len > 0 {
+            info |= PageInfo::FIRST_IS_CONTRECORD;
+        }
+        let long = (self.at.segment_offset(self.size) == 0).then(|| {
+            info |= PageInfo::LONG_HEADER;
+            let seg_size = u32::try_from(self.size.bytes()).unwrap_or(u32::MAX);
+            LongHeader { sysid: self.system, seg_size, blcksz: PAGE_SIZE as u32 }
+        });
+        let header = PageHeader {
+            magic: self.magic,
+            info: PageInfo::new(info),
+            tli: self.tli.raw(),
+            addr: self.at,
+            rem_len: u32::try_from(rem_len).unwrap_or(u32::MAX),
+            long,
+        };
+        header.write(&mut self.bytes);
+        self.at = self.at.saturating_add(header.size() as u64);
+    }
+
+    fn zeros_to(&mut self, end: Lsn) {
+        self.bytes.resize(self.offset_of(end), 0);
+        self.at = end;
+    }
+
+    /// Where `lsn` lies in what was not taken yet.
+    fn offset_of(&self, lsn: Lsn) -> usize {
+        usize::try_from(lsn.bytes_since(self.taken)).unwrap_or(usize::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn synth() -> Synth {
+        let size = SegmentSize::new(1 << 20).unwrap();
+        Synth::new(SystemId::new(7), size, TimelineId::FIRST, 0xD110, Lsn::new(1 << 20))
+    }
+
+    #[test]
+    fn lengths_are_those_promised() {
+        let mut synth = synth();
+        for (payload, record) in [(0, 24), (1, 27), (255, 281), (256, 285)] {
+            let start = synth.record(&vec![1; payload]);
+            let (_, bytes) = synth.take_bytes();
+            let at = if start.raw() == (1 << 20) + 40 { 40 } else { 0 };
+            assert_eq!(bytes[at..at + 4], u32::to_le_bytes(record), "{payload}");
+        }
+    }
+
+    #[test]
+    fn pieces_taken_join() {
+        let mut synth = synth();
+        let mut whole = synth.clone();
+        let (mut joined, mut at) = (Vec::new(), synth.position());
+        for len in [10, 9000, 300, 1_200_000] {
+            synth.record(&vec![1; len]);
+            whole.record(&vec![1; len]);
+            let (start, bytes) = synth.take_bytes();
+            assert_eq!(start, at);
+            joined.extend_from_slice(&bytes);
+            at = start.saturating_add(bytes.len() as u64);
+            assert_eq!(at, synth.position());
+        }
+        assert_eq!(whole.take_bytes().1, joined);
+    }
+}

@@ -1,0 +1,453 @@
+//! The walk: follows WAL from record to record and stops at the first byte that does
+//! not belong.
+//!
+//! One walker serves the check of what upstream sends, recovery and `inspect`. It takes
+//! bytes in any pieces, holds no more of a record than its header (the CRC runs along),
+//! and comes to the same end however the bytes were cut. What it checks is what
+//! PostgreSQL's `xlogreader.c` checks, and by the history also which timeline a page
+//! and a record are from.
+//!
+//! ```text
+//!  page header --+--> First --------+-- no contrecord ----------> Record <----------+
+//!                |                  +-- contrecord --> Skip -----^   |              |
+//!                +--> Skip, Partial: contrecord, rem_len as due      v              |
+//!                +--> Skip, Partial: overwritten ----> Record     Partial --> complete
+//!                +--> Record: no contrecord                                  |
+//!                                                   Record <-- Zeros <-- XLOG_SWITCH
+//! ```
+
+mod fault;
+mod partial;
+#[cfg(test)]
+mod tests;
+
+pub use fault::{FaultKind, WalkFault};
+
+use super::lsn::Lsn;
+use super::page::{
+    LONG_HEADER, PAGE_SIZE, PageFault, PageHeader, PageRules, server_major_of_magic,
+};
+use super::record::{MAX_RECORD, RECORD_HEADER, RecordHeader, finish_crc};
+use partial::{Partial, Skipped};
+
+/// Walks WAL that arrives in pieces. Cheap to clone: a caller who must be able to take
+/// bytes back walks them with a clone first.
+#[derive(Clone, Debug)]
+pub struct Walker {
+    rules: PageRules,
+    at: Lsn,
+    record_end: Lsn,
+    last_record: Option<Lsn>,
+    proven_from: Option<Lsn>,
+    next: Next,
+    partial: Partial,
+    /// A page header that arrives in pieces.
+    page_head: [u8; LONG_HEADER],
+    /// Start of the walked timeline; 0 without ancestors.
+    fork: Lsn,
+    /// The fork, while the page at hand holds it.
+    fork_inside: Option<Lsn>,
+    /// Has a record behind the fork said that it is of the walked timeline?
+    fork_named: bool,
+    /// May the record skipped at the start have been an XLOG_SWITCH?
+    maybe_switch: bool,
+    fault: Option<WalkFault>,
+}
+
+/// What stands at the next byte of page content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Next {
+    /// Whatever the first page says.
+    First,
+    /// The rest of a record that started before the walk, and its padding.
+    Skip(Skipped),
+    /// A record, or nothing yet.
+    Record,
+    /// More of `partial`.
+    Partial,
+    /// The unused rest of a segment.
+    Zeros { end: Lsn, behind: Behind },
+}
+
+/// What zeros stand behind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Behind {
+    /// An XLOG_SWITCH that was read.
+    Switch,
+    /// The end of a skipped record that may have been one: only what follows in the
+    /// next segment proves it, so `record_end` stays before the zeros.
+    MaybeSwitch,
+}
+
+/// A fault inside the walk: where, and what.
+type Found = (Lsn, FaultKind);
+
+impl Walker {
+    /// Starts at the page boundary `at`. When that page goes on with an earlier record,
+    /// the rest of that record is skipped, and nobody has checked it: see
+    /// [`Walker::proven_from`]. Of the first record's prev-link only the direction is
+    /// known, so `at` must lie before the first byte that may be left from an older use
+    /// of the file.
+    ///
+    /// # Panics
+    /// When `at` is no page boundary.
+    pub fn new(rules: PageRules, at: Lsn) -> Self {
+        assert!(at.page_offset() == 0, "a walk starts at a page boundary, not at {at}");
+        let fork = rules.fork.as_ref().map_or(Lsn::INVALID, |fork| fork.start());
+        Self {
+            rules,
+            at,
+            record_end: at,
+            last_record: None,
+            proven_from: None,
+            next: Next::First,
+            partial: Partial::start(at),
+            page_head: [0; LONG_HEADER],
+            fork,
+            fork_inside: None,
+            fork_named: false,
+            maybe_switch: false,
+            fault: None,
+        }
+    }
+
+    /// Feeds the next bytes. At the first fault the walk is over: `position` falls back
+    /// to `record_end`, and every later call returns the same fault.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), WalkFault> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        self.feed_all(bytes).map_err(|(at, kind)| {
+            let fault = WalkFault { at, kind };
+            self.fault = Some(fault);
+            self.at = self.record_end;
+            fault
+        })
+    }
+
+    /// The next byte expected; after a fault, where the good records end.
+    pub const fn position(&self) -> Lsn {
+        self.at
+    }
+
+    /// End of the last complete record (`EndRecPtr`): rounded up to 8 bytes, behind an
+    /// XLOG_SWITCH the end of the segment once its zeros were seen. Before the first
+    /// record: the start of the walk. It never passes what was fed.
+    pub const fn record_end(&self) -> Lsn {
+        self.record_end
+    }
+
+    /// Start of the last complete record, which the next one's prev-link must name.
+    pub const fn last_record(&self) -> Option<Lsn> {
+        self.last_record
+    }
+
+    /// Where checking began: from here to `record_end` every byte was checked. Before it
+    /// lies the rest of an earlier record, which was only counted and may be torn. None
+    /// while there is nothing else: a walk that must prove what it passes has then
+    /// started too late.
+    pub const fn proven_from(&self) -> Option<Lsn> {
+        self.proven_from
+    }
+
+    /// The rules, with the magic learned.
+    pub const fn rules(&self) -> &PageRules {
+        &self.rules
+    }
+
+    /// The magic of the pages when it is none of PostgreSQL 13 to 18: worth a warning,
+    /// once.
+    pub fn unknown_magic(&self) -> Option<u16> {
+        self.rules.magic.filter(|magic| server_major_of_magic(*magic).is_none())
+    }
+
+    fn feed_all(&mut self, bytes: &[u8]) -> Result<(), Found> {
+        // Positions below are sums of what was fed; this is the one place where they
+        // could leave the number space.
+        let room = Lsn::MAX.bytes_since(self.at);
+        if bytes.len() as u64 > room.saturating_sub(PAGE_SIZE as u64) {
+            return Err((self.at, FaultKind::EndOfNumbers));
+        }
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            rest = self.step(rest)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what belongs together from the front of `rest`; never nothing.
+    fn step<'b>(&mut self, rest: &'b [u8]) -> Result<&'b [u8], Found> {
+        if let Next::Zeros { end, behind } = self.next {
+            return self.zeros(rest, end, behind);
+        }
+        let offset = self.at.page_offset();
+        if offset < LONG_HEADER {
+            let due = PageHeader::size_at(self.at.page_start(), self.rules.size);
+            if offset < due {
+                return self.page_header(rest, offset, due);
+            }
+        }
+        let (content, behind) = cut(rest, PAGE_SIZE.saturating_sub(offset));
+        let left = match self.next {
+            Next::Skip(skipped) => self.skip(content, skipped),
+            Next::Record if self.fork_inside.is_none() => self.records(content)?,
+            Next::Partial => self.partial_record(content)?,
+            // `First` ends with the page header, and `Zeros` have returned above.
+            Next::Record | Next::First | Next::Zeros { .. } => self.begin_partial(content)?,
+        };
+        let taken = content.len().saturating_sub(left.len());
+        Ok(if left.is_empty() { behind } else { cut(rest, taken).1 })
+    }
+
+    /// The header of the page at hand, `offset` bytes of which are here already.
+    fn page_header<'b>(
+        &mut self,
+        rest: &'b [u8],
+        offset: usize,
+        due: usize,
+    ) -> Result<&'b [u8], Found> {
+        let page = self.at.page_start();
+        let (piece, behind) = cut(rest, due.saturating_sub(offset));
+        for (to, from) in self.page_head.iter_mut().skip(offset).zip(piece) {
+            *to = *from;
+        }
+        if offset + piece.len() == due {
+            // A short header behind which the flags announce a long one is caught by
+            // the rules; what is parsed as its tail does not matter.
+            let header =
+                PageHeader::parse(&self.page_head).map_err(|fault| page_fault(page, fault))?;
+            self.rules.check(page, &header).map_err(|fault| page_fault(page, fault))?;
+            self.enter_page(page, page.saturating_add(due as u64), &header)?;
+        }
+        self.at = self.at.saturating_add(piece.len() as u64);
+        Ok(behind)
+    }
+
+    /// Does the page go on where the one before it stopped?
+    fn enter_page(&mut self, page: Lsn, content: Lsn, header: &PageHeader) -> Result<(), Found> {
+        self.fork_inside = self.rules.fork_inside(page);
+        let contrecord = header.info.first_is_contrecord();
+        let given_up = header.info.overwrite_contrecord();
+        let (of, expected) = match self.next {
+            Next::Skip(skipped) if !given_up => (page, skipped.left()),
+            Next::Partial if !given_up => (self.partial.start, self.partial.left()),
+            Next::First if contrecord && header.rem_len > 0 => {
+                self.next = Next::Skip(Skipped::new(header.rem_len));
+                return Ok(());
+            }
+            _ if contrecord => return Err((content, FaultKind::ContrecordRequested)),
+            _ => {
+                self.begin_records(content);
+                return Ok(());
+            }
+        };
+        if !contrecord {
+            return Err((of, FaultKind::NoContrecordFlag));
+        }
+        if header.rem_len != expected {
+            let found = header.rem_len;
+            return Err((of, FaultKind::ContrecordLength { found, expected }));
+        }
+        Ok(())
+    }
+
+    /// From `at` on, nothing is skipped any more.
+    fn begin_records(&mut self, at: Lsn) {
+        self.next = Next::Record;
+        self.proven_from.get_or_insert(at);
+    }
+
+    /// Records that lie whole in `content`, which ends with the page at the latest: the
+    /// fast path. Anything odd goes the slow way, where faults are found.
+    fn records<'b>(&mut self, content: &'b [u8]) -> Result<&'b [u8], Found> {
+        let mut rest = content;
+        while let Some((head, behind_head)) = rest.split_first_chunk::<RECORD_HEADER>() {
+            let header = RecordHeader::parse(head);
+            let len = header.tot_len as usize;
+            let padded = len.saturating_add(7) & !7;
+            if len < RECORD_HEADER || padded > rest.len() {
+                break;
+            }
+            self.check_prev(self.at, header.prev)?;
+            let (body, _) = cut(behind_head, len.saturating_sub(RECORD_HEADER));
+            if finish_crc(crc32c::crc32c(body), head) != header.crc {
+                return Err((self.at, FaultKind::Checksum));
+            }
+            self.complete(self.at, self.at.saturating_add(padded as u64), &header)?;
+            rest = cut(rest, padded).1;
+            if self.next != Next::Record {
+                return Ok(rest);
+            }
+        }
+        if rest.is_empty() { Ok(rest) } else { self.begin_partial(rest) }
+    }
+
+    fn begin_partial<'b>(&mut self, content: &'b [u8]) -> Result<&'b [u8], Found> {
+        self.partial = Partial::start(self.at);
+        self.next = Next::Partial;
+        self.partial_record(content)
+    }
+
+    /// More of a record that does not lie whole in what was fed, or in its page. Every
+    /// check is made at one certain byte, so that the cuts do not matter.
+    fn partial_record<'b>(&mut self, content: &'b [u8]) -> Result<&'b [u8], Found> {
+        let mut rest = content;
+        loop {
+            let due = self.partial.next_check();
+            let (piece, behind) = cut(rest, due.saturating_sub(self.partial.have()) as usize);
+            self.partial.take(piece);
+            self.at = self.at.saturating_add(piece.len() as u64);
+            rest = behind;
+            if self.partial.have() < due {
+                return Ok(rest);
+            }
+            self.check_partial(due)?;
+            if self.next != Next::Partial {
+                return Ok(rest);
+            }
+        }
+    }
+
+    /// `have` bytes of the partial record are here.
+    fn check_partial(&mut self, have: u32) -> Result<(), Found> {
+        let start = self.partial.start;
+        let header = self.partial.header();
+        if have == Partial::LENGTH_KNOWN {
+            if self.maybe_switch && self.partial.is_zero() {
+                let end = start.segment(self.rules.size).end(self.rules.size);
+                self.next = Next::Zeros { end, behind: Behind::MaybeSwitch };
+                return Ok(());
+            }
+            return check_length(start, header.tot_len);
+        }
+        if have == RECORD_HEADER as u32 {
+            self.check_prev(start, header.prev)?;
+            self.check_fork_record(start, &header)?;
+        }
+        if have == header.tot_len {
+            if self.partial.crc() != header.crc {
+                return Err((start, FaultKind::Checksum));
+            }
+            self.check_fork_name(start, &header)?;
+        }
+        if have == self.partial.padded_len() {
+            self.complete(start, self.at, &header)?;
+        }
+        Ok(())
+    }
+
+    /// A record is proven and ends, padding included, at `end`.
+    fn complete(&mut self, start: Lsn, end: Lsn, header: &RecordHeader) -> Result<(), Found> {
+        if start < self.fork && self.fork < end {
+            // The parent's last record ends where the child starts.
+            return Err((start, FaultKind::AcrossFork { fork: self.fork }));
+        }
+        self.last_record = Some(start);
+        self.record_end = end;
+        self.at = end;
+        self.maybe_switch = false;
+        self.next = Next::Record;
+        let size = self.rules.size;
+        if header.is_switch() && end.segment_offset(size) != 0 {
+            let end = end.segment(size).end(size);
+            self.next = Next::Zeros { end, behind: Behind::Switch };
+        }
+        Ok(())
+    }
+
+    /// Behind an XLOG_SWITCH not even page headers are written: zeros to the end of the
+    /// segment.
+    fn zeros<'b>(&mut self, rest: &'b [u8], end: Lsn, behind: Behind) -> Result<&'b [u8], Found> {
+        let due = usize::try_from(end.bytes_since(self.at)).unwrap_or(usize::MAX);
+        let (piece, left) = cut(rest, due);
+        if piece.iter().fold(0, |all, byte| all | byte) != 0 {
+            return Err(match behind {
+                Behind::Switch => (self.record_end, FaultKind::DataAfterSwitch),
+                Behind::MaybeSwitch => (self.record_end, FaultKind::RecordLength { found: 0 }),
+            });
+        }
+        self.at = self.at.saturating_add(piece.len() as u64);
+        if self.at == end {
+            self.next = Next::Record;
+            if behind == Behind::Switch {
+                self.record_end = end;
+            }
+        }
+        Ok(left)
+    }
+
+    /// The end of a record that started before the walk.
+    fn skip<'b>(&mut self, content: &'b [u8], mut skipped: Skipped) -> &'b [u8] {
+        let (piece, rest) = cut(content, skipped.left() as usize);
+        skipped.take(piece);
+        self.at = self.at.saturating_add(piece.len() as u64);
+        self.next = Next::Skip(skipped);
+        if skipped.left() > 0 {
+            return rest;
+        }
+        let (padding, rest) = cut(rest, self.at.align8().bytes_since(self.at) as usize);
+        self.at = self.at.saturating_add(padding.len() as u64);
+        if self.at == self.at.align8() {
+            self.begin_records(self.at);
+            self.maybe_switch = skipped.may_be_switch();
+        }
+        rest
+    }
+
+    /// The prev-link names the previous record exactly. Of the first record only so much
+    /// is known that it points back.
+    #[inline]
+    fn check_prev(&self, start: Lsn, found: Lsn) -> Result<(), Found> {
+        let good = match self.last_record {
+            Some(previous) => found == previous,
+            None => found < start,
+        };
+        if good { Ok(()) } else { Err((start, FaultKind::PrevLink { found })) }
+    }
+
+    /// Is `start` behind the fork on the page that holds it? That page carries the
+    /// parent's number, so it cannot tell a record of the child from what the parent
+    /// wrote there. But a server that opens a timeline first says so, and until it did
+    /// nothing else is taken. (Servers we do not know may begin otherwise.)
+    fn on_fork_page(&self, start: Lsn) -> bool {
+        !self.fork_named
+            && start >= self.fork
+            && self.rules.fork_inside(start.page_start()).is_some()
+            && self.unknown_magic().is_none()
+    }
+
+    fn check_fork_record(&self, start: Lsn, header: &RecordHeader) -> Result<(), Found> {
+        if self.on_fork_page(start) && !header.may_precede_timeline() && !header.names_timeline() {
+            return Err((start, FaultKind::OtherBranch { fork: self.fork }));
+        }
+        Ok(())
+    }
+
+    fn check_fork_name(&mut self, start: Lsn, header: &RecordHeader) -> Result<(), Found> {
+        if self.on_fork_page(start) && header.names_timeline() {
+            if self.partial.timeline() != self.rules.tli.raw() {
+                return Err((start, FaultKind::OtherBranch { fork: self.fork }));
+            }
+            self.fork_named = true;
+        }
+        Ok(())
+    }
+}
+
+fn check_length(start: Lsn, found: u32) -> Result<(), Found> {
+    match found {
+        0..24 => Err((start, FaultKind::RecordLength { found })),
+        24..=MAX_RECORD => Ok(()),
+        _ => Err((start, FaultKind::RecordTooLong { found })),
+    }
+}
+
+fn page_fault(page: Lsn, fault: PageFault) -> Found {
+    (page, FaultKind::Page(fault))
+}
+
+/// The first `len` bytes, or all when there are fewer, and the rest.
+#[inline]
+fn cut(bytes: &[u8], len: usize) -> (&[u8], &[u8]) {
+    bytes.split_at_checked(len).unwrap_or((bytes, &[]))
+}

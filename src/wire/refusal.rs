@@ -1,0 +1,120 @@
+//! What a client is told when it does not get what it asked for: the content of
+//! an ErrorResponse or NoticeResponse.
+
+use super::sqlstate;
+use std::fmt;
+
+/// How bad it is, and what happens to the session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Severity {
+    /// For information.
+    Notice,
+    /// Something deserves attention.
+    Warning,
+    /// The command failed, the session goes on.
+    Error,
+    /// The session ends.
+    Fatal,
+}
+
+impl Severity {
+    /// PostgreSQL's word for it, untranslated (field `V`).
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Notice => "NOTICE",
+            Self::Warning => "WARNING",
+            Self::Error => "ERROR",
+            Self::Fatal => "FATAL",
+        }
+    }
+}
+
+/// One error or notice as the client will see it.
+///
+/// Texts are PostgreSQL's own wherever it has one: tools match on SQLSTATE, and
+/// people search for the words.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// Also decides between ErrorResponse and NoticeResponse.
+    pub severity: Severity,
+    /// One of [`sqlstate`].
+    pub sqlstate: &'static str,
+    /// The primary message, without a full stop.
+    pub message: String,
+    /// More about the case at hand.
+    pub detail: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl Refusal {
+    /// The command fails; the session goes on.
+    pub fn error(sqlstate: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Severity::Error, sqlstate, message.into())
+    }
+
+    /// The session ends.
+    pub fn fatal(sqlstate: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Severity::Fatal, sqlstate, message.into())
+    }
+
+    /// Nothing is refused, but the client should know.
+    pub fn warning(sqlstate: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Severity::Warning, sqlstate, message.into())
+    }
+
+    /// Nothing is refused; a remark.
+    pub fn notice(sqlstate: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Severity::Notice, sqlstate, message.into())
+    }
+
+    /// The peer broke the protocol; nothing it sends next can be trusted.
+    pub fn protocol_violation(message: impl Into<String>) -> Self {
+        Self::fatal(sqlstate::PROTOCOL_VIOLATION, message)
+    }
+
+    /// With more about the case.
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// With advice.
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Does the session end with it?
+    pub fn ends_session(&self) -> bool {
+        self.severity == Severity::Fatal
+    }
+
+    fn new(severity: Severity, sqlstate: &'static str, message: String) -> Self {
+        Self { severity, sqlstate, message, detail: None, hint: None }
+    }
+}
+
+impl fmt::Display for Refusal {
+    /// As psql with `VERBOSITY=verbose` prints its first line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:  {}: {}", self.severity.word(), self.sqlstate, self.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn builds_and_prints() {
+        let refusal = Refusal::fatal(sqlstate::CANNOT_CONNECT_NOW, "the system is starting up")
+            .with_detail("d")
+            .with_hint("h");
+        assert!(refusal.ends_session());
+        assert_eq!(refusal.to_string(), "FATAL:  57P03: the system is starting up");
+        assert_eq!(refusal.detail.as_deref(), Some("d"));
+        assert_eq!(refusal.hint.as_deref(), Some("h"));
+        assert!(!Refusal::error("42601", "syntax error").ends_session());
+    }
+}
