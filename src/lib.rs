@@ -5,3 +5,7 @@ pub mod instance;
 pub mod timeline;
 pub mod wal;
 pub mod wire;
+
+pub mod watermark;
+
+pub mod ring;

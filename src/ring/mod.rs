@@ -1,1 +1,150 @@
-//! (room)
+//! The engine that talks to the kernel: typed operations over io_uring, the memory
+//! they use, and the cache of WAL chunks that all cores share.
+//!
+//! The only room with unsafe code, in four files: `uring` (submitting), `replies`
+//! (buffers lent to the kernel), `memory` and `chunks` (bytes that one thread fills
+//! while others read what is filled).
+//!
+//! The law of the room (I7, I8): what the kernel may still use is owned by the slab
+//! of operations in flight; submitting moves it in, only the completion gives it
+//! back. Nothing is cancelled by being dropped.
+//!
+//! [`Ring`] names nothing of io_uring, so that the loop of a data core runs on a
+//! simulated one as well.
+
+mod buffer;
+mod chunks;
+mod directory;
+mod memory;
+#[cfg(all(test, walhub_loom))]
+mod models;
+mod probe;
+mod replies;
+mod slab;
+#[cfg(test)]
+mod tests;
+mod uring;
+mod waker;
+
+pub use buffer::Buffer;
+pub use chunks::{CHUNK_SIZE, ChunkRange, ChunkReader, ChunkWriter, Full, Pin, chunks};
+pub use probe::{Features, KernelVersion, RingRefused, probe};
+pub use replies::ReplyBuffer;
+pub use slab::OpId;
+pub use uring::{Setup, Uring};
+pub use waker::Waker;
+
+use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// An open descriptor. Every operation in flight keeps one alive.
+pub type Fd = Arc<OwnedFd>;
+
+/// At most this many messages are in one submission; a longer batch is cut up.
+pub const SEND_SLICE: usize = 32;
+
+/// The caller's own word; it comes back with the completion.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Token(pub u64);
+
+/// One message of a batch, sent in one piece from several places.
+#[derive(Debug)]
+pub struct Outgoing<'a> {
+    /// Where to.
+    pub socket: &'a Fd,
+    /// What, in order.
+    pub parts: &'a [IoSlice<'a>],
+}
+
+/// How long a turn may sleep when there is nothing to do.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Wait {
+    /// Not at all.
+    No,
+    /// Until something completes or the waker fires.
+    Forever,
+    /// The same, but at most until then.
+    Until(Instant),
+}
+
+/// What an operation came to. A cancelled one ends in `ECANCELED`, or in its result
+/// when that came first.
+#[derive(Debug)]
+pub enum Outcome {
+    /// [`Ring::receive_reply`]; no bytes mean the end of the stream, `ENOBUFS` that
+    /// every buffer was in use: ask again when some were given back.
+    Reply(io::Result<ReplyBuffer>),
+    /// [`Ring::receive`]; 0 is the end of the stream. The bytes are behind those that
+    /// the buffer held before.
+    Received(io::Result<usize>, Buffer),
+    /// [`Ring::poll_writable`]; an error of the socket shows at the next send.
+    Writable(io::Result<()>),
+    /// [`Ring::write`]; may be short.
+    Written(io::Result<usize>),
+    /// [`Ring::sync_data`].
+    Synced(io::Result<()>),
+    /// [`Ring::read`]; may be short, 0 is the end of the file.
+    Read(io::Result<usize>, Buffer),
+}
+
+/// A completion.
+#[derive(Debug)]
+pub struct Done {
+    /// The word given with the operation.
+    pub token: Token,
+    /// What it came to.
+    pub outcome: Outcome,
+}
+
+/// What a data core asks of the kernel.
+///
+/// Operations are queued when they are called and submitted by the next
+/// [`Ring::send_now`] or [`Ring::turn`].
+pub trait Ring {
+    /// Sends each message now or not at all, and keeps none of the memory: bytes,
+    /// parts and list are free again when it returns.
+    ///
+    /// `results` is cleared and gets one entry per message: the bytes that the socket
+    /// took (less than all when it filled up), `WouldBlock` when it was full, or its
+    /// error. Completions of other operations seen meanwhile are kept for
+    /// [`Ring::turn`].
+    fn send_now(&mut self, batch: &[Outgoing<'_>], results: &mut Vec<io::Result<usize>>);
+
+    /// Receives what comes next, once, into one of the ring's small buffers. Only a
+    /// socket that has something uses one.
+    fn receive_reply(&mut self, socket: &Fd, token: Token) -> OpId;
+
+    /// Reads a reply and gives its buffer back.
+    fn with_reply<T>(&mut self, buffer: ReplyBuffer, read: impl FnOnce(&[u8]) -> T) -> T;
+
+    /// Receives what comes next, once, into `buffer` behind what it holds. The buffer
+    /// must not be full.
+    fn receive(&mut self, socket: &Fd, buffer: Buffer, token: Token) -> OpId;
+
+    /// Completes when the socket takes bytes again, or is broken. Holds no memory.
+    fn poll_writable(&mut self, socket: &Fd, token: Token) -> OpId;
+
+    /// Writes `bytes` at the file's offset `at`.
+    fn write(&mut self, file: &Fd, at: u64, bytes: ChunkRange, token: Token) -> OpId;
+
+    /// Makes the file's bytes durable (`fdatasync`). Only writes that completed
+    /// before this call are covered.
+    fn sync_data(&mut self, file: &Fd, token: Token) -> OpId;
+
+    /// Reads at most `len` bytes at the file's offset `at` into `buffer`, behind what
+    /// it holds. The buffer must have room for them.
+    fn read(&mut self, file: &Fd, at: u64, buffer: Buffer, len: usize, token: Token) -> OpId;
+
+    /// Asks for the operation to end early; its completion comes all the same.
+    fn cancel(&mut self, op: OpId);
+
+    /// Operations whose completion has not been handed out by [`Ring::turn`].
+    fn in_flight(&self) -> usize;
+
+    /// Submits everything queued and adds what has completed to `done`. If nothing
+    /// has, sleeps as `wait` says. It may return early with nothing (the core was
+    /// woken, a signal came): the caller looks at its queues and turns again.
+    fn turn(&mut self, wait: Wait, done: &mut Vec<Done>) -> io::Result<()>;
+}

@@ -1,0 +1,219 @@
+//! Which chunk is in which buffer, how far it is filled, and who reads it: the
+//! lock-free part of the chunk cache, without the memory.
+//!
+//! One writer, one [`Desk`] per reader. A chunk's *sequence number* is its identity:
+//! given in the order of allocation, never again. Before a reader touches bytes, its
+//! hazard word says "nothing from this sequence number on may be reused":
+//!
+//! ```text
+//! reader: hazard = seq    fence   seq still there?  -> read the bytes
+//! writer: seq = none      fence   any hazard <= seq? -> leave the buffer alone
+//! ```
+//!
+//! With both fences at least one of them sees the other (`loom` fails without either).
+//! Bytes below the fill mark are never written again while the chunk lives (F3).
+
+use crate::watermark::CellId;
+use crate::watermark::sync::{AtomicU32, AtomicU64, Fence, Ordering, full_fence};
+use crossbeam::utils::CachePadded;
+use std::cell::Cell;
+use std::sync::Arc;
+
+/// A chunk's place: timeline cell and ordinal in it. The LSN alone would be another
+/// branch's bytes after a switch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ChunkKey {
+    pub(super) cell: CellId,
+    pub(super) number: u64,
+}
+
+/// Allocation order of chunks, from 1.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Seq(u64);
+
+impl Seq {
+    /// Of buffers that never held a chunk: smaller than every hazard.
+    pub(super) const NONE: Self = Self(0);
+
+    /// The number of the next chunk.
+    pub(super) const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// A hazard word that protects nothing.
+const IDLE: u64 = u64::MAX;
+
+#[derive(Debug)]
+struct Slot {
+    seq: AtomicU64,
+    cell: AtomicU32,
+    number: AtomicU64,
+    fill: AtomicU32,
+}
+
+#[derive(Debug)]
+pub(super) struct Directory {
+    slots: Box<[CachePadded<Slot>]>,
+    /// Key hash to buffer. Chunks of one cell never collide (more entries than
+    /// buffers, consecutive numbers); those of two cells may: the older one is then
+    /// not found, which only costs a file read.
+    index: Box<[AtomicU32]>,
+    hazards: Box<[CachePadded<AtomicU64>]>,
+}
+
+/// What a reader found: `fill` bytes of `buffer` may be read until the desk is left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Found {
+    pub(super) buffer: usize,
+    pub(super) fill: usize,
+}
+
+impl Directory {
+    pub(super) fn new(buffers: usize, readers: usize) -> Self {
+        let slot = || Slot {
+            seq: AtomicU64::new(Seq::NONE.0),
+            cell: AtomicU32::new(0),
+            number: AtomicU64::new(0),
+            fill: AtomicU32::new(0),
+        };
+        let entries = (2 * buffers).next_power_of_two();
+        Self {
+            slots: (0..buffers).map(|_| CachePadded::new(slot())).collect(),
+            index: (0..entries).map(|_| AtomicU32::new(0)).collect(),
+            hazards: (0..readers).map(|_| CachePadded::new(AtomicU64::new(IDLE))).collect(),
+        }
+    }
+
+    fn entry(&self, key: ChunkKey) -> &AtomicU32 {
+        // Two cells share numbers around a switchpoint: keep them apart.
+        let place = key.number.wrapping_add(u64::from(key.cell.raw()) * 0x9E37);
+        &self.index[place as usize & (self.index.len() - 1)]
+    }
+
+    /// Writer: the chunk `key` is now in `buffer`, with `fill` bytes already there.
+    /// The buffer is one that [`Directory::is_pinned`] has let go, `seq` was never used.
+    pub(super) fn publish(&self, buffer: usize, seq: Seq, key: ChunkKey, fill: usize) {
+        let slot = &self.slots[buffer];
+        slot.cell.store(key.cell.raw(), Ordering::Relaxed);
+        slot.number.store(key.number, Ordering::Relaxed);
+        slot.fill.store(fill as u32, Ordering::Relaxed);
+        slot.seq.store(seq.0, Ordering::Release);
+        self.entry(key).store(buffer as u32, Ordering::Release);
+    }
+
+    /// Writer: the first `fill` bytes of the chunk in `buffer` are there, and final.
+    pub(super) fn fill(&self, buffer: usize, fill: usize) {
+        let slot = &self.slots[buffer];
+        assert!(slot.fill.load(Ordering::Relaxed) <= fill as u32, "a fill mark only grows");
+        slot.fill.store(fill as u32, Ordering::Release);
+    }
+
+    /// Writer: nobody finds the chunk in `buffer` from now on. Those who have found it
+    /// may still read: see [`Directory::is_pinned`].
+    pub(super) fn retire(&self, buffer: usize) {
+        self.slots[buffer].seq.store(Seq::NONE.0, Ordering::Relaxed);
+        full_fence(Fence::Retire);
+    }
+
+    /// Writer, after retiring the chunk `seq`: may somebody still read it? Once the
+    /// answer is no it stays no, and the reads have happened.
+    pub(super) fn is_pinned(&self, seq: Seq) -> bool {
+        self.hazards.iter().any(|hazard| hazard.load(Ordering::Acquire) <= seq.0)
+    }
+}
+
+/// One reader's place at the directory, with its hazard word.
+#[derive(Debug)]
+pub(super) struct Desk {
+    directory: Arc<Directory>,
+    reader: usize,
+    /// What the hazard word says; only this reader writes it.
+    oldest: Cell<u64>,
+}
+
+impl Desk {
+    /// Takes the place of `reader`, which nobody else may take.
+    pub(super) fn new(directory: Arc<Directory>, reader: usize) -> Self {
+        Self { directory, reader, oldest: Cell::new(IDLE) }
+    }
+
+    /// Finds a chunk and keeps it, and all younger ones, from being reused until
+    /// [`Desk::leave`].
+    pub(super) fn find(&self, key: ChunkKey) -> Option<Found> {
+        let directory = &*self.directory;
+        let buffer = directory.entry(key).load(Ordering::Acquire) as usize;
+        let slot = &directory.slots[buffer];
+        let holds_key = || {
+            slot.cell.load(Ordering::Relaxed) == key.cell.raw()
+                && slot.number.load(Ordering::Relaxed) == key.number
+        };
+        let seq = slot.seq.load(Ordering::Acquire);
+        // A first look, so that a miss costs no fence.
+        if seq == Seq::NONE.0 || !holds_key() {
+            return None;
+        }
+        if seq < self.oldest.get() {
+            self.oldest.set(seq);
+            // Release: what an earlier visit read is read before this word replaces
+            // the one that protected it.
+            directory.hazards[self.reader].store(seq, Ordering::Release);
+            full_fence(Fence::Pin);
+        }
+        if slot.seq.load(Ordering::Acquire) != seq || !holds_key() {
+            return None;
+        }
+        Some(Found { buffer, fill: slot.fill.load(Ordering::Acquire) as usize })
+    }
+
+    /// Ends all reading that [`Desk::find`] allowed.
+    pub(super) fn leave(&self) {
+        if self.oldest.replace(IDLE) != IDLE {
+            self.directory.hazards[self.reader].store(IDLE, Ordering::Release);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::{Lsn, TimelineId};
+    use crate::watermark;
+
+    fn cell() -> CellId {
+        watermark::Cell::new(TimelineId::FIRST, Lsn::INVALID, Lsn::INVALID).id()
+    }
+
+    #[test]
+    fn a_pin_covers_its_chunk_and_the_younger_ones() {
+        let directory = Arc::new(Directory::new(4, 2));
+        let (first, second) = (Desk::new(directory.clone(), 0), Desk::new(directory.clone(), 1));
+        let cell = cell();
+        let key = |number| ChunkKey { cell, number };
+        let seqs = [Seq(1), Seq(2), Seq(3)];
+        for (buffer, seq) in seqs.into_iter().enumerate() {
+            directory.publish(buffer, seq, key(buffer as u64), 10);
+        }
+        assert_eq!(second.find(key(1)), Some(Found { buffer: 1, fill: 10 }));
+        directory.fill(1, 20);
+        assert_eq!(first.find(key(1)), Some(Found { buffer: 1, fill: 20 }));
+        first.leave();
+        assert_eq!(seqs.map(|seq| directory.is_pinned(seq)), [false, true, true]);
+        directory.retire(1);
+        assert_eq!(first.find(key(1)), None);
+        assert!(directory.is_pinned(seqs[1]));
+        second.leave();
+        assert!(!directory.is_pinned(seqs[1]) && !directory.is_pinned(Seq::NONE));
+    }
+
+    #[test]
+    fn the_same_number_of_another_cell_is_another_chunk() {
+        let directory = Arc::new(Directory::new(2, 1));
+        let desk = Desk::new(directory.clone(), 0);
+        let (old, new) = (cell(), cell());
+        directory.publish(0, Seq(1), ChunkKey { cell: old, number: 7 }, 1);
+        assert_eq!(desk.find(ChunkKey { cell: new, number: 7 }), None);
+        directory.publish(1, Seq(2), ChunkKey { cell: new, number: 7 }, 2);
+        assert_eq!(desk.find(ChunkKey { cell: new, number: 7 }).map(|found| found.fill), Some(2));
+    }
+}

@@ -1,0 +1,113 @@
+//! Every interleaving of pinning and reusing a chunk, over the directory that the cache
+//! ships with: `RUSTFLAGS="--cfg walhub_loom" cargo test --lib models`.
+//!
+//! The checker follows each access to the bytes and fails on two that nothing orders.
+//! Without either fence it must.
+
+use super::directory::{ChunkKey, Desk, Directory, Seq};
+use crate::wal::{Lsn, TimelineId};
+use crate::watermark::sync::Fence;
+use crate::watermark::sync::planted::plant;
+use crate::watermark::{Cell, CellId};
+use loom::cell::UnsafeCell;
+use loom::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One byte of a buffer: the checker watches `access`; `edition` says whose it is and
+/// needs no ordering of its own.
+#[derive(Default)]
+struct Byte {
+    access: UnsafeCell<()>,
+    edition: AtomicU64,
+}
+
+impl Byte {
+    fn write(&self, edition: u64) {
+        self.access.with_mut(|_| self.edition.store(edition, Ordering::Relaxed));
+    }
+
+    fn read(&self) -> u64 {
+        self.access.with(|_| self.edition.load(Ordering::Relaxed))
+    }
+}
+
+struct Cache {
+    directory: Arc<Directory>,
+    cell: CellId,
+    /// One buffer of two bytes.
+    buffer: [Byte; 2],
+}
+
+impl Cache {
+    fn key(&self, number: u64) -> ChunkKey {
+        ChunkKey { cell: self.cell, number }
+    }
+
+    /// A reader's visit: all bytes that it finds are those of the chunk it asked for.
+    fn visit(&self, desk: &Desk, number: u64) {
+        if let Some(found) = desk.find(self.key(number)) {
+            for byte in self.buffer.iter().take(found.fill) {
+                assert_eq!(byte.read(), number);
+            }
+        }
+        desk.leave();
+    }
+}
+
+#[expect(clippy::arc_with_non_send_sync, reason = "the checker runs all threads of a model on one")]
+fn shared(readers: usize) -> Arc<Cache> {
+    let cell = Cell::new(TimelineId::FIRST, Lsn::INVALID, Lsn::INVALID).id();
+    let directory = Arc::new(Directory::new(1, readers));
+    Arc::new(Cache { directory, cell, buffer: Default::default() })
+}
+
+/// The writer fills a chunk while it is read, then wants its buffer for the next one,
+/// which a reader may look for as well.
+fn fill_read_reuse() {
+    loom::model(|| {
+        let cache = shared(1);
+        let (directory, buffer) = (&cache.directory, &cache.buffer);
+        let first = Seq::NONE.next();
+        buffer[0].write(1);
+        directory.publish(0, first, cache.key(1), 1);
+        let reader = {
+            let cache = Arc::clone(&cache);
+            thread::spawn(move || {
+                let desk = Desk::new(Arc::clone(&cache.directory), 0);
+                cache.visit(&desk, 1);
+                cache.visit(&desk, 2);
+            })
+        };
+        buffer[1].write(1);
+        directory.fill(0, 2);
+        directory.retire(0);
+        if !directory.is_pinned(first) {
+            buffer[0].write(2);
+            directory.publish(0, first.next(), cache.key(2), 1);
+            buffer[1].write(2);
+            directory.fill(0, 2);
+        }
+        reader.join().expect("the reader");
+    });
+}
+
+#[test]
+fn a_pinned_chunk_is_never_reused() {
+    let _all_fences = plant(None);
+    fill_read_reuse();
+}
+
+#[test]
+#[should_panic(expected = "ausality violation")]
+fn without_the_readers_fence_a_pinned_chunk_is_reused() {
+    let _planted = plant(Some(Fence::Pin));
+    fill_read_reuse();
+}
+
+#[test]
+#[should_panic(expected = "ausality violation")]
+fn without_the_writers_fence_a_pinned_chunk_is_reused() {
+    let _planted = plant(Some(Fence::Retire));
+    fill_read_reuse();
+}

@@ -1,0 +1,424 @@
+//! The real ring: one per data core, made and used on that core's thread.
+//!
+//! Nothing is allocated per operation: slots, message headers, buffers and lists are
+//! reused. Completions are handed out by `turn` only; those that `send_now` meets
+//! wait in `kept`.
+#![expect(
+    unsafe_code,
+    reason = "submitting an entry promises that its memory outlives the operation"
+)]
+
+use super::probe::{self, RingRefused};
+use super::replies::Replies;
+use super::slab::{Held, OpId, Operation, Slab};
+use super::{Buffer, ChunkRange, Done, Fd, Outcome, Outgoing, ReplyBuffer, Ring, SEND_SLICE};
+use super::{Token, Wait, Waker};
+use io_uring::squeue::{self, Flags};
+use io_uring::types::{self, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode};
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::AsRawFd;
+use std::time::Instant;
+
+/// The word of a send is this bit and its place in the slice.
+const SEND: u64 = 1 << 63;
+/// The word of operations whose completion says nothing (cancellations).
+const IGNORED: u64 = 1 << 62;
+/// The one group of provided buffers.
+const REPLIES: u16 = 0;
+
+/// Sizes of a ring.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Submissions that fit between two turns without an extra system call.
+    pub entries: u32,
+    /// Small receive buffers for all standbys of the core; rounded up to a power of
+    /// two, at most 32768.
+    pub reply_buffers: u16,
+    /// Bytes in each of them.
+    pub reply_size: usize,
+    /// Kernel threads for what would block: file operations, then the rest.
+    pub workers: [u32; 2],
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { entries: 1024, reply_buffers: 1024, reply_size: 512, workers: [4, 4] }
+    }
+}
+
+/// An io_uring with everything that its operations use.
+pub struct Uring {
+    io: IoUring,
+    state: State,
+    /// Completions seen while submitting, for the next turn.
+    kept: Vec<Done>,
+    headers: Box<[libc::msghdr; SEND_SLICE]>,
+    waker: Waker,
+    /// Not `Send`: the kernel takes submissions from the thread that made the ring.
+    _this_thread: PhantomData<*const ()>,
+}
+
+/// What completions change.
+struct State {
+    slab: Slab,
+    replies: Replies,
+    sends: Sends,
+    /// The waker has fired since the last turn looked.
+    woken: bool,
+    /// The read of the waker's descriptor, when it must be submitted again.
+    wake_buffer: Option<Buffer>,
+}
+
+/// The sends of the slice being submitted.
+struct Sends {
+    results: [i32; SEND_SLICE],
+    missing: usize,
+    /// Sends that were not complete when submitting returned: a promise of the kernel
+    /// that held in every run, but is not relied upon.
+    late: u64,
+}
+
+impl Uring {
+    /// Sets up a ring for the calling thread.
+    pub fn new(setup: Setup) -> Result<Self, RingRefused> {
+        let io = probe::setup(setup.entries)?;
+        let replies = Replies::new(setup.reply_buffers, setup.reply_size, REPLIES)?;
+        replies.register(&io.submitter())?;
+        let mut workers = setup.workers;
+        io.submitter().register_iowq_max_workers(&mut workers)?;
+        let state = State {
+            slab: Slab::with_capacity(setup.entries as usize),
+            replies,
+            sends: Sends { results: [0; SEND_SLICE], missing: 0, late: 0 },
+            woken: false,
+            wake_buffer: Some(Buffer::with_capacity(size_of::<u64>())),
+        };
+        // SAFETY: a message header is numbers and pointers; all zero is a valid one.
+        let headers = Box::new(unsafe { std::mem::zeroed::<[libc::msghdr; SEND_SLICE]>() });
+        let kept = Vec::with_capacity(setup.entries as usize);
+        let waker = Waker::new()?;
+        Ok(Self { io, state, kept, headers, waker, _this_thread: PhantomData })
+    }
+
+    /// Wakes this ring's core.
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Sends that had to be waited for; a number other than 0 costs latency and is
+    /// worth a look at the kernel.
+    pub fn late_sends(&self) -> u64 {
+        self.state.sends.late
+    }
+
+    /// Queues an operation.
+    fn start(&mut self, token: Token, fd: &Fd, held: Held) -> OpId {
+        let mut operation = Operation { token, fd: Fd::clone(fd), held };
+        let entry = entry_of(&mut operation);
+        let op = self.state.slab.insert(operation);
+        // SAFETY: the entry names memory that the operation owns, on the heap or in a
+        // chunk, where moving it into the slab leaves it. The slab gives it up at the
+        // completion only, and is emptied before it is dropped.
+        unsafe { self.push(&entry.user_data(op.word())) };
+        op
+    }
+
+    /// Puts an entry into the submission queue, submitting first if it is full.
+    ///
+    /// # Safety
+    /// The memory that the entry names stays valid and is not touched against the
+    /// operation until its completion has been taken.
+    unsafe fn push(&mut self, entry: &squeue::Entry) {
+        // SAFETY: the caller's promise.
+        while unsafe { self.io.submission().push(entry) }.is_err() {
+            self.submit();
+        }
+    }
+
+    /// Hands everything queued to the kernel.
+    fn submit(&mut self) {
+        self.state.replies.give_back();
+        while !self.io.submission().is_empty() {
+            match self.io.submit() {
+                Ok(_) => {}
+                // Out of memory for requests, or completions to be taken first.
+                Err(error) if is_passing(&error) => self.reap_into_kept(),
+                // A ring that is not ours, or broken: what it holds cannot be freed.
+                Err(error) => panic!("io_uring_enter: {error}"),
+            }
+        }
+    }
+
+    /// Takes what has completed, into `kept`.
+    fn reap_into_kept(&mut self) {
+        let Self { io, state, kept, .. } = self;
+        reap(io, state, kept);
+    }
+
+    /// Keeps the read of the waker's descriptor in flight.
+    fn listen_to_waker(&mut self) {
+        let Some(mut buffer) = self.state.wake_buffer.take() else { return };
+        buffer.clear();
+        let event = Fd::clone(self.waker.event());
+        self.start(Token(0), &event, Held::Wake(buffer));
+    }
+
+    /// One slice of a batch: submitted together, complete before this returns.
+    fn send_slice(&mut self, slice: &[Outgoing<'_>]) {
+        self.state.sends.missing = slice.len();
+        for (place, message) in slice.iter().enumerate() {
+            let header = &mut self.headers[place];
+            // IoSlice is documented to have the layout of iovec; the kernel only reads.
+            header.msg_iov = message.parts.as_ptr().cast_mut().cast();
+            header.msg_iovlen = message.parts.len() as _;
+            let fd = types::Fd(message.socket.as_raw_fd());
+            let send = opcode::SendMsg::new(fd, &raw const *header);
+            let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+            let entry = send.flags(flags as u32).build().user_data(SEND | place as u64);
+            // SAFETY: the header is not touched before the next slice, what it points
+            // to is borrowed by `slice`, and this does not return before all sends of
+            // the slice have completed.
+            unsafe { self.push(&entry) };
+        }
+        self.submit();
+        self.reap_into_kept();
+        self.state.sends.late += self.state.sends.missing as u64;
+        while self.state.sends.missing > 0 {
+            match self.io.submit_and_wait(1) {
+                Err(error) if !is_passing(&error) => panic!("io_uring_enter: {error}"),
+                _ => self.reap_into_kept(),
+            }
+        }
+    }
+
+    /// Submits and, if `wait` says so, sleeps until something completes.
+    fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        self.state.replies.give_back();
+        let submitted = match wait {
+            Wait::No => {
+                let queue = self.io.submission();
+                // Nothing to submit, and no completion that needs to be asked for.
+                if queue.is_empty() && !queue.taskrun() && !queue.cq_overflow() {
+                    return Ok(());
+                }
+                drop(queue);
+                self.io.submit()
+            }
+            Wait::Forever => self.io.submit_and_wait(1),
+            Wait::Until(when) => {
+                let left = Timespec::from(when.saturating_duration_since(Instant::now()));
+                let args = SubmitArgs::new().timespec(&left);
+                self.io.submitter().submit_with_args(1, &args)
+            }
+        };
+        match submitted {
+            Err(error) if !is_passing(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The entry of an operation; all memory it names belongs to the operation.
+fn entry_of(operation: &mut Operation) -> squeue::Entry {
+    let fd = types::Fd(operation.fd.as_raw_fd());
+    match &mut operation.held {
+        Held::Reply => {
+            let receive = opcode::Recv::new(fd, std::ptr::null_mut(), 0);
+            receive.buf_group(REPLIES).build().flags(Flags::BUFFER_SELECT)
+        }
+        Held::Receive(buffer) => {
+            let spare = buffer.spare();
+            opcode::Recv::new(fd, spare.as_mut_ptr(), spare.len() as u32).build()
+        }
+        Held::Writable => opcode::PollAdd::new(fd, libc::POLLOUT as u32).build(),
+        Held::Write { at, bytes } => {
+            opcode::Write::new(fd, bytes.pointer(), bytes.len() as u32).offset(*at).build()
+        }
+        Held::Sync => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
+        Held::Read { at, buffer, len } => {
+            let spare = &mut buffer.spare()[..*len];
+            opcode::Read::new(fd, spare.as_mut_ptr(), spare.len() as u32).offset(*at).build()
+        }
+        Held::Wake(buffer) => {
+            let spare = buffer.spare();
+            opcode::Read::new(fd, spare.as_mut_ptr(), spare.len() as u32).build()
+        }
+    }
+}
+
+/// Errors of entering after which nothing is lost: interrupted, timed out, or the
+/// kernel is short of something that taking completions may free.
+fn is_passing(error: &io::Error) -> bool {
+    let passing = [libc::EINTR, libc::ETIME, libc::EAGAIN, libc::EBUSY];
+    error.raw_os_error().is_some_and(|code| passing.contains(&code))
+}
+
+/// Takes what has completed.
+fn reap(io: &mut IoUring, state: &mut State, done: &mut Vec<Done>) {
+    for entry in io.completion() {
+        state.complete(entry.user_data(), entry.result(), entry.flags(), done);
+    }
+}
+
+/// The kernel's convention: a count, or an error's number below zero.
+fn count(result: i32) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
+}
+
+impl State {
+    fn complete(&mut self, word: u64, result: i32, flags: u32, done: &mut Vec<Done>) {
+        if word & SEND != 0 {
+            self.sends.results[(word & !SEND) as usize] = result;
+            self.sends.missing -= 1;
+            return;
+        }
+        if word & IGNORED != 0 {
+            return;
+        }
+        let operation = self.slab.remove(OpId::from_word(word));
+        let Operation { token, held, .. } = operation.expect("every operation completes once");
+        let outcome = match held {
+            Held::Reply => Outcome::Reply(self.reply(result, flags)),
+            Held::Receive(buffer) => {
+                let (result, buffer) = filled(result, buffer);
+                Outcome::Received(result, buffer)
+            }
+            Held::Writable => Outcome::Writable(count(result).map(drop)),
+            Held::Write { .. } => Outcome::Written(count(result)),
+            Held::Sync => Outcome::Synced(count(result).map(drop)),
+            Held::Read { buffer, .. } => {
+                let (result, buffer) = filled(result, buffer);
+                Outcome::Read(result, buffer)
+            }
+            Held::Wake(buffer) => {
+                self.woken = true;
+                self.wake_buffer = Some(buffer);
+                return;
+            }
+        };
+        done.push(Done { token, outcome });
+    }
+
+    fn reply(&mut self, result: i32, flags: u32) -> io::Result<ReplyBuffer> {
+        // A failed receive may have picked a buffer all the same: it goes back.
+        let len = usize::try_from(result).unwrap_or(0);
+        let taken = cqueue::buffer_select(flags).map(|id| self.replies.taken(id, len));
+        match (count(result)?, taken) {
+            (_, Some(reply)) => Ok(reply),
+            (0, None) => Ok(ReplyBuffer::numbered(0, 0)),
+            (_, None) => Err(io::Error::other("a receive without a buffer")),
+        }
+    }
+
+    /// Operations of the caller's that are in flight.
+    fn in_flight(&self) -> usize {
+        self.slab.len() - usize::from(self.wake_buffer.is_none())
+    }
+}
+
+fn filled(result: i32, mut buffer: Buffer) -> (io::Result<usize>, Buffer) {
+    let result = count(result);
+    if let Ok(count) = result {
+        buffer.advance(count);
+    }
+    (result, buffer)
+}
+
+impl Ring for Uring {
+    fn send_now(&mut self, batch: &[Outgoing<'_>], results: &mut Vec<io::Result<usize>>) {
+        results.clear();
+        for slice in batch.chunks(SEND_SLICE) {
+            self.send_slice(slice);
+            let sent = self.state.sends.results.iter().take(slice.len());
+            results.extend(sent.map(|result| count(*result)));
+        }
+    }
+
+    fn receive_reply(&mut self, socket: &Fd, token: Token) -> OpId {
+        self.start(token, socket, Held::Reply)
+    }
+
+    fn with_reply<T>(&mut self, buffer: ReplyBuffer, read: impl FnOnce(&[u8]) -> T) -> T {
+        read(self.state.replies.bytes(&buffer))
+    }
+
+    fn receive(&mut self, socket: &Fd, mut buffer: Buffer, token: Token) -> OpId {
+        // Receiving into nothing would look like the end of the stream.
+        assert!(buffer.room() > 0, "a receive needs room");
+        // Half of the buffer is worth a receive; more is not worth moving bytes for.
+        buffer.make_room(buffer.capacity().div_ceil(2));
+        self.start(token, socket, Held::Receive(buffer))
+    }
+
+    fn poll_writable(&mut self, socket: &Fd, token: Token) -> OpId {
+        self.start(token, socket, Held::Writable)
+    }
+
+    fn write(&mut self, file: &Fd, at: u64, bytes: ChunkRange, token: Token) -> OpId {
+        self.start(token, file, Held::Write { at, bytes })
+    }
+
+    fn sync_data(&mut self, file: &Fd, token: Token) -> OpId {
+        self.start(token, file, Held::Sync)
+    }
+
+    fn read(&mut self, file: &Fd, at: u64, mut buffer: Buffer, len: usize, token: Token) -> OpId {
+        assert!(len <= buffer.room(), "a read of {len} bytes needs room");
+        buffer.make_room(len);
+        self.start(token, file, Held::Read { at, buffer, len })
+    }
+
+    fn cancel(&mut self, op: OpId) {
+        if self.state.slab.contains(op) {
+            let entry = opcode::AsyncCancel::new(op.word()).build().user_data(IGNORED);
+            // SAFETY: a cancellation names no memory.
+            unsafe { self.push(&entry) };
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.state.in_flight() + self.kept.len()
+    }
+
+    fn turn(&mut self, wait: Wait, done: &mut Vec<Done>) -> io::Result<()> {
+        // First of all: it may submit, and then keep completions.
+        self.listen_to_waker();
+        let before = done.len();
+        done.append(&mut self.kept);
+        reap(&mut self.io, &mut self.state, done);
+        let idle = done.len() == before && !self.state.woken;
+        self.enter(if idle { wait } else { Wait::No })?;
+        reap(&mut self.io, &mut self.state, done);
+        self.state.woken = false;
+        Ok(())
+    }
+}
+
+impl Drop for Uring {
+    /// Waits for everything in flight (I8): the kernel may use its memory until then.
+    /// What waits for others is cancelled, file operations run to their end.
+    fn drop(&mut self) {
+        let waiting: Vec<OpId> = self.state.slab.waiting().collect();
+        for op in waiting {
+            self.cancel(op);
+        }
+        while self.state.slab.len() > 0 {
+            if let Err(error) = self.io.submit_and_wait(1).map(drop)
+                && !is_passing(&error)
+            {
+                panic!("io_uring_enter: {error}");
+            }
+            self.reap_into_kept();
+        }
+        assert_eq!(
+            (self.state.slab.len(), self.state.sends.missing),
+            (0, 0),
+            "operations in flight"
+        );
+        self.kept.clear();
+        // The memory outlives the ring either way: it is dropped after this.
+        drop(self.state.replies.unregister(&self.io.submitter()));
+    }
+}

@@ -1,0 +1,36 @@
+//! Waking a core that sleeps in its ring.
+
+use super::Fd;
+use std::io;
+
+/// Wakes one core, from any thread. Cheap to clone; a wake-up is a system call, so
+/// ask the core's bell first.
+#[derive(Clone, Debug)]
+pub struct Waker {
+    event: Fd,
+}
+
+impl Waker {
+    pub(super) fn new() -> io::Result<Self> {
+        // Blocking on purpose: a ring that punts the read of a non-blocking descriptor
+        // may complete it with EAGAIN at once. A writer would block at 2^64-2 unread
+        // wake-ups only.
+        let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+        Ok(Self { event: Fd::new(event) })
+    }
+
+    /// Ends the core's sleep, or the next one if it does not sleep.
+    pub fn wake(&self) {
+        loop {
+            match rustix::io::write(&self.event, &1u64.to_ne_bytes()) {
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return,
+                Err(error) => panic!("an eventfd takes every wake-up: {error}"),
+            }
+        }
+    }
+
+    pub(super) fn event(&self) -> &Fd {
+        &self.event
+    }
+}
