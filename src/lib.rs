@@ -6,6 +6,8 @@ pub mod timeline;
 pub mod wal;
 pub mod wire;
 
+pub mod store;
 pub mod watermark;
 
+pub mod keeper;
 pub mod ring;

@@ -1,1 +1,322 @@
-//! (room)
+//! Engine: file work beside the data cores, on a thread of its own with tokio-uring.
+//!
+//! Recovery runs here too, before anything is served. Jobs come through a bounded queue
+//! and are done in order; each gets one answer, given by calling back on this thread.
+//! tokio-uring submits only when its thread parks, and this one does after every
+//! operation: nothing else runs here.
+
+mod job;
+mod spares;
+mod uring_disk;
+mod work;
+
+pub use job::{Job, JobDone, JobKind};
+pub use uring_disk::UringDisk;
+pub use work::{Keeper, Tended};
+
+use crate::store::directory::Directory;
+use crate::store::retention::Holds;
+use crate::store::{Recovered, StoreFault, recover};
+use crate::wal::Lsn;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tokio::sync::{mpsc, oneshot};
+
+/// Jobs that wait, at most.
+pub const QUEUE: usize = 256;
+
+/// Submission queue of the keeper's ring; one operation is in flight at a time.
+const RING_ENTRIES: u32 = 64;
+
+/// The way to the keeper. Dropping all of them ends its thread after the jobs that
+/// wait.
+#[derive(Clone, Debug)]
+pub struct KeeperHandle {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl KeeperHandle {
+    /// Queues a job; gives it back when the queue is full (or the keeper is gone).
+    pub fn post(&self, job: Job) -> Result<(), Box<Job>> {
+        self.jobs.try_send(job).map_err(|refused| Box::new(refused.into_inner()))
+    }
+
+    /// Queues a job, waiting for a place. None of the data cores may use this.
+    pub async fn post_waiting(&self, job: Job) -> Result<(), Box<Job>> {
+        self.jobs.send(job).await.map_err(|refused| Box::new(refused.0))
+    }
+}
+
+/// A keeper at work, and what it found.
+#[derive(Debug)]
+pub struct Started {
+    /// The way to it.
+    pub handle: KeeperHandle,
+    /// What was in the directory.
+    pub recovered: Recovered,
+    /// Shared with everybody who needs WAL to stay.
+    pub holds: Arc<Holds>,
+    /// Ends when all handles are dropped and the jobs are done; the directory's lock
+    /// goes with it.
+    pub thread: JoinHandle<()>,
+}
+
+/// Why the keeper did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperFault {
+    /// No ring.
+    #[error("could not set up io_uring for file work: {0}")]
+    Ring(io::Error),
+    /// No thread.
+    #[error("could not start the keeper's thread: {0}")]
+    Thread(io::Error),
+    /// The directory is unusable.
+    #[error(transparent)]
+    Store(#[from] StoreFault),
+}
+
+/// Recovers the directory and starts the thread that keeps it. `answer` is called on
+/// that thread, once for each job; it must not block.
+pub fn start(
+    directory: Directory,
+    answer: impl FnMut(JobDone) + Send + 'static,
+) -> Result<Started, KeeperFault> {
+    let (jobs, queue) = mpsc::channel(QUEUE);
+    let (tell, told) = oneshot::channel();
+    let thread = std::thread::Builder::new()
+        .name("keeper".to_owned())
+        .spawn(move || serve(directory, queue, tell, answer))
+        .map_err(KeeperFault::Thread)?;
+    let (recovered, holds) = told.blocking_recv().unwrap_or_else(|_| {
+        // Only a panic drops the sender, and that ends the process.
+        Err(KeeperFault::Thread(io::Error::other("it ended early")))
+    })?;
+    Ok(Started { handle: KeeperHandle { jobs }, recovered, holds, thread })
+}
+
+type Found = Result<(Recovered, Arc<Holds>), KeeperFault>;
+
+fn serve(
+    directory: Directory,
+    queue: mpsc::Receiver<Job>,
+    tell: oneshot::Sender<Found>,
+    answer: impl FnMut(JobDone),
+) {
+    let mut builder = tokio_uring::builder();
+    builder.entries(RING_ENTRIES);
+    let runtime = match tokio_uring::Runtime::new(&builder) {
+        Ok(runtime) => runtime,
+        Err(error) => return give(tell, Err(KeeperFault::Ring(error))),
+    };
+    runtime.block_on(async {
+        let layout = directory.layout().clone();
+        let recovered = match recover(&UringDisk, &layout).await {
+            Ok(recovered) => recovered,
+            Err(fault) => return give(tell, Err(fault.into())),
+        };
+        let wal = recovered.wal.as_ref();
+        let holds = Arc::new(Holds::new(wal.map_or(Lsn::INVALID, |wal| wal.oldest)));
+        let complete = wal.and_then(|wal| wal.complete);
+        let cluster = recovered.control.as_ref().and_then(|control| control.cluster.as_ref());
+        let size = cluster.map(|cluster| cluster.segment_size);
+        let listing = &recovered.listing;
+        let keeper = Keeper::new(UringDisk, layout, Arc::clone(&holds), listing, complete, size);
+        give(tell, Ok((recovered, holds)));
+        work_off(keeper, queue, answer).await;
+    });
+}
+
+async fn work_off(
+    mut keeper: Keeper<UringDisk>,
+    mut queue: mpsc::Receiver<Job>,
+    mut answer: impl FnMut(JobDone),
+) {
+    let mut tended = Tended::More;
+    loop {
+        let job = match (queue.try_recv(), tended) {
+            (Ok(job), _) => job,
+            (Err(mpsc::error::TryRecvError::Disconnected), _) => return,
+            (Err(mpsc::error::TryRecvError::Empty), Tended::Idle) => match queue.recv().await {
+                Some(job) => job,
+                None => return,
+            },
+            (Err(mpsc::error::TryRecvError::Empty), Tended::More) => {
+                tended = keeper.tend().await.unwrap_or_else(|error| {
+                    tracing::warn!("background work on WAL segments failed: {error}");
+                    Tended::Idle
+                });
+                continue;
+            }
+        };
+        answer(keeper.run(job).await);
+        tended = Tended::More;
+    }
+}
+
+fn give(tell: oneshot::Sender<Found>, found: Found) {
+    // The other side waits for exactly this.
+    drop(tell.send(found));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::InstanceId;
+    use crate::store::append::{Beginning, Begun};
+    use crate::store::control_file::{Cluster, ControlFile};
+    use crate::wal::synth::Synth;
+    use crate::wal::{SegmentName, SegmentNo, SegmentSize, SystemId, TimelineId};
+    use std::os::unix::fs::FileExt;
+    use std::sync::mpsc::Receiver;
+
+    const MIB: u64 = 1 << 20;
+
+    struct World {
+        dir: tempfile::TempDir,
+        cluster: Cluster,
+        wal: Vec<u8>,
+        ends: Vec<u64>,
+    }
+
+    fn world() -> World {
+        let size = SegmentSize::new(MIB).unwrap();
+        let system_id = SystemId::new(77);
+        let start = Lsn::new(5 * MIB);
+        let mut synth = Synth::new(system_id, size, TimelineId::FIRST, 0xD110, start);
+        let mut ends = Vec::new();
+        while synth.position() < Lsn::new(8 * MIB) {
+            synth.record(&[7; 5000]);
+            ends.push(synth.position().raw() - start.raw());
+        }
+        let (_, wal) = synth.take_bytes();
+        let cluster = Cluster {
+            system_id,
+            segment_size: size,
+            data_directory_mode: "0700".to_owned(),
+            parameters: Vec::new(),
+            timeline: TimelineId::FIRST,
+            start,
+            sealed: Vec::new(),
+        };
+        World { dir: tempfile::tempdir().unwrap(), cluster, wal, ends }
+    }
+
+    fn open(world: &World) -> (Started, Receiver<JobDone>) {
+        let (sender, answers) = std::sync::mpsc::channel();
+        let directory = Directory::open(&world.dir.path().join("hub")).unwrap();
+        (start(directory, move |done| sender.send(done).unwrap()).unwrap(), answers)
+    }
+
+    fn ask(started: &Started, answers: &Receiver<JobDone>, job: Job) -> JobDone {
+        started.handle.post(job).unwrap();
+        answers.recv().unwrap()
+    }
+
+    fn stop(started: Started) {
+        drop(started.handle);
+        started.thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_life_on_a_real_disk() {
+        let world = world();
+        let tli = TimelineId::FIRST;
+        let (keeper, answers) = open(&world);
+        assert!(keeper.recovered.control.is_none() && keeper.recovered.wal.is_none());
+        let control =
+            ControlFile { instance: InstanceId::new(5), cluster: Some(world.cluster.clone()) };
+        let done = ask(&keeper, &answers, Job::SaveControl(Box::new(control.clone())));
+        assert!(matches!(done, JobDone::Done(JobKind::SaveControl)), "{done:?}");
+        keeper.holds.begin(world.cluster.start);
+
+        let cut = world.ends.iter().copied().find(|end| *end > 5 * MIB / 2).unwrap();
+        for no in 5..8 {
+            let keep = Lsn::new(no * MIB);
+            let no = SegmentNo::new(no);
+            let JobDone::Prepared { file, .. } =
+                ask(&keeper, &answers, Job::Prepare { tli, no, keep })
+            else {
+                panic!("not prepared")
+            };
+            let file = std::fs::File::from(file.try_clone().unwrap());
+            let from = ((no.raw() - 5) * MIB) as usize;
+            let to = (from + MIB as usize).min(cut as usize);
+            file.write_all_at(&world.wal[from..to], 0).unwrap();
+            file.sync_data().unwrap();
+            if no.raw() == 5 {
+                let (start, upto) = (world.cluster.start, Lsn::new(5 * MIB + 9000));
+                let done = ask(&keeper, &answers, Job::Begin { tli, start, upto });
+                assert!(matches!(done, JobDone::Begun { begun: Begun::Wholly, .. }), "{done:?}");
+            }
+            if no.raw() == 5 {
+                let done = ask(&keeper, &answers, Job::Finalize { tli, no });
+                assert!(matches!(done, JobDone::Finalized { .. }), "{done:?}");
+            }
+        }
+        stop(keeper);
+
+        let (keeper, answers) = open(&world);
+        assert_eq!(keeper.recovered.control, Some(control));
+        let wal = keeper.recovered.wal.clone().unwrap();
+        assert_eq!(wal.durable, Lsn::new(5 * MIB + cut));
+        assert_eq!(wal.resume, Lsn::new(7 * MIB), "6 was whole and has its name now");
+        assert_eq!(wal.beginning, Beginning::Behind);
+        assert_eq!(wal.prefix[..], world.wal[2 * MIB as usize..cut as usize]);
+        let no = SegmentNo::new(6);
+        for expected in [true, false] {
+            let done = ask(&keeper, &answers, Job::Open { tli, no, for_core: 3 });
+            let JobDone::Opened { result, for_core: 3, .. } = done else { panic!("{done:?}") };
+            assert_eq!(result.is_ok(), expected);
+            if expected {
+                // Far ahead: 5 and 6 go, and 6 is open here, so only 5 is recycled.
+                let newest = Lsn::new(100 * MIB);
+                let done = ask(&keeper, &answers, Job::Retain { newest, wal_keep: 0 });
+                assert!(matches!(done, JobDone::Retained { .. }), "{done:?}");
+                while world.dir.path().join("hub/pg_wal/000000010000000000000006").exists() {
+                    std::thread::yield_now();
+                }
+                let mut byte = [0];
+                let file = std::fs::File::from(result.unwrap().try_clone().unwrap());
+                file.read_exact_at(&mut byte, 0).unwrap();
+                assert_eq!(byte[0], world.wal[MIB as usize], "an open file keeps its bytes");
+            }
+        }
+        stop(keeper);
+    }
+
+    #[test]
+    fn a_start_looks_at_the_newest_segments_only() {
+        let world = world();
+        let layout = Directory::open(&world.dir.path().join("hub")).unwrap().layout().clone();
+        let size = world.cluster.segment_size;
+        let name = |no| SegmentName { tli: TimelineId::FIRST, no: SegmentNo::new(no), size };
+        let first = 5;
+        let newest = first + 65_535;
+        // The others are empty: whoever looked at them would say so.
+        for no in first..newest {
+            std::fs::File::create(layout.segment(name(no))).unwrap();
+        }
+        let start = SegmentNo::new(newest).start(size);
+        let system = world.cluster.system_id;
+        let mut synth = Synth::new(system, size, TimelineId::FIRST, 0xD110, start);
+        while synth.position() < start.saturating_add(3 * MIB / 2) {
+            synth.record(&[1; 3000]);
+        }
+        let (_, wal) = synth.take_bytes();
+        let (complete, open_one) = wal.split_at(MIB as usize);
+        std::fs::write(layout.segment(name(newest)), complete).unwrap();
+        std::fs::write(layout.partial(name(newest + 1)), open_one).unwrap();
+        let instance = InstanceId::new(5);
+        let control = ControlFile { instance, cluster: Some(world.cluster.clone()) };
+        std::fs::write(layout.control(), control.encode()).unwrap();
+        let began = std::time::Instant::now();
+        let (keeper, _answers) = open(&world);
+        let took = began.elapsed();
+        let wal = keeper.recovered.wal.clone().unwrap();
+        assert_eq!(wal.durable, synth.position());
+        assert_eq!(wal.oldest, world.cluster.start);
+        println!("65,536 segments: {took:?}");
+        stop(keeper);
+    }
+}

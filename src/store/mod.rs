@@ -1,1 +1,26 @@
-//! (room)
+//! Stage 2: where WAL rests. What is written when, what may be published, what stays,
+//! what a start finds.
+//!
+//! Everything here is either pure (`append`, `retention`, `layout`, the file formats)
+//! or runs over the [`disk::Disk`] trait, so that the tests can give it a disk that
+//! tears, loses and fails. The engine that does the work beside the data cores is
+//! [`crate::keeper`].
+#![forbid(unsafe_code)]
+
+pub mod append;
+pub mod clean;
+pub mod control_file;
+pub mod directory;
+pub mod disk;
+pub mod fault;
+pub mod inspect;
+pub mod layout;
+pub mod notes;
+pub mod plain_disk;
+pub mod recover;
+pub mod retention;
+pub mod sealed_text;
+pub mod tail;
+
+pub use fault::StoreFault;
+pub use recover::{Recovered, RecoveredWal, recover};

@@ -1,0 +1,194 @@
+//! What the keeper is asked for and what it answers.
+
+use crate::instance::InstanceId;
+use crate::store::append::Begun;
+use crate::store::control_file::ControlFile;
+use crate::wal::{Lsn, SegmentNo, SegmentSize, TimelineId};
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// File work for the keeper. Jobs run one after the other, in the order given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// The cluster is known: what follows needs its segment size.
+    UseCluster {
+        /// Size of every segment.
+        segment_size: SegmentSize,
+    },
+    /// Make `<segment>.partial` ready for writing, durably.
+    Prepare {
+        /// Its timeline.
+        tli: TimelineId,
+        /// The segment.
+        no: SegmentNo,
+        /// WAL below this position stays; behind it nothing may look like WAL.
+        keep: Lsn,
+    },
+    /// Give the segment its final name, durably.
+    Finalize {
+        /// Its timeline.
+        tli: TimelineId,
+        /// The segment.
+        no: SegmentNo,
+    },
+    /// Note that the WAL that begins at `start` is durable up to `upto`.
+    Begin {
+        /// Its timeline.
+        tli: TimelineId,
+        /// Where the directory's WAL begins: the start of a segment.
+        start: Lsn,
+        /// Durable up to here.
+        upto: Lsn,
+    },
+    /// Open a segment, complete or not, for reading.
+    Open {
+        /// Its timeline.
+        tli: TimelineId,
+        /// The segment.
+        no: SegmentNo,
+        /// Who asks; comes back with the answer.
+        for_core: usize,
+    },
+    /// Replace the control file, durably.
+    SaveControl(Box<ControlFile>),
+    /// Store a history file, durably.
+    SaveHistory {
+        /// The timeline it belongs to.
+        tli: TimelineId,
+        /// As it was received.
+        bytes: Vec<u8>,
+    },
+    /// Replace the state file, not durably.
+    SaveState(String),
+    /// Remove or recycle complete segments that nobody needs.
+    Retain {
+        /// The durable mark.
+        newest: Lsn,
+        /// `wal_keep_size`, bytes.
+        wal_keep: u64,
+    },
+    /// Move all WAL into a folder beside `pg_wal` and begin with an empty one: behind a
+    /// gap that nothing fills. The hub's own ID stays.
+    SetAside(InstanceId),
+    /// A sync failed: leave the marker for the next start, as well as possible.
+    MarkHalted {
+        /// Everything below was durable before.
+        durable: Lsn,
+        /// What happened.
+        reason: String,
+    },
+}
+
+impl Job {
+    /// What kind of job this is.
+    pub fn kind(&self) -> JobKind {
+        match *self {
+            Self::UseCluster { .. } => JobKind::UseCluster,
+            Self::Prepare { tli, no, .. } => JobKind::Prepare { tli, no },
+            Self::Finalize { tli, no } => JobKind::Finalize { tli, no },
+            Self::Begin { tli, .. } => JobKind::Begin { tli },
+            Self::Open { tli, no, for_core } => JobKind::Open { tli, no, for_core },
+            Self::SaveControl(_) => JobKind::SaveControl,
+            Self::SaveHistory { tli, .. } => JobKind::SaveHistory { tli },
+            Self::SaveState(_) => JobKind::SaveState,
+            Self::Retain { .. } => JobKind::Retain,
+            Self::SetAside(_) => JobKind::SetAside,
+            Self::MarkHalted { .. } => JobKind::MarkHalted,
+        }
+    }
+}
+
+/// A job without what it carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the same names and fields as in Job")]
+pub enum JobKind {
+    UseCluster,
+    Prepare { tli: TimelineId, no: SegmentNo },
+    Finalize { tli: TimelineId, no: SegmentNo },
+    Begin { tli: TimelineId },
+    Open { tli: TimelineId, no: SegmentNo, for_core: usize },
+    SaveControl,
+    SaveHistory { tli: TimelineId },
+    SaveState,
+    Retain,
+    SetAside,
+    MarkHalted,
+}
+
+impl fmt::Display for JobKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UseCluster => f.write_str("remember the cluster"),
+            Self::Prepare { tli, no } => {
+                write!(f, "prepare segment {} of timeline {tli}", no.raw())
+            }
+            Self::Finalize { tli, no } => {
+                write!(f, "give segment {} of timeline {tli} its final name", no.raw())
+            }
+            Self::Begin { tli } => write!(f, "note the beginning of timeline {tli}"),
+            Self::Open { tli, no, .. } => write!(f, "open segment {} of timeline {tli}", no.raw()),
+            Self::SaveControl => f.write_str("save the control file"),
+            Self::SaveHistory { tli } => write!(f, "save the history file of timeline {tli}"),
+            Self::SaveState => f.write_str("save the state file"),
+            Self::Retain => f.write_str("remove old segments"),
+            Self::SetAside => f.write_str("move all WAL aside"),
+            Self::MarkHalted => f.write_str("write the halted marker"),
+        }
+    }
+}
+
+/// The keeper's answer; every job gets exactly one.
+#[derive(Debug)]
+pub enum JobDone<F = Arc<OwnedFd>> {
+    /// The segment may be written.
+    Prepared {
+        /// Its timeline.
+        tli: TimelineId,
+        /// The segment.
+        no: SegmentNo,
+        /// Open for reading and writing.
+        file: F,
+    },
+    /// The segment has its final name.
+    Finalized {
+        /// Its timeline.
+        tli: TimelineId,
+        /// The segment.
+        no: SegmentNo,
+    },
+    /// The beginning is noted.
+    Begun {
+        /// Its timeline.
+        tli: TimelineId,
+        /// Is the first whole record's start behind us?
+        begun: Begun,
+    },
+    /// The segment was opened, or is not there ([`io::ErrorKind::NotFound`]).
+    Opened {
+        /// Its timeline.
+        tli: TimelineId,
+        /// The segment.
+        no: SegmentNo,
+        /// Who asked.
+        for_core: usize,
+        /// Open for reading at least.
+        result: io::Result<F>,
+    },
+    /// A job that hands nothing over succeeded.
+    Done(JobKind),
+    /// Nothing before this position is kept any more; the files themselves go in the
+    /// keeper's own time.
+    Retained {
+        /// The oldest position still here.
+        oldest_kept: Lsn,
+    },
+    /// The job failed and left nothing half done that anybody would believe.
+    Failed {
+        /// Which.
+        job: JobKind,
+        /// The system's words.
+        error: io::Error,
+    },
+}

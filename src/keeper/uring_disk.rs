@@ -1,0 +1,120 @@
+//! The keeper's disk: reads, writes, syncs, renamings and removals go through its ring,
+//! so that nothing here blocks the thread but what has no ring operation in tokio-uring
+//! (opening, listing, lengths, advice), which are short.
+
+use crate::store::disk::Disk;
+use crate::store::plain_disk::PlainDisk;
+use rustix::fs::OFlags;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use tokio_uring::buf::BoundedBuf;
+use tokio_uring::fs::File;
+
+/// The disk through io_uring; only inside the keeper's runtime.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UringDisk;
+
+/// tokio-uring wants to own a descriptor, ours are shared with the data cores: each
+/// operation gets a duplicate, closed behind it.
+fn file_of(shared: &Arc<OwnedFd>) -> io::Result<File> {
+    Ok(File::from_std(shared.try_clone()?.into()))
+}
+
+impl Disk for UringDisk {
+    type File = Arc<OwnedFd>;
+    type Watch = Weak<OwnedFd>;
+
+    async fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        PlainDisk.list(dir).await
+    }
+
+    async fn open_read(&self, path: &Path) -> io::Result<Self::File> {
+        PlainDisk.open_read(path).await
+    }
+
+    async fn open_write(&self, path: &Path) -> io::Result<Self::File> {
+        PlainDisk.open_write(path).await
+    }
+
+    async fn create(&self, path: &Path) -> io::Result<Self::File> {
+        PlainDisk.create(path).await
+    }
+
+    async fn read_at(
+        &self,
+        file: &Self::File,
+        buffer: Vec<u8>,
+        offset: u64,
+    ) -> (io::Result<usize>, Vec<u8>) {
+        let file = match file_of(file) {
+            Ok(file) => file,
+            Err(error) => return (Err(error), buffer),
+        };
+        let len = buffer.len();
+        let (result, buffer) = file.read_at(buffer.slice(..len), offset).await;
+        (close(file, result).await, buffer.into_inner())
+    }
+
+    async fn write_at(
+        &self,
+        file: &Self::File,
+        bytes: Vec<u8>,
+        offset: u64,
+    ) -> (io::Result<usize>, Vec<u8>) {
+        let file = match file_of(file) {
+            Ok(file) => file,
+            Err(error) => return (Err(error), bytes),
+        };
+        let (result, bytes) = file.write_at(bytes, offset).submit().await;
+        (close(file, result).await, bytes)
+    }
+
+    async fn sync_data(&self, file: &Self::File) -> io::Result<()> {
+        let file = file_of(file)?;
+        let result = file.sync_data().await;
+        close(file, result).await
+    }
+
+    async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let file = file_of(&PlainDisk::open(dir, OFlags::RDONLY | OFlags::DIRECTORY)?)?;
+        let result = file.sync_all().await;
+        close(file, result).await
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        tokio_uring::fs::rename(from, to).await
+    }
+
+    async fn unlink(&self, path: &Path) -> io::Result<()> {
+        tokio_uring::fs::remove_file(path).await
+    }
+
+    async fn mkdir(&self, path: &Path) -> io::Result<()> {
+        PlainDisk.mkdir(path).await
+    }
+
+    async fn len(&self, file: &Self::File) -> io::Result<u64> {
+        PlainDisk.len(file).await
+    }
+
+    async fn drop_cache(&self, file: &Self::File) -> io::Result<()> {
+        PlainDisk.drop_cache(file).await
+    }
+
+    fn watch(file: &Self::File) -> Self::Watch {
+        Arc::downgrade(file)
+    }
+
+    fn held(watch: &Self::Watch) -> Option<Self::File> {
+        watch.upgrade()
+    }
+}
+
+/// Closes the duplicate before the answer goes out; an error of the close itself says
+/// something about data only where the operation would have said it too.
+async fn close<T>(file: File, result: io::Result<T>) -> io::Result<T> {
+    drop(file.close().await);
+    result
+}

@@ -1,0 +1,347 @@
+//! The keeper's jobs, one after the other, over any disk: the shipped one and the
+//! simulation's.
+//!
+//! The order inside each job is what makes a crash harmless: content before name, name
+//! before hand-over, data before what refers to it.
+
+use super::job::{Job, JobDone, JobKind};
+use super::spares::Spares;
+use crate::instance::InstanceId;
+use crate::store::append::{Begun, is_no_space};
+use crate::store::clean::clear_behind;
+use crate::store::control_file::ControlFile;
+use crate::store::disk::{Disk, read_full, replace_durably, write_full};
+use crate::store::layout::{Layout, Listing, SegmentRange};
+use crate::store::notes::{BegunNote, HaltedNote};
+use crate::store::retention::Holds;
+use crate::store::tail::leading_rest;
+use crate::wal::page::LONG_HEADER;
+use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Old segments that go in one step of background work.
+const REMOVALS_A_STEP: usize = 8;
+
+/// Is there more background work?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tended {
+    /// Some was done; ask again when no job waits.
+    More,
+    /// Nothing is left to do.
+    Idle,
+}
+
+/// Does the file work.
+pub struct Keeper<D: Disk> {
+    disk: D,
+    layout: Layout,
+    holds: Arc<Holds>,
+    size: Option<SegmentSize>,
+    spares: Spares,
+    /// Complete segments on disk, every timeline's, oldest range first.
+    complete: Vec<SegmentRange>,
+    /// Open segments on disk.
+    partials: BTreeSet<(TimelineId, SegmentNo)>,
+    /// Nobody needs segments before this one.
+    horizon: SegmentNo,
+    /// Names were removed or changed since the directory was synced.
+    unsynced_names: bool,
+    open: BTreeMap<(TimelineId, SegmentNo), D::Watch>,
+}
+
+impl<D: Disk> Keeper<D> {
+    /// A keeper of the directory in which recovery found `listing`.
+    pub fn new(
+        disk: D,
+        layout: Layout,
+        holds: Arc<Holds>,
+        listing: &Listing,
+        complete: Option<SegmentRange>,
+        size: Option<SegmentSize>,
+    ) -> Self {
+        let mut ranges = listing.segments.clone();
+        // Recovery may have named some more.
+        if let Some(range) = complete {
+            ranges.retain(|old| {
+                old.tli != range.tli || old.oldest > range.newest || old.newest < range.oldest
+            });
+            ranges.push(range);
+            ranges.sort_unstable_by_key(|range| (range.tli, range.oldest));
+        }
+        Self {
+            disk,
+            layout,
+            holds,
+            size,
+            spares: Spares::new(&listing.spares),
+            complete: ranges,
+            partials: listing.partials.iter().copied().collect(),
+            horizon: SegmentNo::new(0),
+            unsynced_names: false,
+            open: BTreeMap::new(),
+        }
+    }
+
+    /// Does one job.
+    pub async fn run(&mut self, job: Job) -> JobDone<D::File> {
+        let kind = job.kind();
+        let done = match job {
+            Job::UseCluster { segment_size } => {
+                self.size = Some(segment_size);
+                Ok(JobDone::Done(kind))
+            }
+            Job::Prepare { tli, no, keep } => self.prepare(tli, no, keep).await,
+            Job::Finalize { tli, no } => self.finalize(tli, no).await,
+            Job::Begin { tli, start, upto } => self.begin(tli, start, upto).await,
+            Job::Open { tli, no, for_core } => {
+                let result = self.open(tli, no).await;
+                Ok(JobDone::Opened { tli, no, for_core, result })
+            }
+            Job::SaveControl(control) => self.save_control(&control).await,
+            Job::SaveHistory { tli, bytes } => {
+                let path = self.layout.history(tli);
+                replace_durably(&self.disk, &path, bytes).await.map(|()| JobDone::Done(kind))
+            }
+            Job::SaveState(text) => self.save_state(text).await,
+            Job::Retain { newest, wal_keep } => self.retain(newest, wal_keep),
+            Job::SetAside(instance) => self.set_aside(instance).await,
+            Job::MarkHalted { durable, reason } => {
+                let note = HaltedNote { durable, reason };
+                let path = self.layout.halted();
+                let marked = replace_durably(&self.disk, &path, note.encode()).await;
+                marked.map(|()| JobDone::Done(kind))
+            }
+        };
+        done.unwrap_or_else(|error| JobDone::Failed { job: kind, error })
+    }
+
+    /// Background work, when no job waits: removal of what nobody needs, and one spare
+    /// ahead of its time. A failure here is reported and retried after the next job.
+    pub async fn tend(&mut self) -> io::Result<Tended> {
+        let Some(size) = self.size else { return Ok(Tended::Idle) };
+        if self.remove_some(size).await? == Tended::More {
+            return Ok(Tended::More);
+        }
+        if self.unsynced_names {
+            self.disk.sync_dir(self.layout.wal()).await?;
+            self.unsynced_names = false;
+            self.spares.names_synced();
+        }
+        self.spares.tend(&self.disk, &self.layout, size).await
+    }
+
+    /// Makes `<segment>.partial` ready.
+    ///
+    /// A new one comes from a spare: its first page is zeroed and synced while it has
+    /// no WAL name, so that nothing old is ever believed, then it is renamed and the
+    /// directory synced. One that is there already (after a restart, or when space ran
+    /// out) is cleared behind `keep`, and so are those behind it.
+    async fn prepare(
+        &mut self,
+        tli: TimelineId,
+        no: SegmentNo,
+        keep: Lsn,
+    ) -> io::Result<JobDone<D::File>> {
+        let name = self.name(tli, no)?;
+        let partial = self.layout.partial(name);
+        let file = match self.disk.open_write(&partial).await {
+            Ok(file) => {
+                clear_behind(&self.disk, &file, name, keep).await?;
+                self.disk.sync_data(&file).await.map_err(failed_sync)?;
+                self.clear_later(name).await?;
+                file
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let (spare, file) = self.spares.take(&self.disk, &self.layout, name.size).await?;
+                let renamed = self.disk.rename(&self.layout.spare(spare), &partial).await;
+                renamed.inspect_err(|_| self.spares.give_back(spare))?;
+                file
+            }
+            Err(error) => return Err(error),
+        };
+        self.disk.sync_dir(self.layout.wal()).await.map_err(failed_sync)?;
+        self.open.insert((tli, no), D::watch(&file));
+        self.partials.insert((tli, no));
+        Ok(JobDone::Prepared { tli, no, file })
+    }
+
+    /// Once an open segment is written again, what lies in later ones of an earlier
+    /// attempt must not follow it.
+    async fn clear_later(&mut self, name: SegmentName) -> io::Result<()> {
+        let later = (name.tli, name.no.next())..=(name.tli, SegmentNo::new(u64::MAX));
+        for (_, no) in self.partials.range(later) {
+            let name = SegmentName { no: *no, ..name };
+            let file = match self.disk.open_write(&self.layout.partial(name)).await {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            clear_behind(&self.disk, &file, name, no.start(name.size)).await?;
+            self.disk.sync_data(&file).await.map_err(failed_sync)?;
+        }
+        Ok(())
+    }
+
+    async fn finalize(&mut self, tli: TimelineId, no: SegmentNo) -> io::Result<JobDone<D::File>> {
+        let name = self.name(tli, no)?;
+        let (from, to) = (self.layout.partial(name), self.layout.segment(name));
+        self.disk.rename(&from, &to).await?;
+        self.disk.sync_dir(self.layout.wal()).await.map_err(failed_sync)?;
+        self.partials.remove(&(tli, no));
+        let range = self.complete.iter_mut().rev().find(|range| range.tli == tli);
+        match range {
+            Some(range) if range.newest.next() == no => range.newest = no,
+            _ => {
+                self.complete.push(SegmentRange { tli, oldest: no, newest: no });
+                self.complete.sort_unstable_by_key(|range| (range.tli, range.oldest));
+            }
+        }
+        Ok(JobDone::Finalized { tli, no })
+    }
+
+    /// Looks at the first page, which is synced, and notes how far its bytes are.
+    async fn begin(
+        &mut self,
+        tli: TimelineId,
+        start: Lsn,
+        upto: Lsn,
+    ) -> io::Result<JobDone<D::File>> {
+        let size = self.segment_size()?;
+        let file = self.open(tli, start.segment(size)).await?;
+        let header = read_full(&self.disk, &file, LONG_HEADER, 0).await?;
+        let begun = match leading_rest(start, &header, size) {
+            Some(end) if end <= upto => Begun::Wholly,
+            Some(_) | None => Begun::Partly,
+        };
+        let note = BegunNote { tli, start, upto };
+        replace_durably(&self.disk, &self.layout.begun(), note.encode()).await?;
+        Ok(JobDone::Begun { tli, begun })
+    }
+
+    async fn open(&mut self, tli: TimelineId, no: SegmentNo) -> io::Result<D::File> {
+        let name = self.name(tli, no)?;
+        if let Some(file) = self.open.get(&(tli, no)).and_then(D::held) {
+            return Ok(file);
+        }
+        let file = match self.disk.open_read(&self.layout.segment(name)).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.disk.open_read(&self.layout.partial(name)).await?
+            }
+            other => other?,
+        };
+        self.open.insert((tli, no), D::watch(&file));
+        Ok(file)
+    }
+
+    async fn save_control(&mut self, control: &ControlFile) -> io::Result<JobDone<D::File>> {
+        replace_durably(&self.disk, &self.layout.control(), control.encode()).await?;
+        self.size = control.cluster.as_ref().map(|cluster| cluster.segment_size).or(self.size);
+        Ok(JobDone::Done(JobKind::SaveControl))
+    }
+
+    /// The names move first: a start that finds the cluster without its WAL begins again
+    /// at its old place, meets the gap again and comes back here. History files stay.
+    async fn set_aside(&mut self, instance: InstanceId) -> io::Result<JobDone<D::File>> {
+        let aside = self.free_aside().await?;
+        self.disk.rename(self.layout.wal(), &aside).await?;
+        self.disk.mkdir(self.layout.wal()).await?;
+        for name in self.disk.list(&aside).await? {
+            if name.ends_with(".history") {
+                self.disk.rename(&aside.join(&name), &self.layout.wal().join(&name)).await?;
+            }
+        }
+        self.disk.sync_dir(self.layout.wal()).await.map_err(failed_sync)?;
+        for note in [self.layout.begun(), self.layout.halted()] {
+            match self.disk.unlink(&note).await {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+        }
+        self.disk.sync_dir(self.layout.root()).await.map_err(failed_sync)?;
+        let empty = ControlFile { instance, cluster: None };
+        replace_durably(&self.disk, &self.layout.control(), empty.encode()).await?;
+        self.spares = Spares::new(&[]);
+        self.complete.clear();
+        self.partials.clear();
+        self.open.clear();
+        self.horizon = SegmentNo::new(0);
+        self.unsynced_names = false;
+        Ok(JobDone::Done(JobKind::SetAside))
+    }
+
+    /// The first free name for a folder of WAL moved aside.
+    async fn free_aside(&self) -> io::Result<PathBuf> {
+        let names = self.disk.list(self.layout.root()).await?;
+        let taken = |path: &PathBuf| names.iter().any(|name| path.ends_with(name));
+        let mut candidates = (1u32..).map(|n| self.layout.aside(n));
+        candidates.find(|path| !taken(path)).ok_or_else(|| io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// Readers see the old text or the new one; after a crash it may be gone.
+    async fn save_state(&mut self, text: String) -> io::Result<JobDone<D::File>> {
+        let path = self.layout.state();
+        let temporary = Layout::temporary(&path);
+        let file = self.disk.create(&temporary).await?;
+        write_full(&self.disk, &file, text.into_bytes(), 0).await?;
+        self.disk.rename(&temporary, &path).await?;
+        Ok(JobDone::Done(JobKind::SaveState))
+    }
+
+    /// Moves the horizon, at once; the files behind it go in `tend`.
+    fn retain(&mut self, newest: Lsn, wal_keep: u64) -> io::Result<JobDone<D::File>> {
+        let size = self.segment_size()?;
+        self.horizon = self.horizon.max(self.holds.advance_horizon(newest, wal_keep, size));
+        self.open.retain(|_, watch| D::held(watch).is_some());
+        Ok(JobDone::Retained { oldest_kept: self.holds.oldest_kept() })
+    }
+
+    /// Removes some of what lies before the horizon, oldest first. A segment becomes a
+    /// spare if one is wanted and nobody has its file open.
+    async fn remove_some(&mut self, size: SegmentSize) -> io::Result<Tended> {
+        for _ in 0..REMOVALS_A_STEP {
+            let gone = |range: &SegmentRange| range.oldest < self.horizon;
+            let Some(index) = self.complete.iter().position(gone) else {
+                return Ok(Tended::Idle);
+            };
+            let Some(range) = self.complete.get_mut(index) else { return Ok(Tended::Idle) };
+            let (tli, no) = (range.tli, range.oldest);
+            let path = self.layout.segment(SegmentName { tli, no, size });
+            let held = self.open.remove(&(tli, no)).as_ref().and_then(D::held).is_some();
+            let removed = match self.spares.place_for_recycled() {
+                Some(number) if !held => {
+                    let renamed = self.disk.rename(&path, &self.layout.spare(number)).await;
+                    renamed.map(|()| self.spares.recycled(number))
+                }
+                _ => self.disk.unlink(&path).await,
+            };
+            match removed {
+                // Somebody else removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+            self.unsynced_names = true;
+            if range.oldest == range.newest {
+                self.complete.remove(index);
+            } else {
+                range.oldest = no.next();
+            }
+        }
+        Ok(Tended::More)
+    }
+
+    fn name(&self, tli: TimelineId, no: SegmentNo) -> io::Result<SegmentName> {
+        Ok(SegmentName { tli, no, size: self.segment_size()? })
+    }
+
+    fn segment_size(&self) -> io::Result<SegmentSize> {
+        self.size.ok_or_else(|| io::Error::other("the cluster is not known yet"))
+    }
+}
+
+/// A failed sync is never retried, whatever the reason: it must not look like a disk
+/// that is full for a while.
+pub(super) fn failed_sync(error: io::Error) -> io::Error {
+    if is_no_space(&error) { io::Error::other(format!("fsync failed: {error}")) } else { error }
+}

@@ -1,0 +1,290 @@
+//! The hub's directory: ours alone, and nobody else's. Checked as PostgreSQL checks its
+//! data directory, because WAL at rest is the whole database.
+
+use super::disk::parent;
+use super::layout::Layout;
+use super::recover::looks_like_wal;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A locked directory; the lock goes with it.
+#[derive(Debug)]
+pub struct Directory {
+    layout: Layout,
+    _lock: File,
+}
+
+/// Why a directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryFault {
+    /// A system call failed.
+    #[error("could not {action} \"{}\": {error}", path.display())]
+    Io {
+        /// The verb.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's words.
+        error: io::Error,
+    },
+    /// It is something else.
+    #[error("\"{}\" is not a directory", .0.display())]
+    NotADirectory(PathBuf),
+    /// Another user's.
+    #[error(
+        "data directory \"{}\" has wrong ownership: the server must be started by the user that \
+         owns the data directory",
+        .0.display()
+    )]
+    Ownership(PathBuf),
+    /// Others may read or write it.
+    #[error(
+        "data directory \"{}\" has invalid permissions: permissions should be u=rwx (0700), \
+         found {mode:04o}",
+        path.display()
+    )]
+    Permissions {
+        /// The directory.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// It belongs to PostgreSQL.
+    #[error("directory \"{}\" is a PostgreSQL data directory; walhub needs one of its own", .0.display())]
+    Postgres(PathBuf),
+    /// It holds other things.
+    #[error(
+        "directory \"{}\" exists but is not empty and not walhub's: it contains \"{found}\"",
+        path.display()
+    )]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+        /// One of the other things.
+        found: String,
+    },
+    /// Another process uses it.
+    #[error(
+        "lock file \"{}\" already exists: is another walhub{} running in this directory?",
+        path.display(),
+        pid.map(|pid| format!(" (PID {pid})")).unwrap_or_default()
+    )]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// Who holds it.
+        pid: Option<u32>,
+    },
+}
+
+impl Directory {
+    /// Creates the directory if it is not there, checks it, and locks it.
+    pub fn open(path: &Path) -> Result<Self, DirectoryFault> {
+        let layout = Layout::new(path);
+        let created = make_dir(path)?;
+        check_access(path)?;
+        check_content(&layout)?;
+        let lock = lock(&layout)?;
+        make_dir(layout.wal())?;
+        check_access(layout.wal())?;
+        sync(path)?;
+        if created == Created::Now {
+            sync(parent(path))?;
+        }
+        Ok(Self { layout, _lock: lock })
+    }
+
+    /// The names inside.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+}
+
+/// Who holds the directory's lock: none when nobody does, else the process ID in the
+/// file, if there is one.
+pub fn lock_holder(layout: &Layout) -> io::Result<Option<Option<u32>>> {
+    let mut file = match File::open(layout.pid()) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => Ok(Some(read_pid(&mut file))),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn failed<'p>(
+    action: &'static str,
+    path: &'p Path,
+) -> impl FnOnce(io::Error) -> DirectoryFault + 'p {
+    move |error| DirectoryFault::Io { action, path: path.to_owned(), error }
+}
+
+#[derive(PartialEq, Eq)]
+enum Created {
+    Now,
+    Before,
+}
+
+fn make_dir(path: &Path) -> Result<Created, DirectoryFault> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => Ok(Created::Now),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Created::Before),
+        Err(error) => Err(failed("create directory", path)(error)),
+    }
+}
+
+fn check_access(path: &Path) -> Result<(), DirectoryFault> {
+    let meta = std::fs::metadata(path).map_err(failed("read permissions of directory", path))?;
+    if !meta.is_dir() {
+        return Err(DirectoryFault::NotADirectory(path.to_owned()));
+    }
+    if meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(DirectoryFault::Ownership(path.to_owned()));
+    }
+    let mode = meta.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(DirectoryFault::Permissions { path: path.to_owned(), mode });
+    }
+    Ok(())
+}
+
+/// A directory that was never ours must be empty (a file system's own `lost+found` and
+/// dot files aside).
+fn check_content(layout: &Layout) -> Result<(), DirectoryFault> {
+    let path = layout.root();
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(failed("read directory", path))? {
+        let entry = entry.map_err(failed("read directory", path))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    let has = |name: &str| names.iter().any(|found| found == name);
+    if has("PG_VERSION") || has("global") {
+        return Err(DirectoryFault::Postgres(path.to_owned()));
+    }
+    if has("walhub.control") || has("walhub.pid") {
+        return Ok(());
+    }
+    let foreign = names.into_iter().find(|name| name != "lost+found" && !name.starts_with('.'));
+    match foreign {
+        Some(found) if found == "pg_wal" => check_empty_wal(layout),
+        Some(found) => Err(DirectoryFault::NotOurs { path: path.to_owned(), found }),
+        None => Ok(()),
+    }
+}
+
+/// A first start that was killed early leaves an empty `pg_wal`.
+fn check_empty_wal(layout: &Layout) -> Result<(), DirectoryFault> {
+    let path = layout.wal();
+    for entry in std::fs::read_dir(path).map_err(failed("read directory", path))? {
+        let entry = entry.map_err(failed("read directory", path))?;
+        let found = entry.file_name().to_string_lossy().into_owned();
+        if looks_like_wal(&found) || !found.starts_with("spare.") {
+            return Err(DirectoryFault::NotOurs { path: path.to_owned(), found });
+        }
+    }
+    Ok(())
+}
+
+fn lock(layout: &Layout) -> Result<File, DirectoryFault> {
+    let path = layout.pid();
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = options.open(&path).map_err(failed("open lock file", &path))?;
+    let mut tries = 0;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            // `inspect` takes the lock for a moment to see whether somebody has it.
+            Err(TryLockError::WouldBlock) if tries < 10 => {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(DirectoryFault::Locked { path, pid: read_pid(&mut file) });
+            }
+            Err(TryLockError::Error(error)) => return Err(failed("lock file", &path)(error)),
+        }
+    }
+    let written = file.set_len(0).and_then(|()| file.rewind());
+    let written = written.and_then(|()| writeln!(file, "{}", std::process::id()));
+    match written {
+        Ok(()) => {}
+        // The lock is what counts; a full disk must not keep the hub from serving.
+        Err(error) if super::append::is_no_space(&error) => {}
+        Err(error) => return Err(failed("write lock file", &path)(error)),
+    }
+    Ok(file)
+}
+
+fn read_pid(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+fn sync(path: &Path) -> Result<(), DirectoryFault> {
+    let dir = File::open(path).map_err(failed("open directory", path))?;
+    dir.sync_all().map_err(failed("fsync directory", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn private() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        dir
+    }
+
+    #[test]
+    fn creates_locks_and_opens_again() {
+        let parent = private();
+        let path = parent.path().join("hub");
+        let first = Directory::open(&path).unwrap();
+        let meta = std::fs::metadata(first.layout().wal()).unwrap();
+        assert_eq!(meta.mode() & 0o777, 0o700);
+        let own = std::process::id();
+        assert_eq!(lock_holder(first.layout()).unwrap(), Some(Some(own)));
+        let second = Directory::open(&path).unwrap_err();
+        assert!(matches!(second, DirectoryFault::Locked { pid: Some(pid), .. } if pid == own));
+        let layout = first.layout().clone();
+        drop(first);
+        assert_eq!(lock_holder(&layout).unwrap(), None);
+        Directory::open(&path).unwrap();
+    }
+
+    #[test]
+    fn refuses_open_permissions() {
+        for mode in [0o750, 0o701, 0o777] {
+            let dir = private();
+            std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            let fault = Directory::open(dir.path()).unwrap_err();
+            assert!(fault.to_string().contains("has invalid permissions"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_ours() {
+        let dir = private();
+        std::fs::write(dir.path().join("PG_VERSION"), "15\n").unwrap();
+        assert!(matches!(Directory::open(dir.path()), Err(DirectoryFault::Postgres(_))));
+        let dir = private();
+        std::fs::write(dir.path().join("thesis.tex"), "").unwrap();
+        assert!(matches!(Directory::open(dir.path()), Err(DirectoryFault::NotOurs { .. })));
+        let dir = private();
+        std::fs::create_dir(dir.path().join("pg_wal")).unwrap();
+        std::fs::write(dir.path().join("pg_wal/000000010000000000000001"), "").unwrap();
+        assert!(matches!(Directory::open(dir.path()), Err(DirectoryFault::NotOurs { .. })));
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(matches!(Directory::open(&file), Err(DirectoryFault::NotADirectory(_))));
+    }
+}

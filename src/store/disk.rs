@@ -1,0 +1,172 @@
+//! What the store asks of a disk, as a trait: the keeper's is asynchronous, `inspect`
+//! uses plain system calls, the simulation's tears, loses and fails.
+//!
+//! What is assumed of the medium: a 512-byte sector is written whole or not at all; a
+//! sync that succeeded is true; names are durable after an fsync of their directory,
+//! not before; a rename is seen done or not done.
+
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+/// A disk.
+#[expect(async_fn_in_trait, reason = "used by generic code on one thread; no Send bound is needed")]
+pub trait Disk {
+    /// An open file; a clone is the same open file.
+    type File: Clone;
+
+    /// The names in a directory, without `.` and `..`, in no order.
+    async fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+
+    /// Opens a file for reading.
+    async fn open_read(&self, path: &Path) -> io::Result<Self::File>;
+
+    /// Opens a file for reading and writing.
+    async fn open_write(&self, path: &Path) -> io::Result<Self::File>;
+
+    /// Creates a file with mode 0600 for reading and writing; what it held is gone.
+    async fn create(&self, path: &Path) -> io::Result<Self::File>;
+
+    /// Reads up to the buffer's length; less at the end of the file.
+    async fn read_at(
+        &self,
+        file: &Self::File,
+        buffer: Vec<u8>,
+        offset: u64,
+    ) -> (io::Result<usize>, Vec<u8>);
+
+    /// Writes the buffer, or the first part of it.
+    async fn write_at(
+        &self,
+        file: &Self::File,
+        bytes: Vec<u8>,
+        offset: u64,
+    ) -> (io::Result<usize>, Vec<u8>);
+
+    /// fdatasync: content and length are durable.
+    async fn sync_data(&self, file: &Self::File) -> io::Result<()>;
+
+    /// fsync of a directory: the names in it are durable.
+    async fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Renames within a directory, replacing what had the new name.
+    async fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a name; open files keep their bytes.
+    async fn unlink(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes a directory with mode 0700. A disk that keeps only files has none to make.
+    async fn mkdir(&self, path: &Path) -> io::Result<()> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, path.display().to_string()))
+    }
+
+    /// The file's length.
+    async fn len(&self, file: &Self::File) -> io::Result<u64>;
+
+    /// Asks the system to forget cached pages that are not dirty, so that the next
+    /// read comes from the disk (`POSIX_FADV_DONTNEED`).
+    async fn drop_cache(&self, file: &Self::File) -> io::Result<()>;
+
+    /// A reference that does not keep the file open.
+    type Watch;
+
+    /// Watches an open file.
+    fn watch(file: &Self::File) -> Self::Watch;
+
+    /// The open file, if somebody still holds it.
+    fn held(watch: &Self::Watch) -> Option<Self::File>;
+}
+
+/// Reads until the buffer is full or the file ends; the buffer is cut to what was read.
+pub async fn read_full<D: Disk>(
+    disk: &D,
+    file: &D::File,
+    len: usize,
+    offset: u64,
+) -> io::Result<Vec<u8>> {
+    let mut whole = Vec::new();
+    while whole.len() < len {
+        let buffer = vec![0; len - whole.len()];
+        let (result, mut buffer) = disk.read_at(file, buffer, offset + whole.len() as u64).await;
+        match result {
+            Ok(0) => break,
+            Ok(count) => {
+                buffer.truncate(count);
+                if whole.is_empty() {
+                    whole = buffer;
+                } else {
+                    whole.extend_from_slice(&buffer);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(whole)
+}
+
+/// Writes everything; a write that takes nothing counts as a full disk.
+pub async fn write_full<D: Disk>(
+    disk: &D,
+    file: &D::File,
+    bytes: Vec<u8>,
+    offset: u64,
+) -> io::Result<()> {
+    let (mut rest, mut at) = (bytes, offset);
+    while !rest.is_empty() {
+        let (result, mut bytes) = disk.write_at(file, rest, at).await;
+        match result {
+            Ok(0) => return Err(io::ErrorKind::StorageFull.into()),
+            Ok(count) => {
+                bytes.drain(..count);
+                at += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        rest = bytes;
+    }
+    Ok(())
+}
+
+/// Replaces a small file so that after a crash it is the old one or the new one, and
+/// after success the new one.
+pub async fn replace_durably<D: Disk>(disk: &D, path: &Path, bytes: Vec<u8>) -> io::Result<()> {
+    let temporary = super::layout::Layout::temporary(path);
+    let file = disk.create(&temporary).await?;
+    write_full(disk, &file, bytes, 0).await?;
+    disk.sync_data(&file).await?;
+    drop(file);
+    disk.rename(&temporary, path).await?;
+    disk.sync_dir(parent(path)).await
+}
+
+/// Reads a small file whole; none when it is not there.
+pub async fn read_small<D: Disk>(disk: &D, path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = match disk.open_read(path).await {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    read_full(disk, &file, super::sealed_text::MAX_LEN, 0).await.map(Some)
+}
+
+/// The directory of a file's name.
+pub fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Runs work over a disk whose futures are always ready, such as
+/// [`PlainDisk`](super::plain_disk::PlainDisk).
+pub fn run_ready<T>(work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}

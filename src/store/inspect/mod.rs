@@ -1,0 +1,293 @@
+//! What `walhub inspect` says about a directory, running hub or not. Reads only.
+//!
+//! The end of WAL is what a walk of the open segment finds at this moment. A start would
+//! find the same or less: it syncs first and then believes only the disk.
+
+mod report;
+#[cfg(test)]
+mod tests;
+
+pub use report::{
+    ClusterReport, EndReport, HaltedReport, RangeReport, Report, Running, SealedReport,
+};
+
+use crate::instance::InstanceId;
+use crate::store::control_file::{Cluster, ControlFile};
+use crate::store::directory::{Directory, DirectoryFault, lock_holder};
+use crate::store::disk::{Disk, read_small, replace_durably, run_ready};
+use crate::store::fault::{StoreFault, failed};
+use crate::store::layout::{FileKind, Layout, Listing};
+use crate::store::notes::{BegunNote, HaltedNote};
+use crate::store::plain_disk::PlainDisk;
+use crate::store::recover::{
+    looks_like_wal, noted_beginning, open_segments, read_note, served_range,
+};
+use crate::store::tail::{Tail, TailSearch};
+use crate::timeline::History;
+use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// Files whose size is looked at, newest first; the others are only counted.
+const MEASURED: usize = 4096;
+
+/// Looks at a directory.
+pub async fn inspect<D: Disk>(disk: &D, layout: &Layout) -> io::Result<Report> {
+    let names = disk.list(layout.wal()).await?;
+    let mut report = Report {
+        directory: layout.root().display().to_string(),
+        running: match lock_holder(layout) {
+            Ok(None) => Running::No,
+            Ok(Some(pid)) => Running::Yes(pid),
+            Err(_) => Running::Unknown,
+        },
+        instance_id: None,
+        cluster: None,
+        segments: Vec::new(),
+        open: Vec::new(),
+        spares: 0,
+        histories: Vec::new(),
+        end: None,
+        halted: None,
+        upstream: None,
+        wrong: Vec::new(),
+    };
+    report.read_state(disk, layout).await;
+    report.read_halted(disk, layout).await;
+    report.check_access(layout.root());
+    let control = match read_note(disk, &layout.control(), ControlFile::decode).await {
+        Ok(Some(control)) => control,
+        Ok(None) => {
+            if names.iter().any(|name| looks_like_wal(name)) {
+                let path = layout.wal().to_owned();
+                report.wrong.push(StoreFault::NoControl { path }.to_string());
+            }
+            return Ok(report);
+        }
+        Err(fault) => {
+            report.wrong.push(fault.to_string());
+            return Ok(report);
+        }
+    };
+    report.instance_id = Some(control.instance.to_string());
+    if let Some(cluster) = &control.cluster {
+        report.look_at_wal(disk, layout, cluster, names).await;
+    } else if names.iter().any(|name| looks_like_wal(name)) {
+        report.wrong.push("there are WAL segments, but no cluster is known".to_owned());
+    }
+    Ok(report)
+}
+
+/// Why a directory was not given another ID.
+#[derive(Debug, thiserror::Error)]
+pub enum RenameFault {
+    /// It is in use, or none of ours.
+    #[error(transparent)]
+    Directory(#[from] DirectoryFault),
+    /// It has no control file, or an unusable one.
+    #[error(transparent)]
+    Store(#[from] StoreFault),
+    /// It was never used: there is no ID to replace.
+    #[error("directory \"{0}\" holds no control file")]
+    Unused(String),
+}
+
+/// Looks at a directory by plain system calls.
+pub fn inspect_now(layout: &Layout) -> io::Result<Report> {
+    run_ready(inspect(&PlainDisk, layout)).unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))
+}
+
+/// Gives a copied directory an ID of its own, so that the copy and its original are not
+/// taken for a loop. Returns the old one.
+pub fn replace_instance_id(layout: &Layout, new: InstanceId) -> Result<InstanceId, RenameFault> {
+    let unused = || RenameFault::Unused(layout.root().display().to_string());
+    // Opening would make a hub's directory of anything empty.
+    if !layout.control().exists() {
+        return Err(unused());
+    }
+    let _locked = Directory::open(layout.root())?;
+    let path = layout.control();
+    let work = async {
+        let found = read_note(&PlainDisk, &path, ControlFile::decode).await?;
+        let control = found.ok_or_else(unused)?;
+        let renamed = ControlFile { instance: new, cluster: control.cluster };
+        let written = replace_durably(&PlainDisk, &path, renamed.encode()).await;
+        written.map_err(failed("write file", &path))?;
+        Ok(control.instance)
+    };
+    run_ready(work).unwrap_or_else(|| Err(unused()))
+}
+
+impl Report {
+    async fn look_at_wal<D: Disk>(
+        &mut self,
+        disk: &D,
+        layout: &Layout,
+        cluster: &Cluster,
+        names: Vec<String>,
+    ) {
+        let size = cluster.segment_size;
+        self.cluster = Some(ClusterReport::of(cluster));
+        for name in &names {
+            if looks_like_wal(name) && FileKind::of(name, size) == FileKind::Other {
+                self.wrong.push(format!("\"{name}\" is no segment name of this cluster"));
+            }
+        }
+        let listing = Listing::of(names, size);
+        self.list(&listing, size);
+        self.measure(disk, layout, &listing, size).await;
+        match self.find_end(disk, layout, cluster, &listing).await {
+            Ok(tail) => self.end = Some(EndReport::of(cluster.timeline, &tail)),
+            Err(fault) => self.wrong.push(fault.to_string()),
+        }
+    }
+
+    fn list(&mut self, listing: &Listing, size: SegmentSize) {
+        let name = |tli, no| SegmentName { tli, no, size }.to_string();
+        for range in &listing.segments {
+            self.segments.push(RangeReport {
+                timeline: range.tli.raw(),
+                first: name(range.tli, range.oldest),
+                last: name(range.tli, range.newest),
+                count: range.count(),
+                start: range.oldest.start(size).to_string(),
+                end: range.newest.end(size).to_string(),
+            });
+        }
+        for pair in listing.segments.windows(2) {
+            if let [before, behind] = pair
+                && before.tli == behind.tli
+            {
+                self.wrong.push(format!(
+                    "gap on timeline {} from {} to {}: what lies before it is not served",
+                    before.tli,
+                    before.newest.end(size),
+                    behind.oldest.start(size)
+                ));
+            }
+        }
+        self.open = listing.partials.iter().map(|(tli, no)| name(*tli, *no)).collect();
+        self.spares = listing.spares.len();
+        self.histories = listing.histories.iter().map(|tli| tli.raw()).collect();
+        self.wrong.extend(
+            listing
+                .other
+                .iter()
+                .filter(|name| !looks_like_wal(name))
+                .map(|name| format!("\"{name}\" does not belong into pg_wal")),
+        );
+    }
+
+    /// Sizes of the newest files: a stat for each of 65,536 would take its time.
+    async fn measure<D: Disk>(
+        &mut self,
+        disk: &D,
+        layout: &Layout,
+        listing: &Listing,
+        size: SegmentSize,
+    ) {
+        let name = |(tli, no): (TimelineId, SegmentNo)| SegmentName { tli, no, size };
+        let newest_first = listing.segments.iter().rev().flat_map(|range| {
+            let numbers = (range.oldest.raw()..=range.newest.raw()).rev();
+            numbers.map(|no| (range.tli, SegmentNo::new(no)))
+        });
+        let complete = newest_first.take(MEASURED).map(|segment| layout.segment(name(segment)));
+        let open = listing.partials.iter().map(|segment| layout.partial(name(*segment)));
+        for path in complete.chain(open) {
+            let length = match disk.open_read(&path).await {
+                Ok(file) => disk.len(&file).await,
+                // A running hub removes and renames.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => Err(error),
+            };
+            match length {
+                Ok(found) if found == size.bytes() => {}
+                Ok(found) => {
+                    let expected = size.bytes();
+                    let fault = StoreFault::SegmentLength { path, found, expected };
+                    self.wrong.push(fault.to_string());
+                }
+                Err(error) => {
+                    let fault = StoreFault::Io { action: "read the size of", path, error };
+                    self.wrong.push(fault.to_string());
+                }
+            }
+        }
+    }
+
+    async fn find_end<D: Disk>(
+        &mut self,
+        disk: &D,
+        layout: &Layout,
+        cluster: &Cluster,
+        listing: &Listing,
+    ) -> Result<Tail, StoreFault> {
+        let fork = if cluster.timeline == TimelineId::FIRST {
+            None
+        } else {
+            let path = layout.history(cluster.timeline);
+            let history = read_note(disk, &path, |bytes| {
+                Ok(History::parse(cluster.timeline, bytes.to_vec().into()))
+            })
+            .await?;
+            match history {
+                Some(Ok(history)) => history.fork(),
+                Some(Err(fault)) => {
+                    return Err(StoreFault::History { path, detail: fault.to_string() });
+                }
+                None => {
+                    return Err(StoreFault::History { path, detail: "it is not there".to_owned() });
+                }
+            }
+        };
+        let complete = served_range(listing, cluster);
+        let begun = read_note(disk, &layout.begun(), BegunNote::decode).await?;
+        let halted = self.halted.as_ref().map(|halted| match &halted.durable {
+            Some(lsn) => lsn.parse().unwrap_or(Lsn::INVALID),
+            None => Lsn::INVALID,
+        });
+        let search = TailSearch {
+            layout,
+            cluster,
+            fork,
+            complete,
+            partials: &open_segments(listing, cluster),
+            trusted: noted_beginning(begun, cluster, complete),
+            limit: halted.unwrap_or(Lsn::MAX),
+        };
+        search.find(disk).await
+    }
+
+    async fn read_state<D: Disk>(&mut self, disk: &D, layout: &Layout) {
+        // Not synced, so after a crash it may be anything; then it says nothing.
+        if let Ok(Some(bytes)) = read_small(disk, &layout.state()).await {
+            self.upstream = serde_json::from_slice(&bytes).ok();
+        }
+    }
+
+    async fn read_halted<D: Disk>(&mut self, disk: &D, layout: &Layout) {
+        let report = match read_note(disk, &layout.halted(), HaltedNote::decode).await {
+            Ok(None) => return,
+            Ok(Some(note)) => {
+                HaltedReport { durable: Some(note.durable.to_string()), reason: note.reason }
+            }
+            Err(fault) => HaltedReport { durable: None, reason: fault.to_string() },
+        };
+        self.wrong.push(format!(
+            "a sync failed ({}): the next start believes nothing behind {}",
+            report.reason,
+            report.durable.as_deref().unwrap_or("the last complete segment")
+        ));
+        self.halted = Some(report);
+    }
+
+    fn check_access(&mut self, path: &Path) {
+        if let Ok(meta) = std::fs::metadata(path)
+            && meta.mode() & 0o077 != 0
+        {
+            let mode = meta.mode() & 0o7777;
+            self.wrong.push(format!("the directory has mode {mode:04o}, should be 0700"));
+        }
+    }
+}

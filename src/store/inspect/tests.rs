@@ -1,0 +1,104 @@
+use super::*;
+use crate::wal::SystemId;
+use crate::wal::synth::Synth;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+
+const MIB: u64 = 1 << 20;
+
+fn hub() -> (tempfile::TempDir, Layout, Lsn) {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let layout = Layout::new(dir.path());
+    std::fs::DirBuilder::new().mode(0o700).create(layout.wal()).unwrap();
+    let size = SegmentSize::new(MIB).unwrap();
+    let (system_id, start) = (SystemId::new(9), Lsn::new(3 * MIB));
+    let mut synth = Synth::new(system_id, size, TimelineId::FIRST, 0xD110, start);
+    while synth.position() < Lsn::new(6 * MIB + MIB / 3) {
+        synth.record(&[1; 900]);
+    }
+    let (_, mut bytes) = synth.take_bytes();
+    bytes.resize(4 * MIB as usize, 0);
+    for (no, bytes) in (3..).zip(bytes.chunks(MIB as usize)) {
+        let name = SegmentName { tli: TimelineId::FIRST, no: SegmentNo::new(no), size };
+        let path = if no < 6 { layout.segment(name) } else { layout.partial(name) };
+        std::fs::write(path, bytes).unwrap();
+    }
+    let cluster = Cluster {
+        system_id,
+        segment_size: size,
+        data_directory_mode: "0700".to_owned(),
+        parameters: vec![("server_version".to_owned(), "15.18".to_owned())],
+        timeline: TimelineId::FIRST,
+        start,
+        sealed: Vec::new(),
+    };
+    let control = ControlFile { instance: InstanceId::new(5), cluster: Some(cluster) };
+    std::fs::write(layout.control(), control.encode()).unwrap();
+    (dir, layout, synth.position())
+}
+
+fn report(layout: &Layout) -> Report {
+    inspect_now(layout).unwrap()
+}
+
+#[test]
+fn tells_what_is_there() {
+    let (_dir, layout, end) = hub();
+    let report = report(&layout);
+    assert_eq!(report.wrong, Vec::<String>::new());
+    assert_eq!(report.running, Running::No);
+    assert_eq!(report.end.as_ref().unwrap().record_end, end.to_string());
+    assert_eq!(report.segments[0].count, 3);
+    let mut text = Vec::new();
+    report.write_text(&mut text).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains(&format!("End of WAL:            {end}")), "{text}");
+    assert!(text.ends_with("Nothing is wrong.\n"), "{text}");
+    let mut json = Vec::new();
+    report.write_json(&mut json).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(json["cluster"]["system_id"], "9");
+    assert_eq!(json["running"], "no");
+}
+
+#[test]
+fn tells_what_is_wrong() {
+    let (_dir, layout, _) = hub();
+    let name = |no: u64| format!("{:024X}", (1u128 << 64) + u128::from(no));
+    std::fs::remove_file(layout.wal().join(name(4))).unwrap();
+    std::fs::write(layout.wal().join(name(3)), b"short").unwrap();
+    std::fs::write(layout.wal().join("notes.txt"), b"").unwrap();
+    std::fs::write(layout.wal().join(name(0xFFFF)), b"").unwrap();
+    std::fs::write(layout.halted(), b"torn").unwrap();
+    let wrong = report(&layout).wrong.join("\n");
+    for part in [
+        "gap on timeline 1 from 0/400000 to 0/500000",
+        "has 5 bytes, should be 1048576",
+        "\"notes.txt\" does not belong into pg_wal",
+        "is no segment name of this cluster",
+        "a sync failed",
+    ] {
+        assert!(wrong.contains(part), "{part} not in:\n{wrong}");
+    }
+    std::fs::write(layout.control(), b"walhub control 1 00000000\n{}").unwrap();
+    let wrong = report(&layout).wrong.join("\n");
+    assert!(wrong.contains("has checksum 00000000"), "{wrong}");
+}
+
+#[test]
+fn a_copy_gets_an_id_of_its_own() {
+    let (_dir, layout, _) = hub();
+    let new = InstanceId::new(6);
+    assert_eq!(replace_instance_id(&layout, new).unwrap(), InstanceId::new(5));
+    let after = report(&layout);
+    assert_eq!(after.instance_id, Some(new.to_string()));
+    assert_eq!(after.cluster.unwrap().system_id, "9");
+    let _running = Directory::open(layout.root()).unwrap();
+    let fault = replace_instance_id(&layout, new).unwrap_err();
+    assert!(matches!(fault, RenameFault::Directory(DirectoryFault::Locked { .. })));
+    assert_eq!(report(&layout).running, Running::Yes(Some(std::process::id())));
+    let empty = tempfile::tempdir().unwrap();
+    let fault = replace_instance_id(&Layout::new(empty.path()), new).unwrap_err();
+    assert!(matches!(fault, RenameFault::Unused(_)));
+    assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0);
+}

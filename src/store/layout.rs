@@ -1,0 +1,294 @@
+//! Where everything lies in a hub's directory, and what each file name means.
+//!
+//! ```text
+//! DIR/                     0700
+//!   walhub.pid             the lock, holds the process ID
+//!   walhub.control         who we are, whose WAL this is
+//!   walhub.begun           how far the first bytes were durable before they were served
+//!   walhub.state           last known state of the upstream, for `inspect`
+//!   halted                 a sync failed; the next start distrusts the tail
+//!   pg_wal/
+//!     000000010000000A0000002F            complete and durable
+//!     000000010000000A00000030.partial    the open segment, and the one ahead
+//!     00000002.history                    complete and durable
+//!     spare.7                             prepared or recycled, no WAL
+//! ```
+
+use crate::wal::{SegmentName, SegmentNo, SegmentSize, TimelineId};
+use std::path::{Path, PathBuf};
+
+/// The ending of a segment that is not complete.
+pub const PARTIAL: &str = ".partial";
+
+/// The ending of a file that is being written under another name first.
+pub const TEMPORARY: &str = ".tmp";
+
+/// A hub's directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    root: PathBuf,
+    wal: PathBuf,
+}
+
+impl Layout {
+    /// The names inside `root`.
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), wal: root.join("pg_wal") }
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The directory of segments.
+    pub fn wal(&self) -> &Path {
+        &self.wal
+    }
+
+    /// A complete segment.
+    pub fn segment(&self, name: SegmentName) -> PathBuf {
+        self.wal.join(name.to_string())
+    }
+
+    /// An open segment.
+    pub fn partial(&self, name: SegmentName) -> PathBuf {
+        self.wal.join(format!("{name}{PARTIAL}"))
+    }
+
+    /// A spare.
+    pub fn spare(&self, number: u64) -> PathBuf {
+        self.wal.join(format!("spare.{number}"))
+    }
+
+    /// A timeline's history file.
+    pub fn history(&self, tli: TimelineId) -> PathBuf {
+        self.wal.join(format!("{:08X}.history", tli.raw()))
+    }
+
+    /// The control file.
+    pub fn control(&self) -> PathBuf {
+        self.root.join("walhub.control")
+    }
+
+    /// The note about the first bytes.
+    pub fn begun(&self) -> PathBuf {
+        self.root.join("walhub.begun")
+    }
+
+    /// The marker of a failed sync.
+    pub fn halted(&self) -> PathBuf {
+        self.root.join("halted")
+    }
+
+    /// The last known state of the upstream.
+    pub fn state(&self) -> PathBuf {
+        self.root.join("walhub.state")
+    }
+
+    /// The lock file.
+    pub fn pid(&self) -> PathBuf {
+        self.root.join("walhub.pid")
+    }
+
+    /// Where WAL goes that `--on-gap restart-at-current` moves aside, for the `n`th time.
+    pub fn aside(&self, n: u32) -> PathBuf {
+        self.root.join(format!("pg_wal.aside.{n}"))
+    }
+
+    /// The name under which `path` is written before it is renamed.
+    pub fn temporary(path: &Path) -> PathBuf {
+        let mut name = path.as_os_str().to_owned();
+        name.push(TEMPORARY);
+        name.into()
+    }
+}
+
+/// What a name in `pg_wal` stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FileKind {
+    /// A complete segment.
+    Segment(SegmentName),
+    /// An open segment.
+    Partial(SegmentName),
+    /// A spare.
+    Spare(u64),
+    /// A history file.
+    History(TimelineId),
+    /// Left behind by a write that did not finish.
+    Temporary,
+    /// None of ours.
+    Other,
+}
+
+impl FileKind {
+    /// Reads a name in `pg_wal` of a cluster with this segment size.
+    pub fn of(name: &str, size: SegmentSize) -> Self {
+        if let Some(segment) = SegmentName::parse(name, size) {
+            return Self::Segment(segment);
+        }
+        if let Some((stem, "history")) = name.split_once('.') {
+            return match parse_history_stem(stem) {
+                Some(tli) => Self::History(tli),
+                None => Self::Other,
+            };
+        }
+        if let Some(number) = name.strip_prefix("spare.") {
+            return match number.parse::<u64>() {
+                Ok(parsed) if parsed.to_string() == number => Self::Spare(parsed),
+                _ if name.ends_with(TEMPORARY) => Self::Temporary,
+                _ => Self::Other,
+            };
+        }
+        match name.strip_suffix(PARTIAL).and_then(|stem| SegmentName::parse(stem, size)) {
+            Some(segment) => Self::Partial(segment),
+            None if name.ends_with(TEMPORARY) => Self::Temporary,
+            None => Self::Other,
+        }
+    }
+}
+
+fn parse_history_stem(stem: &str) -> Option<TimelineId> {
+    let upper = |b: u8| b.is_ascii_digit() || (b'A'..=b'F').contains(&b);
+    if stem.len() != 8 || !stem.bytes().all(upper) {
+        return None;
+    }
+    TimelineId::new(u32::from_str_radix(stem, 16).ok()?)
+}
+
+/// Complete segments of one timeline without a hole, as ordinals.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentRange {
+    /// The timeline.
+    pub tli: TimelineId,
+    /// The oldest.
+    pub oldest: SegmentNo,
+    /// The newest.
+    pub newest: SegmentNo,
+}
+
+impl SegmentRange {
+    /// How many.
+    pub fn count(&self) -> u64 {
+        self.newest.raw() - self.oldest.raw() + 1
+    }
+}
+
+/// Everything a listing of `pg_wal` says, sorted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Complete segments: ranges without a hole, by timeline, then by position. Two
+    /// ranges of one timeline have a gap between them.
+    pub segments: Vec<SegmentRange>,
+    /// Open segments, by timeline, then by position.
+    pub partials: Vec<(TimelineId, SegmentNo)>,
+    /// Numbers of spares.
+    pub spares: Vec<u64>,
+    /// Timelines with a history file.
+    pub histories: Vec<TimelineId>,
+    /// Left behind by writes that did not finish.
+    pub temporary: Vec<String>,
+    /// None of ours.
+    pub other: Vec<String>,
+}
+
+impl Listing {
+    /// Sorts the names of one listing of `pg_wal`.
+    pub fn of(names: Vec<String>, size: SegmentSize) -> Self {
+        let mut listing = Self::default();
+        let mut complete = Vec::with_capacity(names.len());
+        for name in names {
+            match FileKind::of(&name, size) {
+                FileKind::Segment(segment) => complete.push((segment.tli, segment.no)),
+                FileKind::Partial(segment) => listing.partials.push((segment.tli, segment.no)),
+                FileKind::Spare(number) => listing.spares.push(number),
+                FileKind::History(tli) => listing.histories.push(tli),
+                FileKind::Temporary => listing.temporary.push(name),
+                FileKind::Other => listing.other.push(name),
+            }
+        }
+        complete.sort_unstable();
+        for (tli, no) in complete {
+            match listing.segments.last_mut() {
+                Some(range) if range.tli == tli && range.newest.next() == no => range.newest = no,
+                _ => listing.segments.push(SegmentRange { tli, oldest: no, newest: no }),
+            }
+        }
+        listing.partials.sort_unstable();
+        listing.spares.sort_unstable();
+        listing.histories.sort_unstable();
+        listing.temporary.sort_unstable();
+        listing.other.sort_unstable();
+        listing
+    }
+
+    /// The newest range of a timeline's complete segments.
+    pub fn newest_of(&self, tli: TimelineId) -> Option<SegmentRange> {
+        self.segments.iter().rev().find(|range| range.tli == tli).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size() -> SegmentSize {
+        SegmentSize::new(16 << 20).unwrap()
+    }
+
+    #[test]
+    fn names_mean_what_they_say() {
+        let name =
+            |no| SegmentName { tli: TimelineId::FIRST, no: SegmentNo::new(no), size: size() };
+        let layout = Layout::new(Path::new("/hub"));
+        let classify =
+            |path: PathBuf| FileKind::of(path.file_name().unwrap().to_str().unwrap(), size());
+        assert_eq!(classify(layout.segment(name(47))), FileKind::Segment(name(47)));
+        assert_eq!(classify(layout.partial(name(47))), FileKind::Partial(name(47)));
+        assert_eq!(classify(layout.spare(12)), FileKind::Spare(12));
+        let second = TimelineId::new(2).unwrap();
+        assert_eq!(classify(layout.history(second)), FileKind::History(second));
+        let writing = Layout::temporary(&layout.history(second));
+        assert_eq!(classify(writing), FileKind::Temporary);
+        assert_eq!(classify(Layout::temporary(&layout.spare(3))), FileKind::Temporary);
+        for other in [
+            "",
+            "spare.",
+            "spare.07",
+            "spare.+7",
+            "00000000.history",
+            "2.history",
+            "00000001000000000000002f",
+            "00000001000000000000002F.partial.gz",
+            "00000001000000000000002F.00000028.backup",
+            "archive_status",
+        ] {
+            assert_eq!(FileKind::of(other, size()), FileKind::Other, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_listing_shows_ranges_and_holes() {
+        let name = |tli, no| SegmentName {
+            tli: TimelineId::new(tli).unwrap(),
+            no: SegmentNo::new(no),
+            size: size(),
+        };
+        let mut names: Vec<String> =
+            [9, 7, 8, 3, 4].iter().map(|no| name(1, *no).to_string()).collect();
+        names.push(name(2, 10).to_string());
+        names.push(format!("{}{PARTIAL}", name(2, 11)));
+        names.push("lost+found".to_owned());
+        let listing = Listing::of(names, size());
+        let range = |tli, oldest, newest| SegmentRange {
+            tli: TimelineId::new(tli).unwrap(),
+            oldest: SegmentNo::new(oldest),
+            newest: SegmentNo::new(newest),
+        };
+        assert_eq!(listing.segments, [range(1, 3, 4), range(1, 7, 9), range(2, 10, 10)]);
+        assert_eq!(listing.newest_of(TimelineId::FIRST), Some(range(1, 7, 9)));
+        assert_eq!(listing.segments[1].count(), 3);
+        assert_eq!(listing.partials, [(TimelineId::new(2).unwrap(), SegmentNo::new(11))]);
+        assert_eq!(listing.other, ["lost+found"]);
+    }
+}

@@ -1,0 +1,323 @@
+//! What a start finds. Before anything is published or acknowledged the tail is synced
+//! and the cache dropped, so that the walk sees the disk: after a kill the bytes of an
+//! unfinished batch are still cached, would be believed, and go with the power.
+//!
+//! Order: listing, control file, marker; sync of the newest complete segment, of the
+//! open ones, and of the directory; drop of their cache; walk. Cost does not grow with
+//! the directory but for the one listing.
+
+use super::append::{Beginning, WRITE_ALIGN};
+use super::clean::clear_behind;
+use super::control_file::{Cluster, ControlFile};
+use super::disk::{Disk, read_full, read_small, replace_durably};
+use super::fault::{StoreFault, failed};
+use super::layout::{Layout, Listing, SegmentRange};
+use super::notes::{BegunNote, HaltedNote};
+use super::tail::TailSearch;
+use crate::timeline::History;
+use crate::wal::{Fork, Lsn, SegmentName, SegmentNo, TimelineId, Walker};
+use std::path::Path;
+
+/// What is in the directory.
+#[derive(Debug, Clone)]
+pub struct Recovered {
+    /// The control file; none in a directory that was never used.
+    pub control: Option<ControlFile>,
+    /// The WAL; none before the cluster is known.
+    pub wal: Option<RecoveredWal>,
+    /// All names in `pg_wal`.
+    pub listing: Listing,
+    /// The last run stopped over a failed sync. The marker is gone by now, and with it
+    /// everything that was not durable then.
+    pub halted: Option<HaltedNote>,
+}
+
+/// The WAL of the current timeline.
+#[derive(Debug, Clone)]
+pub struct RecoveredWal {
+    /// Complete segments without a hole, up to the newest.
+    pub complete: Option<SegmentRange>,
+    /// The oldest position that can be served.
+    pub oldest: Lsn,
+    /// End of the last whole record: for decisions about timelines.
+    pub record_end: Lsn,
+    /// Start of the last whole record, which the next one's prev-link names.
+    pub last_record: Option<Lsn>,
+    /// Where the stream has to begin at the latest: the start of the open segment.
+    pub resume: Lsn,
+    /// What is published: max(`record_end`, `resume`).
+    pub durable: Lsn,
+    /// For the appender.
+    pub beginning: Beginning,
+    /// For [`Begin`](crate::keeper::Job::Begin): where the walk started.
+    pub begins: Lsn,
+    /// The bytes from the last 1 MiB boundary up to `durable`.
+    pub prefix: Vec<u8>,
+    /// The magic of the newest pages.
+    pub magic: Option<u16>,
+    /// Where the timeline left its ancestors.
+    pub fork: Option<Fork>,
+    /// The walk, standing at `durable`.
+    pub walker: Walker,
+}
+
+/// Looks at the directory and makes it safe to go on from. The caller holds the lock.
+pub async fn recover<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, StoreFault> {
+    let names = disk.list(layout.wal()).await.map_err(failed("list directory", layout.wal()))?;
+    let control = read_note(disk, &layout.control(), ControlFile::decode).await?;
+    let Some(cluster) = control.as_ref().and_then(|control| control.cluster.clone()) else {
+        return match names.iter().any(|name| looks_like_wal(name)) {
+            true => Err(StoreFault::NoControl { path: layout.wal().to_owned() }),
+            false => {
+                Ok(Recovered { control, wal: None, listing: Listing::default(), halted: None })
+            }
+        };
+    };
+    let listing = Listing::of(names, cluster.segment_size);
+    let recovery = Recovery {
+        disk,
+        layout,
+        cluster: &cluster,
+        complete: served_range(&listing, &cluster),
+        partials: open_segments(&listing, &cluster),
+    };
+    for name in &listing.temporary {
+        let path = layout.wal().join(name);
+        disk.unlink(&path).await.map_err(failed("remove file", &path))?;
+    }
+    let halted = match read_note(disk, &layout.halted(), HaltedNote::decode).await {
+        // A marker that cannot be read says the same, without the position.
+        Err(StoreFault::Unreadable { fault, .. }) => {
+            Some(HaltedNote { durable: Lsn::INVALID, reason: format!("the marker {fault}") })
+        }
+        other => other?,
+    };
+    let wal = recovery.run(halted.as_ref()).await?;
+    Ok(Recovered { control, wal: Some(wal), listing, halted })
+}
+
+/// Reads one of the small files; none when it is not there.
+pub(super) async fn read_note<D: Disk, T>(
+    disk: &D,
+    path: &Path,
+    decode: impl FnOnce(&[u8]) -> Result<T, super::sealed_text::Unreadable>,
+) -> Result<Option<T>, StoreFault> {
+    let bytes = read_small(disk, path).await.map_err(failed("read file", path))?;
+    let note = bytes.map(|bytes| decode(&bytes)).transpose();
+    note.map_err(|fault| StoreFault::Unreadable { path: path.to_owned(), fault })
+}
+
+/// The complete segments of the current timeline that belong together, up to the
+/// newest. What lies before a gap is not served.
+pub(super) fn served_range(listing: &Listing, cluster: &Cluster) -> Option<SegmentRange> {
+    let first = cluster.start.segment(cluster.segment_size);
+    let mut range = listing.newest_of(cluster.timeline)?;
+    range.oldest = range.oldest.max(first);
+    (range.oldest <= range.newest).then_some(range)
+}
+
+/// The open segments of the current timeline.
+pub(super) fn open_segments(listing: &Listing, cluster: &Cluster) -> Vec<SegmentNo> {
+    let own = listing.partials.iter().filter(|(tli, _)| *tli == cluster.timeline);
+    own.map(|(_, no)| *no).collect()
+}
+
+/// How far the first bytes are known to be durable, if the note speaks of these.
+pub(super) fn noted_beginning(
+    begun: Option<BegunNote>,
+    cluster: &Cluster,
+    complete: Option<SegmentRange>,
+) -> Lsn {
+    let oldest = complete.map_or(cluster.start, |range| range.oldest.start(cluster.segment_size));
+    let ours = |note: &BegunNote| {
+        note.tli == cluster.timeline && note.start <= oldest && oldest <= note.upto
+    };
+    begun.filter(ours).map_or(Lsn::INVALID, |note| note.upto)
+}
+
+/// Is this the name of a segment, whatever the segment size?
+pub(super) fn looks_like_wal(name: &str) -> bool {
+    name.get(..24).is_some_and(|stem| stem.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// The work on a directory whose cluster is known.
+struct Recovery<'a, D> {
+    disk: &'a D,
+    layout: &'a Layout,
+    cluster: &'a Cluster,
+    complete: Option<SegmentRange>,
+    partials: Vec<SegmentNo>,
+}
+
+impl<D: Disk> Recovery<'_, D> {
+    async fn run(mut self, halted: Option<&HaltedNote>) -> Result<RecoveredWal, StoreFault> {
+        let size = self.cluster.segment_size;
+        let resume = self.complete.map_or(self.cluster.start, |range| range.newest.end(size));
+        for no in self.partials.extract_if(.., |no| no.start(size) < resume) {
+            // A name left behind by a renaming that a crash cut in two.
+            let name = SegmentName { tli: self.cluster.timeline, no, size };
+            let path = self.layout.partial(name);
+            self.disk.unlink(&path).await.map_err(failed("remove file", &path))?;
+        }
+        let begun = read_note(self.disk, &self.layout.begun(), BegunNote::decode).await?;
+        if let Err(fault) = self.sync_tail().await {
+            // What is cached may not be on disk, and the next sync would succeed.
+            if halted.is_none() {
+                let upto = begun.map_or(resume, |begun| begun.upto.max(resume));
+                self.mark(upto, &fault).await;
+            }
+            return Err(fault);
+        }
+        let fork = self.read_fork().await?;
+        let trusted = self.trusted(begun, halted);
+        let search = self.search(fork.clone(), trusted, halted);
+        let tail = search.find(self.disk).await?;
+        let walker = search.walk_again(self.disk, &tail).await?;
+        if halted.is_some() {
+            self.forget_behind(tail.durable()).await?;
+        }
+        self.name_complete(tail.durable()).await?;
+        let prefix = self.read_prefix(tail.durable()).await?;
+        let resume = self.complete.map_or(self.cluster.start, |range| range.newest.end(size));
+        Ok(RecoveredWal {
+            complete: self.complete,
+            oldest: self.complete.map_or(self.cluster.start, |range| range.oldest.start(size)),
+            record_end: tail.record_end,
+            last_record: tail.last_record,
+            resume,
+            durable: tail.durable(),
+            beginning: tail.beginning,
+            begins: tail.walked_from,
+            prefix,
+            magic: tail.magic,
+            fork,
+            walker,
+        })
+    }
+
+    /// Everything since the last complete segment, and the names.
+    async fn sync_tail(&self) -> Result<(), StoreFault> {
+        let newest = self.complete.map(|range| self.layout.segment(self.name(range.newest)));
+        let partials = self.partials.iter().map(|no| self.layout.partial(self.name(*no)));
+        for path in newest.iter().cloned().chain(partials) {
+            let file = self.disk.open_read(&path).await.map_err(failed("open file", &path))?;
+            let length = self.disk.len(&file).await.map_err(failed("stat file", &path))?;
+            let expected = self.cluster.segment_size.bytes();
+            if Some(&path) == newest.as_ref() && length != expected {
+                return Err(StoreFault::SegmentLength { path, found: length, expected });
+            }
+            let synced = self.disk.sync_data(&file).await;
+            synced.map_err(|error| StoreFault::Sync { path: path.clone(), error })?;
+            let dropped = self.disk.drop_cache(&file).await;
+            dropped.map_err(failed("drop the cache of", &path))?;
+        }
+        for dir in [self.layout.wal(), self.layout.root()] {
+            let synced = self.disk.sync_dir(dir).await;
+            synced.map_err(|error| StoreFault::Sync { path: dir.to_owned(), error })?;
+        }
+        Ok(())
+    }
+
+    /// How far bytes are known to be durable without a checksum.
+    fn trusted(&self, begun: Option<BegunNote>, halted: Option<&HaltedNote>) -> Lsn {
+        let begun = noted_beginning(begun, self.cluster, self.complete);
+        halted.map_or(begun, |note| note.durable.max(begun))
+    }
+
+    fn search(
+        &self,
+        fork: Option<Fork>,
+        trusted: Lsn,
+        halted: Option<&HaltedNote>,
+    ) -> TailSearch<'_> {
+        TailSearch {
+            layout: self.layout,
+            cluster: self.cluster,
+            fork,
+            complete: self.complete,
+            partials: &self.partials,
+            trusted,
+            limit: halted.map_or(Lsn::MAX, |note| note.durable),
+        }
+    }
+
+    /// Behind the mark of a failed sync nothing is believed: it is made to look like no
+    /// WAL before the marker goes.
+    async fn forget_behind(&self, durable: Lsn) -> Result<(), StoreFault> {
+        let size = self.cluster.segment_size;
+        for no in &self.partials {
+            let path = self.layout.partial(self.name(*no));
+            if no.end(size) <= durable {
+                continue;
+            }
+            if no.start(size) >= durable {
+                self.disk.unlink(&path).await.map_err(failed("remove file", &path))?;
+                continue;
+            }
+            let file = self.disk.open_write(&path).await.map_err(failed("open file", &path))?;
+            let cleared = clear_behind(self.disk, &file, self.name(*no), durable).await;
+            cleared.map_err(failed("clear the tail of", &path))?;
+            let synced = self.disk.sync_data(&file).await;
+            synced.map_err(|error| StoreFault::Sync { path, error })?;
+        }
+        self.sync_dir(self.layout.wal()).await?;
+        let marker = self.layout.halted();
+        self.disk.unlink(&marker).await.map_err(failed("remove file", &marker))?;
+        self.sync_dir(self.layout.root()).await
+    }
+
+    /// Gives open segments that turned out complete their final name.
+    async fn name_complete(&mut self, durable: Lsn) -> Result<(), StoreFault> {
+        let size = self.cluster.segment_size;
+        let full = self.partials.iter().copied().take_while(|no| no.end(size) <= durable);
+        for no in full.collect::<Vec<_>>() {
+            let (from, to) =
+                (self.layout.partial(self.name(no)), self.layout.segment(self.name(no)));
+            self.disk.rename(&from, &to).await.map_err(failed("rename file", &from))?;
+            self.sync_dir(self.layout.wal()).await?;
+            let oldest = self.complete.map_or(no, |range| range.oldest);
+            self.complete = Some(SegmentRange { tli: self.cluster.timeline, oldest, newest: no });
+        }
+        Ok(())
+    }
+
+    async fn read_prefix(&self, durable: Lsn) -> Result<Vec<u8>, StoreFault> {
+        let size = self.cluster.segment_size;
+        let len = durable.raw() % WRITE_ALIGN;
+        if len == 0 {
+            return Ok(Vec::new());
+        }
+        let path = self.layout.partial(self.name(durable.segment(size)));
+        let file = self.disk.open_read(&path).await.map_err(failed("open file", &path))?;
+        let offset = durable.segment_offset(size) - len;
+        let read = read_full(self.disk, &file, len as usize, offset).await;
+        read.map_err(failed("read file", &path))
+    }
+
+    async fn read_fork(&self) -> Result<Option<Fork>, StoreFault> {
+        if self.cluster.timeline == TimelineId::FIRST {
+            return Ok(None);
+        }
+        let path = self.layout.history(self.cluster.timeline);
+        let detail = |detail: String| StoreFault::History { path: path.clone(), detail };
+        let bytes = read_small(self.disk, &path).await.map_err(failed("read file", &path))?;
+        let bytes = bytes.ok_or_else(|| detail("it is not there".to_owned()))?;
+        let history = History::parse(self.cluster.timeline, bytes.into());
+        Ok(history.map_err(|fault| detail(fault.to_string()))?.fork())
+    }
+
+    async fn mark(&self, durable: Lsn, fault: &StoreFault) {
+        let note = HaltedNote { durable, reason: fault.to_string() };
+        // As well as possible: the disk is failing.
+        drop(replace_durably(self.disk, &self.layout.halted(), note.encode()).await);
+    }
+
+    async fn sync_dir(&self, dir: &Path) -> Result<(), StoreFault> {
+        let synced = self.disk.sync_dir(dir).await;
+        synced.map_err(|error| StoreFault::Sync { path: dir.to_owned(), error })
+    }
+
+    fn name(&self, no: SegmentNo) -> SegmentName {
+        SegmentName { tli: self.cluster.timeline, no, size: self.cluster.segment_size }
+    }
+}
