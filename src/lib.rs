@@ -1,13 +1,39 @@
 //! walhub: one physical standby upstream, hundreds of stock PostgreSQL standbys
 //! downstream, no replay.
+//!
+//! A byte of WAL travels through the stages from top to bottom; what standbys say
+//! travels back up:
+//!
+//! ```text
+//! primary --> upstream --> store --> watermark --> fanout --> standby --> standbys
+//! ```
+//!
+//! - words, which know nobody: [`wal`], [`wire`], [`timeline`], [`instance`];
+//! - stages, which know words and not each other: [`upstream`], [`store`],
+//!   [`watermark`], [`fanout`], [`standby`];
+//! - engines, which put stages together and do the I/O: [`ring`], [`core`], [`keeper`],
+//!   [`control`]; what they share is in [`hub`], what they were told in [`config`].
 
+// Words.
 pub mod instance;
 pub mod timeline;
 pub mod wal;
 pub mod wire;
 
+// Stages.
+pub mod fanout;
+pub mod standby;
 pub mod store;
+pub mod upstream;
 pub mod watermark;
 
+// Engines.
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod core;
+pub mod hub;
+pub mod inspect;
 pub mod keeper;
 pub mod ring;
+pub mod serve;

@@ -1,2 +1,21 @@
-//! The `walhub` binary.
-fn main() {}
+//! The `walhub` binary: subcommands, and errors as exit codes.
+
+use clap::Parser as _;
+use std::process::ExitCode;
+use walhub::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(flags) => walhub::serve::serve(*flags),
+        Command::Inspect(flags) => walhub::inspect::inspect(&flags),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            use std::io::Write as _;
+            // Nowhere to report a failure to report.
+            drop(writeln!(std::io::stderr(), "walhub: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,167 @@
-//! (room)
+//! Engine: the control thread. Listens, talks with clients until they stream and
+//! after, connects to the upstream. tokio, one thread; nothing here touches WAL.
+
+mod connection;
+pub mod listener;
+pub mod recorder;
+pub mod registry;
+mod socket;
+pub mod unix_socket;
+mod upstream;
+
+use self::listener::{Bound, Listener};
+use self::recorder::Recorder;
+use self::registry::Registry;
+use crate::core::handoff::{Mailbox, ToControl};
+use crate::hub::Hub;
+use crate::standby::refusals;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::{mpsc, watch};
+
+/// Connections beyond `max_wal_senders` that may be on their way in or out: those that
+/// have not said yet what they want, and those that are being refused.
+const SPARE_CONNECTIONS: usize = 256;
+
+/// Is the hub going down?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Running {
+    /// No.
+    Serving,
+    /// Yes: nobody is let in, idle connections end, nobody is asked for WAL.
+    Stopping,
+}
+
+/// What the control thread is made of.
+pub struct Control {
+    /// What all engines share.
+    pub hub: Arc<Hub>,
+    /// One per data core; the first core receives from the upstream.
+    pub mailboxes: Vec<Mailbox>,
+    /// Writes down what has to survive.
+    pub recorder: Arc<dyn Recorder>,
+    /// The sockets to listen on.
+    pub bound: Bound,
+    /// From the cores.
+    pub news: mpsc::Receiver<ToControl>,
+    /// From whoever stops the hub.
+    pub running: watch::Receiver<Running>,
+}
+
+/// What the tasks of the control thread share.
+struct Shared {
+    hub: Arc<Hub>,
+    registry: Arc<Registry>,
+    mailboxes: Vec<Mailbox>,
+    recorder: Arc<dyn Recorder>,
+    running: watch::Receiver<Running>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Shared {
+    fn is_stopping(&self) -> bool {
+        *self.running.borrow() == Running::Stopping
+    }
+
+    /// Comes when the hub goes down.
+    async fn stopping(&self) {
+        let mut running = self.running.clone();
+        // Whoever could stop us is gone: that is a stop, too.
+        drop(running.wait_for(|running| *running == Running::Stopping).await);
+    }
+}
+
+/// Runs until the hub stops and every connection has ended; the caller bounds the
+/// latter. On a current-thread runtime with I/O and time.
+pub async fn run(control: Control) -> io::Result<()> {
+    let Control { hub, mailboxes, recorder, bound, mut news, running } = control;
+    let first_pid = getrandom::u32().unwrap_or_default() >> 1;
+    let shared = Arc::new(Shared {
+        registry: Registry::new(mailboxes.len(), first_pid),
+        hub,
+        mailboxes,
+        recorder,
+        running,
+        connections: Arc::new(AtomicUsize::new(0)),
+    });
+    for address in bound.addresses() {
+        tracing::info!(%address, "listening");
+    }
+    let (listeners, paths) = bound.enter()?;
+    for listener in listeners {
+        tokio::spawn(accept(Arc::clone(&shared), listener));
+    }
+    let (upstream_ended, ends) = mpsc::channel(1);
+    let upstream = tokio::spawn(upstream::run(Arc::clone(&shared), ends));
+    loop {
+        let message = tokio::select! {
+            message = news.recv() => message,
+            () = shared.stopping(), if !shared.is_stopping() => continue,
+            () = tokio::time::sleep(std::time::Duration::from_millis(5)), if shared.is_stopping() => {
+                if shared.connections.load(Ordering::Relaxed) == 0 {
+                    break;
+                }
+                continue;
+            }
+        };
+        match message {
+            Some(ToControl::StandbyEnded(handback)) => {
+                if let Err(handback) = shared.registry.hand_back(handback) {
+                    tracing::warn!(pid = handback.session.pid, "nobody waits for this connection");
+                }
+            }
+            Some(ToControl::StandbyClosed { pid }) => shared.registry.closed(pid),
+            // One stream at a time, so there is always room.
+            Some(ToControl::UpstreamEnded(end)) => drop(upstream_ended.try_send(end)),
+            // All cores are gone.
+            None => break,
+        }
+    }
+    upstream.abort();
+    drop(paths);
+    Ok(())
+}
+
+/// Lets clients in until the runtime ends; while the hub stops they hear so.
+async fn accept(shared: Arc<Shared>, listener: Listener) {
+    let most = shared.hub.config.max_wal_senders.saturating_add(SPARE_CONNECTIONS);
+    loop {
+        let (socket, peer) = listener.accept().await;
+        let counted = Counted::new(&shared.connections);
+        let count = shared.connections.load(Ordering::Relaxed);
+        if count > most + SPARE_CONNECTIONS {
+            // Even saying no costs something.
+            continue;
+        }
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            if count > most {
+                tracing::warn!(peer, "sorry, too many clients already");
+                connection::turn_away(socket, refusals::too_many_clients()).await;
+            } else {
+                connection::serve(shared, socket, peer).await;
+            }
+            drop(counted);
+        });
+    }
+}
+
+/// One connection in the count, out of it on drop.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

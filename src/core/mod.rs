@@ -1,1 +1,37 @@
-//! (room)
+//! Engine: the data cores. Each is one thread with one ring; core 0 has the receive
+//! role, and every core sends to the standbys it owns.
+#![forbid(unsafe_code)]
+
+pub mod blocks;
+pub mod data;
+pub mod files;
+pub mod handoff;
+mod laggard;
+mod listen;
+pub mod receive;
+mod send;
+pub mod sender;
+pub mod store;
+pub mod table;
+pub mod token;
+
+pub use data::{CoreParts, DataCore};
+pub use receive::{Peer, Receiver};
+pub use store::Store;
+
+use crate::ring::Fd;
+use crate::wire::time::PgTime;
+use std::time::SystemTime;
+
+/// The time of day, for messages only: no timeout depends on it.
+fn pg_now() -> PgTime {
+    PgTime::from(SystemTime::now())
+}
+
+/// Shuts both sides of a socket: operations in flight end, and let it close.
+fn shut(socket: &Fd) {
+    if let Err(error) = rustix::net::shutdown(&**socket, rustix::net::Shutdown::Both) {
+        // The peer was faster.
+        tracing::trace!("shutdown of a socket: {error}");
+    }
+}

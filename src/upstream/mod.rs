@@ -1,1 +1,9 @@
-//! (room)
+//! Stage 1: the connection to the upstream.
+#![forbid(unsafe_code)]
+
+pub mod judge;
+pub mod login;
+pub mod oldest;
+pub mod state;
+pub mod stream;
+pub mod supervise;

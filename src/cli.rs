@@ -1,0 +1,317 @@
+//! The command line: what was typed, and what it means.
+
+use crate::config::{
+    AUTHENTICATION_TIMEOUT, Config, MissingSlot, OnGap, StartFrom, listen_addresses,
+};
+use crate::wire::conninfo::Conninfo;
+use crate::wire::units::{SizeUnit, TimeUnit, format_bytes, parse_bytes, parse_duration};
+use clap::{Args, Parser, Subcommand};
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A hub for PostgreSQL's write-ahead log: one physical standby upstream, hundreds of
+/// stock standbys downstream, no replay.
+#[derive(Debug, Parser)]
+#[command(name = "walhub", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the hub
+    Serve(Box<ServeFlags>),
+    /// Show what a hub's directory holds: identity, timelines, segments, the exact end of
+    /// its WAL, and what is wrong with it
+    Inspect(InspectFlags),
+}
+
+/// Flags of `walhub serve`. Sizes take kB, MB, GB (powers of 1024); times us, ms, s, min,
+/// h, d. A name that PostgreSQL has too means what it means there.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Sizes take the units kB, MB, GB, TB (powers of 1024); times us, ms, s, min, h, d. A flag that bears \
+the name of a PostgreSQL setting means what the setting means.\n\n\
+Signals: SIGTERM and SIGINT end the hub as a fast shutdown ends a PostgreSQL server: everything \
+durable is sent, standbys are told, exit within 5 s. A second signal ends it at once.")]
+pub struct ServeFlags {
+    /// The hub's own directory; created with mode 0700 if it does not exist
+    #[arg(short = 'D', long, value_name = "DIR", env = "WALHUB_DIRECTORY")]
+    pub directory: PathBuf,
+
+    /// Where the WAL comes from: a libpq connection string, hosts tried in order
+    #[arg(long, value_name = "CONNINFO", env = "WALHUB_PRIMARY_CONNINFO", hide_env_values = true)]
+    pub primary_conninfo: String,
+
+    /// Physical replication slot to use upstream
+    #[arg(long, value_name = "NAME", env = "WALHUB_PRIMARY_SLOT_NAME")]
+    pub primary_slot_name: Option<String>,
+
+    /// Create the slot (with its WAL reserved) if it does not exist
+    #[arg(long, requires = "primary_slot_name", env = "WALHUB_CREATE_SLOT")]
+    pub create_slot: bool,
+
+    /// Where an empty directory begins: "current", "oldest", or an LSN
+    #[arg(long, value_name = "WHERE", default_value = "current", env = "WALHUB_START_FROM")]
+    pub start_from: String,
+
+    /// When the upstream no longer has the WAL that is next here: "stop" keeps serving what is
+    /// here and keeps asking; "restart-at-current" moves it aside and begins anew
+    #[arg(long, value_name = "WHAT", default_value = "stop", env = "WALHUB_ON_GAP")]
+    pub on_gap: String,
+
+    /// Addresses to listen on, separated by commas; only loopback, because nobody is
+    /// authenticated; empty for none
+    #[arg(
+        long,
+        value_name = "ADDRESSES",
+        default_value = "127.0.0.1",
+        env = "WALHUB_LISTEN_ADDRESSES"
+    )]
+    pub listen_addresses: String,
+
+    /// Port to listen on, also the number in a Unix socket's name
+    #[arg(short, long, default_value_t = 5433, env = "WALHUB_PORT")]
+    pub port: u16,
+
+    /// Directories for Unix sockets, separated by commas
+    #[arg(long, value_name = "DIRS", default_value = "", env = "WALHUB_UNIX_SOCKET_DIRECTORIES")]
+    pub unix_socket_directories: String,
+
+    /// Data cores; 1 receives and sends on one thread, more give the receive role its own
+    /// [default: 1 on up to 2 CPUs, else half of the CPUs, at most 8]
+    #[arg(long, value_name = "N", env = "WALHUB_CORES")]
+    pub cores: Option<NonZeroUsize>,
+
+    /// Memory for the newest WAL; half of it may be received and not yet durable
+    #[arg(long, value_name = "SIZE", default_value = "64MB", env = "WALHUB_WAL_BUFFERS")]
+    pub wal_buffers: String,
+
+    /// The most WAL handed to a socket at once
+    #[arg(long, value_name = "SIZE", default_value = "256kB", env = "WALHUB_MAX_SEND_SIZE")]
+    pub max_send_size: String,
+
+    /// WAL kept for standbys that are not connected (never less than 16 segments)
+    #[arg(long, value_name = "SIZE", default_value = "1GB", env = "WALHUB_WAL_KEEP_SIZE")]
+    pub wal_keep_size: String,
+
+    /// Replication connections at one time
+    #[arg(long, value_name = "N", default_value_t = 4000, env = "WALHUB_MAX_WAL_SENDERS")]
+    pub max_wal_senders: usize,
+
+    /// End a stream whose standby is silent for so long; 0 never
+    #[arg(long, value_name = "TIME", default_value = "60s", env = "WALHUB_WAL_SENDER_TIMEOUT")]
+    pub wal_sender_timeout: String,
+
+    /// Give up an upstream that is silent for so long; 0 never
+    #[arg(long, value_name = "TIME", default_value = "60s", env = "WALHUB_WAL_RECEIVER_TIMEOUT")]
+    pub wal_receiver_timeout: String,
+
+    /// Report positions upstream at least so often; 0 only when asked
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "10s",
+        env = "WALHUB_WAL_RECEIVER_STATUS_INTERVAL"
+    )]
+    pub wal_receiver_status_interval: String,
+
+    /// Time between two failed attempts to reach the upstream
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "5s",
+        env = "WALHUB_WAL_RETRIEVE_RETRY_INTERVAL"
+    )]
+    pub wal_retrieve_retry_interval: String,
+
+    /// Name upstream (application_name), unless the connection string has one
+    #[arg(long, value_name = "NAME", default_value = "walhub", env = "WALHUB_CLUSTER_NAME")]
+    pub cluster_name: String,
+
+    /// Log level: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "WALHUB_LOG_LEVEL")]
+    pub log_level: String,
+}
+
+/// Flags of `walhub inspect`.
+#[derive(Debug, Args)]
+pub struct InspectFlags {
+    /// The hub's directory
+    pub directory: PathBuf,
+    /// Print JSON
+    #[arg(long, conflicts_with = "new_instance_id")]
+    pub json: bool,
+    /// Give a copied directory an identity of its own; the hub must not be running
+    #[arg(long)]
+    pub new_instance_id: bool,
+}
+
+/// A flag whose value cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("--{flag}: {fault}")]
+pub struct Mistake {
+    flag: &'static str,
+    fault: String,
+}
+
+/// The smallest cache holds two unsynced batches beside what senders read.
+const WAL_BUFFERS: RangeInclusive<u64> = 8 << 20..=1 << 40;
+
+/// More would only make one standby wait for another.
+const MAX_SEND_SIZE: RangeInclusive<u64> = 8 << 10..=1 << 20;
+
+impl ServeFlags {
+    /// What was typed, as it is meant.
+    ///
+    /// # Errors
+    /// Names the flag and what is wrong with its value.
+    pub fn resolve(self) -> Result<Config, Mistake> {
+        let env = |name: &str| std::env::var(name).ok();
+        let conninfo = Conninfo::parse(&self.primary_conninfo, &env)
+            .map_err(|e| mistake("primary-conninfo", e))?;
+        let directories = self.unix_socket_directories.split(',').map(str::trim);
+        Ok(Config {
+            primary_conninfo: conninfo,
+            primary_slot_name: self.primary_slot_name,
+            missing_slot: if self.create_slot { MissingSlot::Create } else { MissingSlot::Refuse },
+            start_from: self
+                .start_from
+                .parse::<StartFrom>()
+                .map_err(|e| mistake("start-from", e))?,
+            on_gap: self.on_gap.parse::<OnGap>().map_err(|e| mistake("on-gap", e))?,
+            listen_addresses: listen_addresses(&self.listen_addresses)
+                .map_err(|e| mistake("listen-addresses", e))?,
+            port: self.port,
+            unix_socket_directories: directories
+                .filter(|dir| !dir.is_empty())
+                .map(PathBuf::from)
+                .collect(),
+            cores: self.cores.unwrap_or_else(default_cores),
+            wal_buffers: bytes("wal-buffers", &self.wal_buffers, SizeUnit::Kilobyte, WAL_BUFFERS)?
+                as usize,
+            max_send_size: bytes(
+                "max-send-size",
+                &self.max_send_size,
+                SizeUnit::Kilobyte,
+                MAX_SEND_SIZE,
+            )? as usize,
+            wal_keep_size: bytes(
+                "wal-keep-size",
+                &self.wal_keep_size,
+                SizeUnit::Megabyte,
+                0..=u64::MAX >> 20 << 20,
+            )?,
+            max_wal_senders: self.max_wal_senders,
+            wal_sender_timeout: time("wal-sender-timeout", &self.wal_sender_timeout)?,
+            wal_receiver_timeout: time("wal-receiver-timeout", &self.wal_receiver_timeout)?,
+            wal_receiver_status_interval: seconds(
+                "wal-receiver-status-interval",
+                &self.wal_receiver_status_interval,
+            )?,
+            wal_retrieve_retry_interval: time(
+                "wal-retrieve-retry-interval",
+                &self.wal_retrieve_retry_interval,
+            )?,
+            cluster_name: self.cluster_name,
+            log_level: self.log_level,
+            authentication_timeout: AUTHENTICATION_TIMEOUT,
+            directory: self.directory,
+        })
+    }
+}
+
+fn mistake(flag: &'static str, fault: impl std::fmt::Display) -> Mistake {
+    Mistake { flag, fault: fault.to_string() }
+}
+
+fn default_cores() -> NonZeroUsize {
+    let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let cores = if cpus <= 2 { 1 } else { (cpus / 2).min(8) };
+    NonZeroUsize::new(cores).unwrap_or(NonZeroUsize::MIN)
+}
+
+fn bytes(
+    flag: &'static str,
+    text: &str,
+    unit: SizeUnit,
+    range: RangeInclusive<u64>,
+) -> Result<u64, Mistake> {
+    let value = parse_bytes(text, unit).map_err(|e| mistake(flag, e))?;
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let (min, max) = (format_bytes(*range.start()), format_bytes(*range.end()));
+    Err(mistake(flag, format!("{text} is outside the valid range ({min} .. {max})")))
+}
+
+fn time(flag: &'static str, text: &str) -> Result<Duration, Mistake> {
+    parse_duration(text, TimeUnit::Millisecond).map_err(|e| mistake(flag, e))
+}
+
+fn seconds(flag: &'static str, text: &str) -> Result<Duration, Mistake> {
+    parse_duration(text, TimeUnit::Second).map_err(|e| mistake(flag, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn serve(args: &[&str]) -> Result<Config, String> {
+        let base = ["walhub", "serve", "-D", "d", "--primary-conninfo", "host=127.0.0.1 user=u"];
+        let cli = Cli::try_parse_from(base.iter().chain(args)).map_err(|e| e.to_string())?;
+        match cli.command {
+            Command::Serve(flags) => flags.resolve().map_err(|e| e.to_string()),
+            Command::Inspect(_) => Err("inspect".to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let config = serve(&[]).unwrap();
+        assert_eq!(config.wal_buffers, 64 << 20);
+        assert_eq!(config.max_send_size, 256 << 10);
+        assert_eq!(config.wal_keep_size, 1 << 30);
+        assert_eq!(config.max_wal_senders, 4000);
+        assert_eq!(config.port, 5433);
+        assert_eq!(config.wal_sender_timeout, Duration::from_secs(60));
+        assert_eq!(config.wal_receiver_status_interval, Duration::from_secs(10));
+        assert_eq!(config.wal_retrieve_retry_interval, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn units_are_postgres_units() {
+        let config = serve(&["--wal-sender-timeout", "2500", "--wal-buffers", "8 MB"]).unwrap();
+        assert_eq!(config.wal_sender_timeout, Duration::from_millis(2500));
+        assert_eq!(config.wal_buffers, 8 << 20);
+        let config =
+            serve(&["--wal-receiver-status-interval", "2", "--wal-keep-size", "0"]).unwrap();
+        assert_eq!(config.wal_receiver_status_interval, Duration::from_secs(2));
+        assert_eq!(config.wal_keep_size, 0);
+    }
+
+    #[test]
+    fn mistakes_name_the_flag() {
+        for (args, flag) in [
+            (["--wal-buffers", "1MB"], "--wal-buffers"),
+            (["--wal-sender-timeout", "soon"], "--wal-sender-timeout"),
+            (["--start-from", "here"], "--start-from"),
+            (["--on-gap", "jump"], "--on-gap"),
+            (["--listen-addresses", "0.0.0.0"], "--listen-addresses"),
+        ] {
+            let error = serve(&args).unwrap_err();
+            assert!(error.contains(flag), "{error}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The settings of a running hub, resolved: units applied, defaults filled in.
+#![forbid(unsafe_code)]
+
+use crate::wal::Lsn;
+use crate::wire::conninfo::Conninfo;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything `walhub serve` was told. Names are the flags', which are PostgreSQL's
+/// where the meaning is.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `--directory`: the hub's own directory, which holds `pg_wal`.
+    pub directory: PathBuf,
+    /// `--primary-conninfo`.
+    pub primary_conninfo: Conninfo,
+    /// `--primary-slot-name`: physical slot to use upstream.
+    pub primary_slot_name: Option<String>,
+    /// `--create-slot`: what to do about a slot that is not there.
+    pub missing_slot: MissingSlot,
+    /// `--start-from`: where an empty directory begins.
+    pub start_from: StartFrom,
+    /// `--on-gap`: what to do when the upstream no longer has our position.
+    pub on_gap: OnGap,
+    /// `--listen-addresses`, loopback only.
+    pub listen_addresses: Vec<IpAddr>,
+    /// `--port`, also the number in the Unix sockets' names.
+    pub port: u16,
+    /// `--unix-socket-directories`.
+    pub unix_socket_directories: Vec<PathBuf>,
+    /// `--cores`: data cores.
+    pub cores: NonZeroUsize,
+    /// `--wal-buffers`, bytes.
+    pub wal_buffers: usize,
+    /// `--max-send-size`, bytes of one send.
+    pub max_send_size: usize,
+    /// `--wal-keep-size`, bytes.
+    pub wal_keep_size: u64,
+    /// `--max-wal-senders`: replication connections at one time.
+    pub max_wal_senders: usize,
+    /// `--wal-sender-timeout`; zero switches it off.
+    pub wal_sender_timeout: Duration,
+    /// `--wal-receiver-timeout`; zero switches it off.
+    pub wal_receiver_timeout: Duration,
+    /// `--wal-receiver-status-interval`; zero: only replies that are due anyway.
+    pub wal_receiver_status_interval: Duration,
+    /// `--wal-retrieve-retry-interval`: the least time between two failures upstream.
+    pub wal_retrieve_retry_interval: Duration,
+    /// `--cluster-name`: our application name upstream, unless the conninfo has one.
+    pub cluster_name: String,
+    /// `--log-level`.
+    pub log_level: String,
+    /// How long a client may take for its startup packet (PostgreSQL's default, 60 s).
+    pub authentication_timeout: Duration,
+}
+
+/// PostgreSQL's `authentication_timeout`, for which there is no flag.
+pub const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What to do when `--primary-slot-name` does not exist upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MissingSlot {
+    /// Say so and try again later, as a standby does.
+    Refuse,
+    /// Create it, with its WAL reserved (`--create-slot`).
+    Create,
+}
+
+/// Where a hub with an empty directory begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartFrom {
+    /// At the start of the segment that the upstream is writing.
+    Current,
+    /// At the oldest segment that the upstream still has.
+    Oldest,
+    /// At the start of the segment that holds this position.
+    At(Lsn),
+}
+
+impl std::str::FromStr for StartFrom {
+    type Err = ConfigFault;
+
+    fn from_str(text: &str) -> Result<Self, ConfigFault> {
+        match text {
+            "current" => Ok(Self::Current),
+            "oldest" => Ok(Self::Oldest),
+            lsn => lsn.parse().map(Self::At).map_err(|_| ConfigFault::StartFrom(lsn.to_owned())),
+        }
+    }
+}
+
+/// What to do when the upstream no longer has our position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnGap {
+    /// Keep serving what we have, keep asking, and say it loudly.
+    Stop,
+    /// Move our WAL aside and begin again at the upstream's position.
+    RestartAtCurrent,
+}
+
+impl std::str::FromStr for OnGap {
+    type Err = ConfigFault;
+
+    fn from_str(text: &str) -> Result<Self, ConfigFault> {
+        match text {
+            "stop" => Ok(Self::Stop),
+            "restart-at-current" => Ok(Self::RestartAtCurrent),
+            other => Err(ConfigFault::OnGap(other.to_owned())),
+        }
+    }
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigFault {
+    /// `--start-from`.
+    #[error(
+        "invalid value \"{0}\": expected \"current\", \"oldest\" or an LSN such as 16/B374D848"
+    )]
+    StartFrom(String),
+    /// `--on-gap`.
+    #[error("invalid value \"{0}\": expected \"stop\" or \"restart-at-current\"")]
+    OnGap(String),
+    /// `--listen-addresses`: no address.
+    #[error("invalid listen address \"{0}\": expected \"localhost\" or a loopback IP address")]
+    ListenAddress(String),
+    /// `--listen-addresses`: reachable from other hosts.
+    #[error(
+        "refusing to listen on \"{0}\": this version authenticates nobody (\"trust\"), and WAL is \
+         the whole database; only loopback addresses and Unix sockets are allowed"
+    )]
+    ListenElsewhere(String),
+}
+
+/// Reads `--listen-addresses`: comma-separated, loopback only, empty for none.
+pub fn listen_addresses(text: &str) -> Result<Vec<IpAddr>, ConfigFault> {
+    let mut addresses = Vec::new();
+    for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        match name {
+            "localhost" => {
+                addresses.extend([Ipv4Addr::LOCALHOST.into(), IpAddr::from(Ipv6Addr::LOCALHOST)]);
+            }
+            "*" => return Err(ConfigFault::ListenElsewhere(name.to_owned())),
+            _ => match name.parse::<IpAddr>() {
+                Ok(ip) if ip.to_canonical().is_loopback() => addresses.push(ip),
+                Ok(_) => return Err(ConfigFault::ListenElsewhere(name.to_owned())),
+                Err(_) => return Err(ConfigFault::ListenAddress(name.to_owned())),
+            },
+        }
+    }
+    let mut seen = Vec::new();
+    addresses.retain(|ip| {
+        !seen.contains(ip) && {
+            seen.push(*ip);
+            true
+        }
+    });
+    Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listens_on_loopback_only() {
+        assert_eq!(listen_addresses("").unwrap(), Vec::<IpAddr>::new());
+        assert_eq!(
+            listen_addresses("127.0.0.1, ::1,localhost,127.0.0.2").unwrap(),
+            ["127.0.0.1", "::1", "127.0.0.2"].map(|ip| ip.parse::<IpAddr>().unwrap())
+        );
+        for elsewhere in ["*", "0.0.0.0", "::", "10.0.0.1", "127.0.0.1,192.168.1.1"] {
+            let fault = listen_addresses(elsewhere).unwrap_err();
+            assert!(matches!(fault, ConfigFault::ListenElsewhere(_)), "{elsewhere}");
+        }
+        assert!(matches!(listen_addresses("db1"), Err(ConfigFault::ListenAddress(_))));
+    }
+
+    #[test]
+    fn reads_choices() {
+        assert_eq!("current".parse(), Ok(StartFrom::Current));
+        assert_eq!("oldest".parse(), Ok(StartFrom::Oldest));
+        assert_eq!("0/3000000".parse(), Ok(StartFrom::At(Lsn::new(0x300_0000))));
+        assert!("newest".parse::<StartFrom>().is_err());
+        assert_eq!("stop".parse(), Ok(OnGap::Stop));
+        assert_eq!("restart-at-current".parse(), Ok(OnGap::RestartAtCurrent));
+        assert!("go".parse::<OnGap>().is_err());
+    }
+}

@@ -1,0 +1,328 @@
+//! One client, from its first byte to its last: startup, commands, the time its
+//! socket spends at a data core, commands again.
+
+use super::Shared;
+use super::registry::Registered;
+use super::socket::Socket;
+use crate::core::handoff::{Handback, Session, StandbyHandoff, StreamEnd, ToCore};
+use crate::hub::SenderPermit;
+use crate::instance::InstancePath;
+use crate::standby::admission::{Admitted, admit, negotiate};
+use crate::standby::refusals;
+use crate::standby::session::{Accepted, Conversation, Step, after_stream, welcome};
+use crate::wire::backend;
+use crate::wire::refusal::Refusal;
+use crate::wire::startup::{FirstPacket, Startup, StartupFault, next_first_packet};
+use bytes::{Buf, BytesMut};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Answers are written out when so much has gathered, whatever the client pipelines.
+const FLUSH_AT: usize = 32 * 1024;
+
+/// How often and how long a full core's queue is tried.
+const POST_ATTEMPTS: u32 = 1000;
+const POST_PAUSE: Duration = Duration::from_millis(5);
+
+/// Serves one client to its end.
+pub(super) async fn serve(shared: Arc<Shared>, mut socket: Socket, peer: String) {
+    let mut unread = BytesMut::new();
+    let limit = shared.hub.config.authentication_timeout;
+    let startup = tokio::select! {
+        startup = timeout(limit, receive_startup(&shared, &mut socket, &mut unread)) => startup,
+        () = shared.stopping() => {
+            refuse(&mut socket, &refusals::shutting_down()).await;
+            return;
+        }
+    };
+    let startup = match startup {
+        Ok(Ok(Some(startup))) => startup,
+        Ok(Ok(None)) => return,
+        Ok(Err(error)) => {
+            tracing::info!(peer, %error, "connection ended before its startup packet was complete");
+            return;
+        }
+        // Without a word, as PostgreSQL.
+        Err(_) => {
+            tracing::info!(peer, "no startup packet within authentication_timeout");
+            return;
+        }
+    };
+    let registered = match shared.registry.register() {
+        Ok(registered) => registered,
+        Err(error) => {
+            tracing::error!(%error, "no random numbers for a cancel key");
+            return;
+        }
+    };
+    let mut out = BytesMut::new();
+    negotiate(&startup, &mut out);
+    let admitted = if shared.is_stopping() {
+        Err(refusals::shutting_down())
+    } else {
+        admit(&startup, &shared.hub, registered.pid, &peer)
+    };
+    drop(startup);
+    let Admitted { session, identity, permit } = match admitted {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
+            tracing::info!(peer, sqlstate = refusal.sqlstate, "refused: {}", refusal.message);
+            backend::error(&mut out, &refusal);
+            finish(&mut socket, out).await;
+            return;
+        }
+    };
+    tracing::debug!(
+        peer,
+        pid = session.pid,
+        user = session.user,
+        application_name = session.application_name,
+        "replication connection authorized"
+    );
+    let told = session.instance.map(|_| shared.hub.above());
+    welcome(&shared.hub, &identity, &session, registered.key, &mut out);
+    drop(identity);
+    let mut client = Client { shared, registered, socket, session, permit, unread, out, told };
+    loop {
+        match client.converse().await {
+            Ok(Some(accepted)) => match client.stream(accepted).await {
+                Some(back) => client = back,
+                None => return,
+            },
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(peer, %error, "connection lost");
+                return;
+            }
+        }
+    }
+}
+
+/// Reads up to the startup packet. None: there is nothing more to say or do.
+async fn receive_startup(
+    shared: &Shared,
+    socket: &mut Socket,
+    unread: &mut BytesMut,
+) -> io::Result<Option<Startup>> {
+    let mut asked = Encryption::default();
+    loop {
+        let (packet, len) = match next_first_packet(unread) {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                if socket.read(unread).await? == 0 {
+                    return if unread.is_empty() {
+                        Ok(None)
+                    } else {
+                        Err(io::ErrorKind::UnexpectedEof.into())
+                    };
+                }
+                continue;
+            }
+            Err(fault) => {
+                tracing::info!(%fault, "invalid startup packet");
+                return answer(socket, &fault).await;
+            }
+        };
+        unread.advance(len);
+        let request = match packet {
+            FirstPacket::Startup(startup) => return Ok(Some(startup)),
+            FirstPacket::Cancel { pid, key } => {
+                cancel(shared, pid, key);
+                return Ok(None);
+            }
+            FirstPacket::Ssl if asked.ssl => {
+                return answer(socket, &StartupFault::SECOND_SSL).await;
+            }
+            FirstPacket::Gss if asked.gss => {
+                return answer(socket, &StartupFault::SECOND_GSS).await;
+            }
+            FirstPacket::Ssl => {
+                asked.ssl = true;
+                "SSL request"
+            }
+            FirstPacket::Gss => {
+                asked.gss = true;
+                "GSSAPI encryption request"
+            }
+        };
+        if !unread.is_empty() {
+            // Sent before our answer: somebody in between may have put it there.
+            let text = format!("received unencrypted data after {request}");
+            refuse(socket, &Refusal::protocol_violation(text)).await;
+            return Ok(None);
+        }
+        socket.write(&mut BytesMut::from(&b"N"[..])).await?;
+    }
+}
+
+/// Which kinds of encryption the client has asked for; each may be asked for once.
+#[derive(Default)]
+struct Encryption {
+    ssl: bool,
+    gss: bool,
+}
+
+/// Says what is wrong with a startup packet, if anything is to be said.
+async fn answer(socket: &mut Socket, fault: &StartupFault) -> io::Result<Option<Startup>> {
+    let mut out = BytesMut::new();
+    fault.answer(&mut out);
+    finish(socket, out).await;
+    Ok(None)
+}
+
+fn cancel(shared: &Shared, pid: u32, key: u32) {
+    let Some(core) = shared.registry.cancel_target(pid, key) else { return };
+    let Some(mailbox) = shared.mailboxes.get(core) else { return };
+    if mailbox.post(ToCore::Cancel { pid }).is_err() {
+        tracing::warn!(pid, "cancel request lost: the core's queue is full");
+    }
+}
+
+/// Says why not, and closes.
+pub(super) async fn turn_away(mut socket: Socket, refusal: Refusal) {
+    refuse(&mut socket, &refusal).await;
+}
+
+async fn refuse(socket: &mut Socket, refusal: &Refusal) {
+    let mut out = BytesMut::new();
+    backend::error(&mut out, refusal);
+    finish(socket, out).await;
+}
+
+/// Writes the last words. A client that does not read them waits for nobody.
+async fn finish(socket: &mut Socket, mut out: BytesMut) {
+    let last = async {
+        socket.write(&mut out).await?;
+        socket.shutdown().await
+    };
+    // Whether the client heard it changes nothing any more.
+    drop(timeout(Duration::from_secs(1), last).await);
+}
+
+/// A client that was let in.
+struct Client {
+    shared: Arc<Shared>,
+    registered: Registered,
+    socket: Socket,
+    session: Session,
+    permit: SenderPermit,
+    unread: BytesMut,
+    out: BytesMut,
+    /// The hubs above us, as this client was told; only hubs take notice.
+    told: Option<InstancePath>,
+}
+
+impl Client {
+    /// Commands until one of them begins a stream, or until the end (None).
+    async fn converse(&mut self) -> io::Result<Option<Accepted>> {
+        let shared = Arc::clone(&self.shared);
+        let mut conversation = Conversation::new();
+        loop {
+            match conversation.take(&shared.hub, &self.session, &mut self.unread, &mut self.out) {
+                Step::Answered if self.out.len() < FLUSH_AT => {}
+                Step::Answered => self.socket.write(&mut self.out).await?,
+                Step::Close => {
+                    finish(&mut self.socket, std::mem::take(&mut self.out)).await;
+                    return Ok(None);
+                }
+                Step::Stream(accepted) => {
+                    self.socket.write(&mut self.out).await?;
+                    return Ok(Some(accepted));
+                }
+                Step::Read => {
+                    self.socket.write(&mut self.out).await?;
+                    tokio::select! {
+                        biased;
+                        () = shared.stopping() => {
+                            refuse(&mut self.socket, &refusals::administrator_command()).await;
+                            return Ok(None);
+                        }
+                        read = self.socket.read(&mut self.unread) => if read? == 0 {
+                            return Ok(None);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands the socket to a core and waits until it comes back. None: it does not.
+    async fn stream(self, accepted: Accepted) -> Option<Self> {
+        let Self { shared, registered, socket, session, permit, unread, told, out: _ } = self;
+        let Accepted { cell, start, hold } = accepted;
+        tracing::info!(
+            pid = session.pid,
+            peer = session.peer,
+            application_name = session.application_name,
+            timeline = cell.tli().raw(),
+            %start,
+            "standby starts streaming"
+        );
+        let family = socket.family();
+        let socket = match socket.leave() {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!(pid = session.pid, %error, "could not hand a socket to its core");
+                return None;
+            }
+        };
+        let (core, ended) = shared.registry.begin_stream(session.pid);
+        let handoff = StandbyHandoff { socket, unread, session, cell, start, hold, permit };
+        // A core ends the streams of hubs when our path changes. One that is still on
+        // its way there would be missed, and with it a loop.
+        let wanted = || told.as_ref().is_none_or(|told| *told == shared.hub.above());
+        post(&shared, core, ToCore::Standby(Box::new(handoff)), wanted).await?;
+        // An error means that the stream took its connection along.
+        let Handback { socket, unread, session, ended, permit } = *ended.await.ok()?;
+        match &ended {
+            StreamEnd::ClientDone => {}
+            StreamEnd::Timeline { next, at } => {
+                tracing::info!(pid = session.pid, %next, %at, "told the standby the next timeline");
+            }
+            StreamEnd::Failed(refusal) => {
+                tracing::info!(
+                    pid = session.pid,
+                    sqlstate = refusal.sqlstate,
+                    "stream ended: {}",
+                    refusal.message
+                );
+            }
+        }
+        let mut out = BytesMut::new();
+        after_stream(&ended, &mut out);
+        match Socket::enter(socket, family) {
+            Ok(socket) => {
+                Some(Self { shared, registered, socket, session, permit, unread, out, told })
+            }
+            Err(error) => {
+                tracing::warn!(pid = session.pid, %error, "could not take a socket back");
+                None
+            }
+        }
+    }
+}
+
+/// Puts a message into a core's queue, waiting a while for room. None, and the message
+/// dropped, when the core does not come to it, or when it is not `wanted` any more.
+pub(super) async fn post(
+    shared: &Shared,
+    core: usize,
+    mut message: ToCore,
+    wanted: impl Fn() -> bool,
+) -> Option<()> {
+    let mailbox = shared.mailboxes.get(core)?;
+    for _ in 0..POST_ATTEMPTS {
+        if !wanted() {
+            return None;
+        }
+        match mailbox.post(message) {
+            Ok(()) => return Some(()),
+            Err(back) => message = back,
+        }
+        tokio::time::sleep(POST_PAUSE).await;
+    }
+    tracing::warn!(core, "a data core's queue is full; the connection is closed");
+    None
+}

@@ -1,0 +1,152 @@
+//! The listening sockets.
+
+use super::socket::Socket;
+use super::unix_socket::{self, ListeningPath, SocketFault};
+use crate::config::Config;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::{TcpListener, UnixListener};
+
+/// Connections the kernel keeps for us while we are busy. A fleet comes back all at
+/// once when its hub restarts.
+const BACKLOG: i32 = 4096;
+
+/// Bound sockets, not on a runtime yet: binding them early lets `serve` fail before
+/// anything else has begun.
+#[derive(Debug, Default)]
+pub struct Bound {
+    tcp: Vec<std::net::TcpListener>,
+    unix: Vec<(std::os::unix::net::UnixListener, ListeningPath)>,
+}
+
+/// A socket could not be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum BindFault {
+    /// TCP.
+    #[error("could not listen on {address}: {error}")]
+    Tcp {
+        /// Where.
+        address: SocketAddr,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// Unix.
+    #[error(transparent)]
+    Unix(#[from] SocketFault),
+    /// Neither addresses nor directories.
+    #[error("nothing to listen on: set --listen-addresses or --unix-socket-directories")]
+    Nothing,
+}
+
+/// Binds everything that the settings name.
+pub fn bind(config: &Config) -> Result<Bound, BindFault> {
+    let mut bound = Bound::default();
+    let mut last_failure = None;
+    for ip in &config.listen_addresses {
+        let address = SocketAddr::new(*ip, config.port);
+        match bind_tcp(address) {
+            Ok(listener) => bound.tcp.push(listener),
+            // "localhost" names ::1 too, also where there is no IPv6.
+            Err(error)
+                if address.is_ipv6()
+                    && matches!(
+                        error.raw_os_error(),
+                        Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT)
+                    ) =>
+            {
+                last_failure = Some(BindFault::Tcp { address, error });
+            }
+            Err(error) => return Err(BindFault::Tcp { address, error }),
+        }
+    }
+    for directory in &config.unix_socket_directories {
+        bound.unix.push(unix_socket::listen(directory, config.port, &config.directory)?);
+    }
+    if bound.tcp.is_empty() && bound.unix.is_empty() {
+        return Err(last_failure.unwrap_or(BindFault::Nothing));
+    }
+    Ok(bound)
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    use socket2::{Domain, Protocol, Type};
+    let socket =
+        socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+impl Bound {
+    /// The TCP addresses, with the ports the kernel chose for port 0.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.tcp.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// Puts the sockets on the current runtime.
+    pub(super) fn enter(self) -> io::Result<(Vec<Listener>, Vec<ListeningPath>)> {
+        let mut listeners = Vec::new();
+        for tcp in self.tcp {
+            listeners.push(Listener::Tcp(TcpListener::from_std(tcp)?));
+        }
+        let mut paths = Vec::new();
+        for (unix, path) in self.unix {
+            listeners.push(Listener::Unix(UnixListener::from_std(unix)?));
+            paths.push(path);
+        }
+        Ok((listeners, paths))
+    }
+}
+
+/// One listening socket on the runtime.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// The next connection and where it comes from. Never fails: out of descriptors it
+    /// waits for some.
+    pub(super) async fn accept(&self) -> (Socket, String) {
+        loop {
+            let accepted = match self {
+                Self::Tcp(listener) => listener.accept().await.and_then(|(socket, peer)| {
+                    prepare(&socket)?;
+                    Ok((Socket::Tcp(socket), peer.to_string()))
+                }),
+                Self::Unix(listener) => listener
+                    .accept()
+                    .await
+                    .map(|(socket, _)| (Socket::Unix(socket), "[local]".to_owned())),
+            };
+            match accepted {
+                Ok(accepted) => return accepted,
+                Err(error) if is_peers(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "could not accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+/// The client was gone before we looked.
+fn is_peers(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, InvalidInput, NotConnected};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | NotConnected | InvalidInput)
+}
+
+/// As PostgreSQL sets up an accepted socket.
+fn prepare(socket: &tokio::net::TcpStream) -> io::Result<()> {
+    let socket = socket2::SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_keepalive(true)
+}

@@ -1,0 +1,105 @@
+//! One connected socket, TCP or Unix, that can leave the runtime and come back.
+
+use bytes::BytesMut;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+
+/// What is asked of the kernel at one read.
+const READ_SIZE: usize = 8192;
+
+/// A stream socket on the control thread's runtime.
+#[derive(Debug)]
+pub(super) enum Socket {
+    /// TCP, IPv4 or IPv6.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    Unix(UnixStream),
+}
+
+/// What an [`OwnedFd`] was before it left the runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    /// TCP.
+    Tcp,
+    /// A Unix socket.
+    Unix,
+}
+
+impl Socket {
+    /// Reads what is there behind the bytes of `into`; 0 at the end of the stream.
+    /// Cancel-safe: bytes are in `into` or still in the kernel.
+    pub(super) async fn read(&mut self, into: &mut BytesMut) -> io::Result<usize> {
+        into.reserve(READ_SIZE);
+        match self {
+            Self::Tcp(socket) => socket.read_buf(into).await,
+            Self::Unix(socket) => socket.read_buf(into).await,
+        }
+    }
+
+    /// Writes all of `bytes` and empties it.
+    pub(super) async fn write(&mut self, bytes: &mut BytesMut) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket) => socket.write_all_buf(bytes).await,
+            Self::Unix(socket) => socket.write_all_buf(bytes).await,
+        }
+    }
+
+    /// Says that nothing more will be written.
+    pub(super) async fn shutdown(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket) => socket.shutdown().await,
+            Self::Unix(socket) => socket.shutdown().await,
+        }
+    }
+
+    /// TCP or Unix.
+    pub(super) const fn family(&self) -> Family {
+        match self {
+            Self::Tcp(_) => Family::Tcp,
+            Self::Unix(_) => Family::Unix,
+        }
+    }
+
+    /// Takes the socket off the runtime, in blocking mode: what a ring wants.
+    pub(super) fn leave(self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(socket) => {
+                let socket = socket.into_std()?;
+                socket.set_nonblocking(false)?;
+                Ok(socket.into())
+            }
+            Self::Unix(socket) => {
+                let socket = socket.into_std()?;
+                socket.set_nonblocking(false)?;
+                Ok(socket.into())
+            }
+        }
+    }
+
+    /// Puts a socket that left back on the runtime.
+    pub(super) fn enter(fd: OwnedFd, family: Family) -> io::Result<Self> {
+        match family {
+            Family::Tcp => {
+                let socket = std::net::TcpStream::from(fd);
+                socket.set_nonblocking(true)?;
+                Ok(Self::Tcp(TcpStream::from_std(socket)?))
+            }
+            Family::Unix => {
+                let socket = std::os::unix::net::UnixStream::from(fd);
+                socket.set_nonblocking(true)?;
+                Ok(Self::Unix(UnixStream::from_std(socket)?))
+            }
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(socket) => socket.as_fd(),
+        }
+    }
+}

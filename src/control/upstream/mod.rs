@@ -1,0 +1,550 @@
+//! The task that keeps the hub connected: tries the hosts of the conninfo, judges what
+//! they say, hands a stream to the first core and waits for its end.
+
+mod credentials;
+mod link;
+
+use self::link::{Link, LinkFault, Started, text};
+use super::Shared;
+use super::recorder::Saved;
+use crate::config::{MissingSlot, OnGap, StartFrom};
+use crate::core::handoff::{ToCore, UpstreamEnd, UpstreamHandoff};
+use crate::hub::{Identity, Position};
+use crate::standby::session::forks_of;
+use crate::timeline::History;
+use crate::upstream::judge::{Known, Seen, Verdict, judge};
+use crate::upstream::login::{LoginFault, create_slot, start_replication};
+use crate::upstream::oldest::OldestSearch;
+use crate::upstream::state::UpstreamState;
+use crate::upstream::supervise::{News, Next, Supervisor};
+use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
+use crate::wire::units::{SizeUnit, parse_bytes};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// How long an attempt may take when neither connect_timeout nor wal_receiver_timeout
+/// says.
+const DEFAULT_ATTEMPT: Duration = Duration::from_secs(60);
+
+/// How long the first message of a stream is waited for. Our start lies before the
+/// upstream's end nearly always, so it comes at once.
+const FIRST_MESSAGE: Duration = Duration::from_secs(1);
+
+/// How long an upstream that had diverged must stream before that is believed.
+const CONFIRMATION: Duration = Duration::from_secs(5);
+
+/// History files fetched below the upstream's timeline: more generations than any
+/// cluster has.
+const MAX_HISTORIES: u32 = 1024;
+
+/// The log target of the upstream's state.
+const LOG: &str = "walhub::upstream";
+
+/// object_not_in_prerequisite_state: only a hub that is below us answers a login so.
+const LOOP: &str = "55000";
+/// undefined_file: WAL or history that is not there.
+const REMOVED: &str = "58P01";
+/// undefined_object: no such slot.
+const MISSING: &str = "42704";
+/// duplicate_object: the slot exists.
+const DUPLICATE: &str = "42710";
+
+/// Keeps the hub connected until the task is dropped.
+pub(super) async fn run(shared: Arc<Shared>, ends: mpsc::Receiver<UpstreamEnd>) {
+    let config = Arc::clone(&shared.hub.config);
+    let hosts = config.primary_conninfo.hosts.len();
+    let supervisor = Supervisor::new(hosts, config.wal_retrieve_retry_interval);
+    let mut task = Task { shared, supervisor, ends, start_from: config.start_from, removed: None };
+    task.write_state();
+    loop {
+        match task.supervisor.next(Instant::now()) {
+            Next::SleepUntil(at) => tokio::time::sleep_until(at.into()).await,
+            Next::Connect(host) => task.attempt(host).await,
+        }
+    }
+}
+
+struct Task {
+    shared: Arc<Shared>,
+    supervisor: Supervisor,
+    ends: mpsc::Receiver<UpstreamEnd>,
+    /// Where to begin when there is no WAL; `current` after a gap was jumped.
+    start_from: StartFrom,
+    /// The upstream no longer has this start of ours.
+    removed: Option<Lsn>,
+}
+
+/// A link whose stream has begun.
+struct Begun {
+    link: Link,
+    tli: TimelineId,
+    start: Lsn,
+}
+
+/// Why an attempt gave no stream.
+enum Failure {
+    Link(LinkFault),
+    State(UpstreamState),
+    /// The upstream no longer has the WAL from there on.
+    Removed {
+        start: Lsn,
+        message: String,
+    },
+}
+
+impl From<LinkFault> for Failure {
+    fn from(fault: LinkFault) -> Self {
+        Self::Link(fault)
+    }
+}
+
+impl Failure {
+    fn other(why: impl Into<String>) -> Self {
+        Self::State(UpstreamState::Disconnected { why: why.into() })
+    }
+}
+
+impl Task {
+    async fn attempt(&mut self, index: usize) {
+        let shared = Arc::clone(&self.shared);
+        let Some(host) = shared.hub.config.primary_conninfo.hosts.get(index) else { return };
+        let name = host.to_string();
+        let begun = match self.establish(index, &name).await {
+            Ok(begun) => begun,
+            Err(Failure::State(state)) => return self.ended(index, state).await,
+            Err(Failure::Removed { start, message }) => {
+                return self.gap(index, start, message).await;
+            }
+            Err(Failure::Link(LinkFault::Login(LoginFault::Server(error))))
+                if error.sqlstate == LOOP =>
+            {
+                let why = error.to_string();
+                return self.ended(index, UpstreamState::Refused { host: name, why }).await;
+            }
+            Err(Failure::Link(fault)) => {
+                let why = format!("{name}: {fault}");
+                return self.ended(index, UpstreamState::Disconnected { why }).await;
+            }
+        };
+        let Begun { link, tli, start } = begun;
+        let handoff = match link.leave() {
+            Ok((socket, unread)) => {
+                UpstreamHandoff { socket, unread, start, tli, host: name.clone() }
+            }
+            Err(error) => {
+                let why = format!("{name}: {error}");
+                return self.ended(index, UpstreamState::Disconnected { why }).await;
+            }
+        };
+        let message = ToCore::Upstream(Box::new(handoff));
+        if super::connection::post(&shared, 0, message, || true).await.is_none() {
+            let why = "the receiving core does not come to its queue".to_owned();
+            return self.ended(index, UpstreamState::Disconnected { why }).await;
+        }
+        let state = UpstreamState::Streaming { host: name.clone(), tli, start };
+        // One that has another history will show it again within milliseconds; until
+        // then nothing has changed.
+        if self.supervisor.had_diverged(index)
+            && let Ok(Some(end)) = timeout(CONFIRMATION, self.ends.recv()).await
+        {
+            return self.stream_ended(index, start, end).await;
+        }
+        let mut news = Vec::new();
+        self.supervisor.started(index, state, &mut news);
+        self.tell(news);
+        match self.ends.recv().await {
+            Some(end) => self.stream_ended(index, start, end).await,
+            // The control thread ends.
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn stream_ended(&mut self, index: usize, start: Lsn, end: UpstreamEnd) {
+        let state = match end {
+            UpstreamEnd::Lost { error, at } => {
+                UpstreamState::Disconnected { why: format!("{error}; received up to {at}") }
+            }
+            UpstreamEnd::TimedOut => UpstreamState::Disconnected {
+                why: "terminating walreceiver due to timeout".to_owned(),
+            },
+            UpstreamEnd::Timeline { next, at } => {
+                let ours = match self.shared.hub.position() {
+                    Position::At { durable, .. } => durable,
+                    Position::Empty => Lsn::INVALID,
+                };
+                UpstreamState::TimelineEnded { next, at, ours }
+            }
+            UpstreamEnd::Diverged { at, detail } => UpstreamState::Diverged { at, detail },
+            UpstreamEnd::Refused { sqlstate, message } if sqlstate == REMOVED => {
+                return self.gap(index, start, message).await;
+            }
+            UpstreamEnd::Refused { sqlstate, message } => {
+                UpstreamState::Disconnected { why: format!("{message} ({sqlstate})") }
+            }
+            UpstreamEnd::NoSpace => UpstreamState::NoSpace,
+            UpstreamEnd::Stopped => UpstreamState::Stopped,
+        };
+        let stopped = state == UpstreamState::Stopped;
+        self.ended(index, state).await;
+        if stopped {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The upstream has removed the WAL from `asked` on.
+    async fn gap(&mut self, index: usize, asked: Lsn, message: String) {
+        let at = match self.shared.hub.position() {
+            Position::At { start, durable, .. } => {
+                // Our end may lie in a later segment than the record before it.
+                if asked == start && self.without_overlap(start, durable).is_some() {
+                    self.removed = Some(start);
+                    self.supervisor.forget();
+                    let state = UpstreamState::Disconnected { why: message };
+                    let mut news = Vec::new();
+                    self.supervisor.ended(Instant::now(), index, state, &mut news);
+                    self.supervisor.forget();
+                    return self.tell(news);
+                }
+                durable
+            }
+            Position::Empty => asked,
+        };
+        self.ended(index, UpstreamState::Gap { at, message }).await;
+        if self.shared.hub.config.on_gap == OnGap::RestartAtCurrent
+            && self.supervisor.all_have_gaps()
+        {
+            self.restart_at_current(at).await;
+        }
+    }
+
+    /// The start of the segment of our end, when the overlap lies in an earlier one.
+    fn without_overlap(&self, start: Lsn, durable: Lsn) -> Option<Lsn> {
+        let identity = self.shared.hub.identity()?;
+        let open = durable.segment_start(identity.segment_size);
+        (open > start).then_some(open)
+    }
+
+    async fn restart_at_current(&mut self, at: Lsn) {
+        tracing::error!(
+            target: LOG,
+            %at,
+            "beginning anew at the upstream's position (--on-gap restart-at-current); our WAL up \
+             to here is moved aside and no longer served"
+        );
+        match done(self.shared.recorder.set_wal_aside()).await {
+            Ok(()) => {
+                self.start_from = StartFrom::Current;
+                self.removed = None;
+                self.supervisor.forget();
+            }
+            Err(error) => tracing::error!(target: LOG, error, "could not move our WAL aside"),
+        }
+    }
+
+    async fn ended(&mut self, index: usize, state: UpstreamState) {
+        let mut news = Vec::new();
+        self.supervisor.ended(Instant::now(), index, state, &mut news);
+        self.tell(news);
+    }
+
+    fn tell(&self, news: Vec<News>) {
+        for item in news {
+            match item {
+                News::Changed(state) => {
+                    if state.is_alarm() {
+                        tracing::error!(target: LOG, "{state}");
+                    } else if matches!(state, UpstreamState::Streaming { .. }) {
+                        tracing::info!(target: LOG, "{state}");
+                    } else {
+                        tracing::warn!(target: LOG, "{state}");
+                    }
+                    self.write_state();
+                }
+                News::Host(state) => tracing::info!(target: LOG, "{state}"),
+                News::LongWait(state) => tracing::warn!(target: LOG, "still {state}"),
+            }
+        }
+    }
+
+    fn write_state(&self) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        self.shared.recorder.save_state(self.supervisor.state().to_json(since));
+    }
+}
+
+/// A link that was asked who it is.
+struct Asked {
+    link: Link,
+    seen: Seen,
+    data_directory_mode: String,
+    /// The history file of its timeline.
+    history: Option<Bytes>,
+}
+
+impl Task {
+    /// From nothing to a stream.
+    async fn establish(&mut self, index: usize, name: &str) -> Result<Begun, Failure> {
+        let config = Arc::clone(&self.shared.hub.config);
+        let conninfo = &config.primary_conninfo;
+        let Some(host) = conninfo.hosts.get(index) else {
+            return Err(Failure::other("no such host"));
+        };
+        let instance = self.shared.hub.instance;
+        let limit = conninfo.connect_timeout.filter(|t| !t.is_zero()).unwrap_or(DEFAULT_ATTEMPT);
+        let open = Link::open(conninfo, host, instance, &config.cluster_name);
+        let link = match timeout(limit, open).await {
+            Ok(link) => link?,
+            Err(_) => {
+                return Err(Failure::other(format!("{name}: timeout expired while connecting")));
+            }
+        };
+        let limit = Some(config.wal_receiver_timeout).filter(|t| !t.is_zero());
+        match timeout(limit.unwrap_or(DEFAULT_ATTEMPT), self.begin(link, name)).await {
+            Ok(begun) => begun,
+            Err(_) => Err(Failure::other(format!("{name}: no answer within wal_receiver_timeout"))),
+        }
+    }
+
+    async fn begin(&mut self, link: Link, name: &str) -> Result<Begun, Failure> {
+        let hub = Arc::clone(&self.shared.hub);
+        let asked = ask(link, name).await?;
+        let known = Known {
+            instance: hub.instance,
+            cluster: hub.identity().map(|identity| (identity.system_id, identity.segment_size)),
+            position: hub.position(),
+            forks: self.own_forks(),
+            start_from: self.start_from,
+        };
+        let verdict = judge(&asked.seen, &known);
+        let Asked { mut link, seen, data_directory_mode, history } = asked;
+        let tli = match &verdict {
+            Verdict::Start { tli, .. } | Verdict::FindOldest { tli, .. } => *tli,
+            Verdict::Not(state) => {
+                let state = state.clone();
+                link.close().await;
+                return Err(Failure::State(state));
+            }
+        };
+        self.save_histories(&mut link, tli, seen.tli, history).await?;
+        let slot = hub.config.primary_slot_name.as_deref();
+        if known.position == Position::Empty && hub.config.missing_slot == MissingSlot::Create {
+            // Before a start is chosen, so that its WAL stays.
+            create(&mut link, slot).await?;
+        }
+        let mut start = match verdict {
+            Verdict::FindOldest { newest, .. } => {
+                find_oldest(&mut link, tli, newest, seen.segment_size).await?
+            }
+            Verdict::Start { start, .. } => start,
+            Verdict::Not(state) => return Err(Failure::State(state)),
+        };
+        if let Position::At { durable, .. } = known.position
+            && self.removed == Some(start)
+        {
+            start = self.without_overlap(start, durable).unwrap_or(start);
+        }
+        if hub.above() != seen.path {
+            hub.set_above(seen.path);
+            for mailbox in &self.shared.mailboxes {
+                if mailbox.post(ToCore::EndHubStreams).is_err() {
+                    tracing::warn!(target: LOG, "a core's queue is full: hubs below it keep an old path");
+                }
+            }
+        }
+        let sql = start_replication(slot, start, tli);
+        let started = match link.start(&sql).await {
+            Err(LinkFault::Server(error))
+                if error.sqlstate == MISSING && hub.config.missing_slot == MissingSlot::Create =>
+            {
+                create(&mut link, slot).await?;
+                link.start(&sql).await
+            }
+            other => other,
+        };
+        let first = match started {
+            Ok(Started::Stream) => timeout(FIRST_MESSAGE, link.first_message()).await,
+            Ok(Started::TimelineEnded { next, at }) => {
+                return Err(Failure::State(UpstreamState::TimelineEnded { next, at, ours: start }));
+            }
+            Err(fault) => Ok(Err(fault)),
+        };
+        match first {
+            Ok(Err(LinkFault::Server(error))) if error.sqlstate == REMOVED => {
+                return Err(Failure::Removed { start, message: error.message });
+            }
+            Ok(first) => first?,
+            // At the very end of its WAL there is nothing to send yet.
+            Err(_) => {}
+        }
+        // The stream is sure to come; its first bytes wait in the socket.
+        let identity = Arc::new(Identity {
+            system_id: seen.system_id,
+            segment_size: seen.segment_size,
+            data_directory_mode,
+            parameters: link.welcome.parameters.clone(),
+        });
+        self.remember(identity, known.position, tli, start).await?;
+        Ok(Begun { link, tli, start })
+    }
+
+    /// Where the ancestors of our timeline ended.
+    fn own_forks(&self) -> Option<Vec<(TimelineId, Lsn)>> {
+        let Position::At { tli, .. } = self.shared.hub.position() else { return None };
+        let history = History::parse(tli, self.shared.hub.history(tli)?).ok()?;
+        Some(forks_of(&history))
+    }
+
+    /// History files up to the timeline that we receive, durable before its WAL:
+    /// standbys ask for each of them, ancestor or not.
+    async fn save_histories(
+        &self,
+        link: &mut Link,
+        tli: TimelineId,
+        of: TimelineId,
+        mut content: Option<Bytes>,
+    ) -> Result<(), Failure> {
+        let first = tli.raw().saturating_sub(MAX_HISTORIES).max(2);
+        for raw in (first..=tli.raw()).rev() {
+            let Some(one) = TimelineId::new(raw) else { continue };
+            if self.shared.hub.history(one).is_some() {
+                continue;
+            }
+            let file = if one == of { content.take() } else { fetch_history(link, one).await? };
+            let Some(file) = file else { continue };
+            done(self.shared.recorder.save_history(one, file.clone())).await.map_err(|error| {
+                Failure::other(format!("could not save the history of timeline {one}: {error}"))
+            })?;
+            self.shared.hub.set_history(one, file);
+        }
+        Ok(())
+    }
+
+    async fn remember(
+        &self,
+        identity: Arc<Identity>,
+        position: Position,
+        tli: TimelineId,
+        start: Lsn,
+    ) -> Result<(), Failure> {
+        let hub = &self.shared.hub;
+        let recorder = &self.shared.recorder;
+        let saved = match position {
+            Position::Empty => recorder.begin(Arc::clone(&identity), tli, start),
+            Position::At { .. } if hub.identity().is_some_and(|old| *old == *identity) => {
+                return Ok(());
+            }
+            Position::At { .. } => recorder.save_identity(Arc::clone(&identity)),
+        };
+        done(saved).await.map_err(|error| {
+            Failure::other(format!("could not write the control file: {error}"))
+        })?;
+        hub.set_identity(identity);
+        Ok(())
+    }
+}
+
+async fn done(saved: Saved) -> Result<(), String> {
+    saved.await.unwrap_or_else(|_| Err("the keeper is gone".to_owned()))
+}
+
+/// Who is it? In the order of a walreceiver; 13 and 14 standbys want IDENTIFY_SYSTEM
+/// first.
+async fn ask(mut link: Link, name: &str) -> Result<Asked, Failure> {
+    let senseless = |what: &str| LinkFault::Protocol(format!("{what} makes no sense"));
+    let rows = link.query("IDENTIFY_SYSTEM").await?;
+    let identified = rows.first().and_then(|row| {
+        let system_id = SystemId::new(text(row, 0)?.parse().ok()?);
+        let tli = TimelineId::new(text(row, 1)?.parse().ok()?)?;
+        Some((system_id, tli, text(row, 2)?.parse::<Lsn>().ok()?))
+    });
+    let (system_id, tli, xlogpos) = identified.ok_or_else(|| senseless("IDENTIFY_SYSTEM"))?;
+    let size = show(&mut link, "wal_segment_size").await?;
+    let segment_size = parse_bytes(&size, SizeUnit::Byte)
+        .ok()
+        .and_then(SegmentSize::new)
+        .ok_or_else(|| senseless("wal_segment_size"))?;
+    let data_directory_mode = show(&mut link, "data_directory_mode").await?;
+    if !matches!(data_directory_mode.as_str(), "0700" | "0750") {
+        return Err(senseless("data_directory_mode").into());
+    }
+    let history =
+        if tli == TimelineId::FIRST { None } else { fetch_history(&mut link, tli).await? };
+    let forks = match &history {
+        Some(content) => {
+            let history = History::parse(tli, content.clone()).map_err(|fault| {
+                LinkFault::Protocol(format!("history of timeline {tli}: {fault}"))
+            })?;
+            Some(forks_of(&history))
+        }
+        None => None,
+    };
+    let path = link.welcome.path.clone();
+    let host = name.to_owned();
+    let seen = Seen { host, system_id, tli, xlogpos, segment_size, forks, path };
+    Ok(Asked { link, seen, data_directory_mode, history })
+}
+
+async fn show(link: &mut Link, name: &str) -> Result<String, LinkFault> {
+    let rows = link.query(&format!("SHOW {name}")).await?;
+    let value = rows.first().and_then(|row| text(row, 0));
+    value.map(str::to_owned).ok_or_else(|| LinkFault::Protocol(format!("no answer to SHOW {name}")))
+}
+
+/// The file's content; none when the upstream has no such file.
+async fn fetch_history(link: &mut Link, tli: TimelineId) -> Result<Option<Bytes>, LinkFault> {
+    match link.query(&format!("TIMELINE_HISTORY {tli}")).await {
+        Ok(rows) => {
+            let name = format!("{:08X}.history", tli.raw());
+            let row = rows.first().filter(|row| text(row, 0) == Some(name.as_str()));
+            let content = row.and_then(|row| row.get(1).cloned().flatten());
+            let missing = || LinkFault::Protocol(format!("no answer to TIMELINE_HISTORY {tli}"));
+            content.map(Some).ok_or_else(missing)
+        }
+        Err(LinkFault::Server(error)) if error.sqlstate == REMOVED => Ok(None),
+        Err(fault) => Err(fault),
+    }
+}
+
+async fn create(link: &mut Link, slot: Option<&str>) -> Result<(), LinkFault> {
+    let Some(name) = slot else { return Ok(()) };
+    match link.query(&create_slot(name, link.welcome.server_version_num())).await {
+        Ok(_) => {
+            tracing::info!(target: LOG, slot = name, "created the replication slot upstream");
+            Ok(())
+        }
+        Err(LinkFault::Server(error)) if error.sqlstate == DUPLICATE => Ok(()),
+        Err(fault) => Err(fault),
+    }
+}
+
+async fn find_oldest(
+    link: &mut Link,
+    tli: TimelineId,
+    newest: Lsn,
+    size: SegmentSize,
+) -> Result<Lsn, LinkFault> {
+    let mut search = OldestSearch::new(newest, size);
+    while let Some(lsn) = search.probe() {
+        let there = match link.start(&start_replication(None, lsn, tli)).await {
+            Ok(Started::Stream) => match link.first_message().await {
+                Ok(()) => link.end_stream().await,
+                Err(fault) => Err(fault),
+            },
+            Ok(Started::TimelineEnded { .. }) => Ok(()),
+            Err(fault) => Err(fault),
+        };
+        match there {
+            Ok(()) => search.found(),
+            Err(LinkFault::Server(error)) if error.sqlstate == REMOVED => search.removed(),
+            Err(fault) => return Err(fault),
+        }
+    }
+    Ok(search.oldest())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,334 @@
+//! The supervision of the upstream against a server that says what a script has.
+
+use super::super::listener::Bound;
+use super::super::recorder::{Recorder, Saved};
+use super::super::{Control, Running, run};
+use crate::config::{Config, MissingSlot, OnGap};
+use crate::core::handoff::{Inbox, ToControl, ToCore, UpstreamEnd, UpstreamHandoff, mailbox};
+use crate::hub::{Hub, Identity, Position, tests};
+use crate::instance::{InstanceId, InstancePath};
+use crate::store::retention::Holds;
+use crate::wal::{Lsn, TimelineId};
+use crate::wire::backend::{self, Column};
+use crate::wire::frame::next_frame;
+use crate::wire::refusal::Refusal;
+use bytes::{Buf, Bytes, BytesMut};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Notes what it is asked to save.
+struct Notes {
+    hub: Arc<Hub>,
+    saved: Arc<Mutex<Vec<String>>>,
+}
+
+impl Notes {
+    fn note(&self, what: String) -> Saved {
+        self.saved.lock().unwrap().push(what);
+        let (tell, saved) = oneshot::channel();
+        tell.send(Ok(())).unwrap();
+        saved
+    }
+}
+
+impl Recorder for Notes {
+    fn save_history(&self, tli: TimelineId, _: Bytes) -> Saved {
+        self.note(format!("history {tli}"))
+    }
+    fn begin(&self, identity: Arc<Identity>, tli: TimelineId, start: Lsn) -> Saved {
+        self.note(format!("begin {} {tli} {start}", identity.system_id))
+    }
+    fn save_identity(&self, _: Arc<Identity>) -> Saved {
+        self.note("identity".to_owned())
+    }
+    fn set_wal_aside(&self) -> Saved {
+        self.hub.set_position(Position::Empty);
+        self.note("aside".to_owned())
+    }
+    fn save_state(&self, json: String) {
+        let state: serde_json::Value = serde_json::from_str(&json).unwrap();
+        drop(self.note(state["state"].as_str().unwrap().to_owned()));
+    }
+}
+
+/// A server: what it says of itself, and from where on it has WAL.
+#[derive(Clone)]
+struct Server {
+    path: Option<InstancePath>,
+    timeline: u32,
+    xlogpos: &'static str,
+    oldest: Lsn,
+    has_slot: bool,
+}
+
+const SERVER: Server =
+    Server { path: None, timeline: 1, xlogpos: "0/5000028", oldest: Lsn::INVALID, has_slot: true };
+
+/// Serves every connection by the script; what it was asked is noted.
+fn start(server: Arc<Mutex<Server>>, asked: Arc<Mutex<Vec<String>>>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let (server, asked) = (Arc::clone(&server), Arc::clone(&asked));
+            std::thread::spawn(move || drop(converse(socket.unwrap(), &server, &asked)));
+        }
+    });
+    port
+}
+
+fn converse(
+    mut socket: TcpStream,
+    server: &Mutex<Server>,
+    asked: &Mutex<Vec<String>>,
+) -> std::io::Result<()> {
+    let mut length = [0; 4];
+    socket.read_exact(&mut length)?;
+    let mut startup = vec![0; u32::from_be_bytes(length) as usize - 4];
+    socket.read_exact(&mut startup)?;
+    let mut out = BytesMut::new();
+    backend::auth_ok(&mut out);
+    backend::parameter_status(&mut out, "server_version", "15.18");
+    if let Some(path) = &server.lock().unwrap().path {
+        backend::parameter_status(&mut out, "walhub.instance_path", &path.to_string());
+    }
+    backend::backend_key_data(&mut out, 1, 2);
+    backend::ready_for_query(&mut out);
+    let mut unread = BytesMut::new();
+    loop {
+        socket.write_all(&out)?;
+        out.clear();
+        while next_frame(&unread, 1 << 20).unwrap().is_none() {
+            let mut bytes = [0; 4096];
+            match socket.read(&mut bytes)? {
+                0 => return Ok(()),
+                n => unread.extend_from_slice(&bytes[..n]),
+            }
+        }
+        let frame = next_frame(&unread, 1 << 20).unwrap().unwrap();
+        let (tag, text) = (frame.tag, String::from_utf8_lossy(frame.body).replace('\0', ""));
+        unread.advance(frame.len);
+        match tag {
+            b'Q' => {
+                asked.lock().unwrap().push(text.clone());
+                answer(&text, &mut server.lock().unwrap(), &mut out);
+            }
+            b'c' => {
+                backend::copy_done(&mut out);
+                backend::command_complete(&mut out, "START_STREAMING");
+                backend::command_complete(&mut out, "START_REPLICATION");
+                backend::ready_for_query(&mut out);
+            }
+            b'X' => return Ok(()),
+            _ => {}
+        }
+    }
+}
+
+fn answer(text: &str, server: &mut Server, out: &mut BytesMut) {
+    let row = |out: &mut BytesMut, values: &[&str]| {
+        backend::row_description(out, &vec![Column::text("c"); values.len()]);
+        let values: Vec<_> = values.iter().map(|value| Some(value.as_bytes())).collect();
+        backend::data_row(out, &values);
+        backend::command_complete(out, "DONE");
+    };
+    let words: Vec<_> = text.split(' ').collect();
+    match words.as_slice() {
+        ["IDENTIFY_SYSTEM"] => row(out, &["77", &server.timeline.to_string(), server.xlogpos]),
+        ["SHOW", "wal_segment_size"] => row(out, &["16MB"]),
+        ["SHOW", "data_directory_mode"] => row(out, &["0750"]),
+        ["TIMELINE_HISTORY", "3"] => row(out, &["00000003.history", "1\t0/3000000\tx\n"]),
+        ["TIMELINE_HISTORY", _] => backend::error(out, &Refusal::error("58P01", "no file")),
+        ["CREATE_REPLICATION_SLOT", ..] => {
+            server.has_slot = true;
+            row(out, &["s", "0/0", "", ""]);
+        }
+        ["START_REPLICATION", "SLOT", ..] if !server.has_slot => {
+            backend::error(out, &Refusal::error("42704", "no slot"));
+        }
+        ["START_REPLICATION", .., start, "TIMELINE", _] => {
+            backend::copy_both(out);
+            if start.parse::<Lsn>().unwrap() >= server.oldest {
+                // A keepalive is a first message, too.
+                out.extend_from_slice(b"d\0\0\0\x16k");
+                out.extend_from_slice(&[0; 17]);
+                return;
+            }
+            backend::error(out, &Refusal::error("58P01", "segment removed"));
+        }
+        _ => backend::error(out, &Refusal::error("42601", "syntax error")),
+    }
+    backend::ready_for_query(out);
+}
+
+struct Scene {
+    hub: Arc<Hub>,
+    inbox: Inbox,
+    news: mpsc::Sender<ToControl>,
+    server: Arc<Mutex<Server>>,
+    asked: Arc<Mutex<Vec<String>>>,
+    saved: Arc<Mutex<Vec<String>>>,
+    // Held: dropping it stops the hub.
+    _running: watch::Sender<Running>,
+}
+
+impl Scene {
+    fn new(server: Server, change: impl FnOnce(&mut Config)) -> Self {
+        let (server, asked) = (Arc::new(Mutex::new(server)), Arc::default());
+        let port = start(Arc::clone(&server), Arc::clone(&asked));
+        let mut config = tests::config(&format!("host=127.0.0.1 port={port} user=me"));
+        config.wal_retrieve_retry_interval = Duration::from_millis(30);
+        change(&mut config);
+        let holds = Arc::new(Holds::new(Lsn::INVALID));
+        let hub = Arc::new(Hub::new(Arc::new(config), InstanceId::new(0xE), holds));
+        let saved = Arc::default();
+        let recorder = Notes { hub: Arc::clone(&hub), saved: Arc::clone(&saved) };
+        let (post, inbox) = mailbox(16, Arc::new(|| {}));
+        let (news, from_cores) = mpsc::channel(16);
+        let (running, is_running) = watch::channel(Running::Serving);
+        let control = Control {
+            hub: Arc::clone(&hub),
+            mailboxes: vec![post],
+            recorder: Arc::new(recorder),
+            bound: Bound::default(),
+            news: from_cores,
+            running: is_running,
+        };
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(run(control)).unwrap();
+        });
+        Self { hub, inbox, news, server, asked, saved, _running: running }
+    }
+
+    fn next(&self) -> ToCore {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(message) = self.inbox.take() {
+                return message;
+            }
+            assert!(Instant::now() < end, "{:?}", self.saved());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn stream(&self) -> UpstreamHandoff {
+        match self.next() {
+            ToCore::Upstream(handoff) => *handoff,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn saved(&self) -> Vec<String> {
+        self.saved.lock().unwrap().clone()
+    }
+
+    fn wait_for(&self, what: &str) {
+        let end = Instant::now() + PATIENCE;
+        while !self.saved().iter().any(|saved| saved == what) {
+            assert!(Instant::now() < end, "{what}: {:?}", self.saved());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn end(&self, end: UpstreamEnd) {
+        self.news.blocking_send(ToControl::UpstreamEnded(end)).unwrap();
+    }
+}
+
+#[test]
+fn an_empty_directory_begins_with_everything_saved_first() {
+    let server = Server { timeline: 3, has_slot: false, ..SERVER };
+    let scene = Scene::new(server, |config| {
+        config.primary_slot_name = Some("s".to_owned());
+        config.missing_slot = MissingSlot::Create;
+    });
+    let handoff = scene.stream();
+    assert_eq!((handoff.start, handoff.tli.raw()), (Lsn::new(0x500_0000), 3));
+    assert!(handoff.unread.is_empty() || handoff.unread.starts_with(b"d"));
+    // Nothing of timeline 2, which has no file.
+    assert_eq!(scene.saved()[..3], ["connecting", "history 3", "begin 77 3 0/5000000"]);
+    let asked = scene.asked.lock().unwrap().join("; ");
+    assert_eq!(
+        asked,
+        "IDENTIFY_SYSTEM; SHOW wal_segment_size; SHOW data_directory_mode; TIMELINE_HISTORY 3; \
+         TIMELINE_HISTORY 2; CREATE_REPLICATION_SLOT \"s\" PHYSICAL ( RESERVE_WAL ); \
+         START_REPLICATION SLOT \"s\" 0/5000000 TIMELINE 3"
+    );
+    assert_eq!(scene.hub.identity().unwrap().data_directory_mode, "0750");
+
+    // The next connection asks for what the receive role wants.
+    let position = Position::At {
+        tli: handoff.tli,
+        durable: Lsn::new(0x500_4000),
+        start: Lsn::new(0x500_2000),
+    };
+    scene.hub.set_position(position);
+    scene.server.lock().unwrap().xlogpos = "0/5004000";
+    scene.end(UpstreamEnd::TimedOut);
+    assert_eq!(scene.stream().start, Lsn::new(0x500_2000));
+    assert!(scene.saved().contains(&"disconnected".to_owned()));
+
+    // Behind us: waited for, without a stream.
+    scene.server.lock().unwrap().xlogpos = "0/5002000";
+    scene.end(UpstreamEnd::TimedOut);
+    scene.wait_for("waiting for upstream");
+    scene.server.lock().unwrap().xlogpos = "0/5004000";
+    scene.stream();
+}
+
+#[test]
+fn the_overlap_is_given_up_before_a_gap_is_declared() {
+    let scene = Scene::new(SERVER, |config| config.on_gap = OnGap::RestartAtCurrent);
+    let handoff = scene.stream();
+    // Our last record begins in segment 4, our end lies in segment 5.
+    let position = Position::At {
+        tli: handoff.tli,
+        durable: Lsn::new(0x500_0028),
+        start: Lsn::new(0x4FF_E000),
+    };
+    scene.hub.set_position(position);
+    scene.server.lock().unwrap().oldest = Lsn::new(0x500_0000);
+    scene.end(UpstreamEnd::TimedOut);
+    assert_eq!(scene.stream().start, Lsn::new(0x500_0000));
+    assert!(!scene.saved().contains(&"gap".to_owned()));
+
+    {
+        let mut server = scene.server.lock().unwrap();
+        server.oldest = Lsn::new(0x700_0000);
+        server.xlogpos = "0/7000100";
+    }
+    scene.end(UpstreamEnd::TimedOut);
+    assert_eq!(scene.stream().start, Lsn::new(0x700_0000));
+    let saved = scene.saved();
+    let gap = saved.iter().position(|what| what == "gap").unwrap();
+    assert_eq!(saved[gap + 1..gap + 3], ["aside", "begin 77 1 0/7000000"]);
+}
+
+#[test]
+fn the_oldest_segment_is_searched_on_one_connection() {
+    let server = Server { oldest: Lsn::new(0x300_0000), ..SERVER };
+    let scene = Scene::new(server, |config| config.start_from = crate::config::StartFrom::Oldest);
+    assert_eq!(scene.stream().start, Lsn::new(0x300_0000));
+    let asked = scene.asked.lock().unwrap().clone();
+    assert_eq!(asked.iter().filter(|text| *text == "IDENTIFY_SYSTEM").count(), 1);
+}
+
+#[test]
+fn hubs_above_are_noted_and_a_loop_is_refused() {
+    let above = InstancePath::empty().announced_by(InstanceId::new(1));
+    let scene = Scene::new(Server { path: Some(above.clone()), ..SERVER }, |_| {});
+    assert!(matches!(scene.next(), ToCore::EndHubStreams));
+    scene.stream();
+    assert_eq!(scene.hub.above(), above);
+    scene.server.lock().unwrap().path = Some(above.announced_by(scene.hub.instance));
+    scene.end(UpstreamEnd::TimedOut);
+    scene.wait_for("upstream refused");
+    assert!(scene.inbox.is_empty());
+    assert_eq!(scene.hub.above(), above, "its path is not ours");
+}

@@ -1,0 +1,352 @@
+//! The loop of a data core.
+//!
+//! ```text
+//! completions -> talk, blocks, receive role -> inbox -> round of sends -> timers -> sleep
+//! ```
+//!
+//! It runs at its own pace: whatever arrived while it was busy is one batch the next
+//! time. It sleeps only when nothing is due, after a second look at everything that can
+//! make something due (see `watermark`).
+
+use super::blocks::BlockPool;
+use super::files::Files;
+use super::handoff::{Inbox, StandbyHandoff, ToControl, ToCore};
+use super::receive::Receiver;
+use super::sender::{Pace, Phase, Sender};
+use super::table::{Key, Table};
+use super::token::Purpose;
+use crate::fanout::{Cursor, round::Round};
+use crate::hub::Hub;
+use crate::keeper::{JobDone, KeeperHandle};
+use crate::ring::{ChunkReader, Done, Outcome, Ring, Wait};
+use crate::standby::stream::Talk;
+use crate::wal::Lsn;
+use crate::watermark::{Bell, Cell};
+use crate::wire::backend;
+use bytes::BytesMut;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+/// How often a core gives back files that nobody reads any more.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// Everything a core is made of besides its ring.
+pub struct CoreParts {
+    /// Which core this is; 0 has the receive role.
+    pub index: usize,
+    /// What the engines share.
+    pub hub: Arc<Hub>,
+    /// Messages from the control thread and the keeper.
+    pub inbox: Inbox,
+    /// Rings when somebody has put something there or moved a watermark.
+    pub bell: Arc<Bell>,
+    /// The newest WAL.
+    pub chunks: ChunkReader,
+    /// For files.
+    pub keeper: KeeperHandle,
+    /// News for the control thread.
+    pub control: mpsc::Sender<ToControl>,
+    /// The receive role, on core 0.
+    pub receiver: Option<Receiver>,
+}
+
+/// A data core: the standbys it owns, and on core 0 the receive role.
+pub struct DataCore<R: Ring> {
+    pub(super) index: usize,
+    pub(super) ring: R,
+    pub(super) hub: Arc<Hub>,
+    pub(super) chunks: ChunkReader,
+    pub(super) keeper: KeeperHandle,
+    pub(super) receiver: Option<Receiver>,
+    pub(super) senders: Table<Sender>,
+    pub(super) blocks: BlockPool,
+    pub(super) files: Files,
+    pub(super) round: Round,
+    pub(super) order: Vec<u32>,
+    pub(super) results: Vec<io::Result<usize>>,
+    pub(super) max_send_size: usize,
+    /// Limits as the last round saw them.
+    pub(super) seen: Vec<(Arc<Cell>, Lsn)>,
+    inbox: Inbox,
+    bell: Arc<Bell>,
+    control: mpsc::Sender<ToControl>,
+    /// News that found the control thread's queue full.
+    pub(super) unsaid: VecDeque<ToControl>,
+    pub(super) timers: BinaryHeap<Reverse<(Instant, Key)>>,
+    /// Standbys that wait for a block nobody has begun to read yet.
+    pub(super) hungry: VecDeque<Key>,
+    /// Standbys whose receive found no buffer.
+    pub(super) starved: Vec<Key>,
+    pub(super) done: Vec<Done>,
+    pub(super) stopping: Option<Stopping>,
+    swept_at: Instant,
+}
+
+/// The hub shuts down.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stopping {
+    /// Whoever is still there then is cut.
+    pub deadline: Instant,
+    /// Streams are told to end only when no more WAL can come.
+    pub told: Told,
+}
+
+/// Have this core's streams been told to end?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    /// WAL that was received may still become durable.
+    NotYet,
+    /// Yes.
+    Yes,
+}
+
+impl<R: Ring> DataCore<R> {
+    /// A core that has nobody yet.
+    pub fn new(ring: R, parts: CoreParts) -> Self {
+        Self {
+            index: parts.index,
+            ring,
+            max_send_size: parts.hub.config.max_send_size,
+            hub: parts.hub,
+            chunks: parts.chunks,
+            keeper: parts.keeper,
+            receiver: parts.receiver,
+            senders: Table::default(),
+            blocks: BlockPool::default(),
+            files: Files::new(parts.index),
+            round: Round::default(),
+            order: Vec::new(),
+            results: Vec::new(),
+            seen: Vec::new(),
+            inbox: parts.inbox,
+            bell: parts.bell,
+            control: parts.control,
+            unsaid: VecDeque::new(),
+            timers: BinaryHeap::new(),
+            hungry: VecDeque::new(),
+            starved: Vec::new(),
+            done: Vec::new(),
+            stopping: None,
+            swept_at: Instant::now(),
+        }
+    }
+
+    /// Runs until it was told to stop and everybody has gone.
+    ///
+    /// # Errors
+    /// The ring's own, which nothing can be done about.
+    pub fn run(mut self) -> io::Result<()> {
+        loop {
+            self.ring.turn(Wait::No, &mut self.done)?;
+            let now = Instant::now();
+            let mut busy = self.complete(now);
+            busy |= self.read_inbox(now);
+            busy |= self.drive_receiver(now);
+            self.feed_hungry();
+            busy |= self.round(now);
+            self.run_timers(now);
+            self.stop_if_told(now);
+            self.say_unsaid();
+            if self.is_finished() {
+                debug!(core = self.index, "data core stops");
+                return Ok(());
+            }
+            if !busy {
+                self.sleep()?;
+            }
+        }
+    }
+
+    fn sleep(&mut self) -> io::Result<()> {
+        self.bell.arm();
+        // The second look: whoever published after the first look saw the bell armed,
+        // or is seen here (a store and a fence on either side).
+        let moved = self.seen.iter().any(|(cell, limit)| cell.limit() != *limit);
+        let at_rest = self.stopping.is_some_and(|stopping| stopping.told == Told::NotYet)
+            && self.hub.is_at_rest();
+        let wait = if moved || at_rest || !self.inbox.is_empty() {
+            Wait::No
+        } else {
+            match self.next_deadline() {
+                Some(deadline) => Wait::Until(deadline),
+                None => Wait::Forever,
+            }
+        };
+        let slept = self.ring.turn(wait, &mut self.done);
+        self.bell.disarm();
+        slept
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
+        let receiver = self.receiver.as_ref().and_then(Receiver::deadline);
+        let sweep = (!self.senders.is_empty()).then(|| self.swept_at + SWEEP);
+        let stop = self.stopping.map(|stopping| stopping.deadline);
+        let unsaid = (!self.unsaid.is_empty()).then(|| Instant::now() + Duration::from_millis(1));
+        [timer, receiver, sweep, stop, unsaid].into_iter().flatten().min()
+    }
+
+    fn is_finished(&self) -> bool {
+        let Some(stopping) = self.stopping else { return false };
+        let receiving = self.receiver.as_ref().is_some_and(|receiver| !receiver.is_at_rest());
+        let gone = self.senders.is_empty() && !receiving && self.unsaid.is_empty();
+        gone || Instant::now() >= stopping.deadline
+    }
+
+    /// Takes the completions that the ring has handed out. Returns whether there were any.
+    pub(super) fn complete(&mut self, now: Instant) -> bool {
+        let busy = !self.done.is_empty();
+        let mut done = std::mem::take(&mut self.done);
+        for Done { token, outcome } in done.drain(..) {
+            match (Purpose::of(token), outcome) {
+                (Some(Purpose::Reply(key)), Outcome::Reply(result)) => {
+                    self.heard(key, result, now);
+                }
+                (Some(Purpose::Room(key)), Outcome::Writable(_)) => self.has_room(key),
+                (Some(Purpose::Block(slot)), Outcome::Read(result, buffer)) => {
+                    self.block_loaded(slot, result, buffer);
+                }
+                (Some(purpose), outcome) => self.complete_receive(purpose, outcome, now),
+                (None, _) => {}
+            }
+        }
+        // Handlers may have looked at the ring again meanwhile.
+        if self.done.is_empty() {
+            self.done = done;
+        }
+        busy
+    }
+
+    fn read_inbox(&mut self, now: Instant) -> bool {
+        let mut busy = false;
+        while let Some(message) = self.inbox.take() {
+            busy = true;
+            match message {
+                ToCore::Standby(handoff) => self.adopt(*handoff, now),
+                ToCore::Upstream(handoff) => self.begin_receiving(*handoff, now),
+                ToCore::Cancel { pid } => self.cancel_stream(pid, now),
+                ToCore::EndHubStreams => self.end_hub_streams(),
+                ToCore::Keeper(JobDone::Opened { tli, no, result, .. }) => {
+                    if let Err(error) = &result {
+                        warn!("could not open WAL segment {} of timeline {tli}: {error}", no.raw());
+                        self.file_missing(tli, no, now);
+                    }
+                    self.files.opened(tli, no, result.ok());
+                    self.file_arrived(tli, no);
+                }
+                ToCore::Keeper(news) => self.receiver_news(news),
+                ToCore::BeginAnew => self.begin_anew(),
+                ToCore::Stop { deadline } => {
+                    self.stopping.get_or_insert(Stopping { deadline, told: Told::NotYet });
+                    self.stop_receiving(now);
+                }
+            }
+        }
+        busy
+    }
+
+    /// A standby comes from the control thread: its CopyBothResponse is the first thing
+    /// it is sent.
+    fn adopt(&mut self, handoff: StandbyHandoff, now: Instant) {
+        let mut welcome = BytesMut::new();
+        backend::copy_both(&mut welcome);
+        let key = self.senders.insert(Sender {
+            socket: Arc::new(handoff.socket),
+            talk: Talk::new(now, handoff.session.wal_sender_timeout),
+            session: handoff.session,
+            permit: handoff.permit,
+            hold: handoff.hold,
+            cell: handoff.cell,
+            cursor: Cursor::new(handoff.start),
+            outbox: welcome.to_vec(),
+            phase: Phase::Streaming,
+            reading: None,
+            waiting_room: None,
+            waiting_block: None,
+            read_again: None,
+            heard: 0,
+            quota_since: now,
+            timer: None,
+            pace: Pace::Catchup,
+        });
+        if !handoff.unread.is_empty() {
+            self.listen_to(key, &handoff.unread, now);
+        }
+        self.read_on(key);
+        self.set_timer(key);
+        if let Some(Stopping { told: Told::Yes, .. }) = self.stopping {
+            self.tell_to_stop(key, now);
+        }
+    }
+
+    fn run_timers(&mut self, now: Instant) {
+        while let Some(&Reverse((at, key))) = self.timers.peek() {
+            if at > now {
+                break;
+            }
+            self.timers.pop();
+            if let Some(sender) = self.senders.get_mut(key) {
+                sender.timer = None;
+                self.timer_due(key, now);
+                self.set_timer(key);
+            }
+        }
+        for key in std::mem::take(&mut self.starved) {
+            self.read_on(key);
+        }
+        if now.saturating_duration_since(self.swept_at) >= SWEEP {
+            self.swept_at = now;
+            self.files.sweep();
+        }
+    }
+
+    fn stop_if_told(&mut self, now: Instant) {
+        let Some(stopping) = &mut self.stopping else { return };
+        if stopping.told == Told::Yes {
+            return;
+        }
+        // Core 0 knows when the last batch is durable; the others wait for its word.
+        let last = match &self.receiver {
+            Some(receiver) => receiver.is_at_rest(),
+            None => self.hub.is_at_rest(),
+        };
+        if !last {
+            return;
+        }
+        stopping.told = Told::Yes;
+        if self.receiver.is_some() {
+            self.hub.come_to_rest();
+            if let Some(receiver) = &self.receiver {
+                receiver.wake_others();
+            }
+        }
+        for key in self.senders.keys() {
+            self.tell_to_stop(key, now);
+        }
+    }
+
+    /// Tells the control thread, now or as soon as its queue has room.
+    pub(super) fn say(&mut self, news: ToControl) {
+        self.unsaid.push_back(news);
+        self.say_unsaid();
+    }
+
+    fn say_unsaid(&mut self) {
+        while let Some(news) = self.unsaid.pop_front() {
+            match self.control.try_send(news) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(news)) => {
+                    self.unsaid.push_front(news);
+                    return;
+                }
+                // The control thread has gone: its sockets close with it.
+                Err(mpsc::error::TrySendError::Closed(_)) => {}
+            }
+        }
+    }
+}

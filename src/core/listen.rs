@@ -1,0 +1,439 @@
+//! The way back: what standbys say, their timers, and how their streams end.
+
+use super::data::{DataCore, Stopping};
+use super::handoff::{Handback, StreamEnd, ToControl};
+use super::pg_now;
+use super::sender::{Farewell, Phase};
+use super::table::Key;
+use super::token::Purpose;
+use crate::ring::{Buffer, ReplyBuffer, Ring};
+use crate::standby::refusals;
+use crate::standby::stream::{Due, Heard};
+use crate::wal::{SegmentName, SegmentNo, TimelineId};
+use crate::wire::backend;
+use crate::wire::copy::{ReplyRequest, keepalive};
+use crate::wire::refusal::Refusal;
+use bytes::BytesMut;
+use std::cmp::Reverse;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tracing::{error, info, warn};
+
+/// A standby that says more than this in a second is read on a timer. Two replies per
+/// flush at 800 flushes a second stay below it.
+const TALK_QUOTA: usize = 64 << 10;
+
+/// How often such a standby is read.
+const TALK_PAUSE: Duration = Duration::from_millis(10);
+
+/// A keepalive frame; one in the outbox is enough.
+const KEEPALIVE_LEN: usize = 23;
+
+/// How long a closed connection may take to say goodbye.
+const LINGER: Duration = Duration::from_secs(2);
+
+impl<R: Ring> DataCore<R> {
+    /// Reads on, unless a receive is in flight or nobody listens any more.
+    pub(super) fn read_on(&mut self, key: Key) {
+        if let Some(sender) = self.senders.get_mut(key)
+            && sender.reading.is_none()
+            && sender.read_again.is_none()
+            && !matches!(sender.phase, Phase::HandingBack { .. } | Phase::Closing)
+            && !matches!(sender.phase, Phase::Leaving(Farewell::HandBack { .. }))
+        {
+            let op = self.ring.receive_reply(&sender.socket, Purpose::Reply(key).token());
+            sender.reading = Some(op);
+        }
+    }
+
+    /// A standby's receive completed.
+    pub(super) fn heard(&mut self, key: Key, result: io::Result<ReplyBuffer>, now: Instant) {
+        let Some(sender) = self.senders.get_mut(key) else {
+            if let Ok(buffer) = result {
+                self.ring.with_reply(buffer, |_| ());
+            }
+            return;
+        };
+        sender.reading = None;
+        let buffer = match result {
+            Ok(buffer) => buffer,
+            Err(error) if is_out_of_buffers(&error) => {
+                self.starved.push(key);
+                return self.settle(key);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                self.read_on(key);
+                return self.settle(key);
+            }
+            Err(error) => {
+                if !sender.is_parting() {
+                    self.log_end(key, &error.to_string());
+                    self.close(key);
+                }
+                if let Some(sender) = self.senders.get_mut(key)
+                    && matches!(sender.phase, Phase::Draining)
+                {
+                    sender.phase = Phase::Closing;
+                }
+                return self.settle(key);
+            }
+        };
+        let bytes = self.ring.with_reply(buffer, |bytes| bytes.to_vec());
+        if bytes.is_empty() {
+            if let Some(sender) = self.senders.get_mut(key) {
+                match sender.phase {
+                    Phase::Draining => sender.phase = Phase::Closing,
+                    _ => {
+                        self.log_end(key, "connection closed by the standby");
+                        self.close(key);
+                    }
+                }
+            }
+            return self.settle(key);
+        }
+        if let Some(sender) = self.senders.get_mut(key) {
+            if let Phase::HandingBack { rest, .. } = &mut sender.phase {
+                rest.extend_from_slice(&bytes);
+                return self.settle(key);
+            }
+            if now.saturating_duration_since(sender.quota_since) >= Duration::from_secs(1) {
+                sender.quota_since = now;
+                sender.heard = 0;
+            }
+            sender.heard += bytes.len();
+            if sender.heard > TALK_QUOTA {
+                sender.read_again = Some(now + TALK_PAUSE);
+                self.set_timer(key);
+            }
+        }
+        self.listen_to(key, &bytes, now);
+        self.read_on(key);
+        self.settle(key);
+    }
+
+    /// Takes what a standby said.
+    pub(super) fn listen_to(&mut self, key: Key, bytes: &[u8], now: Instant) {
+        let Some(sender) = self.senders.get_mut(key) else { return };
+        if matches!(sender.phase, Phase::Draining | Phase::Closing) {
+            return;
+        }
+        if let Phase::Leaving(Farewell::HandBack { rest, .. }) = &mut sender.phase {
+            rest.extend_from_slice(bytes);
+            return;
+        }
+        match sender.talk.hear(bytes, now) {
+            Heard::Replies => {}
+            Heard::ReplyWanted => self.push_keepalive(key, ReplyRequest::No),
+            Heard::Done(rest) => self.client_done(key, rest, now),
+            Heard::Terminate => {
+                self.log_end(key, "terminated by the standby");
+                self.close(key);
+            }
+            Heard::Failed(refusal) => {
+                warn!(pid = sender.session.pid, peer = %sender.session.peer, "{}", refusal.message);
+                let end = StreamEnd::Failed(refusal);
+                sender.phase = Phase::Leaving(Farewell::HandBack { end, rest: Vec::new() });
+                self.step(key, now);
+            }
+            Heard::Broken(refusal) => {
+                let said = refusal.as_ref().map_or("unexpected message type", |r| &r.message);
+                self.log_end(key, said);
+                self.farewell(key, refusal.as_ref(), now);
+            }
+        }
+    }
+
+    fn client_done(&mut self, key: Key, rest: Vec<u8>, now: Instant) {
+        let Some(sender) = self.senders.get_mut(key) else { return };
+        let phase = std::mem::replace(&mut sender.phase, Phase::Closing);
+        let end = match phase {
+            Phase::TimelineEnded { end } => end,
+            _ => {
+                let mut done = BytesMut::new();
+                backend::copy_done(&mut done);
+                sender.outbox.extend_from_slice(&done);
+                StreamEnd::ClientDone
+            }
+        };
+        sender.phase = Phase::Leaving(Farewell::HandBack { end, rest });
+        self.step(key, now);
+    }
+
+    /// Queues a keepalive, unless one is waiting to be sent.
+    fn push_keepalive(&mut self, key: Key, reply: ReplyRequest) {
+        if let Some(sender) = self.senders.get_mut(key)
+            && sender.outbox.len() < KEEPALIVE_LEN
+        {
+            let frame = keepalive(sender.cursor.next_message(), pg_now(), reply);
+            sender.outbox.extend_from_slice(&frame);
+        }
+    }
+
+    /// Ends a stream that broke the protocol: with a FATAL message if there is one to
+    /// be said and it can be said between two messages.
+    fn farewell(&mut self, key: Key, refusal: Option<&Refusal>, now: Instant) {
+        let Some(sender) = self.senders.get_mut(key) else { return };
+        match refusal {
+            Some(refusal) => {
+                let mut message = BytesMut::new();
+                backend::error(&mut message, refusal);
+                sender.outbox.extend_from_slice(&message);
+                sender.phase = Phase::Leaving(Farewell::Close);
+                self.step(key, now);
+            }
+            None => self.close(key),
+        }
+    }
+
+    /// The socket has room again.
+    pub(super) fn has_room(&mut self, key: Key) {
+        if let Some(sender) = self.senders.get_mut(key) {
+            sender.waiting_room = None;
+        }
+        self.settle(key);
+    }
+
+    /// The timeline of a stream has ended, and everything of it is sent: our CopyDone.
+    pub(super) fn end_of_timeline(&mut self, key: Key) {
+        let Some(sender) = self.senders.get_mut(key) else { return };
+        if let Some(at) = sender.cell.end()
+            && sender.cursor.next_message() >= at
+            && let Some(next) = sender.cell.next()
+        {
+            let mut done = BytesMut::new();
+            backend::copy_done(&mut done);
+            sender.outbox.extend_from_slice(&done);
+            sender.phase =
+                Phase::TimelineEnded { end: StreamEnd::Timeline { next: next.tli(), at } };
+        }
+    }
+
+    /// Everything announced is out: the farewell.
+    pub(super) fn leave(&mut self, key: Key, now: Instant) {
+        let Some(sender) = self.senders.get_mut(key) else { return };
+        match std::mem::replace(&mut sender.phase, Phase::Closing) {
+            Phase::Leaving(Farewell::HandBack { end, rest }) => {
+                sender.phase = Phase::HandingBack { end, rest };
+                if let Some(op) = sender.reading {
+                    self.ring.cancel(op);
+                }
+                self.settle(key);
+            }
+            Phase::Leaving(Farewell::Close) => {
+                sender.phase = Phase::Draining;
+                sender.read_again = Some(now + LINGER);
+                if rustix::net::shutdown(&*sender.socket, rustix::net::Shutdown::Write).is_err() {
+                    return self.close(key);
+                }
+                self.set_timer(key);
+                if let Some(sender) = self.senders.get_mut(key)
+                    && sender.reading.is_none()
+                {
+                    sender.reading =
+                        Some(self.ring.receive_reply(&sender.socket, Purpose::Reply(key).token()));
+                }
+            }
+            phase => sender.phase = phase,
+        }
+    }
+
+    /// Shuts both sides. What is in flight ends by that; then the socket is closed.
+    pub(super) fn close(&mut self, key: Key) {
+        if let Some(sender) = self.senders.get_mut(key) {
+            sender.phase = Phase::Closing;
+            super::shut(&sender.socket);
+        }
+        self.settle(key);
+    }
+
+    /// Lets a standby go once nothing in flight holds its socket any more.
+    pub(super) fn settle(&mut self, key: Key) {
+        let Some(sender) = self.senders.get_mut(key) else { return };
+        if sender.is_busy() || !matches!(sender.phase, Phase::HandingBack { .. } | Phase::Closing) {
+            return;
+        }
+        let Some(sender) = self.senders.remove(key) else { return };
+        let pid = sender.session.pid;
+        let Phase::HandingBack { end, rest } = sender.phase else {
+            return self.say(ToControl::StandbyClosed { pid });
+        };
+        match Arc::try_unwrap(sender.socket) {
+            Ok(socket) => self.say(ToControl::StandbyEnded(Box::new(Handback {
+                socket,
+                unread: BytesMut::from(rest.as_slice()),
+                session: sender.session,
+                ended: end,
+                permit: sender.permit,
+            }))),
+            Err(_held) => {
+                // The ring gives up its reference with the completion, before we see it.
+                error!(pid, "socket is still in use after its last operation; closing it");
+                self.say(ToControl::StandbyClosed { pid });
+            }
+        }
+    }
+
+    /// Enters the standby's next deadline into the heap, unless an earlier one is there.
+    pub(super) fn set_timer(&mut self, key: Key) {
+        let Some(sender) = self.senders.get_mut(key) else { return };
+        let talk = if sender.is_parting() { None } else { sender.talk.deadline() };
+        let Some(at) = [talk, sender.read_again].into_iter().flatten().min() else { return };
+        if sender.timer.is_none_or(|armed| at < armed) {
+            sender.timer = Some(at);
+            self.timers.push(Reverse((at, key)));
+        }
+    }
+
+    /// A standby's timer has run out.
+    pub(super) fn timer_due(&mut self, key: Key, now: Instant) {
+        let Some(sender) = self.senders.get_mut(key) else { return };
+        if sender.read_again.is_some_and(|at| at <= now) {
+            sender.read_again = None;
+            if matches!(sender.phase, Phase::Draining) {
+                return self.close(key);
+            }
+            self.read_on(key);
+        }
+        let Some(sender) = self.senders.get_mut(key) else { return };
+        if sender.is_parting() {
+            return;
+        }
+        match sender.talk.due(now) {
+            Due::Nothing => {}
+            Due::Ping => self.push_keepalive(key, ReplyRequest::Yes),
+            Due::GiveUp => {
+                self.log_end(key, "terminating walsender process due to replication timeout");
+                self.close(key);
+            }
+        }
+    }
+
+    /// A block came back from its file.
+    pub(super) fn block_loaded(&mut self, slot: u32, result: io::Result<usize>, buffer: Buffer) {
+        let Some(cell) = self.blocks.cell_of(slot) else { return };
+        let tli = self.hub.cells().iter().find(|c| c.id() == cell).map(|c| c.tli());
+        let Some(tli) = tli else { return };
+        let rules = match super::store::page_rules(&self.hub, tli) {
+            Ok(rules) => rules,
+            Err(error) => return error!("{error}"),
+        };
+        let (id, checked) = self.blocks.loaded(slot, result, buffer, &rules);
+        let Some(id) = id else { return };
+        if let Err(fault) = checked {
+            let name = SegmentName { tli, no: id.start().segment(rules.size), size: rules.size };
+            error!("could not serve WAL segment {name} at {}: {fault}", id.start());
+            for key in self.senders.keys() {
+                if let Some(sender) = self.senders.get_mut(key)
+                    && sender.waiting_block == Some(id)
+                {
+                    self.fail(
+                        key,
+                        Refusal::error(
+                            "XX001",
+                            format!("could not read WAL segment {name}: {fault}"),
+                        ),
+                    );
+                }
+            }
+        }
+        self.block_arrived(id);
+        self.feed_hungry();
+    }
+
+    /// A segment's file cannot be opened: whoever waits for it is told what PostgreSQL
+    /// tells.
+    pub(super) fn file_missing(&mut self, tli: TimelineId, no: SegmentNo, _now: Instant) {
+        let Some(identity) = self.hub.identity() else { return };
+        let size = identity.segment_size;
+        let name = SegmentName { tli, no, size };
+        for key in self.senders.keys() {
+            if let Some(sender) = self.senders.get_mut(key)
+                && sender.waiting_block.is_some()
+                && sender.cell.tli() == tli
+                && sender.cursor.next().segment(size) == no
+            {
+                self.fail(key, refusals::segment_removed(name));
+            }
+        }
+    }
+
+    /// Ends a stream with an error; its connection goes on, if the error can be said.
+    fn fail(&mut self, key: Key, refusal: Refusal) {
+        let Some(sender) = self.senders.get_mut(key) else { return };
+        sender.waiting_block = None;
+        if sender.cursor.unfinished().is_some() {
+            // The rest of an announced message can never follow.
+            return self.close(key);
+        }
+        let end = StreamEnd::Failed(refusal);
+        sender.phase = Phase::Leaving(Farewell::HandBack { end, rest: Vec::new() });
+        self.step(key, Instant::now());
+    }
+
+    /// A CancelRequest with the right key.
+    pub(super) fn cancel_stream(&mut self, pid: u32, now: Instant) {
+        let key = self.senders.keys().into_iter().find(|key| {
+            self.senders.get_mut(*key).is_some_and(|sender| {
+                sender.session.pid == pid
+                    && matches!(sender.phase, Phase::Streaming | Phase::TimelineEnded { .. })
+            })
+        });
+        if let Some(sender) = key.and_then(|key| self.senders.get_mut(key)) {
+            sender.phase = Phase::Leaving(Farewell::HandBack {
+                end: StreamEnd::Failed(refusals::cancelled()),
+                rest: Vec::new(),
+            });
+        }
+        if let Some(key) = key {
+            self.step(key, now);
+        }
+    }
+
+    /// The path above us changed: hubs below must look whether they are in it.
+    pub(super) fn end_hub_streams(&mut self) {
+        for key in self.senders.keys() {
+            if self.senders.get_mut(key).is_some_and(|s| s.session.instance.is_some()) {
+                self.log_end(
+                    key,
+                    "the hubs above this one changed; the hub below has to look again",
+                );
+                self.close(key);
+            }
+        }
+    }
+
+    /// Shutdown: the rest of the WAL, `COPY 0`, and goodbye.
+    pub(super) fn tell_to_stop(&mut self, key: Key, now: Instant) {
+        let Some(sender) = self.senders.get_mut(key) else { return };
+        match sender.phase {
+            Phase::Streaming => {
+                sender.phase = Phase::Stopping;
+                self.step(key, now);
+            }
+            Phase::TimelineEnded { .. } => self.close(key),
+            _ => {}
+        }
+    }
+
+    fn log_end(&mut self, key: Key, why: &str) {
+        if let Some(sender) = self.senders.get_mut(key) {
+            let session = &sender.session;
+            let positions = sender.talk.positions();
+            info!(
+                pid = session.pid, application_name = %session.application_name,
+                peer = %session.peer, sent = %sender.cursor.next(), flush = %positions.flush,
+                "stream ends: {why}"
+            );
+        }
+    }
+
+    /// Is the hub on its way down?
+    pub(super) const fn is_stopping(&self) -> bool {
+        matches!(self.stopping, Some(Stopping { .. }))
+    }
+}
+
+fn is_out_of_buffers(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOBUFS)
+}

@@ -1,0 +1,209 @@
+//! What the receive role knows of the WAL it holds: the walk's place in it, the files
+//! it is written to, and what the cache still has of it.
+
+use super::handoff::UpstreamEnd;
+use crate::hub::Hub;
+use crate::ring::{CHUNK_SIZE, ChunkWriter, Fd};
+use crate::store::append::{Appender, Beginning};
+use crate::timeline::History;
+use crate::wal::page::PageRules;
+use crate::wal::walk::{FaultKind, WalkFault, Walker};
+use crate::wal::{Lsn, SegmentNo, TimelineId};
+use crate::watermark::Cell;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// A snapshot of the walk is kept for every so many bytes that are not durable yet.
+const SNAPSHOT_EVERY: u64 = 256 << 10;
+
+/// The WAL of the timeline that is being received.
+#[derive(Debug)]
+pub struct Store {
+    /// Its watermark.
+    pub cell: Arc<Cell>,
+    /// Its way to the disk.
+    pub appender: Appender,
+    /// Where the WAL of this directory begins, for the note of a beginning.
+    pub begins: Lsn,
+    /// Open files that are written to.
+    pub files: BTreeMap<SegmentNo, Fd>,
+    /// Stands at the end of what is received.
+    walker: Walker,
+    /// The walk at earlier places, oldest first; the first is at or before the durable
+    /// mark. What ENOSPC takes back is walked again from there.
+    snapshots: VecDeque<Walker>,
+}
+
+/// What a page of this timeline has to look like.
+///
+/// # Errors
+/// The cluster or the timeline's history is not known, or the history is damaged.
+pub fn page_rules(hub: &Hub, tli: TimelineId) -> Result<PageRules, String> {
+    let identity = hub.identity().ok_or("the cluster is not known yet")?;
+    let history = match hub.history(tli) {
+        Some(content) => Some(
+            History::parse(tli, content)
+                .map_err(|e| format!("history file of timeline {tli}: {e}"))?,
+        ),
+        None => None,
+    };
+    Ok(PageRules {
+        system: identity.system_id,
+        size: identity.segment_size,
+        tli,
+        magic: None,
+        fork: history.as_ref().and_then(History::fork),
+    })
+}
+
+impl Store {
+    /// A store that goes on where recovery, or nothing, left it: `walker` and the cache
+    /// stand at `cell`'s durable mark.
+    pub fn new(
+        cell: Arc<Cell>,
+        walker: Walker,
+        beginning: Beginning,
+        begins: Lsn,
+        wal_buffers: usize,
+    ) -> Self {
+        let rules = walker.rules();
+        // Two batches fit into the part of the buffers that may be unsynced.
+        let max_batch = (wal_buffers / 4) as u64;
+        Self {
+            appender: Appender::new(cell.tli(), rules.size, cell.durable(), beginning, max_batch),
+            cell,
+            begins,
+            files: BTreeMap::new(),
+            snapshots: VecDeque::from([walker.clone()]),
+            walker,
+        }
+    }
+
+    /// The first WAL of an empty directory, from `start`, which begins a segment.
+    pub fn begin(
+        hub: &Hub,
+        tli: TimelineId,
+        start: Lsn,
+        writer: &mut ChunkWriter,
+        wal_buffers: usize,
+    ) -> Result<Self, UpstreamEnd> {
+        let lost = |error: &str| UpstreamEnd::Lost { error: error.to_owned(), at: start };
+        let rules = page_rules(hub, tli).map_err(|error| lost(&error))?;
+        let cell = Arc::new(Cell::new(tli, start, start));
+        writer.open(cell.id(), start, &[]).map_err(|e| lost(&e.to_string()))?;
+        hub.push_cell(Arc::clone(&cell));
+        Ok(Self::new(cell, Walker::new(rules, start), Beginning::Ahead, start, wal_buffers))
+    }
+
+    /// The end of what is received, checked and in the cache.
+    pub const fn received(&self) -> Lsn {
+        self.walker.position()
+    }
+
+    /// Compares what the upstream sends again with what we have. The stream was begun
+    /// no earlier than the cache reaches back.
+    pub fn compare(
+        &self,
+        writer: &ChunkWriter,
+        start: Lsn,
+        theirs: &[u8],
+    ) -> Result<(), UpstreamEnd> {
+        let mut at = start;
+        let mut rest = theirs;
+        while !rest.is_empty() {
+            let chunk_left = CHUNK_SIZE - (at.raw() as usize & (CHUNK_SIZE - 1));
+            let (piece, tail) = rest.split_at(rest.len().min(chunk_left));
+            let Some(ours) = writer.peek(at, piece.len()) else {
+                return Err(UpstreamEnd::Lost {
+                    error: "upstream sent WAL from before the place that was asked for".to_owned(),
+                    at,
+                });
+            };
+            if let Some(n) = ours.iter().zip(piece).position(|(ours, theirs)| ours != theirs) {
+                let at = at.saturating_add(n as u64);
+                return Err(UpstreamEnd::Diverged {
+                    at,
+                    detail: "the upstream has other WAL under positions that are stored here"
+                        .to_owned(),
+                });
+            }
+            at = at.saturating_add(piece.len() as u64);
+            rest = tail;
+        }
+        Ok(())
+    }
+
+    /// Checks new WAL and puts it into the cache; `false` when the cache has no room
+    /// for it yet, and then nothing has changed.
+    pub fn append(&mut self, writer: &mut ChunkWriter, new: &[u8]) -> Result<bool, UpstreamEnd> {
+        let received = self.received();
+        let mut walker = self.walker.clone();
+        walker.feed(new).map_err(|fault| self.blame(&fault))?;
+        let taken = writer.append(new);
+        if taken < new.len() {
+            writer.rewind(received);
+            return Ok(false);
+        }
+        self.walker = walker;
+        let last = self.snapshots.back().map_or(Lsn::INVALID, Walker::position);
+        if self.received().bytes_since(last) >= SNAPSHOT_EVERY {
+            self.snapshots.push_back(self.walker.clone());
+        }
+        Ok(true)
+    }
+
+    /// A record that does not continue our last one is another history; anything else
+    /// that is wrong with it may be different the next time.
+    fn blame(&self, fault: &WalkFault) -> UpstreamEnd {
+        let at = fault.at;
+        match fault.kind {
+            FaultKind::PrevLink { .. } => UpstreamEnd::Diverged {
+                at,
+                detail: format!("the upstream's WAL does not continue ours: {fault}"),
+            },
+            _ => UpstreamEnd::Lost { error: format!("upstream sent invalid WAL: {fault}"), at },
+        }
+    }
+
+    /// Makes everything below `lsn` visible to the senders. The caller wakes them.
+    pub fn publish(&mut self, lsn: Lsn, writer: &mut ChunkWriter) {
+        self.cell.publish(lsn);
+        writer.durable(lsn);
+        while self.snapshots.get(1).is_some_and(|walker| walker.position() <= lsn) {
+            self.snapshots.pop_front();
+        }
+    }
+
+    /// Takes back everything at or behind `lsn`, which is the durable mark.
+    pub fn rewind(&mut self, lsn: Lsn, writer: &mut ChunkWriter) {
+        self.files.clear();
+        while self.snapshots.back().is_some_and(|walker| walker.position() > lsn) {
+            self.snapshots.pop_back();
+        }
+        let mut walker = self.snapshots.back().cloned().unwrap_or_else(|| self.walker.clone());
+        let mut at = walker.position();
+        while at < lsn {
+            let chunk_left = CHUNK_SIZE - (at.raw() as usize & (CHUNK_SIZE - 1));
+            let len = chunk_left.min(lsn.bytes_since(at) as usize);
+            let bytes = writer.peek(at, len).unwrap_or_default();
+            let walked = !bytes.is_empty() && walker.feed(bytes).is_ok();
+            assert!(walked, "I4: WAL that was published at {at} has left the cache unsynced");
+            at = at.saturating_add(len as u64);
+        }
+        writer.rewind(lsn);
+        self.walker = walker.clone();
+        self.snapshots = VecDeque::from([walker]);
+    }
+
+    /// Where the next stream has to begin: at the page of our last complete record, so
+    /// that the overlap proves that the upstream has our history; no earlier than what
+    /// the cache can compare.
+    pub fn start_of_next(&self, writer: &ChunkWriter) -> Lsn {
+        let received = self.received();
+        let record = self.walker.last_record().map(Lsn::page_start);
+        let chunk = Lsn::new(received.raw() & !(CHUNK_SIZE as u64 - 1));
+        let candidates = [record, Some(chunk)];
+        let cached = |at: &Lsn| *at < received && writer.peek(*at, 1).is_some();
+        candidates.into_iter().flatten().find(cached).unwrap_or(received)
+    }
+}

@@ -1,0 +1,301 @@
+//! What the engines of one hub share: who it is, what it holds, who is connected.
+//!
+//! Nothing here is on the path of a byte: a data core looks at it when a stream
+//! begins or ends, the control thread when somebody asks.
+#![forbid(unsafe_code)]
+
+use crate::config::Config;
+use crate::instance::{InstanceId, InstancePath};
+use crate::store::retention::Holds;
+use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
+use crate::watermark::Cell;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// One hub. Shared by all its threads.
+pub struct Hub {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// This hub's own ID.
+    pub instance: InstanceId,
+    /// Positions that connected standbys still need.
+    pub holds: Arc<Holds>,
+    identity: RwLock<Option<Arc<Identity>>>,
+    cells: RwLock<Vec<Arc<Cell>>>,
+    histories: RwLock<BTreeMap<u32, Bytes>>,
+    position: RwLock<Position>,
+    above: RwLock<InstancePath>,
+    senders: Arc<AtomicUsize>,
+    at_rest: AtomicBool,
+}
+
+/// Which cluster this is, as its servers describe themselves; remembered over
+/// restarts, so that the hub can serve while the upstream is away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster.
+    pub system_id: SystemId,
+    /// `wal_segment_size` of the cluster.
+    pub segment_size: SegmentSize,
+    /// `data_directory_mode` as the upstream shows it, `0700` or `0750`.
+    pub data_directory_mode: String,
+    /// The upstream's parameter statuses in the order it sent them, `server_version`
+    /// among them, without the hub's own `walhub.` ones.
+    pub parameters: Vec<(String, String)>,
+}
+
+impl Identity {
+    /// A parameter status of the upstream.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The upstream's version, word for word; empty when it did not say.
+    pub fn server_version(&self) -> &str {
+        self.parameter("server_version").unwrap_or_default()
+    }
+
+    /// The version as a number, 150018 for 15.18.
+    pub fn server_version_num(&self) -> u32 {
+        server_version_num(self.server_version())
+    }
+
+    /// The major version, 15 for 15.18.
+    pub fn server_major(&self) -> u32 {
+        self.server_version_num() / 10_000
+    }
+}
+
+/// `PQserverVersion`'s reading of a version text: leading `%d.%d`, 0 when there is
+/// no number.
+pub fn server_version_num(text: &str) -> u32 {
+    let mut parts = text.splitn(2, '.');
+    let mut number = || {
+        let part = parts.next().unwrap_or_default();
+        let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+        part.get(..digits).unwrap_or_default().parse::<u32>().unwrap_or(0).min(9_999)
+    };
+    let (major, minor) = (number(), number());
+    if major == 0 { 0 } else { major * 10_000 + minor }
+}
+
+/// Where earlier timelines ended, oldest first: the lines of a history file.
+pub type Forks = [(TimelineId, Lsn)];
+
+/// Where the receive role stands: what it asks the next upstream connection for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Position {
+    /// The directory holds no WAL; `--start-from` decides.
+    Empty,
+    /// There is WAL.
+    At {
+        /// The timeline being received.
+        tli: TimelineId,
+        /// Everything before this is on disk.
+        durable: Lsn,
+        /// Where the stream has to begin, at or before `durable`: early enough for
+        /// the comparison with what we have.
+        start: Lsn,
+    },
+}
+
+impl Hub {
+    /// A hub that knows nothing of its cluster yet.
+    pub fn new(config: Arc<Config>, instance: InstanceId, holds: Arc<Holds>) -> Self {
+        Self {
+            config,
+            instance,
+            holds,
+            identity: RwLock::new(None),
+            cells: RwLock::new(Vec::new()),
+            histories: RwLock::new(BTreeMap::new()),
+            position: RwLock::new(Position::Empty),
+            above: RwLock::new(InstancePath::empty()),
+            senders: Arc::new(AtomicUsize::new(0)),
+            at_rest: AtomicBool::new(false),
+        }
+    }
+
+    /// The cluster, once it is known.
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        read(&self.identity).clone()
+    }
+
+    /// Remembers the cluster (in memory; the control file is its durable form).
+    pub fn set_identity(&self, identity: Arc<Identity>) {
+        *write(&self.identity) = Some(identity);
+    }
+
+    /// The cell that grows, the last of its line; none before the first WAL.
+    pub fn current_cell(&self) -> Option<Arc<Cell>> {
+        read(&self.cells).last().cloned()
+    }
+
+    /// The cell of a timeline.
+    pub fn cell_of(&self, tli: TimelineId) -> Option<Arc<Cell>> {
+        read(&self.cells).iter().rev().find(|cell| cell.tli() == tli).cloned()
+    }
+
+    /// All cells, oldest first.
+    pub fn cells(&self) -> Vec<Arc<Cell>> {
+        read(&self.cells).clone()
+    }
+
+    /// Adds the cell of a newer timeline, which becomes the current one.
+    pub fn push_cell(&self, cell: Arc<Cell>) {
+        write(&self.cells).push(cell);
+    }
+
+    /// Replaces all cells: after recovery, and when the hub begins anew behind a gap.
+    pub fn set_cells(&self, cells: Vec<Arc<Cell>>) {
+        *write(&self.cells) = cells;
+    }
+
+    /// The content of a timeline's history file, as it was received.
+    pub fn history(&self, tli: TimelineId) -> Option<Bytes> {
+        read(&self.histories).get(&tli.raw()).cloned()
+    }
+
+    /// Makes a history file known; it is on disk already.
+    pub fn set_history(&self, tli: TimelineId, content: Bytes) {
+        write(&self.histories).insert(tli.raw(), content);
+    }
+
+    /// Where the receive role stands.
+    pub fn position(&self) -> Position {
+        *read(&self.position)
+    }
+
+    /// Says where the receive role stands; before it reports that a stream ended.
+    pub fn set_position(&self, position: Position) {
+        *write(&self.position) = position;
+    }
+
+    /// The hubs above this one.
+    pub fn above(&self) -> InstancePath {
+        read(&self.above).clone()
+    }
+
+    /// Notes the hubs above this one and returns those noted before.
+    pub fn set_above(&self, path: InstancePath) -> InstancePath {
+        std::mem::replace(&mut *write(&self.above), path)
+    }
+
+    /// The path this hub announces to its clients: itself and those above.
+    pub fn announced_path(&self) -> InstancePath {
+        self.above().announced_by(self.instance)
+    }
+
+    /// Replication connections at this moment.
+    pub fn senders(&self) -> usize {
+        self.senders.load(Ordering::Relaxed)
+    }
+
+    /// Shutdown: no watermark moves any more. Said by the receive role, which wakes the
+    /// other cores after it.
+    pub fn come_to_rest(&self) {
+        self.at_rest.store(true, Ordering::SeqCst);
+    }
+
+    /// Does no watermark move any more?
+    pub fn is_at_rest(&self) -> bool {
+        self.at_rest.load(Ordering::SeqCst)
+    }
+
+    /// A place among `max_wal_senders`; none when all are taken.
+    pub fn take_sender(&self) -> Option<SenderPermit> {
+        let max = self.config.max_wal_senders;
+        self.senders
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < max).then_some(n + 1))
+            .ok()
+            .map(|_| SenderPermit(Arc::clone(&self.senders)))
+    }
+}
+
+/// A replication connection's place among `max_wal_senders`, free again on drop.
+#[derive(Debug)]
+pub struct SenderPermit(Arc<AtomicUsize>);
+
+impl Drop for SenderPermit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+// A thread that panics takes the process with it (`panic = "abort"`); a poisoned
+// lock can only be seen by tests, and its value is whole.
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::config::{AUTHENTICATION_TIMEOUT, MissingSlot, OnGap, StartFrom};
+    use crate::wire::conninfo::Conninfo;
+    use std::num::NonZeroUsize;
+    use std::time::Duration;
+
+    /// Settings for tests; nothing listens yet.
+    pub(crate) fn config(primary_conninfo: &str) -> Config {
+        Config {
+            directory: "/nonexistent".into(),
+            primary_conninfo: Conninfo::parse(primary_conninfo, &|_| None).unwrap(),
+            primary_slot_name: None,
+            missing_slot: MissingSlot::Refuse,
+            start_from: StartFrom::Current,
+            on_gap: OnGap::Stop,
+            listen_addresses: vec![],
+            port: 0,
+            unix_socket_directories: vec![],
+            cores: NonZeroUsize::MIN,
+            wal_buffers: 1 << 20,
+            max_send_size: 1 << 18,
+            wal_keep_size: 1 << 30,
+            max_wal_senders: 10,
+            wal_sender_timeout: Duration::from_secs(60),
+            wal_receiver_timeout: Duration::from_secs(60),
+            wal_receiver_status_interval: Duration::from_secs(10),
+            wal_retrieve_retry_interval: Duration::from_secs(5),
+            cluster_name: "walhub".into(),
+            log_level: "info".into(),
+            authentication_timeout: AUTHENTICATION_TIMEOUT,
+        }
+    }
+
+    /// A hub that knows its cluster and has no WAL yet.
+    pub(crate) fn hub(server_version: &str) -> Hub {
+        let config = Arc::new(config("host=/nonexistent user=walhub"));
+        let holds = Arc::new(Holds::new(Lsn::INVALID));
+        let hub = Hub::new(config, InstanceId::new(0xE), holds);
+        hub.set_identity(Arc::new(crate::standby::parameters::tests::identity(server_version)));
+        hub
+    }
+
+    #[test]
+    fn senders_are_counted() {
+        let hub = hub("15.18");
+        let mut permits: Vec<_> = std::iter::from_fn(|| hub.take_sender()).collect();
+        assert_eq!((permits.len(), hub.senders()), (10, 10));
+        permits.pop();
+        assert!(hub.take_sender().is_some());
+        drop(permits);
+        assert_eq!(hub.senders(), 0);
+    }
+
+    #[test]
+    fn versions_as_libpq_reads_them() {
+        assert_eq!(server_version_num("15.18 (Debian 15.18-0+deb12u1)"), 150_018);
+        assert_eq!(server_version_num("18beta1"), 180_000);
+        assert_eq!(server_version_num("15.99 (walhub)"), 150_099);
+        assert_eq!(server_version_num("walhub 1.0"), 0);
+        assert_eq!(server_version_num(""), 0);
+        assert_eq!(server_version_num("99999999999999.1"), 0);
+    }
+}

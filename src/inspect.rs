@@ -1,0 +1,49 @@
+//! `walhub inspect`: shows a directory, or gives a copied one an ID of its own.
+
+use crate::cli::InspectFlags;
+use crate::instance::InstanceId;
+use crate::store::inspect::{Report, Running, inspect_now, replace_instance_id};
+use crate::store::layout::Layout;
+use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// Reads the directory and writes what it found to standard output. The exit status is
+/// 0 when nothing is wrong, 2 when something is.
+///
+/// # Errors
+/// The directory cannot be read, or the hub runs and its ID is to be replaced.
+pub fn inspect(flags: &InspectFlags) -> Result<ExitCode, Box<dyn Error>> {
+    let layout = Layout::new(&flags.directory);
+    let mut out = io::stdout().lock();
+    if flags.new_instance_id {
+        let new = InstanceId::random().map_err(|e| e.to_string())?;
+        let old = replace_instance_id(&layout, new)?;
+        writeln!(out, "instance ID {old} replaced by {new}")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let report = look(&layout)
+        .map_err(|e| format!("could not read \"{}\": {e}", layout.root().display()))?;
+    if flags.json {
+        report.write_json(&mut out)?;
+    } else {
+        report.write_text(&mut out)?;
+    }
+    Ok(if report.wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}
+
+/// Looks at the directory of a hub that may be running: a file can get its final name,
+/// or go, between the listing and the look at it. What is still wrong at the last of
+/// several looks is wrong.
+fn look(layout: &Layout) -> io::Result<Report> {
+    let mut report = inspect_now(layout)?;
+    for _ in 1..LOOKS {
+        if report.wrong.is_empty() || matches!(report.running, Running::No) {
+            break;
+        }
+        report = inspect_now(layout)?;
+    }
+    Ok(report)
+}
+
+const LOOKS: u32 = 5;

@@ -1,0 +1,357 @@
+//! `walhub serve`: puts the engines together, in the order in which they need each
+//! other, and takes them apart in the reverse one.
+
+mod limits;
+mod post;
+mod recorder;
+
+use crate::cli::{Mistake, ServeFlags};
+use crate::config::Config;
+use crate::control::listener::{BindFault, bind};
+use crate::control::{Control, Running};
+use crate::core::handoff::{Inbox, Mailbox, ToControl, ToCore, mailbox};
+use crate::core::{CoreParts, DataCore, Peer, Receiver, Store};
+use crate::hub::{Hub, Identity, Position};
+use crate::instance::InstanceId;
+use crate::keeper::{self, KeeperFault, KeeperHandle};
+use crate::ring::{self, ChunkReader, RingRefused, Setup, Uring, Waker};
+use crate::store::control_file::ControlFile;
+use crate::store::directory::{Directory, DirectoryFault};
+use crate::store::recover::RecoveredWal;
+use crate::watermark::{Bell, Cell};
+use post::Post;
+use recorder::KeeperRecorder;
+use std::io::{self, IsTerminal as _};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc as threads;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info, warn};
+
+/// How long a shutdown may take, stuck clients included.
+const SHUTDOWN: Duration = Duration::from_millis(4500);
+
+/// What the control thread may take beyond that to write its last words.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// Messages that may wait for a core. A fleet that reconnects at once fits.
+const INBOX: usize = 8192;
+
+/// News that may wait for the control thread; a core keeps what does not fit.
+const NEWS: usize = 1024;
+
+/// Why the hub does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeFault {
+    /// A flag.
+    #[error(transparent)]
+    Mistake(#[from] Mistake),
+    /// `--log-level`.
+    #[error("--log-level: expected error, warn, info, debug or trace, not \"{0}\"")]
+    LogLevel(String),
+    /// io_uring is not to be had.
+    #[error(transparent)]
+    Ring(#[from] RingRefused),
+    /// The directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryFault),
+    /// What is in it, or the thread that keeps it.
+    #[error(transparent)]
+    Keeper(#[from] KeeperFault),
+    /// The listening sockets.
+    #[error(transparent)]
+    Bind(#[from] BindFault),
+    /// What is in the control file and the cache do not go together.
+    #[error("{0}")]
+    Begin(String),
+    /// The operating system.
+    #[error("could not {0}: {1}")]
+    Io(&'static str, io::Error),
+}
+
+/// A data core's thread before it runs: its ring is made, its parts are awaited.
+struct Berth {
+    waker: Waker,
+    bell: Arc<Bell>,
+    parts: threads::Sender<CoreParts>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// Runs a hub until it is told to stop.
+///
+/// # Errors
+/// Before it serves anybody: a flag, the kernel, the directory or the sockets.
+pub fn serve(flags: ServeFlags) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    Ok(run(flags)?)
+}
+
+fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
+    let config = Arc::new(flags.resolve()?);
+    start_log(&config.log_level)?;
+    ring::probe()?;
+    limits::check(&config);
+    let directory = Directory::open(&config.directory)?;
+    let layout = directory.layout().clone();
+    let bound = bind(&config)?;
+
+    let post = Arc::new(Post::default());
+    let answers = Arc::clone(&post);
+    let keeper = keeper::start(directory, move |done| answers.deliver(done))?;
+    let recovered = keeper.recovered;
+    if let Some(halted) = &recovered.halted {
+        warn!(
+            "the last run ended over a failed sync ({}); nothing behind {} is believed, it is \
+             fetched again",
+            halted.reason, halted.durable
+        );
+    }
+    let control = match recovered.control {
+        Some(control) => control,
+        None => {
+            let instance = InstanceId::random()
+                .map_err(|e| ServeFault::Io("draw an ID", io::Error::other(e.to_string())))?;
+            ControlFile { instance, cluster: None }
+        }
+    };
+    let hub = Arc::new(Hub::new(Arc::clone(&config), control.instance, keeper.holds));
+    let recorder = KeeperRecorder::new(
+        Arc::clone(&hub),
+        keeper.handle.clone(),
+        Arc::clone(&post),
+        control.clone(),
+    );
+    if control.cluster.is_none() {
+        // Written again with the cluster; until then only the ID could be lost.
+        drop(recorder.save_instance());
+    }
+
+    let cores = config.cores.get();
+    let berths = (0..cores).map(build_berth).collect::<Result<Vec<_>, _>>()?;
+    let (mut writer, readers) = ring::chunks(config.wal_buffers, cores)
+        .map_err(|e| ServeFault::Io("map memory for --wal-buffers", e))?;
+    let mut store = None;
+    if let (Some(cluster), Some(wal)) = (&control.cluster, recovered.wal) {
+        hub.set_identity(Arc::new(Identity {
+            system_id: cluster.system_id,
+            segment_size: cluster.segment_size,
+            data_directory_mode: cluster.data_directory_mode.clone(),
+            parameters: cluster.parameters.clone(),
+        }));
+        for tli in recovered.listing.histories {
+            let content = std::fs::read(layout.history(tli))
+                .map_err(|e| ServeFault::Io("read a history file", e))?;
+            hub.set_history(tli, content.into());
+        }
+        store = Some(resume(&hub, &config, wal, &mut writer)?);
+    }
+
+    let (news, from_cores) = mpsc::channel(NEWS);
+    let (mailboxes, inboxes): (Vec<_>, Vec<_>) = berths.iter().map(door).unzip();
+    post.open(Arc::clone(&hub), mailboxes.clone());
+    let peers = berths.iter().skip(1);
+    let peers = peers.map(|berth| Peer { bell: berth.bell.clone(), waker: berth.waker.clone() });
+    let receiver = Receiver::new(peers.collect(), writer, store, config.wal_buffers);
+    let parts = Crew { hub: &hub, keeper: &keeper.handle, news };
+    let threads = parts.board(berths, inboxes, readers, receiver);
+    drop(keeper.handle);
+
+    let (stop, running) = watch::channel(Running::Serving);
+    let control = Control {
+        hub,
+        mailboxes: mailboxes.clone(),
+        recorder: Arc::new(recorder),
+        bound,
+        news: from_cores,
+        running,
+    };
+    let code = run_control(control, &mailboxes, stop)?;
+    for thread in threads {
+        // Its panic has been reported, and has ended the process already.
+        drop(thread.join());
+    }
+    drop(keeper.thread.join());
+    info!("walhub is shut down");
+    Ok(code)
+}
+
+fn start_log(level: &str) -> Result<(), ServeFault> {
+    let level =
+        level.parse::<tracing::Level>().map_err(|_| ServeFault::LogLevel(level.to_owned()))?;
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    Ok(())
+}
+
+/// The receive role where recovery left it.
+fn resume(
+    hub: &Hub,
+    config: &Config,
+    wal: RecoveredWal,
+    writer: &mut ring::ChunkWriter,
+) -> Result<Store, ServeFault> {
+    let tli = wal.walker.rules().tli;
+    let cell = Arc::new(Cell::new(tli, wal.oldest, wal.durable));
+    writer
+        .open(cell.id(), wal.durable, &wal.prefix)
+        .map_err(|e| ServeFault::Begin(format!("could not fill the cache: {e}")))?;
+    writer.durable(wal.durable);
+    hub.set_cells(vec![Arc::clone(&cell)]);
+    info!(timeline = %tli, oldest = %wal.oldest, durable = %wal.durable, "WAL found in the directory");
+    let store = Store::new(cell, wal.walker, wal.beginning, wal.begins, config.wal_buffers);
+    hub.set_position(Position::At {
+        tli,
+        durable: wal.durable,
+        start: store.start_of_next(writer),
+    });
+    Ok(store)
+}
+
+/// Starts a data core's thread: the ring belongs to the thread that makes it.
+fn build_berth(index: usize) -> Result<Berth, ServeFault> {
+    let (say, made) = threads::channel();
+    let (parts, wait) = threads::channel::<CoreParts>();
+    let thread = std::thread::Builder::new()
+        .name(format!("data-{index}"))
+        .spawn(move || {
+            let ring = match Uring::new(Setup::default()) {
+                Ok(ring) => ring,
+                Err(refused) => return drop(say.send(Err(refused))),
+            };
+            if say.send(Ok(ring.waker())).is_err() {
+                return;
+            }
+            // No parts: the hub failed to start.
+            let Ok(parts) = wait.recv() else { return };
+            if let Err(error) = DataCore::new(ring, parts).run() {
+                error!("io_uring: {error}; the hub ends");
+                std::process::exit(1);
+            }
+        })
+        .map_err(|e| ServeFault::Io("start a thread", e))?;
+    let gone = || ServeFault::Io("start a thread", io::ErrorKind::BrokenPipe.into());
+    let waker = made.recv().map_err(|_| gone())??;
+    Ok(Berth { waker, bell: Arc::new(Bell::new()), parts, thread })
+}
+
+fn door(berth: &Berth) -> (Mailbox, Inbox) {
+    let (bell, waker) = (Arc::clone(&berth.bell), berth.waker.clone());
+    mailbox(
+        INBOX,
+        Arc::new(move || {
+            if bell.rings_needed() {
+                waker.wake();
+            }
+        }),
+    )
+}
+
+/// What every core gets.
+struct Crew<'a> {
+    hub: &'a Arc<Hub>,
+    keeper: &'a KeeperHandle,
+    news: mpsc::Sender<ToControl>,
+}
+
+impl Crew<'_> {
+    /// Gives each core its parts; core 0 gets the receive role.
+    fn board(
+        self,
+        berths: Vec<Berth>,
+        inboxes: Vec<Inbox>,
+        readers: Vec<ChunkReader>,
+        receiver: Receiver,
+    ) -> Vec<std::thread::JoinHandle<()>> {
+        let mut receiver = Some(receiver);
+        let mut threads = Vec::new();
+        for (index, ((berth, inbox), chunks)) in
+            berths.into_iter().zip(inboxes).zip(readers).enumerate()
+        {
+            let parts = CoreParts {
+                index,
+                hub: Arc::clone(self.hub),
+                inbox,
+                bell: berth.bell,
+                chunks,
+                keeper: self.keeper.clone(),
+                control: self.news.clone(),
+                receiver: receiver.take(),
+            };
+            if berth.parts.send(parts).is_err() {
+                error!("data core {index} has gone");
+            }
+            threads.push(berth.thread);
+        }
+        threads
+    }
+}
+
+/// The control thread's life, and the signals that end it.
+fn run_control(
+    control: Control,
+    mailboxes: &[Mailbox],
+    stop: watch::Sender<Running>,
+) -> Result<ExitCode, ServeFault> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| ServeFault::Io("start the control thread's runtime", e))?;
+    let mailboxes = mailboxes.to_vec();
+    let served = runtime.block_on(async move {
+        let mut signals = Signals::new()?;
+        let mut control = std::pin::pin!(crate::control::run(control));
+        tokio::select! {
+            ended = &mut control => return ended.map(|()| ExitCode::FAILURE),
+            signal = signals.next() => info!("received {signal}, shutting down"),
+        }
+        let deadline = Instant::now() + SHUTDOWN;
+        for mailbox in &mailboxes {
+            let mut message = ToCore::Stop { deadline };
+            while let Err(back) = mailbox.post(message) {
+                message = back;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        // Control tasks may all be gone: then nobody has to know.
+        if stop.send(Running::Stopping).is_err() {
+            info!("the control thread has ended already");
+        }
+        tokio::select! {
+            ended = &mut control => ended?,
+            () = tokio::time::sleep(SHUTDOWN + LAST_WORDS) => {
+                warn!("connections are left that do not end; the hub ends without them");
+                std::process::exit(0);
+            }
+            signal = signals.next() => {
+                warn!("received {signal} again, ending at once");
+                std::process::exit(1);
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    });
+    runtime.shutdown_background();
+    served.map_err(|e: io::Error| ServeFault::Io("run the control thread", e))
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The keeper's answers find their way: to the core that asked, or to the task that
+//! waits for something to be durable.
+
+use crate::core::handoff::{Mailbox, ToCore};
+use crate::hub::{Hub, Position};
+use crate::keeper::{JobDone, JobKind};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Somebody on the control thread who waits for a job.
+pub(super) type Waiting = oneshot::Sender<Result<(), String>>;
+
+/// The post office between the keeper and everybody else.
+#[derive(Default)]
+pub(super) struct Post {
+    hub: OnceLock<Arc<Hub>>,
+    cores: OnceLock<Vec<Mailbox>>,
+    /// The keeper works in order, so answers of one kind come in the order of asking.
+    waiting: Mutex<VecDeque<(JobKind, Waiting)>>,
+}
+
+impl Post {
+    /// From now on cores can be answered.
+    pub(super) fn open(&self, hub: Arc<Hub>, cores: Vec<Mailbox>) {
+        // Opened once, at the start.
+        drop((self.hub.set(hub), self.cores.set(cores)));
+    }
+
+    /// Notes who waits for a job; before the job is posted.
+    pub(super) fn await_job(&self, kind: JobKind, waiting: Waiting) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back((kind, waiting));
+    }
+
+    /// Nobody waits for this any more: the job could not be posted.
+    pub(super) fn forget_last(&self, kind: JobKind) -> Option<Waiting> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = waiting.iter().rposition(|(other, _)| *other == kind)?;
+        waiting.remove(place).map(|(_, waiting)| waiting)
+    }
+
+    /// Delivers an answer. Called on the keeper's thread.
+    pub(super) fn deliver(&self, done: JobDone) {
+        match &done {
+            JobDone::Opened { for_core, .. } => self.to_core(*for_core, done),
+            JobDone::Done(kind) => match kind {
+                JobKind::MarkHalted | JobKind::Retain => self.to_core(0, done),
+                JobKind::SetAside => {
+                    self.begin_anew();
+                    self.to_waiting(JobKind::SetAside, Ok(()));
+                }
+                kind => self.to_waiting(*kind, Ok(())),
+            },
+            JobDone::Failed { job, error } => match job {
+                JobKind::SaveControl
+                | JobKind::SaveHistory { .. }
+                | JobKind::UseCluster
+                | JobKind::SetAside => self.to_waiting(*job, Err(error.to_string())),
+                JobKind::SaveState => tracing::debug!("could not {job}: {error}"),
+                _ => self.to_core(0, done),
+            },
+            _ => self.to_core(0, done),
+        }
+    }
+
+    /// Our WAL is aside: the hub holds none, and the receive role forgets where it was
+    /// before it is given another upstream.
+    fn begin_anew(&self) {
+        if let Some(hub) = self.hub.get() {
+            hub.set_cells(Vec::new());
+            hub.set_position(Position::Empty);
+        }
+        self.send(0, ToCore::BeginAnew);
+    }
+
+    fn to_core(&self, core: usize, done: JobDone) {
+        self.send(core, ToCore::Keeper(done));
+    }
+
+    fn send(&self, core: usize, mut message: ToCore) {
+        let Some(mailbox) = self.cores.get().and_then(|cores| cores.get(core)) else { return };
+        // A core that is this busy works its queue off; an answer must not be lost.
+        while let Err(back) = mailbox.post(message) {
+            message = back;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn to_waiting(&self, kind: JobKind, result: Result<(), String>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = waiting.iter().position(|(other, _)| *other == kind)
+            && let Some((_, waiting)) = waiting.remove(place)
+        {
+            // It may have given up waiting.
+            drop(waiting.send(result));
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! May this upstream be followed, and from where? Decided from what it said of
+//! itself, before any WAL is asked for.
+//!
+//! Histories are compared, never timeline numbers. An upstream that is merely behind
+//! is waited for; one of another cluster, or of another branch, is refused.
+
+use super::state::UpstreamState;
+use crate::config::StartFrom;
+use crate::hub::{Forks, Position};
+use crate::instance::{InstanceId, InstancePath};
+use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
+
+/// What an upstream said of itself.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Its name in the log.
+    pub host: String,
+    /// IDENTIFY_SYSTEM: the cluster.
+    pub system_id: SystemId,
+    /// IDENTIFY_SYSTEM: its timeline.
+    pub tli: TimelineId,
+    /// IDENTIFY_SYSTEM: what it has flushed.
+    pub xlogpos: Lsn,
+    /// `SHOW wal_segment_size`.
+    pub segment_size: SegmentSize,
+    /// The history of its timeline; none when there is no such file.
+    pub forks: Option<Vec<(TimelineId, Lsn)>>,
+    /// The hubs from it upwards, when it is one.
+    pub path: InstancePath,
+}
+
+/// What this hub knows and holds.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Our own ID.
+    pub instance: InstanceId,
+    /// The cluster and its segment size, once known.
+    pub cluster: Option<(SystemId, SegmentSize)>,
+    /// Where the receive role stands.
+    pub position: Position,
+    /// The history of the timeline we are on; none when there is no such file.
+    pub forks: Option<Vec<(TimelineId, Lsn)>>,
+    /// Where an empty directory begins.
+    pub start_from: StartFrom,
+}
+
+/// The decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Ask for the stream.
+    Start {
+        /// On this timeline.
+        tli: TimelineId,
+        /// From here.
+        start: Lsn,
+    },
+    /// Look for the oldest segment first.
+    FindOldest {
+        /// On this timeline.
+        tli: TimelineId,
+        /// Start of the segment it is writing: that one is there.
+        newest: Lsn,
+    },
+    /// Don't.
+    Not(UpstreamState),
+}
+
+/// Decides.
+pub fn judge(seen: &Seen, known: &Known) -> Verdict {
+    let refuse =
+        |why: String| Verdict::Not(UpstreamState::Refused { host: seen.host.clone(), why });
+    if seen.path.contains(known.instance) {
+        return refuse(format!(
+            "it gets its WAL from this hub itself (instance {} is in its path {}): a loop",
+            known.instance, seen.path
+        ));
+    }
+    if let Some((system_id, segment_size)) = known.cluster {
+        if seen.system_id != system_id {
+            return refuse(format!(
+                "database system identifier differs: the upstream's identifier is {}, this hub's \
+                 identifier is {system_id}",
+                seen.system_id
+            ));
+        }
+        if seen.segment_size != segment_size {
+            return refuse(format!(
+                "WAL segment size differs: the upstream's is {} bytes, this hub's is {} bytes",
+                seen.segment_size.bytes(),
+                segment_size.bytes()
+            ));
+        }
+    }
+    match known.position {
+        Position::Empty => begin(seen, known.start_from),
+        Position::At { tli, durable, start } => go_on(seen, known, tli, durable, start),
+    }
+}
+
+fn begin(seen: &Seen, from: StartFrom) -> Verdict {
+    let newest = seen.xlogpos.segment_start(seen.segment_size);
+    match from {
+        StartFrom::Current => Verdict::Start { tli: seen.tli, start: newest },
+        StartFrom::Oldest => Verdict::FindOldest { tli: seen.tli, newest },
+        StartFrom::At(lsn) if lsn > seen.xlogpos => behind(seen, lsn),
+        StartFrom::At(lsn) => {
+            Verdict::Start { tli: seen.tli, start: lsn.segment_start(seen.segment_size) }
+        }
+    }
+}
+
+fn behind(seen: &Seen, ours: Lsn) -> Verdict {
+    let (host, theirs) = (seen.host.clone(), seen.xlogpos);
+    Verdict::Not(UpstreamState::Waiting { host, ours, theirs })
+}
+
+fn go_on(seen: &Seen, known: &Known, tli: TimelineId, durable: Lsn, start: Lsn) -> Verdict {
+    let refuse =
+        |why: String| Verdict::Not(UpstreamState::Refused { host: seen.host.clone(), why });
+    let theirs = seen.forks.as_deref();
+    let ours = known.forks.as_deref();
+    if seen.tli == tli {
+        // Two branches can carry the same number.
+        if let (Some(theirs), Some(ours)) = (theirs, ours)
+            && theirs != ours
+        {
+            return refuse(format!("its history of timeline {tli} differs from ours"));
+        }
+        if seen.xlogpos < durable {
+            return behind(seen, durable);
+        }
+        return Verdict::Start { tli, start };
+    }
+    if seen.tli < tli {
+        // A standby that has not followed yet, or the primary that was left behind.
+        return match ours.and_then(|forks| end_of(forks, seen.tli)) {
+            Some(end) if seen.xlogpos <= end => behind(seen, durable),
+            Some(end) => refuse(format!(
+                "it is on timeline {} at {}, past {end} where our timeline {tli} forked off",
+                seen.tli, seen.xlogpos
+            )),
+            None => refuse(format!(
+                "it is on timeline {}, which is not in the history of our timeline {tli}",
+                seen.tli
+            )),
+        };
+    }
+    let Some(theirs) = theirs else {
+        return refuse(format!("it has no history file of its timeline {}", seen.tli));
+    };
+    let Some(end) = end_of(theirs, tli) else {
+        return refuse(format!(
+            "our timeline {tli} is not in the history of its timeline {}",
+            seen.tli
+        ));
+    };
+    let earlier =
+        |forks: &Forks| forks.iter().filter(|(t, _)| *t < tli).copied().collect::<Vec<_>>();
+    if let Some(ours) = ours
+        && earlier(theirs) != earlier(ours)
+    {
+        return refuse(format!("its history of timeline {tli} differs from ours"));
+    }
+    if durable >= end {
+        // Nothing of our timeline is missing any more.
+        let next = theirs.iter().map(|(t, _)| *t).find(|t| *t > tli).unwrap_or(seen.tli);
+        return Verdict::Not(UpstreamState::TimelineEnded { next, at: end, ours: durable });
+    }
+    Verdict::Start { tli, start }
+}
+
+fn end_of(forks: &Forks, tli: TimelineId) -> Option<Lsn> {
+    forks.iter().find(|(t, _)| *t == tli).map(|(_, end)| *end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tli(n: u32) -> TimelineId {
+        TimelineId::new(n).unwrap()
+    }
+
+    fn lsn(n: u64) -> Lsn {
+        Lsn::new(n)
+    }
+
+    const MIB: u64 = 1 << 20;
+
+    fn seen(t: u32, xlogpos: u64, forks: &[(u32, u64)]) -> Seen {
+        Seen {
+            host: "db1".into(),
+            system_id: SystemId::new(7),
+            tli: tli(t),
+            xlogpos: lsn(xlogpos),
+            segment_size: SegmentSize::new(MIB).unwrap(),
+            forks: (t > 1).then(|| forks.iter().map(|(t, e)| (tli(*t), lsn(*e))).collect()),
+            path: InstancePath::empty(),
+        }
+    }
+
+    fn known(t: u32, durable: u64, start: u64, forks: &[(u32, u64)]) -> Known {
+        Known {
+            instance: InstanceId::new(0xE),
+            cluster: Some((SystemId::new(7), SegmentSize::new(MIB).unwrap())),
+            position: Position::At { tli: tli(t), durable: lsn(durable), start: lsn(start) },
+            forks: (t > 1).then(|| forks.iter().map(|(t, e)| (tli(*t), lsn(*e))).collect()),
+            start_from: StartFrom::Current,
+        }
+    }
+
+    fn name(verdict: &Verdict) -> &'static str {
+        match verdict {
+            Verdict::Not(state) => state.name(),
+            _ => "go",
+        }
+    }
+
+    #[test]
+    fn empty_directory_begins_where_it_is_told() {
+        let mut known = Known { position: Position::Empty, ..known(1, 0, 0, &[]) };
+        known.cluster = None;
+        let seen = seen(3, 5 * MIB + 77, &[(1, 1), (2, 2)]);
+        let newest = lsn(5 * MIB);
+        assert_eq!(judge(&seen, &known), Verdict::Start { tli: tli(3), start: newest });
+        known.start_from = StartFrom::Oldest;
+        assert_eq!(judge(&seen, &known), Verdict::FindOldest { tli: tli(3), newest });
+        known.start_from = StartFrom::At(lsn(2 * MIB + 5));
+        assert_eq!(judge(&seen, &known), Verdict::Start { tli: tli(3), start: lsn(2 * MIB) });
+        known.start_from = StartFrom::At(lsn(6 * MIB));
+        assert_eq!(name(&judge(&seen, &known)), "waiting for upstream");
+    }
+
+    #[test]
+    fn another_cluster_or_size_or_a_loop_is_refused() {
+        let ours = known(1, 100, 50, &[]);
+        let mut other = seen(1, 200, &[]);
+        other.system_id = SystemId::new(8);
+        assert_eq!(name(&judge(&other, &ours)), "upstream refused");
+        let mut other = seen(1, 200, &[]);
+        other.segment_size = SegmentSize::new(2 * MIB).unwrap();
+        assert_eq!(name(&judge(&other, &ours)), "upstream refused");
+        let mut other = seen(1, 200, &[]);
+        other.path =
+            InstancePath::empty().announced_by(ours.instance).announced_by(InstanceId::new(1));
+        assert_eq!(name(&judge(&other, &ours)), "upstream refused");
+        other.path = InstancePath::empty().announced_by(InstanceId::new(1));
+        assert_eq!(name(&judge(&other, &ours)), "go");
+    }
+
+    #[test]
+    fn same_timeline() {
+        let ours = known(1, 100, 50, &[]);
+        let go = Verdict::Start { tli: tli(1), start: lsn(50) };
+        assert_eq!(judge(&seen(1, 100, &[]), &ours), go);
+        assert_eq!(name(&judge(&seen(1, 99, &[]), &ours)), "waiting for upstream");
+        let ours = known(2, 100, 50, &[(1, 40)]);
+        assert_eq!(name(&judge(&seen(2, 200, &[(1, 40)]), &ours)), "go");
+        assert_eq!(name(&judge(&seen(2, 200, &[(1, 41)]), &ours)), "upstream refused");
+    }
+
+    #[test]
+    fn newer_timeline_must_have_ours_in_its_history() {
+        let ours = known(2, 100, 50, &[(1, 40)]);
+        assert_eq!(name(&judge(&seen(3, 300, &[(1, 40), (2, 101)]), &ours)), "go");
+        for end in [99, 100] {
+            let ended = judge(&seen(4, 300, &[(1, 40), (2, end), (3, 250)]), &ours);
+            let (next, at, durable) = (tli(3), lsn(end), lsn(100));
+            let state = UpstreamState::TimelineEnded { next, at, ours: durable };
+            assert_eq!(ended, Verdict::Not(state));
+        }
+        assert_eq!(name(&judge(&seen(3, 300, &[(1, 40)]), &ours)), "upstream refused");
+        assert_eq!(name(&judge(&seen(3, 300, &[(1, 39), (2, 100)]), &ours)), "upstream refused");
+        let no_file = Seen { forks: None, ..seen(3, 300, &[]) };
+        assert_eq!(name(&judge(&no_file, &ours)), "upstream refused");
+    }
+
+    #[test]
+    fn older_timeline_is_late_or_left_behind() {
+        let ours = known(3, 300, 250, &[(1, 40), (2, 100)]);
+        assert_eq!(name(&judge(&seen(2, 90, &[(1, 40)]), &ours)), "waiting for upstream");
+        assert_eq!(name(&judge(&seen(2, 101, &[(1, 40)]), &ours)), "upstream refused");
+        assert_eq!(name(&judge(&seen(1, 41, &[]), &ours)), "upstream refused");
+        let skipped = known(4, 300, 250, &[(1, 40), (2, 100)]);
+        assert_eq!(name(&judge(&seen(3, 90, &[]), &skipped)), "upstream refused");
+    }
+}

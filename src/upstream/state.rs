@@ -1,0 +1,202 @@
+//! How the hub stands to its upstream, in words for the log and for `inspect`.
+
+use crate::wal::{Lsn, TimelineId};
+use std::fmt;
+
+/// One state, with what a reader needs to act on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamState {
+    /// No connection was tried yet.
+    Connecting,
+    /// WAL is coming in.
+    Streaming {
+        /// From whom.
+        host: String,
+        /// On which timeline.
+        tli: TimelineId,
+        /// From where on.
+        start: Lsn,
+    },
+    /// There is no connection.
+    Disconnected {
+        /// Why the last one failed or ended.
+        why: String,
+    },
+    /// The upstream is behind us; it is expected to catch up.
+    Waiting {
+        /// Who.
+        host: String,
+        /// Everything before this is on our disk.
+        ours: Lsn,
+        /// What it has.
+        theirs: Lsn,
+    },
+    /// The upstream will not be followed: another cluster, another history, a loop.
+    Refused {
+        /// Who.
+        host: String,
+        /// Why not.
+        why: String,
+    },
+    /// The upstream's timeline ended; following it is not this version's business.
+    TimelineEnded {
+        /// The timeline that follows.
+        next: TimelineId,
+        /// Where it forks off.
+        at: Lsn,
+        /// How far our WAL of the old timeline reaches; past the fork when the old
+        /// primary wrote something that nobody follows.
+        ours: Lsn,
+    },
+    /// The upstream no longer has the WAL that comes next for us.
+    Gap {
+        /// The position we need.
+        at: Lsn,
+        /// The upstream's words.
+        message: String,
+    },
+    /// The upstream has other bytes under positions that we hold.
+    Diverged {
+        /// The first such position.
+        at: Lsn,
+        /// What differs.
+        detail: String,
+    },
+    /// Our disk is full.
+    NoSpace,
+    /// The hub is going down.
+    Stopped,
+}
+
+impl UpstreamState {
+    /// The state's fixed name.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Streaming { .. } => "streaming",
+            Self::Disconnected { .. } => "disconnected",
+            Self::Waiting { .. } => "waiting for upstream",
+            Self::Refused { .. } => "upstream refused",
+            Self::TimelineEnded { .. } => "timeline ended",
+            Self::Gap { .. } => "gap",
+            Self::Diverged { .. } => "diverged",
+            Self::NoSpace => "no space",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// Which of several hosts' states is told: the one that needs a human most.
+    pub(crate) const fn severity(&self) -> u8 {
+        match self {
+            Self::Connecting => 0,
+            Self::Streaming { .. } => 1,
+            Self::Stopped => 2,
+            Self::Disconnected { .. } => 3,
+            Self::Waiting { .. } => 4,
+            Self::TimelineEnded { .. } => 5,
+            Self::Refused { .. } => 6,
+            Self::NoSpace => 7,
+            Self::Gap { .. } => 8,
+            Self::Diverged { .. } => 9,
+        }
+    }
+
+    /// Must somebody act, or does it heal by itself?
+    pub const fn is_alarm(&self) -> bool {
+        self.severity() >= 5
+    }
+
+    /// The content of `walhub.state`.
+    pub fn to_json(&self, since_unix_ms: u64) -> String {
+        let mut fields = serde_json::Map::new();
+        let mut put = |name: &str, value: String| {
+            fields.insert(name.to_owned(), serde_json::Value::String(value));
+        };
+        put("state", self.name().to_owned());
+        match self {
+            Self::Connecting | Self::NoSpace | Self::Stopped => {}
+            Self::Streaming { host, tli, start } => {
+                put("host", host.clone());
+                put("timeline", tli.to_string());
+                put("start", start.to_string());
+            }
+            Self::Disconnected { why } => put("why", why.clone()),
+            Self::Waiting { host, ours, theirs } => {
+                put("host", host.clone());
+                put("ours", ours.to_string());
+                put("theirs", theirs.to_string());
+            }
+            Self::Refused { host, why } => {
+                put("host", host.clone());
+                put("why", why.clone());
+            }
+            Self::TimelineEnded { next, at, ours } => {
+                put("next_timeline", next.to_string());
+                put("at", at.to_string());
+                put("ours", ours.to_string());
+            }
+            Self::Gap { at, message } => {
+                put("at", at.to_string());
+                put("why", message.clone());
+            }
+            Self::Diverged { at, detail } => {
+                put("at", at.to_string());
+                put("why", detail.clone());
+            }
+        }
+        fields.insert("since_unix_ms".to_owned(), since_unix_ms.into());
+        serde_json::Value::Object(fields).to_string()
+    }
+}
+
+impl fmt::Display for UpstreamState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connecting | Self::Stopped => f.write_str(self.name()),
+            Self::Streaming { host, tli, start } => {
+                write!(f, "streaming from {host}, timeline {tli}, from {start} on")
+            }
+            Self::Disconnected { why } => write!(f, "disconnected: {why}"),
+            Self::Waiting { host, ours, theirs } => write!(
+                f,
+                "waiting for upstream: {host} is at {theirs}, behind our {ours}; still serving"
+            ),
+            Self::Refused { host, why } => {
+                write!(f, "upstream refused: {host}: {why}; nothing of it is stored, still serving")
+            }
+            Self::TimelineEnded { next, at, ours } => write!(
+                f,
+                "timeline ended: the upstream went on with timeline {next} at {at}, which this \
+                 version does not follow; our WAL reaches {ours}; receiving has stopped, still \
+                 serving"
+            ),
+            Self::Gap { at, message } => write!(
+                f,
+                "gap: the upstream no longer has the WAL at {at} ({message}); bytes are never \
+                 joined over a hole, still serving"
+            ),
+            Self::Diverged { at, detail } => write!(
+                f,
+                "diverged: the upstream has another history from {at} on ({detail}); nothing of \
+                 it is stored, still serving"
+            ),
+            Self::NoSpace => {
+                f.write_str("no space: the disk is full; receiving is paused, still serving")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_file_is_json() {
+        let state = UpstreamState::Diverged { at: Lsn::new(0x300_0000), detail: "a \"b\"".into() };
+        let json: serde_json::Value = serde_json::from_str(&state.to_json(7)).unwrap();
+        assert_eq!(json["state"], "diverged");
+        assert_eq!(json["at"], "0/3000000");
+        assert_eq!(json["since_unix_ms"], 7);
+    }
+}

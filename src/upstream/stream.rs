@@ -1,0 +1,294 @@
+//! The upstream's stream after its CopyBothResponse: what it says, what it is owed, how
+//! long it may be silent.
+//!
+//! Timers follow `walreceiver.c` (`WalReceiverMain`).
+
+use crate::wal::{Lsn, TimelineId};
+use crate::wire::backend_read::{FromServer, ServerError};
+use crate::wire::copy::{FromSender, ReplyRequest, StatusReply};
+use crate::wire::frame::next_frame;
+use crate::wire::time::PgTime;
+use std::time::{Duration, Instant};
+
+/// The longest message taken from an upstream. PostgreSQL sends at most 128 KiB of WAL
+/// in one; the bound only keeps memory bounded.
+pub const MAX_BODY: usize = 512 << 10;
+
+/// One message from upstream.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Told<'a> {
+    /// WAL that starts at `start`.
+    Wal {
+        /// First byte.
+        start: Lsn,
+        /// The bytes.
+        wal: &'a [u8],
+    },
+    /// It wants a status reply at once.
+    ReplyWanted,
+    /// CopyDone: the timeline has ended; our CopyDone is owed.
+    CopyDone,
+    /// After both CopyDones: the timeline that follows.
+    Next {
+        /// Its number.
+        tli: TimelineId,
+        /// Where it forks off.
+        at: Lsn,
+    },
+    /// It ended the stream with an error.
+    Error(ServerError),
+    /// It is shutting down in good order, having sent everything.
+    ShutDown,
+    /// Nothing that concerns the stream.
+    Nothing,
+}
+
+/// What came is no replication stream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoStream {
+    /// Not even a message.
+    #[error("upstream sent something that is no message: {0}")]
+    Malformed(String),
+    /// A message that has no place in a stream.
+    #[error("upstream sent an unexpected message of type \"{}\" in the stream", .0.escape_ascii())]
+    Unexpected(u8),
+    /// CopyData with something else than WAL or a keepalive.
+    #[error("upstream sent an invalid replication message")]
+    Payload,
+    /// The row that names the next timeline cannot be read.
+    #[error("upstream ended the timeline without naming the next one")]
+    NextTimeline,
+}
+
+/// Reads the next whole message from the front of `bytes`; none when it is not all
+/// there. Returns the message and its length.
+pub fn next_told(bytes: &[u8]) -> Result<Option<(Told<'_>, usize)>, NoStream> {
+    let frame = match next_frame(bytes, MAX_BODY) {
+        Ok(Some(frame)) => frame,
+        Ok(None) => return Ok(None),
+        Err(malformed) => return Err(NoStream::Malformed(malformed.to_string())),
+    };
+    let len = frame.len;
+    let told = match frame.tag {
+        b'd' => match FromSender::parse(frame.body).map_err(|_| NoStream::Payload)? {
+            FromSender::XLogData { start, wal, .. } => Told::Wal { start, wal },
+            FromSender::Keepalive { reply: ReplyRequest::Yes, .. } => Told::ReplyWanted,
+            FromSender::Keepalive { reply: ReplyRequest::No, .. } => Told::Nothing,
+        },
+        b'c' => Told::CopyDone,
+        b'C' if frame.body == b"COPY 0\0" => Told::ShutDown,
+        tag @ (b'D' | b'E') => match FromServer::parse(frame) {
+            Ok(FromServer::Error(error)) => Told::Error(error),
+            Ok(FromServer::DataRow(row)) => next_timeline(&row)?,
+            Ok(_) => return Err(NoStream::Unexpected(tag)),
+            Err(malformed) => return Err(NoStream::Malformed(malformed.to_string())),
+        },
+        // Notices and parameter changes may come at any time; after CopyDone the row
+        // description and two CommandComplete stand around the row.
+        b'N' | b'S' | b'T' | b'C' | b'Z' => Told::Nothing,
+        tag => return Err(NoStream::Unexpected(tag)),
+    };
+    Ok(Some((told, len)))
+}
+
+fn next_timeline(row: &[Option<&[u8]>]) -> Result<Told<'static>, NoStream> {
+    let text = |n| std::str::from_utf8((*row.get(n)?)?).ok();
+    let tli = text(0).and_then(|tli| tli.parse().ok()).and_then(TimelineId::new);
+    let at = text(1).and_then(|at| at.parse().ok());
+    match (tli, at) {
+        (Some(tli), Some(at)) => Ok(Told::Next { tli, at }),
+        _ => Err(NoStream::NextTimeline),
+    }
+}
+
+/// When something is owed to the upstream, and when it is given up.
+#[derive(Debug)]
+pub struct Clock {
+    status_interval: Duration,
+    timeout: Duration,
+    heard_at: Instant,
+    pinged: bool,
+    told_at: Instant,
+    told: Option<(Lsn, Lsn)>,
+    /// Since when the upstream's bytes are left unread because our disk is behind.
+    paused_at: Option<Instant>,
+}
+
+/// What the clock asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// Nothing yet.
+    Nothing,
+    /// A status reply, which wants an answer or not.
+    Status(ReplyRequest),
+    /// The upstream is silent for too long.
+    GiveUp,
+    /// Our disk is behind for too long: an upstream socket left unread can freeze a
+    /// primary's checkpointer.
+    DiskTooSlow,
+}
+
+impl Clock {
+    /// A stream that begins now. Zero switches an interval or timeout off.
+    pub fn new(now: Instant, status_interval: Duration, timeout: Duration) -> Self {
+        Self {
+            status_interval,
+            timeout,
+            heard_at: now,
+            pinged: false,
+            told_at: now,
+            told: None,
+            paused_at: None,
+        }
+    }
+
+    /// A message came.
+    pub fn heard(&mut self, now: Instant) {
+        self.heard_at = now;
+        self.pinged = false;
+    }
+
+    /// Reading stops, because too much is not durable yet.
+    pub fn pause(&mut self, now: Instant) {
+        self.paused_at.get_or_insert(now);
+    }
+
+    /// Reading goes on.
+    pub fn resume(&mut self, now: Instant) {
+        if self.paused_at.take().is_some() {
+            // What it says is in the socket; it has not been silent.
+            self.heard(now);
+        }
+    }
+
+    /// Does a status reply say something new? One goes out after every write and flush.
+    pub fn has_news(&self, write: Lsn, flush: Lsn) -> bool {
+        self.told != Some((write, flush)) && !self.status_interval.is_zero()
+    }
+
+    /// The status reply for these positions, which is going out now. `apply` is where
+    /// the flush is: stored, and nothing here ever replays it.
+    pub fn status(
+        &mut self,
+        write: Lsn,
+        flush: Lsn,
+        reply: ReplyRequest,
+        client_time: PgTime,
+        now: Instant,
+    ) -> StatusReply {
+        self.told_at = now;
+        self.told = Some((write, flush));
+        StatusReply { write, flush, apply: flush, client_time, reply }
+    }
+
+    /// When [`Clock::due`] has to be asked next.
+    pub fn deadline(&self) -> Option<Instant> {
+        let timed = !self.timeout.is_zero();
+        let status = (!self.status_interval.is_zero()).then(|| self.told_at + self.status_interval);
+        let paused = self.paused_at.filter(|_| timed).map(|at| at + self.timeout / 2);
+        let silent = (timed && self.paused_at.is_none())
+            .then(|| self.heard_at + if self.pinged { self.timeout } else { self.timeout / 2 });
+        [status, paused, silent].into_iter().flatten().min()
+    }
+
+    /// What the clock asks for. After a status that wants an answer the upstream counts
+    /// as pinged.
+    pub fn due(&mut self, now: Instant) -> Due {
+        if !self.timeout.is_zero() {
+            if let Some(paused_at) = self.paused_at {
+                if now.saturating_duration_since(paused_at) >= self.timeout / 2 {
+                    return Due::DiskTooSlow;
+                }
+            } else {
+                let silent = now.saturating_duration_since(self.heard_at);
+                if silent >= self.timeout {
+                    return Due::GiveUp;
+                }
+                if silent >= self.timeout / 2 && !self.pinged {
+                    self.pinged = true;
+                    return Due::Status(ReplyRequest::Yes);
+                }
+            }
+        }
+        let told = now.saturating_duration_since(self.told_at);
+        if !self.status_interval.is_zero() && told >= self.status_interval {
+            return Due::Status(ReplyRequest::No);
+        }
+        Due::Nothing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn asks_at_half_time_and_gives_up_at_the_end() {
+        let t0 = Instant::now();
+        let mut clock = Clock::new(t0, s(10), s(60));
+        assert_eq!(clock.deadline(), Some(t0 + s(10)));
+        assert_eq!(clock.due(t0 + s(10)), Due::Status(ReplyRequest::No));
+        clock.status(Lsn::new(8), Lsn::new(8), ReplyRequest::No, PgTime::new(0), t0 + s(10));
+        assert_eq!(clock.due(t0 + s(11)), Due::Nothing);
+        assert_eq!(clock.due(t0 + s(30)), Due::Status(ReplyRequest::Yes));
+        clock.status(Lsn::new(8), Lsn::new(8), ReplyRequest::Yes, PgTime::new(0), t0 + s(30));
+        assert_eq!(clock.due(t0 + s(31)), Due::Nothing);
+        assert_eq!(clock.due(t0 + s(60)), Due::GiveUp);
+        clock.heard(t0 + s(60));
+        assert_eq!(clock.due(t0 + s(61)), Due::Status(ReplyRequest::No));
+    }
+
+    #[test]
+    fn a_slow_disk_is_not_the_upstreams_silence() {
+        let t0 = Instant::now();
+        let mut clock = Clock::new(t0, s(0), s(60));
+        clock.pause(t0 + s(20));
+        assert_eq!(clock.deadline(), Some(t0 + s(50)));
+        assert_eq!(clock.due(t0 + s(49)), Due::Nothing);
+        assert_eq!(clock.due(t0 + s(50)), Due::DiskTooSlow);
+        clock.resume(t0 + s(51));
+        assert_eq!(clock.due(t0 + s(80)), Due::Nothing);
+        assert_eq!(clock.due(t0 + s(81)), Due::Status(ReplyRequest::Yes));
+    }
+
+    #[test]
+    fn news_are_told_once() {
+        let t0 = Instant::now();
+        let mut clock = Clock::new(t0, s(10), s(0));
+        let (write, flush) = (Lsn::new(16), Lsn::new(8));
+        assert!(clock.has_news(write, flush));
+        let status = clock.status(write, flush, ReplyRequest::No, PgTime::new(0), t0);
+        assert_eq!((status.write, status.flush, status.apply), (write, flush, flush));
+        assert!(!clock.has_news(write, flush));
+        assert!(clock.has_news(write, write));
+    }
+
+    #[test]
+    fn reads_the_end_of_a_timeline() {
+        let mut bytes = b"c\0\0\0\x04".to_vec();
+        bytes.extend_from_slice(b"D\0\0\0\x17\0\x02\0\0\0\x012\0\0\0\x080/6E25B8");
+        bytes.extend_from_slice(b"C\0\0\0\x0bCOPY 0\0");
+        let (told, len) = next_told(&bytes).unwrap().unwrap();
+        assert_eq!(told, Told::CopyDone);
+        let rest = &bytes[len..];
+        let (told, len) = next_told(rest).unwrap().unwrap();
+        assert_eq!(told, Told::Next { tli: TimelineId::new(2).unwrap(), at: Lsn::new(0x6E_25B8) });
+        assert_eq!(next_told(&rest[len..]).unwrap().unwrap().0, Told::ShutDown);
+        assert_eq!(next_told(&rest[..5]), Ok(None));
+        assert_eq!(next_told(b"Q\0\0\0\x04"), Err(NoStream::Unexpected(b'Q')));
+        assert_eq!(next_told(b"d\0\0\0\x05z"), Err(NoStream::Payload));
+        assert!(matches!(next_told(b"d\x7f\0\0\0"), Err(NoStream::Malformed(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_calmly(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            drop(next_told(&bytes));
+        }
+    }
+}

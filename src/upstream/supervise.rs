@@ -1,0 +1,304 @@
+//! Which host to try next, and when: a state machine without I/O.
+//!
+//! Hosts are tried in the order of the conninfo, all of them in one round. After a
+//! round without success the next begins at once when the failure before is older
+//! than `wal_retrieve_retry_interval`, else after the rest of it, as PostgreSQL's
+//! startup process does. A host that has to change before it can be followed is asked
+//! more slowly. Every change is reported once.
+
+use super::state::UpstreamState;
+use std::time::{Duration, Instant};
+
+/// How much longer than `wal_retrieve_retry_interval` a host is left alone whose
+/// answer can only change by somebody's doing.
+const SLOW_FACTOR: u32 = 6;
+
+/// How long an upstream may be behind us before that is worth a warning.
+const LONG_WAIT: Duration = Duration::from_secs(60);
+
+/// What to do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Try this host, by its index.
+    Connect(usize),
+    /// Nothing before this moment.
+    SleepUntil(Instant),
+}
+
+/// What to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// The state changed: log and state file.
+    Changed(UpstreamState),
+    /// One host's answer is new, the state as a whole is not (yet) another: log only.
+    Host(UpstreamState),
+    /// Still waiting for an upstream behind us, for over a minute: warn once.
+    LongWait(UpstreamState),
+}
+
+/// The machine. `now` is always an argument.
+#[derive(Debug)]
+pub struct Supervisor {
+    retry_interval: Duration,
+    hosts: Vec<Host>,
+    /// The next host of this round; `hosts.len()` when the round is over.
+    next_host: usize,
+    round_not_before: Option<Instant>,
+    last_failure: Option<Instant>,
+    state: UpstreamState,
+}
+
+#[derive(Debug, Default)]
+struct Host {
+    not_before: Option<Instant>,
+    last: Option<UpstreamState>,
+    waiting_since: Option<Instant>,
+    long_wait_told: bool,
+}
+
+impl Supervisor {
+    /// Nothing tried yet.
+    pub fn new(hosts: usize, retry_interval: Duration) -> Self {
+        Self {
+            retry_interval,
+            hosts: std::iter::repeat_with(Host::default).take(hosts).collect(),
+            next_host: 0,
+            round_not_before: None,
+            last_failure: None,
+            state: UpstreamState::Connecting,
+        }
+    }
+
+    /// The state as it was told last.
+    pub const fn state(&self) -> &UpstreamState {
+        &self.state
+    }
+
+    /// What to do now.
+    pub fn next(&mut self, now: Instant) -> Next {
+        if let Some(at) = self.round_not_before {
+            if now < at {
+                return Next::SleepUntil(at);
+            }
+            self.round_not_before = None;
+        }
+        while let Some(host) = self.hosts.get(self.next_host) {
+            if host.not_before.is_none_or(|at| at <= now) {
+                return Next::Connect(self.next_host);
+            }
+            self.next_host += 1;
+        }
+        // Everybody left is one to be asked slowly.
+        self.next_host = 0;
+        let soonest = self.hosts.iter().filter_map(|host| host.not_before).min();
+        let at = soonest.unwrap_or(now + self.retry_interval);
+        self.round_not_before = Some(at);
+        Next::SleepUntil(at)
+    }
+
+    /// The stream began.
+    pub fn started(&mut self, host: usize, state: UpstreamState, news: &mut Vec<News>) {
+        if let Some(host) = self.hosts.get_mut(host) {
+            *host = Host::default();
+        }
+        self.change(state, news);
+    }
+
+    /// The attempt at `host`, or the stream from it, ended so.
+    pub fn ended(&mut self, now: Instant, host: usize, state: UpstreamState, news: &mut Vec<News>) {
+        let was_streaming = matches!(self.state, UpstreamState::Streaming { .. });
+        let slow = matches!(
+            state,
+            UpstreamState::Refused { .. }
+                | UpstreamState::TimelineEnded { .. }
+                | UpstreamState::Gap { .. }
+                | UpstreamState::Diverged { .. }
+        );
+        if let Some(host) = self.hosts.get_mut(host) {
+            host.not_before = slow.then(|| now + self.retry_interval * SLOW_FACTOR);
+            if matches!(state, UpstreamState::Waiting { .. }) {
+                let since = *host.waiting_since.get_or_insert(now);
+                if now.saturating_duration_since(since) >= LONG_WAIT && !host.long_wait_told {
+                    host.long_wait_told = true;
+                    news.push(News::LongWait(state.clone()));
+                }
+            } else {
+                host.waiting_since = None;
+                host.long_wait_told = false;
+            }
+            let same = host.last.as_ref().is_some_and(|last| same_kind(last, &state));
+            host.last = Some(state.clone());
+            if !same && !was_streaming && self.hosts.len() > 1 {
+                news.push(News::Host(state.clone()));
+            }
+        }
+        if was_streaming {
+            // libpq begins with the first host again, and so do we.
+            self.change(state, news);
+            self.round_ends(now);
+            return;
+        }
+        self.next_host += 1;
+        let more = self.hosts.iter().skip(self.next_host);
+        if more.clone().all(|host| host.not_before.is_some_and(|at| at > now)) {
+            let worst = self.hosts.iter().filter_map(|host| host.last.as_ref());
+            if let Some(worst) = worst.max_by_key(|state| state.severity()).cloned() {
+                self.change(worst, news);
+            }
+            self.round_ends(now);
+        }
+    }
+
+    /// Did this host have another history, the last time it was asked?
+    pub fn had_diverged(&self, host: usize) -> bool {
+        let last = self.hosts.get(host).and_then(|host| host.last.as_ref());
+        matches!(last, Some(UpstreamState::Diverged { .. }))
+    }
+
+    /// Has every host answered, the last time it was asked, that it lacks our position?
+    pub fn all_have_gaps(&self) -> bool {
+        let gap = |host: &Host| matches!(host.last, Some(UpstreamState::Gap { .. }));
+        self.hosts.iter().all(gap)
+    }
+
+    /// What we ask for has changed (another start, a hub that began anew behind a gap):
+    /// everybody may be asked at once.
+    pub fn forget(&mut self) {
+        self.hosts.fill_with(Host::default);
+        self.next_host = 0;
+        self.round_not_before = None;
+    }
+
+    fn round_ends(&mut self, now: Instant) {
+        let at = self.last_failure.map_or(now, |last| now.max(last + self.retry_interval));
+        self.last_failure = Some(at);
+        self.round_not_before = Some(at);
+        self.next_host = 0;
+    }
+
+    fn change(&mut self, state: UpstreamState, news: &mut Vec<News>) {
+        if !same_kind(&self.state, &state) {
+            news.push(News::Changed(state.clone()));
+        }
+        self.state = state;
+    }
+}
+
+/// Is this the same answer again? Positions move while one waits; that is no news.
+fn same_kind(a: &UpstreamState, b: &UpstreamState) -> bool {
+    match (a, b) {
+        (UpstreamState::Waiting { host: a, .. }, UpstreamState::Waiting { host: b, .. }) => a == b,
+        (UpstreamState::Streaming { .. }, UpstreamState::Streaming { .. }) => false,
+        _ => a == b,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::{Lsn, TimelineId};
+
+    const RETRY: Duration = Duration::from_secs(5);
+
+    fn down() -> UpstreamState {
+        UpstreamState::Disconnected { why: "connection refused".into() }
+    }
+
+    fn streaming() -> UpstreamState {
+        let tli = TimelineId::FIRST;
+        UpstreamState::Streaming { host: "a".into(), tli, start: Lsn::new(1) }
+    }
+
+    fn refused() -> UpstreamState {
+        UpstreamState::Refused { host: "a".into(), why: "another cluster".into() }
+    }
+
+    fn waiting(theirs: u64) -> UpstreamState {
+        let host = "a".to_owned();
+        UpstreamState::Waiting { host, ours: Lsn::new(100), theirs: Lsn::new(theirs) }
+    }
+
+    #[test]
+    fn first_failure_retries_at_once_the_next_after_the_interval() {
+        let mut machine = Supervisor::new(1, RETRY);
+        let (t0, mut news) = (Instant::now(), Vec::new());
+        assert_eq!(machine.next(t0), Next::Connect(0));
+        machine.ended(t0, 0, down(), &mut news);
+        assert_eq!(machine.next(t0), Next::Connect(0));
+        machine.ended(t0, 0, down(), &mut news);
+        assert_eq!(machine.next(t0), Next::SleepUntil(t0 + RETRY));
+        assert_eq!(machine.next(t0 + RETRY), Next::Connect(0));
+        machine.ended(t0 + RETRY, 0, down(), &mut news);
+        assert_eq!(machine.next(t0 + RETRY), Next::SleepUntil(t0 + RETRY * 2));
+        assert_eq!(news, [News::Changed(down())], "told once");
+    }
+
+    #[test]
+    fn a_stream_that_lasted_reconnects_at_once() {
+        let mut machine = Supervisor::new(1, RETRY);
+        let (t0, mut news) = (Instant::now(), Vec::new());
+        machine.ended(t0, 0, down(), &mut news);
+        machine.started(0, streaming(), &mut news);
+        let later = t0 + Duration::from_secs(60);
+        machine.ended(later, 0, down(), &mut news);
+        assert_eq!(machine.next(later), Next::Connect(0));
+        machine.started(0, streaming(), &mut news);
+        machine.ended(later, 0, down(), &mut news);
+        assert_eq!(machine.next(later), Next::SleepUntil(later + RETRY), "but does not spin");
+        assert_eq!(news.len(), 5, "{news:?}");
+    }
+
+    #[test]
+    fn all_hosts_make_one_round_and_the_gravest_answer_is_the_state() {
+        let mut machine = Supervisor::new(3, RETRY);
+        let (t0, mut news) = (Instant::now(), Vec::new());
+        for round in 0..3 {
+            let now = t0 + RETRY * round;
+            // The refused host is left alone in the later rounds.
+            let tried: &[usize] = if round == 0 { &[0, 1, 2] } else { &[0, 2] };
+            for &host in tried {
+                assert_eq!(machine.next(now), Next::Connect(host), "round {round}");
+                let state = if host == 1 { refused() } else { down() };
+                machine.ended(now, host, state, &mut news);
+            }
+            assert_eq!(machine.state(), &refused());
+            if round == 0 {
+                machine.last_failure = Some(now);
+                machine.round_not_before = Some(now + RETRY);
+            }
+        }
+        let told = [
+            News::Host(down()),
+            News::Host(refused()),
+            News::Host(down()),
+            News::Changed(refused()),
+        ];
+        assert_eq!(news, told);
+        let much_later = t0 + RETRY * SLOW_FACTOR;
+        assert_eq!(machine.next(much_later), Next::Connect(0));
+        machine.ended(much_later, 0, down(), &mut news);
+        assert_eq!(machine.next(much_later), Next::Connect(1));
+    }
+
+    #[test]
+    fn only_slow_hosts_do_not_spin() {
+        let mut machine = Supervisor::new(1, RETRY);
+        let (t0, mut news) = (Instant::now(), Vec::new());
+        machine.ended(t0, 0, refused(), &mut news);
+        let Next::SleepUntil(at) = machine.next(t0) else { panic!("must sleep") };
+        assert_eq!(at, t0 + RETRY * SLOW_FACTOR);
+        assert_eq!(machine.next(at), Next::Connect(0));
+        machine.forget();
+        assert_eq!(machine.next(t0), Next::Connect(0));
+    }
+
+    #[test]
+    fn a_long_wait_is_told_once() {
+        let mut machine = Supervisor::new(1, RETRY);
+        let (t0, mut news) = (Instant::now(), Vec::new());
+        for n in 0..20 {
+            machine.ended(t0 + RETRY * n, 0, waiting(u64::from(n)), &mut news);
+        }
+        assert_eq!(news, [News::Changed(waiting(0)), News::LongWait(waiting(12))]);
+    }
+}
