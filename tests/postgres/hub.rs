@@ -1,0 +1,246 @@
+//! The hub: the binary that cargo built, as an operator would run it.
+
+use crate::process;
+use crate::scene::{Port, Scene};
+use crate::wait::{self, PATIENCE};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::fs;
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use walhub::wal::lsn::Lsn;
+
+/// One hub with its directory. Dropped, it is killed.
+pub(crate) struct Hub<'a> {
+    scene: &'a Scene,
+    name: String,
+    directory: PathBuf,
+    upstream: String,
+    flags: Vec<String>,
+    port: Port,
+    log: PathBuf,
+    server: Option<Child>,
+}
+
+impl<'a> Hub<'a> {
+    /// A hub that is going to stream from `upstream`.
+    pub(crate) fn new(scene: &'a Scene, name: &str, upstream: &str) -> Self {
+        Self {
+            scene,
+            name: name.to_owned(),
+            directory: scene.path(name),
+            upstream: upstream.to_owned(),
+            // Tests don't wait five seconds for the next try.
+            flags: vec!["--wal-retrieve-retry-interval=200ms".to_owned()],
+            port: Port::reserve(),
+            log: scene.path(&format!("{name}.log")),
+            server: None,
+        }
+    }
+
+    /// A running hub with the usual flags.
+    pub(crate) fn run(scene: &'a Scene, name: &str, upstream: &str) -> Self {
+        Self::new(scene, name, upstream).started()
+    }
+
+    /// One more flag, as `--name=value`.
+    pub(crate) fn flag(mut self, flag: &str) -> Self {
+        self.flags.push(flag.to_owned());
+        self
+    }
+
+    /// Keeps its files elsewhere.
+    pub(crate) fn in_directory(mut self, directory: &Path) -> Self {
+        self.directory = directory.to_owned();
+        self
+    }
+
+    /// Points it at another server, from the next start on.
+    pub(crate) fn set_upstream(&mut self, upstream: &str) {
+        self.upstream = upstream.to_owned();
+    }
+
+    pub(crate) fn started(mut self) -> Self {
+        self.start();
+        self
+    }
+
+    /// Starts it and waits until it listens.
+    pub(crate) fn start(&mut self) {
+        assert!(self.server.is_none(), "{} runs already", self.name);
+        let mut server = self.spawn();
+        wait::until(&format!("{} listens", self.name), || {
+            assert!(server.try_wait().unwrap().is_none(), "{} did not start", self.name);
+            TcpStream::connect((Ipv4Addr::LOCALHOST, self.port())).is_ok()
+        });
+        self.server = Some(server);
+    }
+
+    fn spawn(&self) -> Child {
+        let (_, out, err) = self.scene.log(&self.name);
+        command()
+            .arg("serve")
+            .arg("--directory")
+            .arg(&self.directory)
+            .args(["--primary-conninfo", &self.upstream])
+            .arg(format!("--port={}", self.port()))
+            .args(&self.flags)
+            .stdout(out)
+            .stderr(err)
+            .spawn()
+            .unwrap()
+    }
+
+    /// Starts it and expects that it ends by itself; what it logged.
+    pub(crate) fn refuses_to_start(&self) -> String {
+        let mut server = self.spawn();
+        let status =
+            wait::eventually(&format!("{} gives up", self.name), || server.try_wait().unwrap());
+        assert!(!status.success(), "{} ended with {status}", self.name);
+        self.log_text()
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&mut self) {
+        process::kill_family(&mut self.server.take().unwrap());
+    }
+
+    /// Sends a signal and goes on.
+    pub(crate) fn signal(&self, signal: Signal) {
+        process::signal(process::pid_of(self.server.as_ref().unwrap()), signal);
+    }
+
+    /// Waits until it has ended by itself; how it ended and how long that took.
+    pub(crate) fn wait_exit(&mut self) -> (ExitStatus, Duration) {
+        let begun = Instant::now();
+        let mut server = self.server.take().unwrap();
+        let status =
+            wait::within(PATIENCE, &format!("{} exits", self.name), || server.try_wait().unwrap());
+        (status, begun.elapsed())
+    }
+
+    /// SIGTERM, and a clean exit.
+    pub(crate) fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        let (status, _) = self.wait_exit();
+        assert!(status.success(), "{} ended with {status}", self.name);
+    }
+
+    pub(crate) fn assert_running(&mut self) {
+        let server = self.server.as_mut().unwrap();
+        assert!(server.try_wait().unwrap().is_none(), "{} has ended", self.name);
+    }
+
+    /// Everything it ever logged.
+    pub(crate) fn log_text(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits for a line that holds all these words, in any case.
+    pub(crate) fn wait_log(&self, words: &[&str]) -> String {
+        wait::eventually(&format!("{} logs {words:?}", self.name), || self.logged(words))
+    }
+
+    /// The first line that holds all these words, in any case.
+    pub(crate) fn logged(&self, words: &[&str]) -> Option<String> {
+        let text = self.log_text();
+        let has = |line: &str, word: &&str| line.to_lowercase().contains(&word.to_lowercase());
+        text.lines().find(|line| words.iter().all(|word| has(line, word))).map(str::to_owned)
+    }
+
+    /// What `walhub inspect --json` says of its directory.
+    pub(crate) fn inspect(&self) -> Inspection {
+        let output = command().arg("inspect").arg(&self.directory).arg("--json").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success(),
+            "inspect: {} {text} {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Inspection(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")))
+    }
+
+    /// Waits until `inspect` reports this state of the upstream connection.
+    pub(crate) fn wait_state(&self, state: &str) {
+        wait::until(&format!("{} is in state {state}", self.name), || {
+            self.inspect().upstream_state() == state
+        });
+    }
+
+    /// Memory that it alone holds, in KiB.
+    pub(crate) fn private_kib(&self) -> u64 {
+        process::private_kib(self.server.as_ref().unwrap())
+    }
+
+    /// How a standby reaches it.
+    pub(crate) fn conninfo(&self) -> String {
+        format!("host=127.0.0.1 port={} user=postgres", self.port())
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    pub(crate) fn pg_wal(&self) -> PathBuf {
+        self.directory.join("pg_wal")
+    }
+}
+
+impl Drop for Hub<'_> {
+    fn drop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            process::kill_family(&mut server);
+        }
+        if !thread::panicking() {
+            let log = self.log_text();
+            assert!(!log.contains("panicked at"), "{} panicked", self.name);
+        }
+    }
+}
+
+/// The binary, with nothing in the environment that could steer it.
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_walhub"));
+    for (name, _) in std::env::vars_os() {
+        let steers = |name: &str| name.starts_with("PG") || name.starts_with("WALHUB_");
+        if name.to_str().is_some_and(steers) {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// The answer of `walhub inspect --json`.
+pub(crate) struct Inspection(Value);
+
+impl Inspection {
+    /// End of the last complete record.
+    pub(crate) fn record_end(&self) -> Lsn {
+        self.lsn("record_end")
+    }
+
+    /// Start of the last complete record.
+    pub(crate) fn last_record(&self) -> Lsn {
+        self.lsn("last_record")
+    }
+
+    /// streaming, waiting, gap, diverged, ...
+    pub(crate) fn upstream_state(&self) -> String {
+        self.0["upstream"]["state"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub(crate) fn system_id(&self) -> String {
+        self.0["cluster"]["system_id"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn lsn(&self, field: &str) -> Lsn {
+        let text =
+            self.0["end"][field].as_str().unwrap_or_else(|| panic!("no {field} in {}", self.0));
+        text.parse().unwrap()
+    }
+}

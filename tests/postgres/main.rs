@@ -1,0 +1,42 @@
+//! walhub between real PostgreSQL servers.
+//!
+//! Every test builds its own world in a folder of its own, on ports of its own, and
+//! may run beside the others: a primary by `initdb`, standbys by `pg_basebackup`, the
+//! hub as the binary that cargo built. The programs come from `tests/get-postgres`.
+//! A test that fails prints the ends of all its logs and leaves its folder behind.
+//!
+//! The long forms of some tests are asked for by the environment: `WALHUB_KILLS`,
+//! `WALHUB_PRIMARY_KILLS`, `WALHUB_IDLE_CYCLES`, `WALHUB_SIGSTOP_MB`,
+//! `WALHUB_PG_MAJORS`. Each is explained in the module that reads it.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's helpers fail by panicking, as the test itself does"
+)]
+#![expect(
+    clippy::print_stderr,
+    reason = "what a failed or skipped test has to say goes to the test's output"
+)]
+
+mod client;
+mod cluster;
+mod hub;
+mod load;
+mod process;
+mod programs;
+mod receivewal;
+mod scene;
+mod segments;
+mod wait;
+
+mod disk_full;
+mod doors;
+mod harness;
+mod hostile;
+mod idle;
+mod kills;
+mod majors;
+mod refusals;
+mod shutdown;
+mod streaming;
+mod topologies;
+mod upstreams;

@@ -1,0 +1,87 @@
+//! pg_receivewal, the most demanding receiver: its files can be compared.
+
+use crate::process;
+use crate::programs::Programs;
+use crate::scene::Scene;
+use crate::segments::complete_segments;
+use crate::wait;
+use rustix::process::Signal;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use walhub::wal::lsn::Lsn;
+
+/// A running pg_receivewal. Dropped, it is killed.
+pub(crate) struct Receiver {
+    folder: PathBuf,
+    child: Child,
+}
+
+impl Receiver {
+    /// Receives into a folder of that name, as `conninfo` says, with more options.
+    pub(crate) fn start(
+        scene: &Scene,
+        programs: &Programs,
+        name: &str,
+        conninfo: &str,
+        options: &[&str],
+    ) -> Self {
+        let folder = scene.folder(name, programs.account());
+        let (_, out, err) = scene.log(name);
+        let child = programs
+            .client("pg_receivewal")
+            .args(["-v", "--status-interval=1", "-d", conninfo, "-D"])
+            .arg(&folder)
+            .args(options)
+            .stdout(out)
+            .stderr(err)
+            .spawn()
+            .unwrap();
+        Self { folder, child }
+    }
+
+    /// Waits until it streams: then there is a file.
+    pub(crate) fn wait_begun(&self) {
+        wait::until("pg_receivewal has begun", || {
+            std::fs::read_dir(&self.folder).unwrap().next().is_some()
+        });
+    }
+
+    /// Waits until it has so many complete segments.
+    pub(crate) fn wait_segments(&self, count: usize) {
+        let what = format!("{} holds {count} segments", self.folder.display());
+        wait::until(&what, || complete_segments(&self.folder).len() >= count);
+    }
+
+    /// Waits until this segment is complete.
+    pub(crate) fn wait_segment(&self, name: &str) {
+        let what = format!("{} holds {name}", self.folder.display());
+        wait::until(&what, || self.folder.join(name).exists());
+    }
+
+    /// Waits until it has reached its `--endpos` and ended.
+    pub(crate) fn wait_end(&mut self) {
+        let status = wait::eventually("pg_receivewal ends", || self.child.try_wait().unwrap());
+        assert!(status.success(), "pg_receivewal into {}: {status}", self.folder.display());
+    }
+
+    /// SIGINT, its clean end.
+    pub(crate) fn stop(&mut self) {
+        process::signal(process::pid_of(&self.child), Signal::INT);
+        self.wait_end();
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        process::kill_family(&mut self.child);
+    }
+}
+
+/// `--endpos` for everything before `lsn`.
+pub(crate) fn until_lsn(lsn: Lsn) -> String {
+    format!("--endpos={lsn}")
+}

@@ -1,0 +1,82 @@
+//! The store on a disk that tears, loses, fails and fills up: whatever is cut off when,
+//! what was published is there again, and nothing false is served.
+//!
+//! Each seed is one world, and the same one on every run. `WALHUB_SEEDS=10000` runs more
+//! of them, `WALHUB_SEED=17` runs that one.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+mod fake_disk;
+mod model;
+mod plants;
+mod random;
+mod world;
+
+use plants::{
+    BelievesTheCache, Honest, KeepsOldTail, NoDirectorySync, NoSyncInRecovery, Plant,
+    PublishesBeforeSync,
+};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Seeds of an ordinary run.
+const SEEDS: u64 = 300;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn promises_hold() {
+    if let Some(seed) = number("WALHUB_SEED") {
+        return world::run(seed, Honest).unwrap();
+    }
+    let seeds = number("WALHUB_SEEDS").unwrap_or(SEEDS);
+    let next = AtomicU64::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let broken: Vec<String> = std::thread::scope(|scope| {
+        let work = || {
+            let mut broken = Vec::new();
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= seeds || broken.len() >= 10 {
+                    return broken;
+                }
+                broken.extend(world::run(seed, Honest).err());
+            }
+        };
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    assert!(broken.is_empty(), "broken promises:\n{}", broken.join("\n"));
+    let missing = world::not_seen();
+    assert!(seeds < SEEDS || missing.is_empty(), "never came up: {missing:?}");
+}
+
+/// The first seed that finds the mistake.
+fn found<P: Plant>(plant: impl Fn() -> P) -> Option<String> {
+    (0..2000).find_map(|seed| world::run(seed, plant()).err())
+}
+
+#[test]
+fn finds_publishing_before_the_sync() {
+    assert!(found(|| PublishesBeforeSync).is_some());
+}
+
+#[test]
+fn finds_a_missing_directory_sync() {
+    assert!(found(|| NoDirectorySync).is_some());
+}
+
+#[test]
+fn finds_a_recovery_that_does_not_sync() {
+    assert!(found(|| NoSyncInRecovery).is_some());
+}
+
+#[test]
+fn finds_a_recovery_that_believes_the_cache() {
+    assert!(found(|| BelievesTheCache).is_some());
+}
+
+#[test]
+fn finds_an_old_tail_that_stays() {
+    assert!(found(|| KeepsOldTail).is_some());
+}

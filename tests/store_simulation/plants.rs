@@ -1,0 +1,225 @@
+//! Mistakes put in on purpose, to see that the simulation finds them. The shipped code
+//! knows nothing of them: they are disks that leave something out, and a driver that
+//! publishes too early.
+
+use crate::fake_disk::FakeDisk;
+use std::io;
+use std::path::Path;
+use walhub::store::disk::Disk;
+
+/// Which disks the code gets, and how the driver behaves.
+pub(crate) trait Plant {
+    type Recovery: Disk;
+    type Keeper: Disk<File = <FakeDisk as Disk>::File> + 'static;
+
+    fn recovery_disk(&self, disk: FakeDisk) -> Self::Recovery;
+    fn keeper_disk(&self, disk: FakeDisk) -> Self::Keeper;
+
+    fn publishes_what_is_written(&self) -> bool {
+        false
+    }
+}
+
+/// No mistake.
+pub(crate) struct Honest;
+
+impl Plant for Honest {
+    type Recovery = FakeDisk;
+    type Keeper = FakeDisk;
+
+    fn recovery_disk(&self, disk: FakeDisk) -> FakeDisk {
+        disk
+    }
+
+    fn keeper_disk(&self, disk: FakeDisk) -> FakeDisk {
+        disk
+    }
+}
+
+/// Publishes what is handed to the disk, without waiting for the sync.
+pub(crate) struct PublishesBeforeSync;
+
+impl Plant for PublishesBeforeSync {
+    type Recovery = FakeDisk;
+    type Keeper = FakeDisk;
+
+    fn recovery_disk(&self, disk: FakeDisk) -> FakeDisk {
+        disk
+    }
+
+    fn keeper_disk(&self, disk: FakeDisk) -> FakeDisk {
+        disk
+    }
+
+    fn publishes_what_is_written(&self) -> bool {
+        true
+    }
+}
+
+/// The keeper never syncs a directory.
+pub(crate) struct NoDirectorySync;
+
+impl Plant for NoDirectorySync {
+    type Recovery = FakeDisk;
+    type Keeper = Without;
+
+    fn recovery_disk(&self, disk: FakeDisk) -> FakeDisk {
+        disk
+    }
+
+    fn keeper_disk(&self, disk: FakeDisk) -> Without {
+        Without { disk, left_out: LeftOut::DirectorySyncs }
+    }
+}
+
+/// Recovery walks what is cached, without a sync first.
+pub(crate) struct NoSyncInRecovery;
+
+impl Plant for NoSyncInRecovery {
+    type Recovery = Without;
+    type Keeper = FakeDisk;
+
+    fn recovery_disk(&self, disk: FakeDisk) -> Without {
+        Without { disk, left_out: LeftOut::FileSyncs }
+    }
+
+    fn keeper_disk(&self, disk: FakeDisk) -> FakeDisk {
+        disk
+    }
+}
+
+/// Recovery syncs, but believes the cache: after a failed sync it holds what the medium
+/// never got.
+pub(crate) struct BelievesTheCache;
+
+impl Plant for BelievesTheCache {
+    type Recovery = Without;
+    type Keeper = FakeDisk;
+
+    fn recovery_disk(&self, disk: FakeDisk) -> Without {
+        Without { disk, left_out: LeftOut::DropOfCache }
+    }
+
+    fn keeper_disk(&self, disk: FakeDisk) -> FakeDisk {
+        disk
+    }
+}
+
+/// The keeper leaves what lies behind the durable mark when it hands out an open
+/// segment again.
+pub(crate) struct KeepsOldTail;
+
+impl Plant for KeepsOldTail {
+    type Recovery = FakeDisk;
+    type Keeper = Without;
+
+    fn recovery_disk(&self, disk: FakeDisk) -> FakeDisk {
+        disk
+    }
+
+    fn keeper_disk(&self, disk: FakeDisk) -> Without {
+        Without { disk, left_out: LeftOut::Clearing }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LeftOut {
+    FileSyncs,
+    DirectorySyncs,
+    DropOfCache,
+    Clearing,
+}
+
+/// A disk that says it did, and did not.
+pub(crate) struct Without {
+    disk: FakeDisk,
+    left_out: LeftOut,
+}
+
+impl Disk for Without {
+    type File = <FakeDisk as Disk>::File;
+    type Watch = <FakeDisk as Disk>::Watch;
+
+    async fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.disk.list(dir).await
+    }
+
+    async fn open_read(&self, path: &Path) -> io::Result<Self::File> {
+        self.disk.open_read(path).await
+    }
+
+    async fn open_write(&self, path: &Path) -> io::Result<Self::File> {
+        self.disk.open_write(path).await
+    }
+
+    async fn create(&self, path: &Path) -> io::Result<Self::File> {
+        self.disk.create(path).await
+    }
+
+    async fn read_at(
+        &self,
+        file: &Self::File,
+        buffer: Vec<u8>,
+        offset: u64,
+    ) -> (io::Result<usize>, Vec<u8>) {
+        self.disk.read_at(file, buffer, offset).await
+    }
+
+    async fn write_at(
+        &self,
+        file: &Self::File,
+        bytes: Vec<u8>,
+        offset: u64,
+    ) -> (io::Result<usize>, Vec<u8>) {
+        // Zeroing the first page of a spare and filling new ones goes on; a piece with
+        // content is an open segment whose tail is being cleared.
+        if self.left_out == LeftOut::Clearing && bytes.iter().any(|byte| *byte != 0) {
+            let first_is_wal = bytes.first() != Some(&b'w');
+            if first_is_wal {
+                return (Ok(bytes.len()), bytes);
+            }
+        }
+        self.disk.write_at(file, bytes, offset).await
+    }
+
+    async fn sync_data(&self, file: &Self::File) -> io::Result<()> {
+        match self.left_out {
+            LeftOut::FileSyncs => Ok(()),
+            _ => self.disk.sync_data(file).await,
+        }
+    }
+
+    async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        match self.left_out {
+            LeftOut::DirectorySyncs => Ok(()),
+            _ => self.disk.sync_dir(dir).await,
+        }
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to).await
+    }
+
+    async fn unlink(&self, path: &Path) -> io::Result<()> {
+        self.disk.unlink(path).await
+    }
+
+    async fn len(&self, file: &Self::File) -> io::Result<u64> {
+        self.disk.len(file).await
+    }
+
+    async fn drop_cache(&self, file: &Self::File) -> io::Result<()> {
+        match self.left_out {
+            LeftOut::DropOfCache => Ok(()),
+            _ => self.disk.drop_cache(file).await,
+        }
+    }
+
+    fn watch(file: &Self::File) -> Self::Watch {
+        FakeDisk::watch(file)
+    }
+
+    fn held(watch: &Self::Watch) -> Option<Self::File> {
+        FakeDisk::held(watch)
+    }
+}

@@ -1,0 +1,697 @@
+//! One hub on one bad disk: the shipped appender, keeper and recovery, driven in
+//! random order, killed, left without power, and asked what is left.
+
+use crate::fake_disk::{FakeDisk, FakeFile, Faults};
+use crate::model::{MIB, Model, SYSTEM};
+use crate::plants::Plant;
+use crate::random::Random;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::{Future, poll_fn};
+use std::path::Path;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use walhub::instance::InstanceId;
+use walhub::keeper::{Job, JobDone, JobKind, Keeper, Tended};
+use walhub::store::append::{Action, Appender, Beginning, Begun};
+use walhub::store::control_file::{Cluster, ControlFile};
+use walhub::store::disk::Disk;
+use walhub::store::layout::{FileKind, Layout};
+use walhub::store::retention::{Hold, Holds};
+use walhub::store::{Recovered, RecoveredWal, StoreFault, recover};
+use walhub::wal::{Lsn, SegmentName, SegmentNo, TimelineId};
+
+const TLI: TimelineId = TimelineId::FIRST;
+
+/// Situations that came up, so that a run can say whether it met them all.
+static SEEN: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
+
+fn seen(what: &'static str) {
+    SEEN.lock().unwrap().insert(what);
+}
+
+/// What an ordinary run has to meet.
+const EXPECTED: [&str; 16] = [
+    "control file not written yet",
+    "open segment named by recovery",
+    "record over the border",
+    "several open segments",
+    "beginning noted in parts",
+    "beginning believed by the note",
+    "beginning not believed",
+    "space ran out",
+    "halted",
+    "marker honoured",
+    "died without a marker",
+    "sync failed at the start",
+    "start cut off",
+    "segments removed",
+    "rewound at a start",
+    "rewound after a drop",
+];
+
+/// Situations that no seed so far led to.
+pub(crate) fn not_seen() -> Vec<&'static str> {
+    let seen = SEEN.lock().unwrap();
+    EXPECTED.into_iter().filter(|what| !seen.contains(what)).collect()
+}
+
+/// What a broken promise looks like.
+pub(crate) type Broken = String;
+
+macro_rules! promise {
+    ($holds:expr, $($what:tt)+) => { if !$holds { return Err(format!($($what)+)); } };
+}
+
+/// What outlives the process.
+pub(crate) struct World<P: Plant> {
+    plant: P,
+    seed: u64,
+    random: Random,
+    disk: FakeDisk,
+    layout: Layout,
+    model: Model,
+    faults: Faults,
+    /// Everything below was published to standbys.
+    published: Lsn,
+    /// Was anything published by the process that died last?
+    flushed: Lsn,
+    /// Nothing before this was needed any more.
+    released: Lsn,
+    crashes: u64,
+    healthy: bool,
+}
+
+/// What dies with the process.
+struct Process<F> {
+    appender: Appender,
+    begins: Lsn,
+    files: BTreeMap<SegmentNo, F>,
+    operations: Vec<Operation>,
+    jobs: Rc<RefCell<VecDeque<Job>>>,
+    answers: Rc<RefCell<Vec<JobDone<F>>>>,
+    worker: Pin<Box<dyn Future<Output = ()>>>,
+    actions: Vec<Action>,
+    hold: Option<Hold>,
+    holds: Arc<Holds>,
+    halted: bool,
+    marked: bool,
+    /// After a full disk: the upstream was replaced meanwhile.
+    rewind: bool,
+}
+
+enum Operation {
+    Write(Action),
+    Sync(SegmentNo),
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Killed,
+    PowerLoss,
+    Complete,
+}
+
+/// Runs one seed to its end; the error says which promise was broken.
+pub(crate) fn run<P: Plant>(seed: u64, plant: P) -> Result<(), Broken> {
+    let mut random = Random::new(seed);
+    let disk = FakeDisk::new(random.fork());
+    let faults = match random.below(4) {
+        0 => Faults { early_writeback: 200, short_write: 20, ..Faults::default() },
+        1 => Faults { failed_sync: 4, eviction: 50, early_writeback: 100, ..Faults::default() },
+        2 => Faults { failed_write: 1, short_write: 100, eviction: 20, ..Faults::default() },
+        _ => Faults::default(),
+    };
+    let mib = 1 + random.below(3);
+    let model = Model::new(random.fork(), mib);
+    let mut world = World {
+        plant,
+        seed,
+        layout: Layout::new(Path::new("/hub")),
+        published: model.start,
+        flushed: model.start,
+        released: model.start,
+        model,
+        random,
+        disk,
+        faults,
+        crashes: 0,
+        healthy: false,
+    };
+    world.live().map_err(|broken| format!("seed {seed}: {broken}"))
+}
+
+fn poll_once<T>(work: &mut Pin<Box<dyn Future<Output = T> + '_>>) -> Poll<T> {
+    work.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+}
+
+impl<P: Plant> World<P> {
+    fn live(&mut self) -> Result<(), Broken> {
+        let most = 1 + self.random.below(6);
+        loop {
+            self.healthy = self.crashes >= most;
+            let faults = if self.healthy { Faults::default() } else { self.faults };
+            self.disk.set_faults(faults);
+            if self.healthy {
+                self.disk.set_full(false);
+            }
+            let Some(recovered) = self.recover()? else { continue };
+            let mut process = self.start(recovered)?;
+            match self.serve(&mut process)? {
+                End::Complete => return self.check_final(),
+                End::Killed => self.crashes += 1,
+                End::PowerLoss => {
+                    self.crashes += 1;
+                    drop(process);
+                    self.disk.power_loss();
+                }
+            }
+        }
+    }
+
+    /// A start, which may itself be cut off. None: start again.
+    fn recover(&mut self) -> Result<Option<Recovered>, Broken> {
+        let disk = self.plant.recovery_disk(self.disk.clone());
+        let layout = self.layout.clone();
+        let mut work: Pin<Box<dyn Future<Output = _>>> = Box::pin(recover(&disk, &layout));
+        let cut =
+            if !self.healthy && self.random.chance(150) { self.random.below(12) } else { 1 << 40 };
+        let mut polls = 0;
+        let result = loop {
+            if polls == cut {
+                break None;
+            }
+            polls += 1;
+            if let Poll::Ready(result) = poll_once(&mut work) {
+                break Some(result);
+            }
+        };
+        drop(work);
+        match result {
+            Some(Ok(recovered)) => {
+                self.check_recovered(&recovered)?;
+                Ok(Some(recovered))
+            }
+            Some(Err(StoreFault::Sync { .. })) => {
+                seen("sync failed at the start");
+                // The process ends with a marker, if that could be written, and what
+                // was in open segments is not believed any more.
+                self.crashes += 1;
+                self.published = self.published.min(self.published.segment_start(self.model.size));
+                self.published = self.published.max(self.model.start).min(self.named_end());
+                self.maybe_power_loss();
+                Ok(None)
+            }
+            Some(Err(fault @ StoreFault::Io { .. })) if !self.healthy => {
+                promise!(
+                    fault.to_string().contains("rror") || fault.to_string().contains("pace"),
+                    "start failed: {fault}"
+                );
+                self.crashes += 1;
+                self.maybe_power_loss();
+                Ok(None)
+            }
+            Some(Err(fault)) => Err(format!("start failed: {fault}")),
+            None => {
+                seen("start cut off");
+                self.crashes += 1;
+                self.maybe_power_loss();
+                Ok(None)
+            }
+        }
+    }
+
+    fn maybe_power_loss(&mut self) {
+        if self.random.chance(500) {
+            self.disk.power_loss();
+        }
+    }
+
+    /// End of the complete segments, by name.
+    fn named_end(&self) -> Lsn {
+        let mut end = self.model.start;
+        for path in self.disk.names() {
+            if let Some(name) = self.complete_name(&path) {
+                end = end.max(name.no.end(self.model.size));
+            }
+        }
+        end
+    }
+
+    fn complete_name(&self, path: &Path) -> Option<SegmentName> {
+        let name = path.file_name()?.to_str()?;
+        match FileKind::of(name, self.model.size) {
+            FileKind::Segment(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    fn segment(&self, no: SegmentNo) -> SegmentName {
+        SegmentName { tli: TLI, no, size: self.model.size }
+    }
+
+    /// The promises, at the moment when a start publishes what it found.
+    fn check_recovered(&mut self, recovered: &Recovered) -> Result<(), Broken> {
+        self.check_names()?;
+        let Some(wal) = &recovered.wal else {
+            seen("control file not written yet");
+            promise!(
+                self.published == self.model.start,
+                "control file lost after publishing {}",
+                self.published
+            );
+            return Ok(());
+        };
+        // Every whole record that was published is there, and so is every byte of
+        // complete segments.
+        let floor = self.model.last_end(self.published);
+        promise!(
+            wal.durable >= floor,
+            "published up to {}, whole records up to {floor}, found {}",
+            self.published,
+            wal.durable
+        );
+        promise!(wal.oldest <= self.released, "removed {} .. {}", self.released, wal.oldest);
+        // The upstream still has the segment that holds what it was told is flushed.
+        let needed = self.flushed.segment_start(self.model.size);
+        promise!(wal.resume >= needed, "flushed {} but resumes at {}", self.flushed, wal.resume);
+        promise!(
+            wal.durable == wal.record_end.max(wal.resume),
+            "durable {} of record end {} and resume {}",
+            wal.durable,
+            wal.record_end,
+            wal.resume
+        );
+        self.check_served(wal)?;
+        self.note_situation(recovered, wal);
+        self.published = wal.durable;
+        Ok(())
+    }
+
+    fn note_situation(&self, recovered: &Recovered, wal: &RecoveredWal) {
+        let own = |no: SegmentNo| no.start(self.model.size) >= wal.resume;
+        let open = recovered.listing.partials.iter().filter(|(_, no)| own(*no)).count();
+        let listed = recovered.listing.newest_of(TLI).map(|range| range.newest);
+        for (holds, what) in [
+            (wal.complete.map(|range| range.newest) != listed, "open segment named by recovery"),
+            (wal.record_end < wal.resume && wal.last_record.is_some(), "record over the border"),
+            (open > 1, "several open segments"),
+            (wal.beginning == Beginning::Ahead && open > 0, "beginning not believed"),
+            (
+                wal.beginning == Beginning::Behind
+                    && wal.complete.is_none()
+                    && self.model.begins_inside(),
+                "beginning believed by the note",
+            ),
+            (recovered.halted.is_some(), "marker honoured"),
+            (wal.oldest > self.model.start, "segments removed"),
+        ] {
+            if holds {
+                seen(what);
+            }
+        }
+    }
+
+    /// Nothing false: what is served is what was sent, for readers and on the medium.
+    fn check_served(&self, wal: &RecoveredWal) -> Result<(), Broken> {
+        let size = self.model.size;
+        promise!(wal.durable <= self.model.end(), "found {} past the end", wal.durable);
+        let mut at = wal.oldest;
+        while at < wal.durable {
+            let no = at.segment(size);
+            let to = no.end(size).min(wal.durable);
+            let complete = self.layout.segment(self.segment(no));
+            let partial = self.layout.partial(self.segment(no));
+            let expected = self.model.bytes(at, to);
+            let (mut cached, mut medium) = self.disk.views(&complete);
+            if cached.is_none() {
+                (cached, medium) = self.disk.views(&partial);
+            }
+            for (view, bytes) in [("cache", cached), ("medium", medium)] {
+                let Some(bytes) = bytes else {
+                    return Err(format!("segment {} is not in the {view}", no.raw()));
+                };
+                let from = at.segment_offset(size) as usize;
+                let got = bytes.get(from..from + expected.len());
+                promise!(
+                    got == Some(&expected[..]),
+                    "false bytes in {at} .. {to} in the {view}, first at {:?} (record end {}, \
+                     resume {})",
+                    got.and_then(|got| got.iter().zip(&expected).position(|(a, b)| a != b))
+                        .map(|n| at.saturating_add(n as u64)),
+                    wal.record_end,
+                    wal.resume
+                );
+            }
+            at = to;
+        }
+        let prefix = wal.durable.raw() % MIB;
+        let expected = self.model.bytes(wal.durable.saturating_sub(prefix), wal.durable);
+        promise!(wal.prefix == expected, "wrong prefix before {}", wal.durable);
+        promise!(
+            wal.last_record.is_none() || wal.last_record == self.model.last_start(wal.record_end),
+            "last record {:?} before {}",
+            wal.last_record,
+            wal.record_end
+        );
+        Ok(())
+    }
+
+    /// A final name means complete and durable.
+    fn check_names(&self) -> Result<(), Broken> {
+        for path in self.disk.names() {
+            let Some(name) = self.complete_name(&path) else { continue };
+            let (from, to) = (name.no.start(self.model.size), name.no.end(self.model.size));
+            let expected = self.model.bytes(from, to);
+            let (cached, medium) = self.disk.views(&path);
+            promise!(to <= self.model.end(), "{name} is past the end");
+            promise!(cached.as_deref() == Some(&expected[..]), "{name} is not complete");
+            promise!(medium.is_none_or(|m| m == expected), "{name} is not complete on the medium");
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, recovered: Recovered) -> Result<Process<Rc<FakeFile>>, Broken> {
+        let oldest = recovered.wal.as_ref().map_or(self.model.start, |wal| wal.oldest);
+        let holds = Arc::new(Holds::new(oldest));
+        let control = recovered.control.as_ref().and_then(|control| control.cluster.as_ref());
+        let keeper = Keeper::new(
+            self.plant.keeper_disk(self.disk.clone()),
+            self.layout.clone(),
+            Arc::clone(&holds),
+            &recovered.listing,
+            recovered.wal.as_ref().and_then(|wal| wal.complete),
+            control.map(|cluster| cluster.segment_size),
+        );
+        let jobs = Rc::new(RefCell::new(VecDeque::new()));
+        let answers = Rc::new(RefCell::new(Vec::new()));
+        let worker = work(keeper, Rc::clone(&jobs), Rc::clone(&answers));
+        let (durable, beginning, begins) = match &recovered.wal {
+            Some(wal) => (wal.durable, wal.beginning, wal.begins),
+            None => (self.model.start, Beginning::Ahead, self.model.start),
+        };
+        // What nobody has seen may come again in other words.
+        if self.model.last_end(durable) == durable && self.random.chance(400) {
+            seen("rewound at a start");
+            self.model.rewind(durable, &mut self.random);
+        }
+        if recovered.wal.is_none() {
+            jobs.borrow_mut().push_back(Job::SaveControl(Box::new(self.control())));
+        }
+        let max_batch = [8192, 65_536, 300_000, 4 * MIB][self.random.below(4) as usize];
+        let hold = self.model.last_start(durable).unwrap_or(durable).max(oldest);
+        Ok(Process {
+            appender: Appender::new(TLI, self.model.size, durable, beginning, max_batch),
+            begins,
+            files: BTreeMap::new(),
+            operations: Vec::new(),
+            jobs,
+            answers,
+            worker: Box::pin(worker),
+            actions: Vec::new(),
+            hold: holds.hold(hold).ok(),
+            holds,
+            halted: false,
+            marked: false,
+            rewind: false,
+        })
+    }
+
+    fn control(&self) -> ControlFile {
+        ControlFile {
+            instance: InstanceId::new(u128::from(self.seed)),
+            cluster: Some(Cluster {
+                system_id: SYSTEM,
+                segment_size: self.model.size,
+                data_directory_mode: "0700".to_owned(),
+                parameters: Vec::new(),
+                timeline: TLI,
+                start: self.model.start,
+                sealed: Vec::new(),
+            }),
+        }
+    }
+
+    /// Lets a process live until it is cut off or has everything.
+    fn serve(&mut self, process: &mut Process<Rc<FakeFile>>) -> Result<End, Broken> {
+        let crash = if self.healthy { 0 } else { [2, 5, 20, 60][self.random.below(4) as usize] };
+        let mut ready = process.jobs.borrow().is_empty();
+        for _ in 0..400_000u64 {
+            if self.random.chance(crash) {
+                return Ok(self.cut_off());
+            }
+            match self.random.below(16) {
+                0..3 if ready && !process.halted => self.receive(process),
+                3..8 => self.complete_one(process),
+                8..14 => match poll_once(&mut process.worker) {
+                    Poll::Ready(()) | Poll::Pending => {}
+                },
+                14 if self.random.chance(40) => self.change_weather(process),
+                _ => {}
+            }
+            let answers = std::mem::take(&mut *process.answers.borrow_mut());
+            for answer in answers {
+                ready |= self.answer(process, answer)?;
+            }
+            self.act(process)?;
+            if process.halted && process.marked && process.operations.is_empty() {
+                return Ok(self.cut_off());
+            }
+            let appender = &process.appender;
+            if appender.durable() == self.model.end() && appender.settled() {
+                let named = self.named_end() == self.model.end().segment_start(self.model.size);
+                promise!(named, "settled without the final names");
+                // An unhealthy life goes on until it is cut off.
+                return Ok(if self.healthy { End::Complete } else { self.cut_off() });
+            }
+        }
+        Err(format!("no progress: {:?} jobs {:?}", process.appender, process.jobs.borrow()))
+    }
+
+    fn cut_off(&mut self) -> End {
+        if self.random.chance(500) { End::Killed } else { End::PowerLoss }
+    }
+
+    fn receive(&mut self, process: &mut Process<Rc<FakeFile>>) {
+        let appender = &mut process.appender;
+        if appender.out_of_space() {
+            if self.random.chance(100) {
+                appender.resume(&mut process.actions);
+                appender.warm_up(&mut process.actions);
+                process.rewind = self.random.chance(300);
+            }
+            return;
+        }
+        let from = appender.received_upto();
+        let durable = appender.durable();
+        let open = durable.segment(self.model.size);
+        if process.rewind
+            && (from, self.published) == (durable, durable)
+            && process.files.contains_key(&open)
+        {
+            // What was dropped, and is cleared, comes again in other words.
+            seen("rewound after a drop");
+            process.rewind = false;
+            self.model.rewind(durable, &mut self.random);
+        }
+        // Half of the buffers.
+        if from >= self.model.end() || from.bytes_since(appender.durable()) > 3 * MIB {
+            return;
+        }
+        let length = [300, 5000, 60_000, 130_000][self.random.below(4) as usize];
+        let length = 1 + self.random.below(length);
+        let upto = self.model.message_end(from, length, &mut self.random);
+        if upto > from {
+            appender.received(upto, &mut process.actions);
+        }
+    }
+
+    /// One of the operations in flight completes.
+    fn complete_one(&mut self, process: &mut Process<Rc<FakeFile>>) {
+        if process.operations.is_empty() {
+            return;
+        }
+        let index = self.random.below(process.operations.len() as u64) as usize;
+        match process.operations.swap_remove(index) {
+            Operation::Write(Action::Write { id, segment, offset, from, to }) => {
+                // The chunk as it is now: what was received since is in it.
+                let filled = to.min(process.appender.received_upto());
+                let mut bytes = self.model.bytes(from.max(self.model.start), filled.max(from));
+                bytes.resize(to.bytes_since(from) as usize, 0);
+                let file = &process.files[&segment];
+                let result = self.disk.write_now(file, &bytes, offset);
+                process.appender.written(id, result, &mut process.actions);
+            }
+            Operation::Write(_) => {}
+            Operation::Sync(segment) => {
+                let result = self.disk.sync_now(&process.files[&segment]);
+                process.appender.synced(segment, result, &mut process.actions);
+            }
+        }
+    }
+
+    /// Space comes and goes, old WAL is given up.
+    fn change_weather(&mut self, process: &mut Process<Rc<FakeFile>>) {
+        if !self.healthy && self.random.chance(500) {
+            self.disk.set_full(!self.disk.is_full() && self.random.chance(300));
+        }
+        if process.jobs.borrow().len() < 8 && process.appender.durable() > self.model.start {
+            // As if more had come, so that something is removed at all.
+            let newest = process.appender.durable().saturating_add(15 * MIB);
+            process.jobs.borrow_mut().push_back(Job::Retain { newest, wal_keep: 0 });
+        }
+    }
+
+    fn answer(
+        &mut self,
+        process: &mut Process<Rc<FakeFile>>,
+        answer: JobDone<Rc<FakeFile>>,
+    ) -> Result<bool, Broken> {
+        let (appender, out) = (&mut process.appender, &mut process.actions);
+        match answer {
+            JobDone::Prepared { no, file, .. } => {
+                process.files.insert(no, file);
+                appender.segment_ready(no, out);
+            }
+            JobDone::Finalized { no, .. } => appender.finalized(no),
+            JobDone::Begun { begun: Begun::Partly, .. } => {
+                seen("beginning noted in parts");
+                appender.begun(Ok(Begun::Partly), out);
+            }
+            JobDone::Begun { begun, .. } => appender.begun(Ok(begun), out),
+            JobDone::Retained { oldest_kept } => {
+                self.released = self.released.max(oldest_kept);
+                promise!(process.holds.oldest_kept() == oldest_kept, "two horizons");
+            }
+            JobDone::Done(JobKind::SaveControl) => return Ok(true),
+            JobDone::Done(JobKind::MarkHalted) => process.marked = true,
+            JobDone::Done(_) | JobDone::Opened { .. } => {}
+            JobDone::Failed { job, error } => match job {
+                JobKind::Prepare { no, .. } => appender.prepare_failed(no, &error, out),
+                JobKind::Finalize { no, .. } => appender.finalize_failed(no, &error, out),
+                JobKind::Begin { .. } => appender.begun(Err(&error), out),
+                JobKind::MarkHalted => process.marked = true,
+                JobKind::SaveControl => {
+                    let again = Job::SaveControl(Box::new(self.control()));
+                    process.jobs.borrow_mut().push_back(again);
+                }
+                other => return Err(format!("could not {other}: {error}")),
+            },
+        }
+        Ok(false)
+    }
+
+    fn act(&mut self, process: &mut Process<Rc<FakeFile>>) -> Result<(), Broken> {
+        let actions = std::mem::take(&mut process.actions);
+        for action in actions {
+            let mut job = None;
+            match action {
+                Action::Prepare { segment: no, keep } => {
+                    job = Some(Job::Prepare { tli: TLI, no, keep });
+                }
+                Action::Write { to, .. } => {
+                    if self.plant.publishes_what_is_written() {
+                        let upto = to.min(process.appender.received_upto());
+                        self.published = self.published.max(upto);
+                    }
+                    process.operations.push(Operation::Write(action));
+                }
+                Action::Sync(segment) => process.operations.push(Operation::Sync(segment)),
+                Action::Begin(upto) => {
+                    job = Some(Job::Begin { tli: TLI, start: process.begins, upto });
+                }
+                Action::Durable(upto) => {
+                    promise!(
+                        upto > self.published || self.plant.publishes_what_is_written(),
+                        "durable goes back from {} to {upto}",
+                        self.published
+                    );
+                    promise!(!process.halted, "published {upto} after a halt");
+                    self.published = self.published.max(upto);
+                    if let (Some(hold), Some(last)) = (&process.hold, self.model.last_start(upto)) {
+                        hold.advance(last);
+                    }
+                }
+                Action::Finalize(no) => {
+                    process.files.remove(&no);
+                    job = Some(Job::Finalize { tli: TLI, no });
+                }
+                Action::DropToDurable(lsn) => {
+                    seen("space ran out");
+                    promise!(lsn == process.appender.durable(), "dropped to {lsn}");
+                    promise!(process.operations.is_empty(), "dropped with writes in flight");
+                    process.files.clear();
+                }
+                Action::Halt(reason) => {
+                    seen("halted");
+                    process.halted = true;
+                    let durable = process.appender.durable();
+                    job = Some(Job::MarkHalted { durable, reason: reason.to_string() });
+                    // The process may also die before it can leave a marker.
+                    if self.random.chance(300) {
+                        seen("died without a marker");
+                        process.marked = true;
+                        process.operations.clear();
+                        job = None;
+                    }
+                }
+            }
+            process.jobs.borrow_mut().extend(job);
+        }
+        let flush = process.appender.flush_reportable();
+        promise!(flush <= process.appender.durable(), "reports {flush} before it is durable");
+        if flush > self.flushed {
+            self.flushed = flush;
+            let named = self.named_end();
+            promise!(
+                flush < named.saturating_add(self.model.size.bytes()),
+                "reports {flush}, but complete segments end at {named}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Everything arrived: all complete segments carry their names, all bytes are right.
+    fn check_final(&mut self) -> Result<(), Broken> {
+        promise!(self.published == self.model.end(), "ended at {}", self.published);
+        self.disk.power_loss();
+        let Some(recovered) = self.recover()? else { return Err("no start".to_owned()) };
+        let durable = recovered.wal.map(|wal| wal.durable);
+        promise!(durable == Some(self.model.end()), "ended with {durable:?}");
+        Ok(())
+    }
+}
+
+/// The keeper's loop.
+async fn work<D: Disk>(
+    mut keeper: Keeper<D>,
+    jobs: Rc<RefCell<VecDeque<Job>>>,
+    answers: Rc<RefCell<Vec<JobDone<D::File>>>>,
+) {
+    loop {
+        let job = jobs.borrow_mut().pop_front();
+        match job {
+            Some(job) => {
+                let done = keeper.run(job).await;
+                answers.borrow_mut().push(done);
+            }
+            None => {
+                if !matches!(keeper.tend().await, Ok(Tended::More)) {
+                    rest().await;
+                }
+            }
+        }
+    }
+}
+
+async fn rest() {
+    let mut rested = false;
+    poll_fn(|_| match std::mem::replace(&mut rested, true) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
+    .await;
+}
