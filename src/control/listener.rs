@@ -12,6 +12,11 @@ use tokio::net::{TcpListener, UnixListener};
 /// once when its hub restarts.
 const BACKLOG: i32 = 4096;
 
+/// What the kernel holds of a standby's bytes before they are on their way: without it
+/// a standby that does not read takes 4 MB, and some hundred of them the TCP memory of
+/// the whole host. Bytes.
+const NOTSENT_LOWAT: u32 = 128 << 10;
+
 /// Bound sockets, not on a runtime yet: binding them early lets `serve` fail before
 /// anything else has begun.
 #[derive(Debug, Default)]
@@ -148,5 +153,6 @@ fn is_peers(error: &io::Error) -> bool {
 fn prepare(socket: &tokio::net::TcpStream) -> io::Result<()> {
     let socket = socket2::SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
     socket.set_keepalive(true)
 }
