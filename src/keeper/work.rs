@@ -13,7 +13,7 @@ use crate::store::control_file::ControlFile;
 use crate::store::disk::{Disk, read_full, replace_durably, write_full};
 use crate::store::layout::{Layout, Listing, SegmentRange};
 use crate::store::notes::{BegunNote, HaltedNote};
-use crate::store::retention::Holds;
+use crate::store::retention::{Hold, Holds};
 use crate::store::tail::leading_rest;
 use crate::wal::page::LONG_HEADER;
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
@@ -45,6 +45,8 @@ pub struct Keeper<D: Disk> {
     complete: Vec<SegmentRange>,
     /// Open segments on disk.
     partials: BTreeSet<(TimelineId, SegmentNo)>,
+    /// Where the next start's walk would begin.
+    walk_start: Option<Hold>,
     /// Nobody needs segments before this one.
     horizon: SegmentNo,
     /// Names were removed or changed since the directory was synced.
@@ -79,6 +81,7 @@ impl<D: Disk> Keeper<D> {
             spares: Spares::new(&listing.spares),
             complete: ranges,
             partials: listing.partials.iter().copied().collect(),
+            walk_start: None,
             horizon: SegmentNo::new(0),
             unsynced_names: false,
             open: BTreeMap::new(),
@@ -106,7 +109,7 @@ impl<D: Disk> Keeper<D> {
                 replace_durably(&self.disk, &path, bytes).await.map(|()| JobDone::Done(kind))
             }
             Job::SaveState(text) => self.save_state(text).await,
-            Job::Retain { newest, wal_keep } => self.retain(newest, wal_keep),
+            Job::Retain { newest, wal_keep } => self.retain(newest, wal_keep).await,
             Job::SetAside(instance) => self.set_aside(instance).await,
             Job::MarkHalted { durable, reason } => {
                 let note = HaltedNote { durable, reason };
@@ -241,9 +244,15 @@ impl<D: Disk> Keeper<D> {
         Ok(JobDone::Done(JobKind::SaveControl))
     }
 
-    /// The names move first: a start that finds the cluster without its WAL begins again
+    /// The note about the beginning goes before what it speaks of. Then the names move: a
+    /// start that finds the cluster without its WAL begins again
     /// at its old place, meets the gap again and comes back here. History files stay.
     async fn set_aside(&mut self, instance: InstanceId) -> io::Result<JobDone<D::File>> {
+        match self.disk.unlink(&self.layout.begun()).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+        self.disk.sync_dir(self.layout.root()).await.map_err(failed_sync)?;
         let aside = self.free_aside().await?;
         self.disk.rename(self.layout.wal(), &aside).await?;
         self.disk.mkdir(self.layout.wal()).await?;
@@ -253,12 +262,6 @@ impl<D: Disk> Keeper<D> {
             }
         }
         self.disk.sync_dir(self.layout.wal()).await.map_err(failed_sync)?;
-        for note in [self.layout.begun(), self.layout.halted()] {
-            match self.disk.unlink(&note).await {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => other?,
-            }
-        }
         self.disk.sync_dir(self.layout.root()).await.map_err(failed_sync)?;
         let empty = ControlFile { instance, cluster: None };
         replace_durably(&self.disk, &self.layout.control(), empty.encode()).await?;
@@ -266,6 +269,7 @@ impl<D: Disk> Keeper<D> {
         self.complete.clear();
         self.partials.clear();
         self.open.clear();
+        self.walk_start = None;
         self.horizon = SegmentNo::new(0);
         self.unsynced_names = false;
         Ok(JobDone::Done(JobKind::SetAside))
@@ -290,11 +294,34 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Moves the horizon, at once; the files behind it go in `tend`.
-    fn retain(&mut self, newest: Lsn, wal_keep: u64) -> io::Result<JobDone<D::File>> {
+    async fn retain(&mut self, newest: Lsn, wal_keep: u64) -> io::Result<JobDone<D::File>> {
         let size = self.segment_size()?;
+        self.hold_start_of_walk(size).await?;
         self.horizon = self.horizon.max(self.holds.advance_horizon(newest, wal_keep, size));
         self.open.retain(|_, watch| D::held(watch).is_some());
         Ok(JobDone::Retained { oldest_kept: self.holds.oldest_kept() })
+    }
+
+    /// Recovery can prove a record that straddles the open segment's start only from the
+    /// record's own start, which may lie many segments back: that much stays.
+    async fn hold_start_of_walk(&mut self, size: SegmentSize) -> io::Result<()> {
+        let Some(range) = self.complete.last().copied() else { return Ok(()) };
+        let mut no = range.newest;
+        while no > range.oldest {
+            let start = no.start(size);
+            let file = self.open(range.tli, no).await?;
+            let header = read_full(&self.disk, &file, LONG_HEADER, 0).await?;
+            match leading_rest(start, &header, size) {
+                Some(end) if end >= no.end(size) => no = no.previous().unwrap_or(range.oldest),
+                Some(_) | None => break,
+            }
+        }
+        let start = no.start(size);
+        match &self.walk_start {
+            Some(hold) => hold.advance(start),
+            None => self.walk_start = self.holds.hold(start).ok(),
+        }
+        Ok(())
     }
 
     /// Removes some of what lies before the horizon, oldest first. A segment becomes a

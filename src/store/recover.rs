@@ -45,7 +45,8 @@ pub struct RecoveredWal {
     pub last_record: Option<Lsn>,
     /// Where the stream has to begin at the latest: the start of the open segment.
     pub resume: Lsn,
-    /// What is published: max(`record_end`, `resume`).
+    /// What is published: `record_end` or `resume`, or a little more where the WAL begins
+    /// with the rest of a record.
     pub durable: Lsn,
     /// For the appender.
     pub beginning: Beginning,
@@ -237,7 +238,8 @@ impl<D: Disk> Recovery<'_, D> {
             complete: self.complete,
             partials: &self.partials,
             trusted,
-            limit: halted.map_or(Lsn::MAX, |note| note.durable),
+            // What the other note speaks of was synced before the failure.
+            limit: halted.map_or(Lsn::MAX, |note| note.durable.max(trusted)),
         }
     }
 

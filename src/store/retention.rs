@@ -31,8 +31,7 @@ pub struct Removed {
 /// The positions that somebody still needs, and how far removal has gone. One lock
 /// orders the two: a position is either held or refused, never granted and removed.
 ///
-/// The receive role holds its last complete record here too: recovery begins its walk
-/// at or before it.
+/// The keeper holds the place where the next start's walk begins here too.
 #[derive(Debug)]
 pub struct Holds {
     inner: Mutex<Inner>,

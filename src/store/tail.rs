@@ -51,6 +51,9 @@ pub struct Tail {
     pub record_end: Lsn,
     /// Start of that record.
     pub last_record: Option<Lsn>,
+    /// Durable by the note, though no whole record says so: never behind the end of the
+    /// rest with which the WAL begins.
+    pub noted: Lsn,
     /// End of the newest complete segment: the start of the open one.
     pub resume: Lsn,
     /// Is the stream's first record behind us?
@@ -63,9 +66,10 @@ pub struct Tail {
 
 impl Tail {
     /// What is published and goes on from: never before the newest complete segment's
-    /// end, though a record may straddle it.
+    /// end, though a record may straddle it. What the note speaks of is kept, or the next
+    /// start would believe a note about bytes that were given up.
     pub fn durable(&self) -> Lsn {
-        self.record_end.max(self.resume)
+        self.record_end.max(self.resume).max(self.noted)
     }
 }
 
@@ -120,6 +124,7 @@ impl TailSearch<'_> {
             walked_from: first.start(size),
             record_end: resume,
             last_record: None,
+            noted: Lsn::INVALID,
             resume,
             beginning: Beginning::Behind,
             magic: None,
@@ -131,11 +136,16 @@ impl TailSearch<'_> {
                 tail.ended_by = fault;
                 return Ok(tail);
             }
-            Leading::Rest(end) if end > resume.max(self.trusted) => {
-                tail.beginning = Beginning::Ahead;
-                resume.max(self.trusted)
+            Leading::Rest(end) => {
+                tail.noted = end.min(self.trusted).min(self.limit);
+                if end > resume.max(self.trusted) {
+                    tail.beginning = Beginning::Ahead;
+                    resume.max(self.trusted)
+                } else {
+                    Lsn::MAX
+                }
             }
-            Leading::Rest(_) | Leading::Record => Lsn::MAX,
+            Leading::Record => Lsn::MAX,
         };
         let limit = self.limit.min(proven);
         let mut walker = Walker::new(self.rules(), tail.walked_from);
@@ -159,12 +169,7 @@ impl TailSearch<'_> {
         }
         tail.last_record = walker.last_record();
         tail.magic = walker.rules().magic;
-        // The walker claims nothing for a rest it could only count; the note does.
-        let noted = match leading {
-            Leading::Rest(end) if end <= self.trusted.min(limit) => end,
-            _ => Lsn::INVALID,
-        };
-        tail.record_end = walker.record_end().max(noted);
+        tail.record_end = walker.record_end();
         Ok(tail)
     }
 

@@ -19,7 +19,7 @@ use walhub::store::append::{Action, Appender, Beginning, Begun};
 use walhub::store::control_file::{Cluster, ControlFile};
 use walhub::store::disk::Disk;
 use walhub::store::layout::{FileKind, Layout};
-use walhub::store::retention::{Hold, Holds};
+use walhub::store::retention::Holds;
 use walhub::store::{Recovered, RecoveredWal, StoreFault, recover};
 use walhub::wal::{Lsn, SegmentName, SegmentNo, TimelineId};
 
@@ -94,7 +94,6 @@ struct Process<F> {
     answers: Rc<RefCell<Vec<JobDone<F>>>>,
     worker: Pin<Box<dyn Future<Output = ()>>>,
     actions: Vec<Action>,
-    hold: Option<Hold>,
     holds: Arc<Holds>,
     halted: bool,
     marked: bool,
@@ -278,8 +277,9 @@ impl<P: Plant> World<P> {
         // The upstream still has the segment that holds what it was told is flushed.
         let needed = self.flushed.segment_start(self.model.size);
         promise!(wal.resume >= needed, "flushed {} but resumes at {}", self.flushed, wal.resume);
+        let proven = wal.record_end.max(wal.resume);
         promise!(
-            wal.durable == wal.record_end.max(wal.resume),
+            wal.durable == proven || wal.durable > proven && wal.last_record.is_none(),
             "durable {} of record end {} and resume {}",
             wal.durable,
             wal.record_end,
@@ -402,7 +402,6 @@ impl<P: Plant> World<P> {
             jobs.borrow_mut().push_back(Job::SaveControl(Box::new(self.control())));
         }
         let max_batch = [8192, 65_536, 300_000, 4 * MIB][self.random.below(4) as usize];
-        let hold = self.model.last_start(durable).unwrap_or(durable).max(oldest);
         Ok(Process {
             appender: Appender::new(TLI, self.model.size, durable, beginning, max_batch),
             begins,
@@ -412,7 +411,6 @@ impl<P: Plant> World<P> {
             answers,
             worker: Box::pin(worker),
             actions: Vec::new(),
-            hold: holds.hold(hold).ok(),
             holds,
             halted: false,
             marked: false,
@@ -446,9 +444,9 @@ impl<P: Plant> World<P> {
             match self.random.below(16) {
                 0..3 if ready && !process.halted => self.receive(process),
                 3..8 => self.complete_one(process),
-                8..14 => match poll_once(&mut process.worker) {
-                    Poll::Ready(()) | Poll::Pending => {}
-                },
+                8..14 => {
+                    assert!(poll_once(&mut process.worker).is_pending(), "the keeper ended");
+                }
                 14 if self.random.chance(40) => self.change_weather(process),
                 _ => {}
             }
@@ -611,9 +609,6 @@ impl<P: Plant> World<P> {
                     );
                     promise!(!process.halted, "published {upto} after a halt");
                     self.published = self.published.max(upto);
-                    if let (Some(hold), Some(last)) = (&process.hold, self.model.last_start(upto)) {
-                        hold.advance(last);
-                    }
                 }
                 Action::Finalize(no) => {
                     process.files.remove(&no);

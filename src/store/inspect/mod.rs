@@ -243,6 +243,7 @@ impl Report {
         };
         let complete = served_range(listing, cluster);
         let begun = read_note(disk, &layout.begun(), BegunNote::decode).await?;
+        let trusted = noted_beginning(begun, cluster, complete);
         let halted = self.halted.as_ref().map(|halted| match &halted.durable {
             Some(lsn) => lsn.parse().unwrap_or(Lsn::INVALID),
             None => Lsn::INVALID,
@@ -253,8 +254,8 @@ impl Report {
             fork,
             complete,
             partials: &open_segments(listing, cluster),
-            trusted: noted_beginning(begun, cluster, complete),
-            limit: halted.unwrap_or(Lsn::MAX),
+            trusted,
+            limit: halted.map_or(Lsn::MAX, |durable: Lsn| durable.max(trusted)),
         };
         search.find(disk).await
     }
