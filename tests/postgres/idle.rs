@@ -86,7 +86,7 @@ fn frozen_standby(timeout: &str, after: AfterThaw) {
     for _ in 0..steps {
         load::write_mib(&primary, left / steps);
         let end = primary.flush_lsn();
-        wait::within(Duration::from_secs(10), "the lively standby keeps up", || {
+        wait::within(Duration::from_secs(60), "the lively standby keeps up", || {
             (lively.replay_lsn() >= end).then_some(())
         });
     }
