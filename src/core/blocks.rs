@@ -126,9 +126,14 @@ impl BlockPool {
         }
     }
 
-    /// Is there a place for one more block?
+    /// Is there a place for one more block? When every block waits for somebody who
+    /// does not come and none is being read, there is one all the same.
     pub fn has_place(&self) -> bool {
-        self.blocks.len() < BLOCKS || self.blocks.iter().any(is_free)
+        let loading =
+            |block: &Option<Block>| matches!(block, Some(Block { state: State::Loading, .. }));
+        self.blocks.len() < BLOCKS
+            || self.blocks.iter().any(is_free)
+            || !self.blocks.iter().any(loading)
     }
 
     /// Reads a block whose WAL is valid up to `durable` from its segment's file at
@@ -179,12 +184,13 @@ impl BlockPool {
     }
 
     fn longest_unused(&self) -> Option<usize> {
-        let free = self.blocks.iter().enumerate().filter(|(_, block)| is_free(block));
-        let idle = |block: &Option<Block>| match block {
-            Some(Block { state: State::Loaded { idle, .. }, .. }) => *idle,
-            _ => u32::MAX,
+        let idle = |(slot, block): (usize, &Option<Block>)| match block {
+            Some(Block { state: State::Loaded { idle, .. }, .. }) => {
+                Some((is_free(block), *idle, slot))
+            }
+            _ => None,
         };
-        free.max_by_key(|(_, block)| idle(block)).map(|(slot, _)| slot)
+        self.blocks.iter().enumerate().filter_map(idle).max().map(|(_, _, slot)| slot)
     }
 
     /// Somebody has been sent bytes at `at`.

@@ -147,8 +147,8 @@ impl<R: Ring> DataCore<R> {
             let mut busy = self.complete(now);
             busy |= self.read_inbox(now);
             busy |= self.drive_receiver(now);
-            self.feed_hungry();
             busy |= self.round(now);
+            self.feed_hungry();
             self.run_timers(now);
             self.stop_if_told(now);
             self.say_unsaid();

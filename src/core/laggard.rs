@@ -27,7 +27,8 @@ impl<R: Ring> DataCore<R> {
         self.hungry.push_back(key);
     }
 
-    /// Starts reads for those who have waited longest, while there is place.
+    /// Starts reads for those who have waited longest, while there is place. After a
+    /// round, so that blocks that have arrived were used by those who waited for them.
     pub(super) fn feed_hungry(&mut self) {
         while let Some(key) = self.hungry.pop_front() {
             match self.feed(key) {
@@ -86,6 +87,5 @@ impl<R: Ring> DataCore<R> {
                 self.hungry.push_back(key);
             }
         }
-        self.feed_hungry();
     }
 }

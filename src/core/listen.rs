@@ -215,7 +215,7 @@ impl<R: Ring> DataCore<R> {
         match std::mem::replace(&mut sender.phase, Phase::Closing) {
             Phase::Leaving(Farewell::HandBack { end, rest }) => {
                 sender.phase = Phase::HandingBack { end, rest };
-                if let Some(op) = sender.reading {
+                for op in [sender.reading, sender.waiting_room].into_iter().flatten() {
                     self.ring.cancel(op);
                 }
                 self.settle(key);
@@ -338,7 +338,6 @@ impl<R: Ring> DataCore<R> {
             }
         }
         self.block_arrived(id);
-        self.feed_hungry();
     }
 
     /// A segment's file cannot be opened: whoever waits for it is told what PostgreSQL

@@ -283,6 +283,19 @@ impl<R: Ring> DataCore<R> {
             }
             store.appender.warm_up(&mut receiver.actions);
         }
+        if let Some(store) = &receiver.store
+            && (handoff.tli != store.cell.tli() || handoff.start > store.received())
+        {
+            // Bytes are never joined over a hole, nor two timelines.
+            let error = format!(
+                "the stream begins at {} on timeline {}, behind our {} on timeline {}",
+                handoff.start,
+                handoff.tli,
+                store.received(),
+                store.cell.tli()
+            );
+            return self.report_end(UpstreamEnd::Lost { error, at: handoff.start });
+        }
         let mut buffer = Buffer::with_capacity(RECEIVE_BUFFER);
         let taken = buffer.append(&handoff.unread);
         if taken < handoff.unread.len() {

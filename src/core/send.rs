@@ -178,7 +178,6 @@ impl<R: Ring> DataCore<R> {
         for slot in missing {
             self.wait_for_block(slot);
         }
-        self.feed_hungry();
         total
     }
 
@@ -212,9 +211,8 @@ impl<R: Ring> DataCore<R> {
         sender.outbox.drain(..outbox);
         wal += sender.cursor.advance(sent - rest - outbox, &shot.messages, &shot.headers);
         sender.hold.advance(sender.cursor.next());
-        if wal > 0 {
-            self.blocks.touch(shot.cell, shot.at);
-        }
+        // Offered is enough: a socket that is full must not keep the block from others.
+        self.blocks.touch(shot.cell, shot.at);
         if sent < offered {
             let op = self.ring.poll_writable(&sender.socket, Purpose::Room(key).token());
             sender.waiting_room = Some(op);
