@@ -214,7 +214,7 @@ impl ServeFlags {
                 "wal-receiver-status-interval",
                 &self.wal_receiver_status_interval,
             )?,
-            wal_retrieve_retry_interval: time(
+            wal_retrieve_retry_interval: positive_time(
                 "wal-retrieve-retry-interval",
                 &self.wal_retrieve_retry_interval,
             )?,
@@ -252,6 +252,15 @@ fn bytes(
 
 fn time(flag: &'static str, text: &str) -> Result<Duration, Mistake> {
     parse_duration(text, TimeUnit::Millisecond).map_err(|e| mistake(flag, e))
+}
+
+/// As PostgreSQL: at least 1 ms, because without a pause nothing else is done.
+fn positive_time(flag: &'static str, text: &str) -> Result<Duration, Mistake> {
+    let value = time(flag, text)?;
+    if value.is_zero() {
+        return Err(mistake(flag, format!("{text} is outside the valid range (1ms ..)")));
+    }
+    Ok(value)
 }
 
 fn seconds(flag: &'static str, text: &str) -> Result<Duration, Mistake> {
@@ -308,6 +317,7 @@ mod tests {
             (["--wal-sender-timeout", "soon"], "--wal-sender-timeout"),
             (["--start-from", "here"], "--start-from"),
             (["--on-gap", "jump"], "--on-gap"),
+            (["--wal-retrieve-retry-interval", "0"], "--wal-retrieve-retry-interval"),
             (["--listen-addresses", "0.0.0.0"], "--listen-addresses"),
         ] {
             let error = serve(&args).unwrap_err();
