@@ -53,7 +53,7 @@ pub struct ServeFlags {
     pub primary_slot_name: Option<String>,
 
     /// Create the slot (with its WAL reserved) if it does not exist
-    #[arg(long, requires = "primary_slot_name", env = "WALHUB_CREATE_SLOT")]
+    #[arg(long, env = "WALHUB_CREATE_SLOT")]
     pub create_slot: bool,
 
     /// Where an empty directory begins: "current", "oldest", or an LSN
@@ -163,6 +163,9 @@ pub struct Mistake {
 /// The smallest cache holds two unsynced batches beside what senders read.
 const WAL_BUFFERS: RangeInclusive<u64> = 8 << 20..=1 << 40;
 
+/// PostgreSQL's own upper limit (`MAX_BACKENDS`).
+const MAX_WAL_SENDERS: usize = 262_143;
+
 /// More would only make one standby wait for another.
 const MAX_SEND_SIZE: RangeInclusive<u64> = 8 << 10..=1 << 20;
 
@@ -176,10 +179,11 @@ impl ServeFlags {
         let conninfo = Conninfo::parse(&self.primary_conninfo, &env)
             .map_err(|e| mistake("primary-conninfo", e))?;
         let directories = self.unix_socket_directories.split(',').map(str::trim);
+        let missing_slot = if self.create_slot { MissingSlot::Create } else { MissingSlot::Refuse };
         Ok(Config {
             primary_conninfo: conninfo,
-            primary_slot_name: self.primary_slot_name,
-            missing_slot: if self.create_slot { MissingSlot::Create } else { MissingSlot::Refuse },
+            primary_slot_name: slot_name(self.primary_slot_name, missing_slot)?,
+            missing_slot,
             start_from: self
                 .start_from
                 .parse::<StartFrom>()
@@ -207,7 +211,15 @@ impl ServeFlags {
                 SizeUnit::Megabyte,
                 0..=u64::MAX >> 20 << 20,
             )?,
-            max_wal_senders: self.max_wal_senders,
+            max_wal_senders: if self.max_wal_senders <= MAX_WAL_SENDERS {
+                self.max_wal_senders
+            } else {
+                let fault = format!(
+                    "{} is outside the valid range (0 .. {MAX_WAL_SENDERS})",
+                    self.max_wal_senders
+                );
+                return Err(mistake("max-wal-senders", fault));
+            },
             wal_sender_timeout: time("wal-sender-timeout", &self.wal_sender_timeout)?,
             wal_receiver_timeout: time("wal-receiver-timeout", &self.wal_receiver_timeout)?,
             wal_receiver_status_interval: seconds(
@@ -228,6 +240,25 @@ impl ServeFlags {
 
 fn mistake(flag: &'static str, fault: impl std::fmt::Display) -> Mistake {
     Mistake { flag, fault: fault.to_string() }
+}
+
+/// A slot's name by PostgreSQL's rule (`ReplicationSlotValidateName`); empty is none.
+fn slot_name(name: Option<String>, missing: MissingSlot) -> Result<Option<String>, Mistake> {
+    let name = name.filter(|name| !name.is_empty());
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    match &name {
+        None if missing == MissingSlot::Create => {
+            Err(mistake("create-slot", "needs --primary-slot-name"))
+        }
+        Some(name) if name.len() > 63 || !name.bytes().all(legal) => Err(mistake(
+            "primary-slot-name",
+            format!(
+                "\"{name}\": replication slot names may only contain lower case letters, numbers, \
+                 and the underscore character, at most 63 of them"
+            ),
+        )),
+        _ => Ok(name),
+    }
 }
 
 fn default_cores() -> NonZeroUsize {

@@ -11,6 +11,8 @@ use crate::standby::admission::{Admitted, admit, negotiate};
 use crate::standby::refusals;
 use crate::standby::session::{Accepted, Conversation, Step, after_stream, welcome};
 use crate::wire::backend;
+use crate::wire::backend_read::FromServer;
+use crate::wire::frame::next_frame;
 use crate::wire::refusal::Refusal;
 use crate::wire::startup::{FirstPacket, Startup, StartupFault, next_first_packet};
 use bytes::{Buf, BytesMut};
@@ -68,7 +70,9 @@ pub(super) async fn serve(shared: Arc<Shared>, mut socket: Socket, peer: String)
     let Admitted { session, identity, permit } = match admitted {
         Ok(admitted) => admitted,
         Err(refusal) => {
-            tracing::info!(peer, sqlstate = refusal.sqlstate, "refused: {}", refusal.message);
+            // The message may quote the client; it must not look like a line of ours.
+            let message = refusal.message.escape_debug();
+            tracing::info!(peer, sqlstate = refusal.sqlstate, "refused: {message}");
             backend::error(&mut out, &refusal);
             finish(&mut socket, out).await;
             return;
@@ -224,6 +228,7 @@ impl Client {
                 Step::Answered if self.out.len() < FLUSH_AT => {}
                 Step::Answered => self.socket.write(&mut self.out).await?,
                 Step::Close => {
+                    self.log_last_words();
                     finish(&mut self.socket, std::mem::take(&mut self.out)).await;
                     return Ok(None);
                 }
@@ -240,11 +245,29 @@ impl Client {
                             return Ok(None);
                         }
                         read = self.socket.read(&mut self.unread) => if read? == 0 {
+                            if !self.unread.is_empty() {
+                                let (pid, peer) = (self.session.pid, &self.session.peer);
+                                tracing::info!(pid, peer, "unexpected EOF on client connection");
+                            }
                             return Ok(None);
                         }
                     }
                 }
             }
+        }
+    }
+
+    /// A connection that ends with an error has it in the log, too.
+    fn log_last_words(&self) {
+        let mut rest: &[u8] = &self.out;
+        while let Ok(Some(frame)) = next_frame(rest, rest.len()) {
+            let len = frame.len;
+            if let Ok(FromServer::Error(error)) = FromServer::parse(frame) {
+                let (pid, peer) = (self.session.pid, &self.session.peer);
+                let message = error.message.escape_debug();
+                tracing::info!(pid, peer, sqlstate = error.sqlstate, "connection ended: {message}");
+            }
+            rest = rest.get(len..).unwrap_or_default();
         }
     }
 

@@ -18,11 +18,15 @@ use crate::standby::refusals;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 /// Connections beyond `max_wal_senders` that may be on their way in or out: those that
 /// have not said yet what they want, and those that are being refused.
 const SPARE_CONNECTIONS: usize = 256;
+
+/// Descriptors that are not clients': segments, the upstream, listening sockets, rings.
+pub const RESERVED_DESCRIPTORS: usize = 512;
 
 /// Is the hub going down?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,12 +98,14 @@ pub async fn run(control: Control) -> io::Result<()> {
     }
     let (upstream_ended, ends) = mpsc::channel(1);
     let upstream = tokio::spawn(upstream::run(Arc::clone(&shared), ends));
+    let mut cores = Cores::Running;
     loop {
         let message = tokio::select! {
-            message = news.recv() => message,
+            message = news.recv(), if matches!(cores, Cores::Running) => message,
             () = shared.stopping(), if !shared.is_stopping() => continue,
-            () = tokio::time::sleep(std::time::Duration::from_millis(5)), if shared.is_stopping() => {
-                if shared.connections.load(Ordering::Relaxed) == 0 {
+            () = tokio::time::sleep(Duration::from_millis(5)), if shared.is_stopping() => {
+                let late = matches!(cores, Cores::Gone(at) if at.elapsed() >= LAST_WORDS);
+                if late || shared.connections.load(Ordering::Relaxed) == 0 {
                     break;
                 }
                 continue;
@@ -114,7 +120,9 @@ pub async fn run(control: Control) -> io::Result<()> {
             Some(ToControl::StandbyClosed { pid }) => shared.registry.closed(pid),
             // One stream at a time, so there is always room.
             Some(ToControl::UpstreamEnded(end)) => drop(upstream_ended.try_send(end)),
-            // All cores are gone.
+            // The cores are gone within milliseconds; idle connections still have to
+            // hear that the hub goes down.
+            None if shared.is_stopping() => cores = Cores::Gone(Instant::now()),
             None => break,
         }
     }
@@ -123,14 +131,26 @@ pub async fn run(control: Control) -> io::Result<()> {
     Ok(())
 }
 
+/// Are there cores that have something to say?
+enum Cores {
+    Running,
+    Gone(Instant),
+}
+
+/// How long a connection may take to be told that the hub goes down, once all streams
+/// have ended.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// Lets clients in until the runtime ends; while the hub stops they hear so.
 async fn accept(shared: Arc<Shared>, listener: Listener) {
-    let most = shared.hub.config.max_wal_senders.saturating_add(SPARE_CONNECTIONS);
+    // Whoever connects must never take the descriptors that WAL is written through.
+    let affordable = descriptors().saturating_sub(RESERVED_DESCRIPTORS + SPARE_CONNECTIONS);
+    let most = shared.hub.config.max_wal_senders.saturating_add(SPARE_CONNECTIONS).min(affordable);
     loop {
         let (socket, peer) = listener.accept().await;
         let counted = Counted::new(&shared.connections);
         let count = shared.connections.load(Ordering::Relaxed);
-        if count > most + SPARE_CONNECTIONS {
+        if count > most.saturating_add(SPARE_CONNECTIONS) {
             // Even saying no costs something.
             continue;
         }
@@ -145,6 +165,12 @@ async fn accept(shared: Arc<Shared>, listener: Listener) {
             drop(counted);
         });
     }
+}
+
+/// How many descriptors this process may have.
+fn descriptors() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 /// One connection in the count, out of it on drop.

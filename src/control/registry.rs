@@ -56,7 +56,10 @@ impl Registry {
         let mut inner = self.lock();
         let pid = loop {
             // Positive as an int32, as process IDs are.
-            let pid = inner.next_pid.clamp(1, i32::MAX.unsigned_abs());
+            let pid = match inner.next_pid {
+                pid @ 1..=0x7FFF_FFFF => pid,
+                _ => 1,
+            };
             inner.next_pid = pid + 1;
             if !inner.live.contains_key(&pid) {
                 break pid;
@@ -137,7 +140,6 @@ mod tests {
         let registry = Registry::new(1, i32::MAX.unsigned_abs());
         let last = registry.register().unwrap();
         assert_eq!(last.pid, i32::MAX.unsigned_abs());
-        registry.lock().next_pid = 1;
         let first = registry.register().unwrap();
         assert_eq!(first.pid, 1);
         registry.lock().next_pid = 1;

@@ -240,7 +240,10 @@ impl<R: Ring> DataCore<R> {
                     self.file_arrived(tli, no);
                 }
                 ToCore::Keeper(news) => self.receiver_news(news),
-                ToCore::BeginAnew => self.begin_anew(),
+                ToCore::BeginAnew => {
+                    self.begin_anew();
+                    self.end_streams_set_aside();
+                }
                 ToCore::Stop { deadline } => {
                     self.stopping.get_or_insert(Stopping { deadline, told: Told::NotYet });
                     self.stop_receiving(now);
@@ -279,6 +282,7 @@ impl<R: Ring> DataCore<R> {
         }
         self.read_on(key);
         self.set_timer(key);
+        self.end_if_set_aside(key);
         if let Some(Stopping { told: Told::Yes, .. }) = self.stopping {
             self.tell_to_stop(key, now);
         }

@@ -115,7 +115,10 @@ impl<R: Ring> DataCore<R> {
     /// Takes what a standby said.
     pub(super) fn listen_to(&mut self, key: Key, bytes: &[u8], now: Instant) {
         let Some(sender) = self.senders.get_mut(key) else { return };
-        if matches!(sender.phase, Phase::Draining | Phase::Closing) {
+        if matches!(
+            sender.phase,
+            Phase::Leaving(Farewell::Close) | Phase::Draining | Phase::Closing
+        ) {
             return;
         }
         if let Phase::Leaving(Farewell::HandBack { rest, .. }) = &mut sender.phase {
@@ -400,6 +403,25 @@ impl<R: Ring> DataCore<R> {
                 self.close(key);
             }
         }
+    }
+
+    /// Our WAL was moved aside: what the streams of it wait for will never come.
+    pub(super) fn end_streams_set_aside(&mut self) {
+        for key in self.senders.keys() {
+            self.end_if_set_aside(key);
+        }
+    }
+
+    /// Ends a stream whose line is no longer kept here; at its next start the standby
+    /// hears that its WAL has been removed.
+    pub(super) fn end_if_set_aside(&mut self, key: Key) {
+        let Some(sender) = self.senders.get_mut(key) else { return };
+        let cell = sender.cell.id();
+        if self.hub.cells().iter().any(|kept| kept.id() == cell) {
+            return;
+        }
+        self.log_end(key, "its WAL was moved aside");
+        self.close(key);
     }
 
     /// Shutdown: the rest of the WAL, `COPY 0`, and goodbye.

@@ -254,8 +254,14 @@ impl<D: Disk> Keeper<D> {
         }
         self.disk.sync_dir(self.layout.root()).await.map_err(failed_sync)?;
         let aside = self.free_aside().await?;
+        // What needs space comes first: a full disk must not leave us without a folder.
+        let fresh = Layout::temporary(self.layout.wal());
+        match self.disk.mkdir(&fresh).await {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other?,
+        }
         self.disk.rename(self.layout.wal(), &aside).await?;
-        self.disk.mkdir(self.layout.wal()).await?;
+        self.disk.rename(&fresh, self.layout.wal()).await?;
         for name in self.disk.list(&aside).await? {
             if name.ends_with(".history") {
                 self.disk.rename(&aside.join(&name), &self.layout.wal().join(&name)).await?;

@@ -1,18 +1,23 @@
 //! Limits of the process and the host, held against the settings at the start.
 
 use crate::config::Config;
+use crate::control::RESERVED_DESCRIPTORS;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 
-/// Descriptors that are not standbys': segments, sockets to listen on, rings, log.
-const OTHER_DESCRIPTORS: u64 = 512;
+/// Descriptors besides the standbys': those that the control thread reserves, and the
+/// clients that are on their way in or out.
+const OTHER_DESCRIPTORS: u64 = RESERVED_DESCRIPTORS as u64 + 512;
 
 /// Kernel memory that a standby's socket may hold with `TCP_NOTSENT_LOWAT` set, bytes.
 const SOCKET_MEMORY: u64 = 300 << 10;
 
 /// Raises the soft limit on descriptors to the hard one and warns where a limit does
 /// not go with `--max-wal-senders`.
-pub(super) fn check(config: &Config) {
+///
+/// # Errors
+/// The limit leaves no room for any client.
+pub(super) fn check(config: &Config) -> Result<(), TooFewDescriptors> {
     let wanted = config.max_wal_senders as u64 + OTHER_DESCRIPTORS;
     let limit = getrlimit(Resource::Nofile);
     let allowed = limit.maximum.unwrap_or(u64::MAX);
@@ -21,6 +26,9 @@ pub(super) fn check(config: &Config) {
         && let Err(error) = setrlimit(Resource::Nofile, raised)
     {
         warn!("could not raise the limit on open files: {error}");
+    }
+    if allowed <= OTHER_DESCRIPTORS {
+        return Err(TooFewDescriptors { allowed });
     }
     if allowed < wanted {
         warn!(
@@ -42,6 +50,17 @@ pub(super) fn check(config: &Config) {
             );
         }
     }
+    Ok(())
+}
+
+/// The hub cannot run with so few open files.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the limit on open files ({allowed}) leaves no room for standbys: set LimitNOFILE (systemd) or \
+     ulimit -n to more than {OTHER_DESCRIPTORS} plus --max-wal-senders"
+)]
+pub struct TooFewDescriptors {
+    allowed: u64,
 }
 
 /// The upper value of `net.ipv4.tcp_mem`, in pages.

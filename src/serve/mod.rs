@@ -53,6 +53,9 @@ pub enum ServeFault {
     /// io_uring is not to be had.
     #[error(transparent)]
     Ring(#[from] RingRefused),
+    /// The process' limits.
+    #[error(transparent)]
+    Limits(#[from] limits::TooFewDescriptors),
     /// The directory.
     #[error(transparent)]
     Directory(#[from] DirectoryFault),
@@ -90,7 +93,7 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     let config = Arc::new(flags.resolve()?);
     start_log(&config.log_level)?;
     ring::probe()?;
-    limits::check(&config);
+    limits::check(&config)?;
     let directory = Directory::open(&config.directory)?;
     let layout = directory.layout().clone();
     let bound = bind(&config)?;
@@ -170,7 +173,11 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
         // Its panic has been reported, and has ended the process already.
         drop(thread.join());
     }
-    drop(keeper.thread.join());
+    // The keeper may be in the middle of a long write: its file has no name yet.
+    let finished = Instant::now() + LAST_WORDS;
+    while !keeper.thread.is_finished() && Instant::now() < finished {
+        std::thread::sleep(Duration::from_millis(2));
+    }
     info!("walhub is shut down");
     Ok(code)
 }
@@ -196,8 +203,11 @@ fn resume(
     let tli = wal.walker.rules().tli;
     let cell = Arc::new(Cell::new(tli, wal.oldest, wal.durable));
     writer
-        .open(cell.id(), wal.durable, &wal.prefix)
+        .open(cell.id(), wal.prefix_from, &[])
         .map_err(|e| ServeFault::Begin(format!("could not fill the cache: {e}")))?;
+    if writer.append(&wal.prefix) < wal.prefix.len() {
+        return Err(ServeFault::Begin("the cache is too small for the end of the WAL".to_owned()));
+    }
     writer.durable(wal.durable);
     hub.set_cells(vec![Arc::clone(&cell)]);
     info!(timeline = %tli, oldest = %wal.oldest, durable = %wal.durable, "WAL found in the directory");
@@ -205,7 +215,8 @@ fn resume(
     hub.set_position(Position::At {
         tli,
         durable: wal.durable,
-        start: store.start_of_next(writer),
+        // The first time everything that was read back is compared.
+        start: wal.prefix_from,
     });
     Ok(store)
 }

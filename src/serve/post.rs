@@ -71,7 +71,9 @@ impl Post {
             hub.set_cells(Vec::new());
             hub.set_position(Position::Empty);
         }
-        self.send(0, ToCore::BeginAnew);
+        for core in 0..self.cores.get().map_or(0, Vec::len) {
+            self.send(core, ToCore::BeginAnew);
+        }
     }
 
     fn to_core(&self, core: usize, done: JobDone) {

@@ -13,10 +13,14 @@ use super::disk::{Disk, read_full, read_small, replace_durably};
 use super::fault::{StoreFault, failed};
 use super::layout::{Layout, Listing, SegmentRange};
 use super::notes::{BegunNote, HaltedNote};
-use super::tail::TailSearch;
+use super::tail::{Tail, TailSearch};
 use crate::timeline::History;
 use crate::wal::{Fork, Lsn, SegmentName, SegmentNo, TimelineId, Walker};
 use std::path::Path;
+
+/// The most that a start reads back to compare with an upstream. The smallest cache
+/// holds it.
+const MAX_PREFIX: u64 = 3 << 20;
 
 /// What is in the directory.
 #[derive(Debug, Clone)]
@@ -52,7 +56,11 @@ pub struct RecoveredWal {
     pub beginning: Beginning,
     /// For [`Begin`](crate::keeper::Job::Begin): where the walk started.
     pub begins: Lsn,
-    /// The bytes from the last 1 MiB boundary up to `durable`.
+    /// Where `prefix` begins: a 1 MiB boundary before `durable`, at or before the last
+    /// record unless that one is very long; `durable` itself when there is nothing.
+    pub prefix_from: Lsn,
+    /// The bytes from there up to `durable`: for the cache, and to compare with what an
+    /// upstream has at these positions.
     pub prefix: Vec<u8>,
     /// The magic of the newest pages.
     pub magic: Option<u16>,
@@ -178,7 +186,7 @@ impl<D: Disk> Recovery<'_, D> {
             self.forget_behind(tail.durable()).await?;
         }
         self.name_complete(tail.durable()).await?;
-        let prefix = self.read_prefix(tail.durable()).await?;
+        let (prefix_from, prefix) = self.read_prefix(&tail).await?;
         let resume = self.complete.map_or(self.cluster.start, |range| range.newest.end(size));
         Ok(RecoveredWal {
             complete: self.complete,
@@ -189,6 +197,7 @@ impl<D: Disk> Recovery<'_, D> {
             durable: tail.durable(),
             beginning: tail.beginning,
             begins: tail.walked_from,
+            prefix_from,
             prefix,
             magic: tail.magic,
             fork,
@@ -283,21 +292,41 @@ impl<D: Disk> Recovery<'_, D> {
         Ok(())
     }
 
-    async fn read_prefix(&self, durable: Lsn) -> Result<Vec<u8>, StoreFault> {
+    async fn read_prefix(&self, tail: &Tail) -> Result<(Lsn, Vec<u8>), StoreFault> {
         let size = self.cluster.segment_size;
-        let len = durable.raw() % WRITE_ALIGN;
-        if len == 0 {
-            return Ok(Vec::new());
+        let oldest = self.complete.map_or(self.cluster.start, |range| range.oldest.start(size));
+        let durable = tail.durable();
+        // Not the chunk of the mark alone: a mark on its boundary would leave nothing to
+        // compare, and two histories meet there as easily as anywhere.
+        let record = tail.last_record.unwrap_or(durable).min(durable.saturating_sub(1));
+        let from = record.max(durable.saturating_sub(MAX_PREFIX));
+        let from = Lsn::new(from.raw() - from.raw() % WRITE_ALIGN).max(oldest).min(durable);
+        let (mut at, mut prefix) = (from, Vec::new());
+        while at < durable {
+            let no = at.segment(size);
+            let end = no.end(size).min(durable);
+            let path = match self.complete.is_some_and(|range| no <= range.newest) {
+                true => self.layout.segment(self.name(no)),
+                false => self.layout.partial(self.name(no)),
+            };
+            let file = self.disk.open_read(&path).await.map_err(failed("open file", &path))?;
+            let len = end.bytes_since(at) as usize;
+            let read = read_full(self.disk, &file, len, at.segment_offset(size)).await;
+            let read = read.map_err(failed("read file", &path))?;
+            if read.len() < len {
+                let error = std::io::ErrorKind::UnexpectedEof.into();
+                return Err(failed("read file", &path)(error));
+            }
+            prefix.extend_from_slice(&read);
+            at = end;
         }
-        let path = self.layout.partial(self.name(durable.segment(size)));
-        let file = self.disk.open_read(&path).await.map_err(failed("open file", &path))?;
-        let offset = durable.segment_offset(size) - len;
-        let read = read_full(self.disk, &file, len as usize, offset).await;
-        read.map_err(failed("read file", &path))
+        Ok((from, prefix))
     }
 
     async fn read_fork(&self) -> Result<Option<Fork>, StoreFault> {
-        if self.cluster.timeline == TimelineId::FIRST {
+        // Without WAL there is no page that a history could explain.
+        let empty = self.complete.is_none() && self.partials.is_empty();
+        if self.cluster.timeline == TimelineId::FIRST || empty {
             return Ok(None);
         }
         let path = self.layout.history(self.cluster.timeline);

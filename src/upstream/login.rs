@@ -14,6 +14,10 @@ use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, Scr
 /// Parameter statuses kept of one server; PostgreSQL sends some fifteen.
 const MAX_PARAMETERS: usize = 64;
 
+/// The longest name or value kept. All of them go into the control file, whose length
+/// is bounded (JSON may write a byte as six), and to every client.
+const MAX_PARAMETER: usize = 1280;
+
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginFault {
@@ -40,6 +44,9 @@ pub enum LoginFault {
     /// More parameter statuses than anybody sends.
     #[error("the server sends too many parameters")]
     TooManyParameters,
+    /// A parameter status longer than any.
+    #[error("the server sends a parameter that is too long")]
+    LongParameter,
     /// `walhub.instance_path` is damaged.
     #[error("the upstream hub's path of instances: {0}")]
     Path(#[from] InvalidInstance),
@@ -120,6 +127,9 @@ impl Login {
 
     /// A parameter status, which may come again at any time.
     pub fn parameter(&mut self, name: &str, value: &str) -> Result<(), LoginFault> {
+        if name.len() > MAX_PARAMETER || value.len() > MAX_PARAMETER {
+            return Err(LoginFault::LongParameter);
+        }
         if let Some((_, old)) = self.parameters.iter_mut().find(|(known, _)| known == name) {
             value.clone_into(old);
             return Ok(());

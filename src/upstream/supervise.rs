@@ -101,6 +101,12 @@ impl Supervisor {
         if let Some(host) = self.hosts.get_mut(host) {
             *host = Host::default();
         }
+        // Our position moves on: who lacked the old one may well have the next.
+        for host in &mut self.hosts {
+            if matches!(host.last, Some(UpstreamState::Gap { .. })) {
+                *host = Host::default();
+            }
+        }
         self.change(state, news);
     }
 

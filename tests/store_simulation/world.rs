@@ -348,8 +348,7 @@ impl<P: Plant> World<P> {
             }
             at = to;
         }
-        let prefix = wal.durable.raw() % MIB;
-        let expected = self.model.bytes(wal.durable.saturating_sub(prefix), wal.durable);
+        let expected = self.model.bytes(wal.prefix_from, wal.durable);
         promise!(wal.prefix == expected, "wrong prefix before {}", wal.durable);
         promise!(
             wal.last_record.is_none() || wal.last_record == self.model.last_start(wal.record_end),
