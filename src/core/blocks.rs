@@ -231,6 +231,15 @@ impl BlockPool {
         }
     }
 
+    /// A read came back that nobody can judge any more: its place is free again.
+    pub fn forget(&mut self, slot: u32, mut buffer: Buffer) {
+        buffer.clear();
+        self.spare.push(buffer);
+        if let Some(block) = self.blocks.get_mut(slot as usize) {
+            *block = None;
+        }
+    }
+
     /// Which cell a block that is being read belongs to.
     pub fn cell_of(&self, slot: u32) -> Option<CellId> {
         Some(self.blocks.get(slot as usize)?.as_ref()?.id.cell)

@@ -24,8 +24,7 @@ use crate::wal::Lsn;
 use crate::watermark::{Bell, Cell};
 use crate::wire::backend;
 use bytes::BytesMut;
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -77,7 +76,7 @@ pub struct DataCore<R: Ring> {
     control: mpsc::Sender<ToControl>,
     /// News that found the control thread's queue full.
     pub(super) unsaid: VecDeque<ToControl>,
-    pub(super) timers: BinaryHeap<Reverse<(Instant, Key)>>,
+    pub(super) timers: BTreeSet<(Instant, Key)>,
     /// Standbys that wait for a block nobody has begun to read yet.
     pub(super) hungry: VecDeque<Key>,
     /// Standbys whose receive found no buffer.
@@ -127,7 +126,7 @@ impl<R: Ring> DataCore<R> {
             bell: parts.bell,
             control: parts.control,
             unsaid: VecDeque::new(),
-            timers: BinaryHeap::new(),
+            timers: BTreeSet::new(),
             hungry: VecDeque::new(),
             starved: Vec::new(),
             done: Vec::new(),
@@ -149,8 +148,8 @@ impl<R: Ring> DataCore<R> {
             busy |= self.drive_receiver(now);
             busy |= self.round(now);
             self.feed_hungry();
-            self.run_timers(now);
-            self.stop_if_told(now);
+            busy |= self.run_timers(now);
+            busy |= self.stop_if_told(now);
             self.say_unsaid();
             if self.is_finished() {
                 debug!(core = self.index, "data core stops");
@@ -183,12 +182,14 @@ impl<R: Ring> DataCore<R> {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
+        let timer = self.timers.first().map(|(at, _)| *at);
+        // The keeper's queue was full, and its answers go to others.
+        let hungry = (!self.hungry.is_empty()).then(|| Instant::now() + Duration::from_millis(5));
         let receiver = self.receiver.as_ref().and_then(Receiver::deadline);
         let sweep = (!self.senders.is_empty()).then(|| self.swept_at + SWEEP);
         let stop = self.stopping.map(|stopping| stopping.deadline);
         let unsaid = (!self.unsaid.is_empty()).then(|| Instant::now() + Duration::from_millis(1));
-        [timer, receiver, sweep, stop, unsaid].into_iter().flatten().min()
+        [timer, receiver, hungry, sweep, stop, unsaid].into_iter().flatten().min()
     }
 
     fn is_finished(&self) -> bool {
@@ -234,7 +235,7 @@ impl<R: Ring> DataCore<R> {
                 ToCore::Keeper(JobDone::Opened { tli, no, result, .. }) => {
                     if let Err(error) = &result {
                         warn!("could not open WAL segment {} of timeline {tli}: {error}", no.raw());
-                        self.file_missing(tli, no, now);
+                        self.file_missing(tli, no, error);
                     }
                     self.files.opened(tli, no, result.ok());
                     self.file_arrived(tli, no);
@@ -288,12 +289,15 @@ impl<R: Ring> DataCore<R> {
         }
     }
 
-    fn run_timers(&mut self, now: Instant) {
-        while let Some(&Reverse((at, key))) = self.timers.peek() {
+    /// Returns whether anything was due: it may have left something to be sent.
+    fn run_timers(&mut self, now: Instant) -> bool {
+        let mut busy = !self.starved.is_empty();
+        while let Some(&(at, key)) = self.timers.first() {
             if at > now {
                 break;
             }
-            self.timers.pop();
+            busy = true;
+            self.timers.pop_first();
             if let Some(sender) = self.senders.get_mut(key) {
                 sender.timer = None;
                 self.timer_due(key, now);
@@ -307,12 +311,14 @@ impl<R: Ring> DataCore<R> {
             self.swept_at = now;
             self.files.sweep();
         }
+        busy
     }
 
-    fn stop_if_told(&mut self, now: Instant) {
-        let Some(stopping) = &mut self.stopping else { return };
+    /// Returns whether the streams were told to end just now.
+    fn stop_if_told(&mut self, now: Instant) -> bool {
+        let Some(stopping) = &mut self.stopping else { return false };
         if stopping.told == Told::Yes {
-            return;
+            return false;
         }
         // Core 0 knows when the last batch is durable; the others wait for its word.
         let last = match &self.receiver {
@@ -320,7 +326,7 @@ impl<R: Ring> DataCore<R> {
             None => self.hub.is_at_rest(),
         };
         if !last {
-            return;
+            return false;
         }
         stopping.told = Told::Yes;
         if self.receiver.is_some() {
@@ -332,6 +338,7 @@ impl<R: Ring> DataCore<R> {
         for key in self.senders.keys() {
             self.tell_to_stop(key, now);
         }
+        true
     }
 
     /// Tells the control thread, now or as soon as its queue has room.

@@ -14,7 +14,6 @@ use crate::wire::backend;
 use crate::wire::copy::{ReplyRequest, keepalive};
 use crate::wire::refusal::Refusal;
 use bytes::BytesMut;
-use std::cmp::Reverse;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,7 +37,8 @@ impl<R: Ring> DataCore<R> {
     pub(super) fn read_on(&mut self, key: Key) {
         if let Some(sender) = self.senders.get_mut(key)
             && sender.reading.is_none()
-            && sender.read_again.is_none()
+            // While it drains, that is when it is cut.
+            && (sender.read_again.is_none() || matches!(sender.phase, Phase::Draining))
             && !matches!(sender.phase, Phase::HandingBack { .. } | Phase::Closing)
             && !matches!(sender.phase, Phase::Leaving(Farewell::HandBack { .. }))
         {
@@ -102,7 +102,7 @@ impl<R: Ring> DataCore<R> {
                 sender.heard = 0;
             }
             sender.heard += bytes.len();
-            if sender.heard > TALK_QUOTA {
+            if sender.heard > TALK_QUOTA && !matches!(sender.phase, Phase::Draining) {
                 sender.read_again = Some(now + TALK_PAUSE);
                 self.set_timer(key);
             }
@@ -257,6 +257,9 @@ impl<R: Ring> DataCore<R> {
             return;
         }
         let Some(sender) = self.senders.remove(key) else { return };
+        if let Some(armed) = sender.timer {
+            self.timers.remove(&(armed, key));
+        }
         let pid = sender.session.pid;
         let Phase::HandingBack { end, rest } = sender.phase else {
             return self.say(ToControl::StandbyClosed { pid });
@@ -283,8 +286,10 @@ impl<R: Ring> DataCore<R> {
         let talk = if sender.is_parting() { None } else { sender.talk.deadline() };
         let Some(at) = [talk, sender.read_again].into_iter().flatten().min() else { return };
         if sender.timer.is_none_or(|armed| at < armed) {
-            sender.timer = Some(at);
-            self.timers.push(Reverse((at, key)));
+            if let Some(armed) = sender.timer.replace(at) {
+                self.timers.remove(&(armed, key));
+            }
+            self.timers.insert((at, key));
         }
     }
 
@@ -316,10 +321,14 @@ impl<R: Ring> DataCore<R> {
     pub(super) fn block_loaded(&mut self, slot: u32, result: io::Result<usize>, buffer: Buffer) {
         let Some(cell) = self.blocks.cell_of(slot) else { return };
         let tli = self.hub.cells().iter().find(|c| c.id() == cell).map(|c| c.tli());
-        let Some(tli) = tli else { return };
+        // Moved aside meanwhile: those who waited for it are told so elsewhere.
+        let Some(tli) = tli else { return self.blocks.forget(slot, buffer) };
         let rules = match super::store::page_rules(&self.hub, tli) {
             Ok(rules) => rules,
-            Err(error) => return error!("{error}"),
+            Err(error) => {
+                self.blocks.forget(slot, buffer);
+                return error!("{error}");
+            }
         };
         let (id, checked) = self.blocks.loaded(slot, result, buffer, &rules);
         let Some(id) = id else { return };
@@ -344,8 +353,8 @@ impl<R: Ring> DataCore<R> {
     }
 
     /// A segment's file cannot be opened: whoever waits for it is told what PostgreSQL
-    /// tells.
-    pub(super) fn file_missing(&mut self, tli: TimelineId, no: SegmentNo, _now: Instant) {
+    /// tells. Only a file that is not there was removed: who hears that may give up.
+    pub(super) fn file_missing(&mut self, tli: TimelineId, no: SegmentNo, error: &io::Error) {
         let Some(identity) = self.hub.identity() else { return };
         let size = identity.segment_size;
         let name = SegmentName { tli, no, size };
@@ -355,7 +364,12 @@ impl<R: Ring> DataCore<R> {
                 && sender.cell.tli() == tli
                 && sender.cursor.next().segment(size) == no
             {
-                self.fail(key, refusals::segment_removed(name));
+                let refusal = if error.kind() == io::ErrorKind::NotFound {
+                    refusals::segment_removed(name)
+                } else {
+                    Refusal::error("58030", format!("could not open file \"{name}\": {error}"))
+                };
+                self.fail(key, refusal);
             }
         }
     }

@@ -30,6 +30,10 @@ use tracing::{error, info, warn};
 /// behind it.
 const RECEIVE_BUFFER: usize = 2 * MAX_BODY;
 
+/// Replies that wait for room in the upstream's socket, bytes: more than any server that
+/// reads leaves unread.
+const MAX_UNSENT: usize = 64 << 10;
+
 /// How long the keeper may take to write the `halted` marker before the process ends
 /// without it.
 const HALT_PATIENCE: Duration = Duration::from_secs(5);
@@ -136,8 +140,12 @@ impl Receiver {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let link = self.link.as_ref().and_then(|link| link.clock.deadline());
         let halted = self.halted_at.map(|at| at + HALT_PATIENCE);
-        let jobs = (!self.jobs.is_empty()).then(|| Instant::now() + Duration::from_millis(1));
-        [link, halted, jobs].into_iter().flatten().min()
+        // Other cores' pins keep the cache full: nobody rings when they are gone.
+        let pinned = self.link.as_ref().is_some_and(|link| link.clock.is_paused())
+            && self.store.as_ref().is_none_or(|store| store.appender.idle());
+        let soon =
+            (pinned || !self.jobs.is_empty()).then(|| Instant::now() + Duration::from_millis(1));
+        [link, halted, soon].into_iter().flatten().min()
     }
 
     /// Wakes every other core that may be asleep.
@@ -280,6 +288,9 @@ impl<R: Ring> DataCore<R> {
         if let Some(store) = &mut receiver.store {
             if store.appender.out_of_space() {
                 store.appender.resume(&mut receiver.actions);
+                // What standbys have let go meanwhile may be the space that is missing.
+                let (newest, wal_keep) = (store.appender.durable(), config.wal_keep_size);
+                receiver.jobs.push_back(Job::Retain { newest, wal_keep });
             }
             store.appender.warm_up(&mut receiver.actions);
         }
@@ -459,6 +470,11 @@ impl<R: Ring> DataCore<R> {
     fn send_status(&mut self) {
         let Some(receiver) = &mut self.receiver else { return };
         let Some(link) = &mut receiver.link else { return };
+        if link.outbox.len() > MAX_UNSENT {
+            let at = link.expected;
+            let error = "upstream does not read our replies".to_owned();
+            return self.end_stream(UpstreamEnd::Lost { error, at });
+        }
         if link.outbox.is_empty() || link.waiting_room.is_some() {
             return;
         }
@@ -487,7 +503,9 @@ impl<R: Ring> DataCore<R> {
     fn read_stream(&mut self) {
         let Some(receiver) = &mut self.receiver else { return };
         let Some(link) = &mut receiver.link else { return };
-        if link.reading.is_some() {
+        // A paused stream's next message waits in the buffer: the ring must not have it
+        // when there is room again, for the upstream may have nothing more to say.
+        if link.reading.is_some() || link.clock.is_paused() {
             return;
         }
         if let Some(buffer) = link.buffer.take_if(|buffer| buffer.room() > 0) {
@@ -659,6 +677,9 @@ impl<R: Ring> DataCore<R> {
             && receiver.link.is_none()
         {
             receiver.store = None;
+            // They are about files that have moved.
+            receiver.jobs.clear();
+            receiver.actions.clear();
         }
     }
 }

@@ -232,6 +232,9 @@ impl<R: Ring> DataCore<R> {
     /// an end that is under way.
     pub(super) fn step(&mut self, key: super::table::Key, now: Instant) {
         let Some(sender) = self.senders.get_mut(key) else { return };
+        if !sender.sends_wal() && sender.cursor.unfinished().is_none() {
+            sender.waiting_block = None;
+        }
         if sender.is_owing() {
             return;
         }

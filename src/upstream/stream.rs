@@ -161,6 +161,11 @@ impl Clock {
         }
     }
 
+    /// Is the upstream left unread?
+    pub const fn is_paused(&self) -> bool {
+        self.paused_at.is_some()
+    }
+
     /// Does a status reply say something new? One goes out after every write and flush.
     pub fn has_news(&self, write: Lsn, flush: Lsn) -> bool {
         self.told != Some((write, flush)) && !self.status_interval.is_zero()
