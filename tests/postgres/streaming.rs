@@ -78,6 +78,9 @@ fn receivewal_is_byte_identical(segment_mib: u64, segments: u64) {
     let primary = Cluster::primary_with_segments(&scene, "primary", segment_mib);
     let hub = Hub::run(&scene, "hub", &primary.conninfo());
     wait_connected(&primary);
+    // The primary counts the stream before the hub has seen its first message, and
+    // pg_receivewal does not try twice to connect.
+    hub.wait_state("streaming");
 
     let programs = Programs::usual();
     let receive = |name: &str, options: &[&str]| {

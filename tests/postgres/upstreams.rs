@@ -34,6 +34,40 @@ fn another_cluster_is_refused_and_serving_goes_on() {
     assert_eq!(system_id(hub.port()), ours);
 }
 
+/// Two histories of the same length that end at the same segment border: only what lies
+/// before the border tells them apart.
+#[test]
+fn another_history_that_meets_ours_at_a_segment_is_never_stored() {
+    let scene = Scene::new();
+    let mut primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let mut hub = Hub::run(&scene, "hub", &primary.conninfo());
+    wait_connected(&primary);
+    primary.stop_fast();
+    let mut restored = primary.copy_of_files("restored");
+    let live = |server: &mut Cluster<'_>, letter: char| {
+        server.start();
+        for _ in 0..2 {
+            server.sql(&format!(
+                "select pg_logical_emit_message(true, 'load', repeat('{letter}', 1000))"
+            ));
+        }
+        server.sql("select pg_switch_wal()");
+    };
+    live(&mut primary, 'a');
+    let end = primary.flush_lsn();
+    wait::until("the hub has it all", || hub.inspect().record_end() >= end);
+    hub.kill();
+    primary.kill();
+
+    live(&mut restored, 'b');
+    load::write_mib(&restored, 3);
+    hub.set_upstream(&restored.conninfo());
+    hub.start();
+    hub.wait_state("diverged");
+    assert_identical(&hub.pg_wal(), &primary.pg_wal(), 1);
+    hub.assert_running();
+}
+
 #[test]
 fn another_history_of_the_same_positions_is_never_stored() {
     let scene = Scene::new();
