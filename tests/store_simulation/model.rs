@@ -147,14 +147,11 @@ impl Model {
         let mut synth = synth;
         if random.chance(700) {
             // The same lengths again: every prev-link fits the old pages.
-            for pair in old.windows(2).take(60) {
-                let length = pair[1].bytes_since(pair[0]);
-                let fits =
-                    (64..8000).contains(&length) && pair[0].page_start() == pair[1].page_start();
-                if !fits || synth.position() != pair[0] {
+            for pair in old.windows(2).take(200) {
+                let Some(again) = record_between(&synth, pair[0], pair[1], self.version) else {
                     break;
-                }
-                synth.record(&vec![self.version; length as usize - 29 - 7]);
+                };
+                synth = again;
                 let (_, bytes) = synth.take_bytes();
                 self.bytes.extend_from_slice(&bytes);
                 self.ends.push((synth.position(), synth.clone()));
@@ -163,4 +160,18 @@ impl Model {
         self.sizes = random.fork();
         self.write(synth);
     }
+}
+
+/// The writer behind a record of other content that lies exactly where the old one lay.
+fn record_between(synth: &Synth, from: Lsn, to: Lsn, content: u8) -> Option<Synth> {
+    if synth.position() != from {
+        return None;
+    }
+    let pages = to.page_start().bytes_since(from.page_start()) / 8192;
+    let most = to.bytes_since(from).checked_sub(24 * pages + 26)?;
+    (0..16u64).filter_map(|less| most.checked_sub(less)).find_map(|length| {
+        let mut again = synth.clone();
+        again.record(&vec![content; length as usize]);
+        (again.position() == to).then_some(again)
+    })
 }

@@ -3,8 +3,10 @@
 //! publishes too early.
 
 use crate::fake_disk::FakeDisk;
+use std::cell::RefCell;
 use std::io;
 use std::path::Path;
+use std::rc::Rc;
 use walhub::store::disk::Disk;
 
 /// Which disks the code gets, and how the driver behaves.
@@ -17,6 +19,11 @@ pub(crate) trait Plant {
 
     fn publishes_what_is_written(&self) -> bool {
         false
+    }
+
+    /// How often the upstream's history goes on in other words, of 1000.
+    fn rewinds(&self) -> u64 {
+        400
     }
 }
 
@@ -68,7 +75,7 @@ impl Plant for NoDirectorySync {
     }
 
     fn keeper_disk(&self, disk: FakeDisk) -> Without {
-        Without { disk, left_out: LeftOut::DirectorySyncs }
+        Without::new(disk, LeftOut::DirectorySyncs)
     }
 }
 
@@ -80,7 +87,7 @@ impl Plant for NoSyncInRecovery {
     type Keeper = FakeDisk;
 
     fn recovery_disk(&self, disk: FakeDisk) -> Without {
-        Without { disk, left_out: LeftOut::FileSyncs }
+        Without::new(disk, LeftOut::FileSyncs)
     }
 
     fn keeper_disk(&self, disk: FakeDisk) -> FakeDisk {
@@ -97,7 +104,7 @@ impl Plant for BelievesTheCache {
     type Keeper = FakeDisk;
 
     fn recovery_disk(&self, disk: FakeDisk) -> Without {
-        Without { disk, left_out: LeftOut::DropOfCache }
+        Without::new(disk, LeftOut::DropOfCache)
     }
 
     fn keeper_disk(&self, disk: FakeDisk) -> FakeDisk {
@@ -118,7 +125,11 @@ impl Plant for KeepsOldTail {
     }
 
     fn keeper_disk(&self, disk: FakeDisk) -> Without {
-        Without { disk, left_out: LeftOut::Clearing }
+        Without::new(disk, LeftOut::Clearing)
+    }
+
+    fn rewinds(&self) -> u64 {
+        1000
     }
 }
 
@@ -134,6 +145,20 @@ enum LeftOut {
 pub(crate) struct Without {
     disk: FakeDisk,
     left_out: LeftOut,
+    /// Files that were opened under an open segment's name: the keeper writes to those
+    /// only to clear them.
+    open_segments: RefCell<Vec<<FakeDisk as Disk>::Watch>>,
+}
+
+impl Without {
+    fn new(disk: FakeDisk, left_out: LeftOut) -> Self {
+        Self { disk, left_out, open_segments: RefCell::default() }
+    }
+
+    fn is_open_segment(&self, file: &<FakeDisk as Disk>::File) -> bool {
+        let known = self.open_segments.borrow();
+        known.iter().filter_map(FakeDisk::held).any(|open| Rc::ptr_eq(&open, file))
+    }
 }
 
 impl Disk for Without {
@@ -149,7 +174,11 @@ impl Disk for Without {
     }
 
     async fn open_write(&self, path: &Path) -> io::Result<Self::File> {
-        self.disk.open_write(path).await
+        let file = self.disk.open_write(path).await?;
+        if path.extension().is_some_and(|extension| extension == "partial") {
+            self.open_segments.borrow_mut().push(FakeDisk::watch(&file));
+        }
+        Ok(file)
     }
 
     async fn create(&self, path: &Path) -> io::Result<Self::File> {
@@ -171,13 +200,8 @@ impl Disk for Without {
         bytes: Vec<u8>,
         offset: u64,
     ) -> (io::Result<usize>, Vec<u8>) {
-        // Zeroing the first page of a spare and filling new ones goes on; a piece with
-        // content is an open segment whose tail is being cleared.
-        if self.left_out == LeftOut::Clearing && bytes.iter().any(|byte| *byte != 0) {
-            let first_is_wal = bytes.first() != Some(&b'w');
-            if first_is_wal {
-                return (Ok(bytes.len()), bytes);
-            }
+        if self.left_out == LeftOut::Clearing && self.is_open_segment(file) {
+            return (Ok(bytes.len()), bytes);
         }
         self.disk.write_at(file, bytes, offset).await
     }

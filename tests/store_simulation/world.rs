@@ -393,7 +393,7 @@ impl<P: Plant> World<P> {
             None => (self.model.start, Beginning::Ahead, self.model.start),
         };
         // What nobody has seen may come again in other words.
-        if self.model.last_end(durable) == durable && self.random.chance(400) {
+        if self.model.last_end(durable) == durable && self.random.chance(self.plant.rewinds()) {
             seen("rewound at a start");
             self.model.rewind(durable, &mut self.random);
         }
@@ -478,7 +478,7 @@ impl<P: Plant> World<P> {
             if self.random.chance(100) {
                 appender.resume(&mut process.actions);
                 appender.warm_up(&mut process.actions);
-                process.rewind = self.random.chance(300);
+                process.rewind = self.random.chance(self.plant.rewinds());
             }
             return;
         }
