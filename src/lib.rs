@@ -28,6 +28,7 @@ pub mod upstream;
 pub mod watermark;
 
 // Engines.
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -1,0 +1,7 @@
+//! The load generator: a synthetic primary that writes valid WAL, thousands of
+//! synthetic standbys that verify it, and what is measured between the two.
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod commits;
+pub mod truth;

@@ -1,0 +1,126 @@
+//! The WAL as it has to arrive: a window over its newest bytes.
+//!
+//! With a synthetic primary it is what that wrote. With a foreign one it is what the
+//! first standby received, walked record by record; everybody else is compared with it.
+
+use crate::wal::Lsn;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
+
+/// A stretch of WAL that never changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Its first byte's position.
+    pub start: Lsn,
+    /// The WAL.
+    pub bytes: Bytes,
+}
+
+impl Piece {
+    /// First byte behind it.
+    pub fn end(&self) -> Lsn {
+        self.start.saturating_add(self.bytes.len() as u64)
+    }
+
+    /// The bytes from `at` on; none when the piece does not hold `at`.
+    pub fn from(&self, at: Lsn) -> Option<&[u8]> {
+        if at < self.start {
+            return None;
+        }
+        let offset = usize::try_from(at.bytes_since(self.start)).ok()?;
+        self.bytes.get(offset..).filter(|bytes| !bytes.is_empty())
+    }
+}
+
+/// The newest WAL, at least `window` bytes of it. One thread appends, all read.
+#[derive(Debug)]
+pub struct Truth {
+    window: u64,
+    end: AtomicU64,
+    pieces: RwLock<VecDeque<Piece>>,
+}
+
+/// What there is at a position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum At {
+    /// The piece that holds it.
+    Piece(Piece),
+    /// It was there once.
+    Gone,
+    /// It is yet to come.
+    NotYet,
+}
+
+impl Truth {
+    /// A window that begins, empty, at `start`.
+    pub fn new(start: Lsn, window: u64) -> Self {
+        Self { window, end: AtomicU64::new(start.raw()), pieces: RwLock::default() }
+    }
+
+    /// First byte that is not known.
+    pub fn end(&self) -> Lsn {
+        Lsn::new(self.end.load(Ordering::Acquire))
+    }
+
+    /// Adds `bytes` if they begin where the window ends; says whether they did.
+    pub fn append(&self, start: Lsn, bytes: Bytes) -> bool {
+        if bytes.is_empty() {
+            return start == self.end();
+        }
+        let mut pieces = self.pieces.write().unwrap_or_else(PoisonError::into_inner);
+        if start != self.end() {
+            return false;
+        }
+        let piece = Piece { start, bytes };
+        let end = piece.end();
+        pieces.push_back(piece);
+        while pieces.front().is_some_and(|old| end.bytes_since(old.end()) >= self.window) {
+            pieces.pop_front();
+        }
+        self.end.store(end.raw(), Ordering::Release);
+        true
+    }
+
+    /// Oldest byte in the window; its end when it is empty.
+    pub fn oldest(&self) -> Lsn {
+        let pieces = self.pieces.read().unwrap_or_else(PoisonError::into_inner);
+        pieces.front().map_or_else(|| self.end(), |piece| piece.start)
+    }
+
+    /// What there is at `at`.
+    pub fn at(&self, at: Lsn) -> At {
+        if at >= self.end() {
+            return At::NotYet;
+        }
+        let pieces = self.pieces.read().unwrap_or_else(PoisonError::into_inner);
+        let behind = pieces.partition_point(|piece| piece.start <= at);
+        match behind.checked_sub(1).and_then(|n| pieces.get(n)) {
+            Some(piece) => At::Piece(piece.clone()),
+            None => At::Gone,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_found_until_they_leave() {
+        let truth = Truth::new(Lsn::new(1000), 20);
+        assert_eq!(truth.at(Lsn::new(1000)), At::NotYet);
+        for n in 0..10u8 {
+            assert!(truth.append(truth.end(), Bytes::from(vec![n; 10])));
+        }
+        assert!(!truth.append(Lsn::new(1000), Bytes::from_static(b"again")));
+        assert_eq!((truth.oldest(), truth.end()), (Lsn::new(1080), Lsn::new(1100)));
+        assert_eq!(truth.at(Lsn::new(1079)), At::Gone);
+        assert_eq!(truth.at(Lsn::new(1100)), At::NotYet);
+        let At::Piece(piece) = truth.at(Lsn::new(1095)) else { panic!() };
+        assert_eq!(piece.from(Lsn::new(1095)), Some(&[9; 5][..]));
+        assert_eq!(piece.from(Lsn::new(1089)), None);
+        assert_eq!(piece.from(piece.end()), None);
+    }
+}
