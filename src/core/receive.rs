@@ -11,7 +11,7 @@ use super::store::Store;
 use super::token::Purpose;
 use crate::hub::Position;
 use crate::keeper::{Job, JobDone, JobKind};
-use crate::ring::{Buffer, ChunkWriter, Fd, OpId, Outcome, Outgoing, Ring, Waker};
+use crate::ring::{Buffer, ChunkWriter, Fd, OpId, Outcome, Outgoing, Ring, Then, Waker};
 use crate::store::append::Action;
 use crate::upstream::stream::{Clock, Due, MAX_BODY, Told, next_told};
 use crate::wal::Lsn;
@@ -480,7 +480,10 @@ impl<R: Ring> DataCore<R> {
         }
         let mut results = std::mem::take(&mut self.results);
         let parts = [IoSlice::new(&link.outbox)];
-        self.ring.send_now(&[Outgoing { socket: &link.socket, parts: &parts }], &mut results);
+        self.ring.send_now(
+            &[Outgoing { socket: &link.socket, parts: &parts, then: Then::Nothing }],
+            &mut results,
+        );
         let result = results.pop().unwrap_or(Ok(0));
         self.results = results;
         let sent = match result {
@@ -607,7 +610,10 @@ impl<R: Ring> DataCore<R> {
             let parts = [IoSlice::new(&link.outbox)];
             let mut results = std::mem::take(&mut self.results);
             // A courtesy: the server closes its side without an error in its log.
-            self.ring.send_now(&[Outgoing { socket: &link.socket, parts: &parts }], &mut results);
+            self.ring.send_now(
+                &[Outgoing { socket: &link.socket, parts: &parts, then: Then::Nothing }],
+                &mut results,
+            );
             self.results = results;
         }
         super::shut(&link.socket);

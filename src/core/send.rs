@@ -7,7 +7,7 @@ use super::table::Table;
 use super::token::Purpose;
 use crate::fanout::message::{self, Message};
 use crate::fanout::round::{LAGGARD_BUDGET, SLICE};
-use crate::ring::{Outgoing, Pin, Ring};
+use crate::ring::{Outgoing, Pin, Ring, Then};
 use crate::wal::Lsn;
 use crate::watermark::CellId;
 use crate::wire::copy::{XLOG_DATA_HEADER, xlog_data_header};
@@ -146,7 +146,8 @@ impl<R: Ring> DataCore<R> {
             .iter()
             .filter_map(|&(slot, shot)| {
                 let socket = &self.senders.at(slot)?.socket;
-                Some(Outgoing { socket, parts: &parts[ranges[shot].clone()] })
+                let parts = &parts[ranges[shot].clone()];
+                Some(Outgoing { socket, parts, then: Then::Nothing })
             })
             .collect();
         let mut results = std::mem::take(&mut self.results);

@@ -31,6 +31,10 @@ const SPARE_BUFFERS: usize = 4;
 /// Half of the buffers may hold unsynced WAL, and a batch may straddle a boundary.
 const MIN_BUFFERS: usize = 4;
 
+/// One in so many chunks may be held by sends without a copy, whose memory a peer that
+/// does not acknowledge keeps for minutes; the rest of the cache works on (I10).
+const HELD_SHARE: usize = 4;
+
 /// No chunk is reusable at the moment: nothing is durable that could be dropped, or
 /// readers hold what is. Try again after the next completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -50,7 +54,7 @@ struct Shared {
 pub fn chunks(bytes: usize, cores: usize) -> io::Result<(ChunkWriter, Vec<ChunkReader>)> {
     let keep = (bytes / CHUNK_SIZE).max(MIN_BUFFERS);
     let buffers = keep + SPARE_BUFFERS;
-    let directory = Arc::new(Directory::new(buffers, cores));
+    let directory = Arc::new(Directory::new(buffers, cores, keep / HELD_SHARE));
     let shared = Arc::new(Shared {
         memory: Memory::new(buffers, CHUNK_SIZE)?,
         directory: Arc::clone(&directory),
@@ -297,13 +301,18 @@ impl ChunkWriter {
 
     /// A buffer that no reader and no write uses.
     fn take(&mut self) -> Option<usize> {
-        while self.live.len() >= self.keep && self.retire_oldest() {}
+        while self.live.len() + self.retired_held() >= self.keep && self.retire_oldest() {}
         let free = |(buffer, seq): &(usize, Seq)| {
             self.shared.ranges[*buffer].load(Ordering::Acquire) == 0
-                && !self.shared.directory.is_pinned(*seq)
+                && self.shared.directory.is_free(*buffer, *seq)
         };
         let place = self.retired.iter().position(free)?;
         self.retired.remove(place).map(|(buffer, _)| buffer)
+    }
+
+    /// Buffers that only a send without a copy keeps from being reused.
+    fn retired_held(&self) -> usize {
+        self.retired.iter().filter(|(buffer, _)| self.shared.directory.is_held(*buffer)).count()
     }
 
     /// Retires the oldest chunk, if its WAL can be read from the files.
@@ -376,6 +385,47 @@ impl Drop for ChunkRange {
     }
 }
 
+/// Bytes of one chunk on their way to a socket that does not copy them. The chunk is not
+/// reused while this lives.
+#[derive(Debug)]
+pub struct ChunkHold {
+    shared: Arc<Shared>,
+    buffer: usize,
+    offset: usize,
+    len: usize,
+}
+
+impl ChunkHold {
+    /// How many bytes.
+    #[expect(clippy::len_without_is_empty, reason = "a hold is never empty")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// For the kernel, which reads them in its own time.
+    pub(super) fn pointer(&self) -> *const u8 {
+        self.shared.memory.pointer(self.buffer, self.offset, self.len)
+    }
+
+    /// The piece of the cache's memory that the bytes lie in, as registered.
+    pub(super) fn region(&self) -> u16 {
+        self.shared.memory.region_of(self.buffer)
+    }
+
+    /// The bytes, for a simulated ring.
+    pub fn to_vec(&self) -> Vec<u8> {
+        // SAFETY: below the fill mark, where nothing is written while the chunk lives;
+        // the hold keeps it alive.
+        unsafe { self.shared.memory.slice(self.buffer, self.offset, self.len) }.to_vec()
+    }
+}
+
+impl Drop for ChunkHold {
+    fn drop(&mut self) {
+        self.shared.directory.release(self.buffer);
+    }
+}
+
 /// The reading end of one core.
 #[derive(Debug)]
 pub struct ChunkReader {
@@ -390,6 +440,11 @@ impl ChunkReader {
     pub fn pin(&self) -> Pin<'_> {
         self.pins.set(self.pins.get() + 1);
         Pin { reader: self }
+    }
+
+    /// The cache's memory in pieces, for registering.
+    pub(super) fn regions(&self) -> impl Iterator<Item = (*mut u8, usize)> {
+        self.shared.memory.regions()
     }
 }
 
@@ -411,6 +466,17 @@ impl Pin<'_> {
         // nothing is written while the chunk lives; the desk keeps the chunk alive
         // until the last pin is dropped, and the slice borrows this one.
         Some(unsafe { self.reader.shared.memory.slice(found.buffer, offset, len) })
+    }
+
+    /// The same bytes for a send without a copy, which needs them for longer than the
+    /// pin lives. None too when sends that are not acknowledged hold too many chunks.
+    pub fn hold(&self, cell: CellId, at: Lsn, max: usize) -> Option<ChunkHold> {
+        let shared = &self.reader.shared;
+        let found = self.reader.desk.find(ChunkKey { cell, number: number_of(at) })?;
+        let offset = offset_of(at);
+        let len = found.fill.checked_sub(offset).filter(|len| *len > 0)?.min(max);
+        let held = shared.directory.hold(found.buffer);
+        held.then(|| ChunkHold { shared: Arc::clone(shared), buffer: found.buffer, offset, len })
     }
 }
 

@@ -11,6 +11,10 @@
 //! ```
 //!
 //! With both fences at least one of them sees the other (`loom` fails without either).
+//!
+//! A send without a copy outlives the visit: it takes a *hold* on the buffer while the
+//! hazard word protects it. The writer looks at the words first and at the holds after
+//! them: whoever's word is gone has its hold counted already.
 //! Bytes below the fill mark are never written again while the chunk lives (F3).
 
 use crate::watermark::CellId;
@@ -60,6 +64,11 @@ pub(super) struct Directory {
     /// not found, which only costs a file read.
     index: Box<[AtomicU32]>,
     hazards: Box<[CachePadded<AtomicU64>]>,
+    /// Per buffer: sends in flight that read it.
+    holds: Box<[AtomicU32]>,
+    /// Buffers that are held, and how many may be (I10).
+    held: AtomicU32,
+    max_held: u32,
 }
 
 /// What a reader found: `fill` bytes of `buffer` may be read until the desk is left.
@@ -70,7 +79,8 @@ pub(super) struct Found {
 }
 
 impl Directory {
-    pub(super) fn new(buffers: usize, readers: usize) -> Self {
+    /// At most `max_held` buffers are held at one time.
+    pub(super) fn new(buffers: usize, readers: usize, max_held: usize) -> Self {
         let slot = || Slot {
             seq: AtomicU64::new(Seq::NONE.0),
             cell: AtomicU32::new(0),
@@ -82,6 +92,9 @@ impl Directory {
             slots: (0..buffers).map(|_| CachePadded::new(slot())).collect(),
             index: (0..entries).map(|_| AtomicU32::new(0)).collect(),
             hazards: (0..readers).map(|_| CachePadded::new(AtomicU64::new(IDLE))).collect(),
+            holds: (0..buffers).map(|_| AtomicU32::new(0)).collect(),
+            held: AtomicU32::new(0),
+            max_held: max_held as u32,
         }
     }
 
@@ -120,6 +133,63 @@ impl Directory {
     /// answer is no it stays no, and the reads have happened.
     pub(super) fn is_pinned(&self, seq: Seq) -> bool {
         self.hazards.iter().any(|hazard| hazard.load(Ordering::Acquire) <= seq.0)
+    }
+
+    /// Does a send in flight read the buffer?
+    pub(super) fn is_held(&self, buffer: usize) -> bool {
+        // Acquire: what the send read is read before the buffer has other bytes.
+        self.holds[buffer].load(Ordering::Acquire) > 0
+    }
+
+    /// Writer, after retiring the chunk `seq` of `buffer`: is nobody left who may read
+    /// it? In this order: a hold is taken under a hazard word.
+    pub(super) fn is_free(&self, buffer: usize, seq: Seq) -> bool {
+        !self.is_pinned(seq) && !self.is_held(buffer)
+    }
+
+    /// Reader, between [`Desk::find`] and [`Desk::leave`]: keeps what was found from
+    /// being reused until [`Directory::release`]. False when too many are held.
+    pub(super) fn hold(&self, buffer: usize) -> bool {
+        let holds = &self.holds[buffer];
+        let mut count = holds.load(Ordering::Relaxed);
+        loop {
+            // The first hold of a buffer takes one of the places.
+            let first = count == 0;
+            if first && !self.take_place() {
+                return false;
+            }
+            let next = count + 1;
+            // Relaxed: the hazard word's release orders it before the writer's look.
+            match holds.compare_exchange(count, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => {
+                    if first {
+                        self.held.fetch_sub(1, Ordering::Relaxed);
+                    }
+                    count = now;
+                }
+            }
+        }
+    }
+
+    fn take_place(&self) -> bool {
+        let mut held = self.held.load(Ordering::Relaxed);
+        while held < self.max_held {
+            let taken =
+                self.held.compare_exchange(held, held + 1, Ordering::Relaxed, Ordering::Relaxed);
+            match taken {
+                Ok(_) => return true,
+                Err(now) => held = now,
+            }
+        }
+        false
+    }
+
+    /// Ends a hold: nothing reads the buffer for it any more.
+    pub(super) fn release(&self, buffer: usize) {
+        if self.holds[buffer].fetch_sub(1, Ordering::Release) == 1 {
+            self.held.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -186,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_pin_covers_its_chunk_and_the_younger_ones() {
-        let directory = Arc::new(Directory::new(4, 2));
+        let directory = Arc::new(Directory::new(4, 2, 0));
         let (first, second) = (Desk::new(directory.clone(), 0), Desk::new(directory.clone(), 1));
         let cell = cell();
         let key = |number| ChunkKey { cell, number };
@@ -207,8 +277,26 @@ mod tests {
     }
 
     #[test]
+    fn a_hold_outlives_the_visit_and_few_buffers_are_held() {
+        let directory = Arc::new(Directory::new(3, 1, 2));
+        let desk = Desk::new(directory.clone(), 0);
+        let key = ChunkKey { cell: cell(), number: 0 };
+        directory.publish(0, Seq(1), key, 10);
+        assert!(desk.find(key).is_some());
+        assert!(directory.hold(0) && directory.hold(0) && directory.hold(1));
+        // Two buffers are held, and that is all; a held one may be held again.
+        assert!(!directory.hold(2) && directory.hold(1));
+        desk.leave();
+        directory.retire(0);
+        directory.release(0);
+        assert!(!directory.is_pinned(Seq(1)) && !directory.is_free(0, Seq(1)));
+        directory.release(0);
+        assert!(directory.is_free(0, Seq(1)) && directory.hold(2));
+    }
+
+    #[test]
     fn the_same_number_of_another_cell_is_another_chunk() {
-        let directory = Arc::new(Directory::new(2, 1));
+        let directory = Arc::new(Directory::new(2, 1, 0));
         let desk = Desk::new(directory.clone(), 0);
         let (old, new) = (cell(), cell());
         directory.publish(0, Seq(1), ChunkKey { cell: old, number: 7 }, 1);

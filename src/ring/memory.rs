@@ -7,6 +7,9 @@
 use memmap2::{Advice, MmapMut, MmapRaw};
 use std::io;
 
+/// The kernel registers no more in one piece.
+const REGION: usize = 1 << 30;
+
 /// Only ever touched through raw pointers: a reference to a whole buffer would claim
 /// bytes that another thread is about to fill.
 #[derive(Debug)]
@@ -37,6 +40,26 @@ impl Memory {
         assert!(place + len <= self.mapping.len(), "outside of the cache");
         // SAFETY: the range lies inside the mapping, checked above.
         unsafe { self.mapping.as_mut_ptr().add(place) }
+    }
+
+    /// The memory in pieces that can be registered; a buffer lies in one of them.
+    pub(super) fn regions(&self) -> impl Iterator<Item = (*mut u8, usize)> {
+        let size = self.mapping.len();
+        (0..size).step_by(self.region_size()).map(move |start| {
+            // SAFETY: the offset lies inside the mapping.
+            let piece = unsafe { self.mapping.as_mut_ptr().add(start) };
+            (piece, self.region_size().min(size - start))
+        })
+    }
+
+    /// The number of the piece that a buffer lies in.
+    pub(super) fn region_of(&self, buffer: usize) -> u16 {
+        let region = buffer * self.buffer_size / self.region_size();
+        u16::try_from(region).expect("the cache is at most 1 TiB, which is 1024 pieces")
+    }
+
+    const fn region_size(&self) -> usize {
+        REGION - REGION % self.buffer_size
     }
 
     /// Copies `bytes` to `offset`.

@@ -27,8 +27,8 @@ mod uring;
 mod waker;
 
 pub use buffer::Buffer;
-pub use chunks::{CHUNK_SIZE, ChunkRange, ChunkReader, ChunkWriter, Full, Pin, chunks};
-pub use probe::{Features, KernelVersion, RingRefused, probe};
+pub use chunks::{CHUNK_SIZE, ChunkHold, ChunkRange, ChunkReader, ChunkWriter, Full, Pin, chunks};
+pub use probe::{Features, KernelVersion, RingRefused, Support, probe};
 pub use replies::ReplyBuffer;
 pub use slab::OpId;
 pub use uring::{Setup, Uring};
@@ -45,6 +45,15 @@ pub type Fd = Arc<OwnedFd>;
 /// At most this many messages are in one submission; a longer batch is cut up.
 pub const SEND_SLICE: usize = 32;
 
+/// Resets a connection: what is not delivered never will be, and the memory of sends
+/// without a copy comes free at once.
+pub fn disconnect(socket: &Fd) {
+    if let Err(error) = rustix::net::connect_unspec(&**socket) {
+        // Not connected any more: nothing of it is left.
+        tracing::trace!("disconnecting a socket: {error}");
+    }
+}
+
 /// The caller's own word; it comes back with the completion.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Token(pub u64);
@@ -56,6 +65,41 @@ pub struct Outgoing<'a> {
     pub socket: &'a Fd,
     /// What, in order.
     pub parts: &'a [IoSlice<'a>],
+    /// What comes behind it.
+    pub then: Then,
+}
+
+/// What comes behind a message on its socket.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Then {
+    /// Nothing that is known of: the network gets it at once.
+    Nothing,
+    /// The next send, at once: the socket may wait for it and put both together.
+    More,
+}
+
+/// Did a send without a copy do without one?
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Copied {
+    /// The network read the memory itself.
+    No,
+    /// The kernel copied after all (a peer on this machine, a device that cannot do
+    /// it): such a send is dearer than a plain one.
+    Yes,
+}
+
+/// What a ring has counted since it was made.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Sends that were not complete when submitting returned: a promise of the kernel
+    /// that held in every run, but is not relied upon.
+    pub late_sends: u64,
+    /// Sends without a copy.
+    pub zerocopy_sends: u64,
+    /// Those that were copied after all.
+    pub zerocopy_copied: u64,
+    /// Those whose memory is still in use.
+    pub zerocopy_unreleased: u64,
 }
 
 /// How long a turn may sleep when there is nothing to do.
@@ -87,6 +131,12 @@ pub enum Outcome {
     Synced(io::Result<()>),
     /// [`Ring::read`]; may be short, 0 is the end of the file.
     Read(io::Result<usize>, Buffer),
+    /// [`Ring::send_zerocopy`], its first completion: the bytes that the socket took, or
+    /// its error. Other sends to the socket may follow.
+    ZeroCopySent(io::Result<usize>),
+    /// [`Ring::send_zerocopy`], its second and last completion, perhaps much later: the
+    /// memory is free again.
+    ZeroCopyReleased(Copied),
 }
 
 /// A completion.
@@ -137,10 +187,36 @@ pub trait Ring {
     /// it holds. The buffer must have room for them.
     fn read(&mut self, file: &Fd, at: u64, buffer: Buffer, len: usize, token: Token) -> OpId;
 
+    /// Makes the cache's memory usable for [`Ring::send_zerocopy`]. Once, before its
+    /// first use.
+    ///
+    /// # Errors
+    /// The kernel's: too old, or `ENOMEM` when so much memory may not be locked.
+    fn register(&mut self, chunks: &ChunkReader) -> io::Result<()>;
+
+    /// Sends bytes of a registered chunk without copying them: the network reads them
+    /// where they lie, until the peer has acknowledged them. The hold belongs to the ring
+    /// until then, also when everybody else has closed the socket (I7, I8).
+    ///
+    /// Completes twice under the same token: [`Outcome::ZeroCopySent`], then, after
+    /// errors too, [`Outcome::ZeroCopyReleased`]. The first never waits for the peer: the
+    /// socket takes what fits, less than all when it fills up, or nothing
+    /// (`WouldBlock`). Between the call and the first completion nothing else may be sent
+    /// to the socket; after it, everything may, and the socket can be closed or handed
+    /// on. `ENOMEM`, `EOPNOTSUPP` and the like say that it does not work on this socket
+    /// now: the same bytes can be sent by [`Ring::send_now`].
+    ///
+    /// A socket that is closed holds the memory for as long as the kernel tries to
+    /// deliver: disconnect it first where nobody listens any more.
+    fn send_zerocopy(&mut self, socket: &Fd, bytes: ChunkHold, token: Token) -> OpId;
+
+    /// What was counted so far.
+    fn counters(&self) -> Counters;
+
     /// Asks for the operation to end early; its completion comes all the same.
     fn cancel(&mut self, op: OpId);
 
-    /// Operations whose completion has not been handed out by [`Ring::turn`].
+    /// Operations whose last completion has not been handed out by [`Ring::turn`].
     fn in_flight(&self) -> usize;
 
     /// Submits everything queued and adds what has completed to `done`. If nothing

@@ -58,7 +58,7 @@ impl Cache {
 #[expect(clippy::arc_with_non_send_sync, reason = "the checker runs all threads of a model on one")]
 fn shared(readers: usize) -> Arc<Cache> {
     let cell = Cell::new(TimelineId::FIRST, Lsn::INVALID, Lsn::INVALID).id();
-    let directory = Arc::new(Directory::new(1, readers));
+    let directory = Arc::new(Directory::new(1, readers, 1));
     Arc::new(Cache { directory, cell, buffer: Default::default() })
 }
 
@@ -90,6 +90,50 @@ fn fill_read_reuse() {
         }
         reader.join().expect("the reader");
     });
+}
+
+/// A send without a copy: found, held, left, and read afterwards in the kernel's time,
+/// while the writer wants the buffer and asks `is_free`.
+fn hold_read_reuse(is_free: fn(&Directory, Seq) -> bool) {
+    loom::model(move || {
+        let cache = shared(1);
+        let (directory, buffer) = (&cache.directory, &cache.buffer);
+        let first = Seq::NONE.next();
+        buffer[0].write(1);
+        directory.publish(0, first, cache.key(1), 1);
+        let reader = {
+            let cache = Arc::clone(&cache);
+            thread::spawn(move || {
+                let desk = Desk::new(Arc::clone(&cache.directory), 0);
+                let found = desk.find(cache.key(1));
+                let held = found.is_some() && cache.directory.hold(0);
+                desk.leave();
+                if held {
+                    assert_eq!(cache.buffer[0].read(), 1);
+                    cache.directory.release(0);
+                }
+            })
+        };
+        directory.retire(0);
+        if is_free(directory, first) {
+            buffer[0].write(2);
+            directory.publish(0, first.next(), cache.key(2), 1);
+        }
+        reader.join().expect("the reader");
+    });
+}
+
+#[test]
+fn a_held_chunk_is_never_reused() {
+    let _all_fences = plant(None);
+    hold_read_reuse(|directory, seq| directory.is_free(0, seq));
+}
+
+#[test]
+#[should_panic(expected = "ausality violation")]
+fn a_writer_that_looks_at_the_holds_first_reuses_a_held_chunk() {
+    let _all_fences = plant(None);
+    hold_read_reuse(|directory, seq| !directory.is_held(0) && !directory.is_pinned(seq));
 }
 
 #[test]

@@ -19,6 +19,9 @@ impl KernelVersion {
     /// The first with deferred task work, which the rings are built on.
     pub const NEEDED: Self = Self { major: 6, minor: 1 };
 
+    /// The first whose sends without a copy tell whether there was one.
+    const ZEROCOPY: Self = Self { major: 6, minor: 2 };
+
     /// From `uname -r`; none when it is not a Linux release.
     fn parse(release: &str) -> Option<Self> {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit());
@@ -42,6 +45,17 @@ impl fmt::Display for KernelVersion {
 pub struct Features {
     /// The running kernel; none when its name does not say.
     pub kernel: Option<KernelVersion>,
+    /// Sends without a copy, which say afterwards whether there was one.
+    pub zerocopy: Support,
+}
+
+/// Can the kernel do something that the hub can do without?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Support {
+    /// Yes.
+    Yes,
+    /// No.
+    No,
 }
 
 /// Why there is no ring, and what to do about it.
@@ -154,8 +168,10 @@ pub fn probe() -> Result<Features, RingRefused> {
     if ring_of_buffers.and_then(|()| replies.unregister(&ring.submitter())).is_err() {
         missing.push("rings of provided buffers");
     }
+    let zerocopy = supported.is_supported(opcode::SendZc::CODE)
+        && kernel.is_some_and(|found| found >= KernelVersion::ZEROCOPY);
     if missing.is_empty() {
-        Ok(Features { kernel })
+        Ok(Features { kernel, zerocopy: if zerocopy { Support::Yes } else { Support::No } })
     } else {
         Err(RingRefused::lacks(missing.join(", ")))
     }

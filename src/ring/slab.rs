@@ -1,6 +1,8 @@
 //! The operations in flight, and what the kernel uses for each (I7, I8).
 
-use super::{Buffer, ChunkRange, Fd, Token};
+use super::{Buffer, ChunkHold, ChunkRange, Copied, Fd, Token};
+use std::os::fd::OwnedFd;
+use std::sync::Weak;
 
 /// Names an operation in flight. A stale one names nothing.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
@@ -47,6 +49,25 @@ pub(super) enum Held {
     },
     /// Of the waker's counter.
     Wake(Buffer),
+    /// A send without a copy: the memory is needed until its notification.
+    ZeroCopy(ZeroCopy),
+}
+
+/// How far a send without a copy has come: it completes twice.
+#[derive(Debug)]
+pub(super) struct ZeroCopy {
+    pub(super) bytes: ChunkHold,
+    pub(super) stage: Stage,
+}
+
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// Neither completion is here.
+    Sending,
+    /// The notification came first.
+    Notified(Copied),
+    /// The socket took so many bytes and reads them on. It may be closed meanwhile.
+    Sent { socket: Weak<OwnedFd>, taken: usize },
 }
 
 /// The descriptor is kept as well: a closed number could name another socket by the
@@ -54,7 +75,8 @@ pub(super) enum Held {
 #[derive(Debug)]
 pub(super) struct Operation {
     pub(super) token: Token,
-    pub(super) fd: Fd,
+    /// None once the kernel needs the memory only, no descriptor any more.
+    pub(super) fd: Option<Fd>,
     pub(super) held: Held,
 }
 
@@ -101,6 +123,23 @@ impl Slab {
         Some(operation)
     }
 
+    pub(super) fn get_mut(&mut self, op: OpId) -> Option<&mut Operation> {
+        let slot = self.slots.get_mut(op.index as usize)?;
+        slot.operation.as_mut().filter(|_| slot.generation == op.generation)
+    }
+
+    /// The sockets of sends without a copy whose memory is still in use.
+    pub(super) fn unreleased(&self) -> impl Iterator<Item = Option<Fd>> {
+        let operations = self.slots.iter().filter_map(|slot| slot.operation.as_ref());
+        operations.filter_map(|operation| match &operation.held {
+            Held::ZeroCopy(ZeroCopy { stage: Stage::Sent { socket, .. }, .. }) => {
+                Some(socket.upgrade())
+            }
+            Held::ZeroCopy(_) => Some(operation.fd.clone()),
+            _ => None,
+        })
+    }
+
     pub(super) fn contains(&self, op: OpId) -> bool {
         let slot = self.slots.get(op.index as usize);
         slot.is_some_and(|slot| slot.generation == op.generation && slot.operation.is_some())
@@ -111,13 +150,14 @@ impl Slab {
     }
 
     /// The operations in flight that may wait for ever: for a peer, for a wake-up. File
-    /// operations end by themselves.
+    /// operations end by themselves, and a send without a copy does not end by being
+    /// cancelled.
     pub(super) fn waiting(&self) -> impl Iterator<Item = OpId> {
         let waits = |slot: &Slot| {
             let operation = slot.operation.as_ref();
             operation.is_some_and(|operation| match operation.held {
                 Held::Reply | Held::Receive(_) | Held::Writable | Held::Wake(_) => true,
-                Held::Write { .. } | Held::Sync | Held::Read { .. } => false,
+                Held::Write { .. } | Held::Sync | Held::Read { .. } | Held::ZeroCopy(_) => false,
             })
         };
         let waiting = self.slots.iter().enumerate().filter(move |(_, slot)| waits(slot));
@@ -131,7 +171,7 @@ mod tests {
 
     fn operation(token: u64, held: Held) -> Operation {
         let fd = std::fs::File::open("/dev/null").unwrap();
-        Operation { token: Token(token), fd: Fd::new(fd.into()), held }
+        Operation { token: Token(token), fd: Some(Fd::new(fd.into())), held }
     }
 
     #[test]

@@ -44,6 +44,10 @@ fn tcp_pair(listener: &TcpListener) -> (TcpStream, TcpStream) {
     (listener.accept().unwrap().0, client)
 }
 
+fn outgoing<'a>(socket: &'a Fd, parts: &'a [IoSlice<'a>]) -> Outgoing<'a> {
+    Outgoing { socket, parts, then: Then::Nothing }
+}
+
 fn cell() -> CellId {
     Cell::new(TimelineId::FIRST, Lsn::INVALID, Lsn::INVALID).id()
 }
@@ -68,7 +72,7 @@ fn sends_to_two_hundred_sockets_at_once() {
     for round in 0..5u8 {
         let (mut header, mut body) = ([round; 30], vec![round ^ 0x55; 8192]);
         let parts = [IoSlice::new(&header), IoSlice::new(&body)];
-        let batch: Vec<_> = ours.iter().map(|socket| Outgoing { socket, parts: &parts }).collect();
+        let batch: Vec<_> = ours.iter().map(|socket| outgoing(socket, &parts)).collect();
         ring.send_now(&batch, &mut results);
         drop(batch);
         // The memory is ours again at once.
@@ -83,7 +87,7 @@ fn sends_to_two_hundred_sockets_at_once() {
             assert!(got[30..].iter().all(|byte| *byte == round ^ 0x55));
         }
     }
-    assert_eq!((ring.in_flight(), ring.late_sends()), (0, 0));
+    assert_eq!((ring.in_flight(), ring.counters().late_sends), (0, 0));
 }
 
 #[test]
@@ -96,8 +100,7 @@ fn a_full_peer_gives_a_short_count_then_would_block_then_is_writable() {
     let big = vec![7u8; 16 << 20];
     let (parts, few) = ([IoSlice::new(&big)], [IoSlice::new(b"few")]);
     let mut results = Vec::new();
-    let batch =
-        [Outgoing { socket: &near, parts: &parts }, Outgoing { socket: &ok_near, parts: &few }];
+    let batch = [outgoing(&near, &parts), outgoing(&ok_near, &few)];
     ring.send_now(&batch, &mut results);
     let mut sent = *results[0].as_ref().unwrap();
     assert!(sent > 0 && sent < big.len(), "{sent}");
@@ -131,7 +134,7 @@ fn a_full_peer_gives_a_short_count_then_would_block_then_is_writable() {
     drop(ok.1);
     ring.send_now(&batch[1..], &mut results);
     assert_eq!(results[0].as_ref().unwrap_err().kind(), ErrorKind::BrokenPipe);
-    assert_eq!(ring.late_sends(), 0);
+    assert_eq!(ring.counters().late_sends, 0);
 }
 
 #[test]
@@ -143,7 +146,7 @@ fn completions_met_while_sending_are_kept() {
     ring.receive_reply(&near, Token(1));
     let parts = [IoSlice::new(b"wal")];
     let mut results = Vec::new();
-    ring.send_now(&[Outgoing { socket: &near, parts: &parts }], &mut results);
+    ring.send_now(&[outgoing(&near, &parts)], &mut results);
     assert_eq!(*results[0].as_ref().unwrap(), 3);
     assert_eq!(ring.in_flight(), 1);
     let Done { token: Token(1), outcome: Outcome::Reply(Ok(reply)) } = one(&mut ring) else {
@@ -360,7 +363,7 @@ fn a_wake_up_met_while_sending_is_not_slept_over() {
     let (near, _far) = UnixStream::pair().unwrap();
     let (near, parts) = (fd(near), [IoSlice::new(b"wal")]);
     for _ in 0..3 {
-        ring.send_now(&[Outgoing { socket: &near, parts: &parts }], &mut Vec::new());
+        ring.send_now(&[outgoing(&near, &parts)], &mut Vec::new());
     }
     ring.turn(Wait::Forever, &mut done).unwrap();
     assert!(done.is_empty());
@@ -384,8 +387,7 @@ fn more_operations_than_either_queue_holds() {
         }
         // The completion queue is full while the sends complete.
         let parts = [IoSlice::new(b"w")];
-        let batch: Vec<_> =
-            sockets.iter().map(|socket| Outgoing { socket, parts: &parts }).collect();
+        let batch: Vec<_> = sockets.iter().map(|socket| outgoing(socket, &parts)).collect();
         let mut results = Vec::new();
         ring.send_now(&batch, &mut results);
         assert!(results.iter().all(|sent| matches!(sent, Ok(1))), "{results:?}");
@@ -424,4 +426,178 @@ fn dropping_waits_for_what_is_in_flight() {
     // No operation holds the descriptor any more.
     assert_eq!((Fd::strong_count(&near), Fd::strong_count(&file)), (1, 1));
     drop(far);
+}
+
+/// A registered cache of eight chunks of one cell, four of them full, and its bytes.
+fn registered(ring: &mut Uring) -> (ChunkWriter, ChunkReader, CellId, Vec<u8>) {
+    let (mut writer, mut readers) = chunks(8 * CHUNK_SIZE, 1).unwrap();
+    let (cell, reader) = (cell(), readers.remove(0));
+    writer.open(cell, Lsn::new(0), &[]).unwrap();
+    let wal: Vec<u8> =
+        (0..4 * CHUNK_SIZE as u64).map(|n| (n.wrapping_mul(0x9E37_79B9) >> 24) as u8).collect();
+    assert_eq!(writer.append(&wal), wal.len());
+    writer.durable(writer.filled());
+    ring.register(&reader).unwrap();
+    (writer, reader, cell, wal)
+}
+
+/// Both completions of a send without a copy.
+fn both(ring: &mut Uring) -> (io::Result<usize>, Copied) {
+    let mut done = Vec::new();
+    while done.len() < 2 {
+        done.extend(next(ring));
+    }
+    let outcomes: Vec<_> = done.into_iter().map(|done| done.outcome).collect();
+    let Ok([Outcome::ZeroCopySent(sent), Outcome::ZeroCopyReleased(copied)]) =
+        <[_; 2]>::try_from(outcomes)
+    else {
+        panic!("sent, then released");
+    };
+    (sent, copied)
+}
+
+#[test]
+fn sends_without_a_copy_are_the_bytes_and_are_copied_here() {
+    let mut ring = small();
+    let (_writer, reader, cell, wal) = registered(&mut ring);
+    let (near, mut far) = tcp_pair(&TcpListener::bind("127.0.0.1:0").unwrap());
+    let near = fd(near);
+    for (number, at) in [0, 8192, CHUNK_SIZE - 100, 3 * CHUNK_SIZE + 5].into_iter().enumerate() {
+        let hold = reader.pin().hold(cell, Lsn::new(at as u64), 128 << 10).unwrap();
+        let len = hold.len();
+        // A header and a body, as one piece for the network.
+        let header = [number as u8; 30];
+        let parts = [IoSlice::new(&header)];
+        let mut results = Vec::new();
+        let message = Outgoing { socket: &near, parts: &parts, then: Then::More };
+        ring.send_now(&[message], &mut results);
+        assert_eq!(*results[0].as_ref().unwrap(), 30);
+        ring.send_zerocopy(&near, hold, Token(number as u64));
+        assert_eq!(ring.in_flight(), 1);
+        let mut got = vec![0; 30 + len];
+        // The peer reads while it is sent.
+        let (sent, copied) = std::thread::scope(|scope| {
+            let peer = scope.spawn(|| far.read_exact(&mut got).unwrap());
+            let completed = both(&mut ring);
+            peer.join().unwrap();
+            completed
+        });
+        assert_eq!((sent.unwrap(), copied), (len, Copied::Yes));
+        assert!(got[..30] == header && got[30..] == wal[at..at + len]);
+    }
+    let counters = ring.counters();
+    assert_eq!((counters.zerocopy_sends, counters.zerocopy_copied), (4, 4));
+    assert_eq!((ring.in_flight(), counters.zerocopy_unreleased), (0, 0));
+}
+
+/// Sends from `at` on without a copy until the socket is full; where that was.
+fn fill_up(ring: &mut Uring, reader: &ChunkReader, cell: CellId, near: &Fd) -> usize {
+    let mut at = 0;
+    loop {
+        let hold = reader.pin().hold(cell, Lsn::new(at as u64), 128 << 10).unwrap();
+        ring.send_zerocopy(near, hold, Token(1));
+        let sent = loop {
+            let first = next(ring).into_iter().find_map(|done| match done.outcome {
+                Outcome::ZeroCopySent(sent) => Some(sent),
+                _ => None,
+            });
+            if let Some(sent) = first {
+                break sent;
+            }
+        };
+        match sent {
+            Ok(more) => at += more,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                return at;
+            }
+        }
+    }
+}
+
+fn narrow(near: &TcpStream) {
+    let socket = socket2::SockRef::from(near);
+    socket.set_tcp_notsent_lowat(128 << 10).unwrap();
+    socket.set_send_buffer_size(512 << 10).unwrap();
+}
+
+#[test]
+fn a_chunk_that_a_peer_has_not_read_is_not_written_again() {
+    let mut ring = small();
+    let (mut writer, reader, cell, wal) = registered(&mut ring);
+    let (near, mut far) = tcp_pair(&TcpListener::bind("127.0.0.1:0").unwrap());
+    narrow(&near);
+    let near = fd(near);
+    let sent = fill_up(&mut ring, &reader, cell, &near);
+    let unreleased = ring.counters().zerocopy_unreleased;
+    assert!(unreleased > 0 && ring.in_flight() as u64 >= unreleased);
+    // The socket is closed here; the kernel still reads the chunk.
+    drop(near);
+    for _ in 0..20 {
+        assert_eq!(writer.append(&[0xEE; CHUNK_SIZE]), CHUNK_SIZE);
+        writer.durable(writer.filled());
+    }
+    let mut got = vec![0; sent];
+    far.read_exact(&mut got).unwrap();
+    assert!(got == wal[..sent], "the peer got other bytes");
+    drop(far);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while ring.in_flight() > 0 {
+        assert!(Instant::now() < deadline, "what was read is released");
+        ring.turn(soon(), &mut Vec::new()).unwrap();
+    }
+}
+
+#[test]
+fn disconnecting_releases_what_a_peer_never_reads() {
+    let mut ring = small();
+    let (_writer, reader, cell, _wal) = registered(&mut ring);
+    let (near, far) = tcp_pair(&TcpListener::bind("127.0.0.1:0").unwrap());
+    narrow(&near);
+    let near = fd(near);
+    fill_up(&mut ring, &reader, cell, &near);
+    assert!(ring.counters().zerocopy_unreleased > 0);
+    disconnect(&near);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while ring.in_flight() > 0 {
+        assert!(Instant::now() < deadline, "a reset connection holds nothing");
+        ring.turn(soon(), &mut Vec::new()).unwrap();
+    }
+    // Nobody but us holds the socket after a send's first completion.
+    assert_eq!(Fd::strong_count(&near), 1);
+    drop(far);
+}
+
+#[test]
+fn a_ring_ends_although_a_peer_never_reads() {
+    let mut ring = small();
+    let (writer, reader, cell, _wal) = registered(&mut ring);
+    let (near, far) = tcp_pair(&TcpListener::bind("127.0.0.1:0").unwrap());
+    narrow(&near);
+    let near = fd(near);
+    fill_up(&mut ring, &reader, cell, &near);
+    let begun = Instant::now();
+    drop(ring);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    // All holds are given back: every chunk can be held again.
+    let pin = reader.pin();
+    let holds: Vec<_> =
+        (0..2).map(|n| pin.hold(cell, Lsn::new(n * CHUNK_SIZE as u64), 1).unwrap()).collect();
+    assert!(pin.hold(cell, Lsn::new(2 * CHUNK_SIZE as u64), 1).is_none(), "one in four");
+    drop((holds, far, writer));
+}
+
+#[test]
+fn memory_that_is_not_registered_is_an_error_and_free_again() {
+    let mut ring = small();
+    let (mut writer, mut readers) = chunks(0, 1).unwrap();
+    let (cell, reader) = (cell(), readers.remove(0));
+    writer.open(cell, Lsn::new(0), &[]).unwrap();
+    writer.append(&[1; 8192]);
+    let (near, _far) = tcp_pair(&TcpListener::bind("127.0.0.1:0").unwrap());
+    let hold = reader.pin().hold(cell, Lsn::new(0), 8192).unwrap();
+    ring.send_zerocopy(&fd(near), hold, Token(1));
+    let (sent, copied) = both(&mut ring);
+    assert_eq!((sent.unwrap_err().raw_os_error(), copied), (Some(libc::EFAULT), Copied::No));
+    assert_eq!(ring.in_flight(), 0);
 }

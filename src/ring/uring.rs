@@ -10,16 +10,16 @@
 
 use super::probe::{self, RingRefused};
 use super::replies::Replies;
-use super::slab::{Held, OpId, Operation, Slab};
-use super::{Buffer, ChunkRange, Done, Fd, Outcome, Outgoing, ReplyBuffer, Ring, SEND_SLICE};
-use super::{Token, Wait, Waker};
+use super::slab::{Held, OpId, Operation, Slab, Stage, ZeroCopy};
+use super::{Buffer, ChunkHold, ChunkRange, ChunkReader, Copied, Counters, Done, Fd, Outcome};
+use super::{Outgoing, ReplyBuffer, Ring, SEND_SLICE, Then, Token, Wait, Waker};
 use io_uring::squeue::{self, Flags};
 use io_uring::types::{self, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode};
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::AsRawFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The word of a send is this bit and its place in the slice.
 const SEND: u64 = 1 << 63;
@@ -27,6 +27,17 @@ const SEND: u64 = 1 << 63;
 const IGNORED: u64 = 1 << 62;
 /// The one group of provided buffers.
 const REPLIES: u16 = 0;
+
+/// Say with the notification whether there was a copy all the same; the crate has it
+/// for its bindings only.
+const SEND_ZC_REPORT_USAGE: u16 = 1 << 3;
+
+/// The answer in the notification's result.
+const NOTIF_USAGE_ZC_COPIED: u32 = 1 << 31;
+
+/// How long a ring that is dropped waits for peers to acknowledge what they were sent
+/// without a copy; then their connections are reset, and it waits once more.
+const ACKNOWLEDGE: Duration = Duration::from_millis(300);
 
 /// Sizes of a ring.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +76,7 @@ struct State {
     slab: Slab,
     replies: Replies,
     sends: Sends,
+    counters: Counters,
     /// The waker has fired since the last turn looked.
     woken: bool,
     /// The read of the waker's descriptor, when it must be submitted again.
@@ -75,9 +87,6 @@ struct State {
 struct Sends {
     results: [i32; SEND_SLICE],
     missing: usize,
-    /// Sends that were not complete when submitting returned: a promise of the kernel
-    /// that held in every run, but is not relied upon.
-    late: u64,
 }
 
 impl Uring {
@@ -91,7 +100,8 @@ impl Uring {
         let state = State {
             slab: Slab::with_capacity(setup.entries as usize),
             replies,
-            sends: Sends { results: [0; SEND_SLICE], missing: 0, late: 0 },
+            sends: Sends { results: [0; SEND_SLICE], missing: 0 },
+            counters: Counters::default(),
             woken: false,
             wake_buffer: Some(Buffer::with_capacity(size_of::<u64>())),
         };
@@ -107,16 +117,10 @@ impl Uring {
         self.waker.clone()
     }
 
-    /// Sends that had to be waited for; a number other than 0 costs latency and is
-    /// worth a look at the kernel.
-    pub fn late_sends(&self) -> u64 {
-        self.state.sends.late
-    }
-
     /// Queues an operation.
     fn start(&mut self, token: Token, fd: &Fd, held: Held) -> OpId {
-        let mut operation = Operation { token, fd: Fd::clone(fd), held };
-        let entry = entry_of(&mut operation);
+        let mut operation = Operation { token, fd: Some(Fd::clone(fd)), held };
+        let entry = entry_of(&mut operation, types::Fd(fd.as_raw_fd()));
         let op = self.state.slab.insert(operation);
         // SAFETY: the entry names memory that the operation owns, on the heap or in a
         // chunk, where moving it into the slab leaves it. The slab gives it up at the
@@ -175,7 +179,12 @@ impl Uring {
             header.msg_iovlen = message.parts.len() as _;
             let fd = types::Fd(message.socket.as_raw_fd());
             let send = opcode::SendMsg::new(fd, &raw const *header);
-            let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+            let flags = libc::MSG_DONTWAIT
+                | libc::MSG_NOSIGNAL
+                | match message.then {
+                    Then::Nothing => 0,
+                    Then::More => libc::MSG_MORE,
+                };
             let entry = send.flags(flags as u32).build().user_data(SEND | place as u64);
             // SAFETY: the header is not touched before the next slice, what it points
             // to is borrowed by `slice`, and this does not return before all sends of
@@ -184,7 +193,7 @@ impl Uring {
         }
         self.submit();
         self.reap_into_kept();
-        self.state.sends.late += self.state.sends.missing as u64;
+        self.state.counters.late_sends += self.state.sends.missing as u64;
         while self.state.sends.missing > 0 {
             match self.io.submit_and_wait(1) {
                 Err(error) if !is_passing(&error) => panic!("io_uring_enter: {error}"),
@@ -221,8 +230,7 @@ impl Uring {
 }
 
 /// The entry of an operation; all memory it names belongs to the operation.
-fn entry_of(operation: &mut Operation) -> squeue::Entry {
-    let fd = types::Fd(operation.fd.as_raw_fd());
+fn entry_of(operation: &mut Operation, fd: types::Fd) -> squeue::Entry {
     match &mut operation.held {
         Held::Reply => {
             let receive = opcode::Recv::new(fd, std::ptr::null_mut(), 0);
@@ -244,6 +252,13 @@ fn entry_of(operation: &mut Operation) -> squeue::Entry {
         Held::Wake(buffer) => {
             let spare = buffer.spare();
             opcode::Read::new(fd, spare.as_mut_ptr(), spare.len() as u32).build()
+        }
+        Held::ZeroCopy(ZeroCopy { bytes, .. }) => {
+            opcode::SendZc::new(fd, bytes.pointer(), bytes.len() as u32)
+                .buf_index(Some(bytes.region()))
+                .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+                .zc_flags(SEND_ZC_REPORT_USAGE)
+                .build()
         }
     }
 }
@@ -277,6 +292,10 @@ impl State {
         if word & IGNORED != 0 {
             return;
         }
+        // Only a send without a copy has more than one completion.
+        if cqueue::more(flags) || cqueue::notif(flags) {
+            return self.complete_half(OpId::from_word(word), result, flags, done);
+        }
         let operation = self.slab.remove(OpId::from_word(word));
         let Operation { token, held, .. } = operation.expect("every operation completes once");
         let outcome = match held {
@@ -297,8 +316,45 @@ impl State {
                 self.wake_buffer = Some(buffer);
                 return;
             }
+            // It was refused before the memory was used: no notification follows.
+            Held::ZeroCopy(_) => {
+                done.push(Done { token, outcome: Outcome::ZeroCopySent(count(result)) });
+                Outcome::ZeroCopyReleased(Copied::No)
+            }
         };
         done.push(Done { token, outcome });
+    }
+
+    /// One of the two completions of a send without a copy: the result, of which a
+    /// notification follows, or the notification. The kernel posts them in this order,
+    /// but promises it nowhere; the caller gets them so.
+    fn complete_half(&mut self, op: OpId, result: i32, flags: u32, done: &mut Vec<Done>) {
+        let operation = self.slab.get_mut(op).expect("a send completes twice at most");
+        let token = operation.token;
+        let Held::ZeroCopy(ZeroCopy { stage, .. }) = &mut operation.held else {
+            panic!("one of two completions of an operation that has one");
+        };
+        let (taken, copied) = if cqueue::notif(flags) {
+            let is_copied = result.cast_unsigned() & NOTIF_USAGE_ZC_COPIED != 0;
+            let copied = if is_copied { Copied::Yes } else { Copied::No };
+            match stage {
+                Stage::Sent { taken, .. } => (*taken, copied),
+                _ => return *stage = Stage::Notified(copied),
+            }
+        } else {
+            done.push(Done { token, outcome: Outcome::ZeroCopySent(count(result)) });
+            let fd = operation.fd.take().expect("a socket is kept until the send's result");
+            let taken = usize::try_from(result).unwrap_or(0);
+            match *stage {
+                Stage::Notified(copied) => (taken, copied),
+                _ => return *stage = Stage::Sent { socket: Fd::downgrade(&fd), taken },
+            }
+        };
+        self.slab.remove(op);
+        // The kernel calls copied what was never sent.
+        let copied = if taken > 0 { copied } else { Copied::No };
+        self.counters.zerocopy_copied += u64::from(copied == Copied::Yes);
+        done.push(Done { token, outcome: Outcome::ZeroCopyReleased(copied) });
     }
 
     fn reply(&mut self, result: i32, flags: u32) -> io::Result<ReplyBuffer> {
@@ -370,6 +426,26 @@ impl Ring for Uring {
         self.start(token, file, Held::Read { at, buffer, len })
     }
 
+    fn register(&mut self, chunks: &ChunkReader) -> io::Result<()> {
+        let regions = chunks
+            .regions()
+            .map(|(start, len)| libc::iovec { iov_base: start.cast(), iov_len: len });
+        let regions: Vec<libc::iovec> = regions.collect();
+        // SAFETY: the kernel pins the pages itself. What it reads of them is named by
+        // `send_zerocopy`, with a hold on bytes that nobody writes.
+        unsafe { self.io.submitter().register_buffers(&regions) }
+    }
+
+    fn send_zerocopy(&mut self, socket: &Fd, bytes: ChunkHold, token: Token) -> OpId {
+        self.state.counters.zerocopy_sends += 1;
+        self.start(token, socket, Held::ZeroCopy(ZeroCopy { bytes, stage: Stage::Sending }))
+    }
+
+    fn counters(&self) -> Counters {
+        let unreleased = self.state.slab.unreleased().count() as u64;
+        Counters { zerocopy_unreleased: unreleased, ..self.state.counters }
+    }
+
     fn cancel(&mut self, op: OpId) {
         if self.state.slab.contains(op) {
             let entry = opcode::AsyncCancel::new(op.word()).build().user_data(IGNORED);
@@ -398,27 +474,50 @@ impl Ring for Uring {
 
 impl Drop for Uring {
     /// Waits for everything in flight (I8): the kernel may use its memory until then.
-    /// What waits for others is cancelled, file operations run to their end.
+    /// What waits for others is cancelled, file operations run to their end. A peer that
+    /// does not acknowledge is given a moment, then its connection is reset.
     fn drop(&mut self) {
         let waiting: Vec<OpId> = self.state.slab.waiting().collect();
         for op in waiting {
             self.cancel(op);
         }
-        while self.state.slab.len() > 0 {
-            if let Err(error) = self.io.submit_and_wait(1).map(drop)
-                && !is_passing(&error)
-            {
+        self.drain_until(None, |slab| slab.unreleased().count());
+        let moment = || Some(Instant::now() + ACKNOWLEDGE);
+        self.drain_until(moment(), |_| 0);
+        for socket in self.state.slab.unreleased().flatten() {
+            super::disconnect(&socket);
+        }
+        self.drain_until(moment(), |_| 0);
+        let unreleased = self.state.slab.unreleased().count();
+        assert_eq!(
+            (self.state.slab.len(), self.state.sends.missing),
+            (unreleased, 0),
+            "operations in flight"
+        );
+        if unreleased > 0 {
+            // A device that keeps what it was given to send: so does the memory.
+            Box::leak(Box::new(std::mem::take(&mut self.state.slab)));
+        }
+        self.kept.clear();
+        // The memory outlives the ring either way: it is dropped after this.
+        drop(self.state.replies.unregister(&self.io.submitter()));
+    }
+}
+
+impl Uring {
+    /// Takes completions until no more operations than `left` are in flight, or until
+    /// then.
+    fn drain_until(&mut self, deadline: Option<Instant>, left: impl Fn(&Slab) -> usize) {
+        while self.state.slab.len() > left(&self.state.slab) {
+            let wait = match deadline {
+                Some(deadline) if deadline <= Instant::now() => return,
+                Some(deadline) => Wait::Until(deadline),
+                None => Wait::Forever,
+            };
+            if let Err(error) = self.enter(wait) {
                 panic!("io_uring_enter: {error}");
             }
             self.reap_into_kept();
         }
-        assert_eq!(
-            (self.state.slab.len(), self.state.sends.missing),
-            (0, 0),
-            "operations in flight"
-        );
-        self.kept.clear();
-        // The memory outlives the ring either way: it is dropped after this.
-        drop(self.state.replies.unregister(&self.io.submitter()));
     }
 }
