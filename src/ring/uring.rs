@@ -12,12 +12,13 @@ use super::probe::{self, RingRefused};
 use super::replies::Replies;
 use super::slab::{Held, OpId, Operation, Slab};
 use super::{Buffer, ChunkRange, Done, Fd, Outcome, Outgoing, ReplyBuffer, Ring, SEND_SLICE};
-use super::{Token, Wait, Waker};
+use super::{SystemClock, Token, Wait, Waker};
 use io_uring::squeue::{self, Flags};
 use io_uring::types::{self, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode};
 use std::io;
 use std::marker::PhantomData;
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
@@ -327,6 +328,12 @@ fn filled(result: i32, mut buffer: Buffer) -> (io::Result<usize>, Buffer) {
 }
 
 impl Ring for Uring {
+    type Clock = SystemClock;
+
+    fn clock(&self) -> SystemClock {
+        SystemClock
+    }
+
     fn send_now(&mut self, batch: &[Outgoing<'_>], results: &mut Vec<io::Result<usize>>) {
         results.clear();
         for slice in batch.chunks(SEND_SLICE) {
@@ -368,6 +375,15 @@ impl Ring for Uring {
         assert!(len <= buffer.room(), "a read of {len} bytes needs room");
         buffer.make_room(len);
         self.start(token, file, Held::Read { at, buffer, len })
+    }
+
+    fn shut(&mut self, socket: &Fd, side: Shutdown) -> io::Result<()> {
+        let how = match side {
+            Shutdown::Read => rustix::net::Shutdown::Read,
+            Shutdown::Write => rustix::net::Shutdown::Write,
+            Shutdown::Both => rustix::net::Shutdown::Both,
+        };
+        Ok(rustix::net::shutdown(&**socket, how)?)
     }
 
     fn cancel(&mut self, op: OpId) {
