@@ -11,14 +11,14 @@
 use super::blocks::BlockPool;
 use super::files::Files;
 use super::handoff::{Inbox, StandbyHandoff, ToControl, ToCore};
-use super::receive::Receiver;
+use super::receive::{EXIT_HALTED, Receiver};
 use super::sender::{Pace, Phase, Sender};
 use super::table::{Key, Table};
 use super::token::Purpose;
 use crate::fanout::{Cursor, round::Round};
 use crate::hub::Hub;
 use crate::keeper::{JobDone, KeeperHandle};
-use crate::ring::{ChunkReader, Done, Outcome, Ring, Wait};
+use crate::ring::{ChunkReader, Clock, Done, Outcome, Ring, Wait};
 use crate::standby::stream::Talk;
 use crate::wal::Lsn;
 use crate::watermark::{Bell, Cell};
@@ -69,8 +69,8 @@ pub struct DataCore<R: Ring> {
     pub(super) order: Vec<u32>,
     pub(super) results: Vec<io::Result<usize>>,
     pub(super) max_send_size: usize,
-    /// Limits as the last round saw them.
-    pub(super) seen: Vec<(Arc<Cell>, Lsn)>,
+    /// The cells of this core's standbys, as the last round saw them.
+    pub(super) seen: Vec<Seen>,
     inbox: Inbox,
     bell: Arc<Bell>,
     control: mpsc::Sender<ToControl>,
@@ -83,7 +83,68 @@ pub struct DataCore<R: Ring> {
     pub(super) starved: Vec<Key>,
     pub(super) done: Vec<Done>,
     pub(super) stopping: Option<Stopping>,
+    pub(super) halted: Halted,
+    pub(super) clock: R::Clock,
     swept_at: Instant,
+}
+
+/// What a round saw of a cell.
+#[derive(Debug)]
+pub(super) struct Seen {
+    cell: Arc<Cell>,
+    limit: Lsn,
+    followed: Followed,
+}
+
+/// Has a cell's timeline ended, and is the next one ready?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Followed {
+    NotYet,
+    Yes,
+}
+
+impl Followed {
+    fn of(cell: &Cell) -> Self {
+        if cell.next().is_some() { Self::Yes } else { Self::NotYet }
+    }
+}
+
+impl Seen {
+    /// What there is to be seen now.
+    pub(super) fn new(cell: &Arc<Cell>) -> Self {
+        Self { limit: cell.limit(), followed: Followed::of(cell), cell: Arc::clone(cell) }
+    }
+
+    pub(super) fn is_of(&self, cell: &Cell) -> bool {
+        self.cell.id() == cell.id()
+    }
+
+    /// Has something happened to the cell since?
+    fn is_outdated(&self) -> bool {
+        self.cell.limit() != self.limit || Followed::of(&self.cell) != self.followed
+    }
+}
+
+/// Has the process to end because WAL could not be made durable?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Halted {
+    /// No.
+    No,
+    /// Yes: the marker is written, or took too long.
+    ForGood,
+}
+
+/// What a core does after a pass of its loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Looks at everything again.
+    Pass,
+    /// Sleeps: its bell is armed, and it has looked again since.
+    Sleep(Wait),
+    /// Ends: everybody has gone.
+    End,
+    /// Ends, and the process with it.
+    Halt,
 }
 
 /// The hub shuts down.
@@ -107,6 +168,7 @@ pub(super) enum Told {
 impl<R: Ring> DataCore<R> {
     /// A core that has nobody yet.
     pub fn new(ring: R, parts: CoreParts) -> Self {
+        let clock = ring.clock();
         Self {
             index: parts.index,
             ring,
@@ -131,7 +193,9 @@ impl<R: Ring> DataCore<R> {
             starved: Vec::new(),
             done: Vec::new(),
             stopping: None,
-            swept_at: Instant::now(),
+            halted: Halted::No,
+            swept_at: clock.now(),
+            clock,
         }
     }
 
@@ -141,62 +205,78 @@ impl<R: Ring> DataCore<R> {
     /// The ring's own, which nothing can be done about.
     pub fn run(mut self) -> io::Result<()> {
         loop {
-            self.ring.turn(Wait::No, &mut self.done)?;
-            let now = Instant::now();
-            let mut busy = self.complete(now);
-            busy |= self.read_inbox(now);
-            busy |= self.drive_receiver(now);
-            busy |= self.round(now);
-            self.feed_hungry();
-            busy |= self.run_timers(now);
-            busy |= self.stop_if_told(now);
-            self.say_unsaid();
-            if self.is_finished() {
-                debug!(core = self.index, "data core stops");
-                return Ok(());
-            }
-            if !busy {
-                self.sleep()?;
+            match self.pass()? {
+                Next::Pass => {}
+                Next::Sleep(wait) => self.sleep(wait)?,
+                Next::End => {
+                    debug!(core = self.index, "data core stops");
+                    return Ok(());
+                }
+                Next::Halt => std::process::exit(EXIT_HALTED),
             }
         }
     }
 
-    fn sleep(&mut self) -> io::Result<()> {
+    /// Looks at everything once.
+    pub(super) fn pass(&mut self) -> io::Result<Next> {
+        self.ring.turn(Wait::No, &mut self.done)?;
+        let now = self.clock.now();
+        let mut busy = self.complete(now);
+        busy |= self.read_inbox(now);
+        busy |= self.drive_receiver(now);
+        busy |= self.round(now);
+        self.feed_hungry();
+        busy |= self.run_timers(now);
+        busy |= self.stop_if_told(now);
+        self.say_unsaid();
+        Ok(if self.halted == Halted::ForGood {
+            Next::Halt
+        } else if self.is_finished(now) {
+            Next::End
+        } else if busy {
+            Next::Pass
+        } else {
+            Next::Sleep(self.last_look(now))
+        })
+    }
+
+    /// The second look, with the bell armed: whoever published after the first look saw
+    /// that, or is seen here (a store and a fence on either side).
+    fn last_look(&mut self, now: Instant) -> Wait {
         self.bell.arm();
-        // The second look: whoever published after the first look saw the bell armed,
-        // or is seen here (a store and a fence on either side).
-        let moved = self.seen.iter().any(|(cell, limit)| cell.limit() != *limit);
+        let moved = self.seen.iter().any(Seen::is_outdated);
         let at_rest = self.stopping.is_some_and(|stopping| stopping.told == Told::NotYet)
             && self.hub.is_at_rest();
-        let wait = if moved || at_rest || !self.inbox.is_empty() {
+        if moved || at_rest || !self.inbox.is_empty() {
             Wait::No
         } else {
-            match self.next_deadline() {
-                Some(deadline) => Wait::Until(deadline),
-                None => Wait::Forever,
-            }
-        };
+            self.next_deadline(now).map_or(Wait::Forever, Wait::Until)
+        }
+    }
+
+    /// Sleeps after [`Next::Sleep`].
+    pub(super) fn sleep(&mut self, wait: Wait) -> io::Result<()> {
         let slept = self.ring.turn(wait, &mut self.done);
         self.bell.disarm();
         slept
     }
 
-    fn next_deadline(&self) -> Option<Instant> {
+    fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let timer = self.timers.first().map(|(at, _)| *at);
         // The keeper's queue was full, and its answers go to others.
-        let hungry = (!self.hungry.is_empty()).then(|| Instant::now() + Duration::from_millis(5));
-        let receiver = self.receiver.as_ref().and_then(Receiver::deadline);
+        let hungry = (!self.hungry.is_empty()).then(|| now + Duration::from_millis(5));
+        let receiver = self.receiver.as_ref().and_then(|receiver| receiver.deadline(now));
         let sweep = (!self.senders.is_empty()).then(|| self.swept_at + SWEEP);
         let stop = self.stopping.map(|stopping| stopping.deadline);
-        let unsaid = (!self.unsaid.is_empty()).then(|| Instant::now() + Duration::from_millis(1));
+        let unsaid = (!self.unsaid.is_empty()).then(|| now + Duration::from_millis(1));
         [timer, receiver, hungry, sweep, stop, unsaid].into_iter().flatten().min()
     }
 
-    fn is_finished(&self) -> bool {
+    fn is_finished(&self, now: Instant) -> bool {
         let Some(stopping) = self.stopping else { return false };
         let receiving = self.receiver.as_ref().is_some_and(|receiver| !receiver.is_at_rest());
         let gone = self.senders.is_empty() && !receiving && self.unsaid.is_empty();
-        gone || Instant::now() >= stopping.deadline
+        gone || now >= stopping.deadline
     }
 
     /// Takes the completions that the ring has handed out. Returns whether there were any.

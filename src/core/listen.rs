@@ -6,7 +6,7 @@ use super::pg_now;
 use super::sender::{Farewell, Phase};
 use super::table::Key;
 use super::token::Purpose;
-use crate::ring::{Buffer, ReplyBuffer, Ring};
+use crate::ring::{Buffer, Clock, ReplyBuffer, Ring};
 use crate::standby::refusals;
 use crate::standby::stream::{Due, Heard};
 use crate::wal::{SegmentName, SegmentNo, TimelineId};
@@ -15,6 +15,7 @@ use crate::wire::copy::{ReplyRequest, keepalive};
 use crate::wire::refusal::Refusal;
 use bytes::BytesMut;
 use std::io;
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
@@ -168,7 +169,7 @@ impl<R: Ring> DataCore<R> {
         if let Some(sender) = self.senders.get_mut(key)
             && sender.outbox.len() < KEEPALIVE_LEN
         {
-            let frame = keepalive(sender.cursor.next_message(), pg_now(), reply);
+            let frame = keepalive(sender.cursor.next_message(), pg_now(&self.clock), reply);
             sender.outbox.extend_from_slice(&frame);
         }
     }
@@ -226,7 +227,7 @@ impl<R: Ring> DataCore<R> {
             Phase::Leaving(Farewell::Close) => {
                 sender.phase = Phase::Draining;
                 sender.read_again = Some(now + LINGER);
-                if rustix::net::shutdown(&*sender.socket, rustix::net::Shutdown::Write).is_err() {
+                if self.ring.shut(&sender.socket, Shutdown::Write).is_err() {
                     return self.close(key);
                 }
                 self.set_timer(key);
@@ -245,7 +246,7 @@ impl<R: Ring> DataCore<R> {
     pub(super) fn close(&mut self, key: Key) {
         if let Some(sender) = self.senders.get_mut(key) {
             sender.phase = Phase::Closing;
-            super::shut(&sender.socket);
+            super::shut(&mut self.ring, &sender.socket);
         }
         self.settle(key);
     }
@@ -384,7 +385,7 @@ impl<R: Ring> DataCore<R> {
         }
         let end = StreamEnd::Failed(refusal);
         sender.phase = Phase::Leaving(Farewell::HandBack { end, rest: Vec::new() });
-        self.step(key, Instant::now());
+        self.step(key, self.clock.now());
     }
 
     /// A CancelRequest with the right key.

@@ -19,18 +19,18 @@ pub use data::{CoreParts, DataCore};
 pub use receive::{Peer, Receiver};
 pub use store::Store;
 
-use crate::ring::Fd;
+use crate::ring::{Clock, Fd, Ring};
 use crate::wire::time::PgTime;
-use std::time::SystemTime;
+use std::net::Shutdown;
 
 /// The time of day, for messages only: no timeout depends on it.
-fn pg_now() -> PgTime {
-    PgTime::from(SystemTime::now())
+fn pg_now(clock: &impl Clock) -> PgTime {
+    PgTime::from(clock.time_of_day())
 }
 
 /// Shuts both sides of a socket: operations in flight end, and let it close.
-fn shut(socket: &Fd) {
-    if let Err(error) = rustix::net::shutdown(&**socket, rustix::net::Shutdown::Both) {
+fn shut<R: Ring>(ring: &mut R, socket: &Fd) {
+    if let Err(error) = ring.shut(socket, Shutdown::Both) {
         // The peer was faster.
         tracing::trace!("shutdown of a socket: {error}");
     }

@@ -4,14 +4,14 @@
 //! Nothing is stored before it has passed the walk (page headers, record CRCs, links
 //! to the record before), and nothing is published before its batch is synced.
 
-use super::data::DataCore;
+use super::data::{DataCore, Halted};
 use super::handoff::{ToControl, UpstreamEnd, UpstreamHandoff};
 use super::pg_now;
 use super::store::Store;
 use super::token::Purpose;
 use crate::hub::Position;
 use crate::keeper::{Job, JobDone, JobKind};
-use crate::ring::{Buffer, ChunkWriter, Fd, OpId, Outcome, Outgoing, Ring, Then, Waker};
+use crate::ring::{self, Buffer, ChunkWriter, Fd, OpId, Outcome, Outgoing, Ring, Then, Waker};
 use crate::store::append::Action;
 use crate::upstream::stream::{Clock, Due, MAX_BODY, Told, next_told};
 use crate::wal::Lsn;
@@ -91,8 +91,17 @@ struct Link {
     waiting_room: Option<OpId>,
     /// The next byte of the stream.
     expected: Lsn,
+    /// Has it asked for a status since the last one?
+    asked: Asked,
     /// The timeline has ended: only the next one's name is awaited.
     next: Option<UpstreamEnd>,
+}
+
+/// Has the upstream asked for a status?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    No,
+    Yes,
 }
 
 /// What taking a message came to.
@@ -137,14 +146,13 @@ impl Receiver {
     }
 
     /// When the role has to be looked at again, whatever happens.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         let link = self.link.as_ref().and_then(|link| link.clock.deadline());
         let halted = self.halted_at.map(|at| at + HALT_PATIENCE);
         // Other cores' pins keep the cache full: nobody rings when they are gone.
         let pinned = self.link.as_ref().is_some_and(|link| link.clock.is_paused())
             && self.store.as_ref().is_none_or(|store| store.appender.idle());
-        let soon =
-            (pinned || !self.jobs.is_empty()).then(|| Instant::now() + Duration::from_millis(1));
+        let soon = (pinned || !self.jobs.is_empty()).then(|| now + Duration::from_millis(1));
         [link, halted, soon].into_iter().flatten().min()
     }
 
@@ -159,16 +167,19 @@ impl Receiver {
 
     /// The status reply of this moment, queued. Write and flush are both what is
     /// durable: WAL that is only in our memory is nothing to rely on.
-    fn queue_status(&mut self, reply: ReplyRequest, now: Instant) {
+    fn queue_status(&mut self, reply: ReplyRequest, clock: &impl ring::Clock, now: Instant) {
         let (Some(link), Some(store)) = (&mut self.link, &self.store) else { return };
         let (write, flush) = (store.appender.durable(), store.appender.flush_reportable());
-        let status = link.clock.status(write, flush, reply, pg_now(), now);
+        let status = link.clock.status(write, flush, reply, pg_now(clock), now);
         link.outbox.extend_from_slice(&status.encode());
+        link.asked = Asked::No;
     }
 
-    fn owes_news(&self) -> bool {
+    /// Does the upstream wait for a status, or would one say something new?
+    fn owes_status(&self) -> bool {
         let (Some(link), Some(store)) = (&self.link, &self.store) else { return false };
-        link.clock.has_news(store.appender.durable(), store.appender.flush_reportable())
+        link.asked == Asked::Yes
+            || link.clock.has_news(store.appender.durable(), store.appender.flush_reportable())
     }
 
     /// Takes one message of the stream.
@@ -178,7 +189,7 @@ impl Receiver {
         match told {
             Told::Nothing => Taken::Yes,
             Told::ReplyWanted => {
-                self.queue_status(ReplyRequest::No, now);
+                link.asked = Asked::Yes;
                 Taken::Yes
             }
             Told::Wal { start, wal } => self.take_wal(start, wal, now),
@@ -257,7 +268,7 @@ impl<R: Ring> DataCore<R> {
     /// Between two submissions: publishes what has become durable meanwhile and starts
     /// the next batch.
     pub(super) fn look_at_receiver(&mut self, now: Instant) {
-        if let Err(error) = self.ring.turn(crate::ring::Wait::No, &mut self.done) {
+        if let Err(error) = self.ring.turn(ring::Wait::No, &mut self.done) {
             error!("io_uring: {error}");
         }
         self.complete(now);
@@ -330,9 +341,10 @@ impl<R: Ring> DataCore<R> {
             outbox: NO_REQUIREMENT.encode().to_vec(),
             waiting_room: None,
             expected: handoff.start,
+            asked: Asked::No,
             next: None,
         });
-        receiver.queue_status(ReplyRequest::No, now);
+        receiver.queue_status(ReplyRequest::No, &self.clock, now);
     }
 
     /// Everything the receive role can do now. Returns whether it did anything.
@@ -346,7 +358,7 @@ impl<R: Ring> DataCore<R> {
         self.read_stream();
         self.finish_stream();
         self.post_jobs();
-        self.end_process_if_halted(now);
+        self.end_if_halted(now);
         busy
     }
 
@@ -449,14 +461,14 @@ impl<R: Ring> DataCore<R> {
 
     fn status(&mut self, now: Instant) {
         let Some(receiver) = &mut self.receiver else { return };
-        if receiver.owes_news() {
-            receiver.queue_status(ReplyRequest::No, now);
+        if receiver.owes_status() {
+            receiver.queue_status(ReplyRequest::No, &self.clock, now);
         }
         let due = receiver.link.as_mut().map_or(Due::Nothing, |link| link.clock.due(now));
         let at = receiver.link.as_ref().map_or(Lsn::INVALID, |link| link.expected);
         match due {
             Due::Nothing => {}
-            Due::Status(reply) => receiver.queue_status(reply, now),
+            Due::Status(reply) => receiver.queue_status(reply, &self.clock, now),
             Due::GiveUp => self.end_stream(UpstreamEnd::TimedOut),
             Due::DiskTooSlow => self.end_stream(UpstreamEnd::Lost {
                 error: "our disk is too slow: WAL was left unread for half of wal_receiver_timeout"
@@ -518,7 +530,7 @@ impl<R: Ring> DataCore<R> {
     }
 
     /// A completion of the receive role.
-    pub(super) fn complete_receive(&mut self, purpose: Purpose, outcome: Outcome, _now: Instant) {
+    pub(super) fn complete_receive(&mut self, purpose: Purpose, outcome: Outcome, now: Instant) {
         let Some(receiver) = &mut self.receiver else { return };
         match (purpose, outcome) {
             (Purpose::Upstream(connection), Outcome::Received(result, buffer))
@@ -535,7 +547,7 @@ impl<R: Ring> DataCore<R> {
                     Err(error) => error.to_string(),
                 };
                 // What came before the end counts.
-                self.parse_stream(Instant::now());
+                self.parse_stream(now);
                 self.end_stream(UpstreamEnd::Lost { error, at });
             }
             (Purpose::UpstreamRoom(connection), Outcome::Writable(_))
@@ -569,7 +581,8 @@ impl<R: Ring> DataCore<R> {
         | JobDone::Failed { job: JobKind::MarkHalted, .. } = news
         {
             error!("the hub ends because WAL could not be made durable");
-            std::process::exit(EXIT_HALTED);
+            self.halted = Halted::ForGood;
+            return;
         }
         let Some(store) = &mut receiver.store else { return };
         let out = &mut receiver.actions;
@@ -616,7 +629,7 @@ impl<R: Ring> DataCore<R> {
             );
             self.results = results;
         }
-        super::shut(&link.socket);
+        super::shut(&mut self.ring, &link.socket);
         info!(host = %link.host, at = %link.expected, "upstream stream ends");
         let end = match link.next {
             Some(next) if !matches!(end, UpstreamEnd::Timeline { .. }) => next,
@@ -661,18 +674,18 @@ impl<R: Ring> DataCore<R> {
         }
     }
 
-    fn end_process_if_halted(&self, now: Instant) {
+    fn end_if_halted(&mut self, now: Instant) {
         let halted_at = self.receiver.as_ref().and_then(|receiver| receiver.halted_at);
         if halted_at.is_some_and(|at| now.saturating_duration_since(at) >= HALT_PATIENCE) {
             error!("the halted marker could not be written in time; the hub ends without it");
-            std::process::exit(EXIT_HALTED);
+            self.halted = Halted::ForGood;
         }
     }
 
     /// Shutdown, first half: no more WAL comes in.
     pub(super) fn stop_receiving(&mut self, now: Instant) {
         if let Some(receiver) = &mut self.receiver {
-            receiver.queue_status(ReplyRequest::No, now);
+            receiver.queue_status(ReplyRequest::No, &self.clock, now);
         }
         self.end_stream(UpstreamEnd::Stopped);
     }

@@ -1,6 +1,6 @@
 //! The send role: rounds of sends, each submission shared by all standbys at one place.
 
-use super::data::DataCore;
+use super::data::{DataCore, Seen};
 use super::pg_now;
 use super::sender::{Farewell, Pace, Phase, Sender};
 use super::table::Table;
@@ -79,12 +79,11 @@ impl<R: Ring> DataCore<R> {
         self.round.begin();
         self.seen.clear();
         for (slot, sender) in self.senders.iter() {
-            let limit = sender.cell.limit();
-            if self.seen.iter().all(|(cell, _)| cell.id() != sender.cell.id()) {
-                self.seen.push((sender.cell.clone(), limit));
+            if !self.seen.iter().any(|seen| seen.is_of(&sender.cell)) {
+                self.seen.push(Seen::new(&sender.cell));
             }
             if sender.is_due() {
-                self.round.note(slot, sender.cursor.next(), limit);
+                self.round.note(slot, sender.cursor.next(), sender.cell.limit());
             }
         }
         if self.round.is_empty() {
@@ -116,7 +115,7 @@ impl<R: Ring> DataCore<R> {
     fn send_slice(&mut self, slots: &[u32], now: Instant) -> SliceResult {
         let pin = self.chunks.pin();
         let source = Source { pin: &pin, blocks: &self.blocks };
-        let send_time = pg_now();
+        let send_time = pg_now(&self.clock);
         let mut shots: Vec<Shot<'_>> = Vec::with_capacity(slots.len());
         let mut targets: Vec<(u32, usize)> = Vec::with_capacity(slots.len());
         let mut missing: Vec<u32> = Vec::new();

@@ -14,6 +14,7 @@
 
 mod buffer;
 mod chunks;
+mod clock;
 mod directory;
 mod memory;
 #[cfg(all(test, walhub_loom))]
@@ -28,6 +29,7 @@ mod waker;
 
 pub use buffer::Buffer;
 pub use chunks::{CHUNK_SIZE, ChunkHold, ChunkRange, ChunkReader, ChunkWriter, Full, Pin, chunks};
+pub use clock::{Clock, SystemClock};
 pub use probe::{Features, KernelVersion, RingRefused, Support, probe};
 pub use replies::ReplyBuffer;
 pub use slab::OpId;
@@ -35,6 +37,7 @@ pub use uring::{Setup, Uring};
 pub use waker::Waker;
 
 use std::io::{self, IoSlice};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -153,6 +156,12 @@ pub struct Done {
 /// Operations are queued when they are called and submitted by the next
 /// [`Ring::send_now`] or [`Ring::turn`].
 pub trait Ring {
+    /// What [`Wait::Until`] is measured by.
+    type Clock: Clock;
+
+    /// The ring's clock.
+    fn clock(&self) -> Self::Clock;
+
     /// Sends each message now or not at all, and keeps none of the memory: bytes,
     /// parts and list are free again when it returns.
     ///
@@ -212,6 +221,10 @@ pub trait Ring {
 
     /// What was counted so far.
     fn counters(&self) -> Counters;
+
+    /// Shuts one side of a socket, or both, at once. Operations in flight on a side
+    /// that is shut end.
+    fn shut(&mut self, socket: &Fd, side: Shutdown) -> io::Result<()>;
 
     /// Asks for the operation to end early; its completion comes all the same.
     fn cancel(&mut self, op: OpId);

@@ -12,12 +12,13 @@ use super::probe::{self, RingRefused};
 use super::replies::Replies;
 use super::slab::{Held, OpId, Operation, Slab, Stage, ZeroCopy};
 use super::{Buffer, ChunkHold, ChunkRange, ChunkReader, Copied, Counters, Done, Fd, Outcome};
-use super::{Outgoing, ReplyBuffer, Ring, SEND_SLICE, Then, Token, Wait, Waker};
+use super::{Outgoing, ReplyBuffer, Ring, SEND_SLICE, SystemClock, Then, Token, Wait, Waker};
 use io_uring::squeue::{self, Flags};
 use io_uring::types::{self, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode};
 use std::io;
 use std::marker::PhantomData;
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
@@ -383,6 +384,12 @@ fn filled(result: i32, mut buffer: Buffer) -> (io::Result<usize>, Buffer) {
 }
 
 impl Ring for Uring {
+    type Clock = SystemClock;
+
+    fn clock(&self) -> SystemClock {
+        SystemClock
+    }
+
     fn send_now(&mut self, batch: &[Outgoing<'_>], results: &mut Vec<io::Result<usize>>) {
         results.clear();
         for slice in batch.chunks(SEND_SLICE) {
@@ -444,6 +451,15 @@ impl Ring for Uring {
     fn counters(&self) -> Counters {
         let unreleased = self.state.slab.unreleased().count() as u64;
         Counters { zerocopy_unreleased: unreleased, ..self.state.counters }
+    }
+
+    fn shut(&mut self, socket: &Fd, side: Shutdown) -> io::Result<()> {
+        let how = match side {
+            Shutdown::Read => rustix::net::Shutdown::Read,
+            Shutdown::Write => rustix::net::Shutdown::Write,
+            Shutdown::Both => rustix::net::Shutdown::Both,
+        };
+        Ok(rustix::net::shutdown(&**socket, how)?)
     }
 
     fn cancel(&mut self, op: OpId) {
