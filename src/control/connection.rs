@@ -17,8 +17,10 @@ use crate::wire::refusal::Refusal;
 use crate::wire::startup::{FirstPacket, Startup, StartupFault, next_first_packet};
 use bytes::{Buf, BytesMut};
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 /// Answers are written out when so much has gathered, whatever the client pipelines.
@@ -28,18 +30,13 @@ const FLUSH_AT: usize = 32 * 1024;
 const POST_ATTEMPTS: u32 = 1000;
 const POST_PAUSE: Duration = Duration::from_millis(5);
 
+/// How long the startup packet is waited for of a client that will be refused anyway.
+const REFUSED_STARTUP: Duration = Duration::from_secs(1);
+
 /// Serves one client to its end.
 pub(super) async fn serve(shared: Arc<Shared>, mut socket: Socket, peer: String) {
     let mut unread = BytesMut::new();
-    let limit = shared.hub.config.authentication_timeout;
-    let startup = tokio::select! {
-        startup = timeout(limit, receive_startup(&shared, &mut socket, &mut unread)) => startup,
-        () = shared.stopping() => {
-            refuse(&mut socket, &refusals::shutting_down()).await;
-            return;
-        }
-    };
-    let startup = match startup {
+    let startup = match await_startup(&shared, &mut socket, &mut unread).await {
         Ok(Ok(Some(startup))) => startup,
         Ok(Ok(None)) => return,
         Ok(Err(error)) => {
@@ -47,6 +44,7 @@ pub(super) async fn serve(shared: Arc<Shared>, mut socket: Socket, peer: String)
             return;
         }
         // Without a word, as PostgreSQL.
+        Err(_) if shared.is_stopping() => return,
         Err(_) => {
             tracing::info!(peer, "no startup packet within authentication_timeout");
             return;
@@ -102,6 +100,23 @@ pub(super) async fn serve(shared: Arc<Shared>, mut socket: Socket, peer: String)
             }
         }
     }
+}
+
+/// The startup packet within `authentication_timeout`. Once the hub goes down little time
+/// is left for it; but the refusal has to stand behind it, because a client that has just
+/// asked for encryption takes any other byte than the answer for an error.
+async fn await_startup(
+    shared: &Shared,
+    socket: &mut Socket,
+    unread: &mut BytesMut,
+) -> Result<io::Result<Option<Startup>>, Elapsed> {
+    let limit = shared.hub.config.authentication_timeout;
+    let mut startup = pin!(receive_startup(shared, socket, unread));
+    tokio::select! {
+        startup = timeout(limit, &mut startup) => return startup,
+        () = shared.stopping() => {}
+    }
+    timeout(REFUSED_STARTUP, startup).await
 }
 
 /// Reads up to the startup packet. None: there is nothing more to say or do.
@@ -184,9 +199,17 @@ fn cancel(shared: &Shared, pid: u32, key: u32) {
     }
 }
 
-/// Says why not, and closes.
-pub(super) async fn turn_away(mut socket: Socket, refusal: Refusal) {
-    refuse(&mut socket, &refusal).await;
+/// Hears the client out up to its startup packet, says why not, and closes. Its cancel
+/// requests count: the stream that they end makes room.
+pub(super) async fn turn_away(shared: &Shared, mut socket: Socket, refusal: Refusal) {
+    let mut unread = BytesMut::new();
+    let startup = receive_startup(shared, &mut socket, &mut unread);
+    if let Ok(Ok(Some(startup))) = timeout(REFUSED_STARTUP, startup).await {
+        let mut out = BytesMut::new();
+        negotiate(&startup, &mut out);
+        backend::error(&mut out, &refusal);
+        finish(&mut socket, out).await;
+    }
 }
 
 async fn refuse(socket: &mut Socket, refusal: &Refusal) {

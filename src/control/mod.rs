@@ -158,7 +158,7 @@ async fn accept(shared: Arc<Shared>, listener: Listener) {
         tokio::spawn(async move {
             if count > most {
                 tracing::warn!(peer, "sorry, too many clients already");
-                connection::turn_away(socket, refusals::too_many_clients()).await;
+                connection::turn_away(&shared, socket, refusals::too_many_clients()).await;
             } else {
                 connection::serve(shared, socket, peer).await;
             }

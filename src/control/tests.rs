@@ -2,7 +2,7 @@
 //! back sockets.
 
 use super::recorder::{Recorder, Saved};
-use super::{Control, Running, listener, run};
+use super::{Control, Running, SPARE_CONNECTIONS, listener, run};
 use crate::config::Config;
 use crate::core::handoff::{
     Handback, Inbox, StandbyHandoff, StreamEnd, ToControl, ToCore, mailbox,
@@ -390,6 +390,68 @@ fn a_cancel_request_with_the_right_key_reaches_the_core() {
     bench.give_back(handoff, StreamEnd::Failed(refusals::cancelled()), b"");
     let answer = client.until(b'Z');
     assert_eq!(error_text(&answer[0].1), "ERROR 57014 canceling statement due to user request");
+    bench.stop();
+}
+
+/// As libpq begins: it asks for encryption, and takes anything but the answer to that for
+/// an error of its own.
+fn refused_behind_ssl_request(client: &mut Client<TcpStream>) -> String {
+    client.send(&packet(SSL, b""));
+    let mut answer = [0];
+    client.socket.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, *b"N");
+    client.send(&startup(&[("user", "r"), ("replication", "true")]));
+    client.fatal()
+}
+
+#[test]
+fn clients_hear_of_the_shutdown_behind_their_startup_packet() {
+    let bench = Bench::new();
+    let mut streaming = bench.log_in();
+    streaming.send(&query("START_REPLICATION 0/4000000"));
+    let handoff = bench.next_standby();
+    let mut early = bench.connect();
+    early.send(&packet(GSS, b""));
+    early.socket.read_exact(&mut [0]).unwrap();
+    let mut silent = bench.connect();
+    bench.running.send(Running::Stopping).unwrap();
+    let mut late = bench.connect();
+    for client in [&mut early, &mut late] {
+        assert_eq!(
+            refused_behind_ssl_request(client),
+            "FATAL 57P03 the database system is shutting down"
+        );
+    }
+    let begun = Instant::now();
+    silent.closed();
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    let pid = handoff.session.pid;
+    drop(handoff);
+    bench.news.blocking_send(ToControl::StandbyClosed { pid }).unwrap();
+    bench.thread.join().unwrap();
+}
+
+#[test]
+fn too_many_clients_hear_so_behind_their_startup_packet() {
+    let bench = Bench::with(|config| config.max_wal_senders = 1);
+    let silent: Vec<_> = (0..270).map(|_| bench.connect()).collect();
+    let mut client = bench.connect();
+    assert_eq!(
+        refused_behind_ssl_request(&mut client),
+        "FATAL 53300 sorry, too many clients already"
+    );
+    drop(silent);
+    bench.stop();
+}
+
+#[test]
+fn a_flood_of_clients_is_bounded() {
+    let bench = Bench::with(|config| config.max_wal_senders = 0);
+    let flood: Vec<_> = (0..SPARE_CONNECTIONS * 2 + 20).map(|_| bench.connect()).collect();
+    // Who said nothing has lost its place long before authentication_timeout.
+    for mut client in flood.into_iter().skip(SPARE_CONNECTIONS) {
+        client.closed();
+    }
     bench.stop();
 }
 

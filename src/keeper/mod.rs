@@ -6,6 +6,7 @@
 //! operation: nothing else runs here.
 
 mod job;
+mod open_files;
 mod spares;
 mod uring_disk;
 mod work;

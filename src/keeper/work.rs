@@ -5,6 +5,7 @@
 //! before hand-over, data before what refers to it.
 
 use super::job::{Job, JobDone, JobKind};
+use super::open_files::OpenFiles;
 use super::spares::Spares;
 use crate::instance::InstanceId;
 use crate::store::append::{Begun, is_no_space};
@@ -17,7 +18,7 @@ use crate::store::retention::{Hold, Holds};
 use crate::store::tail::leading_rest;
 use crate::wal::page::LONG_HEADER;
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,7 +52,7 @@ pub struct Keeper<D: Disk> {
     horizon: SegmentNo,
     /// Names were removed or changed since the directory was synced.
     unsynced_names: bool,
-    open: BTreeMap<(TimelineId, SegmentNo), D::Watch>,
+    open: OpenFiles<D>,
 }
 
 impl<D: Disk> Keeper<D> {
@@ -84,7 +85,7 @@ impl<D: Disk> Keeper<D> {
             walk_start: None,
             horizon: SegmentNo::new(0),
             unsynced_names: false,
-            open: BTreeMap::new(),
+            open: OpenFiles::default(),
         }
     }
 
@@ -166,7 +167,7 @@ impl<D: Disk> Keeper<D> {
             Err(error) => return Err(error),
         };
         self.disk.sync_dir(self.layout.wal()).await.map_err(failed_sync)?;
-        self.open.insert((tli, no), D::watch(&file));
+        self.open.note(tli, no, &file);
         self.partials.insert((tli, no));
         Ok(JobDone::Prepared { tli, no, file })
     }
@@ -225,7 +226,7 @@ impl<D: Disk> Keeper<D> {
 
     async fn open(&mut self, tli: TimelineId, no: SegmentNo) -> io::Result<D::File> {
         let name = self.name(tli, no)?;
-        if let Some(file) = self.open.get(&(tli, no)).and_then(D::held) {
+        if let Some(file) = self.open.held(tli, no) {
             return Ok(file);
         }
         let file = match self.disk.open_read(&self.layout.segment(name)).await {
@@ -234,7 +235,7 @@ impl<D: Disk> Keeper<D> {
             }
             other => other?,
         };
-        self.open.insert((tli, no), D::watch(&file));
+        self.open.note(tli, no, &file);
         Ok(file)
     }
 
@@ -274,7 +275,7 @@ impl<D: Disk> Keeper<D> {
         self.spares = Spares::new(&[]);
         self.complete.clear();
         self.partials.clear();
-        self.open.clear();
+        self.open = OpenFiles::default();
         self.walk_start = None;
         self.horizon = SegmentNo::new(0);
         self.unsynced_names = false;
@@ -304,7 +305,7 @@ impl<D: Disk> Keeper<D> {
         let size = self.segment_size()?;
         self.hold_start_of_walk(size).await?;
         self.horizon = self.horizon.max(self.holds.advance_horizon(newest, wal_keep, size));
-        self.open.retain(|_, watch| D::held(watch).is_some());
+        self.open.forget_closed();
         Ok(JobDone::Retained { oldest_kept: self.holds.oldest_kept() })
     }
 
@@ -341,7 +342,7 @@ impl<D: Disk> Keeper<D> {
             let Some(range) = self.complete.get_mut(index) else { return Ok(Tended::Idle) };
             let (tli, no) = (range.tli, range.oldest);
             let path = self.layout.segment(SegmentName { tli, no, size });
-            let held = self.open.remove(&(tli, no)).as_ref().and_then(D::held).is_some();
+            let held = self.open.take_held(tli, no);
             let removed = match self.spares.place_for_recycled() {
                 Some(number) if !held => {
                     let renamed = self.disk.rename(&path, &self.layout.spare(number)).await;
@@ -377,4 +378,73 @@ impl<D: Disk> Keeper<D> {
 /// that is full for a while.
 pub(super) fn failed_sync(error: io::Error) -> io::Error {
     if is_no_space(&error) { io::Error::other(format!("fsync failed: {error}")) } else { error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::directory::Directory;
+    use crate::store::disk::run_ready;
+    use crate::store::plain_disk::PlainDisk;
+    use crate::wal::SystemId;
+    use crate::wal::synth::Synth;
+    use std::os::unix::fs::FileExt;
+
+    const MIB: u64 = 1 << 20;
+    const FIRST: u64 = 5;
+
+    /// Two segments of records, as an earlier run left the first of them open.
+    fn wal(size: SegmentSize) -> Vec<u8> {
+        let start = Lsn::new(FIRST * MIB);
+        let mut synth = Synth::new(SystemId::new(7), size, TimelineId::FIRST, 0xD110, start);
+        while synth.position() < Lsn::new((FIRST + 2) * MIB) {
+            synth.record(&[7; 5000]);
+        }
+        synth.take_bytes().1
+    }
+
+    #[test]
+    fn a_file_that_a_reader_opened_before_it_was_written_on_is_not_recycled() {
+        let size = SegmentSize::new(MIB).unwrap();
+        let tli = TimelineId::FIRST;
+        let wal = wal(size);
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::open(&folder.path().join("hub")).unwrap();
+        let layout = directory.layout().clone();
+        let name = |no| SegmentName { tli, no: SegmentNo::new(no), size };
+        let whole = wal[..MIB as usize].to_vec();
+        std::fs::write(layout.partial(name(FIRST)), &whole).unwrap();
+        let holds = Arc::new(Holds::new(Lsn::new(FIRST * MIB)));
+        let partials = vec![(tli, SegmentNo::new(FIRST))];
+        let listing = Listing { partials, ..Listing::default() };
+        let mut keeper = Keeper::new(PlainDisk, layout, holds, &listing, None, Some(size));
+        let mut run = |job| run_ready(keeper.run(job)).unwrap();
+
+        // A laggard reads what was recovered; then the upstream goes on with the segment.
+        let no = SegmentNo::new(FIRST);
+        let JobDone::Opened { result: Ok(reader), .. } = run(Job::Open { tli, no, for_core: 0 })
+        else {
+            panic!("not opened")
+        };
+        for (no, from) in [(FIRST, 0), (FIRST + 1, MIB as usize)] {
+            let (no, keep) = (SegmentNo::new(no), Lsn::new(no * MIB + 4096));
+            let JobDone::Prepared { file, .. } = run(Job::Prepare { tli, no, keep }) else {
+                panic!("not prepared")
+            };
+            let file = std::fs::File::from(file.try_clone().unwrap());
+            file.write_all_at(&wal[from..from + MIB as usize], 0).unwrap();
+            assert!(matches!(run(Job::Finalize { tli, no }), JobDone::Finalized { .. }));
+        }
+        let newest = Lsn::new(100 * MIB);
+        assert!(matches!(run(Job::Retain { newest, wal_keep: 0 }), JobDone::Retained { .. }));
+        while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
+        // Whatever became a spare is written over from here on.
+        for no in 0..3 {
+            let (no, keep) = (SegmentNo::new(FIRST + 2 + no), Lsn::new((FIRST + 2 + no) * MIB));
+            run_ready(keeper.run(Job::Prepare { tli, no, keep })).unwrap();
+        }
+        let mut read = vec![0; MIB as usize];
+        std::fs::File::from(reader.try_clone().unwrap()).read_exact_at(&mut read, 0).unwrap();
+        assert!(read == whole, "the reader's file was written over");
+    }
 }

@@ -4,6 +4,7 @@
 mod limits;
 mod post;
 mod recorder;
+mod watchdog;
 
 use crate::cli::{Mistake, ServeFlags};
 use crate::config::Config;
@@ -34,6 +35,9 @@ const SHUTDOWN: Duration = Duration::from_millis(4500);
 
 /// What the control thread may take beyond that to write its last words.
 const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// When the process ends, whoever still waits for whatever.
+const CUT: Duration = Duration::from_millis(4900);
 
 /// Messages that may wait for a core. A fleet that reconnects at once fits.
 const INBOX: usize = 8192;
@@ -310,13 +314,16 @@ fn run_control(
         .enable_all()
         .build()
         .map_err(|e| ServeFault::Io("start the control thread's runtime", e))?;
+    let stop_signal = watchdog::start(CUT).map_err(|e| ServeFault::Io("catch signals", e))?;
     let mailboxes = mailboxes.to_vec();
     let served = runtime.block_on(async move {
-        let mut signals = Signals::new()?;
         let mut control = std::pin::pin!(crate::control::run(control));
         tokio::select! {
             ended = &mut control => return ended.map(|()| ExitCode::FAILURE),
-            signal = signals.next() => info!("received {signal}, shutting down"),
+            signal = stop_signal => {
+                // The thread that tells lives as long as the process.
+                info!("received {}, shutting down", signal.unwrap_or("no signal"));
+            }
         }
         let deadline = Instant::now() + SHUTDOWN;
         for mailbox in &mailboxes {
@@ -334,35 +341,10 @@ fn run_control(
             ended = &mut control => ended?,
             () = tokio::time::sleep(SHUTDOWN + LAST_WORDS) => {
                 warn!("connections are left that do not end; the hub ends without them");
-                std::process::exit(0);
-            }
-            signal = signals.next() => {
-                warn!("received {signal} again, ending at once");
-                std::process::exit(1);
             }
         }
         Ok(ExitCode::SUCCESS)
     });
     runtime.shutdown_background();
     served.map_err(|e: io::Error| ServeFault::Io("run the control thread", e))
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    term: tokio::signal::unix::Signal,
-    int: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.term.recv() => "SIGTERM",
-            _ = self.int.recv() => "SIGINT",
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! A small disk that fills up under load, and gets room again.
+//! A small disk that fills up under load and gets room again, or answers nobody.
 
 use crate::client::Client;
 use crate::cluster::{Cluster, assert_converged};
@@ -9,11 +9,12 @@ use crate::scene::Scene;
 use crate::segments::assert_identical;
 use crate::streaming::wait_connected;
 use crate::wait;
+use rustix::process::Signal;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use walhub::wal::lsn::Lsn;
 
 #[test]
@@ -54,6 +55,40 @@ fn a_full_disk_is_waited_out() {
     drop(hub);
 }
 
+/// Writes that never end hold up neither the end of the hub nor what it says about it.
+/// The process itself goes when the kernel lets go of its writes.
+#[test]
+fn a_hung_disk_does_not_hold_up_the_shutdown() {
+    let scene = Scene::new();
+    let Some(disk) = SmallDisk::mount(&scene, 64) else { return };
+    let primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let mut hub =
+        Hub::new(&scene, "hub", &primary.conninfo()).in_directory(&disk.path.join("hub")).started();
+    wait_connected(&primary);
+    let mut client = Client::connect(hub.port());
+    client.start_replication(Lsn::new(primary.flush_lsn().raw() & !0xF_FFFF), 1).unwrap();
+    let Some(frost) = disk.freeze() else { return };
+    load::write_mib(&primary, 1);
+    let received = format!(
+        "select count(*) from pg_stat_replication where sent_lsn >= '{}'",
+        primary.flush_lsn()
+    );
+    wait::until("the hub has been sent it", || primary.count(&received) == 1);
+
+    hub.signal(Signal::TERM);
+    let begun = Instant::now();
+    hub.wait_log(&["shutdown has not ended"]);
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(5500), "it took {took:?}");
+    drop(frost);
+    let (status, _) = hub.wait_exit();
+    assert_eq!(status.code(), Some(1));
+    hub.start();
+    wait_connected(&primary);
+    let end = primary.flush_lsn();
+    wait::until("the hub has it all", || hub.inspect().record_end() >= end);
+}
+
 /// A file system of its own, in a file.
 struct SmallDisk {
     path: PathBuf,
@@ -77,6 +112,15 @@ impl SmallDisk {
         done.then_some(Self { path })
     }
 
+    /// From now on nothing that is written comes to an end.
+    fn freeze(&self) -> Option<Frost<'_>> {
+        let frozen = run(Command::new("fsfreeze").arg("-f").arg(&self.path));
+        if !frozen {
+            eprintln!("skipped: no disk can be frozen here");
+        }
+        frozen.then_some(Frost(self))
+    }
+
     /// Takes all the room there is.
     fn fill(&self) -> PathBuf {
         let path = self.path.join("filler");
@@ -85,6 +129,15 @@ impl SmallDisk {
             while file.write_all(&vec![1; block]).and_then(|()| file.sync_data()).is_ok() {}
         }
         path
+    }
+}
+
+/// A disk that is frozen until this is dropped.
+struct Frost<'a>(&'a SmallDisk);
+
+impl Drop for Frost<'_> {
+    fn drop(&mut self) {
+        run(Command::new("fsfreeze").arg("-u").arg(&self.0.path));
     }
 }
 

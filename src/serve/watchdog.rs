@@ -1,0 +1,111 @@
+//! Signals, on a thread of their own: one begins the shutdown, whatever stage it is at a
+//! second one ends it, and so does this thread when the shutdown takes too long.
+//!
+//! The control thread is no place for that: it ends before the cores are waited for, and
+//! a core waits for its disk, which may never answer.
+
+use std::io;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::{error, warn};
+
+/// Exit status of a shutdown that was cut short.
+const CUT_SHORT: i32 = 1;
+
+/// Why a shutdown is not waited for.
+#[derive(Debug, PartialEq, Eq)]
+enum CutShort {
+    /// This signal came behind the first.
+    Again(&'static str),
+    /// It takes too long.
+    TooLong,
+}
+
+/// Catches SIGTERM and SIGINT from now on and returns where the first one is told. From
+/// then on the process lives for at most `limit`.
+pub(super) fn start(limit: Duration) -> io::Result<oneshot::Receiver<&'static str>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let signals = {
+        let _on_it = runtime.enter();
+        Signals::new()?
+    };
+    let (tell, first) = oneshot::channel();
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        match runtime.block_on(watch(signals, tell, limit)) {
+            CutShort::Again(signal) => warn!("received {signal} again, ending at once"),
+            CutShort::TooLong => error!(
+                "the shutdown has not ended within {limit:?}, as with a disk that does not answer; \
+                 ending without it"
+            ),
+        }
+        std::process::exit(CUT_SHORT)
+    })?;
+    Ok(first)
+}
+
+/// Tells of the first signal and returns when the shutdown has to be cut short.
+async fn watch(
+    mut signals: Signals,
+    tell: oneshot::Sender<&'static str>,
+    limit: Duration,
+) -> CutShort {
+    let first = signals.next().await;
+    if tell.send(first).is_err() {
+        warn!("received {first} while the hub ends already");
+    }
+    match timeout(limit, signals.next()).await {
+        Ok(signal) => CutShort::Again(signal),
+        Err(_) => CutShort::TooLong,
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Signal, getpid, kill_process};
+
+    /// One test, for a process has its signals once.
+    #[test]
+    fn the_first_is_told_the_second_cuts_short_and_so_does_time() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            for (first, name) in [(Signal::TERM, "SIGTERM"), (Signal::INT, "SIGINT")] {
+                let (tell, told) = oneshot::channel();
+                let watching =
+                    tokio::spawn(watch(Signals::new().unwrap(), tell, Duration::from_secs(20)));
+                kill_process(getpid(), first).unwrap();
+                assert_eq!(told.await.unwrap(), name);
+                // Whoever was told has gone meanwhile.
+                kill_process(getpid(), Signal::INT).unwrap();
+                assert_eq!(watching.await.unwrap(), CutShort::Again("SIGINT"));
+            }
+            let (tell, told) = oneshot::channel();
+            let limit = Duration::from_millis(20);
+            let watching = tokio::spawn(watch(Signals::new().unwrap(), tell, limit));
+            kill_process(getpid(), Signal::TERM).unwrap();
+            assert_eq!(told.await.unwrap(), "SIGTERM");
+            assert_eq!(watching.await.unwrap(), CutShort::TooLong);
+        });
+    }
+}
