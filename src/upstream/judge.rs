@@ -91,6 +91,16 @@ pub fn judge(seen: &Seen, known: &Known) -> Verdict {
             ));
         }
     }
+    // Whoever receives its WAL asks for the file, too: a PostgreSQL standby ends each
+    // attempt over the answer. Stored here, the WAL could be served to nobody, and the
+    // next start could not tell which timelines its pages may carry.
+    if seen.tli != TimelineId::FIRST && seen.forks.is_none() {
+        return refuse(format!(
+            "it has no history file of its timeline {}, as after pg_resetwal; without it no \
+             standby can follow this timeline",
+            seen.tli
+        ));
+    }
     match known.position {
         Position::Empty => begin(seen, known.start_from),
         Position::At { tli, durable, start } => go_on(seen, known, tli, durable, start),
@@ -145,9 +155,7 @@ fn go_on(seen: &Seen, known: &Known, tli: TimelineId, durable: Lsn, start: Lsn) 
             )),
         };
     }
-    let Some(theirs) = theirs else {
-        return refuse(format!("it has no history file of its timeline {}", seen.tli));
-    };
+    let theirs = theirs.unwrap_or_default();
     let Some(end) = end_of(theirs, tli) else {
         return refuse(format!(
             "our timeline {tli} is not in the history of its timeline {}",
@@ -229,6 +237,15 @@ mod tests {
         assert_eq!(judge(&seen, &known), Verdict::Start { tli: tli(3), start: lsn(2 * MIB) });
         known.start_from = StartFrom::At(lsn(6 * MIB));
         assert_eq!(name(&judge(&seen, &known)), "waiting for upstream");
+    }
+
+    #[test]
+    fn a_timeline_without_its_history_file_is_refused() {
+        let empty = Known { position: Position::Empty, cluster: None, ..known(1, 0, 0, &[]) };
+        let no_file = Seen { forks: None, ..seen(2, 5 * MIB, &[]) };
+        for ours in [empty, known(1, 100, 50, &[]), known(2, 100, 50, &[(1, 40)])] {
+            assert_eq!(name(&judge(&no_file, &ours)), "upstream refused");
+        }
     }
 
     #[test]
