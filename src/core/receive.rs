@@ -470,9 +470,10 @@ impl<R: Ring> DataCore<R> {
             Due::Nothing => {}
             Due::Status(reply) => receiver.queue_status(reply, &self.clock, now),
             Due::GiveUp => self.end_stream(UpstreamEnd::TimedOut),
-            Due::DiskTooSlow => self.end_stream(UpstreamEnd::Lost {
-                error: "our disk is too slow: WAL was left unread for half of wal_receiver_timeout"
-                    .to_owned(),
+            Due::DiskTooSlow(unread) => self.end_stream(UpstreamEnd::Lost {
+                error: format!(
+                    "our disk is too slow: the upstream was left unread for {unread:.1?}"
+                ),
                 at,
             }),
         }
