@@ -29,7 +29,7 @@ use tokio::time::timeout;
 /// says.
 const DEFAULT_ATTEMPT: Duration = Duration::from_secs(60);
 
-/// How long the first message of a stream is waited for. Our start lies before the
+/// How long the first message of a stream is waited for at most. Our start lies before the
 /// upstream's end nearly always, so it comes at once.
 const FIRST_MESSAGE: Duration = Duration::from_secs(1);
 
@@ -303,13 +303,17 @@ impl Task {
             }
         };
         let limit = Some(config.wal_receiver_timeout).filter(|t| !t.is_zero());
-        match timeout(limit.unwrap_or(DEFAULT_ATTEMPT), self.begin(link, name)).await {
+        let limit = limit.unwrap_or(DEFAULT_ATTEMPT);
+        let first = FIRST_MESSAGE.min(limit / 2);
+        // An upstream that has answered everything and has nothing to send is no late one.
+        match timeout(limit + first, self.begin(link, name, first)).await {
             Ok(begun) => begun,
             Err(_) => Err(Failure::other(format!("{name}: no answer within wal_receiver_timeout"))),
         }
     }
 
-    async fn begin(&mut self, link: Link, name: &str) -> Result<Begun, Failure> {
+    /// Asks for a stream and waits for its first message for at most `first`.
+    async fn begin(&mut self, link: Link, name: &str, first: Duration) -> Result<Begun, Failure> {
         let hub = Arc::clone(&self.shared.hub);
         let asked = ask(link, name).await?;
         let known = Known {
@@ -366,7 +370,7 @@ impl Task {
             other => other,
         };
         let first = match started {
-            Ok(Started::Stream) => timeout(FIRST_MESSAGE, link.first_message()).await,
+            Ok(Started::Stream) => timeout(first, link.first_message()).await,
             Ok(Started::TimelineEnded { next, at }) => {
                 return Err(Failure::State(UpstreamState::TimelineEnded { next, at, ours: start }));
             }

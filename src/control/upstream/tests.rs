@@ -64,10 +64,26 @@ struct Server {
     xlogpos: &'static str,
     oldest: Lsn,
     has_slot: bool,
+    says_first: FirstWords,
 }
 
-const SERVER: Server =
-    Server { path: None, timeline: 1, xlogpos: "0/5000028", oldest: Lsn::INVALID, has_slot: true };
+/// What a stream begins with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FirstWords {
+    /// A keepalive, which is a message like any other.
+    Keepalive,
+    /// There is nothing to say yet.
+    Nothing,
+}
+
+const SERVER: Server = Server {
+    path: None,
+    timeline: 1,
+    xlogpos: "0/5000028",
+    oldest: Lsn::INVALID,
+    has_slot: true,
+    says_first: FirstWords::Keepalive,
+};
 
 /// Serves every connection by the script; what it was asked is noted.
 fn start(server: Arc<Mutex<Server>>, asked: Arc<Mutex<Vec<String>>>) -> u16 {
@@ -154,9 +170,10 @@ fn answer(text: &str, server: &mut Server, out: &mut BytesMut) {
         ["START_REPLICATION", .., start, "TIMELINE", _] => {
             backend::copy_both(out);
             if start.parse::<Lsn>().unwrap() >= server.oldest {
-                // A keepalive is a first message, too.
-                out.extend_from_slice(b"d\0\0\0\x16k");
-                out.extend_from_slice(&[0; 17]);
+                if server.says_first == FirstWords::Keepalive {
+                    out.extend_from_slice(b"d\0\0\0\x16k");
+                    out.extend_from_slice(&[0; 17]);
+                }
                 return;
             }
             backend::error(out, &Refusal::error("58P01", "segment removed"));
@@ -280,6 +297,16 @@ fn an_empty_directory_begins_with_everything_saved_first() {
     scene.wait_for("waiting for upstream");
     scene.server.lock().unwrap().xlogpos = "0/5004000";
     scene.stream();
+}
+
+#[test]
+fn an_upstream_with_nothing_to_send_is_in_time_for_any_timeout() {
+    let server = Server { says_first: FirstWords::Nothing, ..SERVER };
+    let scene = Scene::new(server, |config| {
+        config.wal_receiver_timeout = Duration::from_millis(700);
+    });
+    assert!(scene.stream().unread.is_empty());
+    assert!(!scene.saved().contains(&"disconnected".to_owned()), "{:?}", scene.saved());
 }
 
 #[test]
