@@ -353,11 +353,8 @@ impl Task {
         }
         if hub.above() != seen.path {
             hub.set_above(seen.path);
-            for mailbox in &self.shared.mailboxes {
-                if mailbox.post(ToCore::EndHubStreams).is_err() {
-                    tracing::warn!(target: LOG, "a core's queue is full: hubs below it keep an old path");
-                }
-            }
+            // Not from here: this attempt may be given up while a core's queue is full.
+            tokio::spawn(end_hub_streams(Arc::clone(&self.shared)));
         }
         let sql = start_replication(slot, start, tli);
         let started = match link.start(&sql).await {
@@ -448,6 +445,14 @@ impl Task {
         })?;
         hub.set_identity(identity);
         Ok(())
+    }
+}
+
+/// Tells every core that the hubs below have to look again, however long its queue is full.
+async fn end_hub_streams(shared: Arc<Shared>) {
+    for core in 0..shared.mailboxes.len() {
+        let tell = || super::connection::post(&shared, core, ToCore::EndHubStreams, || true);
+        while tell().await.is_none() {}
     }
 }
 

@@ -4,7 +4,9 @@ use super::super::listener::Bound;
 use super::super::recorder::{Recorder, Saved};
 use super::super::{Control, Running, run};
 use crate::config::{Config, MissingSlot, OnGap};
-use crate::core::handoff::{Inbox, ToControl, ToCore, UpstreamEnd, UpstreamHandoff, mailbox};
+use crate::core::handoff::{
+    Inbox, Mailbox, ToControl, ToCore, UpstreamEnd, UpstreamHandoff, mailbox,
+};
 use crate::hub::{Hub, Identity, Position, tests};
 use crate::instance::{InstanceId, InstancePath};
 use crate::store::retention::Holds;
@@ -20,6 +22,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Messages that wait for the core.
+const QUEUE: usize = 16;
 
 /// Notes what it is asked to save.
 struct Notes {
@@ -185,6 +190,7 @@ fn answer(text: &str, server: &mut Server, out: &mut BytesMut) {
 
 struct Scene {
     hub: Arc<Hub>,
+    mailbox: Mailbox,
     inbox: Inbox,
     news: mpsc::Sender<ToControl>,
     server: Arc<Mutex<Server>>,
@@ -205,12 +211,12 @@ impl Scene {
         let hub = Arc::new(Hub::new(Arc::new(config), InstanceId::new(0xE), holds));
         let saved = Arc::default();
         let recorder = Notes { hub: Arc::clone(&hub), saved: Arc::clone(&saved) };
-        let (post, inbox) = mailbox(16, Arc::new(|| {}));
+        let (mailbox, inbox) = mailbox(QUEUE, Arc::new(|| {}));
         let (news, from_cores) = mpsc::channel(16);
         let (running, is_running) = watch::channel(Running::Serving);
         let control = Control {
             hub: Arc::clone(&hub),
-            mailboxes: vec![post],
+            mailboxes: vec![mailbox.clone()],
             recorder: Arc::new(recorder),
             bound: Bound::default(),
             news: from_cores,
@@ -220,7 +226,7 @@ impl Scene {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(run(control)).unwrap();
         });
-        Self { hub, inbox, news, server, asked, saved, _running: running }
+        Self { hub, mailbox, inbox, news, server, asked, saved, _running: running }
     }
 
     fn next(&self) -> ToCore {
@@ -358,4 +364,25 @@ fn hubs_above_are_noted_and_a_loop_is_refused() {
     scene.wait_for("upstream refused");
     assert!(scene.inbox.is_empty());
     assert_eq!(scene.hub.above(), above, "its path is not ours");
+}
+
+#[test]
+fn a_core_with_a_full_queue_hears_of_the_new_path_too() {
+    let scene = Scene::new(SERVER, |_| {});
+    scene.stream();
+    while scene.mailbox.post(ToCore::Cancel { pid: 1 }).is_ok() {}
+    scene.server.lock().unwrap().path =
+        Some(InstancePath::empty().announced_by(InstanceId::new(1)));
+    scene.end(UpstreamEnd::TimedOut);
+    let end = Instant::now() + PATIENCE;
+    while scene.hub.above() == InstancePath::empty() {
+        assert!(Instant::now() < end, "{:?}", scene.saved());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for _ in 0..QUEUE {
+        assert!(matches!(scene.next(), ToCore::Cancel { .. }));
+    }
+    let mut told = vec![scene.next(), scene.next()];
+    told.retain(|message| matches!(message, ToCore::EndHubStreams));
+    assert_eq!(told.len(), 1);
 }
