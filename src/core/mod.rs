@@ -13,6 +13,8 @@ mod send;
 pub mod sender;
 pub mod store;
 pub mod table;
+#[cfg(test)]
+mod tests;
 pub mod token;
 
 pub use data::{CoreParts, DataCore};

@@ -1,0 +1,111 @@
+//! What a core does for one peer, looked at closely.
+
+mod bench;
+
+use super::handoff::ToCore;
+use crate::keeper::{Job, JobDone};
+use crate::ring::Wait;
+use crate::store::append::Begun;
+use crate::wire::copy::xlog_data_header;
+use crate::wire::time::PgTime;
+use bench::{Bench, START, wal};
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A stream that begins: the welcome is out, and there is nothing else to send.
+fn caught_up(timeout: Duration) -> (Bench, bench::Peer) {
+    let mut bench = Bench::serving(START);
+    let mut standby = bench.standby(|session| session.wal_sender_timeout = timeout);
+    let mut welcome = None;
+    bench.run_until("the stream begins", |_| {
+        welcome = standby.next();
+        welcome.is_some()
+    });
+    assert_eq!(welcome.map(|(tag, _)| tag), Some(b'W'));
+    (bench, standby)
+}
+
+#[test]
+fn a_ping_goes_out_before_the_core_sleeps_again() {
+    let timeout = Duration::from_secs(2);
+    let begun = Instant::now();
+    let (mut bench, mut standby) = caught_up(timeout);
+    let Wait::Until(at) = bench.run_to_sleep() else { panic!("it has a timer") };
+    assert!(at <= begun + timeout, "{:?}", at - begun);
+    std::thread::sleep(at.saturating_duration_since(Instant::now()));
+    bench.run_to_sleep();
+    let ping = standby.next();
+    assert!(Instant::now() < begun + timeout, "the machine is too slow for this test");
+    let (tag, body) = ping.expect("a ping");
+    assert_eq!((tag, body[0], body[17]), (b'd', b'k', 1));
+}
+
+#[test]
+fn streams_of_wal_that_was_moved_aside_end() {
+    let (mut bench, mut standby) = caught_up(Duration::from_secs(60));
+    bench.hub.set_cells(Vec::new());
+    bench.post(ToCore::BeginAnew);
+    bench.run_until("the stream ends", |bench| standby.is_closed() && bench.hub.holds.count() == 0);
+}
+
+/// So does one that was on its way to the core meanwhile.
+#[test]
+fn a_stream_of_wal_that_was_moved_aside_does_not_begin() {
+    let mut bench = Bench::serving(START);
+    let mut standby = bench.standby(|_| ());
+    bench.hub.set_cells(Vec::new());
+    bench.run_until("the stream ends", |bench| standby.is_closed() && bench.hub.holds.count() == 0);
+}
+
+/// The end of a bulk load: what came while the disk was behind is taken as soon as there
+/// is room, though the upstream has nothing more to say.
+#[test]
+fn a_catch_up_ends_though_the_upstream_falls_silent_while_it_is_not_read() {
+    let mut bench = Bench::receiving();
+    let mut upstream = bench.upstream();
+    // More than may wait for the disk, less than is read ahead.
+    let wal = wal(bench.hub.config.wal_buffers * 3 / 4);
+    let end = START.saturating_add(wal.len() as u64);
+    let writer = std::thread::spawn(move || {
+        let mut at = START;
+        for piece in wal.chunks(64 << 10) {
+            let header = xlog_data_header(at, end, PgTime::new(0), piece.len());
+            upstream.write_all(&[&header[..], piece].concat()).unwrap();
+            at = at.saturating_add(piece.len() as u64);
+        }
+        upstream
+    });
+    let is_paused = |bench: &Bench| bench.core.is_paused();
+    bench.run_until("too much is unsynced", |bench| is_paused(bench) && writer.is_finished());
+    let _upstream = writer.join().unwrap();
+    // All of it is in our buffer now, or in the socket's.
+    bench.run_to_sleep();
+
+    let folder = tempfile::tempdir().unwrap();
+    bench.run_until("everything is durable", |bench| {
+        keep(bench, &folder);
+        bench.hub.current_cell().is_some_and(|cell| cell.durable() == end)
+    });
+}
+
+/// Does the keeper's work.
+fn keep(bench: &mut Bench, folder: &tempfile::TempDir) {
+    while let Ok(job) = bench.jobs.try_recv() {
+        let done = match job {
+            Job::Prepare { tli, no, .. } => {
+                let file = std::fs::File::options()
+                    .create(true)
+                    .truncate(false)
+                    .read(true)
+                    .write(true)
+                    .open(folder.path().join(no.raw().to_string()))
+                    .unwrap();
+                JobDone::Prepared { tli, no, file: Arc::new(file.into()) }
+            }
+            Job::Begin { tli, .. } => JobDone::Begun { tli, begun: Begun::Wholly },
+            other => panic!("{other:?}"),
+        };
+        bench.post(ToCore::Keeper(done));
+    }
+}
