@@ -302,7 +302,7 @@ fn compose<'a>(
         }
     }
     shot.outbox = sender.outbox.len();
-    if !sender.sends_wal() {
+    if !sender.sends_wal() || sender.waiting_block.is_some() {
         return shot;
     }
     let limit = sender.cell.limit();

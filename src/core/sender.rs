@@ -109,8 +109,13 @@ impl Sender {
 
     /// Is there something to be sent now?
     pub fn is_due(&self) -> bool {
-        if self.waiting_room.is_some() || self.waiting_block.is_some() {
+        if self.waiting_room.is_some() || self.is_parting() {
             return false;
+        }
+        if self.waiting_block.is_some() {
+            // An answer or a ping does not wait for the disk, unless a message is
+            // unfinished: nothing may come between its bytes.
+            return self.cursor.unfinished().is_none() && !self.outbox.is_empty();
         }
         match self.phase {
             Phase::HandingBack { .. } | Phase::Draining | Phase::Closing => false,

@@ -11,7 +11,7 @@ use crate::wal::synth::Synth;
 use crate::wal::{Lsn, SegmentSize, TimelineId};
 use crate::watermark::{Bell, Cell};
 use bytes::BytesMut;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -167,6 +167,10 @@ impl Peer {
     fn new(socket: UnixStream) -> Self {
         socket.set_nonblocking(true).unwrap();
         Self { socket, unread: Vec::new() }
+    }
+
+    pub(super) fn send(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).unwrap();
     }
 
     /// The next message, if it is here: its type and its body.

@@ -6,10 +6,12 @@ use super::handoff::ToCore;
 use crate::keeper::{Job, JobDone};
 use crate::ring::Wait;
 use crate::store::append::Begun;
-use crate::wire::copy::xlog_data_header;
+use crate::wal::Lsn;
+use crate::wire::copy::{ReplyRequest, StatusReply, xlog_data_header};
 use crate::wire::time::PgTime;
 use bench::{Bench, START, wal};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +58,51 @@ fn a_stream_of_wal_that_was_moved_aside_does_not_begin() {
     let mut standby = bench.standby(|_| ());
     bench.hub.set_cells(Vec::new());
     bench.run_until("the stream ends", |bench| standby.is_closed() && bench.hub.holds.count() == 0);
+}
+
+/// The keeper, or the disk, takes its time over the file: that is no reason to be silent.
+#[test]
+fn a_laggard_that_waits_for_its_block_is_answered_and_asked() {
+    let timeout = Duration::from_secs(2);
+    let mut bench = Bench::serving(START.saturating_add(2 << 20));
+    let mut laggard = bench.standby(|session| session.wal_sender_timeout = timeout);
+    let mut asked = None;
+    bench.run_until("the file is asked for", |bench| {
+        asked = bench.jobs.try_recv().ok();
+        asked.is_some()
+    });
+    let Some(Job::Open { tli, no, for_core }) = asked else { panic!("{asked:?}") };
+    assert_eq!(laggard.next().map(|(tag, _)| tag), Some(b'W'));
+    let heard = Instant::now();
+    laggard.send(&status(ReplyRequest::Yes));
+    for (what, reply) in [("the answer", 0), ("the ping", 1)] {
+        let mut keepalive = None;
+        bench.run_until(what, |_| {
+            keepalive = laggard.next();
+            keepalive.is_some() || laggard.is_closed()
+        });
+        let (tag, body) = keepalive.expect(what);
+        assert_eq!((tag, body[0], body[17]), (b'd', b'k', reply), "{what}");
+    }
+    assert!(heard.elapsed() < timeout, "{:?}", heard.elapsed());
+    laggard.send(&status(ReplyRequest::No));
+
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&wal(2 << 20), 0).unwrap();
+    let result = Ok(Arc::new(file.into()));
+    bench.post(ToCore::Keeper(JobDone::Opened { tli, no, for_core, result }));
+    let mut first = None;
+    bench.run_until("its WAL comes", |_| {
+        first = laggard.next();
+        first.is_some()
+    });
+    let (_, body) = first.unwrap();
+    assert_eq!((body[0], &body[1..9]), (b'w', &START.raw().to_be_bytes()[..]));
+}
+
+fn status(reply: ReplyRequest) -> Vec<u8> {
+    let (write, client_time) = (Lsn::INVALID, PgTime::new(0));
+    StatusReply { write, flush: write, apply: write, client_time, reply }.encode().to_vec()
 }
 
 /// The end of a bulk load: what came while the disk was behind is taken as soon as there
