@@ -85,6 +85,8 @@ impl<R: Ring> DataCore<R> {
             if let Some(sender) = self.senders.get_mut(key) {
                 match sender.phase {
                     Phase::Draining => sender.phase = Phase::Closing,
+                    // Its end is ours, and in the log.
+                    Phase::Closing => {}
                     _ => {
                         self.log_end(key, "connection closed by the standby");
                         self.close(key);

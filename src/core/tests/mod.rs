@@ -12,7 +12,7 @@ use crate::wire::time::PgTime;
 use bench::{Bench, START, wal};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A stream that begins: the welcome is out, and there is nothing else to send.
@@ -103,6 +103,38 @@ fn a_laggard_that_waits_for_its_block_is_answered_and_asked() {
 fn status(reply: ReplyRequest) -> Vec<u8> {
     let (write, client_time) = (Lsn::INVALID, PgTime::new(0));
     StatusReply { write, flush: write, apply: write, client_time, reply }.encode().to_vec()
+}
+
+#[test]
+fn a_stream_that_we_close_is_logged_as_ended_once() {
+    let log = Log::default();
+    let written = log.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || written.clone()).finish();
+    tracing::subscriber::with_default(subscriber, || {
+        let (mut bench, mut standby) = caught_up(Duration::from_secs(60));
+        bench.hub.set_cells(Vec::new());
+        bench.post(ToCore::BeginAnew);
+        bench.run_until("the stream ends", |bench| bench.hub.holds.count() == 0);
+        assert!(standby.is_closed());
+    });
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(text.matches("stream ends").count(), 1, "{text}");
+    assert!(text.contains("moved aside"), "{text}");
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The end of a bulk load: what came while the disk was behind is taken as soon as there
