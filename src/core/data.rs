@@ -311,7 +311,7 @@ impl<R: Ring> DataCore<R> {
                 ToCore::Standby(handoff) => self.adopt(*handoff, now),
                 ToCore::Upstream(handoff) => self.begin_receiving(*handoff, now),
                 ToCore::Cancel { pid } => self.cancel_stream(pid, now),
-                ToCore::EndHubStreams => self.end_hub_streams(),
+                ToCore::EndHubStreams => self.end_hub_streams(now),
                 ToCore::Keeper(JobDone::Opened { tli, no, result, .. }) => {
                     if let Err(error) = &result {
                         warn!("could not open WAL segment {} of timeline {tli}: {error}", no.raw());
@@ -355,6 +355,7 @@ impl<R: Ring> DataCore<R> {
             read_again: None,
             heard: 0,
             quota_since: now,
+            ends_at: None,
             timer: None,
             pace: Pace::Catchup,
         });

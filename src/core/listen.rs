@@ -30,6 +30,10 @@ const TALK_PAUSE: Duration = Duration::from_millis(10);
 /// A keepalive frame; one in the outbox is enough.
 const KEEPALIVE_LEN: usize = 23;
 
+/// What lies between the ends of two hubs' streams, so that their hubs do not all come
+/// back at once.
+pub(super) const HUB_PAUSE: Duration = Duration::from_millis(5);
+
 /// How long a closed connection may take to say goodbye.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -287,7 +291,8 @@ impl<R: Ring> DataCore<R> {
     pub(super) fn set_timer(&mut self, key: Key) {
         let Some(sender) = self.senders.get_mut(key) else { return };
         let talk = if sender.is_parting() { None } else { sender.talk.deadline() };
-        let Some(at) = [talk, sender.read_again].into_iter().flatten().min() else { return };
+        let deadlines = [talk, sender.read_again, sender.ends_at];
+        let Some(at) = deadlines.into_iter().flatten().min() else { return };
         if sender.timer.is_none_or(|armed| at < armed) {
             if let Some(armed) = sender.timer.replace(at) {
                 self.timers.remove(&(armed, key));
@@ -307,6 +312,12 @@ impl<R: Ring> DataCore<R> {
             self.read_on(key);
         }
         let Some(sender) = self.senders.get_mut(key) else { return };
+        if sender.ends_at.take_if(|at| *at <= now).is_some()
+            && matches!(sender.phase, Phase::Streaming | Phase::TimelineEnded { .. })
+        {
+            self.log_end(key, "the hubs above this one changed; the hub below has to look again");
+            return self.close(key);
+        }
         if sender.is_parting() {
             return;
         }
@@ -409,15 +420,18 @@ impl<R: Ring> DataCore<R> {
         }
     }
 
-    /// The path above us changed: hubs below must look whether they are in it.
-    pub(super) fn end_hub_streams(&mut self) {
+    /// The path above us changed: hubs below must look whether they are in it, one after
+    /// the other.
+    pub(super) fn end_hub_streams(&mut self, now: Instant) {
+        let mut at = now;
         for key in self.senders.keys() {
-            if self.senders.get_mut(key).is_some_and(|s| s.session.instance.is_some()) {
-                self.log_end(
-                    key,
-                    "the hubs above this one changed; the hub below has to look again",
-                );
-                self.close(key);
+            if let Some(sender) = self.senders.get_mut(key)
+                && sender.session.instance.is_some()
+                && matches!(sender.phase, Phase::Streaming | Phase::TimelineEnded { .. })
+            {
+                sender.ends_at.get_or_insert(at);
+                at += HUB_PAUSE;
+                self.set_timer(key);
             }
         }
     }

@@ -44,6 +44,8 @@ pub struct Sender {
     pub heard: usize,
     /// The beginning of the current second of its talk.
     pub quota_since: Instant,
+    /// A hub below that has to look again: its stream ends then.
+    pub ends_at: Option<Instant>,
     /// The earliest entry in the core's timer heap.
     pub timer: Option<Instant>,
     /// Has it been sent everything once? (`streaming` after `catchup`.)

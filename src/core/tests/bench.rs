@@ -5,6 +5,7 @@ use super::super::data::Next;
 use super::super::handoff::{Mailbox, Session, StandbyHandoff, ToCore, UpstreamHandoff, mailbox};
 use super::super::{CoreParts, DataCore, Receiver};
 use crate::hub::{Hub, tests};
+use crate::instance::InstanceId;
 use crate::keeper::{Job, KeeperHandle};
 use crate::ring::{Setup, Uring, Wait, chunks};
 use crate::wal::synth::Synth;
@@ -108,6 +109,11 @@ impl Bench {
             permit: self.hub.take_sender().unwrap(),
         })));
         Peer::new(theirs)
+    }
+
+    /// A hub below this one.
+    pub(super) fn hub_below(&mut self) -> Peer {
+        self.standby(|session| session.instance = Some(InstanceId::new(0xB)))
     }
 
     /// An upstream whose stream begins at the beginning.

@@ -3,6 +3,7 @@
 mod bench;
 
 use super::handoff::ToCore;
+use super::listen::HUB_PAUSE;
 use crate::keeper::{Job, JobDone};
 use crate::ring::Wait;
 use crate::store::append::Begun;
@@ -135,6 +136,21 @@ impl Write for Log {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+#[test]
+fn hubs_below_are_sent_to_look_again_one_after_the_other() {
+    let mut bench = Bench::serving(START);
+    let mut other = bench.standby(|_| ());
+    let mut hubs: Vec<_> = (0..8).map(|_| bench.hub_below()).collect();
+    bench.run_until("all are adopted", |bench| bench.core.senders.len() == 9);
+    let begun = Instant::now();
+    bench.post(ToCore::EndHubStreams);
+    bench.run_until("the first ends", |_| hubs.iter_mut().any(|hub| hub.is_closed()));
+    bench.run_until("all end", |_| hubs.iter_mut().all(|hub| hub.is_closed()));
+    let took = begun.elapsed();
+    assert!(took >= HUB_PAUSE * 7, "{took:?}");
+    assert!(!other.is_closed());
 }
 
 /// The end of a bulk load: what came while the disk was behind is taken as soon as there
