@@ -143,6 +143,7 @@ pub struct ServeFlags {
 #[derive(Debug, Args)]
 pub struct InspectFlags {
     /// The hub's directory
+    #[arg(value_name = "DIR", env = "WALHUB_DIRECTORY")]
     pub directory: PathBuf,
     /// Print JSON
     #[arg(long, conflicts_with = "new_instance_id")]
