@@ -14,6 +14,7 @@ pub mod sender;
 pub mod store;
 pub mod table;
 pub mod token;
+mod zerocopy;
 
 pub use data::{CoreParts, DataCore};
 pub use receive::{Peer, Receiver};
