@@ -18,7 +18,7 @@ use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// A standby that says more than this in a second is read on a timer. Two replies per
 /// flush at 800 flushes a second stay below it.
@@ -61,6 +61,8 @@ impl<R: Ring> DataCore<R> {
             return;
         };
         sender.reading = None;
+        // What it says may ask for an answer, or for the end.
+        self.due.note(key.index);
         let buffer = match result {
             Ok(buffer) => buffer,
             Err(error) if is_out_of_buffers(&error) => {
@@ -200,6 +202,7 @@ impl<R: Ring> DataCore<R> {
     pub(super) fn has_room(&mut self, key: Key) {
         if let Some(sender) = self.senders.get_mut(key) {
             sender.waiting_room = None;
+            self.due.note(key.index);
         }
         self.settle(key);
     }
@@ -253,6 +256,12 @@ impl<R: Ring> DataCore<R> {
         if let Some(sender) = self.senders.get_mut(key) {
             sender.phase = Phase::Closing;
             super::shut(&mut self.ring, &sender.socket);
+            if sender.unreleased > 0
+                && let Err(error) = self.ring.reset(&sender.socket)
+            {
+                // Memory must not wait for a peer to which nobody speaks any more.
+                debug!(pid = sender.session.pid, "reset of a connection: {error}");
+            }
         }
         self.settle(key);
     }
@@ -268,6 +277,21 @@ impl<R: Ring> DataCore<R> {
             self.timers.remove(&(armed, key));
         }
         let pid = sender.session.pid;
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let ring = self.ring.counters();
+            debug!(
+                pid,
+                zerocopy_sends = sender.zerocopy_sends,
+                unreleased = sender.unreleased,
+                "of the stream; of its core: late sends {}, sends without a copy {} ({} were copied, \
+                 {} are unreleased), pieces copied because too many chunks were held {}",
+                ring.late_sends,
+                ring.zerocopy_sends,
+                ring.zerocopy_copied,
+                ring.zerocopy_unreleased,
+                self.zerocopy.refused
+            );
+        }
         let Phase::HandingBack { end, rest } = sender.phase else {
             return self.say(ToControl::StandbyClosed { pid });
         };
@@ -347,6 +371,7 @@ impl<R: Ring> DataCore<R> {
         let (id, checked) = self.blocks.loaded(slot, result, buffer, &rules);
         let Some(id) = id else { return };
         if let Err(fault) = checked {
+            self.due.note_all();
             let name = SegmentName { tli, no: id.start().segment(rules.size), size: rules.size };
             error!("could not serve WAL segment {name} at {}: {fault}", id.start());
             for key in self.senders.keys() {

@@ -16,6 +16,7 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod token;
+mod zerocopy;
 
 pub use data::{CoreParts, DataCore};
 pub use receive::{Peer, Receiver};
