@@ -164,9 +164,11 @@ impl<R: Ring> DataCore<R> {
         self.step(key, now);
     }
 
-    /// Queues a keepalive, unless one is waiting to be sent.
+    /// Queues a keepalive, unless one is waiting to be sent. None may follow a CopyDone or
+    /// an error.
     fn push_keepalive(&mut self, key: Key, reply: ReplyRequest) {
         if let Some(sender) = self.senders.get_mut(key)
+            && sender.sends_wal()
             && sender.outbox.len() < KEEPALIVE_LEN
         {
             let frame = keepalive(sender.cursor.next_message(), pg_now(&self.clock), reply);
