@@ -42,6 +42,8 @@ pub struct Sender {
     pub read_again: Option<Instant>,
     /// Bytes heard since `quota_since`.
     pub heard: usize,
+    /// Receives beyond the quota since it was last left unread for a while.
+    pub receives: u32,
     /// The beginning of the current second of its talk.
     pub quota_since: Instant,
     /// The earliest entry in the core's timer heap.
