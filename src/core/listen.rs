@@ -218,6 +218,8 @@ impl<R: Ring> DataCore<R> {
             let mut done = BytesMut::new();
             backend::copy_done(&mut done);
             sender.outbox.extend_from_slice(&done);
+            // Its timeline may have ended before the WAL that it was waiting for.
+            sender.waiting_block = None;
             sender.phase =
                 Phase::TimelineEnded { end: StreamEnd::Timeline { next: next.tli(), at } };
         }

@@ -78,16 +78,23 @@ impl<R: Ring> DataCore<R> {
     pub(super) fn round(&mut self, now: Instant) -> bool {
         self.round.begin();
         self.seen.clear();
+        let mut ended = Vec::new();
         for (slot, sender) in self.senders.iter() {
             if !self.seen.iter().any(|seen| seen.is_of(&sender.cell)) {
                 self.seen.push(Seen::new(&sender.cell));
             }
             if sender.is_due() {
                 self.round.note(slot, sender.cursor.next(), sender.cell.limit());
+            } else if sender.is_at_end() {
+                ended.extend(self.senders.key_at(slot));
             }
         }
+        // They have something to be sent in the next round.
+        for &key in &ended {
+            self.step(key, now);
+        }
         if self.round.is_empty() {
-            return false;
+            return !ended.is_empty();
         }
         self.order.clear();
         self.order.extend(self.round.live());

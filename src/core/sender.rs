@@ -123,6 +123,19 @@ impl Sender {
         }
     }
 
+    /// Was it sent all of a timeline that has ended, and has to be told?
+    pub fn is_at_end(&self) -> bool {
+        let has_to_be_told = || match self.phase {
+            Phase::Streaming => self.cell.next().is_some(),
+            Phase::Stopping => true,
+            _ => false,
+        };
+        self.cell.end().is_some_and(|end| end <= self.cursor.next_message())
+            && self.waiting_room.is_none()
+            && !self.is_owing()
+            && has_to_be_told()
+    }
+
     /// Is something announced or queued that has to go out in any case?
     pub fn is_owing(&self) -> bool {
         self.cursor.unfinished().is_some() || !self.outbox.is_empty()
