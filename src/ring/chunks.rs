@@ -196,10 +196,11 @@ impl ChunkWriter {
     }
 
     /// The bytes `[from, to)` for a write. They lie in one chunk; `to` may reach past
-    /// what is filled, up to the end of the page, where all is zero.
+    /// what is filled, up to the end of the page, where all is zero. The rest of a short
+    /// write may begin there too.
     pub fn range(&self, from: Lsn, to: Lsn) -> ChunkRange {
         assert!(from < to, "an empty range: {from} to {to}");
-        let chunk = self.find(from).expect("the range is in the cache");
+        let chunk = self.find(from.page_start()).expect("the range is in the cache");
         let (offset, len) = (offset_of(from), to.bytes_since(from) as usize);
         let is_cut = self.cut.is_some_and(|cut| cut.buffer == chunk.buffer);
         // Behind a cut the buffer still holds what was forgotten.
