@@ -49,10 +49,19 @@ struct Shared {
     ranges: Box<[AtomicU32]>,
 }
 
+/// The memory that a cache of that many bytes takes.
+pub fn cache_memory(bytes: usize) -> usize {
+    (chunks_kept(bytes) + SPARE_BUFFERS) * CHUNK_SIZE
+}
+
+fn chunks_kept(bytes: usize) -> usize {
+    (bytes / CHUNK_SIZE).max(MIN_BUFFERS)
+}
+
 /// Makes the cache, for one writer and one reader per core. `bytes` is rounded down to
 /// chunks; four are the least. All memory is taken now.
 pub fn chunks(bytes: usize, cores: usize) -> io::Result<(ChunkWriter, Vec<ChunkReader>)> {
-    let keep = (bytes / CHUNK_SIZE).max(MIN_BUFFERS);
+    let keep = chunks_kept(bytes);
     let buffers = keep + SPARE_BUFFERS;
     let directory = Arc::new(Directory::new(buffers, cores, keep / HELD_SHARE));
     let shared = Arc::new(Shared {
