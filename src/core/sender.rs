@@ -156,6 +156,7 @@ impl Sender {
         };
         self.cell.end().is_some_and(|end| end <= self.cursor.next_message())
             && self.waiting_room.is_none()
+            && self.sending.is_none()
             && !self.is_owing()
             && has_to_be_told()
     }
