@@ -380,7 +380,8 @@ impl<R: Ring> DataCore<R> {
                 return error!("{error}");
             }
         };
-        let (id, checked) = self.blocks.loaded(slot, result, buffer, &rules);
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let (id, checked) = self.blocks.loaded(slot, result, buffer, &rules, &mut waiting);
         let Some(id) = id else { return };
         if let Err(fault) = checked {
             self.due.note_all();
@@ -400,7 +401,8 @@ impl<R: Ring> DataCore<R> {
                 }
             }
         }
-        self.block_arrived(id);
+        self.block_arrived(id, &mut waiting);
+        self.waiting = waiting;
     }
 
     /// A segment's file cannot be opened: whoever waits for it is told what PostgreSQL

@@ -40,3 +40,4 @@ mod shutdown;
 mod streaming;
 mod topologies;
 mod upstreams;
+mod zerocopy;
