@@ -42,6 +42,7 @@ fn receivers_are_byte_identical_while_one_reads_nothing() {
     let primary = Cluster::primary_with_segments(&scene, "primary", 1);
     let mut hub = hub(&scene, &primary);
     wait_connected(&primary);
+    load::prepare(&scene, &primary);
     let standby = primary.standby("standby", &hub.conninfo());
     standby.wait_streaming();
     let mut receiver = Receiver::start(&scene, primary.programs, "received", &hub.conninfo(), &[]);
@@ -91,6 +92,7 @@ fn a_hub_that_is_killed_or_stopped_meanwhile_comes_back() {
     let primary = Cluster::primary_with_segments(&scene, "primary", 1);
     let mut hub = hub(&scene, &primary);
     wait_connected(&primary);
+    load::prepare(&scene, &primary);
     let standby = primary.standby("standby", &hub.conninfo());
     standby.wait_streaming();
     for round in 0..3 {
