@@ -380,7 +380,7 @@ mod tests {
 
     #[test]
     fn what_lies_behind_the_watermark_does_not_matter() {
-        for pages in [3, 31] {
+        for pages in [3, 15] {
             let (id, zeros) = block(pages);
             let mut bytes = zeros.filled().to_vec();
             // The watermark rests in the zeros behind a switch.
