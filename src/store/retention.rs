@@ -1,185 +1,279 @@
-//! Which segments may go. Nothing that a connected standby or `wal_keep_size` needs.
+//! Which segments may go, who loses what by that, and whether there is room for more
+//! WAL: one pure function, [`plan`].
+//!
+//! Positions of all timelines lie on one axis. What each rule keeps:
+//!
+//! ```text
+//!   removed      max_slot_wal_keep_size        wal_keep_size, wal_keep_time
+//! ------------|-----------------------------|-------------------------------|
+//!             |  for standbys and slots     |  for everybody                | newest
+//!             |  that need it, if somebody  |                               |
+//!             |  does; else removed         |                               |
+//! ```
+//!
+//! Above the disk's high watermark the right part shrinks, oldest first and no further
+//! than necessary; then slots that nobody uses lose their WAL; then no more comes in.
+//! WAL that has to be archived first stays in any case, and so does the segment in which
+//! the next start's walk begins.
 
+mod holds;
+mod space;
+#[cfg(test)]
+mod tests;
+
+pub use holds::{Hold, Holds, Removed};
+pub use space::{HighWatermark, Space};
+
+use super::slots::Cause;
 use crate::wal::{Lsn, SegmentNo, SegmentSize};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 /// However small `wal_keep_size` is, so many complete segments stay.
 pub const MIN_KEPT_SEGMENTS: u64 = 16;
 
-/// The first segment that has to stay: nothing at or behind it is removed. `newest` is
-/// the durable mark, `oldest_hold` the oldest position somebody still needs.
-pub fn horizon(
-    newest: Lsn,
-    wal_keep: u64,
-    oldest_hold: Option<Lsn>,
-    size: SegmentSize,
-) -> SegmentNo {
-    let floor = MIN_KEPT_SEGMENTS.saturating_mul(size.bytes());
-    let kept = newest.saturating_sub(wal_keep.max(floor));
-    oldest_hold.map_or(kept, |hold| hold.min(kept)).segment(size)
+/// Receiving that was paused goes on when there is room for so many more segments.
+const RESUME_SEGMENTS: u64 = 4;
+
+/// What is to be kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// `--wal-keep-size`, bytes.
+    pub wal_keep_size: u64,
+    /// `--wal-keep-time`; zero for no such rule.
+    pub wal_keep_time: Duration,
+    /// `--max-slot-wal-keep-size`, bytes; none for no limit. It bounds what is kept for
+    /// connected standbys, too.
+    pub max_slot_wal_keep_size: Option<u64>,
+    /// `--idle-replication-slot-timeout`; zero for none.
+    pub idle_slot_timeout: Duration,
+    /// `--disk-high-watermark`.
+    pub high_watermark: Option<HighWatermark>,
+    /// How long an automatically created slot lives unused; zero for ever.
+    pub auto_created_ttl: Duration,
 }
 
-/// The WAL asked for is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("WAL before {oldest_kept} has already been removed")]
-pub struct Removed {
-    /// The oldest position that is still here.
-    pub oldest_kept: Lsn,
+/// What a slot keeps WAL from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotNeed {
+    /// Its position: the durable one, unless it is behind that.
+    pub from: Lsn,
+    /// Is it used?
+    pub activity: Activity,
 }
 
-/// The positions that somebody still needs, and how far removal has gone. One lock
-/// orders the two: a position is either held or refused, never granted and removed.
-///
-/// The keeper holds the place where the next start's walk begins here too.
-#[derive(Debug)]
-pub struct Holds {
-    inner: Mutex<Inner>,
+/// Is a slot used?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// Somebody has it.
+    Used,
+    /// Nobody has had it since.
+    IdleSince(SystemTime),
 }
 
-#[derive(Debug)]
-struct Inner {
-    oldest_kept: Lsn,
-    positions: Vec<Arc<AtomicU64>>,
+/// May WAL come in?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Receiving {
+    /// Yes.
+    #[default]
+    Open,
+    /// The disk is too full.
+    Paused,
 }
 
-impl Holds {
-    /// Nobody holds anything; WAL from `oldest_kept` on is here.
-    pub fn new(oldest_kept: Lsn) -> Self {
-        Self { inner: Mutex::new(Inner { oldest_kept, positions: Vec::new() }) }
-    }
-
-    /// The WAL begins here: for a directory that was empty until now.
-    pub fn begin(&self, oldest_kept: Lsn) {
-        self.lock().oldest_kept = oldest_kept;
-    }
-
-    /// Keeps the WAL from `lsn` on, until the hold is dropped.
-    pub fn hold(self: &Arc<Self>, lsn: Lsn) -> Result<Hold, Removed> {
-        let mut inner = self.lock();
-        if lsn < inner.oldest_kept {
-            return Err(Removed { oldest_kept: inner.oldest_kept });
-        }
-        let position = Arc::new(AtomicU64::new(lsn.raw()));
-        inner.positions.push(Arc::clone(&position));
-        Ok(Hold { position, holds: Arc::clone(self) })
-    }
-
-    /// The oldest position that is still here.
-    pub fn oldest_kept(&self) -> Lsn {
-        self.lock().oldest_kept
-    }
-
-    /// The oldest position that somebody needs.
-    pub fn oldest_hold(&self) -> Option<Lsn> {
-        self.lock().oldest_hold()
-    }
-
-    /// How many positions are held.
-    pub fn count(&self) -> usize {
-        self.lock().positions.len()
-    }
-
-    /// Gives up what nobody needs and returns the first segment that stays. From now
-    /// on positions before it are refused.
-    pub fn advance_horizon(&self, newest: Lsn, wal_keep: u64, size: SegmentSize) -> SegmentNo {
-        let mut inner = self.lock();
-        let kept = horizon(newest, wal_keep, inner.oldest_hold(), size);
-        let oldest_kept = inner.oldest_kept.max(kept.start(size));
-        inner.oldest_kept = oldest_kept;
-        oldest_kept.segment(size)
-    }
-
-    // A panic ends the process (`panic = "abort"`); only tests can poison the lock.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Everything that a plan is made from.
+#[derive(Clone, Copy)]
+pub struct Situation<'a> {
+    /// Of every segment.
+    pub size: SegmentSize,
+    /// The oldest segment that is on disk.
+    pub oldest: SegmentNo,
+    /// The durable mark.
+    pub newest: Lsn,
+    /// The time of day.
+    pub now: SystemTime,
+    /// When segments were completed, oldest first, without a hole. The oldest one that is
+    /// not named counts as completed now.
+    pub completed: &'a [(SegmentNo, SystemTime)],
+    /// Where the next start's walk begins.
+    pub walk_start: Option<Lsn>,
+    /// The oldest position of a connected standby.
+    pub standbys: Option<Lsn>,
+    /// The slots that keep WAL.
+    pub slots: &'a [SlotNeed],
+    /// Is this segment archived? Yes, too, where nothing has to be.
+    pub archived: &'a dyn Fn(SegmentNo) -> bool,
+    /// The disk; none when it is not looked at.
+    pub space: Option<Space>,
+    /// As the last plan had it.
+    pub receiving: Receiving,
 }
 
-impl Inner {
-    fn oldest_hold(&self) -> Option<Lsn> {
-        self.positions.iter().map(|held| Lsn::new(held.load(Ordering::Acquire))).min()
-    }
-}
-
-/// Somebody's position; its WAL stays until it advances or is dropped.
-#[derive(Debug)]
-pub struct Hold {
-    position: Arc<AtomicU64>,
-    holds: Arc<Holds>,
-}
-
-impl Hold {
-    /// WAL before `lsn` is no longer needed. Going back is ignored: that WAL may be
-    /// gone already.
-    pub fn advance(&self, lsn: Lsn) {
-        // One writer. A keeper that still sees the old position keeps more.
-        if lsn > self.position() {
-            self.position.store(lsn.raw(), Ordering::Release);
+impl Situation<'_> {
+    /// Nobody needs anything.
+    pub fn new(size: SegmentSize, oldest: SegmentNo, newest: Lsn) -> Self {
+        Self {
+            size,
+            oldest,
+            newest,
+            now: SystemTime::UNIX_EPOCH,
+            completed: &[],
+            walk_start: None,
+            standbys: None,
+            slots: &[],
+            archived: &|_| true,
+            space: None,
+            receiving: Receiving::Open,
         }
     }
-
-    /// The position held.
-    pub fn position(&self) -> Lsn {
-        Lsn::new(self.position.load(Ordering::Relaxed))
-    }
 }
 
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.holds.lock().positions.retain(|held| !Arc::ptr_eq(held, &self.position));
-    }
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The first segment that stays: nothing at or behind it is removed. Where slots are
+    /// invalidated, only when that is durable.
+    pub horizon: SegmentNo,
+    /// Slots, by their place in [`Situation::slots`], that lose their WAL.
+    pub invalidate: Vec<(usize, Cause)>,
+    /// May WAL come in?
+    pub receiving: Receiving,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const MIB: u64 = 1 << 20;
-
-    fn size() -> SegmentSize {
-        SegmentSize::new(MIB).unwrap()
-    }
-
-    #[test]
-    fn a_hold_keeps_and_lets_go() {
-        let holds = Arc::new(Holds::new(Lsn::new(3 * MIB)));
-        assert_eq!(
-            holds.hold(Lsn::new(3 * MIB - 1)).unwrap_err(),
-            Removed { oldest_kept: Lsn::new(3 * MIB) }
+/// Decides what may go.
+pub fn plan(policy: &Policy, situation: &Situation<'_>) -> Plan {
+    let needs = Needs { policy, situation };
+    let mut invalidate = needs.timed_out();
+    let is_alive = |invalidate: &[(usize, Cause)], n: usize| {
+        invalidate.iter().all(|(lost, _)| *lost != n)
+    };
+    let slots = |invalidate: &[(usize, Cause)]| {
+        let alive = situation.slots.iter().enumerate();
+        let alive = alive.filter(|(n, _)| is_alive(invalidate, *n));
+        alive.map(|(n, slot)| (n, *slot)).collect::<Vec<_>>()
+    };
+    let mut horizon = needs
+        .firm()
+        .min(needs.by_size())
+        .min(needs.by_time())
+        .min(needs.standbys())
+        .min(needs.slots(&slots(&invalidate)));
+    let shortage = needs.shortage();
+    if shortage > 0 {
+        let target = SegmentNo::new(
+            situation.oldest.raw().saturating_add(shortage.div_ceil(situation.size.bytes())),
         );
-        let first = holds.hold(Lsn::new(5 * MIB + 7)).unwrap();
-        let second = holds.hold(Lsn::new(50 * MIB)).unwrap();
-        let advance = |newest: u64| holds.advance_horizon(Lsn::new(newest * MIB), 0, size()).raw();
-        assert_eq!(advance(100), 5);
-        assert_eq!(holds.oldest_kept(), Lsn::new(5 * MIB));
-        first.advance(Lsn::new(60 * MIB));
-        first.advance(Lsn::new(6 * MIB));
-        assert_eq!(advance(100), 50);
-        drop(second);
-        assert_eq!(advance(100), 60);
-        drop(first);
-        assert_eq!(advance(100), 100 - MIN_KEPT_SEGMENTS);
-        assert_eq!(advance(90), 84, "the horizon never goes back");
-        assert_eq!(holds.count(), 0);
+        let used: Vec<_> = slots(&invalidate)
+            .into_iter()
+            .filter(|(_, slot)| slot.activity == Activity::Used)
+            .collect();
+        let possible =
+            needs.firm().min(needs.fewest()).min(needs.standbys()).min(needs.slots(&used));
+        horizon = horizon.max(possible.min(target));
+    }
+    let horizon = needs.archived_below(horizon.max(situation.oldest));
+    for (n, slot) in slots(&invalidate) {
+        if slot.from.segment(situation.size) < horizon {
+            invalidate.push((n, Cause::WalRemoved));
+        }
+    }
+    let going = horizon.raw().saturating_sub(situation.oldest.raw());
+    let receiving = match going.saturating_mul(situation.size.bytes()) < shortage {
+        true => Receiving::Paused,
+        false => Receiving::Open,
+    };
+    Plan { horizon, invalidate, receiving }
+}
+
+/// The rules one by one; each gives the first segment that it keeps.
+struct Needs<'a> {
+    policy: &'a Policy,
+    situation: &'a Situation<'a>,
+}
+
+impl Needs<'_> {
+    /// What stays whatever happens.
+    fn firm(&self) -> SegmentNo {
+        let Situation { walk_start, newest, size, .. } = *self.situation;
+        walk_start.unwrap_or(newest).min(newest).segment(size)
     }
 
-    proptest! {
-        #[test]
-        fn horizon_against_brute_force(
-            newest in 0u64..200 * MIB,
-            wal_keep in 0u64..100 * MIB,
-            hold in proptest::option::of(0u64..220 * MIB),
-        ) {
-            let kept = horizon(Lsn::new(newest), wal_keep, hold.map(Lsn::new), size());
-            for no in 0..kept.raw() {
-                // Every byte of a removed segment is before everything needed.
-                let end = (no + 1) * MIB;
-                prop_assert!(hold.is_none_or(|hold| end <= hold));
-                prop_assert!(end <= newest.saturating_sub(wal_keep));
-                prop_assert!(end <= newest.saturating_sub(MIN_KEPT_SEGMENTS * MIB));
-            }
+    fn fewest(&self) -> SegmentNo {
+        self.back_from_newest(MIN_KEPT_SEGMENTS.saturating_mul(self.situation.size.bytes()))
+    }
+
+    fn by_size(&self) -> SegmentNo {
+        self.fewest().min(self.back_from_newest(self.policy.wal_keep_size))
+    }
+
+    fn by_time(&self) -> SegmentNo {
+        let keep = self.policy.wal_keep_time;
+        let Situation { completed, now, oldest, newest, size, .. } = *self.situation;
+        if keep.is_zero() {
+            return newest.segment(size);
         }
+        // A clock that was set back makes nothing old.
+        let is_old = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age >= keep);
+        let old = completed.iter().skip_while(|(no, _)| *no < oldest);
+        let mut first = oldest;
+        for (no, at) in old {
+            if *no != first || !is_old(*at) {
+                break;
+            }
+            first = no.next();
+        }
+        first
+    }
+
+    /// WAL before this is kept for no standby and no slot.
+    fn limit(&self) -> SegmentNo {
+        match self.policy.max_slot_wal_keep_size {
+            Some(max) => self.back_from_newest(max),
+            None => SegmentNo::new(0),
+        }
+    }
+
+    fn standbys(&self) -> SegmentNo {
+        let Situation { standbys, newest, size, .. } = *self.situation;
+        standbys.unwrap_or(newest).segment(size).max(self.limit())
+    }
+
+    fn slots(&self, slots: &[(usize, SlotNeed)]) -> SegmentNo {
+        let Situation { newest, size, .. } = *self.situation;
+        let oldest = slots.iter().map(|(_, slot)| slot.from).min();
+        oldest.unwrap_or(newest).segment(size).max(self.limit())
+    }
+
+    fn timed_out(&self) -> Vec<(usize, Cause)> {
+        let timeout = self.policy.idle_slot_timeout;
+        let now = self.situation.now;
+        let is_late = |slot: &SlotNeed| match slot.activity {
+            Activity::Used => false,
+            Activity::IdleSince(at) => now.duration_since(at).is_ok_and(|idle| idle >= timeout),
+        };
+        let slots = self.situation.slots.iter().enumerate();
+        let late = slots.filter(|(_, slot)| !timeout.is_zero() && is_late(slot));
+        late.map(|(n, _)| (n, Cause::IdleTimeout)).collect()
+    }
+
+    /// Nothing goes that is not archived, nor anything behind it.
+    fn archived_below(&self, horizon: SegmentNo) -> SegmentNo {
+        let Situation { oldest, archived, .. } = *self.situation;
+        let mut going = (oldest.raw()..horizon.raw()).map(SegmentNo::new);
+        going.find(|no| !archived(*no)).unwrap_or(horizon)
+    }
+
+    /// Bytes that are missing on the disk.
+    fn shortage(&self) -> u64 {
+        let Situation { space, receiving, size, .. } = *self.situation;
+        let (Some(mark), Some(space)) = (self.policy.high_watermark, space) else { return 0 };
+        let more = match receiving {
+            Receiving::Open => 0,
+            Receiving::Paused => RESUME_SEGMENTS.saturating_mul(size.bytes()),
+        };
+        space.shortage(mark, more)
+    }
+
+    fn back_from_newest(&self, bytes: u64) -> SegmentNo {
+        self.situation.newest.saturating_sub(bytes).segment(self.situation.size)
     }
 }

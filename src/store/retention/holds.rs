@@ -1,0 +1,176 @@
+//! The positions that connected standbys still need, how far removal has gone, and the
+//! slots.
+
+use super::Plan;
+use crate::store::slots::{SlotUse, Slots};
+use crate::wal::{Lsn, SegmentSize};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The WAL asked for is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("WAL before {oldest_kept} has already been removed")]
+pub struct Removed {
+    /// The oldest position that is still here.
+    pub oldest_kept: Lsn,
+}
+
+/// The positions that somebody still needs, and how far removal has gone. One lock
+/// orders the two: a position is either held or refused, never granted and removed.
+///
+/// The slots have a lock of their own. Whoever takes both takes theirs first.
+#[derive(Debug)]
+pub struct Holds {
+    /// The replication slots of this hub.
+    pub slots: Slots,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    oldest_kept: Lsn,
+    positions: Vec<Arc<AtomicU64>>,
+}
+
+impl Holds {
+    /// Nobody holds anything; WAL from `oldest_kept` on is here.
+    pub fn new(oldest_kept: Lsn) -> Self {
+        let inner = Mutex::new(Inner { oldest_kept, positions: Vec::new() });
+        Self { slots: Slots::default(), inner }
+    }
+
+    /// The WAL begins here: for a directory that was empty until now.
+    pub fn begin(&self, oldest_kept: Lsn) {
+        self.lock().oldest_kept = oldest_kept;
+    }
+
+    /// Keeps the WAL from `lsn` on, until the hold is dropped.
+    pub fn hold(self: &Arc<Self>, lsn: Lsn) -> Result<Hold, Removed> {
+        let mut inner = self.lock();
+        if lsn < inner.oldest_kept {
+            return Err(Removed { oldest_kept: inner.oldest_kept });
+        }
+        let position = Arc::new(AtomicU64::new(lsn.raw()));
+        inner.positions.push(Arc::clone(&position));
+        Ok(Hold { position, holds: Arc::clone(self), slot: None })
+    }
+
+    /// The oldest position that is still here.
+    pub fn oldest_kept(&self) -> Lsn {
+        self.lock().oldest_kept
+    }
+
+    /// How many positions are held.
+    pub fn count(&self) -> usize {
+        self.lock().positions.len()
+    }
+
+    /// Has it decided what may go, from the oldest position held, and gives that up:
+    /// from now on positions before it are refused. A plan that takes something from
+    /// somebody is only returned: that has to be durable first.
+    pub fn advance(&self, size: SegmentSize, plan: impl FnOnce(Option<Lsn>) -> Plan) -> Plan {
+        let mut inner = self.lock();
+        let plan = plan(inner.oldest_hold());
+        if plan.invalidate.is_empty() {
+            inner.oldest_kept = inner.oldest_kept.max(plan.horizon.start(size));
+        }
+        plan
+    }
+
+    // A panic ends the process (`panic = "abort"`); only tests can poison the lock.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn oldest_hold(&self) -> Option<Lsn> {
+        self.positions.iter().map(|held| Lsn::new(held.load(Ordering::Acquire))).min()
+    }
+}
+
+/// Somebody's position; its WAL stays until it advances or is dropped.
+#[derive(Debug)]
+pub struct Hold {
+    position: Arc<AtomicU64>,
+    holds: Arc<Holds>,
+    /// Keeps WAL when this hold is gone.
+    slot: Option<SlotUse>,
+}
+
+impl Hold {
+    /// A hold of somebody who uses a slot; the slot is free when the hold is dropped.
+    pub fn with_slot(self, slot: Option<SlotUse>) -> Self {
+        Self { slot, ..self }
+    }
+
+    /// WAL before `lsn` is no longer needed. Going back is ignored: that WAL may be
+    /// gone already.
+    pub fn advance(&self, lsn: Lsn) {
+        // One writer. A keeper that still sees the old position keeps more.
+        if lsn > self.position() {
+            self.position.store(lsn.raw(), Ordering::Release);
+        }
+    }
+
+    /// The holder says how far it has flushed: the slot, if there is one, need not keep
+    /// more.
+    pub fn confirm(&self, flush: Lsn) {
+        if let Some(slot) = &self.slot {
+            slot.confirm(flush);
+        }
+    }
+
+    /// The position held.
+    pub fn position(&self) -> Lsn {
+        Lsn::new(self.position.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.holds.lock().positions.retain(|held| !Arc::ptr_eq(held, &self.position));
+        if let Some(slot) = self.slot.take() {
+            self.holds.slots.release(&slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{MIN_KEPT_SEGMENTS, Policy, Situation, plan};
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_hold_keeps_and_lets_go() {
+        let size = SegmentSize::new(MIB).unwrap();
+        let holds = Arc::new(Holds::new(Lsn::new(3 * MIB)));
+        assert_eq!(
+            holds.hold(Lsn::new(3 * MIB - 1)).unwrap_err(),
+            Removed { oldest_kept: Lsn::new(3 * MIB) }
+        );
+        let first = holds.hold(Lsn::new(5 * MIB + 7)).unwrap();
+        let second = holds.hold(Lsn::new(50 * MIB)).unwrap();
+        let advance = |newest: u64| {
+            let oldest = holds.oldest_kept().segment(size);
+            holds.advance(size, |standbys| {
+                let situation = Situation::new(size, oldest, Lsn::new(newest * MIB));
+                plan(&Policy::default(), &Situation { standbys, ..situation })
+            });
+            holds.oldest_kept().segment(size).raw()
+        };
+        assert_eq!(advance(100), 5);
+        assert_eq!(holds.oldest_kept(), Lsn::new(5 * MIB));
+        first.advance(Lsn::new(60 * MIB));
+        first.advance(Lsn::new(6 * MIB));
+        assert_eq!(advance(100), 50);
+        drop(second);
+        assert_eq!(advance(100), 60);
+        drop(first);
+        assert_eq!(advance(100), 100 - MIN_KEPT_SEGMENTS);
+        assert_eq!(advance(90), 84, "the horizon never goes back");
+        assert_eq!(holds.count(), 0);
+    }
+}

@@ -1,0 +1,154 @@
+//! One slot.
+
+use super::file::{Cause, Origin, SlotFile};
+use super::name::SlotName;
+use crate::store::retention::{Activity, MIN_KEPT_SEGMENTS, Policy, SlotNeed};
+use crate::wal::{Lsn, SegmentSize};
+use crate::wire::command::SlotLifetime;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+/// A slot is written down at most so often, unless somebody waits for it.
+const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A replication slot.
+#[derive(Debug)]
+pub struct Slot {
+    /// Its name.
+    pub name: SlotName,
+    /// As long as its session, or until it is dropped.
+    pub lifetime: SlotLifetime,
+    /// Who wanted it.
+    pub origin: Origin,
+    /// From where on it keeps WAL.
+    pub restart_lsn: Option<Lsn>,
+    /// It lost its WAL at least once.
+    pub invalidated: Option<Cause>,
+    /// The session that has it.
+    pub user: Option<u32>,
+    /// Not used since, as far as somebody has looked.
+    pub idle_since: Option<SystemTime>,
+    /// The newest flush that its user reported; zero before the first.
+    pub(super) reported: Arc<AtomicU64>,
+    /// What is on disk. A temporary slot never is.
+    pub(super) saved: Option<SlotFile>,
+    pub(super) saved_at: Option<SystemTime>,
+}
+
+/// `pg_replication_slots.wal_status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalStatus {
+    /// It keeps what `--wal-keep-size` keeps for everybody.
+    Reserved,
+    /// It keeps more.
+    Extended,
+    /// It keeps more than it may; its WAL is going to be removed.
+    Unreserved,
+    /// Its WAL is gone.
+    Lost,
+}
+
+impl fmt::Display for WalStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reserved => "reserved",
+            Self::Extended => "extended",
+            Self::Unreserved => "unreserved",
+            Self::Lost => "lost",
+        })
+    }
+}
+
+impl Slot {
+    pub(super) fn from_file(file: SlotFile) -> Self {
+        Self {
+            name: file.name.clone(),
+            lifetime: SlotLifetime::Persistent,
+            origin: file.origin,
+            restart_lsn: file.restart_lsn,
+            invalidated: file.invalidated,
+            user: None,
+            idle_since: None,
+            reported: Arc::default(),
+            saved: Some(file),
+            saved_at: None,
+        }
+    }
+
+    pub(super) fn to_file(&self) -> SlotFile {
+        SlotFile {
+            name: self.name.clone(),
+            restart_lsn: self.restart_lsn,
+            invalidated: self.invalidated,
+            origin: self.origin,
+        }
+    }
+
+    /// Takes over what the user reported. It may lie ahead of our own WAL, and it may go
+    /// back, as far as there is WAL.
+    pub(super) fn absorb(&mut self, oldest_kept: Lsn) {
+        let reported = Lsn::new(self.reported.load(Ordering::Acquire));
+        if reported != Lsn::INVALID && reported >= oldest_kept {
+            self.restart_lsn = Some(reported);
+        }
+    }
+
+    /// From where on WAL has to stay: what is on disk counts, unless the slot has gone
+    /// back behind it.
+    pub fn needed_from(&self) -> Option<Lsn> {
+        let saved = self.saved.as_ref().and_then(|file| file.restart_lsn);
+        // Without a position it has lost its WAL, or never had any.
+        let current = self.restart_lsn?;
+        Some(saved.map_or(current, |saved| saved.min(current)))
+    }
+
+    pub(super) fn need(&self, now: SystemTime) -> Option<SlotNeed> {
+        let from = self.needed_from()?;
+        let activity = match self.user {
+            Some(_) => Activity::Used,
+            None => Activity::IdleSince(self.idle_since.unwrap_or(now)),
+        };
+        Some(SlotNeed { from, activity })
+    }
+
+    /// Is it time to write it down? What the file says of positions matters only by
+    /// segments.
+    pub(super) fn is_to_be_saved(&self, size: SegmentSize, now: SystemTime) -> bool {
+        let Some(saved) = &self.saved else { return false };
+        let segment = |lsn: Option<Lsn>| lsn.map(|lsn| lsn.segment(size));
+        let differs = segment(saved.restart_lsn) != segment(self.restart_lsn)
+            || saved.invalidated != self.invalidated;
+        // Unused, it is written down exactly.
+        let rests = self.user.is_none() && *saved != self.to_file();
+        let recent = self.saved_at.and_then(|at| now.duration_since(at).ok());
+        let recent = recent.is_some_and(|age| age < SAVE_INTERVAL);
+        (differs || rests) && (!recent || saved.invalidated != self.invalidated)
+    }
+
+    /// How safe its WAL is; none when it keeps none.
+    pub fn wal_status(
+        &self,
+        policy: &Policy,
+        size: SegmentSize,
+        newest: Lsn,
+        oldest_kept: Lsn,
+    ) -> Option<WalStatus> {
+        let Some(from) = self.restart_lsn else {
+            return self.invalidated.map(|_| WalStatus::Lost);
+        };
+        let rules = policy.wal_keep_size.max(MIN_KEPT_SEGMENTS.saturating_mul(size.bytes()));
+        let back = |bytes: u64| newest.saturating_sub(bytes).segment(size);
+        let no = from.segment(size);
+        Some(if no < oldest_kept.segment(size) {
+            WalStatus::Lost
+        } else if no >= back(rules) {
+            WalStatus::Reserved
+        } else if policy.max_slot_wal_keep_size.is_none_or(|max| no >= back(max)) {
+            WalStatus::Extended
+        } else {
+            WalStatus::Unreserved
+        })
+    }
+}

@@ -1,0 +1,276 @@
+//! All slots of a hub: who may create, use and drop them, in PostgreSQL's words.
+
+use super::file::{Cause, Origin, SlotFile};
+use super::name::SlotName;
+use super::slot::Slot;
+use crate::store::retention::SlotNeed;
+use crate::wal::{Lsn, SegmentSize};
+use crate::wire::command::SlotLifetime;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime};
+
+/// A slot that is to be.
+#[derive(Debug, Clone)]
+pub struct Create {
+    /// Its name.
+    pub name: SlotName,
+    /// As long as its session, or until it is dropped.
+    pub lifetime: SlotLifetime,
+    /// Who wants it.
+    pub origin: Origin,
+    /// From where on it keeps WAL at once.
+    pub reserve: Option<Lsn>,
+    /// The session; it has the slot until the slot is on disk, or is temporary for good.
+    pub pid: u32,
+}
+
+/// What becomes of a slot that was invalidated when somebody wants to use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InvalidSlots {
+    /// It is used all the same, as up to PostgreSQL 17; the next flush report revives it.
+    Accept,
+    /// It is not, as in PostgreSQL 18.
+    Refuse,
+}
+
+/// Why not, in PostgreSQL's words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SlotFault {
+    /// 42704
+    #[error("replication slot \"{0}\" does not exist")]
+    Unknown(String),
+    /// 42710
+    #[error("replication slot \"{0}\" already exists")]
+    Exists(SlotName),
+    /// 53400
+    #[error("all replication slots are in use")]
+    Full,
+    /// 55006
+    #[error("replication slot \"{name}\" is active for PID {pid}")]
+    InUse {
+        /// The slot.
+        name: SlotName,
+        /// Who has it.
+        pid: u32,
+    },
+    /// 55000
+    #[error("can no longer access replication slot \"{name}\"")]
+    Invalidated {
+        /// The slot.
+        name: SlotName,
+        /// Why.
+        cause: Cause,
+    },
+}
+
+/// The slots.
+#[derive(Debug, Default)]
+pub struct SlotTable {
+    slots: BTreeMap<String, Slot>,
+}
+
+impl SlotTable {
+    /// Puts in a slot that was found on disk.
+    pub fn load(&mut self, file: SlotFile) {
+        self.slots.insert(file.name.to_string(), Slot::from_file(file));
+    }
+
+    /// All slots, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.values()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Is there none?
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// How many were created automatically.
+    pub fn auto_created(&self) -> usize {
+        self.iter().filter(|slot| slot.origin == Origin::AutoCreated).count()
+    }
+
+    /// The slot of a name.
+    pub fn get(&self, name: &str) -> Option<&Slot> {
+        self.slots.get(name)
+    }
+
+    /// Creates a slot, of at most `max`. A persistent one belongs to the session until
+    /// [`SlotTable::created`] or [`SlotTable::forget`].
+    pub fn create(&mut self, create: Create, max: usize) -> Result<(), SlotFault> {
+        let key = create.name.to_string();
+        if self.slots.contains_key(&key) {
+            return Err(SlotFault::Exists(create.name));
+        }
+        if self.slots.len() >= max {
+            return Err(SlotFault::Full);
+        }
+        let Create { name, lifetime, origin, reserve, pid } = create;
+        let slot = Slot {
+            name,
+            lifetime,
+            origin,
+            restart_lsn: reserve,
+            invalidated: None,
+            user: Some(pid),
+            idle_since: None,
+            reported: Arc::default(),
+            saved: None,
+            saved_at: None,
+        };
+        self.slots.insert(key, slot);
+        Ok(())
+    }
+
+    /// A created slot is on disk: it is free.
+    pub fn created(&mut self, name: &SlotName) {
+        if let Some(slot) = self.slots.get_mut(name.as_str()) {
+            slot.user = None;
+        }
+    }
+
+    /// The slot is gone: it was dropped, or never reached the disk.
+    pub fn forget(&mut self, name: &SlotName) {
+        self.slots.remove(name.as_str());
+    }
+
+    /// Gives the slot to a session, and the place for its flush reports.
+    pub fn acquire(
+        &mut self,
+        name: &str,
+        pid: u32,
+        invalid: InvalidSlots,
+    ) -> Result<(SlotName, Arc<AtomicU64>), SlotFault> {
+        let slot =
+            self.slots.get_mut(name).ok_or_else(|| SlotFault::Unknown(name.to_owned()))?;
+        let name = slot.name.clone();
+        if let Some(pid) = slot.user.filter(|user| *user != pid) {
+            return Err(SlotFault::InUse { name, pid });
+        }
+        if let Some(cause) = slot.invalidated
+            && invalid == InvalidSlots::Refuse
+        {
+            return Err(SlotFault::Invalidated { name, cause });
+        }
+        slot.user = Some(pid);
+        slot.idle_since = None;
+        Ok((name, Arc::clone(&slot.reported)))
+    }
+
+    /// The session does not use the slot any more. A temporary one stays its own.
+    pub fn release(&mut self, name: &SlotName, pid: u32) {
+        if let Some(slot) = self.slots.get_mut(name.as_str())
+            && slot.user == Some(pid)
+            && slot.lifetime == SlotLifetime::Persistent
+        {
+            slot.user = None;
+        }
+    }
+
+    /// Takes the slot for dropping. A temporary one is gone with that, a persistent one
+    /// belongs to the session until [`SlotTable::forget`] or [`SlotTable::release`].
+    pub fn begin_drop(&mut self, name: &str, pid: u32) -> Result<SlotLifetime, SlotFault> {
+        let (name, _) = self.acquire(name, pid, InvalidSlots::Accept)?;
+        let lifetime = self.get(name.as_str()).map(|slot| slot.lifetime);
+        if lifetime == Some(SlotLifetime::Temporary) {
+            self.forget(&name);
+        }
+        lifetime.ok_or_else(|| SlotFault::Unknown(name.to_string()))
+    }
+
+    /// The session ended, or a command of it failed: its temporary slots go.
+    pub fn drop_temporary(&mut self, pid: u32) {
+        self.slots.retain(|_, slot| {
+            slot.lifetime == SlotLifetime::Persistent || slot.user != Some(pid)
+        });
+    }
+
+    /// Takes over what users reported since, as far as there is WAL, and notes since when
+    /// slots are unused.
+    pub fn absorb(&mut self, oldest_kept: Lsn, now: SystemTime) {
+        for slot in self.slots.values_mut() {
+            slot.absorb(oldest_kept);
+            match slot.user {
+                Some(_) => slot.idle_since = None,
+                None => {
+                    slot.idle_since.get_or_insert(now);
+                }
+            }
+        }
+    }
+
+    /// Who keeps WAL, and from where on.
+    pub fn needs(&self, now: SystemTime) -> (Vec<SlotName>, Vec<SlotNeed>) {
+        self.iter().filter_map(|slot| Some((slot.name.clone(), slot.need(now)?))).unzip()
+    }
+
+    /// A slot loses its WAL. Returns who uses it and has to go; what that session still
+    /// reports does not count.
+    pub fn invalidate(&mut self, name: &SlotName, cause: Cause) -> Option<u32> {
+        let slot = self.slots.get_mut(name.as_str())?;
+        slot.restart_lsn = None;
+        slot.invalidated = Some(cause);
+        slot.reported = Arc::default();
+        slot.user
+    }
+
+    /// Every slot loses its WAL: it was moved aside.
+    pub fn invalidate_all(&mut self) {
+        for slot in self.slots.values_mut().filter(|slot| slot.restart_lsn.is_some()) {
+            slot.restart_lsn = None;
+            slot.invalidated = Some(Cause::WalRemoved);
+            slot.reported = Arc::default();
+        }
+    }
+
+    /// Slots that are to be written down now.
+    pub fn to_save(&self, size: SegmentSize, now: SystemTime) -> Vec<SlotFile> {
+        let due = self.iter().filter(|slot| slot.is_to_be_saved(size, now));
+        due.map(Slot::to_file).collect()
+    }
+
+    /// What has to be written for a slot that was created.
+    pub fn file_of(&self, name: &SlotName) -> Option<SlotFile> {
+        let slot = self.get(name.as_str())?;
+        (slot.lifetime == SlotLifetime::Persistent).then(|| slot.to_file())
+    }
+
+    /// This is on disk.
+    pub fn saved(&mut self, file: SlotFile, now: SystemTime) {
+        if let Some(slot) = self.slots.get_mut(file.name.as_str()) {
+            slot.saved = Some(file);
+            slot.saved_at = Some(now);
+        }
+    }
+
+    /// Takes out the automatically created slots that nobody has used for so long.
+    pub fn take_expired(&mut self, now: SystemTime, ttl: Duration) -> Vec<SlotName> {
+        if ttl.is_zero() {
+            return Vec::new();
+        }
+        let is_expired = |slot: &Slot| {
+            slot.origin == Origin::AutoCreated
+                && slot.user.is_none()
+                && slot
+                    .idle_since
+                    .and_then(|since| now.duration_since(since).ok())
+                    .is_some_and(|age| age >= ttl)
+        };
+        let expired: Vec<_> =
+            self.iter().filter(|slot| is_expired(slot)).map(|slot| slot.name.clone()).collect();
+        for name in &expired {
+            self.forget(name);
+        }
+        expired
+    }
+}
+
+#[cfg(test)]
+mod tests;

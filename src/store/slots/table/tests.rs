@@ -1,0 +1,290 @@
+use super::*;
+use crate::store::retention::Policy;
+use crate::store::slots::WalStatus;
+use proptest::prelude::*;
+use std::sync::atomic::Ordering;
+
+const MIB: u64 = 1 << 20;
+
+fn size() -> SegmentSize {
+    SegmentSize::new(MIB).unwrap()
+}
+
+fn name(text: &str) -> SlotName {
+    SlotName::parse(text).unwrap()
+}
+
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn create(text: &str, pid: u32) -> Create {
+    Create {
+        name: name(text),
+        lifetime: SlotLifetime::Persistent,
+        origin: Origin::Asked,
+        reserve: None,
+        pid,
+    }
+}
+
+/// A table with one slot `s`, free and on disk.
+fn one(reserve: Option<u64>) -> SlotTable {
+    let mut table = SlotTable::default();
+    table.create(Create { reserve: reserve.map(Lsn::new), ..create("s", 1) }, 10).unwrap();
+    let file = table.file_of(&name("s")).unwrap();
+    table.saved(file, at(0));
+    table.created(&name("s"));
+    table
+}
+
+fn report(table: &mut SlotTable, pid: u32, flush: u64) {
+    let (_, reported) = table.acquire("s", pid, InvalidSlots::Accept).unwrap();
+    reported.store(flush, Ordering::Release);
+}
+
+#[test]
+fn one_user_at_a_time() {
+    let mut table = SlotTable::default();
+    table.create(create("s", 1), 2).unwrap();
+    let busy = |pid| SlotFault::InUse { name: name("s"), pid };
+    let taken = table.acquire("s", 2, InvalidSlots::Accept).unwrap_err();
+    assert_eq!(taken, busy(1), "it is not on disk yet");
+    assert_eq!(taken.to_string(), "replication slot \"s\" is active for PID 1");
+    table.created(&name("s"));
+    table.acquire("s", 2, InvalidSlots::Accept).unwrap();
+    assert_eq!(table.acquire("s", 3, InvalidSlots::Accept).unwrap_err(), busy(2));
+    assert_eq!(table.begin_drop("s", 3).unwrap_err(), busy(2));
+    table.release(&name("s"), 3);
+    assert_eq!(table.begin_drop("s", 3).unwrap_err(), busy(2), "not 3's to release");
+    table.release(&name("s"), 2);
+    assert_eq!(table.begin_drop("s", 3), Ok(SlotLifetime::Persistent));
+    assert_eq!(table.acquire("s", 4, InvalidSlots::Accept).unwrap_err(), busy(3));
+    table.forget(&name("s"));
+    let unknown = SlotFault::Unknown("s".to_owned());
+    assert_eq!(table.begin_drop("s", 3).unwrap_err(), unknown);
+}
+
+#[test]
+fn names_are_unique_and_places_are_counted() {
+    let mut table = SlotTable::default();
+    table.create(create("a", 1), 2).unwrap();
+    table.create(create("b", 1), 2).unwrap();
+    // A name that is taken is said before the table is.
+    assert_eq!(table.create(create("a", 1), 2), Err(SlotFault::Exists(name("a"))));
+    assert_eq!(table.create(create("c", 1), 2), Err(SlotFault::Full));
+    assert_eq!(SlotTable::default().create(create("c", 1), 0), Err(SlotFault::Full));
+}
+
+#[test]
+fn temporary_slots_go_with_their_session() {
+    let mut table = one(None);
+    let temporary = |text, pid| Create { lifetime: SlotLifetime::Temporary, ..create(text, pid) };
+    table.create(temporary("a", 7), 10).unwrap();
+    table.create(temporary("b", 8), 10).unwrap();
+    assert_eq!(table.file_of(&name("a")), None, "never on disk");
+    // Its session streams from it and stops again: it stays that session's.
+    table.acquire("a", 7, InvalidSlots::Accept).unwrap();
+    table.release(&name("a"), 7);
+    assert!(table.acquire("a", 8, InvalidSlots::Accept).is_err());
+    table.drop_temporary(7);
+    let names: Vec<_> = table.iter().map(|slot| slot.name.to_string()).collect();
+    assert_eq!(names, ["b", "s"]);
+    assert_eq!(table.begin_drop("b", 8), Ok(SlotLifetime::Temporary));
+    assert_eq!(table.len(), 1);
+}
+
+#[test]
+fn the_position_is_the_users_flush() {
+    let mut table = one(None);
+    assert_eq!(table.needs(at(0)).1, []);
+    let restart = |table: &mut SlotTable, oldest: u64| {
+        table.absorb(Lsn::new(oldest), at(0));
+        table.get("s").unwrap().restart_lsn.map(Lsn::raw)
+    };
+    assert_eq!(restart(&mut table, 5), None);
+    report(&mut table, 2, 70);
+    assert_eq!(restart(&mut table, 5), Some(70));
+    // Ahead of our own WAL or back again: both are the standby's word.
+    report(&mut table, 2, 1 << 60);
+    assert_eq!(restart(&mut table, 5), Some(1 << 60));
+    report(&mut table, 2, 60);
+    assert_eq!(restart(&mut table, 5), Some(60));
+    report(&mut table, 2, 40);
+    assert_eq!(restart(&mut table, 50), Some(60), "that WAL is gone");
+}
+
+#[test]
+fn only_what_is_on_disk_lets_wal_go() {
+    let mut table = one(Some(10 * MIB));
+    let need = |table: &SlotTable| table.get("s").unwrap().needed_from().unwrap().raw();
+    report(&mut table, 2, 30 * MIB);
+    table.absorb(Lsn::new(10 * MIB), at(100));
+    assert_eq!(need(&table), 10 * MIB);
+    let files = table.to_save(size(), at(100));
+    assert_eq!(need(&table), 10 * MIB, "not written yet");
+    table.saved(files[0].clone(), at(100));
+    assert_eq!(need(&table), 30 * MIB);
+    // Back: what the disk says does not protect that.
+    report(&mut table, 2, 20 * MIB);
+    table.absorb(Lsn::new(10 * MIB), at(100));
+    assert_eq!(need(&table), 20 * MIB);
+}
+
+#[test]
+fn written_down_by_segments_and_seconds() {
+    let mut table = one(Some(10 * MIB));
+    let mut due = |flush: u64, now: u64| {
+        report(&mut table, 2, flush);
+        table.absorb(Lsn::new(10 * MIB), at(now));
+        let files = table.to_save(size(), at(now));
+        for file in &files {
+            table.saved(file.clone(), at(now));
+        }
+        files.len()
+    };
+    assert_eq!(due(10 * MIB + 500, 10), 0, "the same segment");
+    assert_eq!(due(11 * MIB, 10), 1);
+    assert_eq!(due(12 * MIB, 10), 0, "the same second");
+    assert_eq!(due(12 * MIB + 7, 11), 1);
+    assert_eq!(due(12 * MIB + 9, 12), 0);
+    table.release(&name("s"), 2);
+    assert_eq!(table.to_save(size(), at(12)).len(), 1, "unused, it is written down exactly");
+}
+
+#[test]
+fn an_invalid_slot_is_accepted_up_to_17_and_revived_by_a_flush() {
+    let mut table = one(Some(10 * MIB));
+    report(&mut table, 2, 11 * MIB);
+    assert_eq!(table.invalidate(&name("s"), Cause::WalRemoved), Some(2));
+    let status = |table: &SlotTable| {
+        let (newest, oldest) = (Lsn::new(90 * MIB), Lsn::new(50 * MIB));
+        table.get("s").unwrap().wal_status(&Policy::default(), size(), newest, oldest)
+    };
+    assert_eq!(status(&table), Some(WalStatus::Lost));
+    table.absorb(Lsn::new(50 * MIB), at(0));
+    assert_eq!(status(&table), Some(WalStatus::Lost), "the old user's report does not count");
+    assert_eq!(table.needs(at(0)).1, [], "it keeps nothing");
+    assert_eq!(table.to_save(size(), at(0)).len(), 1, "at once");
+    table.release(&name("s"), 2);
+
+    let refused = table.acquire("s", 3, InvalidSlots::Refuse).unwrap_err();
+    assert_eq!(
+        refused,
+        SlotFault::Invalidated { name: name("s"), cause: Cause::WalRemoved },
+        "as 18"
+    );
+    report(&mut table, 3, 80 * MIB);
+    table.absorb(Lsn::new(50 * MIB), at(0));
+    assert_eq!(status(&table), Some(WalStatus::Reserved));
+    assert!(table.get("s").unwrap().invalidated.is_some(), "as 17 shows it");
+}
+
+#[test]
+fn how_safe_its_wal_is() {
+    let policy = Policy {
+        wal_keep_size: 20 * MIB,
+        max_slot_wal_keep_size: Some(40 * MIB),
+        ..Policy::default()
+    };
+    let status = |from: u64| {
+        let table = one(Some(from * MIB));
+        let slot = table.get("s").unwrap();
+        slot.wal_status(&policy, size(), Lsn::new(100 * MIB), Lsn::new(50 * MIB))
+    };
+    assert_eq!(one(None).get("s").unwrap().wal_status(&policy, size(), Lsn::MAX, Lsn::MAX), None);
+    let all = [85, 80, 79, 60, 59, 50, 49].map(status);
+    use WalStatus::{Extended, Lost, Reserved, Unreserved};
+    let expected = [Reserved, Reserved, Extended, Extended, Unreserved, Unreserved, Lost];
+    assert_eq!(all, expected.map(Some));
+}
+
+#[test]
+fn automatically_created_slots_expire() {
+    let mut table = one(None);
+    table.create(Create { origin: Origin::AutoCreated, ..create("auto", 5) }, 10).unwrap();
+    assert_eq!(table.auto_created(), 1);
+    let ttl = Duration::from_secs(60);
+    table.absorb(Lsn::INVALID, at(0));
+    assert_eq!(table.take_expired(at(1000), ttl), [], "in use");
+    table.created(&name("auto"));
+    table.absorb(Lsn::INVALID, at(1000));
+    assert_eq!(table.take_expired(at(1059), ttl), []);
+    assert_eq!(table.take_expired(at(5000), Duration::ZERO), [], "for ever");
+    assert_eq!(table.take_expired(at(1060), ttl), [name("auto")]);
+    assert_eq!(table.len(), 1);
+}
+
+/// What may happen to one slot.
+#[derive(Debug, Clone)]
+enum Event {
+    Report(u64),
+    Absorb,
+    Save,
+    Written,
+    Invalidate,
+    Crash,
+}
+
+fn events() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (0u64..100).prop_map(|no| Event::Report(no * MIB)),
+        3 => Just(Event::Absorb),
+        2 => Just(Event::Save),
+        2 => Just(Event::Written),
+        1 => Just(Event::Invalidate),
+        1 => Just(Event::Crash),
+    ]
+}
+
+proptest! {
+    /// Whatever is reported, written and lost in a crash: WAL that the slot has on disk, or
+    /// goes back to, was never given up.
+    #[test]
+    fn a_crash_never_wants_more_than_was_kept(
+        events in proptest::collection::vec(events(), 1..60)
+    ) {
+        let mut table = one(Some(0));
+        let mut disk = table.file_of(&name("s")).unwrap();
+        let mut writing: Vec<SlotFile> = Vec::new();
+        // What retention has given up so far.
+        let mut gone = 0;
+        for (n, event) in events.into_iter().enumerate() {
+            let now = at(10 * n as u64);
+            match event {
+                Event::Report(flush) => report(&mut table, 2, flush),
+                Event::Absorb => table.absorb(Lsn::new(gone), now),
+                Event::Save => writing = table.to_save(size(), now),
+                Event::Written => {
+                    if let Some(file) = writing.pop() {
+                        disk = file.clone();
+                        table.saved(file, now);
+                    }
+                }
+                Event::Invalidate => {
+                    table.invalidate(&name("s"), Cause::WalRemoved);
+                    // Durable before anything goes.
+                    disk = table.file_of(&name("s")).unwrap();
+                    table.saved(disk.clone(), now);
+                    writing.clear();
+                    table.release(&name("s"), 2);
+                }
+                Event::Crash => {
+                    table = SlotTable::default();
+                    table.load(disk.clone());
+                    writing.clear();
+                }
+            }
+            let needs = table.needs(now).1;
+            let kept = needs.first().map_or(99 * MIB, |need| need.from.raw());
+            gone = gone.max(kept.min(99 * MIB));
+            if let Some(restart) = disk.restart_lsn {
+                let invalid = table.get("s").unwrap().restart_lsn.is_none();
+                prop_assert!(invalid || restart.raw() >= gone, "{restart} is gone, up to {gone}");
+            }
+            if let Some(restart) = table.get("s").unwrap().restart_lsn {
+                prop_assert!(restart.raw() >= gone);
+            }
+        }
+    }
+}
