@@ -39,4 +39,5 @@ mod refusals;
 mod shutdown;
 mod streaming;
 mod topologies;
+mod timelines;
 mod upstreams;

@@ -11,6 +11,7 @@ use crate::config::{MissingSlot, OnGap, StartFrom};
 use crate::core::handoff::{ToCore, UpstreamEnd, UpstreamHandoff};
 use crate::hub::{Identity, Position};
 use crate::standby::session::forks_of;
+use crate::store::switch::Switch;
 use crate::timeline::History;
 use crate::upstream::judge::{Known, Seen, Verdict, judge};
 use crate::upstream::login::{LoginFault, create_slot, start_replication};
@@ -171,11 +172,10 @@ impl Task {
                 why: "terminating walreceiver due to timeout".to_owned(),
             },
             UpstreamEnd::Timeline { next, at } => {
-                let ours = match self.shared.hub.position() {
-                    Position::At { durable, .. } => durable,
-                    Position::Empty => Lsn::INVALID,
-                };
-                UpstreamState::TimelineEnded { next, at, ours }
+                // Everything else is decided from what it says when it is asked again.
+                self.supervisor.forget();
+                let why = format!("the timeline ended at {at}, timeline {next} follows");
+                UpstreamState::Disconnected { why }
             }
             UpstreamEnd::Diverged { at, detail } => UpstreamState::Diverged { at, detail },
             UpstreamEnd::Refused { sqlstate, message } if sqlstate == REMOVED => {
@@ -315,15 +315,14 @@ impl Task {
     /// Asks for a stream and waits for its first message for at most `first`.
     async fn begin(&mut self, link: Link, name: &str, first: Duration) -> Result<Begun, Failure> {
         let hub = Arc::clone(&self.shared.hub);
-        let asked = ask(link, name).await?;
-        let known = Known {
-            instance: hub.instance,
-            cluster: hub.identity().map(|identity| (identity.system_id, identity.segment_size)),
-            position: hub.position(),
-            forks: self.own_forks(),
-            start_from: self.start_from,
+        let mut asked = ask(link, name).await?;
+        let (known, verdict) = loop {
+            let known = self.known();
+            match judge(&asked.seen, &known) {
+                Verdict::Switch { next, at } => self.switch(&mut asked, next, at).await?,
+                verdict => break (known, verdict),
+            }
         };
-        let verdict = judge(&asked.seen, &known);
         let Asked { mut link, seen, data_directory_mode, history } = asked;
         let tli = match &verdict {
             Verdict::Start { tli, .. } | Verdict::FindOldest { tli, .. } => *tli,
@@ -332,6 +331,7 @@ impl Task {
                 link.close().await;
                 return Err(Failure::State(state));
             }
+            Verdict::Switch { .. } => return Err(Failure::other("no timeline to follow")),
         };
         self.save_histories(&mut link, tli, seen.tli, history).await?;
         let slot = hub.config.primary_slot_name.as_deref();
@@ -344,7 +344,9 @@ impl Task {
                 find_oldest(&mut link, tli, newest, seen.segment_size).await?
             }
             Verdict::Start { start, .. } => start,
-            Verdict::Not(state) => return Err(Failure::State(state)),
+            Verdict::Not(_) | Verdict::Switch { .. } => {
+                return Err(Failure::other("no place to begin at"));
+            }
         };
         if let Position::At { durable, .. } = known.position
             && self.removed == Some(start)
@@ -369,7 +371,8 @@ impl Task {
         let first = match started {
             Ok(Started::Stream) => timeout(first, link.first_message()).await,
             Ok(Started::TimelineEnded { next, at }) => {
-                return Err(Failure::State(UpstreamState::TimelineEnded { next, at, ours: start }));
+                let why = format!("{name}: timeline {tli} ended at {at}, timeline {next} follows");
+                return Err(Failure::other(why));
             }
             Err(fault) => Ok(Err(fault)),
         };
@@ -392,6 +395,58 @@ impl Task {
         Ok(Begun { link, tli, start })
     }
 
+    fn known(&self) -> Known {
+        let hub = &self.shared.hub;
+        Known {
+            instance: hub.instance,
+            cluster: hub.identity().map(|identity| (identity.system_id, identity.segment_size)),
+            position: hub.position(),
+            forks: self.own_forks(),
+            start_from: self.start_from,
+        }
+    }
+
+    /// Our timeline ended at `at`, and `next` follows: writes down the histories, then the
+    /// switch, and waits until standbys can be sent on.
+    async fn switch(
+        &mut self,
+        asked: &mut Asked,
+        next: TimelineId,
+        at: Lsn,
+    ) -> Result<(), Failure> {
+        let hub = Arc::clone(&self.shared.hub);
+        let Position::At { tli: from, .. } = hub.position() else {
+            return Err(Failure::other("no timeline to leave"));
+        };
+        let (seen, oldest) = (&asked.seen, hub.holds.oldest_kept());
+        if at.segment_start(seen.segment_size) < oldest {
+            let message = format!(
+                "timeline {from} ended there, before the oldest WAL that is still here, {oldest}"
+            );
+            return Err(Failure::State(UpstreamState::Gap { at, message }));
+        }
+        let newest = seen.tli;
+        self.save_histories(&mut asked.link, newest, newest, asked.history.clone()).await?;
+        let history = hub.history(next).and_then(|content| History::parse(next, content).ok());
+        let fork = history.and_then(|history| history.switchpoint_of(from));
+        if fork != Some(at) {
+            let why = match fork {
+                Some(fork) => format!(
+                    "its history of timeline {next} says that timeline {from} ended at {fork}, \
+                     that of timeline {newest} says at {at}"
+                ),
+                None => format!("it has no history of timeline {next} that names timeline {from}"),
+            };
+            let host = asked.seen.host.clone();
+            return Err(Failure::State(UpstreamState::Refused { host, why }));
+        }
+        let switched = self.shared.recorder.switch(Switch { from, to: next, at });
+        self.removed = None;
+        done(switched).await.map_err(|error| {
+            Failure::other(format!("could not go on with timeline {next}: {error}"))
+        })
+    }
+
     /// Where the ancestors of our timeline ended.
     fn own_forks(&self) -> Option<Vec<(TimelineId, Lsn)>> {
         let Position::At { tli, .. } = self.shared.hub.position() else { return None };
@@ -411,17 +466,27 @@ impl Task {
         let first = tli.raw().saturating_sub(MAX_HISTORIES).max(2);
         for raw in (first..=tli.raw()).rev() {
             let Some(one) = TimelineId::new(raw) else { continue };
-            if self.shared.hub.history(one).is_some() {
+            let (known, ours) = (self.shared.hub.history(one), self.own_timeline());
+            // What we are on came with our WAL; a newer one may be left from an upstream
+            // that had another.
+            if known.is_some() && ours.is_some_and(|ours| one <= ours) {
                 continue;
             }
             let file = if one == of { content.take() } else { fetch_history(link, one).await? };
-            let Some(file) = file else { continue };
+            let Some(file) = file.filter(|file| known.as_ref() != Some(file)) else { continue };
             done(self.shared.recorder.save_history(one, file.clone())).await.map_err(|error| {
                 Failure::other(format!("could not save the history of timeline {one}: {error}"))
             })?;
             self.shared.hub.set_history(one, file);
         }
         Ok(())
+    }
+
+    fn own_timeline(&self) -> Option<TimelineId> {
+        match self.shared.hub.position() {
+            Position::At { tli, .. } => Some(tli),
+            Position::Empty => None,
+        }
     }
 
     async fn remember(

@@ -10,6 +10,7 @@ use crate::core::handoff::{
 use crate::hub::{Hub, Identity, Position, tests};
 use crate::instance::{InstanceId, InstancePath};
 use crate::store::retention::Holds;
+use crate::store::switch::Switch;
 use crate::wal::{Lsn, TimelineId};
 use crate::wire::backend::{self, Column};
 use crate::wire::frame::next_frame;
@@ -50,6 +51,10 @@ impl Recorder for Notes {
     }
     fn save_identity(&self, _: Arc<Identity>) -> Saved {
         self.note("identity".to_owned())
+    }
+    fn switch(&self, plan: Switch) -> Saved {
+        self.hub.set_position(Position::At { tli: plan.to, durable: plan.at, start: plan.at });
+        self.note(format!("switch {} {} {}", plan.from, plan.to, plan.at))
     }
     fn set_wal_aside(&self) -> Saved {
         self.hub.set_position(Position::Empty);
