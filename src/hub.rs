@@ -11,8 +11,9 @@ use crate::store::retention::Holds;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use crate::watermark::Cell;
 use bytes::Bytes;
+use crossbeam::utils::CachePadded;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tracing::warn;
 
@@ -32,6 +33,8 @@ pub struct Hub {
     diverged: RwLock<DivergedStandbys>,
     senders: Arc<AtomicUsize>,
     at_rest: AtomicBool,
+    /// WAL bytes that each data core has sent.
+    sent: Box<[CachePadded<AtomicU64>]>,
 }
 
 /// Which cluster this is, as its servers describe themselves; remembered over
@@ -107,6 +110,8 @@ pub enum Position {
 impl Hub {
     /// A hub that knows nothing of its cluster yet.
     pub fn new(config: Arc<Config>, instance: InstanceId, holds: Arc<Holds>) -> Self {
+        let cores = config.cores.get();
+        let sent = (0..cores).map(|_| CachePadded::new(AtomicU64::new(0))).collect();
         Self {
             config,
             instance,
@@ -119,6 +124,7 @@ impl Hub {
             diverged: RwLock::default(),
             senders: Arc::new(AtomicUsize::new(0)),
             at_rest: AtomicBool::new(false),
+            sent,
         }
     }
 
@@ -231,6 +237,18 @@ impl Hub {
         self.at_rest.load(Ordering::SeqCst)
     }
 
+    /// A data core has sent so many bytes of WAL more; once per round.
+    pub fn note_sent(&self, core: usize, bytes: u64) {
+        if let Some(sent) = self.sent.get(core) {
+            sent.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// WAL bytes that each data core has sent since the start.
+    pub fn sent(&self) -> impl Iterator<Item = u64> {
+        self.sent.iter().map(|sent| sent.load(Ordering::Relaxed))
+    }
+
     /// A place among `max_wal_senders`; none when all are taken.
     pub fn take_sender(&self) -> Option<SenderPermit> {
         let max = self.config.max_wal_senders;
@@ -264,7 +282,8 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::config::{AUTHENTICATION_TIMEOUT, MissingSlot, OnGap, StartFrom};
+    use crate::config::{AUTHENTICATION_TIMEOUT, MissingSlot, OnGap, PinCores, StartFrom};
+    use crate::config::{TcpSettings, Zerocopy};
     use crate::wire::conninfo::Conninfo;
     use std::num::NonZeroUsize;
     use std::time::Duration;
@@ -282,6 +301,9 @@ pub(crate) mod tests {
             port: 0,
             unix_socket_directories: vec![],
             cores: NonZeroUsize::MIN,
+            pin_cores: PinCores::Off,
+            zerocopy: Zerocopy::Off,
+            tcp: TcpSettings::default(),
             wal_buffers: 1 << 20,
             max_send_size: 1 << 18,
             wal_keep_size: 1 << 30,

@@ -12,10 +12,12 @@ use super::blocks::BlockPool;
 use super::files::Files;
 use super::handoff::{Inbox, StandbyHandoff, ToControl, ToCore};
 use super::receive::{EXIT_HALTED, Receiver};
+use super::send::Bench;
 use super::sender::{Pace, Phase, Sender};
 use super::table::{Key, Table};
 use super::token::Purpose;
-use crate::fanout::{Cursor, round::Round};
+use super::zerocopy::ZerocopyRole;
+use crate::fanout::{Cursor, Due, round::Round};
 use crate::hub::Hub;
 use crate::keeper::{JobDone, KeeperHandle};
 use crate::ring::{ChunkReader, Clock, Done, Outcome, Ring, Wait};
@@ -66,7 +68,11 @@ pub struct DataCore<R: Ring> {
     pub(super) blocks: BlockPool,
     pub(super) files: Files,
     pub(super) round: Round,
+    /// Who has to be looked at in the next round.
+    pub(super) due: Due,
     pub(super) order: Vec<u32>,
+    pub(super) bench: Bench,
+    pub(super) zerocopy: ZerocopyRole,
     pub(super) results: Vec<io::Result<usize>>,
     pub(super) max_send_size: usize,
     /// The cells of this core's standbys, as the last round saw them.
@@ -120,7 +126,7 @@ impl Seen {
     }
 
     /// Has something happened to the cell since?
-    fn is_outdated(&self) -> bool {
+    pub(super) fn is_outdated(&self) -> bool {
         self.cell.limit() != self.limit || Followed::of(&self.cell) != self.followed
     }
 }
@@ -169,6 +175,7 @@ impl<R: Ring> DataCore<R> {
     /// A core that has nobody yet.
     pub fn new(ring: R, parts: CoreParts) -> Self {
         let clock = ring.clock();
+        let zerocopy = ZerocopyRole::new(parts.hub.config.zerocopy);
         Self {
             index: parts.index,
             ring,
@@ -181,7 +188,10 @@ impl<R: Ring> DataCore<R> {
             blocks: BlockPool::default(),
             files: Files::new(parts.index),
             round: Round::default(),
+            due: Due::default(),
             order: Vec::new(),
+            bench: Bench::default(),
+            zerocopy,
             results: Vec::new(),
             seen: Vec::new(),
             inbox: parts.inbox,
@@ -247,7 +257,7 @@ impl<R: Ring> DataCore<R> {
         let moved = self.seen.iter().any(Seen::is_outdated);
         let at_rest = self.stopping.is_some_and(|stopping| stopping.told == Told::NotYet)
             && self.hub.is_at_rest();
-        if moved || at_rest || !self.inbox.is_empty() {
+        if moved || at_rest || !self.inbox.is_empty() || !self.due.is_empty() {
             Wait::No
         } else {
             self.next_deadline(now).map_or(Wait::Forever, Wait::Until)
@@ -289,6 +299,12 @@ impl<R: Ring> DataCore<R> {
                     self.heard(key, result, now);
                 }
                 (Some(Purpose::Room(key)), Outcome::Writable(_)) => self.has_room(key),
+                (Some(Purpose::Zerocopy(key)), Outcome::ZeroCopySent(result)) => {
+                    self.zerocopy_sent(key, result, now);
+                }
+                (Some(Purpose::Zerocopy(key)), Outcome::ZeroCopyReleased(copied)) => {
+                    self.zerocopy_released(key, copied);
+                }
                 (Some(Purpose::Block(slot)), Outcome::Read(result, buffer)) => {
                     self.block_loaded(slot, result, buffer);
                 }
@@ -307,11 +323,12 @@ impl<R: Ring> DataCore<R> {
         let mut busy = false;
         while let Some(message) = self.inbox.take() {
             busy = true;
+            self.due.note_all();
             match message {
                 ToCore::Standby(handoff) => self.adopt(*handoff, now),
                 ToCore::Upstream(handoff) => self.begin_receiving(*handoff, now),
                 ToCore::Cancel { pid } => self.cancel_stream(pid, now),
-                ToCore::EndHubStreams => self.end_hub_streams(),
+                ToCore::EndHubStreams => self.end_hub_streams(now),
                 ToCore::Keeper(JobDone::Opened { tli, no, result, .. }) => {
                     if let Err(error) = &result {
                         warn!("could not open WAL segment {} of timeline {tli}: {error}", no.raw());
@@ -343,8 +360,10 @@ impl<R: Ring> DataCore<R> {
     fn adopt(&mut self, handoff: StandbyHandoff, now: Instant) {
         let mut welcome = BytesMut::new();
         backend::copy_both(&mut welcome);
+        let socket = Arc::new(handoff.socket);
+        let delivery = self.delivery_to(&socket);
         let key = self.senders.insert(Sender {
-            socket: Arc::new(handoff.socket),
+            socket,
             talk: Talk::new(now, handoff.session.wal_sender_timeout),
             session: handoff.session,
             permit: handoff.permit,
@@ -355,10 +374,15 @@ impl<R: Ring> DataCore<R> {
             phase: Phase::Streaming,
             reading: None,
             waiting_room: None,
+            delivery,
+            sending: None,
+            unreleased: 0,
+            zerocopy_sends: 0,
             waiting_block: None,
             read_again: None,
             heard: 0,
             quota_since: now,
+            ends_at: None,
             timer: None,
             pace: Pace::Catchup,
         });
@@ -385,6 +409,7 @@ impl<R: Ring> DataCore<R> {
             if let Some(sender) = self.senders.get_mut(key) {
                 sender.timer = None;
                 self.timer_due(key, now);
+                self.due.note(key.index);
                 self.set_timer(key);
             }
         }
@@ -419,6 +444,7 @@ impl<R: Ring> DataCore<R> {
                 receiver.wake_others();
             }
         }
+        self.due.note_all();
         for key in self.senders.keys() {
             self.tell_to_stop(key, now);
         }

@@ -46,6 +46,7 @@ impl<R: Ring> DataCore<R> {
             AtHand::Coming => return Fed::Yes,
             AtHand::Yes => {
                 sender.waiting_block = None;
+                self.due.note(key.index);
                 return Fed::Yes;
             }
             AtHand::No if !self.blocks.has_place() => return Fed::Later,
@@ -71,6 +72,7 @@ impl<R: Ring> DataCore<R> {
                 && sender.waiting_block == Some(id)
             {
                 sender.waiting_block = None;
+                self.due.note(key.index);
             }
         }
     }

@@ -19,7 +19,7 @@ use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// A standby that says more than this in a second is read on a timer. Two replies per
 /// flush at 800 flushes a second stay below it.
@@ -30,6 +30,10 @@ const TALK_PAUSE: Duration = Duration::from_millis(10);
 
 /// A keepalive frame; one in the outbox is enough.
 const KEEPALIVE_LEN: usize = 23;
+
+/// What lies between the ends of two hubs' streams, so that their hubs do not all come
+/// back at once.
+pub(super) const HUB_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long a closed connection may take to say goodbye.
 const LINGER: Duration = Duration::from_secs(2);
@@ -58,6 +62,8 @@ impl<R: Ring> DataCore<R> {
             return;
         };
         sender.reading = None;
+        // What it says may ask for an answer, or for the end.
+        self.due.note(key.index);
         let buffer = match result {
             Ok(buffer) => buffer,
             Err(error) if is_out_of_buffers(&error) => {
@@ -86,6 +92,8 @@ impl<R: Ring> DataCore<R> {
             if let Some(sender) = self.senders.get_mut(key) {
                 match sender.phase {
                     Phase::Draining => sender.phase = Phase::Closing,
+                    // Its end is ours, and in the log.
+                    Phase::Closing => {}
                     _ => {
                         self.log_end(key, "connection closed by the standby");
                         self.close(key);
@@ -195,6 +203,7 @@ impl<R: Ring> DataCore<R> {
     pub(super) fn has_room(&mut self, key: Key) {
         if let Some(sender) = self.senders.get_mut(key) {
             sender.waiting_room = None;
+            self.due.note(key.index);
         }
         self.settle(key);
     }
@@ -258,6 +267,12 @@ impl<R: Ring> DataCore<R> {
         if let Some(sender) = self.senders.get_mut(key) {
             sender.phase = Phase::Closing;
             super::shut(&mut self.ring, &sender.socket);
+            if sender.unreleased > 0
+                && let Err(error) = self.ring.reset(&sender.socket)
+            {
+                // Memory must not wait for a peer to which nobody speaks any more.
+                debug!(pid = sender.session.pid, "reset of a connection: {error}");
+            }
         }
         self.settle(key);
     }
@@ -273,6 +288,21 @@ impl<R: Ring> DataCore<R> {
             self.timers.remove(&(armed, key));
         }
         let pid = sender.session.pid;
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let ring = self.ring.counters();
+            debug!(
+                pid,
+                zerocopy_sends = sender.zerocopy_sends,
+                unreleased = sender.unreleased,
+                "of the stream; of its core: late sends {}, sends without a copy {} ({} were copied, \
+                 {} are unreleased), pieces copied because too many chunks were held {}",
+                ring.late_sends,
+                ring.zerocopy_sends,
+                ring.zerocopy_copied,
+                ring.zerocopy_unreleased,
+                self.zerocopy.refused
+            );
+        }
         let Phase::HandingBack { end, rest } = sender.phase else {
             return self.say(ToControl::StandbyClosed { pid });
         };
@@ -296,7 +326,8 @@ impl<R: Ring> DataCore<R> {
     pub(super) fn set_timer(&mut self, key: Key) {
         let Some(sender) = self.senders.get_mut(key) else { return };
         let talk = if sender.is_parting() { None } else { sender.talk.deadline() };
-        let Some(at) = [talk, sender.read_again].into_iter().flatten().min() else { return };
+        let deadlines = [talk, sender.read_again, sender.ends_at];
+        let Some(at) = deadlines.into_iter().flatten().min() else { return };
         if sender.timer.is_none_or(|armed| at < armed) {
             if let Some(armed) = sender.timer.replace(at) {
                 self.timers.remove(&(armed, key));
@@ -316,6 +347,12 @@ impl<R: Ring> DataCore<R> {
             self.read_on(key);
         }
         let Some(sender) = self.senders.get_mut(key) else { return };
+        if sender.ends_at.take_if(|at| *at <= now).is_some()
+            && matches!(sender.phase, Phase::Streaming | Phase::TimelineEnded { .. })
+        {
+            self.log_end(key, "the hubs above this one changed; the hub below has to look again");
+            return self.close(key);
+        }
         if sender.is_parting() {
             return;
         }
@@ -345,6 +382,7 @@ impl<R: Ring> DataCore<R> {
         let (id, checked) = self.blocks.loaded(slot, result, buffer, &rules);
         let Some(id) = id else { return };
         if let Err(fault) = checked {
+            self.due.note_all();
             let name = SegmentName { tli, no: id.start().segment(rules.size), size: rules.size };
             error!("could not serve WAL segment {name} at {}: {fault}", id.start());
             for key in self.senders.keys() {
@@ -418,15 +456,18 @@ impl<R: Ring> DataCore<R> {
         }
     }
 
-    /// The path above us changed: hubs below must look whether they are in it.
-    pub(super) fn end_hub_streams(&mut self) {
+    /// The path above us changed: hubs below must look whether they are in it, one after
+    /// the other.
+    pub(super) fn end_hub_streams(&mut self, now: Instant) {
+        let mut at = now;
         for key in self.senders.keys() {
-            if self.senders.get_mut(key).is_some_and(|s| s.session.instance.is_some()) {
-                self.log_end(
-                    key,
-                    "the hubs above this one changed; the hub below has to look again",
-                );
-                self.close(key);
+            if let Some(sender) = self.senders.get_mut(key)
+                && sender.session.instance.is_some()
+                && matches!(sender.phase, Phase::Streaming | Phase::TimelineEnded { .. })
+            {
+                sender.ends_at.get_or_insert(at);
+                at += HUB_PAUSE;
+                self.set_timer(key);
             }
         }
     }

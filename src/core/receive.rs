@@ -261,6 +261,13 @@ impl Receiver {
 }
 
 impl<R: Ring> DataCore<R> {
+    /// Is the upstream left unread?
+    #[cfg(test)]
+    pub(super) fn is_paused(&self) -> bool {
+        let link = self.receiver.as_ref().and_then(|receiver| receiver.link.as_ref());
+        link.is_some_and(|link| link.clock.is_paused())
+    }
+
     /// Does this core have the receive role?
     pub(super) const fn is_receiving(&self) -> bool {
         self.receiver.is_some()

@@ -14,7 +14,7 @@ use crate::watermark::Cell;
 use crate::wire::backend::{self, BYTEA_OID, Column, TEXT_OID};
 use crate::wire::command::{Command, parse_command};
 use crate::wire::frame::{Frame, Malformed, next_frame};
-use crate::wire::refusal::Refusal;
+use crate::wire::refusal::{Refusal, Severity};
 use bytes::{Buf, BytesMut};
 use std::sync::Arc;
 
@@ -171,20 +171,26 @@ fn command(hub: &Hub, session: &Session, text: &[u8], out: &mut BytesMut) -> Ste
     match done {
         Ok(Step::Answered) => {}
         Ok(step) => return step,
-        Err(refusal) => backend::error(out, &refusal),
+        Err(refusal) => {
+            backend::error(out, &refusal);
+            if refusal.severity == Severity::Fatal {
+                return Step::Close;
+            }
+        }
     }
     backend::ready_for_query(out);
     Step::Answered
 }
 
-/// Ok(Answered) and Err are followed by ReadyForQuery.
+/// Ok(Answered) and Err are followed by ReadyForQuery, unless the error ends the session.
 fn execute(
     hub: &Hub,
     session: &Session,
     command: Command,
     out: &mut BytesMut,
 ) -> Result<Step, Refusal> {
-    // Both were there when the connection was let in, and stay.
+    // Both were there when the connection was let in; but behind a gap our WAL may have
+    // been moved aside since, and until the next stream begins the hub is a new one.
     let (Some(identity), Some(current)) = (hub.identity(), hub.current_cell()) else {
         return Err(refusals::starting_up());
     };
@@ -441,6 +447,17 @@ mod tests {
             "T E[ERROR 58P01 could not open file \"pg_wal/0000004D.history\": No such file or \
              directory] Z"
         );
+    }
+
+    #[test]
+    fn without_wal_any_more_a_session_ends() {
+        let hub = serving("15.18");
+        hub.set_cells(Vec::new());
+        let mut out = BytesMut::new();
+        let mut asked = query("IDENTIFY_SYSTEM");
+        let step = Conversation::new().take(&hub, &session(), &mut asked, &mut out);
+        assert!(matches!(step, Step::Close), "{step:?}");
+        assert_eq!(shorten(&out), "E[FATAL 57P03 the database system is starting up]");
     }
 
     #[test]

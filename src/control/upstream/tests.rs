@@ -9,10 +9,14 @@ use crate::core::handoff::{
 };
 use crate::hub::{Hub, Identity, Position, tests};
 use crate::instance::{InstanceId, InstancePath};
+use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::retention::Holds;
+use crate::store::sealed_text::MAX_LEN;
 use crate::store::switch::Switch;
-use crate::wal::{Lsn, TimelineId};
+use crate::upstream::login::Login;
+use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use crate::wire::backend::{self, Column};
+use crate::wire::backend_read::FromServer;
 use crate::wire::frame::next_frame;
 use crate::wire::refusal::Refusal;
 use bytes::{Buf, Bytes, BytesMut};
@@ -390,4 +394,35 @@ fn a_core_with_a_full_queue_hears_of_the_new_path_too() {
     let mut told = vec![scene.next(), scene.next()];
     told.retain(|message| matches!(message, ToCore::EndHubStreams));
     assert_eq!(told.len(), 1);
+}
+
+/// What is kept of a server goes into the control file, which could not be read again at
+/// the next start if it were longer than that.
+#[test]
+fn parameters_that_are_kept_fit_into_the_control_file() {
+    // A byte that JSON writes as six.
+    let text = |len: usize| "\u{1}".repeat(len);
+    let fits = |len: &usize| {
+        let mut out = BytesMut::new();
+        let message = FromServer::ParameterStatus { name: text(*len), value: text(*len) };
+        Login::new("me", None).take(&message, &mut out).is_ok()
+    };
+    let longest = (1..1 << 20).find(|len| !fits(&(len + 1))).expect("some length is too long");
+    let mut login = Login::new("me", None);
+    let name = |n: usize| format!("{}{n}", text(longest - n.to_string().len()));
+    let kept = (0..).find(|n| login.parameter(&name(*n), &text(longest)).is_err());
+    assert!(kept > Some(15), "PostgreSQL's own are kept: {kept:?}");
+    let cluster = Cluster {
+        system_id: SystemId::new(u64::MAX),
+        segment_size: SegmentSize::new(1 << 20).unwrap(),
+        data_directory_mode: "0700".to_owned(),
+        parameters: login.finish().unwrap().parameters,
+        timeline: TimelineId::FIRST,
+        start: Lsn::new(5 << 20),
+        sealed: Vec::new(),
+    };
+    let control = ControlFile { instance: InstanceId::new(5), cluster: Some(cluster) };
+    let bytes = control.encode();
+    assert!(bytes.len() <= MAX_LEN, "{} bytes", bytes.len());
+    assert_eq!(ControlFile::decode(&bytes).unwrap(), control);
 }
