@@ -19,6 +19,7 @@ use crate::upstream::oldest::OldestSearch;
 use crate::upstream::state::UpstreamState;
 use crate::upstream::supervise::{News, Next, Supervisor};
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
+use crate::wire::conninfo::{ServerNature, TargetSessionAttrs};
 use crate::wire::units::{SizeUnit, parse_bytes};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -58,7 +59,14 @@ pub(super) async fn run(shared: Arc<Shared>, ends: mpsc::Receiver<UpstreamEnd>) 
     let config = Arc::clone(&shared.hub.config);
     let hosts = config.primary_conninfo.hosts.len();
     let supervisor = Supervisor::new(hosts, config.wal_retrieve_retry_interval);
-    let mut task = Task { shared, supervisor, ends, start_from: config.start_from, removed: None };
+    let mut task = Task {
+        shared,
+        supervisor,
+        ends,
+        start_from: config.start_from,
+        removed: None,
+        no_standby: NoStandby::NotMet,
+    };
     task.write_state();
     loop {
         match task.supervisor.next(Instant::now()) {
@@ -76,6 +84,18 @@ struct Task {
     start_from: StartFrom,
     /// The upstream no longer has this start of ours.
     removed: Option<Lsn>,
+    no_standby: NoStandby,
+}
+
+/// With `prefer-standby`: have we looked at all hosts for one?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NoStandby {
+    /// This round has met none but standbys.
+    NotMet,
+    /// This round has met a server that could be followed but is no standby.
+    Met,
+    /// A whole round has met no standby that could be followed: anything will do.
+    Settled,
 }
 
 /// A link whose stream has begun.
@@ -111,7 +131,14 @@ impl Failure {
 impl Task {
     async fn attempt(&mut self, index: usize) {
         let shared = Arc::clone(&self.shared);
-        let Some(host) = shared.hub.config.primary_conninfo.hosts.get(index) else { return };
+        let hosts = &shared.hub.config.primary_conninfo.hosts;
+        let Some(host) = hosts.get(index) else { return };
+        if index == 0 {
+            self.no_standby = match self.no_standby {
+                NoStandby::Met => NoStandby::Settled,
+                NoStandby::Settled | NoStandby::NotMet => NoStandby::NotMet,
+            };
+        }
         let name = host.to_string();
         let begun = match self.establish(index, &name).await {
             Ok(begun) => begun,
@@ -313,8 +340,17 @@ impl Task {
     }
 
     /// Asks for a stream and waits for its first message for at most `first`.
-    async fn begin(&mut self, link: Link, name: &str, first: Duration) -> Result<Begun, Failure> {
+    async fn begin(
+        &mut self,
+        mut link: Link,
+        name: &str,
+        first: Duration,
+    ) -> Result<Begun, Failure> {
         let hub = Arc::clone(&self.shared.hub);
+        if let Some(objection) = self.objection(&mut link).await? {
+            link.close().await;
+            return Err(Failure::other(format!("{name}: {objection}")));
+        }
         let mut asked = ask(link, name).await?;
         let (known, verdict) = loop {
             let known = self.known();
@@ -393,6 +429,22 @@ impl Task {
         });
         self.remember(identity, known.position, tli, start).await?;
         Ok(Begun { link, tli, start })
+    }
+
+    /// Why this server is not the one that `target_session_attrs` asks for.
+    async fn objection(&mut self, link: &mut Link) -> Result<Option<&'static str>, LinkFault> {
+        let target = self.shared.hub.config.primary_conninfo.target_session_attrs;
+        if target == TargetSessionAttrs::Any {
+            return Ok(None);
+        }
+        let objection = target.objection(nature(link).await?);
+        if target == TargetSessionAttrs::PreferStandby && objection.is_some() {
+            if self.no_standby == NoStandby::Settled {
+                return Ok(None);
+            }
+            self.no_standby = NoStandby::Met;
+        }
+        Ok(objection)
     }
 
     fn known(&self) -> Known {
@@ -560,6 +612,21 @@ async fn ask(mut link: Link, name: &str) -> Result<Asked, Failure> {
     let host = name.to_owned();
     let seen = Seen { host, system_id, tli, xlogpos, segment_size, forks, path };
     Ok(Asked { link, seen, data_directory_mode, history })
+}
+
+/// Is it in recovery, and does it let anybody write?
+async fn nature(link: &mut Link) -> Result<ServerNature, LinkFault> {
+    let said = |link: &Link, name: &str| {
+        let parameter = link.welcome.parameters.iter().find(|(known, _)| known == name);
+        parameter.map(|(_, value)| value == "on")
+    };
+    let in_hot_standby = match said(link, "in_hot_standby") {
+        Some(known) => known,
+        // 13 does not say; in recovery every transaction is read-only.
+        None => show(link, "transaction_read_only").await? == "on",
+    };
+    let read_only = said(link, "default_transaction_read_only").unwrap_or(false);
+    Ok(ServerNature { in_hot_standby, read_only })
 }
 
 async fn show(link: &mut Link, name: &str) -> Result<String, LinkFault> {
