@@ -381,6 +381,7 @@ impl<R: Ring> DataCore<R> {
             waiting_block: None,
             read_again: None,
             heard: 0,
+            receives: 0,
             quota_since: now,
             ends_at: None,
             timer: None,

@@ -158,6 +158,7 @@ impl<R: Ring> DataCore<R> {
         self.round.begin();
         let mut order = std::mem::take(&mut self.order);
         let whom = self.due.take(&mut order);
+        let mut ended = Vec::new();
         if whom == Whom::All || self.seen.iter().any(Seen::is_outdated) {
             self.seen.clear();
             for (slot, sender) in self.senders.iter() {
@@ -166,19 +167,29 @@ impl<R: Ring> DataCore<R> {
                 }
                 if sender.is_due() {
                     self.round.note(slot, sender.cursor.next(), sender.cell.limit());
+                } else if sender.is_at_end() {
+                    ended.extend(self.senders.key_at(slot));
                 }
             }
         } else {
             for &slot in &order {
-                if let Some(sender) = self.senders.at(slot).filter(|sender| sender.is_due()) {
+                let Some(sender) = self.senders.at(slot) else { continue };
+                if sender.is_due() {
                     self.round.note(slot, sender.cursor.next(), sender.cell.limit());
+                } else if sender.is_at_end() {
+                    ended.extend(self.senders.key_at(slot));
                 }
             }
         }
         order.clear();
+        // They have something to be sent in the next round.
+        for &key in &ended {
+            self.step(key, now);
+            self.due.note(key.index);
+        }
         if self.round.is_empty() {
             self.order = order;
-            return false;
+            return !ended.is_empty();
         }
         order.extend(self.round.live());
         let live = order.len();

@@ -329,6 +329,7 @@ impl Task {
                 return Err(Failure::other(format!("{name}: timeout expired while connecting")));
             }
         };
+        link.set_options(&config.tcp);
         let limit = Some(config.wal_receiver_timeout).filter(|t| !t.is_zero());
         let limit = limit.unwrap_or(DEFAULT_ATTEMPT);
         let first = FIRST_MESSAGE.min(limit / 2);
