@@ -6,6 +6,7 @@
 
 mod fault;
 mod floor;
+mod load;
 mod machine;
 mod network;
 mod options;
@@ -22,9 +23,9 @@ use options::Options;
 use report::Keeper;
 use rows::{ROWS, Run};
 use servers::{Programs, Workplace};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 fn main() -> ExitCode {
@@ -55,7 +56,7 @@ fn perf(options: &Options) -> Outcome {
     let programs = Programs::find()?;
     let place = Workplace::new(&options.directory)?;
     let keeper = Keeper::new(Machine::look(congestion_control), options);
-    let mut run = Run { options, place: &place, programs: &programs, walhub };
+    let mut run = Run { options, place: &place, programs: &programs, walhub, small_commits: None };
     for row in &rows {
         let report = (row.measure)(&mut run, row).during(format_args!(
             "{} (logs are in {})",
@@ -78,8 +79,14 @@ fn list() -> Outcome {
 /// Brings the binary beside this one up to date: a stale one would be measured under
 /// the name of a commit that it is not.
 fn build() -> Outcome<PathBuf> {
+    // target/release/examples/perf lies beside target/release/walhub.
+    let program = std::env::current_exe().during("the path of this program")?;
+    let folder = program.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
+    let profile = match folder.file_name().and_then(OsStr::to_str) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-    let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
     let status = Command::new(cargo)
         .args(["build", "--locked", "--bin", "walhub", "--profile", profile])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -88,9 +95,6 @@ fn build() -> Outcome<PathBuf> {
     if !status.success() {
         return Err(Fault::new(format!("cargo build: {status}")));
     }
-    // target/release/examples/perf lies beside target/release/walhub.
-    let program = std::env::current_exe().during("the path of this program")?;
-    let folder = program.parent().and_then(|folder| folder.parent());
-    let walhub = folder.map(|folder| folder.join("walhub")).filter(|path| path.is_file());
-    walhub.ok_or_else(|| Fault::new("there is no walhub beside this program"))
+    let walhub = folder.join("walhub");
+    if walhub.is_file() { Ok(walhub) } else { Err(Fault::new("there is no walhub beside perf")) }
 }

@@ -54,6 +54,17 @@ impl Samples {
         values[place].push(value);
     }
 
+    /// Takes over some measures of another row's samples.
+    pub(crate) fn take(&mut self, other: &Self, measures: &[&str]) {
+        for subject in other.subjects() {
+            for measure in measures {
+                for value in other.values(subject, measure) {
+                    self.add(subject, measure, *value);
+                }
+            }
+        }
+    }
+
     /// All values, in the order in which they came.
     pub(crate) fn values(&self, subject: &str, measure: &str) -> &[f64] {
         let place = self.measures.iter().position(|known| known == measure);

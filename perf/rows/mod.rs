@@ -1,11 +1,17 @@
 //! The rows: one command, one table each.
 
+mod bulk;
+mod idle;
 mod ingest;
+mod large_commits;
+mod live;
+mod memory;
 mod restart;
+mod small_commits;
 
-use crate::fault::{During, Fault, Outcome};
+use crate::fault::{Fault, Outcome};
 use crate::options::Options;
-use crate::report::Report;
+use crate::report::{Report, Samples};
 use crate::servers::{Bed, Birth, Programs, Workplace};
 use std::path::PathBuf;
 
@@ -24,7 +30,19 @@ impl Row {
 }
 
 /// All rows, in the order of the design's table.
-pub(crate) const ROWS: &[Row] = &[ingest::ROW, restart::ROW];
+pub(crate) const ROWS: &[Row] = &[
+    small_commits::COST,
+    small_commits::REPLIES,
+    small_commits::COMMIT,
+    small_commits::LAST,
+    large_commits::KIB_8,
+    large_commits::KIB_64,
+    bulk::ROW,
+    memory::ROW,
+    ingest::ROW,
+    idle::ROW,
+    restart::ROW,
+];
 
 /// The rows that were asked for.
 pub(crate) fn chosen(names: &[String]) -> Outcome<Vec<Row>> {
@@ -47,6 +65,8 @@ pub(crate) struct Run<'a> {
     pub(crate) place: &'a Workplace,
     pub(crate) programs: &'a Programs,
     pub(crate) walhub: PathBuf,
+    /// What several rows look at from different sides.
+    pub(crate) small_commits: Option<Samples>,
 }
 
 impl<'a> Run<'a> {
@@ -77,6 +97,6 @@ impl<'a> Run<'a> {
     /// A folder of its own for a row.
     fn folder(&self, name: &str) -> Outcome<PathBuf> {
         self.place.clear(name)?;
-        self.place.folder(name, None).during(name)
+        self.place.folder(name, None)
     }
 }

@@ -8,6 +8,7 @@ use super::programs::Programs;
 use super::workplace::Workplace;
 use crate::fault::Outcome;
 use crate::process::Workers;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// How standbys are fed.
@@ -63,7 +64,7 @@ pub(crate) struct Bed<'a> {
 /// A server that a fleet can be pointed at.
 #[derive(Debug, Clone)]
 pub(crate) struct Serving {
-    pub(crate) conninfo: String,
+    pub(crate) address: SocketAddr,
     pub(crate) workers: Workers,
 }
 
@@ -108,15 +109,35 @@ impl<'a> Bed<'a> {
     }
 
     /// How the open way is reached, and who works there.
-    pub(crate) fn serving(&self, way: Way) -> Serving {
-        let (conninfo, workers) = match (way, &self.cascade) {
-            (Way::Cascade, Some(standby)) => (standby.conninfo(), Workers::Cascade(standby.pid())),
-            (Way::Hub, _) => (self.hub.conninfo(), Workers::Process(self.hub.pid())),
+    fn serving(&self, way: Way) -> Serving {
+        let (port, workers) = match (way, &self.cascade) {
+            (Way::Cascade, Some(standby)) => (standby.port(), Workers::Cascade(standby.pid())),
+            (Way::Hub, _) => (self.hub.port(), Workers::Process(self.hub.pid())),
             (Way::Direct | Way::Cascade, _) => {
-                (self.primary.conninfo(), Workers::Walsenders(self.primary.pid()))
+                (self.primary.port(), Workers::Walsenders(self.primary.pid()))
             }
         };
-        Serving { conninfo, workers }
+        Serving { address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), workers }
+    }
+
+    /// Stops and starts the server of a way, without waiting until it listens if that is
+    /// the hub.
+    pub(crate) fn restart(&mut self, way: Way) -> Outcome<Serving> {
+        match (way, &mut self.cascade) {
+            (Way::Cascade, Some(standby)) => {
+                standby.stop()?;
+                standby.start(self.place)?;
+            }
+            (Way::Hub, _) => {
+                self.hub.stop()?;
+                self.hub.spawn(self.place)?;
+            }
+            (Way::Direct | Way::Cascade, _) => {
+                self.primary.stop()?;
+                self.primary.start(self.place)?;
+            }
+        }
+        Ok(self.serving(way))
     }
 
     /// Stops what [`Bed::open`] started.

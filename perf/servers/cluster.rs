@@ -202,11 +202,14 @@ impl Cluster {
         format!("host=127.0.0.1 port={} user={USER} dbname=postgres", self.port)
     }
 
-    /// How to reach it over its Unix socket: the one who commits does not share the
-    /// standbys' way.
-    pub(crate) fn unix_conninfo(&self) -> String {
-        let sockets = self.sockets.display();
-        format!("host={sockets} port={} user={USER} dbname=postgres", self.port)
+    /// Its Unix socket: the one who commits does not share the standbys' way.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.sockets.join(format!(".s.PGSQL.{}", self.port))
+    }
+
+    /// Its port on 127.0.0.1.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// The postmaster.

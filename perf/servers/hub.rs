@@ -102,11 +102,6 @@ impl Hub {
         Err(Fault::new(format!("the hub ended with {status}")))
     }
 
-    /// How a standby reaches it.
-    pub(crate) fn conninfo(&self) -> String {
-        format!("host=127.0.0.1 port={} user={USER}", self.port)
-    }
-
     /// Where its segments are.
     pub(crate) fn pg_wal(&self) -> PathBuf {
         self.directory.join("pg_wal")

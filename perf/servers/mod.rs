@@ -7,7 +7,6 @@ mod programs;
 mod workplace;
 
 pub(crate) use bed::{Bed, Birth, Serving, Way};
-pub(crate) use cluster::Cluster;
 pub(crate) use hub::Hub;
 pub(crate) use programs::Programs;
 pub(crate) use workplace::Workplace;
