@@ -25,14 +25,14 @@ const RECEIVEWAL: &str = "pg_receivewal --synchronous";
 const SEGMENT: u64 = 16 << 20;
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Bytes between two syncs of the bare loop. The hub writes chunks of 1 MiB and syncs
-/// what came together meanwhile.
-const BATCHES: [(usize, &str); 3] = [
+/// Bytes between two syncs of the bare loop. The hub syncs what came together while the
+/// last sync was under way, so the fastest of these is its yardstick.
+const BATCHES: [(usize, &str); 4] = [
     (64 << 10, "bare loop, fdatasync every 64 KiB"),
     (1 << 20, "bare loop, fdatasync every 1 MiB"),
     (4 << 20, "bare loop, fdatasync every 4 MiB"),
+    (16 << 20, "bare loop, fdatasync every 16 MiB"),
 ];
-const YARDSTICK: &str = BATCHES[1].1;
 
 fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
     let mib = run.options.sized(1024, 64);
@@ -63,11 +63,14 @@ fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
         hub.add(&mut report, HUB);
         receivewal(run, &bed, &slot(repeat), mib)?.add(&mut report, RECEIVEWAL);
     }
-    let to_loop = report.ratio(RATE, HUB, YARDSTICK);
+    let rate = |name: &str| report.samples.median(name, RATE);
+    let names = BATCHES.map(|(_, name)| name);
+    let fastest = names.into_iter().reduce(|a, b| if rate(a) >= rate(b) { a } else { b });
+    let to_loop = report.ratio(RATE, HUB, fastest.unwrap_or_default());
     let to_receivewal = report.ratio(RATE, HUB, RECEIVEWAL);
     report.ratio(CPU, HUB, RECEIVEWAL);
     let (must, stretch) = (Bound::AtLeast(0.8), Bound::AtLeast(0.9));
-    report.goal("walhub / bare loop of 1 MiB", to_loop, must, stretch);
+    report.goal("walhub / fastest bare loop", to_loop, must, stretch);
     let (must, stretch) = (Bound::AtLeast(1.0), Bound::AtLeast(2.0));
     report.goal("walhub / pg_receivewal --synchronous", to_receivewal, must, stretch);
     Ok(report)
@@ -94,8 +97,9 @@ impl Ingested {
 fn hub(run: &Run<'_>, bed: &Bed<'_>, start: walhub::wal::Lsn, mib: u64) -> Outcome<Ingested> {
     run.place.clear("ingest")?;
     let upstream = bed.primary.conninfo();
-    let flags = [format!("--start-from={start}"), "--wal-keep-size=8GB".to_owned()];
-    let mut hub = Hub::new(run.place, &run.walhub, &upstream, "ingest", &flags)?;
+    let mut hub = Hub::new(run.place, &run.walhub, &upstream, "ingest")?;
+    hub.flag(&format!("--start-from={start}"));
+    hub.flag("--wal-keep-size=8GB");
     hub.spawn(run.place)?;
     let ingested = watch(&hub.pg_wal(), hub.pid(), mib)?;
     hub.stop()?;

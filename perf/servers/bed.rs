@@ -77,14 +77,16 @@ impl<'a> Bed<'a> {
         let senders = birth.standbys + SPARE_SENDERS;
         let mut primary = Cluster::primary(place, programs, "primary", senders, birth.segment_mib)?;
         if let Some(segment) = birth.first_segment {
-            primary.begin_wal_at(segment)?;
+            primary.begin_wal_at(place, segment)?;
         }
         primary.start(place)?;
-        let mut hub =
-            Hub::new(place, &birth.walhub, &primary.conninfo(), hub::NAME, &birth.serve_flags)?;
+        let mut hub = Hub::new(place, &birth.walhub, &primary.conninfo(), hub::NAME)?;
         hub.flag(&format!("--max-wal-senders={}", senders.max(4000)));
         // As much as the servers beside it keep.
         hub.flag("--wal-keep-size=16GB");
+        for flag in &birth.serve_flags {
+            hub.flag(flag);
+        }
         Ok(Self { place, primary, cascade: None, hub, senders })
     }
 

@@ -105,8 +105,10 @@ impl Cluster {
     }
 
     /// Sets where the WAL of a primary that never ran begins (`pg_resetwal`).
-    pub(crate) fn begin_wal_at(&self, segment: &str) -> Outcome {
-        run(self.programs.server("pg_resetwal").args(["-l", segment, "-D"]).arg(&self.data))
+    pub(super) fn begin_wal_at(&self, place: &Workplace, segment: &str) -> Outcome {
+        let (out, err) = place.log(&self.name)?;
+        let mut command = self.programs.server("pg_resetwal");
+        run(command.args(["-l", segment, "-D"]).arg(&self.data).stdout(out).stderr(err))
     }
 
     /// Starts the server and waits until it answers.

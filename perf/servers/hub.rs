@@ -1,6 +1,5 @@
 //! The hub: the binary, as an operator would run it.
 
-use super::USER;
 use super::workplace::{Workplace, free_port};
 use crate::fault::{During, Fault, Outcome};
 use crate::process::{Pid, signal};
@@ -34,20 +33,21 @@ impl Hub {
         program: &Path,
         upstream: &str,
         name: &str,
-        flags: &[String],
     ) -> Outcome<Self> {
         Ok(Self {
             program: program.to_owned(),
             directory: place.path(name),
             upstream: upstream.to_owned(),
             port: free_port()?,
-            flags: flags.to_vec(),
+            flags: vec!["--wal-retrieve-retry-interval=200ms".to_owned()],
             server: None,
         })
     }
 
-    /// Adds a flag, from the next start on.
+    /// Sets a flag, `--name=value`, from the next start on.
     pub(crate) fn flag(&mut self, flag: &str) {
+        let name = |flag: &str| flag.split('=').next().map(str::to_owned);
+        self.flags.retain(|known| name(known) != name(flag));
         self.flags.push(flag.to_owned());
     }
 
@@ -67,7 +67,6 @@ impl Hub {
             .arg(&self.directory)
             .args(["--primary-conninfo", &self.upstream])
             .arg(format!("--port={}", self.port))
-            .arg("--wal-retrieve-retry-interval=200ms")
             .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(out)
