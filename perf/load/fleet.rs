@@ -22,6 +22,8 @@ const TICK: Duration = Duration::from_millis(50);
 const STATUS_INTERVAL: Nanos = 10_000_000_000;
 /// Between two attempts of one standby to connect.
 const RETRY: Nanos = 100_000_000;
+/// Failures per standby after which waiting for the fleet is in vain.
+const MAX_FAILURES: u64 = 50;
 /// Read from one socket before the next one has its turn.
 const TURN: usize = 1 << 20;
 
@@ -106,7 +108,12 @@ impl Fleet {
     fn wait(&self, patience: Duration, what: &str, done: impl Fn() -> bool) -> Outcome {
         within(patience, what, || {
             let dead = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
-            if dead { Err(Fault::new("the fleet has ended")) } else { Ok(done().then_some(())) }
+            let failures = self.shared.retries.load(Ordering::Relaxed)
+                + self.shared.broken.load(Ordering::Relaxed);
+            if dead || failures > MAX_FAILURES * self.standbys as u64 {
+                return Err(Fault::new(format!("in vain, {failures} failures: {what}")));
+            }
+            Ok(done().then_some(()))
         })
         .map_err(|fault| {
             let complaint = self.shared.complaint.lock().unwrap_or_else(PoisonError::into_inner);

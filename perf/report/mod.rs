@@ -1,10 +1,12 @@
 //! What a row says: samples, ratios, and whether its targets are met.
 
 mod keep;
+mod plot;
 mod samples;
 mod table;
 
 pub(crate) use keep::{Keeper, KeptPlot};
+pub(crate) use plot::{Curve, plot};
 pub(crate) use samples::{Samples, median};
 
 use serde::Serialize;

@@ -28,6 +28,9 @@ fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
     );
     for (standbys, mib) in sizes {
         let mut bed = run.bed(standbys)?;
+        // A standby serves what it has received since its base backup.
+        bed.open(Way::Cascade)?;
+        bed.close(Way::Cascade)?;
         let from = bed.primary.flush_lsn()?;
         bed.primary.write_wal(mib)?;
         let until = bed.primary.flush_lsn()?;

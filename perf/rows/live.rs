@@ -6,7 +6,7 @@ use crate::floor::{LiveSends, live_sends};
 use crate::load::{
     Arrivals, Clock, CommitPlan, Committers, Fleet, FleetPlan, Percentiles, Replies, Temper, nanos,
 };
-use crate::process::CpuMeter;
+use crate::process::{CpuMeter, Memory};
 use crate::report::{Samples, median};
 use crate::servers::{Bed, Serving, Way};
 use std::thread::sleep;
@@ -88,6 +88,8 @@ pub(super) struct Live {
     pub(super) standbys: usize,
     /// WAL that all standbys together received.
     pub(super) bytes: u64,
+    /// Private memory of the servers' processes at the end.
+    pub(super) private_kib: f64,
     pub(super) commit: Percentiles,
     pub(super) arrivals: Arrivals,
 }
@@ -119,6 +121,8 @@ impl Live {
     /// The percentiles of commits and their arrival.
     pub(super) fn add_latencies(&self, samples: &mut Samples, name: &str) {
         let Self { commit, arrivals: Arrivals { each, last, .. }, .. } = self;
+        // Of nobody there is nothing to wait for.
+        let last = if self.standbys > 0 { last } else { each };
         for (measure, percentiles, percent) in [
             (COMMIT_P50, commit, 50.0),
             (COMMIT_P99, commit, 99.0),
@@ -223,6 +227,7 @@ pub(super) fn measure(
     let (begun, bytes) = (clock.now(), fleet.bytes());
     clock.sleep_until(begun + nanos(span));
     let (cpu, bytes, ended) = (cpu.used(), fleet.bytes() - bytes, clock.now());
+    let memory = Memory::of(serving.workers);
     let mut commits = committers.stop()?;
     if let Some(beside) = beside {
         drop(beside.stop()?);
@@ -243,6 +248,7 @@ pub(super) fn measure(
         commits: commits.len(),
         standbys: load.standbys,
         bytes,
+        private_kib: memory.private_kib,
         commit: Percentiles::new(commit),
         arrivals: Arrivals::new(&commits, &fleeted.receipts, end),
     })

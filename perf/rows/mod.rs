@@ -1,13 +1,18 @@
 //! The rows: one command, one table each.
 
 mod bulk;
+mod capacity;
 mod idle;
 mod ingest;
+mod laggards;
 mod large_commits;
 mod live;
 mod memory;
 mod restart;
+mod scaling;
 mod small_commits;
+mod stalled;
+mod storm;
 
 use crate::fault::{Fault, Outcome};
 use crate::options::Options;
@@ -40,8 +45,13 @@ pub(crate) const ROWS: &[Row] = &[
     bulk::ROW,
     memory::ROW,
     ingest::ROW,
+    capacity::ROW,
     idle::ROW,
     restart::ROW,
+    stalled::ROW,
+    laggards::ROW,
+    scaling::ROW,
+    storm::ROW,
 ];
 
 /// The rows that were asked for.
