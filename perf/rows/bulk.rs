@@ -43,11 +43,10 @@ fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
                 let range = (from, until);
                 catch_up(&mut bed, way, standbys, range, &mut report.samples, &name(way.name()))?;
             }
-            let begun = Instant::now();
-            let (cpu, bytes) = bulk_sends(standbys, until.bytes_since(from))?;
-            let gib = bytes as f64 / GIB;
+            let (cpu, span) = bulk_sends(standbys, until.bytes_since(from))?;
+            let gib = until.bytes_since(from) as f64 * standbys as f64 / GIB;
             report.samples.add(&name(FLOOR), CPU, cpu.as_secs_f64() / gib);
-            report.samples.add(&name(FLOOR), RATE, gib / begun.elapsed().as_secs_f64());
+            report.samples.add(&name(FLOOR), RATE, gib / span.as_secs_f64());
         }
         let [hub, direct, cascade] = [Way::Hub, Way::Direct, Way::Cascade].map(Way::name).map(name);
         let ratio = report.ratio(CPU, &hub, &direct);

@@ -11,6 +11,9 @@ pub(super) const ROW: Row =
 
 const PRIVATE: &str = "private MiB";
 
+/// More would take hours: there are many sizes.
+const ROUNDS: usize = 3;
+
 /// Deliveries a second that all fleets are given at most.
 const DELIVERIES: f64 = 20_000.0;
 
@@ -19,7 +22,7 @@ fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
     let direct = run.options.sized(&hub[..hub.len() - 1], &[1, 5][..]);
     let mut report = row.report(format!(
         "Commits of 200 bytes, 100 a second, fewer where that would be more than {DELIVERIES} \
-         deliveries/s. Memory while the fleet streams. Otherwise as live-commits."
+         deliveries/s. At most {ROUNDS} rounds. Memory while the fleet streams. Otherwise as live-commits."
     ));
     let (mut of_cost, mut of_memory) = (Vec::new(), Vec::new());
     for (way, fleets) in [(Way::Hub, hub), (Way::Direct, direct)] {
@@ -27,7 +30,7 @@ fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
         for &standbys in fleets {
             let name = format!("{}, {standbys}", way.name());
             let mut bed = run.bed(standbys)?;
-            for repeat in 0..run.options.repeats() {
+            for repeat in 0..run.options.repeats().min(ROUNDS) {
                 run.say(format_args!("scaling, round {}: {name}", repeat + 1));
                 let rate = (DELIVERIES / standbys as f64).min(100.0);
                 let load = Load::new(standbys, rate, 200);

@@ -10,6 +10,8 @@ use crate::fault::Outcome;
 use crate::process::Workers;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::Duration;
 
 /// How standbys are fed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,6 +52,9 @@ pub(crate) struct Birth<'a> {
 /// Walsenders beside those of the fleet: the hub's, the cascading standby's, a base
 /// backup's two, and some that have not noticed yet that their client went.
 const SPARE_SENDERS: usize = 20;
+
+/// What a start leaves to be done (spare segments, the first buffers) is no part of a load.
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// The servers of a row. The primary runs.
 #[derive(Debug)]
@@ -107,6 +112,7 @@ impl<'a> Bed<'a> {
                 self.primary.wait_follower(hub::NAME)?;
             }
         }
+        sleep(SETTLING);
         Ok(self.serving(way))
     }
 
