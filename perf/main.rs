@@ -43,6 +43,11 @@ fn perf(options: &Options) -> Outcome {
     if options.rows.iter().any(|name| name == "list") {
         return list();
     }
+    if options.rows.iter().any(|name| name == "summary") {
+        let rows: Vec<&str> = ROWS.iter().map(|row| row.name).collect();
+        let text = report::summary(&rows, options.results.as_deref())?;
+        return std::io::stdout().write_all(text.as_bytes()).during("standard output");
+    }
     if cfg!(debug_assertions) && !options.quick {
         return Err(Fault::new("only a release build is worth measuring: --release, or --quick"));
     }

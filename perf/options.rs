@@ -8,7 +8,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "perf", max_term_width = 100)]
 pub(crate) struct Options {
-    /// Which rows: names, "all", or "list"
+    /// Which rows: names, or "all"; "list" names them, "summary" reads their results
     #[arg(required = true)]
     pub(crate) rows: Vec<String>,
 

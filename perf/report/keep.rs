@@ -39,9 +39,8 @@ struct Kept<'a> {
 
 impl Keeper {
     pub(crate) fn new(machine: Machine, options: &Options) -> Self {
-        let usual = Path::new(env!("CARGO_MANIFEST_DIR")).join("perf/results");
         // Figures of a quick run would be taken for measurements.
-        let usual = (!options.quick).then_some(usual);
+        let usual = (!options.quick).then(usual_folder);
         Self {
             machine,
             repeats: options.repeats(),
@@ -79,6 +78,11 @@ impl Keeper {
             self.machine.congestion_control, self.machine.load_average, self.repeats, self.seconds,
         )
     }
+}
+
+/// Where results are kept.
+pub(super) fn usual_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("perf/results")
 }
 
 fn write(path: &Path, text: &str) -> Outcome {

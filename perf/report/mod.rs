@@ -3,16 +3,18 @@
 mod keep;
 mod plot;
 mod samples;
+mod summary;
 mod table;
 
 pub(crate) use keep::{Keeper, KeptPlot};
 pub(crate) use plot::{Curve, plot};
 pub(crate) use samples::{Samples, median};
+pub(crate) use summary::summary;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A number that has to be on one side of another.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Bound {
     AtMost(f64),
@@ -39,7 +41,7 @@ pub(crate) struct Goal {
 }
 
 /// How a target came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Verdict {
     Missed,

@@ -16,7 +16,7 @@ pub(super) fn number(value: f64) -> String {
 }
 
 impl Bound {
-    fn words(self) -> String {
+    pub(super) fn words(self) -> String {
         match self {
             Self::AtMost(most) => format!("<= {}", number(most)),
             Self::AtLeast(least) => format!(">= {}", number(least)),
@@ -65,7 +65,7 @@ fn goal(goal: &Goal) -> Vec<String> {
 }
 
 /// Appends one table, its columns aligned.
-fn table(out: &mut String, head: Vec<String>, rows: Vec<Vec<String>>) {
+pub(super) fn table(out: &mut String, head: Vec<String>, rows: Vec<Vec<String>>) {
     let width = |column: usize| {
         let cells = rows.iter().chain([&head]).filter_map(|row| row.get(column));
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(3)
