@@ -5,7 +5,7 @@ use super::sink::Sink;
 use crate::fault::{During, Fault, Outcome};
 use std::io::{ErrorKind, IoSlice};
 use std::time::{Duration, Instant};
-use walhub::ring::{Outgoing, Ring, Setup, Token, Uring, Wait};
+use walhub::ring::{Outgoing, Ring, Setup, Then, Token, Uring, Wait};
 use walhub::wire::copy::XLOG_DATA_HEADER;
 
 /// What goes out in one send of the bulk loop: `--max-send-size`'s default.
@@ -44,7 +44,7 @@ pub(crate) fn live_sends(plan: LiveSends) -> Outcome<Duration> {
         // Another one begins each time, as in the hub.
         let first = round as usize % plan.connections.max(1);
         let (head, tail) = sink.sockets.split_at(first.min(sink.sockets.len()));
-        let outgoing = |socket| Outgoing { socket, parts: &parts };
+        let outgoing = |socket| Outgoing { socket, parts: &parts, then: Then::Nothing };
         let batch: Vec<Outgoing<'_>> = tail.iter().chain(head).map(outgoing).collect();
         ring.send_now(&batch, &mut results);
         for result in results.drain(..) {
@@ -78,7 +78,11 @@ pub(crate) fn bulk_sends(connections: usize, each: u64) -> Outcome<(Duration, Du
         let batch: Vec<Outgoing<'_>> = ready
             .iter()
             .zip(&slices)
-            .map(|(place, parts)| Outgoing { socket: &sink.sockets[*place], parts })
+            .map(|(place, parts)| Outgoing {
+                socket: &sink.sockets[*place],
+                parts,
+                then: Then::Nothing,
+            })
             .collect();
         ring.send_now(&batch, &mut results);
         let mut again = Vec::with_capacity(ready.len());
