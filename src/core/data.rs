@@ -348,6 +348,10 @@ impl<R: Ring> DataCore<R> {
                     self.begin_anew();
                     self.end_streams_set_aside();
                 }
+                ToCore::Switched { wal, told } => {
+                    // Who asked may have given up; the WAL is the same.
+                    drop(told.send(self.go_on_with(*wal)));
+                }
                 ToCore::Stop { deadline } => {
                     self.stopping.get_or_insert(Stopping { deadline, told: Told::NotYet });
                     self.stop_receiving(now);

@@ -7,6 +7,7 @@ use super::sender::{Farewell, Phase};
 use super::table::Key;
 use super::token::Purpose;
 use crate::ring::{Buffer, Clock, ReplyBuffer, Ring};
+use crate::standby::diverged::Diverged;
 use crate::standby::refusals;
 use crate::standby::stream::{Due, Heard};
 use crate::wal::{SegmentName, SegmentNo, TimelineId};
@@ -224,6 +225,16 @@ impl<R: Ring> DataCore<R> {
             && sender.cursor.next_message() >= at
             && let Some(next) = sender.cell.next()
         {
+            if sender.cursor.next_message() > at {
+                let session = &sender.session;
+                self.hub.note_diverged(Diverged {
+                    application_name: session.application_name.clone(),
+                    peer: session.peer.clone(),
+                    tli: sender.cell.tli(),
+                    at: sender.cursor.next_message(),
+                    end: at,
+                });
+            }
             let mut done = BytesMut::new();
             backend::copy_done(&mut done);
             sender.outbox.extend_from_slice(&done);

@@ -226,24 +226,23 @@ fn resume(
     wal: RecoveredWal,
     writer: &mut ring::ChunkWriter,
 ) -> Result<Store, ServeFault> {
-    let tli = wal.walker.rules().tli;
-    let cell = Arc::new(Cell::new(tli, wal.oldest, wal.durable));
-    writer
-        .open(cell.id(), wal.prefix_from, &[])
-        .map_err(|e| ServeFault::Begin(format!("could not fill the cache: {e}")))?;
-    if writer.append(&wal.prefix) < wal.prefix.len() {
-        return Err(ServeFault::Begin("the cache is too small for the end of the WAL".to_owned()));
+    let (tli, durable, oldest) = (wal.walker.rules().tli, wal.durable, wal.oldest);
+    // The first time everything that was read back is compared.
+    let start = wal.prefix_from;
+    let mut cells: Vec<Arc<Cell>> = Vec::new();
+    for ended in &wal.ended {
+        let cell = Arc::new(Cell::new(ended.tli, ended.oldest, ended.end));
+        cell.seal(ended.end);
+        cells.push(cell);
     }
-    writer.durable(wal.durable);
-    hub.set_cells(vec![Arc::clone(&cell)]);
-    info!(timeline = %tli, oldest = %wal.oldest, durable = %wal.durable, "WAL found in the directory");
-    let store = Store::new(cell, wal.walker, wal.beginning, wal.begins, config.wal_buffers);
-    hub.set_position(Position::At {
-        tli,
-        durable: wal.durable,
-        // The first time everything that was read back is compared.
-        start: wal.prefix_from,
-    });
+    let store = Store::resume(wal, writer, config.wal_buffers).map_err(ServeFault::Begin)?;
+    cells.push(Arc::clone(&store.cell));
+    for (cell, next) in cells.iter().zip(cells.iter().skip(1)) {
+        cell.link(Arc::clone(next));
+    }
+    hub.set_cells(cells);
+    info!(timeline = %tli, %oldest, %durable, "WAL found in the directory");
+    hub.set_position(Position::At { tli, durable, start });
     Ok(store)
 }
 

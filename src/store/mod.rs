@@ -21,6 +21,7 @@ pub mod recover;
 pub mod retention;
 pub mod sealed_text;
 pub mod slots;
+pub mod switch;
 pub mod tail;
 
 pub use fault::StoreFault;

@@ -39,5 +39,6 @@ mod refusals;
 mod shutdown;
 mod streaming;
 mod topologies;
+mod timelines;
 mod upstreams;
 mod zerocopy;
