@@ -1,5 +1,9 @@
 //! The command line: what was typed, and what it means.
 
+mod downstream;
+
+pub use downstream::DownstreamFlags;
+
 use crate::config::{
     AUTHENTICATION_TIMEOUT, Config, MissingSlot, OnGap, PinCores, StartFrom, TcpSettings, Zerocopy,
     listen_addresses,
@@ -128,9 +132,9 @@ pub struct ServeFlags {
     #[arg(long, value_name = "SIZE", default_value = "256kB", env = "WALHUB_MAX_SEND_SIZE")]
     pub max_send_size: String,
 
-    /// WAL kept for standbys that are not connected (never less than 16 segments)
-    #[arg(long, value_name = "SIZE", default_value = "1GB", env = "WALHUB_WAL_KEEP_SIZE")]
-    pub wal_keep_size: String,
+    /// Retention, slots, feedback
+    #[command(flatten)]
+    pub downstream: DownstreamFlags,
 
     /// Replication connections at one time
     #[arg(long, value_name = "N", default_value_t = 4000, env = "WALHUB_MAX_WAL_SENDERS")]
@@ -262,12 +266,9 @@ impl ServeFlags {
                 SizeUnit::Kilobyte,
                 MAX_SEND_SIZE,
             )? as usize,
-            wal_keep_size: bytes(
-                "wal-keep-size",
-                &self.wal_keep_size,
-                SizeUnit::Megabyte,
-                0..=u64::MAX >> 20 << 20,
-            )?,
+            retention: self.downstream.retention()?,
+            slots: self.downstream.slots()?,
+            feedback: self.downstream.feedback()?,
             max_wal_senders: if self.max_wal_senders <= MAX_WAL_SENDERS {
                 self.max_wal_senders
             } else {
@@ -413,7 +414,7 @@ mod tests {
         let config = serve(&[]).unwrap();
         assert_eq!(config.wal_buffers, 64 << 20);
         assert_eq!(config.max_send_size, 256 << 10);
-        assert_eq!(config.wal_keep_size, 1 << 30);
+        assert_eq!(config.retention.wal_keep_size, 1 << 30);
         assert_eq!(config.max_wal_senders, 4000);
         assert_eq!(config.port, 5433);
         assert_eq!(config.wal_sender_timeout, Duration::from_secs(60));
@@ -429,7 +430,7 @@ mod tests {
         let config =
             serve(&["--wal-receiver-status-interval", "2", "--wal-keep-size", "0"]).unwrap();
         assert_eq!(config.wal_receiver_status_interval, Duration::from_secs(2));
-        assert_eq!(config.wal_keep_size, 0);
+        assert_eq!(config.retention.wal_keep_size, 0);
     }
 
     #[test]
@@ -462,6 +463,13 @@ mod tests {
             (["--start-from", "here"], "--start-from"),
             (["--on-gap", "jump"], "--on-gap"),
             (["--wal-retrieve-retry-interval", "0"], "--wal-retrieve-retry-interval"),
+            (["--max-slot-wal-keep-size", "-2"], "--max-slot-wal-keep-size"),
+            (["--disk-high-watermark", "100%"], "--disk-high-watermark"),
+            (["--max-replication-slots", "262144"], "--max-replication-slots"),
+            (["--auto-create-slots", "Node*"], "--auto-create-slots"),
+            (["--auto-create-slots", "*,limit=x"], "--auto-create-slots"),
+            (["--hot-standby-feedback", "maybe"], "--hot-standby-feedback"),
+            (["--report-apply", "fastest"], "--report-apply"),
             (["--listen-addresses", "0.0.0.0"], "--listen-addresses"),
             (["--zerocopy", "never"], "--zerocopy"),
             (["--pin-cores", "1-"], "--pin-cores"),

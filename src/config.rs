@@ -1,6 +1,13 @@
 //! The settings of a running hub, resolved: units applied, defaults filled in.
 #![forbid(unsafe_code)]
 
+mod feedback;
+mod slots;
+
+pub use feedback::{FeedbackSettings, HotStandbyFeedback, ReportApply};
+pub use slots::{AutoCreate, SlotSettings};
+
+use crate::store::retention::Policy;
 use crate::wal::Lsn;
 use crate::wire::conninfo::Conninfo;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -42,8 +49,12 @@ pub struct Config {
     pub wal_buffers: usize,
     /// `--max-send-size`, bytes of one send.
     pub max_send_size: usize,
-    /// `--wal-keep-size`, bytes.
-    pub wal_keep_size: u64,
+    /// `--wal-keep-size` and all other rules of what is kept for whom.
+    pub retention: Policy,
+    /// Replication slots of standbys.
+    pub slots: SlotSettings,
+    /// What of the standbys is told upstream.
+    pub feedback: FeedbackSettings,
     /// `--max-wal-senders`: replication connections at one time.
     pub max_wal_senders: usize,
     /// `--wal-sender-timeout`; zero switches it off.

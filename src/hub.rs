@@ -7,7 +7,8 @@
 use crate::config::Config;
 use crate::instance::{InstanceId, InstancePath};
 use crate::standby::diverged::{Diverged, DivergedStandbys};
-use crate::store::retention::Holds;
+use crate::standby::fleet::Fleet;
+use crate::store::retention::{Holds, Receiving};
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use crate::watermark::Cell;
 use bytes::Bytes;
@@ -25,6 +26,8 @@ pub struct Hub {
     pub instance: InstanceId,
     /// Positions that connected standbys still need.
     pub holds: Arc<Holds>,
+    /// The connected standbys, as far as the upstream is told of them.
+    pub fleet: Arc<Fleet>,
     identity: RwLock<Option<Arc<Identity>>>,
     cells: RwLock<Vec<Arc<Cell>>>,
     histories: RwLock<BTreeMap<u32, Bytes>>,
@@ -33,6 +36,7 @@ pub struct Hub {
     diverged: RwLock<DivergedStandbys>,
     senders: Arc<AtomicUsize>,
     at_rest: AtomicBool,
+    receiving_paused: AtomicBool,
     /// WAL bytes that each data core has sent.
     sent: Box<[CachePadded<AtomicU64>]>,
 }
@@ -112,16 +116,19 @@ impl Hub {
     pub fn new(config: Arc<Config>, instance: InstanceId, holds: Arc<Holds>) -> Self {
         let cores = config.cores.get();
         let sent = (0..cores).map(|_| CachePadded::new(AtomicU64::new(0))).collect();
+        let fleet = Fleet::new(config.feedback.clone());
         Self {
             config,
             instance,
             holds,
+            fleet,
             identity: RwLock::new(None),
             cells: RwLock::new(Vec::new()),
             histories: RwLock::new(BTreeMap::new()),
             position: RwLock::new(Position::Empty),
             above: RwLock::new(InstancePath::empty()),
             diverged: RwLock::default(),
+            receiving_paused: AtomicBool::new(false),
             senders: Arc::new(AtomicUsize::new(0)),
             at_rest: AtomicBool::new(false),
             sent,
@@ -226,6 +233,19 @@ impl Hub {
         self.senders.load(Ordering::Relaxed)
     }
 
+    /// Says whether the disk is too full for more WAL.
+    pub fn set_receiving(&self, receiving: Receiving) {
+        self.receiving_paused.store(receiving == Receiving::Paused, Ordering::SeqCst);
+    }
+
+    /// May WAL come in?
+    pub fn receiving(&self) -> Receiving {
+        match self.receiving_paused.load(Ordering::SeqCst) {
+            true => Receiving::Paused,
+            false => Receiving::Open,
+        }
+    }
+
     /// Shutdown: no watermark moves any more. Said by the receive role, which wakes the
     /// other cores after it.
     pub fn come_to_rest(&self) {
@@ -283,7 +303,8 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 pub(crate) mod tests {
     use super::*;
     use crate::config::{AUTHENTICATION_TIMEOUT, MissingSlot, OnGap, PinCores, StartFrom};
-    use crate::config::{TcpSettings, Zerocopy};
+    use crate::config::{FeedbackSettings, SlotSettings, TcpSettings, Zerocopy};
+    use crate::store::retention::Policy;
     use crate::wire::conninfo::Conninfo;
     use std::num::NonZeroUsize;
     use std::time::Duration;
@@ -306,7 +327,9 @@ pub(crate) mod tests {
             tcp: TcpSettings::default(),
             wal_buffers: 1 << 20,
             max_send_size: 1 << 18,
-            wal_keep_size: 1 << 30,
+            retention: Policy { wal_keep_size: 1 << 30, ..Policy::default() },
+            slots: SlotSettings { max: 10, auto_create: None },
+            feedback: FeedbackSettings::default(),
             max_wal_senders: 10,
             wal_sender_timeout: Duration::from_secs(60),
             wal_receiver_timeout: Duration::from_secs(60),

@@ -1,6 +1,8 @@
 //! One client, from its first byte to its last: startup, commands, the time its
 //! socket spends at a data core, commands again.
 
+mod slots;
+
 use super::Shared;
 use super::registry::Registered;
 use super::socket::Socket;
@@ -247,9 +249,17 @@ impl Client {
         let shared = Arc::clone(&self.shared);
         let mut conversation = Conversation::new();
         loop {
-            match conversation.take(&shared.hub, &self.session, &mut self.unread, &mut self.out) {
+            let mut step =
+                conversation.take(&shared.hub, &self.session, &mut self.unread, &mut self.out);
+            while let Step::Slot(task) = step {
+                let Some(done) = self.carry_out(task).await? else { return Ok(None) };
+                step = conversation.resume(&shared.hub, &self.session, done, &mut self.out);
+            }
+            match step {
                 Step::Answered if self.out.len() < FLUSH_AT => {}
                 Step::Answered => self.socket.write(&mut self.out).await?,
+                // Carried out above.
+                Step::Slot(_) => {}
                 Step::Close => {
                     self.log_last_words();
                     finish(&mut self.socket, std::mem::take(&mut self.out)).await;
@@ -328,6 +338,7 @@ impl Client {
                 tracing::info!(pid = session.pid, %next, %at, "told the standby the next timeline");
             }
             StreamEnd::Failed(refusal) => {
+                shared.hub.holds.slots.lock().drop_temporary(session.pid);
                 tracing::info!(
                     pid = session.pid,
                     sqlstate = refusal.sqlstate,

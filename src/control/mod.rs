@@ -5,6 +5,7 @@ mod connection;
 pub mod listener;
 pub mod recorder;
 pub mod registry;
+mod retention;
 mod socket;
 pub mod tcp;
 pub mod unix_socket;
@@ -99,6 +100,7 @@ pub async fn run(control: Control) -> io::Result<()> {
     }
     let (upstream_ended, ends) = mpsc::channel(1);
     let upstream = tokio::spawn(upstream::run(Arc::clone(&shared), ends));
+    let retention = tokio::spawn(retention::run(Arc::clone(&shared)));
     let mut cores = Cores::Running;
     loop {
         let message = tokio::select! {
@@ -128,6 +130,7 @@ pub async fn run(control: Control) -> io::Result<()> {
         }
     }
     upstream.abort();
+    retention.abort();
     drop(paths);
     Ok(())
 }

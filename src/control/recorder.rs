@@ -2,10 +2,12 @@
 //! this is the door to it.
 
 use crate::hub::Identity;
+use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
 use crate::wal::{Lsn, TimelineId};
 use bytes::Bytes;
 use std::sync::Arc;
+use std::time::SystemTime;
 use tokio::sync::oneshot;
 
 /// Comes when something is durable, or with the reason why it is not.
@@ -29,6 +31,15 @@ pub trait Recorder: Send + Sync {
     /// `--on-gap restart-at-current`: move our WAL aside. Afterwards the hub's
     /// position is `Empty`.
     fn set_wal_aside(&self) -> Saved;
+
+    /// A slot that was created; on failure there is no such slot.
+    fn save_slot(&self, name: SlotName) -> Saved;
+
+    /// A slot goes, its file first.
+    fn drop_slot(&self, name: SlotName) -> Saved;
+
+    /// It is time to look after slots and old WAL; not waited for.
+    fn retain(&self, newest: Lsn, now: SystemTime);
 
     /// The content of `walhub.state`, for `inspect`; not waited for.
     fn save_state(&self, json: String);

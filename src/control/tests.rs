@@ -11,6 +11,7 @@ use crate::hub::{Hub, Identity, tests};
 use crate::instance::InstanceId;
 use crate::standby::refusals;
 use crate::store::retention::Holds;
+use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
 use crate::wal::{Lsn, TimelineId};
 use crate::watermark::Cell;
@@ -20,7 +21,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -44,6 +45,13 @@ impl Recorder for Forgetful {
     fn set_wal_aside(&self) -> Saved {
         saved()
     }
+    fn save_slot(&self, _: SlotName) -> Saved {
+        saved()
+    }
+    fn drop_slot(&self, _: SlotName) -> Saved {
+        saved()
+    }
+    fn retain(&self, _: Lsn, _: SystemTime) {}
     fn save_state(&self, _: String) {}
 }
 

@@ -263,7 +263,8 @@ impl<R: Ring> DataCore<R> {
         let moved = self.seen.iter().any(Seen::is_outdated);
         let at_rest = self.stopping.is_some_and(|stopping| stopping.told == Told::NotYet)
             && self.hub.is_at_rest();
-        if moved || at_rest || !self.inbox.is_empty() || !self.due.is_empty() {
+        let news = self.receiver.as_ref().is_some_and(|receiver| receiver.has_missed(&self.hub));
+        if moved || at_rest || news || !self.inbox.is_empty() || !self.due.is_empty() {
             Wait::No
         } else {
             self.next_deadline(now).map_or(Wait::Forever, Wait::Until)
@@ -334,6 +335,7 @@ impl<R: Ring> DataCore<R> {
                 ToCore::Standby(handoff) => self.adopt(*handoff, now),
                 ToCore::Upstream(handoff) => self.begin_receiving(*handoff, now),
                 ToCore::Cancel { pid } => self.cancel_stream(pid, now),
+                ToCore::Terminate { pid } => self.terminate_stream(pid, now),
                 ToCore::EndHubStreams => self.end_hub_streams(now),
                 ToCore::Keeper(JobDone::Opened { tli, no, result, .. }) => {
                     if let Err(error) = &result {
@@ -374,6 +376,7 @@ impl<R: Ring> DataCore<R> {
             session: handoff.session,
             permit: handoff.permit,
             hold: handoff.hold,
+            member: self.hub.fleet.join(),
             cell: handoff.cell,
             cursor: Cursor::new(handoff.start),
             outbox: welcome.to_vec(),

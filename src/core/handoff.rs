@@ -154,6 +154,12 @@ pub enum ToCore {
         /// The stream's session.
         pid: u32,
     },
+    /// The slot of this session's stream lost its WAL: end it as PostgreSQL does, with
+    /// 57P01, unless it has ended meanwhile.
+    Terminate {
+        /// The stream's session.
+        pid: u32,
+    },
     /// The path above us changed: end the streams of hubs, so that they check again.
     EndHubStreams,
     /// The keeper's answer to a job of this core's.

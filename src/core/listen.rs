@@ -143,7 +143,14 @@ impl<R: Ring> DataCore<R> {
             rest.extend_from_slice(bytes);
             return;
         }
-        match sender.talk.hear(bytes, now) {
+        let before = sender.talk.feedback();
+        let heard = sender.talk.hear(bytes, now);
+        sender.hold.confirm(sender.talk.positions().flush);
+        sender.member.applied(sender.talk.positions().apply);
+        if let Some(feedback) = sender.talk.feedback().filter(|said| before != Some(*said)) {
+            sender.member.feedback(&feedback, now);
+        }
+        match heard {
             Heard::Replies => {}
             Heard::ReplyWanted => self.push_keepalive(key, ReplyRequest::No),
             Heard::Done(rest) => self.client_done(key, rest, now),
@@ -467,6 +474,18 @@ impl<R: Ring> DataCore<R> {
         }
         if let Some(key) = key {
             self.step(key, now);
+        }
+    }
+
+    /// The slot of a stream lost its WAL. Its user has to see that before it goes on.
+    pub(super) fn terminate_stream(&mut self, pid: u32, now: Instant) {
+        let key = self.senders.keys().into_iter().find(|key| {
+            let sender = self.senders.get_mut(*key);
+            sender.is_some_and(|s| s.session.pid == pid && !s.is_parting())
+        });
+        if let Some(key) = key {
+            self.log_end(key, "terminated, because its replication slot was invalidated");
+            self.farewell(key, Some(&refusals::administrator_command()), now);
         }
     }
 

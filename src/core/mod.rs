@@ -4,6 +4,7 @@
 
 pub mod blocks;
 pub mod data;
+mod feedback;
 pub mod files;
 pub mod handoff;
 mod laggard;

@@ -5,21 +5,24 @@
 //! to the record before), and nothing is published before its batch is synced.
 
 use super::data::{DataCore, Halted};
+use super::feedback::FeedbackClock;
 use super::handoff::{ToControl, UpstreamEnd, UpstreamHandoff};
 use super::pg_now;
 use super::store::Store;
 use super::token::Purpose;
-use crate::hub::Position;
+use crate::hub::{Hub, Position};
 use crate::keeper::{Job, JobDone, JobKind};
+use crate::ring::Clock as _;
 use crate::ring::{self, Buffer, ChunkWriter, Fd, OpId, Outcome, Outgoing, Ring, Then, Waker};
 use crate::store::RecoveredWal;
 use crate::store::append::Action;
-use crate::upstream::stream::{Clock, Due, MAX_BODY, Told, next_told};
+use crate::store::retention::Receiving;
+use crate::upstream::apply::ApplyReport;
+use crate::upstream::stream::{Clock, Due, MAX_BODY, Positions, Told, next_told};
 use crate::wal::Lsn;
 use crate::watermark::Bell;
-use crate::wire::copy::{HotStandbyFeedback, ReplyRequest};
+use crate::wire::copy::ReplyRequest;
 use crate::wire::frontend;
-use crate::wire::time::PgTime;
 use bytes::BytesMut;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -41,15 +44,6 @@ const HALT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Exit status after a failed sync: the last word is the `halted` marker's.
 pub const EXIT_HALTED: i32 = 3;
-
-/// Feedback of a hub without standbys that need anything.
-const NO_REQUIREMENT: HotStandbyFeedback = HotStandbyFeedback {
-    client_time: PgTime::new(0),
-    xmin: 0,
-    xmin_epoch: 0,
-    catalog_xmin: 0,
-    catalog_epoch: 0,
-};
 
 /// Another core, to be woken when the watermark moves.
 #[derive(Debug, Clone)]
@@ -77,6 +71,8 @@ pub struct Receiver {
     /// Unsynced WAL is bounded by this, half of `wal_buffers`.
     max_unsynced: u64,
     halted_at: Option<Instant>,
+    /// What is said of standbys' replay; none before the first connection.
+    apply: Option<ApplyReport>,
 }
 
 /// The upstream connection.
@@ -88,6 +84,7 @@ struct Link {
     buffer: Option<Buffer>,
     reading: Option<OpId>,
     clock: Clock,
+    feedback: FeedbackClock,
     outbox: Vec<u8>,
     waiting_room: Option<OpId>,
     /// The next byte of the stream.
@@ -135,6 +132,7 @@ impl Receiver {
             actions: Vec::new(),
             max_unsynced: (wal_buffers / 2) as u64,
             halted_at: None,
+            apply: None,
         }
     }
 
@@ -154,7 +152,8 @@ impl Receiver {
         let pinned = self.link.as_ref().is_some_and(|link| link.clock.is_paused())
             && self.store.as_ref().is_none_or(|store| store.appender.idle());
         let soon = (pinned || !self.jobs.is_empty()).then(|| now + Duration::from_millis(1));
-        [link, halted, soon].into_iter().flatten().min()
+        let feedback = self.link.as_ref().and_then(|link| link.feedback.deadline(now));
+        [link, halted, soon, feedback].into_iter().flatten().min()
     }
 
     /// Wakes every other core that may be asleep.
@@ -169,18 +168,44 @@ impl Receiver {
     /// The status reply of this moment, queued. Write and flush are both what is
     /// durable: WAL that is only in our memory is nothing to rely on.
     fn queue_status(&mut self, reply: ReplyRequest, clock: &impl ring::Clock, now: Instant) {
-        let (Some(link), Some(store)) = (&mut self.link, &self.store) else { return };
-        let (write, flush) = (store.appender.durable(), store.appender.flush_reportable());
-        let status = link.clock.status(write, flush, reply, pg_now(clock), now);
+        let Some(positions) = self.positions() else { return };
+        let Some(link) = &mut self.link else { return };
+        let status = link.clock.status(positions, reply, pg_now(clock), now);
         link.outbox.extend_from_slice(&status.encode());
         link.asked = Asked::No;
     }
 
     /// Does the upstream wait for a status, or would one say something new?
     fn owes_status(&self) -> bool {
-        let (Some(link), Some(store)) = (&self.link, &self.store) else { return false };
-        link.asked == Asked::Yes
-            || link.clock.has_news(store.appender.durable(), store.appender.flush_reportable())
+        let (Some(link), Some(positions)) = (&self.link, self.positions()) else { return false };
+        link.asked == Asked::Yes || link.clock.has_news(positions)
+    }
+
+    /// Where this hub stands, as the upstream is told.
+    fn positions(&self) -> Option<Positions> {
+        let appender = &self.store.as_ref()?.appender;
+        let (write, flush) = (appender.durable(), appender.flush_reportable());
+        Some(Positions { write, flush, apply: self.apply?.value(flush) })
+    }
+
+    /// Takes over what standbys have replayed, and tells the upstream what they need.
+    fn look_at_fleet(&mut self, hub: &Hub, clock: &impl ring::Clock, now: Instant) {
+        let Some(link) = &mut self.link else { return };
+        if let Some(apply) = self.apply.as_mut().filter(|apply| apply.is_of_standbys())
+            && link.feedback.has_missed(&hub.fleet)
+        {
+            apply.note(hub.fleet.slowest());
+        }
+        link.feedback.look(&hub.fleet, now);
+        if let Some(need) = link.feedback.take_due(now) {
+            link.outbox.extend_from_slice(&need.message(pg_now(clock)).encode());
+        }
+    }
+
+    /// Has something happened to the standbys since the last look that the upstream may
+    /// have to be told?
+    pub(super) fn has_missed(&self, hub: &Hub) -> bool {
+        self.link.as_ref().is_some_and(|link| link.feedback.has_missed(&hub.fleet))
     }
 
     /// Takes one message of the stream.
@@ -308,8 +333,8 @@ impl<R: Ring> DataCore<R> {
             if store.appender.out_of_space() {
                 store.appender.resume(&mut receiver.actions);
                 // What standbys have let go meanwhile may be the space that is missing.
-                let (newest, wal_keep) = (store.appender.durable(), config.wal_keep_size);
-                receiver.jobs.push_back(Job::Retain { newest, wal_keep });
+                let (newest, now) = (store.appender.durable(), self.clock.time_of_day());
+                receiver.jobs.push_back(Job::Retain { newest, now });
             }
             store.appender.warm_up(&mut receiver.actions);
         }
@@ -345,13 +370,15 @@ impl<R: Ring> DataCore<R> {
                 config.wal_receiver_status_interval,
                 config.wal_receiver_timeout,
             ),
-            // No requirement: clears what an earlier session of a slot may have left.
-            outbox: NO_REQUIREMENT.encode().to_vec(),
+            feedback: FeedbackClock::new(config.wal_receiver_status_interval),
+            outbox: Vec::new(),
             waiting_room: None,
             expected: handoff.start,
             asked: Asked::No,
             next: None,
         });
+        receiver.apply.get_or_insert(ApplyReport::new(config.feedback.report_apply));
+        receiver.look_at_fleet(&self.hub, &self.clock, now);
         receiver.queue_status(ReplyRequest::No, &self.clock, now);
     }
 
@@ -469,6 +496,7 @@ impl<R: Ring> DataCore<R> {
 
     fn status(&mut self, now: Instant) {
         let Some(receiver) = &mut self.receiver else { return };
+        receiver.look_at_fleet(&self.hub, &self.clock, now);
         if receiver.owes_status() {
             receiver.queue_status(ReplyRequest::No, &self.clock, now);
         }
@@ -584,7 +612,7 @@ impl<R: Ring> DataCore<R> {
 
     /// News from the keeper for the store.
     pub(super) fn receiver_news(&mut self, news: JobDone) {
-        let wal_keep = self.hub.config.wal_keep_size;
+        let time_of_day = self.clock.time_of_day();
         let Some(receiver) = &mut self.receiver else { return };
         if let JobDone::Done(JobKind::MarkHalted)
         | JobDone::Failed { job: JobKind::MarkHalted, .. } = news
@@ -603,7 +631,7 @@ impl<R: Ring> DataCore<R> {
             JobDone::Finalized { no, .. } => {
                 store.appender.finalized(no);
                 let newest = store.appender.durable();
-                receiver.jobs.push_back(Job::Retain { newest, wal_keep });
+                receiver.jobs.push_back(Job::Retain { newest, now: time_of_day });
             }
             JobDone::Begun { begun, .. } => store.appender.begun(Ok(begun), out),
             JobDone::Failed { job: JobKind::Prepare { no, .. }, error } => {
@@ -616,6 +644,9 @@ impl<R: Ring> DataCore<R> {
                 store.appender.begun(Err(&error), out);
             }
             JobDone::Failed { job, error } => warn!("could not {job}: {error}"),
+            JobDone::Retained { receiving: Receiving::Paused, .. } => {
+                self.end_stream(UpstreamEnd::NoSpace);
+            }
             JobDone::Retained { .. }
             | JobDone::Done(_)
             | JobDone::Opened { .. }

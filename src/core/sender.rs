@@ -5,6 +5,7 @@ use super::handoff::{Session, StreamEnd};
 use crate::fanout::Cursor;
 use crate::hub::SenderPermit;
 use crate::ring::{Fd, OpId};
+use crate::standby::fleet::Member;
 use crate::standby::stream::Talk;
 use crate::store::retention::Hold;
 use crate::watermark::Cell;
@@ -22,6 +23,8 @@ pub struct Sender {
     pub permit: SenderPermit,
     /// Keeps the WAL that is still to be sent.
     pub hold: Hold,
+    /// What of it is told upstream.
+    pub member: Member,
     /// The timeline it streams.
     pub cell: Arc<Cell>,
     /// How far it has been sent.

@@ -4,12 +4,15 @@ use crate::instance::InstanceId;
 use crate::store::RecoveredWal;
 use crate::store::append::Begun;
 use crate::store::control_file::ControlFile;
+use crate::store::retention::Receiving;
+use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
 use crate::wal::{Lsn, SegmentNo, SegmentSize, TimelineId};
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// File work for the keeper. Jobs run one after the other, in the order given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,13 +67,17 @@ pub enum Job {
     },
     /// Replace the state file, not durably.
     SaveState(String),
-    /// Remove or recycle complete segments that nobody needs.
+    /// Look after the slots, and remove or recycle complete segments that nobody needs.
     Retain {
         /// The durable mark.
         newest: Lsn,
-        /// `wal_keep_size`, bytes.
-        wal_keep: u64,
+        /// The time of day.
+        now: SystemTime,
     },
+    /// Write down a slot that was created.
+    SaveSlot(SlotName),
+    /// Remove a slot's file, durably, and the slot.
+    DropSlot(SlotName),
     /// Move all WAL into a folder beside `pg_wal` and begin with an empty one: behind a
     /// gap that nothing fills. The hub's own ID stays.
     SetAside(InstanceId),
@@ -103,6 +110,8 @@ impl Job {
             Self::SaveHistory { tli, .. } => JobKind::SaveHistory { tli },
             Self::SaveState(_) => JobKind::SaveState,
             Self::Retain { .. } => JobKind::Retain,
+            Self::SaveSlot(_) => JobKind::SaveSlot,
+            Self::DropSlot(_) => JobKind::DropSlot,
             Self::SetAside(_) => JobKind::SetAside,
             Self::Switch { plan, .. } => JobKind::Switch { to: plan.to },
             Self::MarkHalted { .. } => JobKind::MarkHalted,
@@ -123,6 +132,8 @@ pub enum JobKind {
     SaveHistory { tli: TimelineId },
     SaveState,
     Retain,
+    SaveSlot,
+    DropSlot,
     SetAside,
     Switch { to: TimelineId },
     MarkHalted,
@@ -144,6 +155,8 @@ impl fmt::Display for JobKind {
             Self::SaveHistory { tli } => write!(f, "save the history file of timeline {tli}"),
             Self::SaveState => f.write_str("save the state file"),
             Self::Retain => f.write_str("remove old segments"),
+            Self::SaveSlot => f.write_str("save a replication slot"),
+            Self::DropSlot => f.write_str("remove a replication slot"),
             Self::SetAside => f.write_str("move all WAL aside"),
             Self::Switch { to } => write!(f, "go on with timeline {to}"),
             Self::MarkHalted => f.write_str("write the halted marker"),
@@ -197,6 +210,10 @@ pub enum JobDone<F = Arc<OwnedFd>> {
     Retained {
         /// The oldest position still here.
         oldest_kept: Lsn,
+        /// Sessions whose slots were invalidated: they have to go.
+        terminate: Vec<u32>,
+        /// May WAL come in?
+        receiving: Receiving,
     },
     /// The job failed and left nothing half done that anybody would believe.
     Failed {

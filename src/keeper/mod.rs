@@ -7,6 +7,8 @@
 
 mod job;
 mod open_files;
+mod retain;
+mod slots;
 mod spares;
 mod uring_disk;
 mod work;
@@ -16,7 +18,7 @@ pub use uring_disk::UringDisk;
 pub use work::{Keeper, Tended};
 
 use crate::store::directory::Directory;
-use crate::store::retention::Holds;
+use crate::store::retention::{Holds, Policy};
 use crate::store::{Recovered, StoreFault, recover};
 use crate::wal::Lsn;
 use std::io;
@@ -87,13 +89,14 @@ pub enum KeeperFault {
 /// that thread, once for each job; it must not block.
 pub fn start(
     directory: Directory,
+    policy: Policy,
     answer: impl FnMut(JobDone) + Send + 'static,
 ) -> Result<Started, KeeperFault> {
     let (jobs, queue) = mpsc::channel(QUEUE);
     let (tell, told) = oneshot::channel();
     let thread = std::thread::Builder::new()
         .name("keeper".to_owned())
-        .spawn(move || serve(directory, queue, tell, answer))
+        .spawn(move || serve(directory, policy, queue, tell, answer))
         .map_err(KeeperFault::Thread)?;
     let (recovered, holds) = told.blocking_recv().unwrap_or_else(|_| {
         // Only a panic drops the sender, and that ends the process.
@@ -106,6 +109,7 @@ type Found = Result<(Recovered, Arc<Holds>), KeeperFault>;
 
 fn serve(
     directory: Directory,
+    policy: Policy,
     queue: mpsc::Receiver<Job>,
     tell: oneshot::Sender<Found>,
     answer: impl FnMut(JobDone),
@@ -132,6 +136,10 @@ fn serve(
         let complete = wal.and_then(|wal| wal.complete);
         let listing = &recovered.listing;
         let keeper = Keeper::new(UringDisk, layout, Arc::clone(&holds), listing, complete, cluster);
+        let keeper = keeper.with_policy(policy);
+        if let Err(fault) = keeper.load_slots().await {
+            return give(tell, Err(fault.into()));
+        }
         give(tell, Ok((recovered, holds)));
         work_off(keeper, queue, answer).await;
     });
@@ -215,7 +223,8 @@ mod tests {
     fn open(world: &World) -> (Started, Receiver<JobDone>) {
         let (sender, answers) = std::sync::mpsc::channel();
         let directory = Directory::open(&world.dir.path().join("hub")).unwrap();
-        (start(directory, move |done| sender.send(done).unwrap()).unwrap(), answers)
+        let answer = move |done| sender.send(done).unwrap();
+        (start(directory, Policy::default(), answer).unwrap(), answers)
     }
 
     fn ask(started: &Started, answers: &Receiver<JobDone>, job: Job) -> JobDone {
@@ -286,7 +295,8 @@ mod tests {
         // Far ahead: 5 goes, though it is open here; 6 stays, because the next start's
         // walk begins in it.
         let newest = Lsn::new(100 * MIB);
-        let done = ask(&keeper, &answers, Job::Retain { newest, wal_keep: 0 });
+        let done =
+            ask(&keeper, &answers, Job::Retain { newest, now: std::time::SystemTime::now() });
         assert!(matches!(done, JobDone::Retained { .. }), "{done:?}");
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
         while world.dir.path().join("hub/pg_wal/000000010000000000000005").exists() {

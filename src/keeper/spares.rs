@@ -128,6 +128,18 @@ impl Spares {
         Some(number)
     }
 
+    /// Removes a spare, if there is one, for the room that it takes.
+    pub(super) async fn give_up_one<D: Disk>(
+        &mut self,
+        disk: &D,
+        layout: &Layout,
+    ) -> io::Result<()> {
+        match self.ready.pop_front() {
+            Some(number) => disk.unlink(&layout.spare(number)).await,
+            None => Ok(()),
+        }
+    }
+
     /// A segment was renamed to the spare of this number.
     pub(super) fn recycled(&mut self, number: u64) {
         self.unsynced.push(number);

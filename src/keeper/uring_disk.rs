@@ -4,11 +4,13 @@
 
 use crate::store::disk::Disk;
 use crate::store::plain_disk::PlainDisk;
+use crate::store::retention::Space;
 use rustix::fs::OFlags;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Weak};
+use std::time::SystemTime;
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::fs::File;
 
@@ -93,6 +95,14 @@ impl Disk for UringDisk {
 
     async fn mkdir(&self, path: &Path) -> io::Result<()> {
         PlainDisk.mkdir(path).await
+    }
+
+    async fn modified(&self, path: &Path) -> io::Result<SystemTime> {
+        PlainDisk.modified(path).await
+    }
+
+    async fn space(&self, dir: &Path) -> io::Result<Space> {
+        PlainDisk.space(dir).await
     }
 
     async fn len(&self, file: &Self::File) -> io::Result<u64> {

@@ -6,6 +6,7 @@
 
 use super::job::{Job, JobDone, JobKind};
 use super::open_files::OpenFiles;
+use super::retain::Completions;
 use super::spares::Spares;
 use crate::instance::InstanceId;
 use crate::store::append::{Begun, is_no_space};
@@ -14,7 +15,7 @@ use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::disk::{Disk, read_full, replace_durably, write_full};
 use crate::store::layout::{Layout, Listing, SegmentRange};
 use crate::store::notes::{BegunNote, HaltedNote};
-use crate::store::retention::{Hold, Holds};
+use crate::store::retention::{Holds, Policy, Receiving};
 use crate::store::switch::{Switch, heirs, switch};
 use crate::store::tail::leading_rest;
 use crate::store::{StoreFault, recover};
@@ -39,23 +40,28 @@ pub enum Tended {
 
 /// Does the file work.
 pub struct Keeper<D: Disk> {
-    disk: D,
-    layout: Layout,
-    holds: Arc<Holds>,
+    pub(super) disk: D,
+    pub(super) layout: Layout,
+    pub(super) holds: Arc<Holds>,
+    pub(super) policy: Policy,
     cluster: Option<Cluster>,
     size: Option<SegmentSize>,
-    spares: Spares,
+    pub(super) spares: Spares,
     /// Complete segments on disk, every timeline's, oldest range first.
-    complete: Vec<SegmentRange>,
+    pub(super) complete: Vec<SegmentRange>,
+    /// When segments were completed, as far as somebody had to know.
+    pub(super) completed: Completions,
     /// Open segments on disk.
     partials: BTreeSet<(TimelineId, SegmentNo)>,
     /// Where the next start's walk would begin.
-    walk_start: Option<Hold>,
+    pub(super) walk_start: Option<Lsn>,
     /// Nobody needs segments before this one.
-    horizon: SegmentNo,
+    pub(super) horizon: SegmentNo,
+    /// May WAL come in?
+    pub(super) receiving: Receiving,
     /// Names were removed or changed since the directory was synced.
     unsynced_names: bool,
-    open: OpenFiles<D>,
+    pub(super) open: OpenFiles<D>,
 }
 
 impl<D: Disk> Keeper<D> {
@@ -74,6 +80,9 @@ impl<D: Disk> Keeper<D> {
             holds,
             size: cluster.as_ref().map(|cluster| cluster.segment_size),
             cluster,
+            policy: Policy::default(),
+            completed: Completions::default(),
+            receiving: Receiving::Open,
             spares: Spares::new(&listing.spares),
             complete: complete_ranges(listing, complete),
             partials: listing.partials.iter().copied().collect(),
@@ -82,6 +91,11 @@ impl<D: Disk> Keeper<D> {
             unsynced_names: false,
             open: OpenFiles::default(),
         }
+    }
+
+    /// A keeper that keeps more than the least.
+    pub fn with_policy(self, policy: Policy) -> Self {
+        Self { policy, ..self }
     }
 
     /// Does one job.
@@ -105,7 +119,9 @@ impl<D: Disk> Keeper<D> {
                 replace_durably(&self.disk, &path, bytes).await.map(|()| JobDone::Done(kind))
             }
             Job::SaveState(text) => self.save_state(text).await,
-            Job::Retain { newest, wal_keep } => self.retain(newest, wal_keep).await,
+            Job::Retain { newest, now } => self.retain(newest, now).await,
+            Job::SaveSlot(name) => self.save_slot(&name).await.map(|()| JobDone::Done(kind)),
+            Job::DropSlot(name) => self.drop_slot(&name).await.map(|()| JobDone::Done(kind)),
             Job::SetAside(instance) => self.set_aside(instance).await,
             Job::Switch { plan, control } => self.switch(plan, *control).await,
             Job::MarkHalted { durable, reason } => {
@@ -190,6 +206,7 @@ impl<D: Disk> Keeper<D> {
         self.disk.rename(&from, &to).await?;
         self.disk.sync_dir(self.layout.wal()).await.map_err(failed_sync)?;
         self.partials.remove(&(tli, no));
+        self.completed.finished(no);
         let range = self.complete.iter_mut().rev().find(|range| range.tli == tli);
         match range {
             Some(range) if range.newest.next() == no => range.newest = no,
@@ -220,7 +237,7 @@ impl<D: Disk> Keeper<D> {
         Ok(JobDone::Begun { tli, begun })
     }
 
-    async fn open(&mut self, tli: TimelineId, no: SegmentNo) -> io::Result<D::File> {
+    pub(super) async fn open(&mut self, tli: TimelineId, no: SegmentNo) -> io::Result<D::File> {
         let name = self.name(tli, no)?;
         if let Some(file) = self.open.held(tli, no) {
             return Ok(file);
@@ -315,7 +332,9 @@ impl<D: Disk> Keeper<D> {
         self.open = OpenFiles::default();
         self.walk_start = None;
         self.horizon = SegmentNo::new(0);
+        self.completed = Completions::default();
         self.unsynced_names = false;
+        self.lose_slots().await?;
         Ok(JobDone::Done(JobKind::SetAside))
     }
 
@@ -335,37 +354,6 @@ impl<D: Disk> Keeper<D> {
         write_full(&self.disk, &file, text.into_bytes(), 0).await?;
         self.disk.rename(&temporary, &path).await?;
         Ok(JobDone::Done(JobKind::SaveState))
-    }
-
-    /// Moves the horizon, at once; the files behind it go in `tend`.
-    async fn retain(&mut self, newest: Lsn, wal_keep: u64) -> io::Result<JobDone<D::File>> {
-        let size = self.segment_size()?;
-        self.hold_start_of_walk(size).await?;
-        self.horizon = self.horizon.max(self.holds.advance_horizon(newest, wal_keep, size));
-        self.open.forget_closed();
-        Ok(JobDone::Retained { oldest_kept: self.holds.oldest_kept() })
-    }
-
-    /// Recovery can prove a record that straddles the open segment's start only from the
-    /// record's own start, which may lie many segments back: that much stays.
-    async fn hold_start_of_walk(&mut self, size: SegmentSize) -> io::Result<()> {
-        let Some(range) = self.complete.last().copied() else { return Ok(()) };
-        let mut no = range.newest;
-        while no > range.oldest {
-            let start = no.start(size);
-            let file = self.open(range.tli, no).await?;
-            let header = read_full(&self.disk, &file, LONG_HEADER, 0).await?;
-            match leading_rest(start, &header, size) {
-                Some(end) if end >= no.end(size) => no = no.previous().unwrap_or(range.oldest),
-                Some(_) | None => break,
-            }
-        }
-        let start = no.start(size);
-        match &self.walk_start {
-            Some(hold) => hold.advance(start),
-            None => self.walk_start = self.holds.hold(start).ok(),
-        }
-        Ok(())
     }
 
     /// Removes some of what lies before the horizon, oldest first. A segment becomes a
@@ -406,7 +394,7 @@ impl<D: Disk> Keeper<D> {
         Ok(SegmentName { tli, no, size: self.segment_size()? })
     }
 
-    fn segment_size(&self) -> io::Result<SegmentSize> {
+    pub(super) fn segment_size(&self) -> io::Result<SegmentSize> {
         self.size.ok_or_else(|| io::Error::other("the cluster is not known yet"))
     }
 }
@@ -495,7 +483,10 @@ mod tests {
             assert!(matches!(run(Job::Finalize { tli, no }), JobDone::Finalized { .. }));
         }
         let newest = Lsn::new(100 * MIB);
-        assert!(matches!(run(Job::Retain { newest, wal_keep: 0 }), JobDone::Retained { .. }));
+        assert!(matches!(
+            run(Job::Retain { newest, now: std::time::SystemTime::UNIX_EPOCH }),
+            JobDone::Retained { .. }
+        ));
         while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
         // Whatever became a spare is written over from here on.
         for no in 0..3 {

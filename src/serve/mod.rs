@@ -111,7 +111,8 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
 
     let post = Arc::new(Post::default());
     let answers = Arc::clone(&post);
-    let keeper = keeper::start(directory, move |done| answers.deliver(done))?;
+    let keeper =
+        keeper::start(directory, config.retention.clone(), move |done| answers.deliver(done))?;
     let recovered = keeper.recovered;
     if let Some(halted) = &recovered.halted {
         warn!(
@@ -164,6 +165,14 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     let (news, from_cores) = mpsc::channel(NEWS);
     let (mailboxes, inboxes): (Vec<_>, Vec<_>) = berths.iter().map(door).unzip();
     post.open(Arc::clone(&hub), mailboxes.clone());
+    if let Some(first) = berths.first() {
+        let (bell, waker) = (Arc::clone(&first.bell), first.waker.clone());
+        hub.fleet.wake_by(Box::new(move || {
+            if bell.rings_needed() {
+                waker.wake();
+            }
+        }));
+    }
     let peers = berths.iter().skip(1);
     let peers = peers.map(|berth| Peer { bell: berth.bell.clone(), waker: berth.waker.clone() });
     let receiver = Receiver::new(peers.collect(), writer, store, config.wal_buffers);

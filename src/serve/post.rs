@@ -4,6 +4,7 @@
 use crate::core::handoff::{Mailbox, ToCore};
 use crate::hub::{Hub, Position};
 use crate::keeper::{JobDone, JobKind};
+use crate::store::retention::Receiving;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -52,6 +53,9 @@ impl Post {
             }
             done => done,
         };
+        if let JobDone::Retained { terminate, receiving, .. } = &done {
+            self.after_retention(terminate, *receiving);
+        }
         match &done {
             JobDone::Opened { for_core, .. } => self.to_core(*for_core, done),
             JobDone::Done(kind) => match kind {
@@ -67,11 +71,25 @@ impl Post {
                 | JobKind::SaveHistory { .. }
                 | JobKind::UseCluster
                 | JobKind::SetAside
+                | JobKind::SaveSlot
+                | JobKind::DropSlot
                 | JobKind::Switch { .. } => self.to_waiting(*job, Err(error.to_string())),
                 JobKind::SaveState => tracing::debug!("could not {job}: {error}"),
                 _ => self.to_core(0, done),
             },
             _ => self.to_core(0, done),
+        }
+    }
+
+    /// Whose slot lost its WAL has to go; who receives has to know whether there is room.
+    fn after_retention(&self, terminate: &[u32], receiving: Receiving) {
+        if let Some(hub) = self.hub.get() {
+            hub.set_receiving(receiving);
+        }
+        for pid in terminate {
+            for core in 0..self.cores.get().map_or(0, Vec::len) {
+                self.send(core, ToCore::Terminate { pid: *pid });
+            }
         }
     }
 

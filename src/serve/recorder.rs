@@ -5,10 +5,12 @@ use crate::control::recorder::{Recorder, Saved};
 use crate::hub::{Hub, Identity};
 use crate::keeper::{Job, KeeperHandle};
 use crate::store::control_file::{Cluster, ControlFile};
+use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
 use crate::wal::{Lsn, TimelineId};
 use bytes::Bytes;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 use tokio::sync::oneshot;
 
 /// The door to the keeper for the upstream's supervision.
@@ -99,6 +101,19 @@ impl Recorder for KeeperRecorder {
 
     fn set_wal_aside(&self) -> Saved {
         self.order(Job::SetAside(self.hub.instance))
+    }
+
+    fn save_slot(&self, name: SlotName) -> Saved {
+        self.order(Job::SaveSlot(name))
+    }
+
+    fn drop_slot(&self, name: SlotName) -> Saved {
+        self.order(Job::DropSlot(name))
+    }
+
+    fn retain(&self, newest: Lsn, now: SystemTime) {
+        // A keeper whose queue is full comes to it the next time.
+        drop(self.keeper.post(Job::Retain { newest, now }));
     }
 
     fn save_state(&self, json: String) {

@@ -3,9 +3,12 @@
 
 pub mod admission;
 pub mod diverged;
+pub mod feedback;
+pub mod fleet;
 pub mod parameters;
 pub mod refusals;
 pub mod session;
 pub mod show;
+pub mod slots;
 pub mod start;
 pub mod stream;

@@ -102,19 +102,6 @@ pub fn no_history_file(tli: TimelineId) -> Refusal {
     )
 }
 
-/// A slot that does not exist: none does.
-pub fn no_such_slot(name: &str) -> Refusal {
-    Refusal::error("42704", format!("replication slot \"{name}\" does not exist"))
-}
-
-/// Creating a slot.
-pub fn no_slots() -> Refusal {
-    Refusal::error("0A000", "walhub does not keep replication slots").with_hint(
-        "Leave primary_slot_name empty: walhub keeps what its connected standbys need, and \
-         --wal-keep-size for those that come back.",
-    )
-}
-
 /// Logical decoding; 17 and later quote the setting.
 pub fn no_logical_decoding(server_major: u32) -> Refusal {
     let (name, value) = (quoted("wal_level", server_major), quoted("logical", server_major));
@@ -164,6 +151,6 @@ pub fn cancelled() -> Refusal {
     Refusal::error("57014", "canceling statement due to user request")
 }
 
-fn quoted(name: &str, server_major: u32) -> String {
+pub(super) fn quoted(name: &str, server_major: u32) -> String {
     if server_major >= 17 { format!("\"{name}\"") } else { name.to_owned() }
 }

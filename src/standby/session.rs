@@ -3,11 +3,13 @@
 
 use super::diverged::Diverged;
 use super::show::{Asker, show};
+use super::slots::{self, Acquired, SlotDone, SlotTask};
 use super::start::{Serving, Start, decide};
 use super::{parameters, refusals};
 use crate::core::handoff::{Session, StreamEnd};
 use crate::hub::{Hub, Identity};
 use crate::store::retention::Hold;
+use crate::store::slots::SlotUse;
 use crate::timeline::History;
 use crate::wal::{Lsn, SegmentName, TimelineId};
 use crate::watermark::Cell;
@@ -30,6 +32,8 @@ pub enum Step {
     Answered,
     /// Nothing more to write; stream.
     Stream(Accepted),
+    /// Something has to happen to a slot before the answer.
+    Slot(SlotTask),
     /// Write the answer, if any, and close.
     Close,
 }
@@ -114,6 +118,12 @@ impl Conversation {
         step
     }
 
+    /// What had to happen to a slot has happened, or could not.
+    pub fn resume(&self, hub: &Hub, session: &Session, done: SlotDone, out: &mut BytesMut) -> Step {
+        let answered = slots::resume(hub, session, done, out);
+        finish(hub, session, answered, out)
+    }
+
     fn answer(
         &mut self,
         hub: &Hub,
@@ -132,12 +142,12 @@ impl Conversation {
             b'P' | b'B' | b'D' | b'E' | b'C' => {
                 if !self.skipping {
                     self.skipping = true;
-                    backend::error(out, &refusals::extended_query());
+                    fail(hub, session, &refusals::extended_query(), out);
                 }
             }
             b'Q' | b'F' if self.skipping => {}
             b'F' => {
-                backend::error(out, &refusals::fastpath());
+                fail(hub, session, &refusals::fastpath(), out);
                 backend::ready_for_query(out);
             }
             b'Q' => match frame.body.split_last() {
@@ -168,11 +178,22 @@ fn command(hub: &Hub, session: &Session, text: &[u8], out: &mut BytesMut) -> Ste
         }
         Err(fault) => Err(fault.refusal()),
     };
+    finish(hub, session, done, out)
+}
+
+/// An error, which takes the session's temporary slots along.
+fn fail(hub: &Hub, session: &Session, refusal: &Refusal, out: &mut BytesMut) {
+    hub.holds.slots.lock().drop_temporary(session.pid);
+    backend::error(out, refusal);
+}
+
+/// What follows the answer to a command.
+fn finish(hub: &Hub, session: &Session, done: Result<Step, Refusal>, out: &mut BytesMut) -> Step {
     match done {
         Ok(Step::Answered) => {}
         Ok(step) => return step,
         Err(refusal) => {
-            backend::error(out, &refusal);
+            fail(hub, session, &refusal, out);
             if refusal.severity == Severity::Fatal {
                 return Step::Close;
             }
@@ -208,28 +229,25 @@ fn execute(
             backend::command_complete(out, "SHOW");
         }
         Command::TimelineHistory(tli) => timeline_history(hub, tli, major, out)?,
-        Command::ReadSlot(_) => {
-            let columns = [
-                Column::text("slot_type"),
-                Column::text("restart_lsn"),
-                Column::int8("restart_tli"),
-            ];
-            backend::row_description(out, &columns);
-            row(out, &[None, None, None]);
-            backend::command_complete(out, "READ_REPLICATION_SLOT");
+        Command::ReadSlot(name) => slots::read(hub, &name, &current, out),
+        Command::CreateSlot { name, lifetime, kind } => {
+            return slots::create(hub, session, &name, lifetime, kind, out);
         }
-        Command::CreateSlot { .. } => return Err(refusals::no_slots()),
-        Command::DropSlot { name, .. } | Command::AlterSlot(name) => {
-            return Err(refusals::no_such_slot(&name));
+        Command::DropSlot { name, when_active } => {
+            return slots::drop_slot(hub, session, &name, when_active, out);
         }
+        Command::AlterSlot(name) => return Err(slots::alter(hub, &name)),
         Command::StartLogical { .. } => return Err(refusals::no_logical_decoding(major)),
         Command::BaseBackup => return Err(refusals::no_base_backup("BASE_BACKUP")),
         Command::UploadManifest => return Err(refusals::no_base_backup("UPLOAD_MANIFEST")),
-        Command::StartPhysical { slot: Some(name), .. } => {
-            return Err(refusals::no_such_slot(&name));
-        }
-        Command::StartPhysical { slot: None, start, timeline } => {
-            return start_physical(hub, session, &identity, timeline, start, out);
+        Command::StartPhysical { slot, start, timeline } => {
+            let slot = match slots::acquire(hub, session, slot, start)? {
+                Acquired::Slot(slot) => slot,
+                Acquired::CreateFirst(name) => {
+                    return Ok(Step::Slot(SlotTask::CreateThenStart { name, start, timeline }));
+                }
+            };
+            return start_physical(hub, session, slot, timeline, start, out);
         }
     }
     Ok(Step::Answered)
@@ -267,15 +285,18 @@ fn timeline_history(
     Ok(())
 }
 
-fn start_physical(
+/// A slot is free again when the start is refused.
+pub(super) fn start_physical(
     hub: &Hub,
     session: &Session,
-    identity: &Identity,
+    slot: Option<SlotUse>,
     timeline: Option<TimelineId>,
     start: Lsn,
     out: &mut BytesMut,
 ) -> Result<Step, Refusal> {
-    let current = hub.current_cell().ok_or_else(refusals::starting_up)?;
+    let (Some(identity), Some(current)) = (hub.identity(), hub.current_cell()) else {
+        return Err(refusals::starting_up());
+    };
     let history =
         hub.history(current.tli()).and_then(|content| History::parse(current.tli(), content).ok());
     let forks = history.as_ref().map(forks_of).unwrap_or_default();
@@ -300,7 +321,8 @@ fn start_physical(
         Start::Stream { tli, start, segment } => match hold(hub, tli, start, segment) {
             Ok(accepted) => {
                 hub.note_streaming(&session.application_name, &session.peer);
-                return Ok(Step::Stream(accepted));
+                let hold = accepted.hold.with_slot(slot);
+                return Ok(Step::Stream(Accepted { hold, ..accepted }));
             }
             Err(refusal) => refusal,
         },
@@ -324,7 +346,7 @@ pub fn forks_of(history: &History) -> Vec<(TimelineId, Lsn)> {
     history.entries().iter().map(|entry| (entry.tli, entry.end)).collect()
 }
 
-fn row(out: &mut BytesMut, values: &[Option<&str>]) {
+pub(super) fn row(out: &mut BytesMut, values: &[Option<&str>]) {
     let values: Vec<_> = values.iter().map(|value| value.map(str::as_bytes)).collect();
     backend::data_row(out, &values);
 }
@@ -503,8 +525,8 @@ mod tests {
             let answer = ask(&hub, text);
             assert!(answer.starts_with(with) && answer.ends_with(" Z"), "{text}: {answer}");
         };
-        starts("CREATE_REPLICATION_SLOT s PHYSICAL", "E[ERROR 0A000 ");
-        starts("CREATE_REPLICATION_SLOT s TEMPORARY PHYSICAL ( RESERVE_WAL )", "E[ERROR 0A000 ");
+        starts("CREATE_REPLICATION_SLOT s LOGICAL x", "E[ERROR 55000 ");
+        starts("ALTER_REPLICATION_SLOT s ( FAILOVER )", "E[ERROR 42704 ");
         starts("DROP_REPLICATION_SLOT s", "E[ERROR 42704 ");
         starts("READ_REPLICATION_SLOT s", "T D[NULL|NULL|NULL] C[READ_REPLICATION_SLOT]");
         starts("BASE_BACKUP ( LABEL 'x' )", "E[ERROR 0A000 ");

@@ -1,7 +1,7 @@
 //! SHOW: what real clients ask, and a little more for the human at psql.
 
 use super::refusals;
-use crate::config::Config;
+use crate::config::{Config, HotStandbyFeedback};
 use crate::hub::Identity;
 use crate::wire::refusal::Refusal;
 use crate::wire::units::{format_bytes, format_duration};
@@ -39,8 +39,19 @@ pub fn show(
         "cluster_name" => config.cluster_name.clone(),
         "port" => config.port.to_string(),
         "max_wal_senders" => config.max_wal_senders.to_string(),
-        "max_replication_slots" => "0".to_owned(),
-        "wal_keep_size" => format_bytes(config.wal_keep_size),
+        "max_replication_slots" => config.slots.max.to_string(),
+        "max_slot_wal_keep_size" => match config.retention.max_slot_wal_keep_size {
+            Some(bytes) => format_bytes(bytes),
+            None => "-1".to_owned(),
+        },
+        "idle_replication_slot_timeout" if identity.server_major() >= 18 => {
+            format_duration(config.retention.idle_slot_timeout)
+        }
+        "hot_standby_feedback" => match config.feedback.hot_standby_feedback {
+            HotStandbyFeedback::On => "on".to_owned(),
+            HotStandbyFeedback::Off => "off".to_owned(),
+        },
+        "wal_keep_size" => format_bytes(config.retention.wal_keep_size),
         "wal_level" => "replica".to_owned(),
         "wal_block_size" => "8192".to_owned(),
         "wal_sender_timeout" => format_duration(asker.wal_sender_timeout),

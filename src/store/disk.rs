@@ -5,11 +5,13 @@
 //! sync that succeeded is true; names are durable after an fsync of their directory,
 //! not before; a rename is seen done or not done.
 
+use super::retention::Space;
 use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
 
 /// A disk.
 #[expect(async_fn_in_trait, reason = "used by generic code on one thread; no Send bound is needed")]
@@ -60,6 +62,16 @@ pub trait Disk {
     /// Makes a directory with mode 0700. A disk that keeps only files has none to make.
     async fn mkdir(&self, path: &Path) -> io::Result<()> {
         Err(io::Error::new(io::ErrorKind::Unsupported, path.display().to_string()))
+    }
+
+    /// When a file was written last. A disk without a clock does not know.
+    async fn modified(&self, path: &Path) -> io::Result<SystemTime> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, path.display().to_string()))
+    }
+
+    /// How full the disk of a directory is. One without an end does not know.
+    async fn space(&self, dir: &Path) -> io::Result<Space> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, dir.display().to_string()))
     }
 
     /// The file's length.

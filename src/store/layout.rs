@@ -6,6 +6,7 @@
 //!   walhub.control         who we are, whose WAL this is
 //!   walhub.begun           how far the first bytes were durable before they were served
 //!   walhub.state           last known state of the upstream, for `inspect`
+//!   slots/                 one file per replication slot
 //!   halted                 a sync failed; the next start distrusts the tail
 //!   pg_wal/
 //!     000000010000000A0000002F            complete and durable
@@ -16,6 +17,7 @@
 //!     1-0_3000060/         what we had of timeline 1 at and behind 0/3000060, where it ended
 //! ```
 
+use super::slots::SlotName;
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 use std::path::{Path, PathBuf};
 
@@ -86,6 +88,16 @@ impl Layout {
     /// The last known state of the upstream.
     pub fn state(&self) -> PathBuf {
         self.root.join("walhub.state")
+    }
+
+    /// The directory of replication slots.
+    pub fn slots(&self) -> PathBuf {
+        self.root.join("slots")
+    }
+
+    /// A replication slot's file.
+    pub fn slot(&self, name: &SlotName) -> PathBuf {
+        self.slots().join(name.as_str())
     }
 
     /// The lock file.

@@ -3,11 +3,13 @@
 //! at once.
 
 use super::disk::Disk;
+use super::retention::Space;
 use rustix::fs::{Advice, Mode, OFlags};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Weak};
+use std::time::SystemTime;
 
 /// The disk by plain system calls.
 #[derive(Clone, Copy, Debug, Default)]
@@ -88,6 +90,16 @@ impl Disk for PlainDisk {
 
     async fn mkdir(&self, path: &Path) -> io::Result<()> {
         Ok(rustix::fs::mkdir(path, Mode::RWXU)?)
+    }
+
+    async fn modified(&self, path: &Path) -> io::Result<SystemTime> {
+        std::fs::metadata(path)?.modified()
+    }
+
+    async fn space(&self, dir: &Path) -> io::Result<Space> {
+        let disk = rustix::fs::statvfs(dir)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+        Ok(Space { total: bytes(disk.f_blocks), free: bytes(disk.f_bavail) })
     }
 
     async fn len(&self, file: &Self::File) -> io::Result<u64> {

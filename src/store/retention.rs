@@ -143,9 +143,8 @@ pub struct Plan {
 pub fn plan(policy: &Policy, situation: &Situation<'_>) -> Plan {
     let needs = Needs { policy, situation };
     let mut invalidate = needs.timed_out();
-    let is_alive = |invalidate: &[(usize, Cause)], n: usize| {
-        invalidate.iter().all(|(lost, _)| *lost != n)
-    };
+    let is_alive =
+        |invalidate: &[(usize, Cause)], n: usize| invalidate.iter().all(|(lost, _)| *lost != n);
     let slots = |invalidate: &[(usize, Cause)]| {
         let alive = situation.slots.iter().enumerate();
         let alive = alive.filter(|(n, _)| is_alive(invalidate, *n));

@@ -1,6 +1,7 @@
 //! Stage 1: the connection to the upstream.
 #![forbid(unsafe_code)]
 
+pub mod apply;
 pub mod judge;
 pub mod login;
 pub mod oldest;

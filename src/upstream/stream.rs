@@ -105,6 +105,17 @@ fn next_timeline(row: &[Option<&[u8]>]) -> Result<Told<'static>, NoStream> {
 /// PostgreSQL's default of 60 s.
 const UNREAD_LIMIT: Duration = Duration::from_secs(30);
 
+/// Where this hub stands, as the upstream is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Positions {
+    /// Received and written.
+    pub write: Lsn,
+    /// Durable.
+    pub flush: Lsn,
+    /// Replayed, by whomever.
+    pub apply: Lsn,
+}
+
 /// When something is owed to the upstream, and when it is given up.
 #[derive(Debug)]
 pub struct Clock {
@@ -113,7 +124,7 @@ pub struct Clock {
     heard_at: Instant,
     pinged: bool,
     told_at: Instant,
-    told: Option<(Lsn, Lsn)>,
+    told: Option<Positions>,
     /// Since when the upstream's bytes are left unread because our disk is behind.
     paused_at: Option<Instant>,
 }
@@ -171,23 +182,22 @@ impl Clock {
     }
 
     /// Does a status reply say something new? One goes out after every write and flush.
-    pub fn has_news(&self, write: Lsn, flush: Lsn) -> bool {
-        self.told != Some((write, flush)) && !self.status_interval.is_zero()
+    pub fn has_news(&self, positions: Positions) -> bool {
+        self.told != Some(positions) && !self.status_interval.is_zero()
     }
 
-    /// The status reply for these positions, which is going out now. `apply` is where
-    /// the flush is: stored, and nothing here ever replays it.
+    /// The status reply for these positions, which is going out now.
     pub fn status(
         &mut self,
-        write: Lsn,
-        flush: Lsn,
+        positions: Positions,
         reply: ReplyRequest,
         client_time: PgTime,
         now: Instant,
     ) -> StatusReply {
         self.told_at = now;
-        self.told = Some((write, flush));
-        StatusReply { write, flush, apply: flush, client_time, reply }
+        self.told = Some(positions);
+        let Positions { write, flush, apply } = positions;
+        StatusReply { write, flush, apply, client_time, reply }
     }
 
     /// How long the upstream may be left unread. It has a bound without a timeout, too:
@@ -241,16 +251,21 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    const fn at(write: u64, flush: u64) -> Positions {
+        let (write, flush) = (Lsn::new(write), Lsn::new(flush));
+        Positions { write, flush, apply: flush }
+    }
+
     #[test]
     fn asks_at_half_time_and_gives_up_at_the_end() {
         let t0 = Instant::now();
         let mut clock = Clock::new(t0, s(10), s(60));
         assert_eq!(clock.deadline(), Some(t0 + s(10)));
         assert_eq!(clock.due(t0 + s(10)), Due::Status(ReplyRequest::No));
-        clock.status(Lsn::new(8), Lsn::new(8), ReplyRequest::No, PgTime::new(0), t0 + s(10));
+        clock.status(at(8, 8), ReplyRequest::No, PgTime::new(0), t0 + s(10));
         assert_eq!(clock.due(t0 + s(11)), Due::Nothing);
         assert_eq!(clock.due(t0 + s(30)), Due::Status(ReplyRequest::Yes));
-        clock.status(Lsn::new(8), Lsn::new(8), ReplyRequest::Yes, PgTime::new(0), t0 + s(30));
+        clock.status(at(8, 8), ReplyRequest::Yes, PgTime::new(0), t0 + s(30));
         assert_eq!(clock.due(t0 + s(31)), Due::Nothing);
         assert_eq!(clock.due(t0 + s(60)), Due::GiveUp);
         clock.heard(t0 + s(60));
@@ -286,12 +301,12 @@ mod tests {
     fn news_are_told_once() {
         let t0 = Instant::now();
         let mut clock = Clock::new(t0, s(10), s(0));
-        let (write, flush) = (Lsn::new(16), Lsn::new(8));
-        assert!(clock.has_news(write, flush));
-        let status = clock.status(write, flush, ReplyRequest::No, PgTime::new(0), t0);
-        assert_eq!((status.write, status.flush, status.apply), (write, flush, flush));
-        assert!(!clock.has_news(write, flush));
-        assert!(clock.has_news(write, write));
+        assert!(clock.has_news(at(16, 8)));
+        let status = clock.status(at(16, 8), ReplyRequest::No, PgTime::new(0), t0);
+        assert_eq!([status.write, status.flush, status.apply].map(Lsn::raw), [16, 8, 8]);
+        assert!(!clock.has_news(at(16, 8)));
+        assert!(clock.has_news(at(16, 16)));
+        assert!(clock.has_news(Positions { apply: Lsn::INVALID, ..at(16, 8) }));
     }
 
     #[test]

@@ -538,7 +538,10 @@ impl<P: Plant> World<P> {
         if process.jobs.borrow().len() < 8 && process.appender.durable() > self.model.start {
             // As if more had come, so that something is removed at all.
             let newest = process.appender.durable().saturating_add(15 * MIB);
-            process.jobs.borrow_mut().push_back(Job::Retain { newest, wal_keep: 0 });
+            process
+                .jobs
+                .borrow_mut()
+                .push_back(Job::Retain { newest, now: std::time::SystemTime::UNIX_EPOCH });
         }
     }
 
@@ -559,7 +562,7 @@ impl<P: Plant> World<P> {
                 appender.begun(Ok(Begun::Partly), out);
             }
             JobDone::Begun { begun, .. } => appender.begun(Ok(begun), out),
-            JobDone::Retained { oldest_kept } => {
+            JobDone::Retained { oldest_kept, .. } => {
                 self.released = self.released.max(oldest_kept);
                 promise!(process.holds.oldest_kept() == oldest_kept, "two horizons");
             }

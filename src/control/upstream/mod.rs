@@ -11,6 +11,7 @@ use crate::config::{MissingSlot, OnGap, StartFrom};
 use crate::core::handoff::{ToCore, UpstreamEnd, UpstreamHandoff};
 use crate::hub::{Identity, Position};
 use crate::standby::session::forks_of;
+use crate::store::retention::Receiving;
 use crate::store::switch::Switch;
 use crate::timeline::History;
 use crate::upstream::judge::{Known, Seen, Verdict, judge};
@@ -316,6 +317,9 @@ impl Task {
     /// From nothing to a stream.
     async fn establish(&mut self, index: usize, name: &str) -> Result<Begun, Failure> {
         let config = Arc::clone(&self.shared.hub.config);
+        if self.shared.hub.receiving() == Receiving::Paused {
+            return Err(Failure::State(UpstreamState::NoSpace));
+        }
         let conninfo = &config.primary_conninfo;
         let Some(host) = conninfo.hosts.get(index) else {
             return Err(Failure::other("no such host"));

@@ -2,7 +2,7 @@
 //! slots.
 
 use super::Plan;
-use crate::store::slots::{SlotUse, Slots};
+use crate::store::slots::{InvalidSlots, SlotFault, SlotUse, Slots};
 use crate::wal::{Lsn, SegmentSize};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,6 +55,17 @@ impl Holds {
         Ok(Hold { position, holds: Arc::clone(self), slot: None })
     }
 
+    /// Gives a slot to a session.
+    pub fn use_slot(
+        self: &Arc<Self>,
+        name: &str,
+        pid: u32,
+        invalid: InvalidSlots,
+    ) -> Result<SlotUse, SlotFault> {
+        let (name, reported) = self.slots.lock().acquire(name, pid, invalid)?;
+        Ok(SlotUse::new(Arc::clone(self), name, pid, reported))
+    }
+
     /// The oldest position that is still here.
     pub fn oldest_kept(&self) -> Lsn {
         self.lock().oldest_kept
@@ -100,8 +111,9 @@ pub struct Hold {
 
 impl Hold {
     /// A hold of somebody who uses a slot; the slot is free when the hold is dropped.
-    pub fn with_slot(self, slot: Option<SlotUse>) -> Self {
-        Self { slot, ..self }
+    pub fn with_slot(mut self, slot: Option<SlotUse>) -> Self {
+        self.slot = slot;
+        self
     }
 
     /// WAL before `lsn` is no longer needed. Going back is ignored: that WAL may be
@@ -130,9 +142,6 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         self.holds.lock().positions.retain(|held| !Arc::ptr_eq(held, &self.position));
-        if let Some(slot) = self.slot.take() {
-            self.holds.slots.release(&slot);
-        }
     }
 }
 

@@ -77,8 +77,8 @@ impl Case {
             .max_slot_wal_keep_size
             .is_some_and(|max| end <= self.newest.saturating_sub(max));
         let slot = |n: usize| !lost.contains(&n) && self.slots[n].0 < end;
-        let somebody = self.standbys.is_some_and(|from| from < end)
-            || (0..self.slots.len()).any(slot);
+        let somebody =
+            self.standbys.is_some_and(|from| from < end) || (0..self.slots.len()).any(slot);
         (somebody && !beyond_limit)
             || end > self.newest
             || self.walk_start.is_some_and(|from| from < end)
@@ -137,24 +137,26 @@ fn cases() -> impl Strategy<Value = Case> {
         proptest::collection::vec((position(), proptest::option::of(0u64..300)), 0..4),
         proptest::collection::vec(10u64..100, 0..2),
     )
-        .prop_map(|(policy, oldest, newest, mut completed, walk, standbys, slots, unarchived)| {
-            completed.sort_unstable();
-            let newest = newest.max(oldest * MIB);
-            // Nobody was granted what was gone already.
-            let held = |from: u64| from.max(oldest * MIB);
-            Case {
-                policy,
-                oldest,
-                newest,
-                now: 300,
-                completed,
-                walk_start: walk.map(held),
-                standbys: standbys.map(held),
-                slots: slots.into_iter().map(|(from, idle)| (held(from), idle)).collect(),
-                unarchived,
-                space: None,
-            }
-        })
+        .prop_map(
+            |(policy, oldest, newest, mut completed, walk, standbys, slots, unarchived)| {
+                completed.sort_unstable();
+                let newest = newest.max(oldest * MIB);
+                // Nobody was granted what was gone already.
+                let held = |from: u64| from.max(oldest * MIB);
+                Case {
+                    policy,
+                    oldest,
+                    newest,
+                    now: 300,
+                    completed,
+                    walk_start: walk.map(held),
+                    standbys: standbys.map(held),
+                    slots: slots.into_iter().map(|(from, idle)| (held(from), idle)).collect(),
+                    unarchived,
+                    space: None,
+                }
+            },
+        )
 }
 
 /// A case with a disk that is too full by so many segments.
@@ -234,11 +236,10 @@ fn a_slot_out_of_its_limit_is_lost_when_its_wal_goes_and_not_before() {
     case.slots = vec![(50 * MIB, None)];
     case.policy.max_slot_wal_keep_size = Some(20 * MIB);
     case.policy.wal_keep_size = 60 * MIB;
-    assert_eq!(case.plan(), Plan {
-        horizon: SegmentNo::new(40),
-        invalidate: vec![],
-        receiving: Receiving::Open,
-    });
+    assert_eq!(
+        case.plan(),
+        Plan { horizon: SegmentNo::new(40), invalidate: vec![], receiving: Receiving::Open }
+    );
     case.policy.wal_keep_size = 0;
     let plan = case.plan();
     assert_eq!(plan.horizon.raw(), 80);

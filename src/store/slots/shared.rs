@@ -1,7 +1,8 @@
 //! The slots as the threads of a hub share them.
 
 use super::SlotName;
-use super::table::{InvalidSlots, SlotFault, SlotTable};
+use super::table::SlotTable;
+use crate::store::retention::Holds;
 use crate::wal::Lsn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,28 +16,6 @@ pub struct Slots {
     freed: Notify,
 }
 
-/// A session's use of a slot. Flush reports go in without the lock.
-#[derive(Debug)]
-pub struct SlotUse {
-    name: SlotName,
-    pid: u32,
-    reported: Arc<AtomicU64>,
-}
-
-impl SlotUse {
-    /// The user has flushed up to here; 0/0 says nothing. It may go back.
-    pub fn confirm(&self, flush: Lsn) {
-        if flush != Lsn::INVALID {
-            self.reported.store(flush.raw(), Ordering::Release);
-        }
-    }
-
-    /// The slot.
-    pub const fn name(&self) -> &SlotName {
-        &self.name
-    }
-}
-
 impl Slots {
     /// The table, alone.
     pub fn lock(&self) -> MutexGuard<'_, SlotTable> {
@@ -44,35 +23,48 @@ impl Slots {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives a slot to a session.
-    pub fn acquire(
-        &self,
-        name: &str,
-        pid: u32,
-        invalid: InvalidSlots,
-    ) -> Result<SlotUse, SlotFault> {
-        let (name, reported) = self.lock().acquire(name, pid, invalid)?;
-        Ok(SlotUse { name, pid, reported })
-    }
-
-    /// Takes a slot back.
-    pub fn release(&self, slot: &SlotUse) {
-        self.give_up(&slot.name, slot.pid);
-    }
-
-    /// The session does not want the slot any more.
-    pub fn give_up(&self, name: &SlotName, pid: u32) {
-        self.lock().release(name, pid);
-        self.freed.notify_waiters();
-    }
-
     /// Comes when some slot may be free that was not. Made before one looks.
     pub fn freed(&self) -> Notified<'_> {
         self.freed.notified()
     }
 
-    /// Says that some slot may be free: it was created, or dropped.
+    /// Says that some slot may be free.
     pub fn tell_freed(&self) {
         self.freed.notify_waiters();
+    }
+}
+
+/// A session's use of a slot; the slot is free when this is dropped. Flush reports go in
+/// without the lock.
+#[derive(Debug)]
+pub struct SlotUse {
+    holds: Arc<Holds>,
+    name: SlotName,
+    pid: u32,
+    reported: Arc<AtomicU64>,
+}
+
+impl SlotUse {
+    pub(in crate::store) const fn new(
+        holds: Arc<Holds>,
+        name: SlotName,
+        pid: u32,
+        reported: Arc<AtomicU64>,
+    ) -> Self {
+        Self { holds, name, pid, reported }
+    }
+
+    /// The user has flushed up to here; 0/0 says nothing. It may go back.
+    pub fn confirm(&self, flush: Lsn) {
+        if flush != Lsn::INVALID {
+            self.reported.store(flush.raw(), Ordering::Release);
+        }
+    }
+}
+
+impl Drop for SlotUse {
+    fn drop(&mut self) {
+        self.holds.slots.lock().release(&self.name, self.pid);
+        self.holds.slots.tell_freed();
     }
 }

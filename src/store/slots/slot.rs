@@ -96,12 +96,10 @@ impl Slot {
     }
 
     /// From where on WAL has to stay: what is on disk counts, unless the slot has gone
-    /// back behind it.
+    /// back behind it. So an invalidated slot keeps its WAL until that is on disk.
     pub fn needed_from(&self) -> Option<Lsn> {
         let saved = self.saved.as_ref().and_then(|file| file.restart_lsn);
-        // Without a position it has lost its WAL, or never had any.
-        let current = self.restart_lsn?;
-        Some(saved.map_or(current, |saved| saved.min(current)))
+        [saved, self.restart_lsn].into_iter().flatten().min()
     }
 
     pub(super) fn need(&self, now: SystemTime) -> Option<SlotNeed> {

@@ -103,7 +103,7 @@ impl SlotTable {
     }
 
     /// Creates a slot, of at most `max`. A persistent one belongs to the session until
-    /// [`SlotTable::created`] or [`SlotTable::forget`].
+    /// [`SlotTable::set_free`] or [`SlotTable::forget`].
     pub fn create(&mut self, create: Create, max: usize) -> Result<(), SlotFault> {
         let key = create.name.to_string();
         if self.slots.contains_key(&key) {
@@ -129,8 +129,8 @@ impl SlotTable {
         Ok(())
     }
 
-    /// A created slot is on disk: it is free.
-    pub fn created(&mut self, name: &SlotName) {
+    /// A created slot is on disk, or one could not be dropped: it is free.
+    pub fn set_free(&mut self, name: &SlotName) {
         if let Some(slot) = self.slots.get_mut(name.as_str()) {
             slot.user = None;
         }
@@ -148,8 +148,7 @@ impl SlotTable {
         pid: u32,
         invalid: InvalidSlots,
     ) -> Result<(SlotName, Arc<AtomicU64>), SlotFault> {
-        let slot =
-            self.slots.get_mut(name).ok_or_else(|| SlotFault::Unknown(name.to_owned()))?;
+        let slot = self.slots.get_mut(name).ok_or_else(|| SlotFault::Unknown(name.to_owned()))?;
         let name = slot.name.clone();
         if let Some(pid) = slot.user.filter(|user| *user != pid) {
             return Err(SlotFault::InUse { name, pid });
@@ -175,7 +174,7 @@ impl SlotTable {
     }
 
     /// Takes the slot for dropping. A temporary one is gone with that, a persistent one
-    /// belongs to the session until [`SlotTable::forget`] or [`SlotTable::release`].
+    /// belongs to the session until [`SlotTable::forget`] or [`SlotTable::set_free`].
     pub fn begin_drop(&mut self, name: &str, pid: u32) -> Result<SlotLifetime, SlotFault> {
         let (name, _) = self.acquire(name, pid, InvalidSlots::Accept)?;
         let lifetime = self.get(name.as_str()).map(|slot| slot.lifetime);
@@ -187,16 +186,20 @@ impl SlotTable {
 
     /// The session ended, or a command of it failed: its temporary slots go.
     pub fn drop_temporary(&mut self, pid: u32) {
-        self.slots.retain(|_, slot| {
-            slot.lifetime == SlotLifetime::Persistent || slot.user != Some(pid)
-        });
+        self.slots
+            .retain(|_, slot| slot.lifetime == SlotLifetime::Persistent || slot.user != Some(pid));
     }
 
-    /// Takes over what users reported since, as far as there is WAL, and notes since when
-    /// slots are unused.
-    pub fn absorb(&mut self, oldest_kept: Lsn, now: SystemTime) {
+    /// Takes over what users reported since, as far as there is WAL.
+    pub fn absorb(&mut self, oldest_kept: Lsn) {
         for slot in self.slots.values_mut() {
             slot.absorb(oldest_kept);
+        }
+    }
+
+    /// Notes which slots are unused, and since when.
+    pub fn note_idle(&mut self, now: SystemTime) {
+        for slot in self.slots.values_mut() {
             match slot.user {
                 Some(_) => slot.idle_since = None,
                 None => {

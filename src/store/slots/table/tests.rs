@@ -34,7 +34,7 @@ fn one(reserve: Option<u64>) -> SlotTable {
     table.create(Create { reserve: reserve.map(Lsn::new), ..create("s", 1) }, 10).unwrap();
     let file = table.file_of(&name("s")).unwrap();
     table.saved(file, at(0));
-    table.created(&name("s"));
+    table.set_free(&name("s"));
     table
 }
 
@@ -51,7 +51,7 @@ fn one_user_at_a_time() {
     let taken = table.acquire("s", 2, InvalidSlots::Accept).unwrap_err();
     assert_eq!(taken, busy(1), "it is not on disk yet");
     assert_eq!(taken.to_string(), "replication slot \"s\" is active for PID 1");
-    table.created(&name("s"));
+    table.set_free(&name("s"));
     table.acquire("s", 2, InvalidSlots::Accept).unwrap();
     assert_eq!(table.acquire("s", 3, InvalidSlots::Accept).unwrap_err(), busy(2));
     assert_eq!(table.begin_drop("s", 3).unwrap_err(), busy(2));
@@ -99,7 +99,7 @@ fn the_position_is_the_users_flush() {
     let mut table = one(None);
     assert_eq!(table.needs(at(0)).1, []);
     let restart = |table: &mut SlotTable, oldest: u64| {
-        table.absorb(Lsn::new(oldest), at(0));
+        table.absorb(Lsn::new(oldest));
         table.get("s").unwrap().restart_lsn.map(Lsn::raw)
     };
     assert_eq!(restart(&mut table, 5), None);
@@ -119,7 +119,7 @@ fn only_what_is_on_disk_lets_wal_go() {
     let mut table = one(Some(10 * MIB));
     let need = |table: &SlotTable| table.get("s").unwrap().needed_from().unwrap().raw();
     report(&mut table, 2, 30 * MIB);
-    table.absorb(Lsn::new(10 * MIB), at(100));
+    table.absorb(Lsn::new(10 * MIB));
     assert_eq!(need(&table), 10 * MIB);
     let files = table.to_save(size(), at(100));
     assert_eq!(need(&table), 10 * MIB, "not written yet");
@@ -127,7 +127,7 @@ fn only_what_is_on_disk_lets_wal_go() {
     assert_eq!(need(&table), 30 * MIB);
     // Back: what the disk says does not protect that.
     report(&mut table, 2, 20 * MIB);
-    table.absorb(Lsn::new(10 * MIB), at(100));
+    table.absorb(Lsn::new(10 * MIB));
     assert_eq!(need(&table), 20 * MIB);
 }
 
@@ -136,7 +136,7 @@ fn written_down_by_segments_and_seconds() {
     let mut table = one(Some(10 * MIB));
     let mut due = |flush: u64, now: u64| {
         report(&mut table, 2, flush);
-        table.absorb(Lsn::new(10 * MIB), at(now));
+        table.absorb(Lsn::new(10 * MIB));
         let files = table.to_save(size(), at(now));
         for file in &files {
             table.saved(file.clone(), at(now));
@@ -162,10 +162,12 @@ fn an_invalid_slot_is_accepted_up_to_17_and_revived_by_a_flush() {
         table.get("s").unwrap().wal_status(&Policy::default(), size(), newest, oldest)
     };
     assert_eq!(status(&table), Some(WalStatus::Lost));
-    table.absorb(Lsn::new(50 * MIB), at(0));
+    table.absorb(Lsn::new(50 * MIB));
     assert_eq!(status(&table), Some(WalStatus::Lost), "the old user's report does not count");
+    assert_eq!(table.needs(at(0)).1.len(), 1, "not on disk yet");
+    let files = table.to_save(size(), at(0));
+    table.saved(files[0].clone(), at(0));
     assert_eq!(table.needs(at(0)).1, [], "it keeps nothing");
-    assert_eq!(table.to_save(size(), at(0)).len(), 1, "at once");
     table.release(&name("s"), 2);
 
     let refused = table.acquire("s", 3, InvalidSlots::Refuse).unwrap_err();
@@ -175,7 +177,7 @@ fn an_invalid_slot_is_accepted_up_to_17_and_revived_by_a_flush() {
         "as 18"
     );
     report(&mut table, 3, 80 * MIB);
-    table.absorb(Lsn::new(50 * MIB), at(0));
+    table.absorb(Lsn::new(50 * MIB));
     assert_eq!(status(&table), Some(WalStatus::Reserved));
     assert!(table.get("s").unwrap().invalidated.is_some(), "as 17 shows it");
 }
@@ -205,10 +207,10 @@ fn automatically_created_slots_expire() {
     table.create(Create { origin: Origin::AutoCreated, ..create("auto", 5) }, 10).unwrap();
     assert_eq!(table.auto_created(), 1);
     let ttl = Duration::from_secs(60);
-    table.absorb(Lsn::INVALID, at(0));
+    table.note_idle(at(0));
     assert_eq!(table.take_expired(at(1000), ttl), [], "in use");
-    table.created(&name("auto"));
-    table.absorb(Lsn::INVALID, at(1000));
+    table.set_free(&name("auto"));
+    table.note_idle(at(1000));
     assert_eq!(table.take_expired(at(1059), ttl), []);
     assert_eq!(table.take_expired(at(5000), Duration::ZERO), [], "for ever");
     assert_eq!(table.take_expired(at(1060), ttl), [name("auto")]);
@@ -253,7 +255,7 @@ proptest! {
             let now = at(10 * n as u64);
             match event {
                 Event::Report(flush) => report(&mut table, 2, flush),
-                Event::Absorb => table.absorb(Lsn::new(gone), now),
+                Event::Absorb => table.absorb(Lsn::new(gone)),
                 Event::Save => writing = table.to_save(size(), now),
                 Event::Written => {
                     if let Some(file) = writing.pop() {

@@ -1,0 +1,74 @@
+//! What of the standbys is told upstream.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+/// `--hot-standby-feedback`, `--feedback-max-age`, `--report-apply`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FeedbackSettings {
+    /// Is the standbys' feedback passed on?
+    pub hot_standby_feedback: HotStandbyFeedback,
+    /// How long one transaction ID of a standby may hold back the primary's vacuum; zero
+    /// for ever.
+    pub max_age: Duration,
+    /// What is reported as replayed.
+    pub report_apply: ReportApply,
+}
+
+/// `--hot-standby-feedback`. Whether there is any, each standby decides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HotStandbyFeedback {
+    /// What standbys say is passed on.
+    #[default]
+    On,
+    /// The upstream hears that nothing is needed.
+    Off,
+}
+
+/// `--report-apply`: the replay position that the upstream is told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ReportApply {
+    /// None: 0/0.
+    None,
+    /// What is durable here.
+    #[default]
+    Flush,
+    /// What all connected standbys have replayed.
+    Slowest,
+}
+
+/// A value that is none of the choices.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid value \"{value}\": expected {expected}")]
+pub struct NoChoice {
+    value: String,
+    expected: &'static str,
+}
+
+impl FromStr for HotStandbyFeedback {
+    type Err = NoChoice;
+
+    fn from_str(text: &str) -> Result<Self, NoChoice> {
+        match crate::wire::units::parse_bool(text) {
+            Some(true) => Ok(Self::On),
+            Some(false) => Ok(Self::Off),
+            None => Err(NoChoice { value: text.to_owned(), expected: "\"on\" or \"off\"" }),
+        }
+    }
+}
+
+impl FromStr for ReportApply {
+    type Err = NoChoice;
+
+    fn from_str(text: &str) -> Result<Self, NoChoice> {
+        match text {
+            "none" => Ok(Self::None),
+            "flush" => Ok(Self::Flush),
+            "slowest" => Ok(Self::Slowest),
+            _ => Err(NoChoice {
+                value: text.to_owned(),
+                expected: "\"none\", \"flush\" or \"slowest\"",
+            }),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What a client waits for when it creates or drops a slot: the keeper, or another
+//! session that still uses it.
+
+use super::super::recorder::Saved;
+use super::{Client, refuse};
+use crate::standby::refusals;
+use crate::standby::session::MAX_MESSAGE;
+use crate::standby::slots::{SlotDone, SlotTask};
+use std::io;
+use std::pin::pin;
+
+impl Client {
+    /// Comes back when the task is done. None: the client or the hub is gone.
+    pub(super) async fn carry_out(&mut self, task: SlotTask) -> io::Result<Option<SlotDone>> {
+        let result = match &task {
+            SlotTask::Create { name } | SlotTask::CreateThenStart { name, .. } => {
+                done(self.shared.recorder.save_slot(name.clone())).await
+            }
+            SlotTask::Drop { name } => done(self.shared.recorder.drop_slot(name.clone())).await,
+            SlotTask::AwaitFree { name } => {
+                if !self.await_free(name).await? {
+                    return Ok(None);
+                }
+                Ok(())
+            }
+        };
+        Ok(Some(SlotDone { task, result }))
+    }
+
+    /// Waits until nobody uses the slot. False: the client has gone, or has to.
+    async fn await_free(&mut self, name: &str) -> io::Result<bool> {
+        let shared = self.shared.clone();
+        let slots = &shared.hub.holds.slots;
+        self.socket.write(&mut self.out).await?;
+        loop {
+            let mut freed = pin!(slots.freed());
+            // From here on it comes for every slot that is freed.
+            freed.as_mut().enable();
+            if slots.lock().get(name).is_none_or(|slot| slot.user.is_none()) {
+                return Ok(true);
+            }
+            tokio::select! {
+                () = freed => {}
+                () = shared.stopping() => {
+                    refuse(&mut self.socket, &refusals::administrator_command()).await;
+                    return Ok(false);
+                }
+                read = self.socket.read(&mut self.unread), if self.unread.len() < MAX_MESSAGE => {
+                    if read? == 0 {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn done(saved: Saved) -> Result<(), String> {
+    saved.await.unwrap_or_else(|_| Err("the keeper is gone".to_owned()))
+}

@@ -1,0 +1,188 @@
+//! Retention: the plan is made here, with everything that it needs to know, and what it
+//! takes from somebody is on disk before it is acted on.
+
+use super::job::JobDone;
+use super::work::Keeper;
+use crate::store::disk::{Disk, read_full};
+use crate::store::retention::{Plan, Receiving, Situation, Space, plan};
+use crate::store::slots::SlotName;
+use crate::store::tail::leading_rest;
+use crate::wal::page::LONG_HEADER;
+use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize};
+use std::collections::BTreeMap;
+use std::io;
+use std::time::SystemTime;
+use tracing::{info, warn};
+
+/// When segments were completed. Those of earlier runs are looked up when somebody has
+/// to know, the oldest first, so that a start does not look at every file.
+#[derive(Debug, Default)]
+pub(super) struct Completions {
+    known: BTreeMap<SegmentNo, SystemTime>,
+    /// Completed since the last look at the clock.
+    finished: Vec<SegmentNo>,
+}
+
+impl Completions {
+    /// A segment is complete just now.
+    pub(super) fn finished(&mut self, no: SegmentNo) {
+        self.finished.push(no);
+    }
+
+    fn stamp(&mut self, oldest: SegmentNo, now: SystemTime) {
+        self.known.extend(self.finished.drain(..).map(|no| (no, now)));
+        self.known = self.known.split_off(&oldest);
+    }
+
+    fn list(&self) -> Vec<(SegmentNo, SystemTime)> {
+        self.known.iter().map(|(no, at)| (*no, *at)).collect()
+    }
+}
+
+impl<D: Disk> Keeper<D> {
+    /// Moves the horizon, at once; the files behind it go in `tend`.
+    pub(super) async fn retain(
+        &mut self,
+        newest: Lsn,
+        now: SystemTime,
+    ) -> io::Result<JobDone<D::File>> {
+        let size = self.segment_size()?;
+        self.find_start_of_walk(size).await?;
+        if let Err(error) = self.tend_slots(size, now).await {
+            // What is not written down keeps its WAL; what is not needed by it may go.
+            warn!("could not write down replication slots: {error}");
+        }
+        self.note_completions(size, now).await;
+        let space = self.space().await;
+        let mut terminate = Vec::new();
+        let plan = loop {
+            let (names, plan) = self.plan(newest, now, size, space);
+            if plan.invalidate.is_empty() {
+                break plan;
+            }
+            let mut lost = Vec::new();
+            for (n, cause) in &plan.invalidate {
+                let Some(name) = names.get(*n) else { continue };
+                let mut slots = self.holds.slots.lock();
+                let at = slots.get(name.as_str()).and_then(|slot| slot.needed_from());
+                warn!(
+                    restart_lsn = %at.unwrap_or(Lsn::INVALID),
+                    "invalidating obsolete replication slot \"{name}\": {cause}"
+                );
+                terminate.extend(slots.invalidate(name, *cause));
+                lost.push(name.clone());
+            }
+            self.save_lost(&lost, now).await?;
+        };
+        if plan.receiving != self.receiving {
+            self.receiving = plan.receiving;
+            match plan.receiving {
+                Receiving::Paused => warn!(
+                    "the disk is above --disk-high-watermark and nothing more may be removed: \
+                     receiving pauses, serving goes on"
+                ),
+                Receiving::Open => info!("there is room on the disk again, receiving goes on"),
+            }
+        }
+        let oldest_kept = self.holds.oldest_kept();
+        self.horizon = self.horizon.max(oldest_kept.segment(size));
+        self.open.forget_closed();
+        Ok(JobDone::Retained { oldest_kept, terminate, receiving: self.receiving })
+    }
+
+    /// One plan. It is in force when it takes nothing from anybody.
+    fn plan(
+        &self,
+        newest: Lsn,
+        now: SystemTime,
+        size: SegmentSize,
+        space: Option<Space>,
+    ) -> (Vec<SlotName>, Plan) {
+        let completed = self.completed.list();
+        let oldest = self.oldest(size);
+        // A slot that is created meanwhile reserves its WAL under the same lock.
+        let slots = self.holds.slots.lock();
+        let (names, needs) = slots.needs(now);
+        let plan = self.holds.advance(size, |standbys| {
+            let situation = Situation {
+                now,
+                completed: &completed,
+                walk_start: self.walk_start,
+                standbys,
+                slots: &needs,
+                // Nothing has to be archived.
+                archived: &|_| true,
+                space,
+                receiving: self.receiving,
+                ..Situation::new(size, oldest, newest)
+            };
+            plan(&self.policy, &situation)
+        });
+        (names, plan)
+    }
+
+    fn oldest(&self, size: SegmentSize) -> SegmentNo {
+        let oldest = self.complete.iter().map(|range| range.oldest).min();
+        oldest.unwrap_or_else(|| self.holds.oldest_kept().segment(size))
+    }
+
+    /// Only who has a watermark looks at the disk.
+    async fn space(&self) -> Option<Space> {
+        self.policy.high_watermark?;
+        match self.disk.space(self.layout.wal()).await {
+            Ok(space) => Some(space),
+            Err(error) => {
+                warn!("could not look at the disk's free space: {error}");
+                None
+            }
+        }
+    }
+
+    /// Looks up when the oldest segments were completed, up to the first one that is not
+    /// old.
+    async fn note_completions(&mut self, size: SegmentSize, now: SystemTime) {
+        let keep = self.policy.wal_keep_time;
+        let oldest = self.oldest(size);
+        self.completed.stamp(oldest, now);
+        let ranges = self.complete.clone();
+        let mut no = oldest;
+        while !keep.is_zero()
+            && let Some(range) = ranges.iter().find(|r| (r.oldest..=r.newest).contains(&no))
+        {
+            let at = match self.completed.known.get(&no) {
+                Some(at) => *at,
+                None => {
+                    let path = self.layout.segment(SegmentName { tli: range.tli, no, size });
+                    let Ok(at) = self.disk.modified(&path).await else { return };
+                    self.completed.known.insert(no, at);
+                    at
+                }
+            };
+            if now.duration_since(at).map_or(true, |age| age < keep) {
+                return;
+            }
+            no = no.next();
+        }
+    }
+
+    /// Recovery can prove a record that straddles the open segment's start only from the
+    /// record's own start, which may lie many segments back: that much stays.
+    async fn find_start_of_walk(&mut self, size: SegmentSize) -> io::Result<()> {
+        let Some(range) = self.complete.last().copied() else { return Ok(()) };
+        let mut no = range.newest;
+        while no > range.oldest {
+            let start = no.start(size);
+            let file = self.open(range.tli, no).await?;
+            let header = read_full(&self.disk, &file, LONG_HEADER, 0).await?;
+            match leading_rest(start, &header, size) {
+                Some(end) if end >= no.end(size) => no = no.previous().unwrap_or(range.oldest),
+                Some(_) | None => break,
+            }
+        }
+        self.walk_start = Some(no.start(size));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+use super::*;
+use crate::keeper::{Job, JobDone, Tended};
+use crate::store::control_file::Cluster;
+use crate::store::directory::Directory;
+use crate::store::disk::run_ready;
+use crate::store::layout::{Layout, Listing};
+use crate::store::plain_disk::PlainDisk;
+use crate::store::retention::{HighWatermark, Holds, MIN_KEPT_SEGMENTS, Policy};
+use crate::store::slots::{Cause, Create, InvalidSlots, Origin, SlotFile};
+use crate::wal::{SystemId, TimelineId};
+use crate::wire::command::SlotLifetime;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+const OLDEST: u64 = 10;
+const NEWEST: u64 = 100;
+
+fn size() -> SegmentSize {
+    SegmentSize::new(MIB).unwrap()
+}
+
+fn segment(no: u64) -> SegmentName {
+    SegmentName { tli: TimelineId::FIRST, no: SegmentNo::new(no), size: size() }
+}
+
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+/// A directory with ninety complete segments; nobody looks into them.
+struct World {
+    folder: tempfile::TempDir,
+    layout: Layout,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Directory::open(&folder.path().join("hub")).unwrap().layout().clone();
+        for no in OLDEST..NEWEST {
+            std::fs::write(layout.segment(segment(no)), "").unwrap();
+        }
+        Self { folder, layout }
+    }
+
+    fn open(&self, policy: Policy) -> Keeper<PlainDisk> {
+        let names = run_ready(PlainDisk.list(self.layout.wal())).unwrap().unwrap();
+        let listing = Listing::of(names, size());
+        let oldest = listing.segments.first().map_or(SegmentNo::new(OLDEST), |range| range.oldest);
+        let cluster = Cluster {
+            system_id: SystemId::new(7),
+            segment_size: size(),
+            data_directory_mode: "0700".into(),
+            parameters: Vec::new(),
+            timeline: TimelineId::FIRST,
+            start: Lsn::new(OLDEST * MIB),
+            sealed: Vec::new(),
+        };
+        let holds = Arc::new(Holds::new(oldest.start(size())));
+        let layout = self.layout.clone();
+        let keeper = Keeper::new(PlainDisk, layout, holds, &listing, None, Some(cluster));
+        let keeper = keeper.with_policy(policy);
+        run_ready(keeper.load_slots()).unwrap().unwrap();
+        keeper
+    }
+
+    fn slot(&self, name: &str) -> SlotFile {
+        let path = self.layout.slot(&SlotName::parse(name).unwrap());
+        SlotFile::decode(&std::fs::read(path).unwrap()).unwrap()
+    }
+
+    /// The first segment that is still there.
+    fn first(&self) -> u64 {
+        (OLDEST..NEWEST).find(|no| self.layout.segment(segment(*no)).exists()).unwrap()
+    }
+}
+
+fn run(keeper: &mut Keeper<PlainDisk>, job: Job) -> JobDone {
+    run_ready(keeper.run(job)).unwrap()
+}
+
+/// One round of retention, files included: who has to go, and whether WAL may come in.
+fn retain(keeper: &mut Keeper<PlainDisk>, seconds: u64) -> (Vec<u32>, Receiving) {
+    let newest = Lsn::new(NEWEST * MIB + 5);
+    let done = run(keeper, Job::Retain { newest, now: at(seconds) });
+    let JobDone::Retained { terminate, receiving, .. } = done else { panic!("{done:?}") };
+    while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
+    (terminate, receiving)
+}
+
+/// A slot on disk that keeps WAL from there on.
+fn create(keeper: &mut Keeper<PlainDisk>, name: &str, origin: Origin, from: u64) {
+    let name = SlotName::parse(name).unwrap();
+    let create = Create {
+        name: name.clone(),
+        lifetime: SlotLifetime::Persistent,
+        origin,
+        reserve: Some(Lsn::new(from * MIB)),
+        pid: 1,
+    };
+    keeper.holds.slots.lock().create(create, 10).unwrap();
+    let done = run(keeper, Job::SaveSlot(name));
+    assert!(matches!(done, JobDone::Done(_)), "{done:?}");
+}
+
+fn report(keeper: &Keeper<PlainDisk>, name: &str, pid: u32, flush: u64) {
+    let mut slots = keeper.holds.slots.lock();
+    let (_, reported) = slots.acquire(name, pid, InvalidSlots::Accept).unwrap();
+    reported.store(flush * MIB, Ordering::Release);
+}
+
+#[test]
+fn a_slot_keeps_wal_by_what_is_on_disk_and_over_a_restart() {
+    let world = World::new();
+    let mut keeper = world.open(Policy::default());
+    create(&mut keeper, "s", Origin::Asked, 20);
+    retain(&mut keeper, 0);
+    assert_eq!(world.first(), 20);
+    report(&keeper, "s", 7, 50);
+    retain(&mut keeper, 1);
+    assert_eq!(world.slot("s").restart_lsn, Some(Lsn::new(50 * MIB)));
+    assert_eq!(world.first(), 50);
+
+    // What was reported since is lost with a crash; the WAL is not.
+    report(&keeper, "s", 7, 60);
+    drop(keeper);
+    std::fs::write(world.layout.slots().join("s.tmp"), "half").unwrap();
+    let mut keeper = world.open(Policy::default());
+    assert!(!world.layout.slots().join("s.tmp").exists());
+    retain(&mut keeper, 2);
+    assert_eq!(world.first(), 50);
+    let done = run(&mut keeper, Job::DropSlot(SlotName::parse("s").unwrap()));
+    assert!(matches!(done, JobDone::Done(_)), "{done:?}");
+    assert!(!world.layout.slots().join("s").exists());
+    retain(&mut keeper, 3);
+    assert_eq!(world.first(), NEWEST - MIN_KEPT_SEGMENTS);
+    assert!(world.open(Policy::default()).holds.slots.lock().is_empty());
+}
+
+#[test]
+fn a_damaged_slot_keeps_the_hub_from_starting() {
+    let world = World::new();
+    let mut keeper = world.open(Policy::default());
+    create(&mut keeper, "s", Origin::Asked, 20);
+    std::fs::copy(world.layout.slots().join("s"), world.layout.slots().join("t")).unwrap();
+    let fault = run_ready(keeper.load_slots()).unwrap().unwrap_err();
+    assert!(fault.to_string().contains("slots/t"), "{fault}");
+    std::fs::remove_file(world.layout.slots().join("t")).unwrap();
+    std::fs::write(world.layout.slots().join("s"), "walhub slot 1 00000000\n{}").unwrap();
+    let fault = run_ready(keeper.load_slots()).unwrap().unwrap_err();
+    assert!(fault.to_string().contains("checksum"), "{fault}");
+}
+
+#[test]
+fn out_of_its_limit_a_slot_loses_its_wal_and_its_user_has_to_go() {
+    let world = World::new();
+    let policy = Policy { max_slot_wal_keep_size: Some(30 * MIB), ..Policy::default() };
+    let mut keeper = world.open(policy);
+    create(&mut keeper, "near", Origin::Asked, 75);
+    create(&mut keeper, "far", Origin::Asked, 69);
+    report(&keeper, "far", 7, 69);
+    assert_eq!(retain(&mut keeper, 0), (vec![7], Receiving::Open));
+    let far = world.slot("far");
+    assert_eq!((far.restart_lsn, far.invalidated), (None, Some(Cause::WalRemoved)));
+    assert_eq!(world.slot("near").invalidated, None);
+    assert_eq!(world.first(), 75, "what nobody can need goes, limit or not");
+    assert_eq!(retain(&mut keeper, 1), (vec![], Receiving::Open));
+}
+
+#[test]
+fn slots_that_nobody_uses_are_invalidated_or_dropped_in_time() {
+    let world = World::new();
+    let policy = Policy {
+        idle_slot_timeout: Duration::from_secs(60),
+        auto_created_ttl: Duration::from_secs(100),
+        ..Policy::default()
+    };
+    let mut keeper = world.open(policy);
+    create(&mut keeper, "asked", Origin::Asked, 20);
+    create(&mut keeper, "auto", Origin::AutoCreated, 30);
+    report(&keeper, "auto", 7, 30);
+    retain(&mut keeper, 0);
+    retain(&mut keeper, 59);
+    assert_eq!(world.first(), 20);
+    retain(&mut keeper, 60);
+    assert_eq!(world.slot("asked").invalidated.unwrap().to_string(), "idle_timeout");
+    assert_eq!(world.first(), 30);
+    let auto = SlotName::parse("auto").unwrap();
+    keeper.holds.slots.lock().release(&auto, 7);
+    retain(&mut keeper, 200);
+    assert!(world.layout.slot(&auto).exists());
+    retain(&mut keeper, 300);
+    assert!(!world.layout.slot(&auto).exists());
+    assert_eq!(keeper.holds.slots.lock().len(), 1);
+}
+
+#[test]
+fn time_is_that_of_the_files_over_a_restart() {
+    let world = World::new();
+    for no in OLDEST..NEWEST {
+        let file = std::fs::File::options();
+        let file = file.clone().write(true).open(world.layout.segment(segment(no))).unwrap();
+        file.set_modified(at(1000 + no)).unwrap();
+    }
+    let policy = Policy { wal_keep_time: Duration::from_secs(100), ..Policy::default() };
+    let mut keeper = world.open(policy);
+    retain(&mut keeper, 1100 + 30);
+    assert_eq!(world.first(), 31, "30 is as old as it may become");
+    retain(&mut keeper, 1100 + 40);
+    assert_eq!(world.first(), 41);
+    retain(&mut keeper, 9000);
+    assert_eq!(world.first(), NEWEST - MIN_KEPT_SEGMENTS);
+}
+
+#[test]
+fn on_a_full_disk_rules_and_idle_slots_go_and_then_nothing_comes_in() {
+    let world = World::new();
+    // No disk has so much.
+    let policy = Policy {
+        wal_keep_size: 1 << 40,
+        high_watermark: Some(HighWatermark::Free(u64::MAX)),
+        ..Policy::default()
+    };
+    let mut keeper = world.open(policy.clone());
+    create(&mut keeper, "used", Origin::Asked, 50);
+    create(&mut keeper, "idle", Origin::Asked, 20);
+    report(&keeper, "used", 7, 50);
+    assert_eq!(retain(&mut keeper, 0), (vec![], Receiving::Paused));
+    assert!(world.slot("idle").invalidated.is_some());
+    assert_eq!(world.slot("used").invalidated, None);
+    assert_eq!(world.first(), 50);
+
+    let roomy = Policy { high_watermark: Some(HighWatermark::Free(0)), ..policy };
+    let mut keeper = world.open(roomy);
+    assert_eq!(retain(&mut keeper, 1).1, Receiving::Open);
+    assert!(world.folder.path().exists());
+}
