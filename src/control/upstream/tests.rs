@@ -12,6 +12,7 @@ use crate::instance::{InstanceId, InstancePath};
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::retention::Holds;
 use crate::store::sealed_text::MAX_LEN;
+use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
 use crate::upstream::login::Login;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
@@ -23,7 +24,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -63,6 +64,15 @@ impl Recorder for Notes {
     fn set_wal_aside(&self) -> Saved {
         self.hub.set_position(Position::Empty);
         self.note("aside".to_owned())
+    }
+    fn save_slot(&self, name: SlotName) -> Saved {
+        self.note(format!("slot {name}"))
+    }
+    fn drop_slot(&self, name: SlotName) -> Saved {
+        self.note(format!("drop slot {name}"))
+    }
+    fn retain(&self, newest: Lsn, _: SystemTime) {
+        drop(self.note(format!("retain {newest}")));
     }
     fn save_state(&self, json: String) {
         let state: serde_json::Value = serde_json::from_str(&json).unwrap();
