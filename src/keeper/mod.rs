@@ -37,6 +37,12 @@ pub struct KeeperHandle {
 }
 
 impl KeeperHandle {
+    /// The way to a simulated keeper.
+    #[cfg(test)]
+    pub(crate) fn to(jobs: mpsc::Sender<Job>) -> Self {
+        Self { jobs }
+    }
+
     /// Queues a job; gives it back when the queue is full (or the keeper is gone).
     pub fn post(&self, job: Job) -> Result<(), Box<Job>> {
         self.jobs.try_send(job).map_err(|refused| Box::new(refused.into_inner()))

@@ -28,6 +28,8 @@ mod uring;
 mod waker;
 
 pub use buffer::Buffer;
+#[cfg(test)]
+pub(crate) use chunks::audit::Audit;
 pub use chunks::{CHUNK_SIZE, ChunkRange, ChunkReader, ChunkWriter, Full, Pin, chunks};
 pub use clock::{Clock, SystemClock};
 pub use probe::{Features, KernelVersion, RingRefused, probe};
