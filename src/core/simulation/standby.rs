@@ -78,7 +78,10 @@ impl Standby {
         let Some(link) = &self.link else { return false };
         let socket = kernel.socket(link.socket);
         let tap = socket.tap_ref();
-        socket.said.is_empty()
+        let goes_on = !socket.said_all && !socket.is_broken() && tap.stage == Stage::Copy;
+        goes_on
+            && !link.done
+            && socket.said.is_empty()
             && tap.at == goal
             && tap.is_whole()
             && link.asked_at.is_none()
