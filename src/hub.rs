@@ -8,10 +8,10 @@ use crate::config::Config;
 use crate::instance::{InstanceId, InstancePath};
 use crate::store::retention::Holds;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
-use crate::watermark::Cell;
+use crate::watermark::{Cell, Rest};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// One hub. Shared by all its threads.
@@ -28,7 +28,7 @@ pub struct Hub {
     position: RwLock<Position>,
     above: RwLock<InstancePath>,
     senders: Arc<AtomicUsize>,
-    at_rest: AtomicBool,
+    rest: Rest,
 }
 
 /// Which cluster this is, as its servers describe themselves; remembered over
@@ -114,7 +114,7 @@ impl Hub {
             position: RwLock::new(Position::Empty),
             above: RwLock::new(InstancePath::empty()),
             senders: Arc::new(AtomicUsize::new(0)),
-            at_rest: AtomicBool::new(false),
+            rest: Rest::default(),
         }
     }
 
@@ -196,12 +196,12 @@ impl Hub {
     /// Shutdown: no watermark moves any more. Said by the receive role, which wakes the
     /// other cores after it.
     pub fn come_to_rest(&self) {
-        self.at_rest.store(true, Ordering::SeqCst);
+        self.rest.come();
     }
 
     /// Does no watermark move any more?
     pub fn is_at_rest(&self) -> bool {
-        self.at_rest.load(Ordering::SeqCst)
+        self.rest.has_come()
     }
 
     /// A place among `max_wal_senders`; none when all are taken.
