@@ -241,7 +241,7 @@ impl BlockPool {
     }
 
     /// Blocks that are being read.
-    #[cfg(test)]
+    #[cfg(all(test, not(walhub_loom)))]
     pub(super) fn loading(&self) -> usize {
         let loading = |block: &&Block| matches!(block.state, State::Loading);
         self.blocks.iter().flatten().filter(loading).count()

@@ -147,7 +147,7 @@ impl Receiver {
 
     /// Operations on the upstream's socket that are in flight, with the number of the
     /// connection.
-    #[cfg(test)]
+    #[cfg(all(test, not(walhub_loom)))]
     pub(super) fn in_flight(&self) -> (u32, [Option<OpId>; 2]) {
         let link = self.link.as_ref();
         let ops = [link.and_then(|link| link.reading), link.and_then(|link| link.waiting_room)];

@@ -425,7 +425,7 @@ impl Drop for Pin<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(walhub_loom)))]
 pub(crate) mod audit;
 #[cfg(test)]
 mod tests;

@@ -28,7 +28,7 @@ mod uring;
 mod waker;
 
 pub use buffer::Buffer;
-#[cfg(test)]
+#[cfg(all(test, not(walhub_loom)))]
 pub(crate) use chunks::audit::Audit;
 pub use chunks::{CHUNK_SIZE, ChunkRange, ChunkReader, ChunkWriter, Full, Pin, chunks};
 pub use clock::{Clock, SystemClock};

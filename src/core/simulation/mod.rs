@@ -15,6 +15,7 @@ mod primary;
 #[path = "../../../tests/store_simulation/random.rs"]
 mod random;
 mod ring;
+mod scenes;
 mod standby;
 mod tap;
 mod truth;

@@ -73,6 +73,23 @@ impl Standby {
         self.link.is_some()
     }
 
+    /// How far it has been sent.
+    pub(super) fn position(&self, kernel: &mut Kernel) -> Lsn {
+        self.link.as_ref().map_or(self.at, |link| kernel.socket(link.socket).tap_ref().at)
+    }
+
+    /// Says so many status replies at once, whatever its socket holds.
+    pub(super) fn chatter(&self, kernel: &mut Kernel, replies: usize) {
+        let Some(link) = &self.link else { panic!("{} is away", self.pid) };
+        let words = status(self.at, ReplyRequest::No).repeat(replies);
+        kernel.socket(link.socket).said.extend(words);
+    }
+
+    /// Bytes it has said that nobody has read.
+    pub(super) fn unheard(&self, kernel: &mut Kernel) -> usize {
+        self.link.as_ref().map_or(0, |link| kernel.socket(link.socket).said.len())
+    }
+
     /// Has it been sent everything up to `goal`, and does it wait for nothing?
     pub(super) fn is_content(&self, goal: Lsn, kernel: &mut Kernel) -> bool {
         let Some(link) = &self.link else { return false };

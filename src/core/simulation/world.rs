@@ -434,6 +434,24 @@ impl World {
         self.seen.insert(what);
     }
 
+    /// A world without faults, in which everybody has everything and sleeps.
+    pub(super) fn at_rest(seed: u64) -> Self {
+        let mut world = Self::new(seed, Plant::Honest);
+        // The faults stop before the first of them.
+        world.come_to_rest();
+        world.sleep_well();
+        world
+    }
+
+    /// The standbys, with what lies behind them.
+    pub(super) fn standbys(&mut self) -> (&mut [Standby], &Shared) {
+        (&mut self.standbys, &self.kernel)
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.kernel.borrow().now
+    }
+
     fn live(mut self) -> Sights {
         self.weather_the_storm();
         if !self.has_halted() {
@@ -456,12 +474,12 @@ impl World {
         matches!(self.slots[0].borrow().state, State::Halted)
     }
 
-    fn now(&self) -> Duration {
-        self.kernel.borrow().now
-    }
-
     /// Runs until `done`, or until `deadline`. Returns whether it came to that.
-    fn run_until(&mut self, deadline: Duration, mut done: impl FnMut(&mut Self) -> bool) -> bool {
+    pub(super) fn run_until(
+        &mut self,
+        deadline: Duration,
+        mut done: impl FnMut(&mut Self) -> bool,
+    ) -> bool {
         loop {
             if self.has_halted() || done(self) {
                 return true;
@@ -491,13 +509,24 @@ impl World {
 
     /// Everybody sleeps, and a commit comes: only the bell can have woken who sends it so
     /// soon.
-    fn commit_once_more(&mut self) {
+    pub(super) fn commit_once_more(&mut self) {
         let commit = self.truth.record_end(self.goal.saturating_add(20_000));
         if commit > self.goal {
             self.goal = commit;
             self.primary.goal = commit;
             self.reach_the_end(SECOND);
         }
+    }
+
+    /// A commit, and whether it is sent to everybody so soon, whatever they say.
+    pub(super) fn commit_is_sent_in(&mut self, patience: Duration) -> bool {
+        self.goal = self.truth.record_end(self.goal.saturating_add(20_000));
+        (self.primary.goal, self.primary.next_at) = (self.goal, self.now());
+        let deadline = self.now() + patience;
+        self.run_until(deadline, |world| {
+            let mut kernel = world.kernel.borrow_mut();
+            world.standbys.iter().all(|standby| standby.position(&mut kernel) == world.goal)
+        })
     }
 
     fn reach_the_end(&mut self, patience: Duration) {
@@ -562,20 +591,17 @@ impl World {
     }
 
     /// The timeline ends where everybody stands.
-    fn end_timeline(&mut self) {
+    pub(super) fn end_timeline(&mut self) {
         let Some(cell) = self.hub.current_cell() else { return };
         let next = TimelineId::new(2).unwrap();
         let next = Arc::new(Cell::new(next, self.goal, self.goal));
         cell.seal(self.goal);
         cell.link(next);
-        for (core, slot) in self.slots.iter().enumerate() {
+        for slot in &self.slots {
             let slot = slot.borrow();
-            let core_bell = slot.core.as_ref().map(|core| Arc::clone(&core.bell));
-            if core_bell.is_some_and(|bell| bell.rings_needed()) {
+            if slot.core.as_ref().is_some_and(|core| core.bell.rings_needed()) {
                 slot.woken.store(true, Ordering::Relaxed);
             }
-            drop(slot);
-            assert!(core < self.mailboxes.len());
         }
         let deadline = self.now() + SECOND * 50;
         let ended = self.run_until(deadline, |world| {
