@@ -4,4 +4,5 @@
 
 pub mod clock;
 pub mod commits;
+pub mod standbys;
 pub mod truth;

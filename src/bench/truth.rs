@@ -59,6 +59,20 @@ impl Truth {
         Self { window, end: AtomicU64::new(start.raw()), pieces: RwLock::default() }
     }
 
+    /// At least so much of the newest WAL is there.
+    pub const fn window(&self) -> u64 {
+        self.window
+    }
+
+    /// Moves a window that has never held anything to `start`; says whether it did.
+    pub fn begin_at(&self, start: Lsn) -> bool {
+        let pieces = self.pieces.write().unwrap_or_else(PoisonError::into_inner);
+        if pieces.is_empty() {
+            self.end.store(start.raw(), Ordering::Release);
+        }
+        pieces.is_empty()
+    }
+
     /// First byte that is not known.
     pub fn end(&self) -> Lsn {
         Lsn::new(self.end.load(Ordering::Acquire))
@@ -106,6 +120,15 @@ impl Truth {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_window_can_move() {
+        let truth = Truth::new(Lsn::INVALID, 20);
+        assert!(truth.begin_at(Lsn::new(500)));
+        assert!(truth.append(Lsn::new(500), Bytes::from_static(b"wal")));
+        assert!(!truth.begin_at(Lsn::new(700)));
+        assert_eq!((truth.oldest(), truth.end()), (Lsn::new(500), Lsn::new(503)));
+    }
 
     #[test]
     fn pieces_are_found_until_they_leave() {
