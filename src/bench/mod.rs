@@ -4,5 +4,6 @@
 
 pub mod clock;
 pub mod commits;
+pub mod measure;
 pub mod standbys;
 pub mod truth;
