@@ -5,5 +5,9 @@
 pub mod clock;
 pub mod commits;
 pub mod measure;
+pub mod primary;
+pub mod profile;
+pub mod random;
+pub mod schedule;
 pub mod standbys;
 pub mod truth;
