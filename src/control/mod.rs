@@ -7,7 +7,7 @@ pub mod recorder;
 pub mod registry;
 mod socket;
 pub mod unix_socket;
-mod upstream;
+pub(crate) mod upstream;
 
 use self::listener::{Bound, Listener};
 use self::recorder::Recorder;
