@@ -8,6 +8,8 @@ pub mod measure;
 pub mod primary;
 pub mod profile;
 pub mod random;
+pub mod report;
 pub mod schedule;
+pub mod sql;
 pub mod standbys;
 pub mod truth;
