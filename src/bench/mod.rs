@@ -9,6 +9,7 @@ pub mod primary;
 pub mod profile;
 pub mod random;
 pub mod report;
+pub mod run;
 pub mod schedule;
 pub mod sql;
 pub mod standbys;

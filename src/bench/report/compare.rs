@@ -201,7 +201,9 @@ pub fn compare(a: &Side, b: &Side) -> String {
         let bad = side.reports.iter().filter(|report| !report.verdict.is_good()).count();
         if bad > 0 {
             let runs = say::of(bad as u64, "run");
-            line(format_args!("\n{letter}: {runs} saw faults or problems: its figures do not count\n"));
+            line(format_args!(
+                "\n{letter}: {runs} saw faults or problems: its figures do not count\n"
+            ));
         }
     }
     text

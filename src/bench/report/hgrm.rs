@@ -62,13 +62,16 @@ mod tests {
         let text = hgrm(&histogram);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "       Value     Percentile TotalCount 1/(1-Percentile)");
-        assert!(lines[2].starts_with("       1.0") && lines[2].contains(" 0.000000000000 "), "{text}");
+        assert!(
+            lines[2].starts_with("       1.0") && lines[2].contains(" 0.000000000000 "),
+            "{text}"
+        );
         let last = lines.iter().rposition(|line| !line.starts_with('#')).unwrap();
         let words: Vec<&str> = lines[last].split_whitespace().collect();
         assert_eq!(words[1..], ["1.000000000000", "1000"], "{text}");
-        let mut counts = lines[2..=last].iter().map(|line| {
-            line.split_whitespace().nth(2).unwrap().parse::<u64>().unwrap()
-        });
+        let mut counts = lines[2..=last]
+            .iter()
+            .map(|line| line.split_whitespace().nth(2).unwrap().parse::<u64>().unwrap());
         assert!(counts.clone().is_sorted() && counts.next() == Some(1), "{text}");
         assert!(text.contains("Total count    =         1000]\n"), "{text}");
         assert!(text.ends_with("SubBuckets     =         2048]\n"), "{text}");

@@ -7,8 +7,6 @@ pub mod compare;
 mod date;
 pub mod hgrm;
 mod latency;
-pub mod page;
-mod plots;
 pub mod say;
 pub mod table;
 #[cfg(test)]

@@ -103,13 +103,17 @@ pub(super) fn rows(report: &RunReport) -> Vec<(&'static str, String)> {
             say::bytes(results.delivered_bytes),
             say::rate(results.delivered_bytes, seconds),
             say::of(results.messages, "message"),
-            if results.replies == 1 { "1 reply".to_owned() } else { say::count(results.replies) + " replies" },
+            if results.replies == 1 {
+                "1 reply".to_owned()
+            } else {
+                say::count(results.replies) + " replies"
+            },
         ),
     ));
     if let Some(ingest) = results.ingest {
-        let cpu = ingest.cpu_seconds.map_or_else(String::new, |cpu| {
-            format!(", {} CPU s", say::digits(cpu))
-        });
+        let cpu = ingest
+            .cpu_seconds
+            .map_or_else(String::new, |cpu| format!(", {} CPU s", say::digits(cpu)));
         let row = format!(
             "{} in {} s, {}{cpu}",
             say::bytes(ingest.bytes),
@@ -135,10 +139,9 @@ pub(super) fn rows(report: &RunReport) -> Vec<(&'static str, String)> {
         ));
     }
     if let Some(memory) = results.memory {
-        let each = memory.private_per_standby(report.plan.standbys).map_or_else(
-            String::new,
-            |each| format!(" ({} for each standby)", say::bytes(each)),
-        );
+        let each = memory
+            .private_per_standby(report.plan.standbys)
+            .map_or_else(String::new, |each| format!(" ({} for each standby)", say::bytes(each)));
         rows.push((
             "its memory",
             format!(

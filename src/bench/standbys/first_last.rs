@@ -92,6 +92,12 @@ impl FirstLast {
         }
     }
 
+    /// Half of the commits, and 99 of a hundred, reached everybody within these times.
+    pub(super) fn last_so_far(&self) -> Option<(u64, u64)> {
+        let at = |quantile| self.last.value_at_quantile(quantile);
+        (!self.last.is_empty()).then(|| (at(0.5), at(0.99)))
+    }
+
     /// The histograms, and how many of `commits` were not received by all.
     pub(super) fn result(&self, commits: u64) -> (Histogram<u64>, Histogram<u64>, u64) {
         let missing = commits.saturating_sub(self.base);
