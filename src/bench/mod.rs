@@ -2,6 +2,7 @@
 //! synthetic standbys that verify it, and what is measured between the two.
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod clock;
 pub mod commits;
 pub mod measure;
@@ -13,4 +14,5 @@ pub mod run;
 pub mod schedule;
 pub mod sql;
 pub mod standbys;
+pub mod terminal;
 pub mod truth;

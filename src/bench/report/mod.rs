@@ -7,6 +7,7 @@ pub mod compare;
 mod date;
 pub mod hgrm;
 mod latency;
+pub mod page;
 pub mod say;
 pub mod table;
 #[cfg(test)]

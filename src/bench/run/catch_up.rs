@@ -147,7 +147,7 @@ fn fill(
         }
         if written.finished
             && let Some(end) = written.end
-            && arrived(rig, end)?
+            && arrived(rig, written.flushed, end)?
         {
             let seconds = begun.elapsed().as_secs_f64();
             let cpu_seconds = rig.cpu().zip(cpu).map(|(end, begin)| end - begin);
@@ -170,8 +170,11 @@ fn fill(
     }
 }
 
-/// Is the WAL up to `end` durable at the server?
-fn arrived(rig: &Rig, end: Lsn) -> Result<bool, RunFault> {
+/// Is the WAL up to `end` durable at the server? It says so itself to a primary of ours.
+fn arrived(rig: &Rig, flushed: Option<Lsn>, end: Lsn) -> Result<bool, RunFault> {
+    if let Some(flushed) = flushed {
+        return Ok(flushed >= end);
+    }
     let identity = identify(std::slice::from_ref(&rig.target))
         .map_err(|error| RunFault::Unreachable(error.to_string()))?;
     Ok(identity.xlogpos >= end)

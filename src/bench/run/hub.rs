@@ -21,7 +21,7 @@ const START: Duration = Duration::from_secs(20);
 const END: Duration = Duration::from_secs(8);
 
 /// Subcommand of `walhub bench` that becomes the hub, see [`become_hub`].
-pub(in crate::bench) const CHILD: &str = "hub-of-this-run";
+pub const CHILD: &str = "hub-of-this-run";
 
 /// What the hub is told.
 #[derive(Debug, Clone, Default)]
@@ -145,7 +145,9 @@ impl HubProcess {
             return Some(end);
         }
         // It is our child and was not waited for: the number is still its own.
-        drop(kill_process(Pid::from_child(&self.child), Signal::TERM));
+        if let Err(error) = kill_process(Pid::from_child(&self.child), Signal::TERM) {
+            return Some(format!("the hub cannot be told to end: {error}"));
+        }
         let deadline = Instant::now() + END;
         while Instant::now() < deadline {
             match self.child.try_wait() {

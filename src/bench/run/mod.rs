@@ -13,7 +13,7 @@ mod scratch;
 mod source;
 mod timeline;
 
-pub use hub::HubOptions;
+pub use hub::{CHILD, HubOptions, become_hub};
 pub use interrupt::Interrupt;
 pub use timeline::{Moment, Phase, Watch};
 
@@ -194,6 +194,15 @@ impl FleetOptions {
     /// Those that finish what there is to receive.
     fn finishing(&self) -> usize {
         self.standbys.saturating_sub(self.behaviours.stalled.map_or(0, |stalled| stalled.count))
+    }
+
+    /// The good ones.
+    pub fn good(&self) -> usize {
+        let Behaviours { slow, stalled, flapping, .. } = &self.behaviours;
+        let bad = slow.map_or(0, |slow| slow.count)
+            + stalled.map_or(0, |stalled| stalled.count)
+            + flapping.as_ref().map_or(0, |flapping| flapping.count);
+        self.standbys.saturating_sub(bad)
     }
 
     /// `full`, `crc`, `off`
