@@ -6,6 +6,7 @@
 
 use crate::config::Config;
 use crate::instance::{InstanceId, InstancePath};
+use crate::standby::diverged::{Diverged, DivergedStandbys};
 use crate::store::retention::Holds;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use crate::watermark::Cell;
@@ -14,6 +15,7 @@ use crossbeam::utils::CachePadded;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tracing::warn;
 
 /// One hub. Shared by all its threads.
 pub struct Hub {
@@ -28,6 +30,7 @@ pub struct Hub {
     histories: RwLock<BTreeMap<u32, Bytes>>,
     position: RwLock<Position>,
     above: RwLock<InstancePath>,
+    diverged: RwLock<DivergedStandbys>,
     senders: Arc<AtomicUsize>,
     at_rest: AtomicBool,
     /// WAL bytes that each data core has sent.
@@ -118,6 +121,7 @@ impl Hub {
             histories: RwLock::new(BTreeMap::new()),
             position: RwLock::new(Position::Empty),
             above: RwLock::new(InstancePath::empty()),
+            diverged: RwLock::default(),
             senders: Arc::new(AtomicUsize::new(0)),
             at_rest: AtomicBool::new(false),
             sent,
@@ -187,6 +191,29 @@ impl Hub {
     /// Notes the hubs above this one and returns those noted before.
     pub fn set_above(&self, path: InstancePath) -> InstancePath {
         std::mem::replace(&mut *write(&self.above), path)
+    }
+
+    /// A standby has, or asks for, WAL of a timeline behind its end.
+    pub fn note_diverged(&self, standby: Diverged) {
+        let Diverged { application_name, peer, tli, at, end } = &standby;
+        let (name, peer, tli, at, end) = (application_name.clone(), peer.clone(), *tli, *at, *end);
+        if write(&self.diverged).note(standby) {
+            warn!(
+                application_name = name, peer, timeline = %tli,
+                "standby has diverged: it is at {at}, past {end} where timeline {tli} ended; it \
+                 has to be rewound (pg_rewind) or made anew"
+            );
+        }
+    }
+
+    /// A standby begins to stream WAL of our history.
+    pub fn note_streaming(&self, application_name: &str, peer: &str) {
+        write(&self.diverged).streams(application_name, peer);
+    }
+
+    /// Standbys that hold WAL nobody follows.
+    pub fn diverged(&self) -> Vec<Diverged> {
+        read(&self.diverged).list().cloned().collect()
     }
 
     /// The path this hub announces to its clients: itself and those above.

@@ -85,6 +85,10 @@ pub struct DataCore<R: Ring> {
     pub(super) timers: BTreeSet<(Instant, Key)>,
     /// Standbys that wait for a block nobody has begun to read yet.
     pub(super) hungry: VecDeque<Key>,
+    /// Standbys that were sent from blocks in this pass.
+    pub(super) ahead: Vec<Key>,
+    /// Who waited for a block that has come; empty between two.
+    pub(super) waiting: Vec<Key>,
     /// Standbys whose receive found no buffer.
     pub(super) starved: Vec<Key>,
     pub(super) done: Vec<Done>,
@@ -200,6 +204,8 @@ impl<R: Ring> DataCore<R> {
             unsaid: VecDeque::new(),
             timers: BTreeSet::new(),
             hungry: VecDeque::new(),
+            ahead: Vec::new(),
+            waiting: Vec::new(),
             starved: Vec::new(),
             done: Vec::new(),
             stopping: None,
@@ -235,7 +241,7 @@ impl<R: Ring> DataCore<R> {
         busy |= self.read_inbox(now);
         busy |= self.drive_receiver(now);
         busy |= self.round(now);
-        self.feed_hungry();
+        busy |= self.feed_hungry();
         busy |= self.run_timers(now);
         busy |= self.stop_if_told(now);
         self.say_unsaid();
@@ -342,6 +348,10 @@ impl<R: Ring> DataCore<R> {
                     self.begin_anew();
                     self.end_streams_set_aside();
                 }
+                ToCore::Switched { wal, told } => {
+                    // Who asked may have given up; the WAL is the same.
+                    drop(told.send(self.go_on_with(*wal)));
+                }
                 ToCore::Stop { deadline } => {
                     self.stopping.get_or_insert(Stopping { deadline, told: Told::NotYet });
                     self.stop_receiving(now);
@@ -377,6 +387,7 @@ impl<R: Ring> DataCore<R> {
             waiting_block: None,
             read_again: None,
             heard: 0,
+            receives: 0,
             quota_since: now,
             ends_at: None,
             timer: None,
@@ -415,6 +426,7 @@ impl<R: Ring> DataCore<R> {
         if now.saturating_duration_since(self.swept_at) >= SWEEP {
             self.swept_at = now;
             self.files.sweep();
+            self.blocks.shrink();
         }
         busy
     }

@@ -7,6 +7,7 @@ use super::sender::{Farewell, Phase};
 use super::table::Key;
 use super::token::Purpose;
 use crate::ring::{Buffer, Clock, ReplyBuffer, Ring};
+use crate::standby::diverged::Diverged;
 use crate::standby::refusals;
 use crate::standby::stream::{Due, Heard};
 use crate::wal::{SegmentName, SegmentNo, TimelineId};
@@ -24,8 +25,12 @@ use tracing::{debug, error, info, warn};
 /// flush at 800 flushes a second stay below it.
 const TALK_QUOTA: usize = 64 << 10;
 
-/// How often such a standby is read.
+/// How long such a standby is left unread then.
 const TALK_PAUSE: Duration = Duration::from_millis(10);
+
+/// So many receives in a row it has all the same: a burst of replies is read at once, a
+/// flood at no more than 400 kB/s.
+const TALK_BURST: u32 = 8;
 
 /// A keepalive frame; one in the outbox is enough.
 const KEEPALIVE_LEN: usize = 23;
@@ -108,12 +113,16 @@ impl<R: Ring> DataCore<R> {
             }
             if now.saturating_duration_since(sender.quota_since) >= Duration::from_secs(1) {
                 sender.quota_since = now;
-                sender.heard = 0;
+                (sender.heard, sender.receives) = (0, 0);
             }
             sender.heard += bytes.len();
             if sender.heard > TALK_QUOTA && !matches!(sender.phase, Phase::Draining) {
-                sender.read_again = Some(now + TALK_PAUSE);
-                self.set_timer(key);
+                sender.receives += 1;
+                if sender.receives >= TALK_BURST {
+                    sender.receives = 0;
+                    sender.read_again = Some(now + TALK_PAUSE);
+                    self.set_timer(key);
+                }
             }
         }
         self.listen_to(key, &bytes, now);
@@ -172,9 +181,11 @@ impl<R: Ring> DataCore<R> {
         self.step(key, now);
     }
 
-    /// Queues a keepalive, unless one is waiting to be sent.
+    /// Queues a keepalive, unless one is waiting to be sent. None may follow a CopyDone or
+    /// an error.
     fn push_keepalive(&mut self, key: Key, reply: ReplyRequest) {
         if let Some(sender) = self.senders.get_mut(key)
+            && sender.sends_wal()
             && sender.outbox.len() < KEEPALIVE_LEN
         {
             let frame = keepalive(sender.cursor.next_message(), pg_now(&self.clock), reply);
@@ -214,9 +225,21 @@ impl<R: Ring> DataCore<R> {
             && sender.cursor.next_message() >= at
             && let Some(next) = sender.cell.next()
         {
+            if sender.cursor.next_message() > at {
+                let session = &sender.session;
+                self.hub.note_diverged(Diverged {
+                    application_name: session.application_name.clone(),
+                    peer: session.peer.clone(),
+                    tli: sender.cell.tli(),
+                    at: sender.cursor.next_message(),
+                    end: at,
+                });
+            }
             let mut done = BytesMut::new();
             backend::copy_done(&mut done);
             sender.outbox.extend_from_slice(&done);
+            // Its timeline may have ended before the WAL that it was waiting for.
+            sender.waiting_block = None;
             sender.phase =
                 Phase::TimelineEnded { end: StreamEnd::Timeline { next: next.tli(), at } };
         }
@@ -368,7 +391,8 @@ impl<R: Ring> DataCore<R> {
                 return error!("{error}");
             }
         };
-        let (id, checked) = self.blocks.loaded(slot, result, buffer, &rules);
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let (id, checked) = self.blocks.loaded(slot, result, buffer, &rules, &mut waiting);
         let Some(id) = id else { return };
         if let Err(fault) = checked {
             self.due.note_all();
@@ -388,7 +412,8 @@ impl<R: Ring> DataCore<R> {
                 }
             }
         }
-        self.block_arrived(id);
+        self.block_arrived(id, &mut waiting);
+        self.waiting = waiting;
     }
 
     /// A segment's file cannot be opened: whoever waits for it is told what PostgreSQL

@@ -25,8 +25,9 @@ struct Shot {
     cell: CellId,
     /// The first new message's start: where standbys have to be that share it.
     from: Lsn,
-    /// The first WAL byte.
+    /// The first WAL byte, and the end of what is at hand.
     wal_from: Lsn,
+    wal_to: Lsn,
     /// Only for the standby of this slot: it has something of its own before the WAL.
     private: Option<u32>,
     /// As the standbys that share it want it.
@@ -158,6 +159,7 @@ impl<R: Ring> DataCore<R> {
         self.round.begin();
         let mut order = std::mem::take(&mut self.order);
         let whom = self.due.take(&mut order);
+        let mut ended = Vec::new();
         if whom == Whom::All || self.seen.iter().any(Seen::is_outdated) {
             self.seen.clear();
             for (slot, sender) in self.senders.iter() {
@@ -166,19 +168,29 @@ impl<R: Ring> DataCore<R> {
                 }
                 if sender.is_due() {
                     self.round.note(slot, sender.cursor.next(), sender.cell.limit());
+                } else if sender.is_at_end() {
+                    ended.extend(self.senders.key_at(slot));
                 }
             }
         } else {
             for &slot in &order {
-                if let Some(sender) = self.senders.at(slot).filter(|sender| sender.is_due()) {
+                let Some(sender) = self.senders.at(slot) else { continue };
+                if sender.is_due() {
                     self.round.note(slot, sender.cursor.next(), sender.cell.limit());
+                } else if sender.is_at_end() {
+                    ended.extend(self.senders.key_at(slot));
                 }
             }
         }
         order.clear();
+        // They have something to be sent in the next round.
+        for &key in &ended {
+            self.step(key, now);
+            self.due.note(key.index);
+        }
         if self.round.is_empty() {
             self.order = order;
-            return false;
+            return !ended.is_empty();
         }
         order.extend(self.round.live());
         let live = order.len();
@@ -325,7 +337,9 @@ impl<R: Ring> DataCore<R> {
         wal += sender.cursor.advance(sent - rest - outbox, messages, headers);
         sender.hold.advance(sender.cursor.next());
         // Offered is enough: a socket that is full must not keep the block from others.
-        self.blocks.touch(shot.cell, shot.wal_from);
+        if self.blocks.touch(shot.cell, shot.wal_from, shot.wal_to) {
+            self.ahead.push(key);
+        }
         if sent < bench.offered(shot) {
             self.wait_for_room(key);
         } else if shot.then == Then::More {
@@ -421,6 +435,7 @@ fn compose<'a>(
         cell,
         from,
         wal_from: sender.cursor.next(),
+        wal_to: sender.cursor.next(),
         private: sender.is_owing().then_some(slot),
         shape: *shape,
         rest: 0,
@@ -431,7 +446,7 @@ fn compose<'a>(
     };
     if let Some(rest) = sender.cursor.unfinished() {
         let end = source.collect(cell, rest.next, rest.end, wal);
-        shot.wal.end = wal.len();
+        (shot.wal.end, shot.wal_to) = (wal.len(), end);
         if end > rest.next || rest.next == rest.end {
             shot.rest = XLOG_DATA_HEADER - rest.header_sent + end.bytes_since(rest.next) as usize;
         }
@@ -455,7 +470,7 @@ fn compose<'a>(
     }
     let to = limit.min(from.saturating_add(*budget as u64));
     let end = if from < to { source.collect(cell, from, to, wal) } else { from };
-    shot.wal.end = wal.len();
+    (shot.wal.end, shot.wal_to) = (wal.len(), end);
     // Cut at a page boundary unless this is all there is.
     let end = if end < limit && end.page_start() > from { end.page_start() } else { end };
     for message in message::cut(from, end, *budget as u64) {

@@ -50,6 +50,8 @@ pub struct Sender {
     pub read_again: Option<Instant>,
     /// Bytes heard since `quota_since`.
     pub heard: usize,
+    /// Receives beyond the quota since it was last left unread for a while.
+    pub receives: u32,
     /// The beginning of the current second of its talk.
     pub quota_since: Instant,
     /// A hub below that has to look again: its stream ends then.
@@ -143,6 +145,20 @@ impl Sender {
                 self.is_owing() || self.cursor.next_message() < self.cell.limit()
             }
         }
+    }
+
+    /// Was it sent all of a timeline that has ended, and has to be told?
+    pub fn is_at_end(&self) -> bool {
+        let has_to_be_told = || match self.phase {
+            Phase::Streaming => self.cell.next().is_some(),
+            Phase::Stopping => true,
+            _ => false,
+        };
+        self.cell.end().is_some_and(|end| end <= self.cursor.next_message())
+            && self.waiting_room.is_none()
+            && self.sending.is_none()
+            && !self.is_owing()
+            && has_to_be_told()
     }
 
     /// Is something announced or queued that has to go out in any case?

@@ -28,7 +28,9 @@ mod uring;
 mod waker;
 
 pub use buffer::Buffer;
-pub use chunks::{CHUNK_SIZE, ChunkHold, ChunkRange, ChunkReader, ChunkWriter, Full, Pin, chunks};
+pub use chunks::{
+    CHUNK_SIZE, ChunkHold, ChunkRange, ChunkReader, ChunkWriter, Full, Pin, cache_memory, chunks,
+};
 pub use clock::{Clock, SystemClock};
 pub use probe::{Features, KernelVersion, RingRefused, Support, probe};
 pub use replies::ReplyBuffer;

@@ -1,6 +1,7 @@
 //! A replication connection between startup and stream: messages in, answers out.
 //! No I/O; the answers are bytes appended to a buffer.
 
+use super::diverged::Diverged;
 use super::show::{Asker, show};
 use super::start::{Serving, Start, decide};
 use super::{parameters, refusals};
@@ -228,7 +229,7 @@ fn execute(
             return Err(refusals::no_such_slot(&name));
         }
         Command::StartPhysical { slot: None, start, timeline } => {
-            return start_physical(hub, &identity, &current, timeline, start, out);
+            return start_physical(hub, session, &identity, timeline, start, out);
         }
     }
     Ok(Step::Answered)
@@ -268,12 +269,13 @@ fn timeline_history(
 
 fn start_physical(
     hub: &Hub,
+    session: &Session,
     identity: &Identity,
-    current: &Arc<Cell>,
     timeline: Option<TimelineId>,
     start: Lsn,
     out: &mut BytesMut,
 ) -> Result<Step, Refusal> {
+    let current = hub.current_cell().ok_or_else(refusals::starting_up)?;
     let history =
         hub.history(current.tli()).and_then(|content| History::parse(current.tli(), content).ok());
     let forks = history.as_ref().map(forks_of).unwrap_or_default();
@@ -285,13 +287,21 @@ fn start_physical(
     };
     let refused = match decide(&serving, timeline, start) {
         Start::Refused(refusal) => return Err(refusal),
+        Start::Diverged { tli, end, refusal } => {
+            let (application_name, peer) = (session.application_name.clone(), session.peer.clone());
+            hub.note_diverged(Diverged { application_name, peer, tli, at: start, end });
+            return Err(refusal);
+        }
         Start::AlreadyAtEnd { next, at } => {
             next_timeline(next, at, out);
             return Ok(Step::Answered);
         }
         Start::RefusedInCopy(refusal) => refusal,
         Start::Stream { tli, start, segment } => match hold(hub, tli, start, segment) {
-            Ok(accepted) => return Ok(Step::Stream(accepted)),
+            Ok(accepted) => {
+                hub.note_streaming(&session.application_name, &session.peer);
+                return Ok(Step::Stream(accepted));
+            }
             Err(refusal) => refusal,
         },
     };

@@ -61,6 +61,14 @@ pub enum Verdict {
         /// Start of the segment it is writing: that one is there.
         newest: Lsn,
     },
+    /// Our timeline has ended, and all of it is here (or more than all): go on with the
+    /// one that follows, then decide again.
+    Switch {
+        /// The timeline that follows.
+        next: TimelineId,
+        /// Where ours ended.
+        at: Lsn,
+    },
     /// Don't.
     Not(UpstreamState),
 }
@@ -172,7 +180,7 @@ fn go_on(seen: &Seen, known: &Known, tli: TimelineId, durable: Lsn, start: Lsn) 
     if durable >= end {
         // Nothing of our timeline is missing any more.
         let next = theirs.iter().map(|(t, _)| *t).find(|t| *t > tli).unwrap_or(seen.tli);
-        return Verdict::Not(UpstreamState::TimelineEnded { next, at: end, ours: durable });
+        return Verdict::Switch { next, at: end };
     }
     Verdict::Start { tli, start }
 }
@@ -282,9 +290,7 @@ mod tests {
         assert_eq!(name(&judge(&seen(3, 300, &[(1, 40), (2, 101)]), &ours)), "go");
         for end in [99, 100] {
             let ended = judge(&seen(4, 300, &[(1, 40), (2, end), (3, 250)]), &ours);
-            let (next, at, durable) = (tli(3), lsn(end), lsn(100));
-            let state = UpstreamState::TimelineEnded { next, at, ours: durable };
-            assert_eq!(ended, Verdict::Not(state));
+            assert_eq!(ended, Verdict::Switch { next: tli(3), at: lsn(end) });
         }
         assert_eq!(name(&judge(&seen(3, 300, &[(1, 40)]), &ours)), "upstream refused");
         assert_eq!(name(&judge(&seen(3, 300, &[(1, 39), (2, 100)]), &ours)), "upstream refused");

@@ -93,7 +93,7 @@ fn idle_connections_leave_descriptors_for_the_wal() {
     let scene = Scene::new();
     let primary = Cluster::primary_with_segments(&scene, "primary", 1);
     let mut hub = Hub::new(&scene, "hub", &primary.conninfo()).with_descriptors(1200).started();
-    wait_connected(&primary);
+    hub.wait_state("streaming");
     let start = Lsn::new(primary.flush_lsn().raw() & !0xF_FFFF);
     let mut standby = Client::connect(hub.port());
     standby.start_replication(start, 1).unwrap();

@@ -145,31 +145,6 @@ fn a_timeline_without_its_history_file_is_refused() {
 }
 
 #[test]
-fn at_the_end_of_the_timeline_serving_goes_on() {
-    let scene = Scene::new();
-    let primary = Cluster::primary(&scene, "primary");
-    load::prepare(&scene, &primary);
-    let middle = primary.standby("middle", &primary.conninfo());
-    middle.wait_streaming();
-    let mut hub = Hub::run(&scene, "hub", &middle.conninfo());
-    wait_connected(&middle);
-    let leaf = primary.standby("leaf", &hub.conninfo());
-    leaf.wait_streaming();
-    load::write_mib(&primary, 2);
-    assert_converged(&primary, &[&leaf]);
-    let start = Lsn::new(middle.replay_lsn().raw() & !0xFF_FFFF);
-
-    middle.promote();
-    hub.wait_state("timeline ended");
-    hub.wait_log(&["timeline"]);
-    hub.assert_running();
-    let mut client = Client::connect(hub.port());
-    client.start_replication(start, 1).unwrap();
-    assert!(client.next_wal().unwrap().is_some());
-    leaf.wait_streaming();
-}
-
-#[test]
 fn a_gap_is_never_bridged() {
     let scene = Scene::new();
     let mut primary = Cluster::primary_with_segments(&scene, "primary", 1);

@@ -12,6 +12,7 @@ use crate::instance::{InstanceId, InstancePath};
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::retention::Holds;
 use crate::store::sealed_text::MAX_LEN;
+use crate::store::switch::Switch;
 use crate::upstream::login::Login;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use crate::wire::backend::{self, Column};
@@ -54,6 +55,10 @@ impl Recorder for Notes {
     }
     fn save_identity(&self, _: Arc<Identity>) -> Saved {
         self.note("identity".to_owned())
+    }
+    fn switch(&self, plan: Switch) -> Saved {
+        self.hub.set_position(Position::At { tli: plan.to, durable: plan.at, start: plan.at });
+        self.note(format!("switch {} {} {}", plan.from, plan.to, plan.at))
     }
     fn set_wal_aside(&self) -> Saved {
         self.hub.set_position(Position::Empty);
