@@ -32,7 +32,9 @@ use std::time::Duration;
 /// What is received at once.
 const BUFFER: usize = 128 << 10;
 /// Likewise when most of it is to be dropped in the kernel.
-const PEEP: usize = 16 << 10;
+const PEEP: usize = 8 << 10;
+/// Receives of one standby before others get their turn.
+const ROUNDS: usize = 4;
 /// Events taken at once.
 const EVENTS: usize = 512;
 /// The waker's mark among the events.
@@ -411,14 +413,39 @@ impl Worker {
         self.tell(place, ReplyRequest::No);
         self.tick(place, now);
         let next = self.take(place, behind);
-        self.credit(place, at, now, true);
+        self.credit(place, at, now);
         self.after(place, next);
+        if !behind.is_empty() {
+            self.report_batch(place);
+        }
     }
 
-    /// The socket has something.
+    /// The socket has something: a batch, as a walreceiver takes it. Others get their
+    /// turn when it has no end.
     fn receive(&mut self, place: usize) {
-        let next = self.try_receive(place);
-        self.after(place, next);
+        let before = self.standbys[place].at;
+        for _ in 0..ROUNDS {
+            let (next, drained) = self.try_receive(place);
+            let stays = matches!(next, Next::Stream);
+            self.after(place, next);
+            if !stays {
+                return;
+            }
+            if drained {
+                break;
+            }
+        }
+        if self.standbys[place].at > before {
+            self.report_batch(place);
+        }
+    }
+
+    fn report_batch(&mut self, place: usize) {
+        if self.shared.plan.replies == Replies::Flush {
+            let flushed = self.standbys[place].flushed;
+            self.send_status(place, flushed, ReplyRequest::No);
+            self.unflushed.push(place);
+        }
     }
 
     fn after(&mut self, place: usize, next: Next) {
@@ -435,34 +462,30 @@ impl Worker {
         }
     }
 
-    fn try_receive(&mut self, place: usize) -> Next {
+    /// What to do next, and whether that was all for now.
+    fn try_receive(&mut self, place: usize) -> (Next, bool) {
+        let slow_share = self.slow_share();
         let standby = &mut self.standbys[place];
+        let State::Streaming(socket) = &standby.state else { return (Next::Stream, true) };
+        let (before, left) = (standby.at, standby.frames.left());
+        let slow = standby.group == Group::Slow;
         let drop_wal = self.shared.plan.verify == Verify::Off;
-        let room = match (drop_wal, standby.group) {
-            (_, Group::Slow) => self.slow_share(),
-            (true, _) => PEEP,
-            (false, _) => BUFFER,
+        // The kernel gets a length that the buffer has, also when it drops.
+        let (flags, room) = match drop_wal {
+            _ if slow => (RecvFlags::empty(), slow_share),
+            true if left > 0 => (RecvFlags::TRUNC, left.min(BUFFER)),
+            true => (RecvFlags::empty(), PEEP),
+            false => (RecvFlags::empty(), BUFFER),
         };
-        let standby = &mut self.standbys[place];
-        let State::Streaming(socket) = &standby.state else { return Next::Stream };
-        let before = standby.at;
-        let left = standby.frames.left();
-        let flags = if drop_wal && left > 0 {
-            RecvFlags::DONTWAIT | RecvFlags::TRUNC
-        } else {
-            RecvFlags::DONTWAIT
-        };
-        // What is dropped is no longer than the buffer all the same: the kernel is told
-        // a length that is true.
-        let room = if drop_wal && left > 0 { left.min(BUFFER) } else { room };
-        let Some(buffer) = self.buffer.get_mut(..room) else { return Next::Stream };
-        let got = match recv(socket, &mut *buffer, flags) {
+        let Some(buffer) = self.buffer.get_mut(..room) else { return (Next::Stream, true) };
+        let got = match recv(socket, &mut *buffer, flags | RecvFlags::DONTWAIT) {
             Ok((_, 0)) => {
-                return Next::Reconnect("server closed the connection unexpectedly".to_owned());
+                let text = "server closed the connection unexpectedly";
+                return (Next::Reconnect(text.to_owned()), true);
             }
             Ok((_, got)) => got,
-            Err(Errno::AGAIN | Errno::INTR) => return Next::Stream,
-            Err(error) => return Next::Reconnect(error.to_string()),
+            Err(Errno::AGAIN | Errno::INTR) => return (Next::Stream, true),
+            Err(error) => return (Next::Reconnect(error.to_string()), true),
         };
         let now = self.shared.plan.clock.now();
         let standby = &mut self.standbys[place];
@@ -478,8 +501,8 @@ impl Worker {
             self.buffer = buffer;
             next
         };
-        self.credit(place, before, now, got < room);
-        next
+        self.credit(place, before, now);
+        (next, got < room || slow)
     }
 
     /// Has it received all that it was to receive?
@@ -553,7 +576,7 @@ impl Worker {
     }
 
     /// WAL from `before` on has come, at `now`.
-    fn credit(&mut self, place: usize, before: Lsn, now: Nanos, drained: bool) {
+    fn credit(&mut self, place: usize, before: Lsn, now: Nanos) {
         let standby = &mut self.standbys[place];
         let bytes = standby.at.bytes_since(before);
         if bytes == 0 {
@@ -567,22 +590,12 @@ impl Worker {
             shown.store(standby.at.raw(), Ordering::Relaxed);
             self.ledger.receipt(place, standby.at, now);
         }
-        let slow = group == Group::Slow;
-        if self.shared.plan.replies == Replies::Flush && (drained || slow) {
-            self.tell_written(place);
-            self.unflushed.push(place);
-        }
-        if slow {
+        if group == Group::Slow {
             self.pause(place, bytes, now);
         }
     }
 
     // --- Replies
-
-    fn tell_written(&mut self, place: usize) {
-        let flushed = self.standbys[place].flushed;
-        self.send_status(place, flushed, ReplyRequest::No);
-    }
 
     /// A status update of one who has flushed all it has.
     fn tell(&mut self, place: usize, reply: ReplyRequest) {
