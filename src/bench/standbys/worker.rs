@@ -65,8 +65,8 @@ pub(super) struct Worker {
     next_storm: Nanos,
     states: [usize; 4],
     connect: Histogram<u64>,
-    /// Standbys that have written and not flushed yet.
-    unflushed: Vec<usize>,
+    /// Standbys that have received a batch and not said so yet.
+    unreported: Vec<usize>,
     random: Random,
 }
 
@@ -130,7 +130,7 @@ impl Worker {
             storms: 0,
             next_storm: storm.map_or(NEVER, |storm| now.after(storm.first)),
             connect: histogram(),
-            unflushed: Vec::new(),
+            unreported: Vec::new(),
             random: Random(plan.seed ^ (thread as u64) << 32),
             shared,
         })
@@ -154,7 +154,7 @@ impl Worker {
                 let (data, flags) = (event.data, event.flags);
                 self.event(data.u64(), flags);
             }
-            self.flush();
+            self.report_all();
             self.run_timers();
             self.ledger.settle();
             self.publish();
@@ -442,9 +442,7 @@ impl Worker {
 
     fn report_batch(&mut self, place: usize) {
         if self.shared.plan.replies == Replies::Flush {
-            let flushed = self.standbys[place].flushed;
-            self.send_status(place, flushed, ReplyRequest::No);
-            self.unflushed.push(place);
+            self.unreported.push(place);
         }
     }
 
@@ -623,14 +621,19 @@ impl Worker {
         }
     }
 
-    /// What was written is flushed: the second reply of a batch, which comes some time
-    /// after the first.
-    fn flush(&mut self) {
-        let mut unflushed = std::mem::take(&mut self.unflushed);
-        for place in unflushed.drain(..) {
+    /// The two replies to a batch: it is written; some time after, it is flushed. They
+    /// wait until all standbys have been served, because what they cost would be in the
+    /// latencies of those behind.
+    fn report_all(&mut self) {
+        let mut unreported = std::mem::take(&mut self.unreported);
+        for place in &unreported {
+            let flushed = self.standbys[*place].flushed;
+            self.send_status(*place, flushed, ReplyRequest::No);
+        }
+        for place in unreported.drain(..) {
             self.tell(place, ReplyRequest::No);
         }
-        self.unflushed = unflushed;
+        self.unreported = unreported;
     }
 
     fn listen(&mut self, place: usize, flags: EventFlags) {
