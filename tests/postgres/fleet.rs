@@ -5,6 +5,7 @@ use crate::hub::Hub;
 use crate::load::{self, Load};
 use crate::scene::Scene;
 use crate::wait;
+use rustix::process::Signal;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use std::time::Duration;
 use walhub::bench::clock::Clock;
 use walhub::bench::commits::Commits;
 use walhub::bench::standbys::{
-    self, Flapping, Fleet, FleetPlan, FleetResult, Group, Slow, Stalled, StartAt, TruthFrom, Verify,
+    self, Flapping, Fleet, FleetPlan, FleetResult, Group, Replies, Slots, Slow, Stalled, StartAt,
+    TruthFrom, Verify,
 };
 use walhub::bench::truth::Truth;
 use walhub::wal::Lsn;
@@ -107,6 +109,56 @@ fn a_hub_that_comes_back_finds_its_fleet() {
     assert_faultless(&result);
     assert!(result.groups[0].reconnects >= 20);
     assert_eq!(result.end.bytes, result.end.verified_bytes);
+}
+
+#[test]
+fn a_silent_hub_is_left_and_found_again() {
+    let scene = Scene::new();
+    let primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let hub = Hub::run(&scene, "hub", &primary.conninfo());
+    let mut plan = plan(&hub.conninfo(), 5);
+    plan.receiver_timeout = Duration::from_millis(1000);
+    let fleet = standbys::start(plan).unwrap();
+    wait::until("all stream", || fleet.progress().all_streaming.is_some());
+    // It answers when it is asked: nobody leaves.
+    wait::stays(Duration::from_millis(1500), "all stream", || fleet.progress().streaming == 5);
+    hub.signal(Signal::STOP);
+    wait::until("all have left", || fleet.progress().streaming == 0);
+    let refusal = fleet.progress().last_refusal.unwrap();
+    hub.signal(Signal::CONT);
+    assert!(refusal.contains("timeout"), "{refusal}");
+    wait::until("all are back", || fleet.progress().streaming == 5);
+    let result = fleet.stop();
+    assert_faultless(&result);
+    assert!(result.groups[0].reconnects >= 5);
+}
+
+#[test]
+fn a_fleet_can_come_slowly_and_use_slots() {
+    let scene = Scene::new();
+    let primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let mut plan = plan(&primary.conninfo(), 6);
+    plan.slots = Slots::Created("fleet_".to_owned());
+    plan.connect_rate = Some(10);
+    plan.replies = Replies::Interval(Duration::from_millis(100));
+    let (clock, begun) = (plan.clock, plan.clock.now());
+    let fleet = standbys::start(plan.clone()).unwrap();
+    wait::until("all stream", || fleet.progress().all_streaming.is_some());
+    assert!(clock.now().since(begun) >= Duration::from_millis(500));
+    let active =
+        "select count(*) from pg_replication_slots where active and slot_name like 'fleet_%'";
+    assert_eq!(primary.count(active), 6);
+    wait::until("all have replied", || fleet.progress().replies >= 30);
+    // They are used again, also by those who find them there.
+    fleet.storm();
+    wait::until("all are back", || fleet.progress().streaming == 6);
+    assert_faultless(&fleet.stop());
+    plan.slots = Slots::Existing("fleet_".to_owned());
+    let fleet = standbys::start(plan).unwrap();
+    wait::until("all stream", || fleet.progress().all_streaming.is_some());
+    assert_eq!(primary.count(active), 6);
+    drop(fleet);
+    wait::until("all slots are free", || primary.count(active) == 0);
 }
 
 #[test]

@@ -126,8 +126,8 @@ impl Fleet {
     /// Everybody disconnects; what was seen.
     pub fn stop(mut self) -> FleetResult {
         let shared = Arc::clone(&self.shared);
-        let end = self.progress();
         let reports = self.join();
+        let end = self.progress();
         let mut connect = histogram();
         let mut groups = Vec::new();
         for group in Group::ALL {

@@ -1,7 +1,7 @@
 //! A thread with its share of the standbys.
 
 use super::frames::Came;
-use super::handshake::{Handshake, Seen, Stage, Wish};
+use super::handshake::{self, Handshake, Seen, Stage, Wish};
 use super::ledger::Ledger;
 use super::outcome::histogram;
 use super::plan::{Group, Replies, Slots, StartAt, Verify};
@@ -80,6 +80,26 @@ pub(super) struct GroupReport {
     pub(super) counts: Counts,
     pub(super) each: Histogram<u64>,
     pub(super) forgotten: u64,
+}
+
+/// Why a handshake came to nothing.
+enum NoStream {
+    /// The server does not want, or is not there: it is asked again.
+    Refused(String),
+    /// Its answers are none of the protocol.
+    Fault(String),
+}
+
+fn no_stream(host: &str, why: &handshake::NoStream) -> NoStream {
+    let text = format!("{host}: {why}");
+    match why {
+        handshake::NoStream::Malformed(_) | handshake::NoStream::Unexpected(_) => {
+            NoStream::Fault(text)
+        }
+        handshake::NoStream::Refused(_)
+        | handshake::NoStream::Login(_)
+        | handshake::NoStream::Other(_) => NoStream::Refused(text),
+    }
 }
 
 /// What comes next for a standby whose bytes were looked at.
@@ -295,20 +315,20 @@ impl Worker {
         match self.try_shake_hands(place) {
             Ok(None) => {}
             Ok(Some(behind)) => self.begin_stream(place, &behind),
-            Err(text) => {
-                let standby = &mut self.standbys[place];
-                if matches!(standby.state, State::GivenUp) {
-                    return;
-                }
-                standby.state = State::Idle;
+            Err(NoStream::Refused(text)) => {
+                self.standbys[place].state = State::Idle;
                 self.count(Kind::Connecting, Kind::Failed);
                 self.refused(place, text);
+            }
+            Err(NoStream::Fault(text)) => {
+                let at = self.standbys[place].at;
+                self.fault(place, at, text);
             }
         }
     }
 
     /// What came behind CopyBothResponse, once that is here.
-    fn try_shake_hands(&mut self, place: usize) -> Result<Option<BytesMut>, String> {
+    fn try_shake_hands(&mut self, place: usize) -> Result<Option<BytesMut>, NoStream> {
         let shared = Arc::clone(&self.shared);
         let standby = &mut self.standbys[place];
         let (number, received) = (standby.number, standby.received);
@@ -317,7 +337,7 @@ impl Worker {
             connecting.as_mut();
         let host = &shared.endpoints[*endpoint].name;
         if !*open {
-            let lost = |error| format!("could not connect to {host}: {error}");
+            let lost = |error| NoStream::Refused(format!("could not connect to {host}: {error}"));
             if let Some(error) = socket.take_error().map_err(lost)? {
                 return Err(lost(error));
             }
@@ -326,7 +346,10 @@ impl Worker {
         let mut start = None;
         let mut behind = None;
         match recv(&*socket, &mut *self.buffer, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => return Err(format!("{host}: server closed the connection unexpectedly")),
+            Ok((0, _)) => {
+                let text = format!("{host}: server closed the connection unexpectedly");
+                return Err(NoStream::Refused(text));
+            }
             Ok((got, _)) => {
                 let bytes = self.buffer.get(..got).unwrap_or_default();
                 let mut wish = |seen: &Seen| {
@@ -335,18 +358,18 @@ impl Worker {
                     Ok(wish)
                 };
                 let stage = handshake.take(bytes, out, &mut wish);
-                if let Stage::Streaming(rest) = stage.map_err(|e| format!("{host}: {e}"))? {
+                if let Stage::Streaming(rest) = stage.map_err(|fault| no_stream(host, &fault))? {
                     behind = Some(rest);
                 }
             }
             Err(Errno::AGAIN | Errno::INTR | Errno::NOTCONN) => {}
-            Err(error) => return Err(format!("{host}: {error}")),
+            Err(error) => return Err(NoStream::Refused(format!("{host}: {error}"))),
         }
         if !out.is_empty() {
             match send(&*socket, out, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
                 Ok(taken) => drop(out.split_to(taken)),
                 Err(Errno::AGAIN | Errno::INTR | Errno::NOTCONN) => {}
-                Err(error) => return Err(format!("{host}: {error}")),
+                Err(error) => return Err(NoStream::Refused(format!("{host}: {error}"))),
             }
         }
         if out.is_empty() == *wants_room {
@@ -355,7 +378,7 @@ impl Worker {
             let room = if *wants_room { EventFlags::OUT } else { EventFlags::empty() };
             let flags = EventFlags::IN | room;
             epoll::modify(&self.epoll, &*socket, EventData::new_u64(data), flags)
-                .map_err(|error| error.to_string())?;
+                .map_err(|error| NoStream::Refused(error.to_string()))?;
         }
         if let Some(start) = start {
             standby.at = start;
@@ -823,6 +846,7 @@ impl Worker {
         for place in 0..self.standbys.len() {
             self.say_goodbye(place);
         }
+        self.ledger.settle();
         self.publish();
         let groups = std::array::from_fn(|n| GroupReport {
             counts: self.counts[n].since(&self.marked_counts[n]),
