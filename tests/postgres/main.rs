@@ -30,6 +30,7 @@ mod wait;
 
 mod disk_full;
 mod doors;
+mod fleet;
 mod harness;
 mod hostile;
 mod idle;

@@ -25,7 +25,8 @@ pub struct FleetProgress {
     pub replies: u64,
     /// WAL found to be what it has to be.
     pub verified_bytes: u64,
-    /// Received position of the good one that is furthest behind.
+    /// Received position of the good one that is furthest behind; 0/0 until all of them
+    /// have streamed.
     pub slowest: Lsn,
     /// Half of the good ones have received up to here.
     pub median: Lsn,

@@ -86,7 +86,7 @@ pub enum Verify {
 /// What a standby reports, beside answers that the server asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replies {
-    /// Its position so often (pg_receivewal).
+    /// Its position so often (pg_receivewal); zero is never.
     Interval(Duration),
     /// As a walreceiver: after each batch of WAL one reply when it is written, one when
     /// it is flushed; and at least every ten seconds.

@@ -4,20 +4,26 @@ use super::endpoint::{self, Endpoint};
 use super::handshake::{identity, startup};
 use crate::hub::server_version_num;
 use crate::timeline::History;
-use crate::upstream::login::{Login, Progress};
+use crate::upstream::login::{Login, LoginFault, Progress};
 use crate::wal::page::PageRules;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use crate::wire::backend_read::FromServer;
 use crate::wire::conninfo::Conninfo;
 use crate::wire::frame::next_frame;
 use crate::wire::frontend;
+use crate::wire::sqlstate;
 use crate::wire::units::{SizeUnit, parse_bytes};
 use bytes::{Bytes, BytesMut};
 use socket2::Socket;
 use std::io::{self, Read, Write};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 const MAX_MESSAGE: usize = 1 << 20;
+/// A server that is starting up is asked for so long,
+const STARTUP: Duration = Duration::from_secs(30);
+/// and so often.
+const STARTUP_POLL: Duration = Duration::from_millis(50);
 
 /// What a server said of itself.
 #[derive(Debug, Clone)]
@@ -48,7 +54,8 @@ impl Identity {
     }
 }
 
-/// Asks the first of the targets' hosts that answers.
+/// Asks the first of the targets' hosts that answers. One that is starting up is waited
+/// for.
 ///
 /// # Errors
 /// None of them can be reached, or lets us in. The message names the last one tried.
@@ -57,6 +64,20 @@ pub fn identify(target: &[Conninfo]) -> io::Result<Identity> {
 }
 
 pub(super) fn ask(endpoints: &[Endpoint]) -> io::Result<Identity> {
+    let deadline = Instant::now() + STARTUP;
+    loop {
+        match ask_once(endpoints) {
+            Err(error)
+                if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline =>
+            {
+                thread::sleep(STARTUP_POLL);
+            }
+            other => return other,
+        }
+    }
+}
+
+fn ask_once(endpoints: &[Endpoint]) -> io::Result<Identity> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the target has no address");
     for endpoint in endpoints {
         match Session::open(endpoint).and_then(|mut session| session.identity()) {
@@ -91,7 +112,7 @@ impl Session {
             session.socket.write_all(&out.split())?;
             let done = session.read(|message| match login.take(&message, &mut out) {
                 Ok(progress) => Ok(progress == Progress::Ready),
-                Err(fault) => Err(fault.to_string()),
+                Err(fault) => Err(refused(fault)),
             })?;
             if done {
                 let welcome = login.finish().map_err(io::Error::other)?;
@@ -160,13 +181,13 @@ impl Session {
     }
 
     /// Reads one message.
-    fn read<T>(&mut self, take: impl FnOnce(FromServer<'_>) -> Result<T, String>) -> io::Result<T> {
+    fn read<T>(&mut self, take: impl FnOnce(FromServer<'_>) -> io::Result<T>) -> io::Result<T> {
         loop {
             let framed = next_frame(&self.unread, MAX_MESSAGE).map_err(io::Error::other)?;
             if let Some(frame) = framed {
                 let len = frame.len;
                 let message = FromServer::parse(frame).map_err(io::Error::other)?;
-                let taken = take(message).map_err(io::Error::other);
+                let taken = take(message);
                 drop(self.unread.split_to(len));
                 return taken;
             }
@@ -176,6 +197,15 @@ impl Session {
                 n => self.unread.extend_from_slice(piece.get(..n).unwrap_or_default()),
             }
         }
+    }
+}
+
+fn refused(fault: LoginFault) -> io::Error {
+    match fault {
+        LoginFault::Server(error) if error.sqlstate == sqlstate::CANNOT_CONNECT_NOW => {
+            io::Error::new(io::ErrorKind::ResourceBusy, error)
+        }
+        fault => io::Error::other(fault),
     }
 }
 

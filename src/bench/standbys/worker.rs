@@ -1,7 +1,7 @@
 //! A thread with its share of the standbys.
 
 use super::frames::Came;
-use super::handshake::{Handshake, Seen, Stage, Wish};
+use super::handshake::{self, Handshake, Seen, Stage, Wish};
 use super::ledger::Ledger;
 use super::outcome::histogram;
 use super::plan::{Group, Replies, Slots, StartAt, Verify};
@@ -32,7 +32,9 @@ use std::time::Duration;
 /// What is received at once.
 const BUFFER: usize = 128 << 10;
 /// Likewise when most of it is to be dropped in the kernel.
-const PEEP: usize = 16 << 10;
+const PEEP: usize = 8 << 10;
+/// Receives of one standby before others get their turn.
+const ROUNDS: usize = 4;
 /// Events taken at once.
 const EVENTS: usize = 512;
 /// The waker's mark among the events.
@@ -63,8 +65,8 @@ pub(super) struct Worker {
     next_storm: Nanos,
     states: [usize; 4],
     connect: Histogram<u64>,
-    /// Standbys that have written and not flushed yet.
-    unflushed: Vec<usize>,
+    /// Standbys that have received a batch and not said so yet.
+    unreported: Vec<usize>,
     random: Random,
 }
 
@@ -78,6 +80,26 @@ pub(super) struct GroupReport {
     pub(super) counts: Counts,
     pub(super) each: Histogram<u64>,
     pub(super) forgotten: u64,
+}
+
+/// Why a handshake came to nothing.
+enum NoStream {
+    /// The server does not want, or is not there: it is asked again.
+    Refused(String),
+    /// Its answers are none of the protocol.
+    Fault(String),
+}
+
+fn no_stream(host: &str, why: &handshake::NoStream) -> NoStream {
+    let text = format!("{host}: {why}");
+    match why {
+        handshake::NoStream::Malformed(_) | handshake::NoStream::Unexpected(_) => {
+            NoStream::Fault(text)
+        }
+        handshake::NoStream::Refused(_)
+        | handshake::NoStream::Login(_)
+        | handshake::NoStream::Other(_) => NoStream::Refused(text),
+    }
 }
 
 /// What comes next for a standby whose bytes were looked at.
@@ -128,7 +150,7 @@ impl Worker {
             storms: 0,
             next_storm: storm.map_or(NEVER, |storm| now.after(storm.first)),
             connect: histogram(),
-            unflushed: Vec::new(),
+            unreported: Vec::new(),
             random: Random(plan.seed ^ (thread as u64) << 32),
             shared,
         })
@@ -152,7 +174,7 @@ impl Worker {
                 let (data, flags) = (event.data, event.flags);
                 self.event(data.u64(), flags);
             }
-            self.flush();
+            self.report_all();
             self.run_timers();
             self.ledger.settle();
             self.publish();
@@ -293,20 +315,20 @@ impl Worker {
         match self.try_shake_hands(place) {
             Ok(None) => {}
             Ok(Some(behind)) => self.begin_stream(place, &behind),
-            Err(text) => {
-                let standby = &mut self.standbys[place];
-                if matches!(standby.state, State::GivenUp) {
-                    return;
-                }
-                standby.state = State::Idle;
+            Err(NoStream::Refused(text)) => {
+                self.standbys[place].state = State::Idle;
                 self.count(Kind::Connecting, Kind::Failed);
                 self.refused(place, text);
+            }
+            Err(NoStream::Fault(text)) => {
+                let at = self.standbys[place].at;
+                self.fault(place, at, text);
             }
         }
     }
 
     /// What came behind CopyBothResponse, once that is here.
-    fn try_shake_hands(&mut self, place: usize) -> Result<Option<BytesMut>, String> {
+    fn try_shake_hands(&mut self, place: usize) -> Result<Option<BytesMut>, NoStream> {
         let shared = Arc::clone(&self.shared);
         let standby = &mut self.standbys[place];
         let (number, received) = (standby.number, standby.received);
@@ -315,7 +337,7 @@ impl Worker {
             connecting.as_mut();
         let host = &shared.endpoints[*endpoint].name;
         if !*open {
-            let lost = |error| format!("could not connect to {host}: {error}");
+            let lost = |error| NoStream::Refused(format!("could not connect to {host}: {error}"));
             if let Some(error) = socket.take_error().map_err(lost)? {
                 return Err(lost(error));
             }
@@ -324,7 +346,10 @@ impl Worker {
         let mut start = None;
         let mut behind = None;
         match recv(&*socket, &mut *self.buffer, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => return Err(format!("{host}: server closed the connection unexpectedly")),
+            Ok((0, _)) => {
+                let text = format!("{host}: server closed the connection unexpectedly");
+                return Err(NoStream::Refused(text));
+            }
             Ok((got, _)) => {
                 let bytes = self.buffer.get(..got).unwrap_or_default();
                 let mut wish = |seen: &Seen| {
@@ -333,18 +358,18 @@ impl Worker {
                     Ok(wish)
                 };
                 let stage = handshake.take(bytes, out, &mut wish);
-                if let Stage::Streaming(rest) = stage.map_err(|e| format!("{host}: {e}"))? {
+                if let Stage::Streaming(rest) = stage.map_err(|fault| no_stream(host, &fault))? {
                     behind = Some(rest);
                 }
             }
             Err(Errno::AGAIN | Errno::INTR | Errno::NOTCONN) => {}
-            Err(error) => return Err(format!("{host}: {error}")),
+            Err(error) => return Err(NoStream::Refused(format!("{host}: {error}"))),
         }
         if !out.is_empty() {
             match send(&*socket, out, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
                 Ok(taken) => drop(out.split_to(taken)),
                 Err(Errno::AGAIN | Errno::INTR | Errno::NOTCONN) => {}
-                Err(error) => return Err(format!("{host}: {error}")),
+                Err(error) => return Err(NoStream::Refused(format!("{host}: {error}"))),
             }
         }
         if out.is_empty() == *wants_room {
@@ -353,7 +378,7 @@ impl Worker {
             let room = if *wants_room { EventFlags::OUT } else { EventFlags::empty() };
             let flags = EventFlags::IN | room;
             epoll::modify(&self.epoll, &*socket, EventData::new_u64(data), flags)
-                .map_err(|error| error.to_string())?;
+                .map_err(|error| NoStream::Refused(error.to_string()))?;
         }
         if let Some(start) = start {
             standby.at = start;
@@ -411,14 +436,37 @@ impl Worker {
         self.tell(place, ReplyRequest::No);
         self.tick(place, now);
         let next = self.take(place, behind);
-        self.credit(place, at, now, true);
+        self.credit(place, at, now);
         self.after(place, next);
+        if !behind.is_empty() {
+            self.report_batch(place);
+        }
     }
 
-    /// The socket has something.
+    /// The socket has something: a batch, as a walreceiver takes it. Others get their
+    /// turn when it has no end.
     fn receive(&mut self, place: usize) {
-        let next = self.try_receive(place);
-        self.after(place, next);
+        let before = self.standbys[place].at;
+        for _ in 0..ROUNDS {
+            let (next, drained) = self.try_receive(place);
+            let stays = matches!(next, Next::Stream);
+            self.after(place, next);
+            if !stays {
+                return;
+            }
+            if drained {
+                break;
+            }
+        }
+        if self.standbys[place].at > before {
+            self.report_batch(place);
+        }
+    }
+
+    fn report_batch(&mut self, place: usize) {
+        if self.shared.plan.replies == Replies::Flush {
+            self.unreported.push(place);
+        }
     }
 
     fn after(&mut self, place: usize, next: Next) {
@@ -435,34 +483,30 @@ impl Worker {
         }
     }
 
-    fn try_receive(&mut self, place: usize) -> Next {
+    /// What to do next, and whether that was all for now.
+    fn try_receive(&mut self, place: usize) -> (Next, bool) {
+        let slow_share = self.slow_share();
         let standby = &mut self.standbys[place];
+        let State::Streaming(socket) = &standby.state else { return (Next::Stream, true) };
+        let (before, left) = (standby.at, standby.frames.left());
+        let slow = standby.group == Group::Slow;
         let drop_wal = self.shared.plan.verify == Verify::Off;
-        let room = match (drop_wal, standby.group) {
-            (_, Group::Slow) => self.slow_share(),
-            (true, _) => PEEP,
-            (false, _) => BUFFER,
+        // The kernel gets a length that the buffer has, also when it drops.
+        let (flags, room) = match drop_wal {
+            _ if slow => (RecvFlags::empty(), slow_share),
+            true if left > 0 => (RecvFlags::TRUNC, left.min(BUFFER)),
+            true => (RecvFlags::empty(), PEEP),
+            false => (RecvFlags::empty(), BUFFER),
         };
-        let standby = &mut self.standbys[place];
-        let State::Streaming(socket) = &standby.state else { return Next::Stream };
-        let before = standby.at;
-        let left = standby.frames.left();
-        let flags = if drop_wal && left > 0 {
-            RecvFlags::DONTWAIT | RecvFlags::TRUNC
-        } else {
-            RecvFlags::DONTWAIT
-        };
-        // What is dropped is no longer than the buffer all the same: the kernel is told
-        // a length that is true.
-        let room = if drop_wal && left > 0 { left.min(BUFFER) } else { room };
-        let Some(buffer) = self.buffer.get_mut(..room) else { return Next::Stream };
-        let got = match recv(socket, &mut *buffer, flags) {
+        let Some(buffer) = self.buffer.get_mut(..room) else { return (Next::Stream, true) };
+        let got = match recv(socket, &mut *buffer, flags | RecvFlags::DONTWAIT) {
             Ok((_, 0)) => {
-                return Next::Reconnect("server closed the connection unexpectedly".to_owned());
+                let text = "server closed the connection unexpectedly";
+                return (Next::Reconnect(text.to_owned()), true);
             }
             Ok((_, got)) => got,
-            Err(Errno::AGAIN | Errno::INTR) => return Next::Stream,
-            Err(error) => return Next::Reconnect(error.to_string()),
+            Err(Errno::AGAIN | Errno::INTR) => return (Next::Stream, true),
+            Err(error) => return (Next::Reconnect(error.to_string()), true),
         };
         let now = self.shared.plan.clock.now();
         let standby = &mut self.standbys[place];
@@ -478,8 +522,8 @@ impl Worker {
             self.buffer = buffer;
             next
         };
-        self.credit(place, before, now, got < room);
-        next
+        self.credit(place, before, now);
+        (next, got < room || slow)
     }
 
     /// Has it received all that it was to receive?
@@ -553,7 +597,7 @@ impl Worker {
     }
 
     /// WAL from `before` on has come, at `now`.
-    fn credit(&mut self, place: usize, before: Lsn, now: Nanos, drained: bool) {
+    fn credit(&mut self, place: usize, before: Lsn, now: Nanos) {
         let standby = &mut self.standbys[place];
         let bytes = standby.at.bytes_since(before);
         if bytes == 0 {
@@ -567,22 +611,12 @@ impl Worker {
             shown.store(standby.at.raw(), Ordering::Relaxed);
             self.ledger.receipt(place, standby.at, now);
         }
-        let slow = group == Group::Slow;
-        if self.shared.plan.replies == Replies::Flush && (drained || slow) {
-            self.tell_written(place);
-            self.unflushed.push(place);
-        }
-        if slow {
+        if group == Group::Slow {
             self.pause(place, bytes, now);
         }
     }
 
     // --- Replies
-
-    fn tell_written(&mut self, place: usize) {
-        let flushed = self.standbys[place].flushed;
-        self.send_status(place, flushed, ReplyRequest::No);
-    }
 
     /// A status update of one who has flushed all it has.
     fn tell(&mut self, place: usize, reply: ReplyRequest) {
@@ -610,14 +644,19 @@ impl Worker {
         }
     }
 
-    /// What was written is flushed: the second reply of a batch, which comes some time
-    /// after the first.
-    fn flush(&mut self) {
-        let mut unflushed = std::mem::take(&mut self.unflushed);
-        for place in unflushed.drain(..) {
+    /// The two replies to a batch: it is written; some time after, it is flushed. They
+    /// wait until all standbys have been served, because what they cost would be in the
+    /// latencies of those behind.
+    fn report_all(&mut self) {
+        let mut unreported = std::mem::take(&mut self.unreported);
+        for place in &unreported {
+            let flushed = self.standbys[*place].flushed;
+            self.send_status(*place, flushed, ReplyRequest::No);
+        }
+        for place in unreported.drain(..) {
             self.tell(place, ReplyRequest::No);
         }
-        self.unflushed = unflushed;
+        self.unreported = unreported;
     }
 
     fn listen(&mut self, place: usize, flags: EventFlags) {
@@ -807,6 +846,7 @@ impl Worker {
         for place in 0..self.standbys.len() {
             self.say_goodbye(place);
         }
+        self.ledger.settle();
         self.publish();
         let groups = std::array::from_fn(|n| GroupReport {
             counts: self.counts[n].since(&self.marked_counts[n]),
