@@ -4,4 +4,8 @@
 
 pub mod clock;
 pub mod commits;
+pub mod primary;
+pub mod profile;
+pub mod random;
+pub mod schedule;
 pub mod truth;

@@ -89,6 +89,24 @@ impl Truth {
         pieces.front().map_or_else(|| self.end(), |piece| piece.start)
     }
 
+    /// Appends to `into` the WAL from `from` to `to`, without copying it; says whether
+    /// all of it is in the window.
+    pub fn gather(&self, from: Lsn, to: Lsn, into: &mut impl Extend<Bytes>) -> bool {
+        let pieces = self.pieces.read().unwrap_or_else(PoisonError::into_inner);
+        let first = pieces.partition_point(|piece| piece.end() <= from);
+        let covers = |piece: &Piece| piece.start <= from;
+        if to > self.end() || (from < to && !pieces.get(first).is_some_and(covers)) {
+            return false;
+        }
+        let inside = pieces.range(first..).take_while(|piece| piece.start < to);
+        into.extend(inside.map(|piece| {
+            let offset =
+                |at: Lsn| usize::try_from(at.bytes_since(piece.start)).unwrap_or(usize::MAX);
+            piece.bytes.slice(offset(from)..offset(to).min(piece.bytes.len()))
+        }));
+        true
+    }
+
     /// What there is at `at`.
     pub fn at(&self, at: Lsn) -> At {
         if at >= self.end() {
@@ -122,5 +140,23 @@ mod tests {
         assert_eq!(piece.from(Lsn::new(1095)), Some(&[9; 5][..]));
         assert_eq!(piece.from(Lsn::new(1089)), None);
         assert_eq!(piece.from(piece.end()), None);
+    }
+
+    #[test]
+    fn a_stretch_is_gathered_from_its_pieces() {
+        let truth = Truth::new(Lsn::new(1000), 30);
+        for n in 0..10u8 {
+            assert!(truth.append(truth.end(), Bytes::from(vec![n; 10])));
+        }
+        let gather = |from, to| {
+            let mut bytes: Vec<Bytes> = Vec::new();
+            truth.gather(Lsn::new(from), Lsn::new(to), &mut bytes).then(|| bytes.concat())
+        };
+        assert_eq!(gather(1069, 1080), None, "has left");
+        assert_eq!(gather(1070, 1071), Some(vec![7]));
+        assert_eq!(gather(1078, 1092), Some([&[7; 2][..], &[8; 10], &[9; 2]].concat()));
+        assert_eq!(gather(1095, 1100), Some(vec![9; 5]));
+        assert_eq!(gather(1100, 1100), Some(vec![]));
+        assert_eq!(gather(1095, 1101), None, "is yet to come");
     }
 }
