@@ -8,4 +8,5 @@ pub mod primary;
 pub mod profile;
 pub mod random;
 pub mod schedule;
+pub mod sql;
 pub mod truth;

@@ -3,6 +3,7 @@
 //! The profiles follow figures that operators of fleets have published. Where a
 //! figure is an assumption of ours, the profile's documentation says so.
 
+use super::random::Random;
 use crate::wal::synth::COMMIT_RECORD;
 use crate::wire::units::{SizeUnit, UnitFault, format_bytes, parse_bytes};
 use std::fmt;
@@ -206,6 +207,14 @@ impl CommitSize {
         match self {
             Self::Fixed(bytes) => bytes,
             Self::Between(from, to) => from.midpoint(to),
+        }
+    }
+
+    /// The size of one commit.
+    pub const fn draw(self, random: &mut Random) -> u64 {
+        match self {
+            Self::Fixed(bytes) => bytes,
+            Self::Between(from, to) => random.between(from, to),
         }
     }
 

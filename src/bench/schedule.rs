@@ -46,9 +46,15 @@ impl Schedule {
 
     /// When the next commit is due.
     pub fn due(&self) -> Due {
+        self.due_at(self.elapsed())
+    }
+
+    /// When something is due that comes at this time of the load (see
+    /// [`Schedule::elapsed`]): for those who take a commit before it is due.
+    pub fn due_at(&self, elapsed: Duration) -> Due {
         match self.pace {
             _ if self.paused.is_some() => Due::Paused,
-            Pace::Bytes(..) => Due::At(self.origin.after(self.elapsed())),
+            Pace::Bytes(..) => Due::At(self.origin.after(elapsed)),
             Pace::AtOnce => Due::AtOnce,
         }
     }

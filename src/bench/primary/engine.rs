@@ -110,11 +110,7 @@ impl Engine {
         if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1)) {
             tracing::debug!("commits may be late by the timer's slack of 50 us: {error}");
         }
-        loop {
-            match self.obey() {
-                Ok(()) => {}
-                Err(Stopped) => break,
-            }
+        while self.obey() == Going::On {
             if let Err(error) = self.turn() {
                 self.fail(format!("the synthetic primary: {error}"));
             }
@@ -123,7 +119,7 @@ impl Engine {
         self.report()
     }
 
-    fn obey(&mut self) -> Result<(), Stopped> {
+    fn obey(&mut self) -> Going {
         loop {
             match self.orders.try_recv() {
                 Ok(Order::Begin) => self.generator.begin(self.clock.now()),
@@ -133,8 +129,8 @@ impl Engine {
                     // Who asked may have given up.
                     drop(to.send(report));
                 }
-                Ok(Order::Stop) | Err(TryRecvError::Disconnected) => return Err(Stopped),
-                Err(TryRecvError::Empty) => return Ok(()),
+                Ok(Order::Stop) | Err(TryRecvError::Disconnected) => return Going::Stops,
+                Err(TryRecvError::Empty) => return Going::On,
             }
         }
     }
@@ -328,8 +324,12 @@ impl Engine {
     }
 }
 
-/// The thread has to end.
-struct Stopped;
+/// Does the thread go on?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Going {
+    On,
+    Stops,
+}
 
 /// Does the connection stay? If not, what it held is given back.
 fn keep(server: &mut Server, connection: &Connection, goes: io::Result<Life>) -> bool {

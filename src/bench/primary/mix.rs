@@ -46,10 +46,7 @@ impl Mix {
     /// Writes one commit; `elapsed` is the time of the load, for the waves of images.
     /// Returns its end.
     pub(super) fn commit(&mut self, synth: &mut Synth, elapsed: Duration) -> Lsn {
-        let size = match self.size {
-            CommitSize::Fixed(size) => size,
-            CommitSize::Between(from, to) => self.random.between(from, to),
-        };
+        let size = self.size.draw(&mut self.random);
         let images = self.image_chance(elapsed);
         let changes = size.saturating_sub(COMMIT_RECORD);
         let end = synth.position().saturating_add(changes);
