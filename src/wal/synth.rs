@@ -274,6 +274,8 @@ impl Synth {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wal::page::PageRules;
+    use crate::wal::walk::Walker;
 
     fn synth() -> Synth {
         let size = SegmentSize::new(1 << 20).unwrap();
@@ -288,6 +290,32 @@ mod tests {
             let (_, bytes) = synth.take_bytes();
             let at = if start.raw() == (1 << 20) + 40 { 40 } else { 0 };
             assert_eq!(bytes[at..at + 4], u32::to_le_bytes(record), "{payload}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_record_is_walked() {
+        let mut synth = synth();
+        let rules = PageRules {
+            system: synth.system,
+            size: synth.size,
+            tli: synth.tli,
+            magic: Some(synth.magic),
+            fork: None,
+        };
+        let mut walker = Walker::new(rules, synth.position());
+        for n in 0..600u32 {
+            let commit = synth.commit(n, 0);
+            if commit.page_start() == synth.position().page_start() {
+                assert_eq!(synth.position().bytes_since(commit), COMMIT_RECORD);
+            }
+            synth.image(16_384, n, &[n as u8; PAGE_SIZE]);
+            synth.record(&vec![1; n as usize]);
+            if n % 97 == 0 {
+                synth.switch_segment();
+            }
+            walker.feed(&synth.take_bytes().1).unwrap();
+            assert_eq!(walker.record_end(), synth.position());
         }
     }
 

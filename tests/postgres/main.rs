@@ -39,6 +39,7 @@ mod majors;
 mod refusals;
 mod shutdown;
 mod streaming;
+mod synthetic;
 mod topologies;
 mod timelines;
 mod upstreams;

@@ -184,3 +184,235 @@ fn the_wal_streams_is_valid_and_has_all_commits() {
     assert_eq!(seen.last().unwrap().end, at);
     assert_eq!(primary.stop().bytes, progress.bytes);
 }
+
+#[test]
+fn answers_are_those_of_postgres() {
+    let primary = start(plan(&Figures::default(), 64 * MIB)).unwrap();
+    let end = primary.progress().end;
+    let mut client = Client::replication(&primary, "standby1");
+    for (query, answer) in [
+        ("IDENTIFY_SYSTEM", format!("7|1|{end}|NULL").as_str()),
+        ("SHOW wal_segment_size", "1MB"),
+        ("SHOW data_directory_mode", "0700"),
+        ("SHOW Server_Version", "15.0 (walhub bench)"),
+        ("SHOW application_name", "standby1"),
+        ("SHOW wal_sender_timeout", "1min"),
+        ("SHOW summarize_wal", "42704 unrecognized configuration parameter \"summarize_wal\""),
+        (
+            "TIMELINE_HISTORY 1",
+            "58P01 could not open file \"pg_wal/00000001.history\": No such file or directory",
+        ),
+        ("CREATE_REPLICATION_SLOT s PHYSICAL RESERVE_WAL", "s|0/0|NULL|NULL"),
+        ("READ_REPLICATION_SLOT s", format!("physical|{end}|1").as_str()),
+        ("READ_REPLICATION_SLOT t", "NULL|NULL|NULL"),
+        ("CREATE_REPLICATION_SLOT t TEMPORARY PHYSICAL", "t|0/0|NULL|NULL"),
+        ("READ_REPLICATION_SLOT t", "physical|NULL|NULL"),
+        ("DROP_REPLICATION_SLOT nosuch", "42704 replication slot \"nosuch\" does not exist"),
+        ("READ_REPLICATION_SLOT t", "NULL|NULL|NULL"),
+        (
+            "START_REPLICATION 0/1000000 TIMELINE 2",
+            "XX000 requested timeline 2 is not in this server's history",
+        ),
+        (
+            "START_REPLICATION SLOT nosuch 0/1000000",
+            "42704 replication slot \"nosuch\" does not exist",
+        ),
+        (
+            "START_REPLICATION 0/F00000",
+            "copy 58P01 requested WAL segment 00000001000000000000000F has already been removed",
+        ),
+        (
+            "START_REPLICATION SLOT s 0/2000000",
+            format!(
+                "copy XX000 requested starting point 0/2000000 is ahead of the WAL flush \
+                 position of this server {end}"
+            )
+            .as_str(),
+        ),
+        ("DROP_REPLICATION_SLOT s", ""),
+        ("SELECT 1", "0A000 cannot execute SQL commands in WAL sender for physical replication"),
+        ("BASE_BACKUP", "0A000 a synthetic primary has no data directory for BASE_BACKUP"),
+    ] {
+        assert_eq!(client.ask(query), answer, "{query}");
+    }
+}
+
+#[test]
+fn only_physical_replication_is_let_in() {
+    let primary = start(plan(&Figures::default(), 64 * MIB)).unwrap();
+    for replication in ["false", "database"] {
+        let mut client = Client::connect(&primary, &[("user", "me"), ("replication", replication)]);
+        client.next(|message| {
+            let FromServer::Error(error) = message else { panic!("{message:?}") };
+            assert_eq!((error.sqlstate.as_str(), error.severity.as_str()), ("0A000", "FATAL"));
+        });
+        assert_eq!(client.socket.read(&mut [0; 1]).unwrap(), 0);
+    }
+    let params = [("user", "me"), ("replication", "1"), ("wal_sender_timeout", "soon")];
+    let mut client = Client::connect(&primary, &params);
+    client.next(|message| {
+        let FromServer::Error(error) = message else { panic!("{message:?}") };
+        assert_eq!(error.sqlstate, "22023");
+    });
+}
+
+#[test]
+fn a_stream_ends_in_good_order_on_either_side() {
+    let primary = start(plan(&Figures::default(), 64 * MIB)).unwrap();
+    let end = primary.progress().end;
+    let mut client = Client::replication(&primary, "a");
+    assert_eq!(client.ask("CREATE_REPLICATION_SLOT s PHYSICAL"), "s|0/0|NULL|NULL");
+    client.say(|out| frontend::query(out, "START_REPLICATION SLOT s 0/1000000"));
+    client.next(|message| assert_eq!(message, FromServer::CopyBoth));
+    let (start, wal) = client.receive().unwrap();
+    assert_eq!((start, start.saturating_add(wal.len() as u64)), (START, end));
+    let mut other = Client::replication(&primary, "b");
+    let refused = other.ask("START_REPLICATION SLOT s 0/1000000");
+    assert_eq!(refused, "55006 replication slot \"s\" is active for PID 1000");
+
+    client.reply(end, ReplyRequest::No);
+    client.say(frontend::copy_done);
+    assert_eq!(client.until_ready(), "done");
+    assert_eq!(client.ask("READ_REPLICATION_SLOT s"), format!("physical|{end}|1"));
+
+    client.start_replication(end);
+    let progress = primary.stop();
+    assert!(progress.receivers.is_empty());
+    client.next(|message| {
+        assert_eq!(message, FromServer::CommandComplete("COPY 0".into()));
+    });
+    assert_eq!(client.socket.read(&mut [0; 1]).unwrap(), 0);
+}
+
+#[test]
+fn a_silent_receiver_is_asked_and_given_up() {
+    let primary = start(plan(&Figures::default(), 64 * MIB)).unwrap();
+    let params = [("user", "me"), ("replication", "1"), ("options", "-c wal_sender_timeout=400ms")];
+    let mut client = Client::connect(&primary, &params);
+    client.until_ready();
+    client.start_replication(primary.progress().end);
+    let begun = Instant::now();
+    client.next(|message| {
+        let FromServer::CopyData(payload) = message else { panic!("{message:?}") };
+        let Ok(FromSender::Keepalive { reply, .. }) = FromSender::parse(payload) else { panic!() };
+        assert_eq!(reply, ReplyRequest::Yes);
+    });
+    assert_eq!(client.socket.read(&mut [0; 1]).unwrap(), 0, "closed without a word");
+    assert!(begun.elapsed() >= Duration::from_millis(400));
+}
+
+#[test]
+fn a_fixed_rate_is_an_open_loop() {
+    let plan = plan(
+        &Figures {
+            commit_size: Some("1kB-10kB".parse().unwrap()),
+            total: Some(MIB),
+            ..figures(Rate::PerSecond(8 * MIB))
+        },
+        64 * MIB,
+    );
+    let (commits, clock) = (Arc::clone(&plan.commits), plan.clock);
+    let primary = start(plan).unwrap();
+    let origin = primary.progress().end;
+    assert_eq!(primary.progress().bytes, 0, "nothing before the load begins");
+    let before = clock.now();
+    primary.begin();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !primary.progress().finished {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let mut all = Vec::new();
+    commits.collect(0, Lsn::MAX, &mut all);
+    let began = all[0].due;
+    assert!(began >= before);
+    for pair in all.windows(2) {
+        // Due when the WAL before it has had its time, however late it was made.
+        let bytes = pair[0].end.bytes_since(origin);
+        let due = began.after(Duration::from_secs_f64(bytes as f64 / (8.0 * MIB as f64)));
+        assert!(pair[1].due.0.abs_diff(due.0) < 1000, "{pair:?}");
+    }
+    assert!(clock.now() >= all.last().unwrap().due, "nothing comes before it is due");
+    assert_eq!(primary.stop().bytes, all.last().unwrap().end.bytes_since(origin));
+}
+
+#[test]
+fn a_closed_loop_waits_for_its_slowest_receiver() {
+    let window = 2 * MIB;
+    let primary = start(plan(&figures(Rate::Max), window)).unwrap();
+    let stands = |from: Lsn| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut end = primary.progress().end;
+        loop {
+            std::thread::sleep(Duration::from_millis(20));
+            let now = primary.progress().end;
+            if now == end && now.bytes_since(from) >= window / 2 {
+                return now;
+            }
+            assert!(Instant::now() < deadline, "{now}");
+            end = now;
+        }
+    };
+    primary.begin();
+    let alone = stands(START);
+    assert!(alone.bytes_since(START) < window, "with nobody there, too");
+
+    let mut client = Client::replication(&primary, "slow");
+    client.start_replication(START);
+    let mut at = START;
+    while at < START.saturating_add(64 * MIB) {
+        if let Some((start, wal)) = client.receive() {
+            assert_eq!(start, at);
+            at = start.saturating_add(wal.len() as u64);
+        }
+    }
+    let sent = |primary: &Primary| primary.progress().receivers[0].sent;
+    let end = stands(at);
+    assert!(end.bytes_since(sent(&primary)) < window, "the socket is full and the loop waits");
+    assert_eq!(primary.progress().fault, None);
+}
+
+#[test]
+fn an_open_loop_names_the_receiver_that_it_left_behind() {
+    let window = MIB;
+    let figures = Figures { total: Some(256 * MIB), ..figures(Rate::PerSecond(4096 * MIB)) };
+    let primary = start(plan(&figures, window)).unwrap();
+    let mut client = Client::replication(&primary, "slow");
+    client.start_replication(START);
+    primary.begin();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while primary.progress().fault.is_none() {
+        assert!(Instant::now() < deadline, "{:?}", primary.progress());
+        // It reads nothing until its socket is full and the window has gone by; then
+        // it has to see that something comes.
+        if primary.progress().finished {
+            client.fill();
+        }
+    }
+    let fault = primary.progress().fault.unwrap();
+    assert!(fault.contains("has already been removed"), "{fault}");
+    let refused = loop {
+        let refused = client.next(|message| match message {
+            FromServer::Error(error) => Some(error),
+            _ => None,
+        });
+        if let Some(error) = refused {
+            break error;
+        }
+    };
+    assert_eq!(refused.sqlstate, "58P01");
+    client.until_ready();
+    assert_eq!(client.ask("SHOW wal_level"), "replica", "the connection goes on");
+}
+
+#[test]
+fn impossible_plans_are_refused() {
+    let refused = |change: &dyn Fn(&mut PrimaryPlan)| {
+        let mut plan = plan(&Figures::default(), 64 * MIB);
+        change(&mut plan);
+        start(plan).unwrap_err().to_string()
+    };
+    assert!(refused(&|plan| plan.start = Lsn::new(17)).contains("start of a segment"));
+    assert!(refused(&|plan| plan.start = Lsn::new(17 * MIB)).contains("the truth begins"));
+    assert!(refused(&|plan| plan.window = 8 << 10).contains("too large"));
+}
