@@ -16,7 +16,7 @@ pub(in crate::bench) fn histogram(scale: u64) -> Histogram<u64> {
 pub(in crate::bench) fn report() -> RunReport {
     let memory = |private: u64| Memory { processes: 1, private, pss: private, tcp: 1 << 20 };
     let seconds = 10.0;
-    let delivered = 50 * 500 << 20;
+    let delivered = (50 * 500) << 20;
     RunReport {
         version: VERSION,
         walhub: "0.1.0".to_owned(),
@@ -81,8 +81,8 @@ pub(in crate::bench) fn report() -> RunReport {
         series: (0..=50u64)
             .map(|n| Sample {
                 at: n as f64 / 4.0 - 2.0,
-                wal_bytes: n * 12 << 20,
-                delivered_bytes: n * 50 * 12 << 20,
+                wal_bytes: (n * 12) << 20,
+                delivered_bytes: (n * 50 * 12) << 20,
                 lag_last: (n % 7) * 9000,
                 lag_median: (n % 3) * 4000,
                 streaming: 50,

@@ -8,6 +8,7 @@ mod date;
 pub mod hgrm;
 mod latency;
 pub mod page;
+mod plots;
 pub mod say;
 pub mod table;
 #[cfg(test)]

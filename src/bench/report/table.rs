@@ -167,14 +167,12 @@ pub(super) fn rows(report: &RunReport) -> Vec<(&'static str, String)> {
 fn connections(report: &RunReport) -> Vec<(&'static str, String)> {
     let results = &report.results;
     let mut rows = Vec::new();
-    if let Some(seconds) = results.all_streaming {
-        let row = format!(
-            "all streaming after {} s; connect to stream p50 {}, max {}",
-            say::digits(seconds),
-            say::nanos(results.connect.p50),
-            say::nanos(results.connect.max)
-        );
-        rows.push(("connections", row));
+    if results.connect.count > 0 {
+        let all = results.all_streaming.map_or_else(String::new, |seconds| {
+            format!("all streaming after {} s; ", say::digits(seconds))
+        });
+        let (p50, max) = (say::nanos(results.connect.p50), say::nanos(results.connect.max));
+        rows.push(("connections", format!("{all}connect to stream p50 {p50}, max {max}")));
     }
     if results.reconnects > 0 {
         rows.push(("reconnects", say::count(results.reconnects)));

@@ -7,7 +7,7 @@ use super::source::Source;
 use super::timeline::{INTERVAL, Phase, Timeline, Watch};
 use super::{Outcome, RunFault, RunPlan, ServerPlan, Starts};
 use crate::bench::profile::{Load, Rate};
-use crate::bench::report::{Ingest, MemoryReport, say};
+use crate::bench::report::{Ingest, Latency, MemoryReport, say};
 use crate::bench::standbys::{self, StartAt, identify};
 use crate::wal::Lsn;
 use std::time::{Duration, Instant};
@@ -104,6 +104,15 @@ pub(super) fn catch_up(
     let server = rig.server.clone();
     early.problems.extend(rig.stop().1);
     let mut results = figures(&result, seconds, cpu);
+    // All of it was old when it was asked for: what they took says nothing.
+    (results.each, results.first, results.last) = Default::default();
+    for group in &mut results.groups {
+        group.each = Latency::default();
+    }
+    (results.deliveries, results.incomplete_commits) = (0, 0);
+    if let Some(cpu) = &mut results.cpu {
+        cpu.per_delivery = None;
+    }
     results.ingest = ingest;
     results.memory = streaming.zip(end).map(|(streaming, end)| MemoryReport {
         before,

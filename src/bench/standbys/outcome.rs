@@ -56,7 +56,7 @@ pub struct FleetResult {
     pub last: Histogram<u64>,
     /// Commits that not all of the good ones have received.
     pub incomplete_commits: u64,
-    /// Nanoseconds from the call of connect to CopyBothResponse.
+    /// Nanoseconds from the call of connect to CopyBothResponse, since the fleet's start.
     pub connect: Histogram<u64>,
     /// Storms since the fleet's start.
     pub storms: Vec<StormSeen>,

@@ -204,7 +204,6 @@ impl Worker {
         if marked != self.marked {
             self.marked = marked;
             self.ledger.mark(marked);
-            self.connect.reset();
             self.marked_counts = self.counts;
         }
         let now = self.now();
