@@ -31,6 +31,8 @@ pub enum Command {
     /// Show what a hub's directory holds: identity, timelines, segments, the exact end of
     /// its WAL, and what is wrong with it
     Inspect(InspectFlags),
+    /// Show a hub at work for fifteen seconds; needs nothing but this program
+    Demo,
     /// Generate load, and measure: a synthetic primary, thousands of synthetic standbys
     Bench(BenchFlags),
 }

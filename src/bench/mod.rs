@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod clock;
 pub mod commits;
+pub mod demo;
 pub mod measure;
 pub mod primary;
 pub mod profile;

@@ -2,6 +2,7 @@
 
 use crate::bench::run::{Moment, Watch};
 use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// Between two lines in a file.
@@ -48,7 +49,7 @@ impl Status {
             Where::Nowhere => {}
             Where::Terminal => {
                 // Never wider than the terminal: a wrapped line cannot be taken back.
-                let width = columns().saturating_sub(1);
+                let width = columns(io::stderr()).saturating_sub(1);
                 let text: String = text.chars().take(width).collect();
                 say(&format!("\r\x1b[K{text}"));
                 self.open = true;
@@ -80,8 +81,8 @@ impl Status {
 }
 
 /// Columns of the terminal, or as many as all have.
-pub(super) fn columns() -> usize {
-    let size = rustix::termios::tcgetwinsize(io::stderr());
+pub(super) fn columns(terminal: impl AsFd) -> usize {
+    let size = rustix::termios::tcgetwinsize(terminal);
     match size {
         Ok(size) if size.ws_col > 0 => usize::from(size.ws_col),
         _ => 80,
