@@ -8,7 +8,7 @@ pub mod registry;
 mod socket;
 pub mod tcp;
 pub mod unix_socket;
-mod upstream;
+pub(crate) mod upstream;
 
 use self::listener::{Bound, Listener};
 use self::recorder::Recorder;

@@ -5,6 +5,8 @@
 pub mod blocks;
 pub mod data;
 pub mod files;
+#[cfg(walhub_flip)]
+mod flip;
 pub mod handoff;
 mod laggard;
 mod listen;
