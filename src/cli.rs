@@ -4,6 +4,7 @@ mod downstream;
 
 pub use downstream::DownstreamFlags;
 
+use crate::bench::cli::BenchFlags;
 use crate::config::{
     AUTHENTICATION_TIMEOUT, Config, MissingSlot, OnGap, PinCores, StartFrom, TcpSettings, Zerocopy,
     listen_addresses,
@@ -34,6 +35,10 @@ pub enum Command {
     /// Show what a hub's directory holds: identity, timelines, segments, the exact end of
     /// its WAL, and what is wrong with it
     Inspect(InspectFlags),
+    /// Show a hub at work for fifteen seconds; needs nothing but this program
+    Demo,
+    /// Generate load, and measure: a synthetic primary, thousands of synthetic standbys
+    Bench(BenchFlags),
 }
 
 /// Flags of `walhub serve`. Sizes take kB, MB, GB (powers of 1024); times us, ms, s, min,
@@ -400,7 +405,7 @@ mod tests {
         let cli = Cli::try_parse_from(base.iter().chain(args)).map_err(|e| e.to_string())?;
         match cli.command {
             Command::Serve(flags) => flags.resolve().map_err(|e| e.to_string()),
-            Command::Inspect(_) => Err("inspect".to_owned()),
+            _ => Err("another command".to_owned()),
         }
     }
 

@@ -59,6 +59,20 @@ impl Truth {
         Self { window, end: AtomicU64::new(start.raw()), pieces: RwLock::default() }
     }
 
+    /// At least so much of the newest WAL is there.
+    pub const fn window(&self) -> u64 {
+        self.window
+    }
+
+    /// Moves a window that has never held anything to `start`; says whether it did.
+    pub fn begin_at(&self, start: Lsn) -> bool {
+        let pieces = self.pieces.write().unwrap_or_else(PoisonError::into_inner);
+        if pieces.is_empty() {
+            self.end.store(start.raw(), Ordering::Release);
+        }
+        pieces.is_empty()
+    }
+
     /// First byte that is not known.
     pub fn end(&self) -> Lsn {
         Lsn::new(self.end.load(Ordering::Acquire))
@@ -89,6 +103,24 @@ impl Truth {
         pieces.front().map_or_else(|| self.end(), |piece| piece.start)
     }
 
+    /// Appends to `into` the WAL from `from` to `to`, without copying it; says whether
+    /// all of it is in the window.
+    pub fn gather(&self, from: Lsn, to: Lsn, into: &mut impl Extend<Bytes>) -> bool {
+        let pieces = self.pieces.read().unwrap_or_else(PoisonError::into_inner);
+        let first = pieces.partition_point(|piece| piece.end() <= from);
+        let covers = |piece: &Piece| piece.start <= from;
+        if to > self.end() || (from < to && !pieces.get(first).is_some_and(covers)) {
+            return false;
+        }
+        let inside = pieces.range(first..).take_while(|piece| piece.start < to);
+        into.extend(inside.map(|piece| {
+            let offset =
+                |at: Lsn| usize::try_from(at.bytes_since(piece.start)).unwrap_or(usize::MAX);
+            piece.bytes.slice(offset(from)..offset(to).min(piece.bytes.len()))
+        }));
+        true
+    }
+
     /// What there is at `at`.
     pub fn at(&self, at: Lsn) -> At {
         if at >= self.end() {
@@ -108,6 +140,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_empty_window_can_move() {
+        let truth = Truth::new(Lsn::INVALID, 20);
+        assert!(truth.begin_at(Lsn::new(500)));
+        assert!(truth.append(Lsn::new(500), Bytes::from_static(b"wal")));
+        assert!(!truth.begin_at(Lsn::new(700)));
+        assert_eq!((truth.oldest(), truth.end()), (Lsn::new(500), Lsn::new(503)));
+    }
+
+    #[test]
     fn pieces_are_found_until_they_leave() {
         let truth = Truth::new(Lsn::new(1000), 20);
         assert_eq!(truth.at(Lsn::new(1000)), At::NotYet);
@@ -122,5 +163,23 @@ mod tests {
         assert_eq!(piece.from(Lsn::new(1095)), Some(&[9; 5][..]));
         assert_eq!(piece.from(Lsn::new(1089)), None);
         assert_eq!(piece.from(piece.end()), None);
+    }
+
+    #[test]
+    fn a_stretch_is_gathered_from_its_pieces() {
+        let truth = Truth::new(Lsn::new(1000), 30);
+        for n in 0..10u8 {
+            assert!(truth.append(truth.end(), Bytes::from(vec![n; 10])));
+        }
+        let gather = |from, to| {
+            let mut bytes: Vec<Bytes> = Vec::new();
+            truth.gather(Lsn::new(from), Lsn::new(to), &mut bytes).then(|| bytes.concat())
+        };
+        assert_eq!(gather(1069, 1080), None, "has left");
+        assert_eq!(gather(1070, 1071), Some(vec![7]));
+        assert_eq!(gather(1078, 1092), Some([&[7; 2][..], &[8; 10], &[9; 2]].concat()));
+        assert_eq!(gather(1095, 1100), Some(vec![9; 5]));
+        assert_eq!(gather(1100, 1100), Some(vec![]));
+        assert_eq!(gather(1095, 1101), None, "is yet to come");
     }
 }

@@ -9,7 +9,7 @@ mod retention;
 mod socket;
 pub mod tcp;
 pub mod unix_socket;
-mod upstream;
+pub(crate) mod upstream;
 
 use self::listener::{Bound, Listener};
 use self::recorder::Recorder;

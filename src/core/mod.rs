@@ -6,12 +6,16 @@ pub mod blocks;
 pub mod data;
 mod feedback;
 pub mod files;
+#[cfg(walhub_flip)]
+mod flip;
 pub mod handoff;
 mod laggard;
 mod listen;
 pub mod receive;
 mod send;
 pub mod sender;
+#[cfg(all(test, not(walhub_loom)))]
+mod simulation;
 pub mod store;
 pub mod table;
 #[cfg(test)]

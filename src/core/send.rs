@@ -139,6 +139,8 @@ impl<'a> Source<'a> {
             let max = to.bytes_since(at) as usize;
             let piece = self.pin.bytes(cell, at, max).or_else(|| self.blocks.bytes(cell, at, max));
             let Some(piece) = piece else { break };
+            #[cfg(walhub_flip)]
+            let piece = super::flip::flipped(at, piece);
             pieces.push(piece);
             at = at.saturating_add(piece.len() as u64);
         }

@@ -12,6 +12,9 @@ pub const MAX_RECORD: u32 = 0x3FFF_FFFF;
 /// `RM_XLOG_ID`: records about the log itself.
 pub const RM_XLOG: u8 = 0;
 
+/// `RM_XACT_ID`: transactions' ends.
+pub const RM_XACT: u8 = 1;
+
 /// Where a record that names its timeline carries it: behind the record header and the
 /// two bytes of a short data header comes a 64-bit field, then `ThisTimeLineID`.
 pub const TIMELINE_OFFSET: usize = RECORD_HEADER + 2 + 8;
@@ -27,6 +30,8 @@ pub mod xlog_info {
     pub const SWITCH: u8 = 0x40;
     /// `full_page_writes` was changed.
     pub const FPW_CHANGE: u8 = 0x80;
+    /// Images of pages.
+    pub const FPI: u8 = 0xB0;
     /// First words of a promoted server.
     pub const END_OF_RECOVERY: u8 = 0x90;
     /// Stands where the rest of a record was lost in a crash.
@@ -68,18 +73,14 @@ impl RecordHeader {
 
     /// The header's bytes; padding is zero.
     pub fn to_bytes(self) -> [u8; RECORD_HEADER] {
-        let mut bytes = [0; RECORD_HEADER];
-        let fields = [
-            &self.tot_len.to_le_bytes()[..],
-            &self.xid.to_le_bytes()[..],
-            &self.prev.raw().to_le_bytes()[..],
-            &[self.info, self.rmid, 0, 0][..],
-            &self.crc.to_le_bytes()[..],
-        ];
-        for (to, from) in bytes.iter_mut().zip(fields.into_iter().flatten()) {
-            *to = *from;
-        }
-        bytes
+        let [t0, t1, t2, t3] = self.tot_len.to_le_bytes();
+        let [x0, x1, x2, x3] = self.xid.to_le_bytes();
+        let [p0, p1, p2, p3, p4, p5, p6, p7] = self.prev.raw().to_le_bytes();
+        let [c0, c1, c2, c3] = self.crc.to_le_bytes();
+        [
+            t0, t1, t2, t3, x0, x1, x2, x3, p0, p1, p2, p3, p4, p5, p6, p7, self.info, self.rmid,
+            0, 0, c0, c1, c2, c3,
+        ]
     }
 
     /// `xl_info` without the bits of the WAL machinery (`~XLR_INFO_MASK`).

@@ -1,13 +1,34 @@
 //! Writes valid WAL without a server: for tests, and for the load generator's primary.
 //!
 //! What comes out is laid out and chained as PostgreSQL does it, and pg_waldump reads
-//! it; the records mean nothing (`XLOG_NOOP` with data).
+//! it. Nobody can replay it: most records mean nothing (`XLOG_NOOP` with data), and the
+//! pages in the images belong to no table.
 
 use super::ids::{SystemId, TimelineId};
 use super::lsn::Lsn;
 use super::page::{LongHeader, PAGE_SIZE, PageHeader, PageInfo};
-use super::record::{RECORD_HEADER, RM_XLOG, RecordHeader, finish_crc, xlog_info};
+use super::record::{RECORD_HEADER, RM_XACT, RM_XLOG, RecordHeader, finish_crc, xlog_info};
 use super::segment::SegmentSize;
+
+/// Bytes of the WAL that [`Synth::commit`] writes, page headers apart.
+pub const COMMIT_RECORD: u64 = 40;
+
+/// `XLR_BLOCK_ID_DATA_SHORT`
+const DATA_SHORT: u8 = 255;
+
+/// What a record is, apart from what it carries.
+#[derive(Clone, Copy, Debug)]
+struct RecordId {
+    rmid: u8,
+    info: u8,
+    xid: u32,
+}
+
+impl RecordId {
+    const fn xlog(info: u8) -> Self {
+        Self { rmid: RM_XLOG, info, xid: 0 }
+    }
+}
 
 /// A writer of WAL into memory, on one timeline after the other.
 #[derive(Clone, Debug)]
@@ -22,7 +43,6 @@ pub struct Synth {
     flags: u16,
     taken: Lsn,
     bytes: Vec<u8>,
-    record: Vec<u8>,
 }
 
 impl Synth {
@@ -48,7 +68,6 @@ impl Synth {
             flags: 0,
             taken: start,
             bytes: Vec::new(),
-            record: Vec::new(),
         }
     }
 
@@ -58,16 +77,44 @@ impl Synth {
         self.data_record(xlog_info::NOOP, payload)
     }
 
+    /// Writes the commit of `xid` at `time` (microseconds since 2000); returns the
+    /// record's start. It takes [`COMMIT_RECORD`] bytes, page headers apart.
+    pub fn commit(&mut self, xid: u32, time: i64) -> Lsn {
+        /// `XLOG_XACT_COMMIT`
+        const COMMIT: u8 = 0x00;
+        let id = RecordId { rmid: RM_XACT, info: COMMIT, xid };
+        self.write(id, [&[DATA_SHORT, 8], &time.to_le_bytes(), &[]])
+    }
+
+    /// Writes an `XLOG_FPI`, the image of one page of a table that does not exist;
+    /// returns the record's start.
+    ///
+    /// # Panics
+    /// When `image` is no page of 8 KiB.
+    pub fn image(&mut self, relation: u32, block: u32, image: &[u8]) -> Lsn {
+        /// Block reference 0, main fork with an image, no data of its own; the image has
+        /// 8192 bytes, no hole and no flags (which differ between the majors).
+        const BLOCK: [u8; 9] = [0, 0x10, 0, 0, 0, 0x20, 0, 0, 0];
+        assert!(image.len() == PAGE_SIZE, "the image of a page has {PAGE_SIZE} bytes");
+        let mut head = [0; BLOCK.len() + 16];
+        let fields = [
+            &BLOCK[..],
+            // pg_default, and the database that initdb makes first.
+            &1663u32.to_le_bytes(),
+            &1u32.to_le_bytes(),
+            &relation.to_le_bytes(),
+            &block.to_le_bytes(),
+        ];
+        for (to, from) in head.iter_mut().zip(fields.into_iter().flatten()) {
+            *to = *from;
+        }
+        self.write(RecordId::xlog(xlog_info::FPI), [&head, image, &[]])
+    }
+
     /// Writes a record whose body is exactly `body`; returns its start. The record is
     /// 24 bytes longer.
     pub fn raw_record(&mut self, rmid: u8, info: u8, body: &[u8]) -> Lsn {
-        let mut record = std::mem::take(&mut self.record);
-        record.clear();
-        record.extend_from_slice(&[0; RECORD_HEADER]);
-        record.extend_from_slice(body);
-        let start = self.chain(rmid, info, &mut record);
-        self.record = record;
-        start
+        self.write(RecordId { rmid, info, xid: 0 }, [body, &[], &[]])
     }
 
     /// Writes an XLOG_SWITCH and the zeros to the end of the segment (`pg_switch_wal`);
@@ -122,6 +169,11 @@ impl Synth {
         self.prev
     }
 
+    /// Makes room for `bytes` more, so that writing them does not move the others.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.bytes.reserve(bytes);
+    }
+
     /// What was written since the last call, and where it begins.
     pub fn take_bytes(&mut self) -> (Lsn, Vec<u8>) {
         let start = std::mem::replace(&mut self.taken, self.at);
@@ -129,52 +181,61 @@ impl Synth {
     }
 
     fn data_record(&mut self, info: u8, payload: &[u8]) -> Lsn {
-        /// `XLR_BLOCK_ID_DATA_SHORT` and `XLR_BLOCK_ID_DATA_LONG`.
-        const SHORT: u8 = 255;
+        /// `XLR_BLOCK_ID_DATA_LONG`
         const LONG: u8 = 254;
-        let mut body = Vec::with_capacity(payload.len() + 5);
-        if let Ok(len @ 1..) = u8::try_from(payload.len()) {
-            body.extend_from_slice(&[SHORT, len]);
-        } else if !payload.is_empty() {
-            let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-            body.push(LONG);
-            body.extend_from_slice(&len.to_le_bytes());
+        let id = RecordId::xlog(info);
+        match u8::try_from(payload.len()) {
+            Ok(0) => self.write(id, [&[], &[], &[]]),
+            Ok(len) => self.write(id, [&[DATA_SHORT, len], &[], payload]),
+            Err(_) => {
+                let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+                self.write(id, [&[LONG], &len.to_le_bytes(), payload])
+            }
         }
-        body.extend_from_slice(payload);
-        self.raw_record(RM_XLOG, info, &body)
     }
 
-    /// Fills in the header that `record` has room for, and writes it behind the last.
-    fn chain(&mut self, rmid: u8, info: u8, record: &mut [u8]) -> Lsn {
-        let tot_len = u32::try_from(record.len()).unwrap_or(u32::MAX);
-        let mut header = RecordHeader { tot_len, xid: 0, prev: self.prev, info, rmid, crc: 0 };
-        if let Some((head, body)) = record.split_first_chunk_mut::<RECORD_HEADER>() {
-            header.crc = finish_crc(crc32c::crc32c(body), &header.to_bytes());
-            *head = header.to_bytes();
+    /// Writes a record behind the last. Its body comes in parts so that nobody has to
+    /// put it together first.
+    fn write(&mut self, id: RecordId, body: [&[u8]; 3]) -> Lsn {
+        let mut crc = 0;
+        let mut len = RECORD_HEADER;
+        for part in body.iter().filter(|part| !part.is_empty()) {
+            crc = crc32c::crc32c_append(crc, part);
+            len = len.saturating_add(part.len());
         }
+        let tot_len = u32::try_from(len).unwrap_or(u32::MAX);
+        let RecordId { rmid, info, xid } = id;
+        let header = RecordHeader { tot_len, xid, prev: self.prev, info, rmid, crc: 0 };
+        let header = RecordHeader { crc: finish_crc(crc, &header.to_bytes()), ..header }.to_bytes();
         if self.at.page_offset() == 0 {
             self.page_header(0);
         }
         let start = self.at;
-        self.spread(record);
+        let mut left = len;
+        for part in [&header[..]].into_iter().chain(body) {
+            left = self.spread(part, left);
+        }
         self.zeros_to(self.at.align8());
         self.prev = start;
         start
     }
 
-    /// Lays a record over as many pages as it takes.
-    fn spread(&mut self, record: &[u8]) {
-        let mut rest = record;
+    /// Lays a part of a record over as many pages as it takes. Of the record there are
+    /// `left` bytes yet to come with this part; returns how many behind it.
+    fn spread(&mut self, part: &[u8], mut left: usize) -> usize {
+        let mut rest = part;
         while !rest.is_empty() {
             if self.at.page_offset() == 0 {
-                self.page_header(rest.len());
+                self.page_header(left);
             }
             let room = PAGE_SIZE.saturating_sub(self.at.page_offset());
             let (piece, behind) = rest.split_at(room.min(rest.len()));
             self.bytes.extend_from_slice(piece);
             self.at = self.at.saturating_add(piece.len() as u64);
+            left = left.saturating_sub(piece.len());
             rest = behind;
         }
+        left
     }
 
     fn page_header(&mut self, rem_len: usize) {
@@ -213,6 +274,8 @@ impl Synth {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wal::page::PageRules;
+    use crate::wal::walk::Walker;
 
     fn synth() -> Synth {
         let size = SegmentSize::new(1 << 20).unwrap();
@@ -227,6 +290,32 @@ mod tests {
             let (_, bytes) = synth.take_bytes();
             let at = if start.raw() == (1 << 20) + 40 { 40 } else { 0 };
             assert_eq!(bytes[at..at + 4], u32::to_le_bytes(record), "{payload}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_record_is_walked() {
+        let mut synth = synth();
+        let rules = PageRules {
+            system: synth.system,
+            size: synth.size,
+            tli: synth.tli,
+            magic: Some(synth.magic),
+            fork: None,
+        };
+        let mut walker = Walker::new(rules, synth.position());
+        for n in 0..600u32 {
+            let commit = synth.commit(n, 0);
+            if commit.page_start() == synth.position().page_start() {
+                assert_eq!(synth.position().bytes_since(commit), COMMIT_RECORD);
+            }
+            synth.image(16_384, n, &[n as u8; PAGE_SIZE]);
+            synth.record(&vec![1; n as usize]);
+            if n % 97 == 0 {
+                synth.switch_segment();
+            }
+            walker.feed(&synth.take_bytes().1).unwrap();
+            assert_eq!(walker.record_end(), synth.position());
         }
     }
 

@@ -30,6 +30,7 @@ mod wait;
 
 mod disk_full;
 mod doors;
+mod fleet;
 mod harness;
 mod hostile;
 mod idle;
@@ -38,6 +39,7 @@ mod majors;
 mod refusals;
 mod shutdown;
 mod streaming;
+mod synthetic;
 mod topologies;
 mod timelines;
 mod upstreams;

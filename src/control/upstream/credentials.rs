@@ -13,13 +13,13 @@ const MAX_FILE: u64 = 1 << 20;
 
 /// A user name, and a password if there is one.
 #[derive(Debug)]
-pub(super) struct Credentials {
-    pub(super) user: String,
-    pub(super) password: Option<Secret>,
+pub(crate) struct Credentials {
+    pub(crate) user: String,
+    pub(crate) password: Option<Secret>,
 }
 
 /// None: nobody knows the user's name.
-pub(super) fn find(conninfo: &Conninfo, host: &Host) -> Option<Credentials> {
+pub(crate) fn find(conninfo: &Conninfo, host: &Host) -> Option<Credentials> {
     let user = conninfo.user.clone().or_else(operating_system_user)?;
     let passfile = match (&conninfo.password, &conninfo.passfile) {
         (None, Some(path)) => read_passfile(path),

@@ -1,7 +1,7 @@
 //! The task that keeps the hub connected: tries the hosts of the conninfo, judges what
 //! they say, hands a stream to the first core and waits for its end.
 
-mod credentials;
+pub(crate) mod credentials;
 mod link;
 
 use self::link::{Link, LinkFault, Started, text};

@@ -71,6 +71,11 @@ impl Holds {
         self.lock().oldest_kept
     }
 
+    /// The oldest position that a connected standby needs.
+    pub fn oldest_hold(&self) -> Option<Lsn> {
+        self.lock().oldest_hold()
+    }
+
     /// How many positions are held.
     pub fn count(&self) -> usize {
         self.lock().positions.len()

@@ -1,0 +1,119 @@
+//! What the demo has shown, in plain words and measured figures.
+
+use super::{STALL, STANDBYS, STORM};
+use crate::bench::report::table::verdict;
+use crate::bench::report::{RunReport, say};
+
+/// The summary.
+pub(super) fn words(report: &RunReport, before_storm: Option<(u64, u64)>) -> String {
+    let results = &report.results;
+    let mut parts = Vec::new();
+    if report.verdict.is_good() {
+        parts.push(format!(
+            "{STANDBYS} standbys have received {} of WAL from one hub, and every byte of it was what \
+             the primary had written. The primary wrote {} and sent them once.",
+            say::bytes(report.verdict.received_bytes),
+            say::bytes(report.series.last().map_or(0, |sample| sample.wal_bytes)),
+        ));
+    } else {
+        parts.push(verdict(report).join("\n"));
+    }
+    if let Some((p50, p99)) = before_storm {
+        parts.push(format!(
+            "Half of the commits had reached the last of {} standbys {} after they were due, 99 of a \
+             hundred after {}: made durable on the hub's disk, sent, received.",
+            STANDBYS - 1,
+            say::nanos(p50),
+            say::nanos(p99)
+        ));
+    }
+    if !report.verdict.interrupted {
+        let stall = STALL.as_secs();
+        let mut text = format!(
+            "All that time, from second {stall} on, one standby did not read. That cost the others \
+             nothing: the hub waits for nobody."
+        );
+        if let Some(Some(seconds)) = results.storms.first() {
+            text += &format!(
+                " In second {} the others disconnected and reconnected all at once; the last one \
+                 streamed again {} ms later.",
+                STORM.as_secs(),
+                say::digits(seconds * 1000.0)
+            );
+        }
+        parts.push(text);
+    }
+    if let (Some(cpu), Some(memory)) = (results.cpu, results.memory) {
+        let each = memory.private_per_standby(STANDBYS).unwrap_or(0);
+        let per = cpu.per_delivery.map_or_else(String::new, |per| {
+            format!(", {} µs for each commit and standby", say::digits(per))
+        });
+        parts.push(format!(
+            "The hub used {:.0} % of a CPU{per}, and {} of memory, {} of it for each standby. Of a \
+             PostgreSQL server {STANDBYS} standbys are {STANDBYS} processes; what those cost, and how \
+             they slow down commits, is measured in the README (\"The arithmetic\").",
+            cpu.cores * 100.0,
+            say::bytes(memory.end.private),
+            say::bytes(each)
+        ));
+    }
+    parts.push(
+        "Next:\n  walhub bench run --profile giant --html report.html    more load, and a page with \
+         plots\n  walhub bench run --target 'host=... port=... user=...' the same for a server of \
+         yours\n  walhub serve --help                                    the real thing"
+            .to_owned(),
+    );
+    let folded: Vec<String> = parts.iter().map(|part| fold(part)).collect();
+    format!("{}\n", folded.join("\n\n"))
+}
+
+/// Lines that fit everywhere; lines that are there stay.
+fn fold(text: &str) -> String {
+    const WIDTH: usize = 78;
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        if line.starts_with(' ') {
+            lines.push(line.to_owned());
+            continue;
+        }
+        let mut current = String::new();
+        for word in line.split(' ') {
+            if !current.is_empty() && current.chars().count() + 1 + word.chars().count() > WIDTH {
+                lines.push(std::mem::take(&mut current));
+            }
+            if !current.is_empty() {
+                current.push(' ');
+            }
+            current += word;
+        }
+        lines.push(current);
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::report::{FaultReport, fixture};
+
+    #[test]
+    fn the_summary_has_the_measured_figures() {
+        let text = words(&fixture::report(), Some((1_500_000, 9_000_000)));
+        for part in ["24.4 GiB", "1.50 ms", "9.00 ms", "50 % of a CPU", "200 ms later"] {
+            assert!(text.replace('\n', " ").contains(part), "{part} is not in\n{text}");
+        }
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    }
+
+    #[test]
+    fn what_is_false_is_said() {
+        let mut report = fixture::report();
+        report.verdict.faults = 1;
+        let text = "byte at 0/3000123 differs: expected 00, received 80".to_owned();
+        let fault = FaultReport { standby: 17, lsn: "0/3000123".to_owned(), text };
+        report.verdict.first_faults = vec![fault];
+        let text = words(&report, None);
+        assert!(text.starts_with("FALSE: 1 fault seen\n"), "{text}");
+        assert!(!text.contains("every byte"), "{text}");
+    }
+}

@@ -1,0 +1,193 @@
+//! The hub of a run: `walhub serve` as a child process.
+
+use super::RunFault;
+use super::interrupt::Interrupt;
+use super::scratch::Scratch;
+use crate::bench::standbys::identify;
+use crate::wire::conninfo::Conninfo;
+use rustix::process::{Pid, Signal, kill_process};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// A hub that does not answer by then will not.
+const START: Duration = Duration::from_secs(20);
+/// A hub ends within five seconds, whatever happens.
+const END: Duration = Duration::from_secs(8);
+
+/// Subcommand of `walhub bench` that becomes the hub, see [`become_hub`].
+pub const CHILD: &str = "hub-of-this-run";
+
+/// What the hub is told.
+#[derive(Debug, Clone, Default)]
+pub struct HubOptions {
+    /// Flags of `walhub serve`.
+    pub flags: Vec<String>,
+    /// Where its temporary directory is.
+    pub directory: Option<PathBuf>,
+}
+
+/// A hub that runs; dropped, it is killed.
+#[derive(Debug)]
+pub(super) struct HubProcess {
+    child: Child,
+    conninfo: Conninfo,
+    log: PathBuf,
+    /// Goes when the hub is gone.
+    _scratch: Scratch,
+}
+
+impl HubProcess {
+    /// Starts it behind `primary` for so many standbys, and waits until it serves.
+    pub(super) fn start(
+        options: &HubOptions,
+        primary: SocketAddr,
+        standbys: usize,
+        interrupt: &Interrupt,
+    ) -> Result<Self, RunFault> {
+        let system = |what: &'static str| move |error| RunFault::System(what, error);
+        let scratch = Scratch::create(options.directory.as_deref())
+            .map_err(system("create a temporary directory"))?;
+        let log = scratch.path().join("log");
+        let output = File::create(&log).map_err(system("create the hub's log"))?;
+        let errors = output.try_clone().map_err(system("open the hub's log twice"))?;
+        let port = free_port().map_err(system("find a free port"))?;
+        let program = std::env::current_exe().map_err(system("find this program"))?;
+        let mut command = Command::new(program);
+        // A run is what its arguments say, not what somebody's hub is set to.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("WALHUB_") {
+                command.env_remove(name);
+            }
+        }
+        let child = command
+            .args(["bench", CHILD, "serve", "--directory"])
+            .arg(scratch.path().join("hub"))
+            .arg("--primary-conninfo")
+            .arg(format!("host={} port={} user=walhub", primary.ip(), primary.port()))
+            .args(["--listen-addresses", "127.0.0.1", "--port", &port.to_string()])
+            .args(["--max-wal-senders", &(standbys + 100).to_string()])
+            .args(["--wal-retrieve-retry-interval", "100ms"])
+            .args(&options.flags)
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors)
+            // Ctrl-C is for the run; it ends its hub itself.
+            .process_group(0)
+            .spawn()
+            .map_err(system("start the hub"))?;
+        let conninfo = format!("host=127.0.0.1 port={port} user=walhub");
+        let conninfo = Conninfo::parse(&conninfo, &|_| None)
+            .map_err(|fault| RunFault::Plan(fault.to_string()))?;
+        let mut hub = Self { child, conninfo, log, _scratch: scratch };
+        hub.wait_until_it_serves(interrupt)?;
+        Ok(hub)
+    }
+
+    fn wait_until_it_serves(&mut self, interrupt: &Interrupt) -> Result<(), RunFault> {
+        let deadline = Instant::now() + START;
+        let target = [self.conninfo.clone()];
+        loop {
+            let answer = match identify(&target) {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            if let Some(end) = self.ended() {
+                return Err(RunFault::Unreachable(end));
+            }
+            if interrupt.is_set() {
+                return Err(RunFault::Interrupted);
+            }
+            if Instant::now() > deadline {
+                let log = self.last_words();
+                let text = format!("the hub does not serve ({answer}); its log ends:\n{log}");
+                return Err(RunFault::Unreachable(text));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub(super) const fn conninfo(&self) -> &Conninfo {
+        &self.conninfo
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What to say when it is gone before its time.
+    pub(super) fn ended(&mut self) -> Option<String> {
+        match self.child.try_wait() {
+            Ok(None) => None,
+            Ok(Some(status)) => {
+                Some(format!("the hub ended ({status}); its log ends:\n{}", self.last_words()))
+            }
+            Err(error) => Some(format!("the hub cannot be looked at: {error}")),
+        }
+    }
+
+    fn last_words(&self) -> String {
+        const LINES: usize = 10;
+        let log = fs::read(&self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = log.lines().collect();
+        lines.iter().skip(lines.len().saturating_sub(LINES)).copied().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Ends it in good order; says what was wrong with its end.
+    pub(super) fn stop(mut self) -> Option<String> {
+        if let Some(end) = self.ended() {
+            return Some(end);
+        }
+        // It is our child and was not waited for: the number is still its own.
+        if let Err(error) = kill_process(Pid::from_child(&self.child), Signal::TERM) {
+            return Some(format!("the hub cannot be told to end: {error}"));
+        }
+        let deadline = Instant::now() + END;
+        while Instant::now() < deadline {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return bad_end(status),
+                Ok(None) => std::thread::sleep(Duration::from_millis(10)),
+                Err(error) => return Some(format!("the hub cannot be waited for: {error}")),
+            }
+        }
+        Some(format!("the hub did not end within {END:?} after SIGTERM"))
+    }
+}
+
+fn bad_end(status: ExitStatus) -> Option<String> {
+    (!status.success()).then(|| format!("the hub did not end in good order ({status})"))
+}
+
+impl Drop for HubProcess {
+    fn drop(&mut self) {
+        // Both fail only when it is gone already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// One that nobody listens on now. Somebody may before the hub does, and then it says so.
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// Becomes `walhub` with these arguments, in a process that ends when its parent does:
+/// a hub whose run was killed would stay for ever.
+///
+/// # Errors
+/// The program cannot be found, or not be run.
+pub fn become_hub(arguments: &[OsString]) -> io::Error {
+    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::TERM)) {
+        return error.into();
+    }
+    match std::env::current_exe() {
+        Ok(program) => Command::new(program).arg0("walhub").args(arguments).exec(),
+        Err(error) => error,
+    }
+}

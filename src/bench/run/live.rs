@@ -1,0 +1,263 @@
+//! Standbys receive what is being written.
+
+use super::interrupt::Interrupt;
+use super::rig::Rig;
+use super::source::Source;
+use super::timeline::{INTERVAL, Phase, Timeline, Watch};
+use super::{Outcome, RunFault, RunPlan};
+use crate::bench::report::{
+    CpuReport, FaultReport, GroupReport, Latency, MemoryReport, Results, Verdict,
+};
+use crate::bench::standbys::{self, Fleet, FleetResult, Group};
+use std::time::{Duration, Instant};
+
+/// The last bytes have arrived by then, or are on nobody's way.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Connecting goes on as long as somebody succeeds now and then.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span {
+    pub(super) warm_up: Duration,
+    pub(super) duration: Duration,
+}
+
+/// Why a run ended early.
+#[derive(Debug, Default)]
+pub(super) struct Early {
+    pub(super) interrupted: bool,
+    pub(super) problems: Vec<String>,
+    pub(super) faults: bool,
+}
+
+impl Early {
+    pub(super) fn is_due(&self) -> bool {
+        self.interrupted || self.faults || !self.problems.is_empty()
+    }
+}
+
+pub(super) fn live(
+    plan: &RunPlan,
+    span: Span,
+    interrupt: &Interrupt,
+    watch: &mut dyn Watch,
+) -> Result<Outcome, RunFault> {
+    watch.step("starting the server");
+    let mut rig = Rig::build(plan, plan.load.clone(), interrupt)?;
+    let load = match rig.source {
+        Source::Others => "what its clients write".to_owned(),
+        _ => plan.load.to_string(),
+    };
+    let mut timeline = Timeline::new();
+    let before = rig.memory();
+    let connecting = rig.clock.now();
+    let fleet = standbys::start(rig.fleet(&plan.fleet))
+        .map_err(|error| RunFault::System("start the standbys", error))?;
+    connect(&mut rig, &fleet, &mut timeline, interrupt, watch)?;
+    let streaming = rig.memory();
+    let all_streaming = fleet.progress().all_streaming;
+
+    rig.source.begin();
+    let mut early = Early::default();
+    timeline.enter(Phase::WarmUp, Some(span.warm_up));
+    run_for(span.warm_up, &mut rig, &fleet, &mut timeline, interrupt, watch, &mut early);
+    fleet.mark();
+    rig.source.mark();
+    let (marked, cpu) = (Instant::now(), rig.cpu());
+    let at_mark = rig.source.written();
+    let wal_at_mark = rig.wal_bytes(&at_mark);
+    timeline.enter(Phase::Measuring, Some(span.duration));
+    run_for(span.duration, &mut rig, &fleet, &mut timeline, interrupt, watch, &mut early);
+    rig.source.pause();
+    let seconds = marked.elapsed().as_secs_f64();
+    let at_end = rig.source.written();
+    let wal_at_end = rig.wal_bytes(&at_end);
+    if !early.faults && early.problems.is_empty() {
+        drain(&mut rig, &fleet, &mut timeline, watch, &mut early);
+    }
+    let (cpu, end) = (rig.cpu().zip(cpu).map(|(end, begin)| end - begin), rig.memory());
+    let result = fleet.stop();
+    let truth = rig.server.clone();
+    let (commit, hub) = rig.stop();
+    early.problems.extend(hub);
+
+    let mut results = figures(&result, seconds, cpu);
+    results.wal_bytes = wal_at_end.saturating_sub(wal_at_mark);
+    results.commits = at_end.commits.saturating_sub(at_mark.commits);
+    results.generator_late = timeline.late();
+    results.commit = commit.as_ref().map(Latency::from);
+    results.all_streaming = all_streaming.map(|at| at.since(connecting).as_secs_f64());
+    results.memory = streaming.zip(end).map(|(streaming, end)| MemoryReport {
+        before,
+        streaming,
+        end,
+        tcp_most: timeline.tcp_most(),
+    });
+    Ok(Outcome {
+        server: truth,
+        load,
+        verdict: verdict(&result, early),
+        results,
+        series: timeline.finish(),
+    })
+}
+
+/// Waits until all good standbys stream.
+fn connect(
+    rig: &mut Rig,
+    fleet: &Fleet,
+    timeline: &mut Timeline,
+    interrupt: &Interrupt,
+    watch: &mut dyn Watch,
+) -> Result<(), RunFault> {
+    watch.step("connecting the standbys");
+    timeline.enter(Phase::Connecting, None);
+    let (mut most, mut since, mut shown) = (0, Instant::now(), Instant::now());
+    loop {
+        let progress = fleet.progress();
+        if progress.all_streaming.is_some() {
+            timeline.look(rig, Some(fleet), watch);
+            return Ok(());
+        }
+        if progress.streaming > most {
+            (most, since) = (progress.streaming, Instant::now());
+        }
+        if interrupt.is_set() {
+            return Err(RunFault::Interrupted);
+        }
+        let gone = rig.trouble(&rig.source.written());
+        if gone.is_some() || since.elapsed() > PATIENCE {
+            let why = gone.or(progress.last_refusal).unwrap_or_else(|| "no answer".to_owned());
+            let text = format!("only {most} standbys stream: {why}");
+            return Err(RunFault::Unreachable(text));
+        }
+        if shown.elapsed() >= INTERVAL {
+            timeline.look(rig, Some(fleet), watch);
+            shown = Instant::now();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Samples for so long, or until something ends the run.
+fn run_for(
+    span: Duration,
+    rig: &mut Rig,
+    fleet: &Fleet,
+    timeline: &mut Timeline,
+    interrupt: &Interrupt,
+    watch: &mut dyn Watch,
+    early: &mut Early,
+) {
+    let begun = Instant::now();
+    let mut next = begun;
+    while !early.is_due() {
+        next += INTERVAL;
+        interrupt.wait_until(next.min(begun + span));
+        let written = timeline.look(rig, Some(fleet), watch);
+        early.interrupted = interrupt.is_set();
+        early.faults = fleet.progress().faults > 0;
+        early.problems.extend(rig.trouble(&written));
+        if begun.elapsed() >= span {
+            return;
+        }
+    }
+}
+
+/// Waits for the last bytes.
+fn drain(
+    rig: &mut Rig,
+    fleet: &Fleet,
+    timeline: &mut Timeline,
+    watch: &mut dyn Watch,
+    early: &mut Early,
+) {
+    timeline.enter(Phase::Draining, None);
+    let deadline = Instant::now() + DRAIN;
+    let mut shown = Instant::now();
+    loop {
+        let written = rig.source.written();
+        // Somebody else's clients write on; there is no end to wait for.
+        let Some(end) = written.end else { return };
+        let progress = fleet.progress();
+        early.faults = progress.faults > 0;
+        if progress.slowest >= end || early.faults {
+            return;
+        }
+        if let Some(trouble) = rig.trouble(&written) {
+            early.problems.push(trouble);
+            return;
+        }
+        if Instant::now() > deadline {
+            let left = end.bytes_since(progress.slowest);
+            early.problems.push(format!(
+                "{DRAIN:?} after the load's end a good standby still lacks {left} bytes"
+            ));
+            return;
+        }
+        if shown.elapsed() >= INTERVAL {
+            timeline.look(rig, Some(fleet), watch);
+            shown = Instant::now();
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What the standbys have seen, as the report says it.
+pub(super) fn figures(result: &FleetResult, seconds: f64, cpu: Option<f64>) -> Results {
+    let sum = |read: fn(&standbys::GroupResult) -> u64| result.groups.iter().map(read).sum();
+    let delivered_bytes = sum(|group| group.bytes);
+    let deliveries = sum(|group| group.each.len());
+    let messages = sum(|group| group.messages);
+    let good = result.groups.iter().find(|group| group.group == Group::Good);
+    let present = result.groups.iter().filter(|group| group.standbys > 0);
+    Results {
+        seconds,
+        delivered_bytes,
+        deliveries,
+        messages,
+        replies: sum(|group| group.replies),
+        reconnects: sum(|group| group.reconnects),
+        incomplete_commits: result.incomplete_commits,
+        each: good.map(|group| Latency::from(&group.each)).unwrap_or_default(),
+        first: (&result.first).into(),
+        last: (&result.last).into(),
+        groups: present
+            .map(|group| GroupReport {
+                name: group.group.name().to_owned(),
+                standbys: group.standbys,
+                bytes: group.bytes,
+                messages: group.messages,
+                replies: group.replies,
+                reconnects: group.reconnects,
+                each: (&group.each).into(),
+            })
+            .collect(),
+        connect: (&result.connect).into(),
+        storms: result
+            .storms
+            .iter()
+            .map(|storm| storm.over.map(|over| over.since(storm.at).as_secs_f64()))
+            .collect(),
+        cpu: cpu.map(|cpu| CpuReport::new(cpu, seconds, delivered_bytes, deliveries, messages)),
+        ..Results::default()
+    }
+}
+
+pub(super) fn verdict(result: &FleetResult, early: Early) -> Verdict {
+    let fault = |fault: &standbys::Fault| FaultReport {
+        standby: fault.standby,
+        lsn: fault.at.to_string(),
+        text: fault.text.clone(),
+    };
+    Verdict {
+        faults: result.fault_count,
+        first_faults: result.faults.iter().map(fault).collect(),
+        problems: early.problems,
+        interrupted: early.interrupted,
+        received_bytes: result.end.bytes,
+        verified_bytes: result.end.verified_bytes,
+    }
+}

@@ -1,0 +1,248 @@
+//! A run from its first process to its report.
+//!
+//! With nothing else given, the server is a hub of our own: a child process of this
+//! binary, so that the kernel keeps its books apart from those of the load. The primary
+//! and the standbys are threads of this process.
+
+mod catch_up;
+mod hub;
+mod interrupt;
+mod live;
+mod rig;
+mod scratch;
+mod source;
+mod timeline;
+
+pub use hub::{CHILD, HubOptions, become_hub};
+pub use interrupt::Interrupt;
+pub use timeline::{Moment, Phase, Watch};
+
+use super::measure::Servers;
+use super::primary::ServerVersion;
+use super::profile::Load;
+use super::report::{self, Mode, PlanReport, RunReport};
+use super::standbys::{Behaviours, Replies, Slots, Verify};
+use crate::wal::SegmentSize;
+use crate::wire::conninfo::Conninfo;
+use std::io;
+use std::time::{Duration, SystemTime};
+
+/// A run that is to be.
+#[derive(Debug, Clone)]
+pub struct RunPlan {
+    /// Whom the standbys receive from.
+    pub server: ServerPlan,
+    /// What is written.
+    pub load: Load,
+    /// The standbys.
+    pub fleet: FleetOptions,
+    /// What is done with them.
+    pub work: Work,
+    /// How much of the newest WAL is kept to compare with; none leaves it to us.
+    pub window: Option<u64>,
+    /// What was typed, for the report.
+    pub arguments: Vec<String>,
+}
+
+/// Whom the standbys receive from.
+#[derive(Debug, Clone)]
+pub enum ServerPlan {
+    /// A hub of our own behind a synthetic primary.
+    Hub {
+        /// As which PostgreSQL the primary appears.
+        version: ServerVersion,
+        /// Size of its segments.
+        segment_size: SegmentSize,
+        /// The hub.
+        hub: HubOptions,
+    },
+    /// Somebody else's server.
+    Target {
+        /// Where it is.
+        target: Box<Conninfo>,
+        /// As it was typed.
+        text: String,
+        /// Where to commit, and over how many connections.
+        commits: Option<(Box<Conninfo>, usize)>,
+        /// Its processes.
+        servers: Option<Servers>,
+    },
+}
+
+/// The standbys.
+#[derive(Debug, Clone)]
+pub struct FleetOptions {
+    /// How many.
+    pub standbys: usize,
+    /// Threads that they share.
+    pub threads: usize,
+    /// How they check.
+    pub verify: Verify,
+    /// What they report.
+    pub replies: Replies,
+    /// Those that are not good ones.
+    pub behaviours: Behaviours,
+    /// Prefix of their names.
+    pub names: String,
+    /// Their slots.
+    pub slots: Slots,
+    /// Connections begun per second.
+    pub connect_rate: Option<u32>,
+    /// Of what is random.
+    pub seed: u64,
+}
+
+/// What is done.
+#[derive(Debug, Clone, Copy)]
+pub enum Work {
+    /// Standbys receive what is being written.
+    Live {
+        /// Before measuring begins.
+        warm_up: Duration,
+        /// How long is measured.
+        duration: Duration,
+    },
+    /// Standbys receive what was written before.
+    CatchUp {
+        /// How much.
+        size: u64,
+        /// Where they begin.
+        starts: Starts,
+    },
+}
+
+/// Where the standbys of a catch-up begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Starts {
+    /// All at the beginning.
+    Together,
+    /// Evenly between the beginning and the end.
+    Spread,
+}
+
+/// Why there was no run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunFault {
+    /// Nobody to talk to.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The operating system.
+    #[error("could not {0}: {1}")]
+    System(&'static str, io::Error),
+    /// The plan does not work out.
+    #[error("{0}")]
+    Plan(String),
+    /// Ended before anything was measured.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Nothing was measured. That a server sends false WAL is no error but a result.
+pub fn run(
+    plan: RunPlan,
+    interrupt: &Interrupt,
+    watch: &mut dyn Watch,
+) -> Result<RunReport, RunFault> {
+    let date = report::date(SystemTime::now());
+    let machine = super::measure::Machine::this();
+    let (mode, outcome) = match plan.work {
+        Work::Live { warm_up, duration } => {
+            let span = live::Span { warm_up, duration };
+            (Mode::Live, live::live(&plan, span, interrupt, watch)?)
+        }
+        Work::CatchUp { size, starts } => {
+            let bulk = catch_up::Bulk { size, starts };
+            (Mode::CatchUp, catch_up::catch_up(&plan, bulk, interrupt, watch)?)
+        }
+    };
+    Ok(RunReport {
+        version: report::VERSION,
+        walhub: env!("CARGO_PKG_VERSION").to_owned(),
+        date,
+        machine,
+        plan: PlanReport {
+            mode,
+            server: outcome.server,
+            load: outcome.load,
+            standbys: plan.fleet.standbys,
+            behaviours: plan.fleet.describe(),
+            verify: plan.fleet.verify_name().to_owned(),
+            replies: plan.fleet.replies_name(),
+            threads: plan.fleet.threads,
+            arguments: plan.arguments,
+        },
+        verdict: outcome.verdict,
+        results: outcome.results,
+        series: outcome.series,
+    })
+}
+
+/// What a run came to.
+#[derive(Debug)]
+struct Outcome {
+    server: String,
+    load: String,
+    verdict: report::Verdict,
+    results: report::Results,
+    series: Vec<report::Sample>,
+}
+
+impl FleetOptions {
+    /// Those that finish what there is to receive.
+    fn finishing(&self) -> usize {
+        self.standbys.saturating_sub(self.behaviours.stalled.map_or(0, |stalled| stalled.count))
+    }
+
+    /// The good ones.
+    pub fn good(&self) -> usize {
+        let Behaviours { slow, stalled, flapping, .. } = &self.behaviours;
+        let bad = slow.map_or(0, |slow| slow.count)
+            + stalled.map_or(0, |stalled| stalled.count)
+            + flapping.as_ref().map_or(0, |flapping| flapping.count);
+        self.standbys.saturating_sub(bad)
+    }
+
+    /// `full`, `crc`, `off`
+    pub const fn verify_name(&self) -> &'static str {
+        match self.verify {
+            Verify::Full => "full",
+            Verify::Crc => "crc",
+            Verify::Off => "off",
+        }
+    }
+
+    /// `flush`, or how often.
+    pub fn replies_name(&self) -> String {
+        match self.replies {
+            Replies::Flush => "flush".to_owned(),
+            Replies::Interval(every) => format!("every {every:?}"),
+        }
+    }
+
+    /// Those that are not good ones, a line each.
+    fn describe(&self) -> Vec<String> {
+        let Behaviours { slow, stalled, flapping, storm } = &self.behaviours;
+        let mut lines = Vec::new();
+        if let Some(slow) = slow {
+            let rate = report::say::rate(slow.bytes_per_second, 1.0);
+            lines.push(format!("{} of them slow, reading {rate} each", slow.count));
+        }
+        if let Some(stalled) = stalled {
+            let after = stalled.after;
+            lines.push(format!("{} of them stop reading after {after:?}", stalled.count));
+        }
+        if let Some(flapping) = flapping {
+            let (from, to) = (flapping.every.start(), flapping.every.end());
+            lines.push(format!("{} of them reconnect after {from:?} to {to:?}", flapping.count));
+        }
+        if let Some(storm) = storm {
+            let again =
+                storm.every.map_or_else(String::new, |every| format!(", then every {every:?}"));
+            lines.push(format!("all reconnect at once after {:?}{again}", storm.first));
+        }
+        lines
+    }
+}

@@ -1,0 +1,96 @@
+//! Where the WAL of a run comes from.
+
+use crate::bench::primary::Primary;
+use crate::bench::sql::SqlCommits;
+use crate::wal::Lsn;
+use hdrhistogram::Histogram;
+use std::time::Duration;
+
+/// A primary of our own, our commits on somebody else's, or nothing of ours.
+#[derive(Debug)]
+pub(super) enum Source {
+    Primary(Primary),
+    Sql(SqlCommits),
+    Others,
+}
+
+/// How far it is.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Written {
+    pub(super) bytes: u64,
+    pub(super) commits: u64,
+    /// End of the WAL, when it is ours to say.
+    pub(super) end: Option<Lsn>,
+    /// How far behind the schedule since this was asked last.
+    pub(super) late: Duration,
+    pub(super) finished: bool,
+    pub(super) fault: Option<String>,
+    /// What the slowest receiver says that it has flushed.
+    pub(super) flushed: Option<Lsn>,
+}
+
+impl Source {
+    pub(super) fn begin(&self) {
+        match self {
+            Self::Primary(primary) => primary.begin(),
+            Self::Sql(commits) => commits.begin(),
+            Self::Others => {}
+        }
+    }
+
+    pub(super) fn pause(&self) {
+        match self {
+            Self::Primary(primary) => primary.pause(),
+            Self::Sql(commits) => commits.pause(),
+            Self::Others => {}
+        }
+    }
+
+    pub(super) fn mark(&self) {
+        if let Self::Sql(commits) = self {
+            commits.mark();
+        }
+    }
+
+    pub(super) fn written(&self) -> Written {
+        match self {
+            Self::Primary(primary) => {
+                let progress = primary.progress();
+                Written {
+                    bytes: progress.bytes,
+                    commits: progress.commits,
+                    end: Some(progress.end),
+                    late: progress.late,
+                    finished: progress.finished,
+                    fault: progress.fault,
+                    flushed: progress.receivers.iter().map(|receiver| receiver.flush).min(),
+                }
+            }
+            Self::Sql(commits) => {
+                let progress = commits.progress();
+                Written {
+                    bytes: progress.bytes,
+                    commits: progress.commits,
+                    end: Some(progress.end),
+                    late: progress.late,
+                    finished: progress.finished,
+                    fault: progress.fault,
+                    flushed: None,
+                }
+            }
+            Self::Others => Written::default(),
+        }
+    }
+
+    /// Ends it; what its clients waited for, if it has clients.
+    pub(super) fn stop(self) -> Option<Histogram<u64>> {
+        match self {
+            Self::Primary(primary) => {
+                primary.stop();
+                None
+            }
+            Self::Sql(commits) => Some(commits.stop().latency),
+            Self::Others => None,
+        }
+    }
+}
