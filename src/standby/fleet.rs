@@ -173,7 +173,9 @@ mod tests {
         let fleet = Fleet::new(FeedbackSettings::default());
         let woken = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&woken);
-        fleet.wake_by(Box::new(move || drop(count.fetch_add(1, Ordering::SeqCst))));
+        fleet.wake_by(Box::new(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        }));
         let now = Instant::now();
         let (mut a, mut b) = (fleet.join(), fleet.join());
         a.feedback(&message(0), now);

@@ -102,6 +102,11 @@ pub fn no_history_file(tli: TimelineId) -> Refusal {
     )
 }
 
+/// A slot that does not exist.
+pub fn no_such_slot(name: &str) -> Refusal {
+    Refusal::error("42704", format!("replication slot \"{name}\" does not exist"))
+}
+
 /// Logical decoding; 17 and later quote the setting.
 pub fn no_logical_decoding(server_major: u32) -> Refusal {
     let (name, value) = (quoted("wal_level", server_major), quoted("logical", server_major));

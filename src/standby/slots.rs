@@ -277,7 +277,7 @@ fn invalid_name(fault: InvalidName) -> Refusal {
 fn refusal(fault: SlotFault, server_major: u32) -> Refusal {
     let text = fault.to_string();
     match fault {
-        SlotFault::Unknown(_) => Refusal::error(sqlstate::UNDEFINED_OBJECT, text),
+        SlotFault::Unknown(name) => refusals::no_such_slot(&name),
         SlotFault::Exists(_) => Refusal::error(sqlstate::DUPLICATE_OBJECT, text),
         SlotFault::InUse { .. } => Refusal::error(sqlstate::OBJECT_IN_USE, text),
         SlotFault::Full => {

@@ -39,9 +39,33 @@ impl ApplyReport {
     }
 }
 
+/// Does `synchronous_standby_names` name this standby? As `syncrep_gram.y` reads it: a
+/// list, perhaps in brackets behind `FIRST n`, `ANY n` or `n`; any case; `*` is everybody.
+pub fn names_standby(list: &str, application_name: &str) -> bool {
+    let inner = match (list.find('('), list.rfind(')')) {
+        (Some(begin), Some(end)) if begin < end => list.get(begin + 1..end).unwrap_or_default(),
+        _ => list,
+    };
+    inner.split(',').map(str::trim).any(|name| {
+        let bare = name.strip_prefix('"').and_then(|name| name.strip_suffix('"'));
+        let name = bare.map_or_else(|| name.to_owned(), |bare| bare.replace("\"\"", "\""));
+        name == "*" || name.eq_ignore_ascii_case(application_name)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_waited_for() {
+        for list in ["hub", "a, Hub", "FIRST 1 (a, hub)", "ANY 2 (\"hub\",b)", "*", "2 ( * )"] {
+            assert!(names_standby(list, "hub"), "{list}");
+        }
+        for list in ["", "hub2", "a, b", "FIRST 1 (a)", "first", "\"*x\""] {
+            assert!(!names_standby(list, "hub"), "{list}");
+        }
+    }
 
     #[test]
     fn apply_by_choice() {

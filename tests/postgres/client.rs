@@ -150,6 +150,23 @@ impl Client {
         }
     }
 
+    /// A column of a one-row answer.
+    pub(crate) fn query_value_of(&mut self, text: &str, column: usize) -> String {
+        let rows = self.query(text).unwrap();
+        rows[0][column].clone().unwrap()
+    }
+
+    /// `START_REPLICATION` with a slot, on the current timeline.
+    pub(crate) fn start_with_slot(&mut self, slot: &str, at: Lsn) -> Result<(), ServerError> {
+        self.send_query(&format!("START_REPLICATION SLOT \"{slot}\" {at}"));
+        let answer = self.read_message().expect("the server closed at START_REPLICATION");
+        match answer.tag {
+            b'W' => Ok(()),
+            b'E' => Err(ServerError::parse(&answer.body)),
+            other => panic!("unexpected message {:?} at START_REPLICATION", char::from(other)),
+        }
+    }
+
     /// The next run of WAL, after answering what the server asked meanwhile. An error
     /// of the server, or none when it has ended the stream.
     pub(crate) fn next_wal(&mut self) -> Result<Option<Wal>, ServerError> {

@@ -111,11 +111,17 @@ impl<'a> Cluster<'a> {
 
     /// A standby from a base backup of this server, which streams from `upstream`.
     pub(crate) fn standby(&self, name: &str, upstream: &str) -> Cluster<'a> {
+        self.standby_with(name, upstream, "")
+    }
+
+    /// The same, with a replication slot there.
+    pub(crate) fn standby_with(&self, name: &str, upstream: &str, slot: &str) -> Cluster<'a> {
         let backup = self.backup.get_or_init(|| self.take_backup());
         let mut standby = self.copy_of(backup, name);
         fs::write(standby.data.join("standby.signal"), "").unwrap();
         standby.give_to_account(&standby.data.join("standby.signal"));
         standby.set(&format!("primary_conninfo={upstream} application_name={name}"));
+        standby.set(&format!("primary_slot_name={slot}"));
         standby.started()
     }
 

@@ -30,6 +30,7 @@ mod wait;
 
 mod disk_full;
 mod doors;
+mod feedback;
 mod fleet;
 mod harness;
 mod hostile;
@@ -38,6 +39,7 @@ mod kills;
 mod majors;
 mod refusals;
 mod shutdown;
+mod slots;
 mod streaming;
 mod synthetic;
 mod topologies;

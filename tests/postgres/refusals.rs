@@ -63,12 +63,8 @@ const AS_POSTGRESQL: &[Refusal] = &[
     ("DROP_REPLICATION_SLOT nosuch", "42704", "replication slot \"nosuch\" does not exist"),
 ];
 
-const OWN: &[Refusal] = &[
-    ("BASE_BACKUP ( LABEL 'x' )", "0A000", ""),
-    ("BASE_BACKUP LABEL 'x'", "0A000", ""),
-    ("CREATE_REPLICATION_SLOT \"s\" PHYSICAL ( RESERVE_WAL )", "0A000", ""),
-    ("CREATE_REPLICATION_SLOT s TEMPORARY PHYSICAL RESERVE_WAL", "0A000", ""),
-];
+const OWN: &[Refusal] =
+    &[("BASE_BACKUP ( LABEL 'x' )", "0A000", ""), ("BASE_BACKUP LABEL 'x'", "0A000", "")];
 
 /// Startup parameters, the SQLSTATE and the beginning of the message.
 type RefusedStartup = (&'static [(&'static str, &'static str)], &'static str, &'static str);

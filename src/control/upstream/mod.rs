@@ -7,13 +7,14 @@ mod link;
 use self::link::{Link, LinkFault, Started, text};
 use super::Shared;
 use super::recorder::Saved;
-use crate::config::{MissingSlot, OnGap, StartFrom};
+use crate::config::{MissingSlot, OnGap, ReportApply, StartFrom};
 use crate::core::handoff::{ToCore, UpstreamEnd, UpstreamHandoff};
 use crate::hub::{Identity, Position};
 use crate::standby::session::forks_of;
 use crate::store::retention::Receiving;
 use crate::store::switch::Switch;
 use crate::timeline::History;
+use crate::upstream::apply::names_standby;
 use crate::upstream::judge::{Known, Seen, Verdict, judge};
 use crate::upstream::login::{LoginFault, create_slot, start_replication};
 use crate::upstream::oldest::OldestSearch;
@@ -66,6 +67,7 @@ pub(super) async fn run(shared: Arc<Shared>, ends: mpsc::Receiver<UpstreamEnd>) 
         ends,
         start_from: config.start_from,
         removed: None,
+        warned_of_apply: false,
         no_standby: NoStandby::NotMet,
     };
     task.write_state();
@@ -85,6 +87,8 @@ struct Task {
     start_from: StartFrom,
     /// The upstream no longer has this start of ours.
     removed: Option<Lsn>,
+    /// Was it said what `remote_apply` comes to here?
+    warned_of_apply: bool,
     no_standby: NoStandby,
 }
 
@@ -375,6 +379,9 @@ impl Task {
             Verdict::Switch { .. } => return Err(Failure::other("no timeline to follow")),
         };
         self.save_histories(&mut link, tli, seen.tli, history).await?;
+        if seen.path.is_empty() {
+            self.warn_of_apply(&mut link).await?;
+        }
         let slot = hub.config.primary_slot_name.as_deref();
         if known.position == Position::Empty && hub.config.missing_slot == MissingSlot::Create {
             // Before a start is chosen, so that its WAL stays.
@@ -502,6 +509,32 @@ impl Task {
         done(switched).await.map_err(|error| {
             Failure::other(format!("could not go on with timeline {next}: {error}"))
         })
+    }
+
+    /// A primary that waits for this hub to replay is told something else: once it is said
+    /// here what that is.
+    async fn warn_of_apply(&mut self, link: &mut Link) -> Result<(), Failure> {
+        let config = Arc::clone(&self.shared.hub.config);
+        if self.warned_of_apply || config.feedback.report_apply != ReportApply::Flush {
+            return Ok(());
+        }
+        let names = match show(link, "synchronous_commit").await {
+            Ok(level) if level == "remote_apply" => show(link, "synchronous_standby_names").await?,
+            // Or it has no such setting, being no PostgreSQL.
+            Ok(_) | Err(LinkFault::Server(_)) => return Ok(()),
+            Err(fault) => return Err(fault.into()),
+        };
+        let own = config.primary_conninfo.application_name.as_deref();
+        if names_standby(&names, own.unwrap_or(&config.cluster_name)) {
+            self.warned_of_apply = true;
+            tracing::warn!(
+                target: LOG,
+                "the upstream waits for this hub with synchronous_commit = remote_apply, and a hub \
+                 replays nothing: with --report-apply flush its commits return when they are on \
+                 the hub's disk; --report-apply slowest makes them wait for the connected standbys"
+            );
+        }
+        Ok(())
     }
 
     /// Where the ancestors of our timeline ended.

@@ -182,6 +182,7 @@ fn answer(text: &str, server: &mut Server, out: &mut BytesMut) {
         ["IDENTIFY_SYSTEM"] => row(out, &["77", &server.timeline.to_string(), server.xlogpos]),
         ["SHOW", "wal_segment_size"] => row(out, &["16MB"]),
         ["SHOW", "data_directory_mode"] => row(out, &["0750"]),
+        ["SHOW", "synchronous_commit"] => row(out, &["on"]),
         ["TIMELINE_HISTORY", "3"] => row(out, &["00000003.history", "1\t0/3000000\tx\n"]),
         ["TIMELINE_HISTORY", _] => backend::error(out, &Refusal::error("58P01", "no file")),
         ["CREATE_REPLICATION_SLOT", ..] => {
@@ -299,7 +300,7 @@ fn an_empty_directory_begins_with_everything_saved_first() {
     assert_eq!(
         asked,
         "IDENTIFY_SYSTEM; SHOW wal_segment_size; SHOW data_directory_mode; TIMELINE_HISTORY 3; \
-         TIMELINE_HISTORY 2; CREATE_REPLICATION_SLOT \"s\" PHYSICAL ( RESERVE_WAL ); \
+         TIMELINE_HISTORY 2; SHOW synchronous_commit; CREATE_REPLICATION_SLOT \"s\" PHYSICAL ( RESERVE_WAL ); \
          START_REPLICATION SLOT \"s\" 0/5000000 TIMELINE 3"
     );
     assert_eq!(scene.hub.identity().unwrap().data_directory_mode, "0750");
