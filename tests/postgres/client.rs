@@ -162,7 +162,11 @@ impl Client {
         let answer = self.read_message().expect("the server closed at START_REPLICATION");
         match answer.tag {
             b'W' => Ok(()),
-            b'E' => Err(ServerError::parse(&answer.body)),
+            b'E' => {
+                let ready = self.read_message().map(|message| message.tag);
+                assert_eq!(ready, Some(b'Z'), "the session goes on");
+                Err(ServerError::parse(&answer.body))
+            }
             other => panic!("unexpected message {:?} at START_REPLICATION", char::from(other)),
         }
     }

@@ -9,8 +9,8 @@ use crate::scene::Scene;
 use crate::streaming::wait_connected;
 use crate::wait;
 use rustix::process::Signal;
-use std::process::Child;
-use std::time::Duration;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 /// A query that holds a snapshot until dropped.
 struct LongQuery(Child);
@@ -161,12 +161,34 @@ fn feedback_can_be_bounded_and_switched_off() {
     drop(hub);
 }
 
-/// Does a commit with this `synchronous_commit` return?
+/// How long a commit is waited for before it counts as one that waits for ever.
+const COMMIT: Duration = Duration::from_secs(3);
+
+/// Does a commit with this `synchronous_commit` return? One that does not is ended.
 fn commits(primary: &Cluster<'_>, level: &str) -> bool {
-    let command = format!(
-        "set synchronous_commit={level}; set statement_timeout='3s'; insert into t values (1)"
-    );
-    primary.try_sql(&command).is_ok()
+    let mut psql = primary
+        .programs
+        .client("psql")
+        .args(["-XAtq", "-d", &primary.conninfo()])
+        .args(["-c", &format!("set synchronous_commit = {level}")])
+        .args(["-c", "insert into t values (1)"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + COMMIT;
+    while Instant::now() < end {
+        if psql.try_wait().unwrap().is_some_and(|status| status.success()) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let waiting = "from pg_stat_activity where wait_event = 'SyncRep'";
+    wait::until("the waiting commit is ended", || {
+        primary.sql(&format!("select pg_terminate_backend(pid) {waiting}"));
+        psql.try_wait().unwrap().is_some()
+    });
+    false
 }
 
 /// A primary that waits for its hub, and a hub that reports so.
