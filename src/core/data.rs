@@ -401,6 +401,7 @@ impl<R: Ring> DataCore<R> {
         }
         self.read_on(key);
         self.set_timer(key);
+        self.end_if_slot_lost(key, now);
         self.end_if_set_aside(key);
         if let Some(Stopping { told: Told::Yes, .. }) = self.stopping {
             self.tell_to_stop(key, now);

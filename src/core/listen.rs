@@ -480,12 +480,26 @@ impl<R: Ring> DataCore<R> {
     /// The slot of a stream lost its WAL. Its user has to see that before it goes on.
     pub(super) fn terminate_stream(&mut self, pid: u32, now: Instant) {
         let key = self.senders.keys().into_iter().find(|key| {
-            let sender = self.senders.get_mut(*key);
-            sender.is_some_and(|s| s.session.pid == pid && !s.is_parting())
+            self.senders.get_mut(*key).is_some_and(|sender| {
+                sender.session.pid == pid
+                    && !matches!(sender.phase, Phase::Leaving(_))
+                    && !sender.is_parting()
+            })
         });
         if let Some(key) = key {
             self.log_end(key, "terminated, because its replication slot was invalidated");
             self.farewell(key, Some(&refusals::administrator_command()), now);
+        }
+    }
+
+    /// Its slot may have been invalidated while the stream was on its way here, and the word
+    /// to end it come before it.
+    pub(super) fn end_if_slot_lost(&mut self, key: Key, now: Instant) {
+        if let Some(sender) = self.senders.get_mut(key)
+            && sender.hold.has_lost_slot()
+        {
+            let pid = sender.session.pid;
+            self.terminate_stream(pid, now);
         }
     }
 

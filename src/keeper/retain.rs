@@ -142,13 +142,15 @@ impl<D: Disk> Keeper<D> {
     /// old.
     async fn note_completions(&mut self, size: SegmentSize, now: SystemTime) {
         let keep = self.policy.wal_keep_time;
+        if keep.is_zero() {
+            self.completed = Completions::default();
+            return;
+        }
         let oldest = self.oldest(size);
         self.completed.stamp(oldest, now);
         let ranges = self.complete.clone();
         let mut no = oldest;
-        while !keep.is_zero()
-            && let Some(range) = ranges.iter().find(|r| (r.oldest..=r.newest).contains(&no))
-        {
+        while let Some(range) = ranges.iter().find(|r| (r.oldest..=r.newest).contains(&no)) {
             let at = match self.completed.known.get(&no) {
                 Some(at) => *at,
                 None => {

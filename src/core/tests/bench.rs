@@ -8,6 +8,7 @@ use crate::hub::{Hub, tests};
 use crate::instance::InstanceId;
 use crate::keeper::{Job, KeeperHandle};
 use crate::ring::{Setup, Uring, Wait, chunks};
+use crate::store::slots::SlotUse;
 use crate::wal::synth::Synth;
 use crate::wal::{Lsn, SegmentSize, TimelineId};
 use crate::watermark::{Bell, Cell};
@@ -87,6 +88,15 @@ impl Bench {
 
     /// A standby that wants WAL from the beginning.
     pub(super) fn standby(&mut self, change: impl FnOnce(&mut Session)) -> Peer {
+        self.standby_with(None, change)
+    }
+
+    /// The same, with a slot.
+    pub(super) fn standby_with(
+        &mut self,
+        slot: Option<SlotUse>,
+        change: impl FnOnce(&mut Session),
+    ) -> Peer {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut session = Session {
             pid: self.next_pid,
@@ -105,7 +115,7 @@ impl Bench {
             session,
             cell,
             start: START,
-            hold: self.hub.holds.hold(START).unwrap(),
+            hold: self.hub.holds.hold(START).unwrap().with_slot(slot),
             permit: self.hub.take_sender().unwrap(),
         })));
         Peer::new(theirs)

@@ -1,6 +1,7 @@
 //! What a core does for one peer, looked at closely.
 
 mod bench;
+mod slots;
 
 use super::handoff::ToCore;
 use super::listen::HUB_PAUSE;

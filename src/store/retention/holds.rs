@@ -138,6 +138,11 @@ impl Hold {
         }
     }
 
+    /// Was the holder's slot invalidated since it was acquired?
+    pub fn has_lost_slot(&self) -> bool {
+        self.slot.as_ref().is_some_and(SlotUse::is_revoked)
+    }
+
     /// The position held.
     pub fn position(&self) -> Lsn {
         Lsn::new(self.position.load(Ordering::Relaxed))

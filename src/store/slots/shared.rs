@@ -54,6 +54,11 @@ impl SlotUse {
         Self { holds, name, pid, reported }
     }
 
+    /// Was the slot invalidated since it was acquired?
+    pub fn is_revoked(&self) -> bool {
+        !self.holds.slots.lock().counts(&self.name, &self.reported)
+    }
+
     /// The user has flushed up to here; 0/0 says nothing. It may go back.
     pub fn confirm(&self, flush: Lsn) {
         if flush != Lsn::INVALID {

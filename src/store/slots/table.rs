@@ -173,6 +173,11 @@ impl SlotTable {
         }
     }
 
+    /// Do reports that go there still count for the slot? Not since it was invalidated.
+    pub fn counts(&self, name: &SlotName, reported: &Arc<AtomicU64>) -> bool {
+        self.get(name.as_str()).is_some_and(|slot| Arc::ptr_eq(&slot.reported, reported))
+    }
+
     /// Takes the slot for dropping. A temporary one is gone with that, a persistent one
     /// belongs to the session until [`SlotTable::forget`] or [`SlotTable::set_free`].
     pub fn begin_drop(&mut self, name: &str, pid: u32) -> Result<SlotLifetime, SlotFault> {

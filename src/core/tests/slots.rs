@@ -1,0 +1,96 @@
+//! What a core does with a standby's slot.
+
+use super::super::handoff::ToCore;
+use super::bench::{Bench, Peer, START};
+use crate::hub::Hub;
+use crate::store::slots::{Cause, Create, InvalidSlots, Origin, SlotName, SlotUse};
+use crate::wal::Lsn;
+use crate::wire::command::SlotLifetime;
+use crate::wire::copy::{ReplyRequest, StatusReply};
+use crate::wire::time::PgTime;
+
+const PID: u32 = 7;
+
+fn name() -> SlotName {
+    SlotName::parse("s").unwrap()
+}
+
+/// A slot, in use.
+fn slot(hub: &Hub) -> SlotUse {
+    let (lifetime, origin) = (SlotLifetime::Persistent, Origin::Asked);
+    let create = Create { name: name(), lifetime, origin, reserve: Some(START), pid: PID };
+    hub.holds.slots.lock().create(create, 10).unwrap();
+    hub.holds.use_slot("s", PID, InvalidSlots::Refuse).unwrap()
+}
+
+fn flush(at: Lsn) -> Vec<u8> {
+    let status = StatusReply {
+        write: at,
+        flush: at,
+        apply: Lsn::INVALID,
+        client_time: PgTime::new(0),
+        reply: ReplyRequest::No,
+    };
+    status.encode().to_vec()
+}
+
+fn user(bench: &Bench) -> Option<u32> {
+    bench.hub.holds.slots.lock().get("s").unwrap().user
+}
+
+/// The stream ends with FATAL 57P01, and the slot is free.
+fn ends_as_terminated(bench: &mut Bench, standby: &mut Peer) {
+    let mut tags = Vec::new();
+    bench.run_until("the stream ends", |bench| {
+        while let Some((tag, body)) = standby.next() {
+            let has = |what: &[u8]| body.windows(what.len()).any(|found| found == what);
+            assert!(tag != b'E' || (has(b"FATAL") && has(b"57P01")));
+            tags.push(tag);
+        }
+        standby.is_closed() && user(bench).is_none()
+    });
+    assert_eq!(tags, b"WE");
+    assert_eq!(bench.hub.holds.count(), 0);
+}
+
+#[test]
+fn a_flush_report_is_the_slots_position_and_the_end_frees_it() {
+    let mut bench = Bench::serving(START);
+    let used = slot(&bench.hub);
+    let mut standby = bench.standby_with(Some(used), |session| session.pid = PID);
+    let position = |bench: &Bench| {
+        let mut slots = bench.hub.holds.slots.lock();
+        slots.absorb(START);
+        slots.get("s").unwrap().restart_lsn
+    };
+    let at = START.saturating_add(0x28);
+    standby.send(&flush(at));
+    bench.run_until("it is heard", |bench| position(bench) == Some(at));
+    standby.send(&flush(Lsn::INVALID));
+    standby.send(&flush(START));
+    bench.run_until("it went back", |bench| position(bench) == Some(START));
+    assert_eq!(user(&bench), Some(PID));
+    drop(standby);
+    bench.run_until("the slot is free", |bench| user(bench).is_none());
+}
+
+#[test]
+fn the_user_of_an_invalidated_slot_is_terminated() {
+    let mut bench = Bench::serving(START);
+    let used = slot(&bench.hub);
+    let mut standby = bench.standby_with(Some(used), |session| session.pid = PID);
+    bench.run_to_sleep();
+    bench.hub.holds.slots.lock().invalidate(&name(), Cause::WalRemoved);
+    bench.post(ToCore::Terminate { pid: PID });
+    ends_as_terminated(&mut bench, &mut standby);
+}
+
+#[test]
+fn so_is_one_that_was_on_its_way_to_the_core() {
+    let mut bench = Bench::serving(START);
+    let used = slot(&bench.hub);
+    bench.hub.holds.slots.lock().invalidate(&name(), Cause::WalRemoved);
+    bench.post(ToCore::Terminate { pid: PID });
+    let mut standby = bench.standby_with(Some(used), |session| session.pid = PID);
+    ends_as_terminated(&mut bench, &mut standby);
+}
