@@ -9,11 +9,11 @@ use crate::instance::{InstanceId, InstancePath};
 use crate::standby::diverged::{Diverged, DivergedStandbys};
 use crate::store::retention::Holds;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
-use crate::watermark::Cell;
+use crate::watermark::{Cell, Rest};
 use bytes::Bytes;
 use crossbeam::utils::CachePadded;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tracing::warn;
 
@@ -32,9 +32,9 @@ pub struct Hub {
     above: RwLock<InstancePath>,
     diverged: RwLock<DivergedStandbys>,
     senders: Arc<AtomicUsize>,
-    at_rest: AtomicBool,
     /// WAL bytes that each data core has sent.
     sent: Box<[CachePadded<AtomicU64>]>,
+    rest: Rest,
 }
 
 /// Which cluster this is, as its servers describe themselves; remembered over
@@ -123,8 +123,8 @@ impl Hub {
             above: RwLock::new(InstancePath::empty()),
             diverged: RwLock::default(),
             senders: Arc::new(AtomicUsize::new(0)),
-            at_rest: AtomicBool::new(false),
             sent,
+            rest: Rest::default(),
         }
     }
 
@@ -229,12 +229,12 @@ impl Hub {
     /// Shutdown: no watermark moves any more. Said by the receive role, which wakes the
     /// other cores after it.
     pub fn come_to_rest(&self) {
-        self.at_rest.store(true, Ordering::SeqCst);
+        self.rest.come();
     }
 
     /// Does no watermark move any more?
     pub fn is_at_rest(&self) -> bool {
-        self.at_rest.load(Ordering::SeqCst)
+        self.rest.has_come()
     }
 
     /// A data core has sent so many bytes of WAL more; once per round.

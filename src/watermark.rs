@@ -129,6 +129,28 @@ impl Cell {
     }
 }
 
+/// Shutdown: does no watermark move any more?
+#[derive(Debug)]
+pub struct Rest(AtomicBool);
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self(AtomicBool::new(false))
+    }
+}
+
+impl Rest {
+    /// None moves. Afterwards the caller asks every [`Bell`].
+    pub fn come(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Is it so? Whoever reads it sees every watermark where it came to rest.
+    pub fn has_come(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// Does this core sleep? One bell per core, asked by everybody who has work for it.
 ///
 /// The core: [`Bell::arm`], look at every watermark and every queue once more,

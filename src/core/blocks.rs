@@ -282,6 +282,13 @@ impl BlockPool {
         }
     }
 
+    /// Blocks that are being read.
+    #[cfg(all(test, not(walhub_loom)))]
+    pub(super) fn loading(&self) -> usize {
+        let loading = |block: &&Block| matches!(block.state, State::Loading);
+        self.blocks.iter().flatten().filter(loading).count()
+    }
+
     /// Which cell a block that is being read belongs to.
     pub fn cell_of(&self, slot: u32) -> Option<CellId> {
         Some(self.blocks.get(slot as usize)?.as_ref()?.id.cell)

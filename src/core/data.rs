@@ -78,7 +78,7 @@ pub struct DataCore<R: Ring> {
     /// The cells of this core's standbys, as the last round saw them.
     pub(super) seen: Vec<Seen>,
     inbox: Inbox,
-    bell: Arc<Bell>,
+    pub(super) bell: Arc<Bell>,
     control: mpsc::Sender<ToControl>,
     /// News that found the control thread's queue full.
     pub(super) unsaid: VecDeque<ToControl>,

@@ -1,6 +1,11 @@
 //! What passes between the control thread and the data cores: sockets with every
 //! byte already read, and news of how their streams ended.
 
+#[cfg(all(test, walhub_loom))]
+mod models;
+mod queue;
+
+use self::queue::ArrayQueue;
 use crate::hub::SenderPermit;
 use crate::instance::InstanceId;
 use crate::keeper::JobDone;
@@ -10,7 +15,6 @@ use crate::wal::{Lsn, TimelineId};
 use crate::watermark::Cell;
 use crate::wire::refusal::Refusal;
 use bytes::BytesMut;
-use crossbeam::queue::ArrayQueue;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -13,6 +13,8 @@ mod listen;
 pub mod receive;
 mod send;
 pub mod sender;
+#[cfg(all(test, not(walhub_loom)))]
+mod simulation;
 pub mod store;
 pub mod table;
 #[cfg(test)]

@@ -146,6 +146,15 @@ impl Receiver {
         self.link.is_none() && self.ended.is_none() && stored
     }
 
+    /// Operations on the upstream's socket that are in flight, with the number of the
+    /// connection.
+    #[cfg(all(test, not(walhub_loom)))]
+    pub(super) fn in_flight(&self) -> (u32, [Option<OpId>; 2]) {
+        let link = self.link.as_ref();
+        let ops = [link.and_then(|link| link.reading), link.and_then(|link| link.waiting_room)];
+        (self.connection, ops)
+    }
+
     /// When the role has to be looked at again, whatever happens.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         let link = self.link.as_ref().and_then(|link| link.clock.deadline());

@@ -39,7 +39,7 @@ pub struct KeeperHandle {
 
 impl KeeperHandle {
     /// The way to a simulated keeper.
-    #[cfg(test)]
+    #[cfg(all(test, not(walhub_loom)))]
     pub(crate) fn to(jobs: mpsc::Sender<Job>) -> Self {
         Self { jobs }
     }

@@ -82,6 +82,13 @@ impl Buffer {
         self.tail += count;
     }
 
+    /// Spoils every byte that is not filled.
+    #[cfg(all(test, not(walhub_loom)))]
+    pub(crate) fn poison(&mut self) {
+        self.bytes[..self.head].fill(0x5A);
+        self.bytes[self.tail..].fill(0x5A);
+    }
+
     fn compact(&mut self) {
         if self.head > 0 {
             self.bytes.copy_within(self.head..self.tail, 0);

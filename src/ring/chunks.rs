@@ -383,7 +383,7 @@ impl ChunkRange {
 
     /// What a write would put into the file now.
     #[cfg(test)]
-    fn to_vec(&self) -> Vec<u8> {
+    pub(crate) fn to_vec(&self) -> Vec<u8> {
         // SAFETY: the tests that look do not append meanwhile.
         unsafe { self.shared.memory.slice(self.buffer, self.offset, self.len) }.to_vec()
     }
@@ -500,5 +500,7 @@ impl Drop for Pin<'_> {
     }
 }
 
+#[cfg(all(test, not(walhub_loom)))]
+pub(crate) mod audit;
 #[cfg(test)]
 mod tests;

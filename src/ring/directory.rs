@@ -129,6 +129,19 @@ impl Directory {
         full_fence(Fence::Retire);
     }
 
+    /// Is the chunk in `buffer` kept by this reader?
+    #[cfg(all(test, not(walhub_loom)))]
+    pub(super) fn is_kept_by(&self, reader: usize, buffer: usize) -> bool {
+        let seq = self.slots[buffer].seq.load(Ordering::Acquire);
+        self.hazards[reader].load(Ordering::Acquire) <= seq
+    }
+
+    /// The mistake of a reader that leaves while it reads.
+    #[cfg(all(test, not(walhub_loom)))]
+    pub(super) fn forget_hazard(&self, reader: usize) {
+        self.hazards[reader].store(IDLE, Ordering::Release);
+    }
+
     /// Writer, after retiring the chunk `seq`: may somebody still read it? Once the
     /// answer is no it stays no, and the reads have happened.
     pub(super) fn is_pinned(&self, seq: Seq) -> bool {

@@ -28,6 +28,8 @@ mod uring;
 mod waker;
 
 pub use buffer::Buffer;
+#[cfg(all(test, not(walhub_loom)))]
+pub(crate) use chunks::audit::Audit;
 pub use chunks::{
     CHUNK_SIZE, ChunkHold, ChunkRange, ChunkReader, ChunkWriter, Full, Pin, cache_memory, chunks,
 };

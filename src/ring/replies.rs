@@ -30,6 +30,12 @@ impl ReplyBuffer {
         Self { id, len, home: None }
     }
 
+    /// One of a simulated ring's own, which goes back to `home`.
+    #[cfg(all(test, not(walhub_loom)))]
+    pub(crate) fn lent(id: u16, len: usize, home: &Rc<RefCell<Vec<u16>>>) -> Self {
+        Self { id, len, home: Some(Rc::clone(home)) }
+    }
+
     /// The number of the buffer.
     pub fn id(&self) -> u16 {
         self.id

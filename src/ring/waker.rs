@@ -30,6 +30,22 @@ impl Waker {
         }
     }
 
+    /// One for a simulated ring.
+    #[cfg(all(test, not(walhub_loom)))]
+    pub(crate) fn simulated() -> Self {
+        Self::new().expect("the test has a descriptor left")
+    }
+
+    /// Has it fired since the last question?
+    #[cfg(all(test, not(walhub_loom)))]
+    pub(crate) fn has_fired(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut event = [PollFd::new(&self.event, PollFlags::IN)];
+        let fired = poll(&mut event, Some(&now)).is_ok_and(|ready| ready > 0);
+        fired && rustix::io::read(&self.event, &mut [0; 8]).is_ok()
+    }
+
     pub(super) fn event(&self) -> &Fd {
         &self.event
     }

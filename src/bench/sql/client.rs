@@ -190,9 +190,6 @@ impl Shared {
         record(&mut state.service, now.since(sent));
         state.order.answered(client, end, due);
         self.pass_on(&mut state);
-        drop(state);
-        // One of those that wait may have to settle.
-        self.changed.notify_all();
     }
 
     fn settled(&self, end: Lsn) {

@@ -1,0 +1,78 @@
+//! The queue of a hand-over: crossbeam's, or under `cfg(walhub_loom)` one that the
+//! checker sees through and that promises no more: what was pushed is seen by who sees
+//! the place filled.
+
+#[cfg(not(walhub_loom))]
+pub(super) use crossbeam::queue::ArrayQueue;
+#[cfg(walhub_loom)]
+pub(super) use modelled::ArrayQueue;
+
+#[cfg(walhub_loom)]
+mod modelled {
+    use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::sync::{Mutex, PoisonError};
+
+    #[derive(Debug)]
+    struct Place<T> {
+        filled: AtomicBool,
+        value: Mutex<Option<T>>,
+    }
+
+    /// Bounded; many push, one pops.
+    #[derive(Debug)]
+    pub(in crate::core::handoff) struct ArrayQueue<T> {
+        places: Vec<Place<T>>,
+        /// The next place to be claimed by a push; the place is free when it says so.
+        tail: AtomicUsize,
+        head: AtomicUsize,
+    }
+
+    impl<T> ArrayQueue<T> {
+        pub(in crate::core::handoff) fn new(capacity: usize) -> Self {
+            let place = || Place { filled: AtomicBool::new(false), value: Mutex::new(None) };
+            let places = (0..capacity).map(|_| place()).collect();
+            Self { places, tail: AtomicUsize::new(0), head: AtomicUsize::new(0) }
+        }
+
+        pub(in crate::core::handoff) fn push(&self, value: T) -> Result<(), T> {
+            let mut tail = self.tail.load(Ordering::Relaxed);
+            loop {
+                // A head that is out of date makes the queue look full, which it may.
+                if tail - self.head.load(Ordering::Acquire).min(tail) >= self.places.len() {
+                    return Err(value);
+                }
+                let next = tail + 1;
+                match self.tail.compare_exchange(tail, next, Ordering::Relaxed, Ordering::Relaxed) {
+                    Ok(_) => break,
+                    Err(newer) => tail = newer,
+                }
+            }
+            let place = &self.places[tail % self.places.len()];
+            *place.value.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+            place.filled.store(true, Ordering::Release);
+            Ok(())
+        }
+
+        pub(in crate::core::handoff) fn pop(&self) -> Option<T> {
+            let head = self.head.load(Ordering::Relaxed);
+            let place = &self.places[head % self.places.len()];
+            if !place.filled.load(Ordering::Acquire) {
+                return None;
+            }
+            let value = place.value.lock().unwrap_or_else(PoisonError::into_inner).take();
+            place.filled.store(false, Ordering::Relaxed);
+            self.head.store(head + 1, Ordering::Release);
+            value
+        }
+
+        pub(in crate::core::handoff) fn is_empty(&self) -> bool {
+            let head = self.head.load(Ordering::Relaxed);
+            !self.places[head % self.places.len()].filled.load(Ordering::Acquire)
+        }
+
+        pub(in crate::core::handoff) fn len(&self) -> usize {
+            let head = self.head.load(Ordering::Relaxed);
+            self.tail.load(Ordering::Relaxed).saturating_sub(head)
+        }
+    }
+}

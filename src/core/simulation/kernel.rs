@@ -1,0 +1,243 @@
+//! What lies behind the rings: time, sockets, files. One per world, on one thread.
+
+use super::disk::{Disk, Sync};
+use super::plants::Plant;
+use super::random::Random;
+use super::tap::Tap;
+use crate::ring::{Buffer, ChunkRange, Fd, OpId, Token};
+use crate::wal::SegmentNo;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+pub(super) const MICROSECOND: Duration = Duration::from_micros(1);
+pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+
+pub(super) type Shared = Rc<RefCell<Kernel>>;
+
+/// Who is at the other end of a socket, and looks at every byte.
+#[derive(Debug)]
+pub(super) enum Peer {
+    Standby(Tap),
+    /// What it was told, to be read as messages.
+    Upstream(Vec<u8>),
+}
+
+#[derive(Debug)]
+pub(super) struct Socket {
+    pub(super) peer: Peer,
+    /// Bytes that the peer has not read.
+    pub(super) unread: usize,
+    pub(super) capacity: usize,
+    /// What the peer said.
+    pub(super) said: VecDeque<u8>,
+    /// It says nothing more.
+    pub(super) said_all: bool,
+    /// It is gone; the first operation hears it as a reset.
+    pub(super) reset: bool,
+    pub(super) shut_write: bool,
+    pub(super) shut_read: bool,
+}
+
+impl Socket {
+    pub(super) fn new(peer: Peer, capacity: usize) -> Self {
+        Self {
+            peer,
+            unread: 0,
+            capacity,
+            said: VecDeque::new(),
+            said_all: false,
+            reset: false,
+            shut_write: false,
+            shut_read: false,
+        }
+    }
+
+    pub(super) fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.unread)
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.reset || self.shut_write || self.shut_read
+    }
+
+    pub(super) fn tap(&mut self) -> &mut Tap {
+        match &mut self.peer {
+            Peer::Standby(tap) => tap,
+            Peer::Upstream(_) => panic!("the upstream has no tap"),
+        }
+    }
+
+    pub(super) fn tap_ref(&self) -> &Tap {
+        match &self.peer {
+            Peer::Standby(tap) => tap,
+            Peer::Upstream(_) => panic!("the upstream has no tap"),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SocketId(usize);
+
+#[derive(Clone, Copy, Debug)]
+enum Object {
+    Socket(SocketId),
+    File(SegmentNo),
+}
+
+/// An operation in flight, with the memory it was lent.
+#[derive(Debug)]
+pub(super) struct Op {
+    pub(super) id: OpId,
+    pub(super) token: Token,
+    pub(super) fd: Fd,
+    pub(super) what: What,
+    /// Not before this it completes; none while what it waits for has not happened.
+    pub(super) ripe_at: Option<Duration>,
+    pub(super) cancelled: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum What {
+    Reply,
+    Receive(Buffer),
+    Writable,
+    Write { at: u64, bytes: ChunkRange, seen: Vec<u8> },
+    Sync(Sync),
+    Read { at: u64, buffer: Buffer, len: usize },
+}
+
+/// How much goes wrong, of 1000.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Faults {
+    pub(super) short_sends: u64,
+    pub(super) would_block: u64,
+    pub(super) interrupted: u64,
+    pub(super) no_buffers: u64,
+    pub(super) late: u64,
+    pub(super) bad_reads: u64,
+    pub(super) no_space: u64,
+    pub(super) short_writes: u64,
+    pub(super) deadly_disk: u64,
+    /// An fdatasync takes seconds.
+    pub(super) stuck_disk: u64,
+    /// Another core goes on in the middle of a send.
+    pub(super) meanwhile: u64,
+    pub(super) early_wake_ups: u64,
+    pub(super) keeper: u64,
+    pub(super) peers: u64,
+}
+
+pub(super) struct Kernel {
+    pub(super) now: Duration,
+    pub(super) random: Random,
+    pub(super) faults: Faults,
+    pub(super) plant: Plant,
+    pub(super) disk: Disk,
+    /// Kept when they are closed: somebody may still have to hear of it.
+    sockets: Vec<Socket>,
+    /// What open descriptors stand for.
+    open: BTreeMap<RawFd, Object>,
+    /// What was done to the core that excuses an end.
+    pub(super) bad_reads: u64,
+    pub(super) no_space: u64,
+    pub(super) dead_disk: bool,
+    pub(super) completions: u64,
+}
+
+impl Kernel {
+    pub(super) fn new(random: Random, faults: Faults, plant: Plant, disk: Disk) -> Self {
+        Self {
+            now: SECOND,
+            random,
+            faults,
+            plant,
+            disk,
+            sockets: Vec::new(),
+            open: BTreeMap::new(),
+            bad_reads: 0,
+            no_space: 0,
+            dead_disk: false,
+            completions: 0,
+        }
+    }
+
+    /// A descriptor that only stands for something.
+    fn descriptor() -> OwnedFd {
+        std::fs::File::open("/dev/null").unwrap().into()
+    }
+
+    pub(super) fn connect(&mut self, socket: Socket) -> (SocketId, OwnedFd) {
+        let fd = Self::descriptor();
+        let id = SocketId(self.sockets.len());
+        self.sockets.push(socket);
+        self.open.insert(fd.as_raw_fd(), Object::Socket(id));
+        (id, fd)
+    }
+
+    pub(super) fn open(&mut self, segment: SegmentNo) -> Fd {
+        let fd = Self::descriptor();
+        self.open.insert(fd.as_raw_fd(), Object::File(segment));
+        Fd::new(fd)
+    }
+
+    pub(super) fn socket(&mut self, id: SocketId) -> &mut Socket {
+        &mut self.sockets[id.0]
+    }
+
+    pub(super) fn socket_of(&mut self, fd: &impl AsRawFd) -> SocketId {
+        match self.open.get(&fd.as_raw_fd()) {
+            Some(Object::Socket(id)) => *id,
+            other => panic!("a socket is meant, not {other:?}"),
+        }
+    }
+
+    pub(super) fn segment(&self, fd: &Fd) -> SegmentNo {
+        match self.open.get(&fd.as_raw_fd()) {
+            Some(Object::File(segment)) => *segment,
+            other => panic!("a file is meant, not {other:?}"),
+        }
+    }
+
+    /// How long something takes: mostly little, with faults sometimes very long.
+    pub(super) fn delay(&mut self, usual: Duration) -> Duration {
+        let share = 1 + self.random.below(1000) as u32;
+        let delay = usual * share / 500;
+        if self.random.chance(self.faults.late) {
+            return delay * (2 + self.random.below(300) as u32);
+        }
+        delay
+    }
+
+    /// Notes when an operation completes, if what it waits for has happened.
+    pub(super) fn ripen(&mut self, op: &mut Op) {
+        if op.ripe_at.is_some() {
+            return;
+        }
+        let usual = match &op.what {
+            What::Reply | What::Receive(_) => {
+                let id = self.socket_of(&op.fd);
+                let socket = self.socket(id);
+                let ready = !socket.said.is_empty() || socket.said_all;
+                (ready || socket.reset || socket.shut_read).then_some(20 * MICROSECOND)
+            }
+            What::Writable => {
+                let id = self.socket_of(&op.fd);
+                let socket = self.socket(id);
+                let ready = socket.room() > 0 || socket.is_broken() || socket.said_all;
+                ready.then_some(20 * MICROSECOND)
+            }
+            What::Write { .. } => Some(100 * MICROSECOND),
+            What::Sync(_) if self.random.chance(self.faults.stuck_disk) => Some(4 * SECOND),
+            What::Sync(_) => Some(400 * MICROSECOND),
+            What::Read { .. } => Some(200 * MICROSECOND),
+        };
+        let usual = if op.cancelled { Some(MICROSECOND) } else { usual };
+        if let Some(usual) = usual {
+            op.ripe_at = Some(self.now + self.delay(usual).min(8 * SECOND));
+        }
+    }
+}
