@@ -1,7 +1,8 @@
 //! The command line: what was typed, and what it means.
 
 use crate::config::{
-    AUTHENTICATION_TIMEOUT, Config, MissingSlot, OnGap, StartFrom, listen_addresses,
+    AUTHENTICATION_TIMEOUT, Config, MissingSlot, OnGap, PinCores, StartFrom, TcpSettings, Zerocopy,
+    listen_addresses,
 };
 use crate::wire::conninfo::Conninfo;
 use crate::wire::units::{SizeUnit, TimeUnit, format_bytes, parse_bytes, parse_duration};
@@ -88,6 +89,37 @@ pub struct ServeFlags {
     #[arg(long, value_name = "N", env = "WALHUB_CORES")]
     pub cores: Option<NonZeroUsize>,
 
+    /// CPUs that the data cores are bound to, one each: "auto" (when at least two stay free for
+    /// everything else), "off", or a list such as 2,4-7
+    #[arg(long, value_name = "CPUS", default_value = "auto", env = "WALHUB_PIN_CORES")]
+    pub pin_cores: String,
+
+    /// Send large pieces from the cache without copying them: "auto" (to other hosts, while the
+    /// kernel does it), "on" (to everybody on TCP), "off"
+    #[arg(long, value_name = "WHEN", default_value = "auto", env = "WALHUB_ZEROCOPY")]
+    pub zerocopy: String,
+
+    /// Congestion control of TCP connections, clients' and upstream; the system's default if empty
+    #[arg(long, value_name = "NAME", default_value = "", env = "WALHUB_TCP_CONGESTION")]
+    pub tcp_congestion: String,
+
+    /// Silence after which clients' connections are probed; 0 for the system's default
+    #[arg(long, value_name = "TIME", default_value = "0", env = "WALHUB_TCP_KEEPALIVES_IDLE")]
+    pub tcp_keepalives_idle: String,
+
+    /// Time between two probes; 0 for the system's default
+    #[arg(long, value_name = "TIME", default_value = "0", env = "WALHUB_TCP_KEEPALIVES_INTERVAL")]
+    pub tcp_keepalives_interval: String,
+
+    /// Probes that may be lost before a connection is given up; 0 for the system's default
+    #[arg(long, value_name = "N", default_value_t = 0, env = "WALHUB_TCP_KEEPALIVES_COUNT")]
+    pub tcp_keepalives_count: u32,
+
+    /// Time that sent data may stay unacknowledged before a connection is given up; 0 for the
+    /// system's default
+    #[arg(long, value_name = "TIME", default_value = "0", env = "WALHUB_TCP_USER_TIMEOUT")]
+    pub tcp_user_timeout: String,
+
     /// Memory for the newest WAL; half of it may be received and not yet durable
     #[arg(long, value_name = "SIZE", default_value = "64MB", env = "WALHUB_WAL_BUFFERS")]
     pub wal_buffers: String,
@@ -143,6 +175,7 @@ pub struct ServeFlags {
 #[derive(Debug, Args)]
 pub struct InspectFlags {
     /// The hub's directory
+    #[arg(value_name = "DIR", env = "WALHUB_DIRECTORY")]
     pub directory: PathBuf,
     /// Print JSON
     #[arg(long, conflicts_with = "new_instance_id")]
@@ -197,6 +230,30 @@ impl ServeFlags {
                 .map(PathBuf::from)
                 .collect(),
             cores: self.cores.unwrap_or_else(default_cores),
+            pin_cores: self.pin_cores.parse::<PinCores>().map_err(|e| mistake("pin-cores", e))?,
+            zerocopy: self.zerocopy.parse::<Zerocopy>().map_err(|e| mistake("zerocopy", e))?,
+            tcp: TcpSettings {
+                congestion: congestion(self.tcp_congestion)?,
+                keepalives_idle: keepalive("tcp-keepalives-idle", &self.tcp_keepalives_idle)?,
+                keepalives_interval: keepalive(
+                    "tcp-keepalives-interval",
+                    &self.tcp_keepalives_interval,
+                )?,
+                keepalives_count: match self.tcp_keepalives_count {
+                    count @ 0..=MAX_KEEPALIVES => count,
+                    count => {
+                        let fault =
+                            format!("{count} is outside the valid range (0 .. {MAX_KEEPALIVES})");
+                        return Err(mistake("tcp-keepalives-count", fault));
+                    }
+                },
+                user_timeout: at_most(
+                    "tcp-user-timeout",
+                    &self.tcp_user_timeout,
+                    TimeUnit::Millisecond,
+                    MAX_USER_TIMEOUT,
+                )?,
+            },
             wal_buffers: bytes("wal-buffers", &self.wal_buffers, SizeUnit::Kilobyte, WAL_BUFFERS)?
                 as usize,
             max_send_size: bytes(
@@ -294,6 +351,40 @@ fn positive_time(flag: &'static str, text: &str) -> Result<Duration, Mistake> {
     Ok(value)
 }
 
+/// The kernel's limits (`MAX_TCP_KEEPIDLE`, `MAX_TCP_KEEPCNT`); a timeout's milliseconds
+/// are an `int` there.
+const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
+const MAX_KEEPALIVES: u32 = 127;
+const MAX_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
+
+/// Of a name, the kernel takes 15 bytes (`TCP_CA_NAME_MAX`).
+fn congestion(name: String) -> Result<Option<String>, Mistake> {
+    let name = Some(name).filter(|name| !name.is_empty());
+    match &name {
+        Some(long) if long.len() > 15 || !long.bytes().all(|b| b.is_ascii_graphic()) => {
+            Err(mistake("tcp-congestion", format!("\"{long}\" is no congestion control's name")))
+        }
+        _ => Ok(name),
+    }
+}
+
+fn keepalive(flag: &'static str, text: &str) -> Result<Duration, Mistake> {
+    at_most(flag, text, TimeUnit::Second, MAX_KEEPALIVE)
+}
+
+fn at_most(
+    flag: &'static str,
+    text: &str,
+    unit: TimeUnit,
+    max: Duration,
+) -> Result<Duration, Mistake> {
+    let value = parse_duration(text, unit).map_err(|e| mistake(flag, e))?;
+    if value > max {
+        return Err(mistake(flag, format!("{text} is outside the valid range (0 .. {max:?})")));
+    }
+    Ok(value)
+}
+
 fn seconds(flag: &'static str, text: &str) -> Result<Duration, Mistake> {
     parse_duration(text, TimeUnit::Second).map_err(|e| mistake(flag, e))
 }
@@ -342,6 +433,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_zero_is_the_systems() {
+        let config = serve(&[]).unwrap();
+        assert_eq!(config.tcp, TcpSettings::default());
+        assert_eq!((config.zerocopy, config.pin_cores), (Zerocopy::Auto, PinCores::Auto));
+        let config = serve(&[
+            "--tcp-congestion=bbr",
+            "--tcp-keepalives-idle=30",
+            "--tcp-keepalives-interval=1min",
+            "--tcp-keepalives-count=4",
+            "--tcp-user-timeout=1500",
+        ]);
+        let expected = TcpSettings {
+            congestion: Some("bbr".to_owned()),
+            keepalives_idle: Duration::from_secs(30),
+            keepalives_interval: Duration::from_secs(60),
+            keepalives_count: 4,
+            user_timeout: Duration::from_millis(1500),
+        };
+        assert_eq!(config.unwrap().tcp, expected);
+    }
+
+    #[test]
     fn mistakes_name_the_flag() {
         for (args, flag) in [
             (["--wal-buffers", "1MB"], "--wal-buffers"),
@@ -350,6 +463,12 @@ mod tests {
             (["--on-gap", "jump"], "--on-gap"),
             (["--wal-retrieve-retry-interval", "0"], "--wal-retrieve-retry-interval"),
             (["--listen-addresses", "0.0.0.0"], "--listen-addresses"),
+            (["--zerocopy", "never"], "--zerocopy"),
+            (["--pin-cores", "1-"], "--pin-cores"),
+            (["--tcp-congestion", "a name with blanks"], "--tcp-congestion"),
+            (["--tcp-keepalives-idle", "10h"], "--tcp-keepalives-idle"),
+            (["--tcp-keepalives-count", "128"], "--tcp-keepalives-count"),
+            (["--tcp-user-timeout", "30d"], "--tcp-user-timeout"),
         ] {
             let error = serve(&args).unwrap_err();
             assert!(error.contains(flag), "{error}");

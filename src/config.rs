@@ -32,6 +32,12 @@ pub struct Config {
     pub unix_socket_directories: Vec<PathBuf>,
     /// `--cores`: data cores.
     pub cores: NonZeroUsize,
+    /// `--pin-cores`.
+    pub pin_cores: PinCores,
+    /// `--zerocopy`.
+    pub zerocopy: Zerocopy,
+    /// `--tcp-...`.
+    pub tcp: TcpSettings,
     /// `--wal-buffers`, bytes.
     pub wal_buffers: usize,
     /// `--max-send-size`, bytes of one send.
@@ -112,6 +118,82 @@ impl std::str::FromStr for OnGap {
     }
 }
 
+/// Which CPUs the data cores are bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PinCores {
+    /// To one each, where enough CPUs stay free for everything else.
+    Auto,
+    /// To none.
+    Off,
+    /// To these, in this order.
+    To(Vec<usize>),
+}
+
+impl std::str::FromStr for PinCores {
+    type Err = ConfigFault;
+
+    /// Numbers and ranges, separated by commas, as in `taskset -c`.
+    fn from_str(text: &str) -> Result<Self, ConfigFault> {
+        let list = || {
+            let mut cpus = Vec::new();
+            for part in text.split(',').map(str::trim) {
+                let (first, last) = part.split_once('-').unwrap_or((part, part));
+                let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+                // The kernel's own limit.
+                if last > 8191 {
+                    return None;
+                }
+                cpus.extend(first..=last);
+            }
+            (!cpus.is_empty()).then_some(Self::To(cpus))
+        };
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            _ => list().ok_or_else(|| ConfigFault::PinCores(text.to_owned())),
+        }
+    }
+}
+
+/// Which standbys are sent large pieces without copying them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Zerocopy {
+    /// Those on other hosts, as long as the kernel really does without the copy.
+    Auto,
+    /// All that are connected by TCP.
+    On,
+    /// None.
+    Off,
+}
+
+impl std::str::FromStr for Zerocopy {
+    type Err = ConfigFault;
+
+    fn from_str(text: &str) -> Result<Self, ConfigFault> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            other => Err(ConfigFault::Zerocopy(other.to_owned())),
+        }
+    }
+}
+
+/// What TCP connections of clients are set to. None and zero are the system's defaults.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TcpSettings {
+    /// `--tcp-congestion`; the upstream's connection too.
+    pub congestion: Option<String>,
+    /// `--tcp-keepalives-idle`.
+    pub keepalives_idle: Duration,
+    /// `--tcp-keepalives-interval`.
+    pub keepalives_interval: Duration,
+    /// `--tcp-keepalives-count`.
+    pub keepalives_count: u32,
+    /// `--tcp-user-timeout`.
+    pub user_timeout: Duration,
+}
+
 /// A setting that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigFault {
@@ -123,6 +205,12 @@ pub enum ConfigFault {
     /// `--on-gap`.
     #[error("invalid value \"{0}\": expected \"stop\" or \"restart-at-current\"")]
     OnGap(String),
+    /// `--pin-cores`.
+    #[error("invalid value \"{0}\": expected \"auto\", \"off\" or a list of CPUs such as 2,4-7")]
+    PinCores(String),
+    /// `--zerocopy`.
+    #[error("invalid value \"{0}\": expected \"auto\", \"on\" or \"off\"")]
+    Zerocopy(String),
     /// `--listen-addresses`: no address.
     #[error("invalid listen address \"{0}\": expected \"localhost\" or a loopback IP address")]
     ListenAddress(String),
@@ -187,5 +275,12 @@ mod tests {
         assert_eq!("stop".parse(), Ok(OnGap::Stop));
         assert_eq!("restart-at-current".parse(), Ok(OnGap::RestartAtCurrent));
         assert!("go".parse::<OnGap>().is_err());
+        assert_eq!("on".parse(), Ok(Zerocopy::On));
+        assert!("yes".parse::<Zerocopy>().is_err());
+        assert_eq!("auto".parse(), Ok(PinCores::Auto));
+        assert_eq!("7, 2-4".parse(), Ok(PinCores::To(vec![7, 2, 3, 4])));
+        for list in ["", "3-", "4-2", "1,,2", "-1", "9000", "all"] {
+            assert!(list.parse::<PinCores>().is_err(), "{list}");
+        }
     }
 }

@@ -6,13 +6,16 @@
 
 use crate::config::Config;
 use crate::instance::{InstanceId, InstancePath};
+use crate::standby::diverged::{Diverged, DivergedStandbys};
 use crate::store::retention::Holds;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use crate::watermark::Cell;
 use bytes::Bytes;
+use crossbeam::utils::CachePadded;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tracing::warn;
 
 /// One hub. Shared by all its threads.
 pub struct Hub {
@@ -27,8 +30,11 @@ pub struct Hub {
     histories: RwLock<BTreeMap<u32, Bytes>>,
     position: RwLock<Position>,
     above: RwLock<InstancePath>,
+    diverged: RwLock<DivergedStandbys>,
     senders: Arc<AtomicUsize>,
     at_rest: AtomicBool,
+    /// WAL bytes that each data core has sent.
+    sent: Box<[CachePadded<AtomicU64>]>,
 }
 
 /// Which cluster this is, as its servers describe themselves; remembered over
@@ -104,6 +110,8 @@ pub enum Position {
 impl Hub {
     /// A hub that knows nothing of its cluster yet.
     pub fn new(config: Arc<Config>, instance: InstanceId, holds: Arc<Holds>) -> Self {
+        let cores = config.cores.get();
+        let sent = (0..cores).map(|_| CachePadded::new(AtomicU64::new(0))).collect();
         Self {
             config,
             instance,
@@ -113,8 +121,10 @@ impl Hub {
             histories: RwLock::new(BTreeMap::new()),
             position: RwLock::new(Position::Empty),
             above: RwLock::new(InstancePath::empty()),
+            diverged: RwLock::default(),
             senders: Arc::new(AtomicUsize::new(0)),
             at_rest: AtomicBool::new(false),
+            sent,
         }
     }
 
@@ -183,6 +193,29 @@ impl Hub {
         std::mem::replace(&mut *write(&self.above), path)
     }
 
+    /// A standby has, or asks for, WAL of a timeline behind its end.
+    pub fn note_diverged(&self, standby: Diverged) {
+        let Diverged { application_name, peer, tli, at, end } = &standby;
+        let (name, peer, tli, at, end) = (application_name.clone(), peer.clone(), *tli, *at, *end);
+        if write(&self.diverged).note(standby) {
+            warn!(
+                application_name = name, peer, timeline = %tli,
+                "standby has diverged: it is at {at}, past {end} where timeline {tli} ended; it \
+                 has to be rewound (pg_rewind) or made anew"
+            );
+        }
+    }
+
+    /// A standby begins to stream WAL of our history.
+    pub fn note_streaming(&self, application_name: &str, peer: &str) {
+        write(&self.diverged).streams(application_name, peer);
+    }
+
+    /// Standbys that hold WAL nobody follows.
+    pub fn diverged(&self) -> Vec<Diverged> {
+        read(&self.diverged).list().cloned().collect()
+    }
+
     /// The path this hub announces to its clients: itself and those above.
     pub fn announced_path(&self) -> InstancePath {
         self.above().announced_by(self.instance)
@@ -202,6 +235,18 @@ impl Hub {
     /// Does no watermark move any more?
     pub fn is_at_rest(&self) -> bool {
         self.at_rest.load(Ordering::SeqCst)
+    }
+
+    /// A data core has sent so many bytes of WAL more; once per round.
+    pub fn note_sent(&self, core: usize, bytes: u64) {
+        if let Some(sent) = self.sent.get(core) {
+            sent.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// WAL bytes that each data core has sent since the start.
+    pub fn sent(&self) -> impl Iterator<Item = u64> {
+        self.sent.iter().map(|sent| sent.load(Ordering::Relaxed))
     }
 
     /// A place among `max_wal_senders`; none when all are taken.
@@ -237,7 +282,8 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::config::{AUTHENTICATION_TIMEOUT, MissingSlot, OnGap, StartFrom};
+    use crate::config::{AUTHENTICATION_TIMEOUT, MissingSlot, OnGap, PinCores, StartFrom};
+    use crate::config::{TcpSettings, Zerocopy};
     use crate::wire::conninfo::Conninfo;
     use std::num::NonZeroUsize;
     use std::time::Duration;
@@ -255,6 +301,9 @@ pub(crate) mod tests {
             port: 0,
             unix_socket_directories: vec![],
             cores: NonZeroUsize::MIN,
+            pin_cores: PinCores::Off,
+            zerocopy: Zerocopy::Off,
+            tcp: TcpSettings::default(),
             wal_buffers: 1 << 20,
             max_send_size: 1 << 18,
             wal_keep_size: 1 << 30,

@@ -369,6 +369,6 @@ pub(super) async fn post(
         }
         tokio::time::sleep(POST_PAUSE).await;
     }
-    tracing::warn!(core, "a data core's queue is full; the connection is closed");
+    tracing::warn!(core, "a data core's queue is full, and stays so");
     None
 }

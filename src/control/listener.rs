@@ -1,6 +1,7 @@
 //! The listening sockets.
 
 use super::socket::Socket;
+use super::tcp::{self, TcpFault};
 use super::unix_socket::{self, ListeningPath, SocketFault};
 use crate::config::Config;
 use std::io;
@@ -11,11 +12,6 @@ use tokio::net::{TcpListener, UnixListener};
 /// Connections the kernel keeps for us while we are busy. A fleet comes back all at
 /// once when its hub restarts.
 const BACKLOG: i32 = 4096;
-
-/// What the kernel holds of a standby's bytes before they are on their way: without it
-/// a standby that does not read takes 4 MB, and some hundred of them the TCP memory of
-/// the whole host. Bytes.
-const NOTSENT_LOWAT: u32 = 128 << 10;
 
 /// Bound sockets, not on a runtime yet: binding them early lets `serve` fail before
 /// anything else has begun.
@@ -39,6 +35,9 @@ pub enum BindFault {
     /// Unix.
     #[error(transparent)]
     Unix(#[from] SocketFault),
+    /// The options of a TCP socket.
+    #[error(transparent)]
+    Options(#[from] TcpFault),
     /// Neither addresses nor directories.
     #[error("nothing to listen on: set --listen-addresses or --unix-socket-directories")]
     Nothing,
@@ -51,7 +50,10 @@ pub fn bind(config: &Config) -> Result<Bound, BindFault> {
     for ip in &config.listen_addresses {
         let address = SocketAddr::new(*ip, config.port);
         match bind_tcp(address) {
-            Ok(listener) => bound.tcp.push(listener),
+            Ok(listener) => {
+                tcp::set_listener(&socket2::SockRef::from(&listener), &config.tcp)?;
+                bound.tcp.push(listener);
+            }
             // "localhost" names ::1 too, also where there is no IPv6.
             Err(error)
                 if address.is_ipv6()
@@ -123,7 +125,8 @@ impl Listener {
         loop {
             let accepted = match self {
                 Self::Tcp(listener) => listener.accept().await.and_then(|(socket, peer)| {
-                    prepare(&socket)?;
+                    // As PostgreSQL sets up an accepted socket.
+                    tcp::set_accepted(&socket2::SockRef::from(&socket))?;
                     Ok((Socket::Tcp(socket), peer.to_string()))
                 }),
                 Self::Unix(listener) => listener
@@ -147,12 +150,4 @@ impl Listener {
 fn is_peers(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, InvalidInput, NotConnected};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | NotConnected | InvalidInput)
-}
-
-/// As PostgreSQL sets up an accepted socket.
-fn prepare(socket: &tokio::net::TcpStream) -> io::Result<()> {
-    let socket = socket2::SockRef::from(socket);
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
-    socket.set_keepalive(true)
 }

@@ -6,6 +6,7 @@ pub mod listener;
 pub mod recorder;
 pub mod registry;
 mod socket;
+pub mod tcp;
 pub mod unix_socket;
 pub(crate) mod upstream;
 
@@ -82,7 +83,7 @@ pub async fn run(control: Control) -> io::Result<()> {
     let Control { hub, mailboxes, recorder, bound, mut news, running } = control;
     let first_pid = getrandom::u32().unwrap_or_default() >> 1;
     let shared = Arc::new(Shared {
-        registry: Registry::new(mailboxes.len(), first_pid),
+        registry: Registry::new(Arc::clone(&hub), mailboxes.len(), first_pid),
         hub,
         mailboxes,
         recorder,

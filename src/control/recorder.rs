@@ -2,6 +2,7 @@
 //! this is the door to it.
 
 use crate::hub::Identity;
+use crate::store::switch::Switch;
 use crate::wal::{Lsn, TimelineId};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -20,6 +21,10 @@ pub trait Recorder: Send + Sync {
 
     /// The upstream describes itself otherwise than it did: the control file.
     fn save_identity(&self, identity: Arc<Identity>) -> Saved;
+
+    /// Our timeline has ended: what follows is written down, and the receive role and the
+    /// standbys go on with it. Its history is saved already.
+    fn switch(&self, plan: Switch) -> Saved;
 
     /// `--on-gap restart-at-current`: move our WAL aside. Afterwards the hub's
     /// position is `Empty`.

@@ -2,14 +2,27 @@
 //! to whom.
 
 use crate::core::handoff::Handback;
+use crate::hub::Hub;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+
+/// Streams that the first data core has for itself before others get any: it need not be
+/// woken when WAL is durable, and one submission of sends keeps it from receiving for
+/// no longer than a wake-up takes. Its receive role counts for as many.
+const FIRST_CORES: usize = 32;
+
+/// WAL bytes a second at which the first data core has enough to do without newcomers.
+const BUSY: u64 = 100 << 20;
+
+/// How long the past is that counts as recent.
+const RECENT: Duration = Duration::from_secs(1);
 
 /// The live connections. PostgreSQL's clients build names of temporary slots from
 /// the process ID, so no two live ones share it.
-#[derive(Debug)]
 pub struct Registry {
+    hub: Arc<Hub>,
     inner: Mutex<Inner>,
 }
 
@@ -19,6 +32,46 @@ struct Inner {
     live: HashMap<u32, Entry>,
     /// Streams of each core.
     load: Vec<usize>,
+    traffic: Traffic,
+}
+
+/// What each core has sent, looked at when somebody comes.
+#[derive(Debug)]
+struct Traffic {
+    at: Instant,
+    sent: Vec<u64>,
+    /// WAL bytes a second at the last look.
+    rate: Vec<u64>,
+}
+
+impl Traffic {
+    fn look(&mut self, sent: impl Iterator<Item = u64>, now: Instant) {
+        let past = now.saturating_duration_since(self.at);
+        if past < RECENT {
+            return;
+        }
+        let sent: Vec<u64> = sent.collect();
+        let rate = |(n, sent): (usize, &u64)| {
+            let before = self.sent.get(n).copied().unwrap_or_default();
+            sent.saturating_sub(before) * 1000 / u64::try_from(past.as_millis()).unwrap_or(u64::MAX)
+        };
+        self.rate = sent.iter().enumerate().map(rate).collect();
+        (self.sent, self.at) = (sent, now);
+    }
+}
+
+/// The core for a newcomer: the first as long as it is nearly idle, then the one with
+/// the fewest streams; among those that hardly differ, the one that sent least lately.
+fn choose(streams: &[usize], rate: &[u64]) -> usize {
+    let rate = |core: usize| rate.get(core).copied().unwrap_or_default();
+    let weight = |core: usize, n: usize| if core == 0 { n + FIRST_CORES } else { n };
+    if streams.first().is_some_and(|n| *n < FIRST_CORES) && rate(0) < BUSY {
+        return 0;
+    }
+    let weights = || streams.iter().enumerate().map(|(core, n)| (core, weight(core, *n)));
+    let fewest = weights().map(|(_, weight)| weight).min().unwrap_or_default();
+    let like = weights().filter(|(_, weight)| *weight <= fewest + fewest / 8);
+    like.min_by_key(|(core, weight)| (rate(*core), *weight)).map_or(0, |(core, _)| core)
 }
 
 #[derive(Debug)]
@@ -43,11 +96,19 @@ pub struct Registered {
     pub key: u32,
 }
 
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
 impl Registry {
     /// Nobody connected; `first_pid` is where numbers begin.
-    pub fn new(cores: usize, first_pid: u32) -> Arc<Self> {
-        let inner = Inner { next_pid: first_pid, live: HashMap::new(), load: vec![0; cores] };
-        Arc::new(Self { inner: Mutex::new(inner) })
+    pub fn new(hub: Arc<Hub>, cores: usize, first_pid: u32) -> Arc<Self> {
+        let traffic = Traffic { at: Instant::now(), sent: Vec::new(), rate: Vec::new() };
+        let load = vec![0; cores];
+        let inner = Inner { next_pid: first_pid, live: HashMap::new(), load, traffic };
+        Arc::new(Self { hub, inner: Mutex::new(inner) })
     }
 
     /// A number and a key for a new connection.
@@ -70,13 +131,13 @@ impl Registry {
         Ok(Registered { registry: Arc::clone(self), pid, key })
     }
 
-    /// The core with the fewest streams becomes the one of `pid`; its connection waits
-    /// at the receiver until the stream ends.
+    /// The core with the least to do becomes the one of `pid`; its connection waits at
+    /// the receiver until the stream ends.
     pub fn begin_stream(&self, pid: u32) -> (usize, oneshot::Receiver<Box<Handback>>) {
         let (back, ended) = oneshot::channel();
         let mut inner = self.lock();
-        let core =
-            inner.load.iter().enumerate().min_by_key(|(_, n)| **n).map_or(0, |(core, _)| core);
+        inner.traffic.look(self.hub.sent(), Instant::now());
+        let core = choose(&inner.load, &inner.traffic.rate);
         if let Some(entry) = inner.live.get_mut(&pid) {
             entry.stream = Some(Stream { core, back });
             inner.change_load(core, |n| n + 1);
@@ -135,9 +196,44 @@ impl Drop for Registered {
 mod tests {
     use super::*;
 
+    fn registry(cores: usize, first_pid: u32) -> Arc<Registry> {
+        Registry::new(Arc::new(crate::hub::tests::hub("15.18")), cores, first_pid)
+    }
+
+    #[test]
+    fn the_first_core_is_filled_first_and_then_spared() {
+        assert_eq!(choose(&[0], &[]), 0);
+        assert_eq!(choose(&[900], &[u64::MAX]), 0);
+        assert_eq!(choose(&[31, 0, 0], &[0, 0, 0]), 0);
+        assert_eq!(choose(&[32, 5, 0], &[0, 0, 0]), 2);
+        // Catching up keeps it busy.
+        assert_eq!(choose(&[3, 0, 0], &[BUSY, 0, 0]), 1);
+        // Its receive role counts.
+        assert_eq!(choose(&[40, 60, 63], &[0, 0, 0]), 1);
+        assert_eq!(choose(&[40, 80, 80], &[0, 1, 1]), 0);
+    }
+
+    #[test]
+    fn among_equals_the_one_that_sent_least() {
+        assert_eq!(choose(&[100, 80, 85], &[9, 9, 1]), 2);
+        assert_eq!(choose(&[100, 80, 95], &[9, 9, 1]), 1);
+    }
+
+    #[test]
+    fn the_rate_is_that_of_the_time_since_the_last_look() {
+        let begun = Instant::now();
+        let mut traffic = Traffic { at: begun, sent: Vec::new(), rate: Vec::new() };
+        traffic.look([500, 0].into_iter(), begun + RECENT / 2);
+        assert_eq!(traffic.rate, [0; 0], "too early to tell");
+        traffic.look([4000, 0].into_iter(), begun + 2 * RECENT);
+        assert_eq!(traffic.rate, [2000, 0]);
+        traffic.look([4000, 700].into_iter(), begun + 3 * RECENT);
+        assert_eq!(traffic.rate, [0, 700]);
+    }
+
     #[test]
     fn live_pids_are_unique_and_wrap() {
-        let registry = Registry::new(1, i32::MAX.unsigned_abs());
+        let registry = registry(1, i32::MAX.unsigned_abs());
         let last = registry.register().unwrap();
         assert_eq!(last.pid, i32::MAX.unsigned_abs());
         let first = registry.register().unwrap();
@@ -150,22 +246,23 @@ mod tests {
     }
 
     #[test]
-    fn streams_go_to_the_core_with_the_fewest() {
-        let registry = Registry::new(2, 1);
-        let all: Vec<_> = (0..4).map(|_| registry.register().unwrap()).collect();
+    fn streams_are_counted_until_they_end() {
+        let registry = registry(2, 1);
+        let all: Vec<_> = (0..34).map(|_| registry.register().unwrap()).collect();
         let cores: Vec<_> = all.iter().map(|one| registry.begin_stream(one.pid).0).collect();
-        assert_eq!(cores, [0, 1, 0, 1]);
-        registry.closed(all[1].pid);
-        registry.closed(all[1].pid);
+        assert_eq!(cores[31..], [0, 1, 1]);
+        registry.closed(all[0].pid);
+        registry.closed(all[0].pid);
+        assert_eq!(registry.lock().load, [31, 2]);
         let next = registry.register().unwrap();
-        assert_eq!(registry.begin_stream(next.pid).0, 1);
+        assert_eq!(registry.begin_stream(next.pid).0, 0);
         drop(all);
-        assert_eq!(registry.lock().load, [0, 1]);
+        assert_eq!(registry.lock().load, [1, 0]);
     }
 
     #[test]
     fn only_the_right_key_cancels() {
-        let registry = Registry::new(1, 1);
+        let registry = registry(1, 1);
         let one = registry.register().unwrap();
         assert_eq!(registry.cancel_target(one.pid, one.key), None, "not streaming");
         let ended = registry.begin_stream(one.pid).1;

@@ -11,6 +11,7 @@ use crate::hub::{Hub, Identity, tests};
 use crate::instance::InstanceId;
 use crate::standby::refusals;
 use crate::store::retention::Holds;
+use crate::store::switch::Switch;
 use crate::wal::{Lsn, TimelineId};
 use crate::watermark::Cell;
 use bytes::{Bytes, BytesMut};
@@ -35,6 +36,9 @@ impl Recorder for Forgetful {
         saved()
     }
     fn save_identity(&self, _: Arc<Identity>) -> Saved {
+        saved()
+    }
+    fn switch(&self, _: Switch) -> Saved {
         saved()
     }
     fn set_wal_aside(&self) -> Saved {

@@ -5,18 +5,29 @@
 //! delays the standby that needs it, and nobody else. A block stays until somebody has
 //! been sent from it: however many standbys want however many places, each read
 //! brings one of them on.
+//!
+//! The pool is as small as the disk lets it be. Reads from the page cache are over when
+//! they are submitted, and [`HOT`] blocks go round and round within the CPU's own cache:
+//! what was just read is sent from there. Only while the disk takes its time does the
+//! pool grow, so that many reads are on their way at once.
 
+use super::table::Key;
 use super::token::Purpose;
 use crate::ring::{Buffer, Fd, Ring};
 use crate::wal::Lsn;
 use crate::wal::page::{PAGE_SIZE, PageFault, PageHeader, PageRules};
 use crate::watermark::CellId;
 
-/// Bytes of a block. A power of two, not above the smallest segment.
-pub const BLOCK_SIZE: usize = 256 << 10;
+/// Bytes of a block. A power of two, not above the smallest segment. As much as a socket
+/// takes at once while `TCP_NOTSENT_LOWAT` bounds it.
+pub const BLOCK_SIZE: usize = 128 << 10;
 
-/// Blocks in a core's pool: 4 MiB.
-const BLOCKS: usize = 16;
+/// Blocks of a pool whose reads do not wait: 1 MiB, half of a CPU's second-level cache.
+/// So many are read in one pass of a core's loop.
+pub const HOT: usize = 8;
+
+/// Blocks in a core's pool: 16 MiB.
+const BLOCKS: usize = 128;
 
 /// A block that nobody used while so many others were loaded is free all the same:
 /// whoever wanted it has gone.
@@ -77,6 +88,8 @@ struct Block {
     /// Bytes before this are valid once the block is loaded.
     valid_to: Lsn,
     state: State,
+    /// Who is to be told when it is loaded.
+    waiting: Vec<Key>,
 }
 
 #[derive(Debug)]
@@ -126,14 +139,24 @@ impl BlockPool {
         }
     }
 
+    /// Has this standby to be told when the block that is being read for others comes?
+    pub fn join(&mut self, id: BlockId, standby: Key) {
+        if let Some(block) = self.blocks.iter_mut().flatten().find(|block| block.id == id) {
+            block.waiting.push(standby);
+        }
+    }
+
     /// Is there a place for one more block? When every block waits for somebody who
     /// does not come and none is being read, there is one all the same.
     pub fn has_place(&self) -> bool {
         let loading =
             |block: &Option<Block>| matches!(block, Some(Block { state: State::Loading, .. }));
-        self.blocks.len() < BLOCKS
-            || self.blocks.iter().any(is_free)
-            || !self.blocks.iter().any(loading)
+        self.has_free_place() || self.blocks.len() < BLOCKS || !self.blocks.iter().any(loading)
+    }
+
+    /// Is there a place without growing: for what nobody waits for yet?
+    pub fn has_free_place(&self) -> bool {
+        self.blocks.len() < HOT || self.blocks.iter().any(is_free)
     }
 
     /// Reads a block whose WAL is valid up to `durable` from its segment's file at
@@ -143,8 +166,7 @@ impl BlockPool {
         ring: &mut R,
         id: BlockId,
         durable: Lsn,
-        file: &Fd,
-        offset: u64,
+        (file, offset): (&Fd, u64),
     ) {
         let Some((slot, buffer)) = self.take_place(id) else { return };
         for block in self.blocks.iter_mut().flatten() {
@@ -153,20 +175,23 @@ impl BlockPool {
             }
         }
         let end = id.start().saturating_add(BLOCK_SIZE as u64);
-        let block = Block { id, valid_to: durable.min(end), state: State::Loading };
+        let state = State::Loading;
+        let block = Block { id, valid_to: durable.min(end), state, waiting: Vec::new() };
         self.blocks[slot as usize] = Some(block);
         ring.read(file, offset, buffer, BLOCK_SIZE, Purpose::Block(slot).token());
     }
 
-    /// A free place: a stale block of the same bytes, an empty one, a new one, or the
-    /// one that was not used for longest.
+    /// A free place: a stale block of the same bytes, an empty one, the one that was not
+    /// used for longest, or a new one.
     fn take_place(&mut self, id: BlockId) -> Option<(u32, Buffer)> {
         let stale = |block: &Option<Block>| block.as_ref().is_some_and(|block| block.id == id);
         let slot = match self.blocks.iter().position(stale) {
             Some(slot) => slot,
             None => match self.blocks.iter().position(Option::is_none) {
                 Some(slot) => slot,
-                None if self.blocks.len() < BLOCKS => {
+                None if !self.has_free_place() && self.blocks.len() < BLOCKS
+                    || self.blocks.len() < HOT =>
+                {
                     self.blocks.push(None);
                     self.blocks.len() - 1
                 }
@@ -183,6 +208,14 @@ impl BlockPool {
         Some((slot as u32, buffer))
     }
 
+    /// Gives back what the pool grew by, as far as it is free.
+    pub fn shrink(&mut self) {
+        while self.blocks.len() > HOT && self.blocks.last().is_some_and(is_free) {
+            self.blocks.pop();
+        }
+        self.spare.clear();
+    }
+
     fn longest_unused(&self) -> Option<usize> {
         let idle = |(slot, block): (usize, &Option<Block>)| match block {
             Some(Block { state: State::Loaded { idle, .. }, .. }) => {
@@ -193,30 +226,39 @@ impl BlockPool {
         self.blocks.iter().enumerate().filter_map(idle).max().map(|(_, _, slot)| slot)
     }
 
-    /// Somebody has been sent bytes at `at`.
-    pub fn touch(&mut self, cell: CellId, at: Lsn) {
-        let id = BlockId::of(cell, at);
-        if let Some(block) = self.blocks.iter_mut().flatten().find(|block| block.id == id)
-            && let State::Loaded { idle, used, .. } = &mut block.state
-        {
-            *idle = 0;
-            *used = Used::Yes;
+    /// Somebody has been sent, or offered, the bytes `[from, to)`. Returns whether any
+    /// of them are in a block.
+    pub fn touch(&mut self, cell: CellId, from: Lsn, to: Lsn) -> bool {
+        let mut touched = false;
+        for block in self.blocks.iter_mut().flatten() {
+            let end = block.id.start().saturating_add(BLOCK_SIZE as u64);
+            if block.id.cell == cell
+                && block.id.start() < to
+                && from < end
+                && let State::Loaded { idle, used, .. } = &mut block.state
+            {
+                (*idle, *used) = (0, Used::Yes);
+                touched = true;
+            }
         }
+        touched
     }
 
     /// A read came back. Every page of the block is checked before any of it can be
-    /// sent. Returns which block it is.
+    /// sent. Returns which block it is; those who wait for it come into `waiting`.
     pub fn loaded(
         &mut self,
         slot: u32,
         result: std::io::Result<usize>,
         mut buffer: Buffer,
         rules: &PageRules,
+        waiting: &mut Vec<Key>,
     ) -> (Option<BlockId>, Result<(), BlockFault>) {
         let Some(Some(block)) = self.blocks.get_mut(slot as usize) else {
             return (None, Ok(()));
         };
         let id = block.id;
+        waiting.append(&mut block.waiting);
         match check(id, block.valid_to, result, &buffer, rules) {
             Ok(()) => {
                 block.state = State::Loaded { buffer, idle: 0, used: Used::NotYet };
@@ -270,13 +312,15 @@ fn check(
         return Err(BlockFault::Short { at: end });
     }
     let mut rules = rules.clone();
+    // What lies behind may be left from an older use of the file.
+    let valid = &bytes[..bytes.len().min(valid_to.bytes_since(id.start()) as usize)];
     for (n, page) in bytes.chunks(PAGE_SIZE).enumerate() {
         let at = id.start().saturating_add((n * PAGE_SIZE) as u64);
         if at >= valid_to {
             break;
         }
         // Behind an XLOG_SWITCH the rest of the segment is zeros, headers included.
-        if page.first() == Some(&0) && bytes[n * PAGE_SIZE..].iter().all(|byte| *byte == 0) {
+        if page.first() == Some(&0) && valid[n * PAGE_SIZE..].iter().all(|byte| *byte == 0) {
             break;
         }
         // The watermark may rest inside a page's header; such a piece of a header has
@@ -328,15 +372,30 @@ mod tests {
 
     #[test]
     fn the_zeros_behind_a_switch_are_wal() {
-        for pages in [0, 1, 31, 32] {
+        for pages in [0, 1, 15, 16] {
             let (id, buffer) = block(pages);
             check(id, end(id), Ok(BLOCK_SIZE), &buffer, &rules()).unwrap();
         }
     }
 
     #[test]
+    fn what_lies_behind_the_watermark_does_not_matter() {
+        for pages in [3, 15] {
+            let (id, zeros) = block(pages);
+            let mut bytes = zeros.filled().to_vec();
+            // The watermark rests in the zeros behind a switch.
+            let valid = (pages * PAGE_SIZE + 100).max(bytes.len() / 2);
+            bytes[valid..].fill(0xE7);
+            let mut buffer = Buffer::with_capacity(BLOCK_SIZE);
+            buffer.append(&bytes);
+            let valid_to = id.start().saturating_add(valid as u64);
+            check(id, valid_to, Ok(BLOCK_SIZE), &buffer, &rules()).unwrap();
+        }
+    }
+
+    #[test]
     fn a_page_of_another_place_is_not_served() {
-        let (id, buffer) = block(32);
+        let (id, buffer) = block(16);
         let elsewhere = BlockId { number: id.number + 1, ..id };
         let checked = check(elsewhere, end(elsewhere), Ok(BLOCK_SIZE), &buffer, &rules());
         assert!(matches!(checked, Err(BlockFault::Page(_))), "{checked:?}");
@@ -344,7 +403,7 @@ mod tests {
 
     #[test]
     fn a_hole_in_the_middle_is_not_served() {
-        let (id, full) = block(32);
+        let (id, full) = block(16);
         let mut bytes = full.filled().to_vec();
         bytes[PAGE_SIZE..2 * PAGE_SIZE].fill(0);
         let mut buffer = Buffer::with_capacity(BLOCK_SIZE);
@@ -353,9 +412,62 @@ mod tests {
         assert!(matches!(checked, Err(BlockFault::Page(_))), "{checked:?}");
     }
 
+    /// A pool into which `count` blocks were read.
+    fn pool(count: usize) -> (BlockPool, Vec<BlockId>) {
+        let cell = Cell::new(TimelineId::FIRST, Lsn::INVALID, Lsn::INVALID).id();
+        let (mut pool, mut ids) = (BlockPool::default(), Vec::new());
+        for number in 0..count as u64 {
+            let id = BlockId { cell, number };
+            ids.push(id);
+            assert!(pool.has_place(), "{number}");
+            let (slot, _) = pool.take_place(id).unwrap();
+            let (valid_to, waiting) = (end(id), vec![Key { index: slot, generation: 7 }]);
+            let block = Block { id, valid_to, state: State::Loading, waiting };
+            pool.blocks[slot as usize] = Some(block);
+        }
+        (pool, ids)
+    }
+
+    fn come(pool: &mut BlockPool, slot: usize) {
+        let mut buffer = Buffer::with_capacity(BLOCK_SIZE);
+        buffer.append(&[0; BLOCK_SIZE]);
+        let mut waiting = Vec::new();
+        let (id, checked) =
+            pool.loaded(slot as u32, Ok(BLOCK_SIZE), buffer, &rules(), &mut waiting);
+        assert!(checked.is_ok() && id.is_some());
+        assert_eq!(waiting, [Key { index: slot as u32, generation: 7 }]);
+    }
+
+    #[test]
+    fn a_pool_grows_only_while_reads_take_their_time() {
+        let (mut pool, ids) = pool(HOT);
+        assert!(!pool.has_free_place() && pool.has_place());
+        // They come and are used: their places go round.
+        for slot in 0..HOT {
+            come(&mut pool, slot);
+            assert!(!pool.has_free_place(), "nobody has used it");
+        }
+        assert!(pool.touch(ids[0].cell, ids[2].start(), end(ids[3])));
+        assert!(pool.has_free_place());
+        let next = |number| BlockId { cell: ids[0].cell, number };
+        let (slot, _) = pool.take_place(next(100)).unwrap();
+        assert!(slot == 2 || slot == 3);
+        assert_eq!(pool.blocks.len(), HOT);
+        // One by one all places are taken by reads that do not come.
+        let (mut cold, _) = self::pool(BLOCKS);
+        assert!(!cold.has_place());
+        assert!(cold.take_place(next(BLOCKS as u64)).is_none());
+        for slot in HOT / 2..BLOCKS {
+            come(&mut cold, slot);
+        }
+        cold.touch(cold.cell_of(0).unwrap(), Lsn::INVALID, Lsn::MAX);
+        cold.shrink();
+        assert_eq!(cold.blocks.len(), HOT);
+    }
+
     #[test]
     fn a_short_file_is_not_served() {
-        let (id, buffer) = block(32);
+        let (id, buffer) = block(16);
         let checked = check(id, end(id), Ok(PAGE_SIZE), &buffer, &rules());
         assert!(matches!(checked, Err(BlockFault::Short { .. })), "{checked:?}");
         let valid = id.start().saturating_add(100);

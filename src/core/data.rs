@@ -12,10 +12,12 @@ use super::blocks::BlockPool;
 use super::files::Files;
 use super::handoff::{Inbox, StandbyHandoff, ToControl, ToCore};
 use super::receive::{EXIT_HALTED, Receiver};
+use super::send::Bench;
 use super::sender::{Pace, Phase, Sender};
 use super::table::{Key, Table};
 use super::token::Purpose;
-use crate::fanout::{Cursor, round::Round};
+use super::zerocopy::ZerocopyRole;
+use crate::fanout::{Cursor, Due, round::Round};
 use crate::hub::Hub;
 use crate::keeper::{JobDone, KeeperHandle};
 use crate::ring::{ChunkReader, Clock, Done, Outcome, Ring, Wait};
@@ -66,7 +68,11 @@ pub struct DataCore<R: Ring> {
     pub(super) blocks: BlockPool,
     pub(super) files: Files,
     pub(super) round: Round,
+    /// Who has to be looked at in the next round.
+    pub(super) due: Due,
     pub(super) order: Vec<u32>,
+    pub(super) bench: Bench,
+    pub(super) zerocopy: ZerocopyRole,
     pub(super) results: Vec<io::Result<usize>>,
     pub(super) max_send_size: usize,
     /// The cells of this core's standbys, as the last round saw them.
@@ -79,6 +85,10 @@ pub struct DataCore<R: Ring> {
     pub(super) timers: BTreeSet<(Instant, Key)>,
     /// Standbys that wait for a block nobody has begun to read yet.
     pub(super) hungry: VecDeque<Key>,
+    /// Standbys that were sent from blocks in this pass.
+    pub(super) ahead: Vec<Key>,
+    /// Who waited for a block that has come; empty between two.
+    pub(super) waiting: Vec<Key>,
     /// Standbys whose receive found no buffer.
     pub(super) starved: Vec<Key>,
     pub(super) done: Vec<Done>,
@@ -120,7 +130,7 @@ impl Seen {
     }
 
     /// Has something happened to the cell since?
-    fn is_outdated(&self) -> bool {
+    pub(super) fn is_outdated(&self) -> bool {
         self.cell.limit() != self.limit || Followed::of(&self.cell) != self.followed
     }
 }
@@ -169,6 +179,7 @@ impl<R: Ring> DataCore<R> {
     /// A core that has nobody yet.
     pub fn new(ring: R, parts: CoreParts) -> Self {
         let clock = ring.clock();
+        let zerocopy = ZerocopyRole::new(parts.hub.config.zerocopy);
         Self {
             index: parts.index,
             ring,
@@ -181,7 +192,10 @@ impl<R: Ring> DataCore<R> {
             blocks: BlockPool::default(),
             files: Files::new(parts.index),
             round: Round::default(),
+            due: Due::default(),
             order: Vec::new(),
+            bench: Bench::default(),
+            zerocopy,
             results: Vec::new(),
             seen: Vec::new(),
             inbox: parts.inbox,
@@ -190,6 +204,8 @@ impl<R: Ring> DataCore<R> {
             unsaid: VecDeque::new(),
             timers: BTreeSet::new(),
             hungry: VecDeque::new(),
+            ahead: Vec::new(),
+            waiting: Vec::new(),
             starved: Vec::new(),
             done: Vec::new(),
             stopping: None,
@@ -225,7 +241,7 @@ impl<R: Ring> DataCore<R> {
         busy |= self.read_inbox(now);
         busy |= self.drive_receiver(now);
         busy |= self.round(now);
-        self.feed_hungry();
+        busy |= self.feed_hungry();
         busy |= self.run_timers(now);
         busy |= self.stop_if_told(now);
         self.say_unsaid();
@@ -247,7 +263,7 @@ impl<R: Ring> DataCore<R> {
         let moved = self.seen.iter().any(Seen::is_outdated);
         let at_rest = self.stopping.is_some_and(|stopping| stopping.told == Told::NotYet)
             && self.hub.is_at_rest();
-        if moved || at_rest || !self.inbox.is_empty() {
+        if moved || at_rest || !self.inbox.is_empty() || !self.due.is_empty() {
             Wait::No
         } else {
             self.next_deadline(now).map_or(Wait::Forever, Wait::Until)
@@ -289,6 +305,12 @@ impl<R: Ring> DataCore<R> {
                     self.heard(key, result, now);
                 }
                 (Some(Purpose::Room(key)), Outcome::Writable(_)) => self.has_room(key),
+                (Some(Purpose::Zerocopy(key)), Outcome::ZeroCopySent(result)) => {
+                    self.zerocopy_sent(key, result, now);
+                }
+                (Some(Purpose::Zerocopy(key)), Outcome::ZeroCopyReleased(copied)) => {
+                    self.zerocopy_released(key, copied);
+                }
                 (Some(Purpose::Block(slot)), Outcome::Read(result, buffer)) => {
                     self.block_loaded(slot, result, buffer);
                 }
@@ -307,11 +329,12 @@ impl<R: Ring> DataCore<R> {
         let mut busy = false;
         while let Some(message) = self.inbox.take() {
             busy = true;
+            self.due.note_all();
             match message {
                 ToCore::Standby(handoff) => self.adopt(*handoff, now),
                 ToCore::Upstream(handoff) => self.begin_receiving(*handoff, now),
                 ToCore::Cancel { pid } => self.cancel_stream(pid, now),
-                ToCore::EndHubStreams => self.end_hub_streams(),
+                ToCore::EndHubStreams => self.end_hub_streams(now),
                 ToCore::Keeper(JobDone::Opened { tli, no, result, .. }) => {
                     if let Err(error) = &result {
                         warn!("could not open WAL segment {} of timeline {tli}: {error}", no.raw());
@@ -324,6 +347,10 @@ impl<R: Ring> DataCore<R> {
                 ToCore::BeginAnew => {
                     self.begin_anew();
                     self.end_streams_set_aside();
+                }
+                ToCore::Switched { wal, told } => {
+                    // Who asked may have given up; the WAL is the same.
+                    drop(told.send(self.go_on_with(*wal)));
                 }
                 ToCore::Stop { deadline } => {
                     self.stopping.get_or_insert(Stopping { deadline, told: Told::NotYet });
@@ -339,8 +366,10 @@ impl<R: Ring> DataCore<R> {
     fn adopt(&mut self, handoff: StandbyHandoff, now: Instant) {
         let mut welcome = BytesMut::new();
         backend::copy_both(&mut welcome);
+        let socket = Arc::new(handoff.socket);
+        let delivery = self.delivery_to(&socket);
         let key = self.senders.insert(Sender {
-            socket: Arc::new(handoff.socket),
+            socket,
             talk: Talk::new(now, handoff.session.wal_sender_timeout),
             session: handoff.session,
             permit: handoff.permit,
@@ -351,10 +380,16 @@ impl<R: Ring> DataCore<R> {
             phase: Phase::Streaming,
             reading: None,
             waiting_room: None,
+            delivery,
+            sending: None,
+            unreleased: 0,
+            zerocopy_sends: 0,
             waiting_block: None,
             read_again: None,
             heard: 0,
+            receives: 0,
             quota_since: now,
+            ends_at: None,
             timer: None,
             pace: Pace::Catchup,
         });
@@ -381,6 +416,7 @@ impl<R: Ring> DataCore<R> {
             if let Some(sender) = self.senders.get_mut(key) {
                 sender.timer = None;
                 self.timer_due(key, now);
+                self.due.note(key.index);
                 self.set_timer(key);
             }
         }
@@ -390,6 +426,7 @@ impl<R: Ring> DataCore<R> {
         if now.saturating_duration_since(self.swept_at) >= SWEEP {
             self.swept_at = now;
             self.files.sweep();
+            self.blocks.shrink();
         }
         busy
     }
@@ -415,6 +452,7 @@ impl<R: Ring> DataCore<R> {
                 receiver.wake_others();
             }
         }
+        self.due.note_all();
         for key in self.senders.keys() {
             self.tell_to_stop(key, now);
         }

@@ -4,6 +4,7 @@
 use crate::hub::SenderPermit;
 use crate::instance::InstanceId;
 use crate::keeper::JobDone;
+use crate::store::RecoveredWal;
 use crate::store::retention::Hold;
 use crate::wal::{Lsn, TimelineId};
 use crate::watermark::Cell;
@@ -14,6 +15,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
 /// A standby whose START_REPLICATION was accepted. The core writes the
 /// CopyBothResponse, so that nothing of the control thread's is still unsent.
@@ -158,6 +160,13 @@ pub enum ToCore {
     Keeper(JobDone),
     /// Our WAL was moved aside: the next upstream stream begins a new line (core 0).
     BeginAnew,
+    /// The timeline is another one now, on disk: go on with it (core 0).
+    Switched {
+        /// Its WAL.
+        wal: Box<RecoveredWal>,
+        /// Told when standbys can be served from it.
+        told: oneshot::Sender<Result<(), String>>,
+    },
     /// The hub shuts down: send what is durable, say goodbye, end.
     Stop {
         /// Whoever is still there then is cut.

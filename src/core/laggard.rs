@@ -1,22 +1,28 @@
 //! Standbys whose WAL has left the cache: who waits for which block, and what is read
 //! next. First come, first served.
 
-use super::blocks::{AtHand, BlockId};
+use super::blocks::{AtHand, BLOCK_SIZE, BlockId, HOT};
 use super::data::DataCore;
 use super::files::FileAnswer;
 use super::table::Key;
 use crate::ring::Ring;
-use crate::wal::{SegmentNo, TimelineId};
+use crate::wal::{Lsn, SegmentNo, TimelineId};
+use crate::watermark::Cell;
 
 /// What came of an attempt to have a standby's block read.
 enum Fed {
-    /// It is read, or being read.
+    /// A read was started.
+    Read,
+    /// It is here, or being read already, or wanted no more.
     Yes,
     /// The keeper is opening the file.
     FileComing,
     /// No place in the pool, or in the keeper's queue.
     Later,
 }
+
+/// Blocks that are read before a standby needs them: as many as one send takes.
+const AHEAD: u64 = 2;
 
 impl<R: Ring> DataCore<R> {
     /// A standby has nothing at hand: it waits until the block it needs is read.
@@ -27,15 +33,31 @@ impl<R: Ring> DataCore<R> {
         self.hungry.push_back(key);
     }
 
-    /// Starts reads for those who have waited longest, while there is place. After a
-    /// round, so that blocks that have arrived were used by those who waited for them.
-    pub(super) fn feed_hungry(&mut self) {
-        while let Some(key) = self.hungry.pop_front() {
+    /// Starts reads for those who have waited longest, while there is place, and no more
+    /// than fit the CPU's cache. After a round, so that blocks that have arrived were
+    /// used by those who waited for them. With nobody waiting it reads ahead. Returns
+    /// whether more can be read in another pass.
+    pub(super) fn feed_hungry(&mut self) -> bool {
+        let mut reads = 0;
+        while reads < HOT {
+            let Some(key) = self.hungry.pop_front() else { break };
             match self.feed(key) {
+                Fed::Read => reads += 1,
                 Fed::Yes | Fed::FileComing => {}
-                Fed::Later => return self.hungry.push_front(key),
+                Fed::Later => {
+                    self.hungry.push_front(key);
+                    break;
+                }
             }
         }
+        let mut ahead = std::mem::take(&mut self.ahead);
+        for key in ahead.drain(..) {
+            if reads < HOT && self.hungry.is_empty() {
+                reads += self.read_ahead(key);
+            }
+        }
+        self.ahead = ahead;
+        reads >= HOT && !self.hungry.is_empty()
     }
 
     fn feed(&mut self, key: Key) -> Fed {
@@ -43,34 +65,72 @@ impl<R: Ring> DataCore<R> {
         let Some(id) = sender.waiting_block else { return Fed::Yes };
         let (cell, at) = (sender.cell.clone(), sender.cursor.next());
         match self.blocks.at_hand(cell.id(), at) {
-            AtHand::Coming => return Fed::Yes,
+            AtHand::Coming => {
+                self.blocks.join(id, key);
+                return Fed::Yes;
+            }
             AtHand::Yes => {
                 sender.waiting_block = None;
+                self.due.note(key.index);
                 return Fed::Yes;
             }
             AtHand::No if !self.blocks.has_place() => return Fed::Later,
             AtHand::No => {}
         }
+        let fed = self.load(&cell, id, at);
+        if matches!(fed, Fed::Read) {
+            self.blocks.join(id, key);
+        }
+        fed
+    }
+
+    /// Has a block read from the file that holds `at`.
+    fn load(&mut self, cell: &Cell, id: BlockId, at: Lsn) -> Fed {
         let Some(identity) = self.hub.identity() else { return Fed::Later };
         let size = identity.segment_size;
         match self.files.file(cell.tli(), at.segment(size), &self.keeper) {
             FileAnswer::Open(file) => {
-                let offset = id.start().segment_offset(size);
-                self.blocks.load(&mut self.ring, id, cell.limit(), &file, offset);
-                Fed::Yes
+                let place = (&file, id.start().segment_offset(size));
+                self.blocks.load(&mut self.ring, id, cell.limit(), place);
+                Fed::Read
             }
             FileAnswer::Coming => Fed::FileComing,
             FileAnswer::Busy => Fed::Later,
         }
     }
 
+    /// Has the next blocks of a standby read that was just sent from one, unless its
+    /// socket is full. Returns how many reads that made.
+    fn read_ahead(&mut self, key: Key) -> usize {
+        let Some(sender) = self.senders.get_mut(key) else { return 0 };
+        if sender.waiting_room.is_some() || !sender.sends_wal() {
+            return 0;
+        }
+        let (cell, next) = (sender.cell.clone(), sender.cursor.next());
+        let mut reads = 0;
+        for at in (0..AHEAD).map(|n| next.saturating_add(n * BLOCK_SIZE as u64)) {
+            if at >= cell.limit()
+                || !self.blocks.has_free_place()
+                || self.blocks.at_hand(cell.id(), at) != AtHand::No
+                || self.chunks.pin().bytes(cell.id(), at, 1).is_some()
+            {
+                continue;
+            }
+            if matches!(self.load(&cell, BlockId::of(cell.id(), at), at), Fed::Read) {
+                reads += 1;
+            }
+        }
+        reads
+    }
+
     /// A block is here: those who waited for it are due again.
-    pub(super) fn block_arrived(&mut self, id: BlockId) {
-        for key in self.senders.keys() {
+    pub(super) fn block_arrived(&mut self, id: BlockId, waiting: &mut Vec<Key>) {
+        for key in waiting.drain(..) {
             if let Some(sender) = self.senders.get_mut(key)
                 && sender.waiting_block == Some(id)
             {
                 sender.waiting_block = None;
+                self.due.note(key.index);
             }
         }
     }

@@ -7,6 +7,7 @@ use super::sender::{Farewell, Phase};
 use super::table::Key;
 use super::token::Purpose;
 use crate::ring::{Buffer, Clock, ReplyBuffer, Ring};
+use crate::standby::diverged::Diverged;
 use crate::standby::refusals;
 use crate::standby::stream::{Due, Heard};
 use crate::wal::{SegmentName, SegmentNo, TimelineId};
@@ -18,17 +19,25 @@ use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// A standby that says more than this in a second is read on a timer. Two replies per
 /// flush at 800 flushes a second stay below it.
 const TALK_QUOTA: usize = 64 << 10;
 
-/// How often such a standby is read.
+/// How long such a standby is left unread then.
 const TALK_PAUSE: Duration = Duration::from_millis(10);
+
+/// So many receives in a row it has all the same: a burst of replies is read at once, a
+/// flood at no more than 400 kB/s.
+const TALK_BURST: u32 = 8;
 
 /// A keepalive frame; one in the outbox is enough.
 const KEEPALIVE_LEN: usize = 23;
+
+/// What lies between the ends of two hubs' streams, so that their hubs do not all come
+/// back at once.
+pub(super) const HUB_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long a closed connection may take to say goodbye.
 const LINGER: Duration = Duration::from_secs(2);
@@ -57,6 +66,8 @@ impl<R: Ring> DataCore<R> {
             return;
         };
         sender.reading = None;
+        // What it says may ask for an answer, or for the end.
+        self.due.note(key.index);
         let buffer = match result {
             Ok(buffer) => buffer,
             Err(error) if is_out_of_buffers(&error) => {
@@ -85,6 +96,8 @@ impl<R: Ring> DataCore<R> {
             if let Some(sender) = self.senders.get_mut(key) {
                 match sender.phase {
                     Phase::Draining => sender.phase = Phase::Closing,
+                    // Its end is ours, and in the log.
+                    Phase::Closing => {}
                     _ => {
                         self.log_end(key, "connection closed by the standby");
                         self.close(key);
@@ -100,12 +113,16 @@ impl<R: Ring> DataCore<R> {
             }
             if now.saturating_duration_since(sender.quota_since) >= Duration::from_secs(1) {
                 sender.quota_since = now;
-                sender.heard = 0;
+                (sender.heard, sender.receives) = (0, 0);
             }
             sender.heard += bytes.len();
             if sender.heard > TALK_QUOTA && !matches!(sender.phase, Phase::Draining) {
-                sender.read_again = Some(now + TALK_PAUSE);
-                self.set_timer(key);
+                sender.receives += 1;
+                if sender.receives >= TALK_BURST {
+                    sender.receives = 0;
+                    sender.read_again = Some(now + TALK_PAUSE);
+                    self.set_timer(key);
+                }
             }
         }
         self.listen_to(key, &bytes, now);
@@ -164,9 +181,11 @@ impl<R: Ring> DataCore<R> {
         self.step(key, now);
     }
 
-    /// Queues a keepalive, unless one is waiting to be sent.
+    /// Queues a keepalive, unless one is waiting to be sent. None may follow a CopyDone or
+    /// an error.
     fn push_keepalive(&mut self, key: Key, reply: ReplyRequest) {
         if let Some(sender) = self.senders.get_mut(key)
+            && sender.sends_wal()
             && sender.outbox.len() < KEEPALIVE_LEN
         {
             let frame = keepalive(sender.cursor.next_message(), pg_now(&self.clock), reply);
@@ -194,6 +213,7 @@ impl<R: Ring> DataCore<R> {
     pub(super) fn has_room(&mut self, key: Key) {
         if let Some(sender) = self.senders.get_mut(key) {
             sender.waiting_room = None;
+            self.due.note(key.index);
         }
         self.settle(key);
     }
@@ -205,9 +225,21 @@ impl<R: Ring> DataCore<R> {
             && sender.cursor.next_message() >= at
             && let Some(next) = sender.cell.next()
         {
+            if sender.cursor.next_message() > at {
+                let session = &sender.session;
+                self.hub.note_diverged(Diverged {
+                    application_name: session.application_name.clone(),
+                    peer: session.peer.clone(),
+                    tli: sender.cell.tli(),
+                    at: sender.cursor.next_message(),
+                    end: at,
+                });
+            }
             let mut done = BytesMut::new();
             backend::copy_done(&mut done);
             sender.outbox.extend_from_slice(&done);
+            // Its timeline may have ended before the WAL that it was waiting for.
+            sender.waiting_block = None;
             sender.phase =
                 Phase::TimelineEnded { end: StreamEnd::Timeline { next: next.tli(), at } };
         }
@@ -247,6 +279,12 @@ impl<R: Ring> DataCore<R> {
         if let Some(sender) = self.senders.get_mut(key) {
             sender.phase = Phase::Closing;
             super::shut(&mut self.ring, &sender.socket);
+            if sender.unreleased > 0
+                && let Err(error) = self.ring.reset(&sender.socket)
+            {
+                // Memory must not wait for a peer to which nobody speaks any more.
+                debug!(pid = sender.session.pid, "reset of a connection: {error}");
+            }
         }
         self.settle(key);
     }
@@ -262,6 +300,21 @@ impl<R: Ring> DataCore<R> {
             self.timers.remove(&(armed, key));
         }
         let pid = sender.session.pid;
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let ring = self.ring.counters();
+            debug!(
+                pid,
+                zerocopy_sends = sender.zerocopy_sends,
+                unreleased = sender.unreleased,
+                "of the stream; of its core: late sends {}, sends without a copy {} ({} were copied, \
+                 {} are unreleased), pieces copied because too many chunks were held {}",
+                ring.late_sends,
+                ring.zerocopy_sends,
+                ring.zerocopy_copied,
+                ring.zerocopy_unreleased,
+                self.zerocopy.refused
+            );
+        }
         let Phase::HandingBack { end, rest } = sender.phase else {
             return self.say(ToControl::StandbyClosed { pid });
         };
@@ -285,7 +338,8 @@ impl<R: Ring> DataCore<R> {
     pub(super) fn set_timer(&mut self, key: Key) {
         let Some(sender) = self.senders.get_mut(key) else { return };
         let talk = if sender.is_parting() { None } else { sender.talk.deadline() };
-        let Some(at) = [talk, sender.read_again].into_iter().flatten().min() else { return };
+        let deadlines = [talk, sender.read_again, sender.ends_at];
+        let Some(at) = deadlines.into_iter().flatten().min() else { return };
         if sender.timer.is_none_or(|armed| at < armed) {
             if let Some(armed) = sender.timer.replace(at) {
                 self.timers.remove(&(armed, key));
@@ -305,6 +359,12 @@ impl<R: Ring> DataCore<R> {
             self.read_on(key);
         }
         let Some(sender) = self.senders.get_mut(key) else { return };
+        if sender.ends_at.take_if(|at| *at <= now).is_some()
+            && matches!(sender.phase, Phase::Streaming | Phase::TimelineEnded { .. })
+        {
+            self.log_end(key, "the hubs above this one changed; the hub below has to look again");
+            return self.close(key);
+        }
         if sender.is_parting() {
             return;
         }
@@ -331,9 +391,11 @@ impl<R: Ring> DataCore<R> {
                 return error!("{error}");
             }
         };
-        let (id, checked) = self.blocks.loaded(slot, result, buffer, &rules);
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let (id, checked) = self.blocks.loaded(slot, result, buffer, &rules, &mut waiting);
         let Some(id) = id else { return };
         if let Err(fault) = checked {
+            self.due.note_all();
             let name = SegmentName { tli, no: id.start().segment(rules.size), size: rules.size };
             error!("could not serve WAL segment {name} at {}: {fault}", id.start());
             for key in self.senders.keys() {
@@ -350,7 +412,8 @@ impl<R: Ring> DataCore<R> {
                 }
             }
         }
-        self.block_arrived(id);
+        self.block_arrived(id, &mut waiting);
+        self.waiting = waiting;
     }
 
     /// A segment's file cannot be opened: whoever waits for it is told what PostgreSQL
@@ -407,15 +470,18 @@ impl<R: Ring> DataCore<R> {
         }
     }
 
-    /// The path above us changed: hubs below must look whether they are in it.
-    pub(super) fn end_hub_streams(&mut self) {
+    /// The path above us changed: hubs below must look whether they are in it, one after
+    /// the other.
+    pub(super) fn end_hub_streams(&mut self, now: Instant) {
+        let mut at = now;
         for key in self.senders.keys() {
-            if self.senders.get_mut(key).is_some_and(|s| s.session.instance.is_some()) {
-                self.log_end(
-                    key,
-                    "the hubs above this one changed; the hub below has to look again",
-                );
-                self.close(key);
+            if let Some(sender) = self.senders.get_mut(key)
+                && sender.session.instance.is_some()
+                && matches!(sender.phase, Phase::Streaming | Phase::TimelineEnded { .. })
+            {
+                sender.ends_at.get_or_insert(at);
+                at += HUB_PAUSE;
+                self.set_timer(key);
             }
         }
     }

@@ -13,7 +13,10 @@ mod send;
 pub mod sender;
 pub mod store;
 pub mod table;
+#[cfg(test)]
+mod tests;
 pub mod token;
+mod zerocopy;
 
 pub use data::{CoreParts, DataCore};
 pub use receive::{Peer, Receiver};

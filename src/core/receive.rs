@@ -12,6 +12,7 @@ use super::token::Purpose;
 use crate::hub::Position;
 use crate::keeper::{Job, JobDone, JobKind};
 use crate::ring::{self, Buffer, ChunkWriter, Fd, OpId, Outcome, Outgoing, Ring, Then, Waker};
+use crate::store::RecoveredWal;
 use crate::store::append::Action;
 use crate::upstream::stream::{Clock, Due, MAX_BODY, Told, next_told};
 use crate::wal::Lsn;
@@ -260,6 +261,13 @@ impl Receiver {
 }
 
 impl<R: Ring> DataCore<R> {
+    /// Is the upstream left unread?
+    #[cfg(test)]
+    pub(super) fn is_paused(&self) -> bool {
+        let link = self.receiver.as_ref().and_then(|receiver| receiver.link.as_ref());
+        link.is_some_and(|link| link.clock.is_paused())
+    }
+
     /// Does this core have the receive role?
     pub(super) const fn is_receiving(&self) -> bool {
         self.receiver.is_some()
@@ -470,9 +478,10 @@ impl<R: Ring> DataCore<R> {
             Due::Nothing => {}
             Due::Status(reply) => receiver.queue_status(reply, &self.clock, now),
             Due::GiveUp => self.end_stream(UpstreamEnd::TimedOut),
-            Due::DiskTooSlow => self.end_stream(UpstreamEnd::Lost {
-                error: "our disk is too slow: WAL was left unread for half of wal_receiver_timeout"
-                    .to_owned(),
+            Due::DiskTooSlow(unread) => self.end_stream(UpstreamEnd::Lost {
+                error: format!(
+                    "our disk is too slow: the upstream was left unread for {unread:.1?}"
+                ),
                 at,
             }),
         }
@@ -607,7 +616,10 @@ impl<R: Ring> DataCore<R> {
                 store.appender.begun(Err(&error), out);
             }
             JobDone::Failed { job, error } => warn!("could not {job}: {error}"),
-            JobDone::Retained { .. } | JobDone::Done(_) | JobDone::Opened { .. } => {}
+            JobDone::Retained { .. }
+            | JobDone::Done(_)
+            | JobDone::Opened { .. }
+            | JobDone::Switched(_) => {}
         }
     }
 
@@ -688,6 +700,35 @@ impl<R: Ring> DataCore<R> {
             receiver.queue_status(ReplyRequest::No, &self.clock, now);
         }
         self.end_stream(UpstreamEnd::Stopped);
+    }
+
+    /// Our timeline has ended, and what follows is on disk: standbys are sent on to it, and
+    /// the next connection asks for it.
+    pub(super) fn go_on_with(&mut self, wal: RecoveredWal) -> Result<(), String> {
+        let Some(receiver) = &mut self.receiver else {
+            return Err("this core does not receive".to_owned());
+        };
+        if receiver.link.is_some() || receiver.ended.is_some() {
+            return Err("the stream of the ended timeline is still there".to_owned());
+        }
+        let (start, fork) = (wal.prefix_from, wal.ended.last().map(|ended| ended.end));
+        let old = self.hub.current_cell();
+        let store = Store::resume(wal, &mut receiver.writer, self.hub.config.wal_buffers)?;
+        let next = Arc::clone(&store.cell);
+        // They are about files that are no longer written.
+        receiver.jobs.clear();
+        receiver.actions.clear();
+        receiver.store = Some(store);
+        // Whoever is told of the end asks for what follows within a millisecond.
+        self.hub.push_cell(Arc::clone(&next));
+        self.hub.set_position(Position::At { tli: next.tli(), durable: next.durable(), start });
+        if let (Some(old), Some(fork)) = (old, fork) {
+            info!("timeline {} ended at {fork}; going on with timeline {}", old.tli(), next.tli());
+            old.seal(fork);
+            old.link(next);
+        }
+        receiver.wake_others();
+        Ok(())
     }
 
     /// Our WAL was moved aside: the next connection begins a new line.

@@ -36,18 +36,39 @@ pub struct Sender {
     pub reading: Option<OpId>,
     /// A wait for room in the socket's buffer.
     pub waiting_room: Option<OpId>,
+    /// How it is sent large pieces.
+    pub delivery: Delivery,
+    /// A send without a copy that the socket has not taken yet.
+    pub sending: Option<OpId>,
+    /// Sends without a copy whose memory is still in use.
+    pub unreleased: u32,
+    /// Sends without a copy so far.
+    pub zerocopy_sends: u64,
     /// The WAL it needs next has to be read from its file first.
     pub waiting_block: Option<BlockId>,
     /// It talks too much: read on only then.
     pub read_again: Option<Instant>,
     /// Bytes heard since `quota_since`.
     pub heard: usize,
+    /// Receives beyond the quota since it was last left unread for a while.
+    pub receives: u32,
     /// The beginning of the current second of its talk.
     pub quota_since: Instant,
+    /// A hub below that has to look again: its stream ends then.
+    pub ends_at: Option<Instant>,
     /// The earliest entry in the core's timer heap.
     pub timer: Option<Instant>,
     /// Has it been sent everything once? (`streaming` after `catchup`.)
     pub pace: Pace,
+}
+
+/// How a standby is sent large pieces of WAL from the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// As all the rest: the socket copies them.
+    Copied,
+    /// The network reads them where they lie.
+    Zerocopy,
 }
 
 /// `pg_stat_replication.state` of a standby: it never goes back.
@@ -109,8 +130,13 @@ impl Sender {
 
     /// Is there something to be sent now?
     pub fn is_due(&self) -> bool {
-        if self.waiting_room.is_some() || self.waiting_block.is_some() {
+        if self.waiting_room.is_some() || self.sending.is_some() || self.is_parting() {
             return false;
+        }
+        if self.waiting_block.is_some() {
+            // An answer or a ping does not wait for the disk, unless a message is
+            // unfinished: nothing may come between its bytes.
+            return self.cursor.unfinished().is_none() && !self.outbox.is_empty();
         }
         match self.phase {
             Phase::HandingBack { .. } | Phase::Draining | Phase::Closing => false,
@@ -121,6 +147,20 @@ impl Sender {
         }
     }
 
+    /// Was it sent all of a timeline that has ended, and has to be told?
+    pub fn is_at_end(&self) -> bool {
+        let has_to_be_told = || match self.phase {
+            Phase::Streaming => self.cell.next().is_some(),
+            Phase::Stopping => true,
+            _ => false,
+        };
+        self.cell.end().is_some_and(|end| end <= self.cursor.next_message())
+            && self.waiting_room.is_none()
+            && self.sending.is_none()
+            && !self.is_owing()
+            && has_to_be_told()
+    }
+
     /// Is something announced or queued that has to go out in any case?
     pub fn is_owing(&self) -> bool {
         self.cursor.unfinished().is_some() || !self.outbox.is_empty()
@@ -128,7 +168,7 @@ impl Sender {
 
     /// Operations in flight that hold the socket.
     pub const fn is_busy(&self) -> bool {
-        self.reading.is_some() || self.waiting_room.is_some()
+        self.reading.is_some() || self.waiting_room.is_some() || self.sending.is_some()
     }
 
     /// Is it on its way out, so that nobody listens to it any more?

@@ -4,6 +4,7 @@
 use super::handoff::UpstreamEnd;
 use crate::hub::Hub;
 use crate::ring::{CHUNK_SIZE, ChunkWriter, Fd};
+use crate::store::RecoveredWal;
 use crate::store::append::{Appender, Beginning};
 use crate::timeline::History;
 use crate::wal::page::PageRules;
@@ -77,6 +78,22 @@ impl Store {
             snapshots: VecDeque::from([walker.clone()]),
             walker,
         }
+    }
+
+    /// What recovery found, put into the cache. The caller makes the cell known.
+    pub fn resume(
+        wal: RecoveredWal,
+        writer: &mut ChunkWriter,
+        wal_buffers: usize,
+    ) -> Result<Self, String> {
+        let cell = Arc::new(Cell::new(wal.walker.rules().tli, wal.oldest, wal.durable));
+        let opened = writer.open(cell.id(), wal.prefix_from, &[]);
+        opened.map_err(|e| format!("could not fill the cache: {e}"))?;
+        if writer.append(&wal.prefix) < wal.prefix.len() {
+            return Err("could not fill the cache: readers hold all of it".to_owned());
+        }
+        writer.durable(wal.durable);
+        Ok(Self::new(cell, wal.walker, wal.beginning, wal.begins, wal_buffers))
     }
 
     /// The first WAL of an empty directory, from `start`, which begins a segment.

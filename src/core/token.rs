@@ -10,6 +10,8 @@ pub enum Purpose {
     Reply(Key),
     /// A standby's socket has room again.
     Room(Key),
+    /// A send without a copy: what the socket took, then that its memory is free.
+    Zerocopy(Key),
     /// A block of a segment file arrives for laggards: the slot in the pool.
     Block(u32),
     /// The upstream's stream arrives, on the connection with this number.
@@ -37,6 +39,7 @@ impl Purpose {
             Self::UpstreamRoom(connection) => (5, u64::from(connection)),
             Self::Write(number) => (6, number),
             Self::Sync(number) => (7, number),
+            Self::Zerocopy(of) => (8, key(of)),
         };
         Token(kind << PAYLOAD_BITS | payload & PAYLOAD)
     }
@@ -53,6 +56,7 @@ impl Purpose {
             5 => Self::UpstreamRoom(payload as u32),
             6 => Self::Write(payload),
             7 => Self::Sync(payload),
+            8 => Self::Zerocopy(key),
             _ => return None,
         })
     }
@@ -73,6 +77,7 @@ mod tests {
             Purpose::UpstreamRoom(0),
             Purpose::Write(1 << 40),
             Purpose::Sync(PAYLOAD),
+            Purpose::Zerocopy(key),
         ] {
             assert_eq!(Purpose::of(purpose.token()), Some(purpose));
         }

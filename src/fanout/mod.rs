@@ -3,8 +3,10 @@
 #![forbid(unsafe_code)]
 
 pub mod cursor;
+pub mod due;
 pub mod message;
 pub mod round;
 
 pub use cursor::Cursor;
+pub use due::Due;
 pub use message::Message;

@@ -1,8 +1,10 @@
 //! What the keeper is asked for and what it answers.
 
 use crate::instance::InstanceId;
+use crate::store::RecoveredWal;
 use crate::store::append::Begun;
 use crate::store::control_file::ControlFile;
+use crate::store::switch::Switch;
 use crate::wal::{Lsn, SegmentNo, SegmentSize, TimelineId};
 use std::fmt;
 use std::io;
@@ -72,6 +74,13 @@ pub enum Job {
     /// Move all WAL into a folder beside `pg_wal` and begin with an empty one: behind a
     /// gap that nothing fills. The hub's own ID stays.
     SetAside(InstanceId),
+    /// Go on with another timeline: see [`switch`](crate::store::switch).
+    Switch {
+        /// Which, and where.
+        plan: Switch,
+        /// The control file behind it.
+        control: Box<ControlFile>,
+    },
     /// A sync failed: leave the marker for the next start, as well as possible.
     MarkHalted {
         /// Everything below was durable before.
@@ -95,6 +104,7 @@ impl Job {
             Self::SaveState(_) => JobKind::SaveState,
             Self::Retain { .. } => JobKind::Retain,
             Self::SetAside(_) => JobKind::SetAside,
+            Self::Switch { plan, .. } => JobKind::Switch { to: plan.to },
             Self::MarkHalted { .. } => JobKind::MarkHalted,
         }
     }
@@ -114,6 +124,7 @@ pub enum JobKind {
     SaveState,
     Retain,
     SetAside,
+    Switch { to: TimelineId },
     MarkHalted,
 }
 
@@ -134,6 +145,7 @@ impl fmt::Display for JobKind {
             Self::SaveState => f.write_str("save the state file"),
             Self::Retain => f.write_str("remove old segments"),
             Self::SetAside => f.write_str("move all WAL aside"),
+            Self::Switch { to } => write!(f, "go on with timeline {to}"),
             Self::MarkHalted => f.write_str("write the halted marker"),
         }
     }
@@ -176,6 +188,8 @@ pub enum JobDone<F = Arc<OwnedFd>> {
         /// Open for reading at least.
         result: io::Result<F>,
     },
+    /// The timeline is another one now, and its WAL begins like this.
+    Switched(Box<RecoveredWal>),
     /// A job that hands nothing over succeeded.
     Done(JobKind),
     /// Nothing before this position is kept any more; the files themselves go in the

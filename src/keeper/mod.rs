@@ -38,6 +38,12 @@ pub struct KeeperHandle {
 }
 
 impl KeeperHandle {
+    /// The way to a simulated keeper.
+    #[cfg(test)]
+    pub(crate) fn to(jobs: mpsc::Sender<Job>) -> Self {
+        Self { jobs }
+    }
+
     /// Queues a job; gives it back when the queue is full (or the keeper is gone).
     pub fn post(&self, job: Job) -> Result<(), Box<Job>> {
         self.jobs.try_send(job).map_err(|refused| Box::new(refused.into_inner()))
@@ -117,12 +123,15 @@ fn serve(
             Err(fault) => return give(tell, Err(fault.into())),
         };
         let wal = recovered.wal.as_ref();
-        let holds = Arc::new(Holds::new(wal.map_or(Lsn::INVALID, |wal| wal.oldest)));
+        let cluster = recovered.control.as_ref().and_then(|control| control.cluster.clone());
+        let oldest = match (wal, &cluster) {
+            (Some(wal), Some(cluster)) => wal.oldest_of_all(cluster.segment_size),
+            _ => Lsn::INVALID,
+        };
+        let holds = Arc::new(Holds::new(oldest));
         let complete = wal.and_then(|wal| wal.complete);
-        let cluster = recovered.control.as_ref().and_then(|control| control.cluster.as_ref());
-        let size = cluster.map(|cluster| cluster.segment_size);
         let listing = &recovered.listing;
-        let keeper = Keeper::new(UringDisk, layout, Arc::clone(&holds), listing, complete, size);
+        let keeper = Keeper::new(UringDisk, layout, Arc::clone(&holds), listing, complete, cluster);
         give(tell, Ok((recovered, holds)));
         work_off(keeper, queue, answer).await;
     });

@@ -10,12 +10,14 @@ use super::spares::Spares;
 use crate::instance::InstanceId;
 use crate::store::append::{Begun, is_no_space};
 use crate::store::clean::clear_behind;
-use crate::store::control_file::ControlFile;
+use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::disk::{Disk, read_full, replace_durably, write_full};
 use crate::store::layout::{Layout, Listing, SegmentRange};
 use crate::store::notes::{BegunNote, HaltedNote};
 use crate::store::retention::{Hold, Holds};
+use crate::store::switch::{Switch, heirs, switch};
 use crate::store::tail::leading_rest;
+use crate::store::{StoreFault, recover};
 use crate::wal::page::LONG_HEADER;
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 use std::collections::BTreeSet;
@@ -40,6 +42,7 @@ pub struct Keeper<D: Disk> {
     disk: D,
     layout: Layout,
     holds: Arc<Holds>,
+    cluster: Option<Cluster>,
     size: Option<SegmentSize>,
     spares: Spares,
     /// Complete segments on disk, every timeline's, oldest range first.
@@ -63,24 +66,16 @@ impl<D: Disk> Keeper<D> {
         holds: Arc<Holds>,
         listing: &Listing,
         complete: Option<SegmentRange>,
-        size: Option<SegmentSize>,
+        cluster: Option<Cluster>,
     ) -> Self {
-        let mut ranges = listing.segments.clone();
-        // Recovery may have named some more.
-        if let Some(range) = complete {
-            ranges.retain(|old| {
-                old.tli != range.tli || old.oldest > range.newest || old.newest < range.oldest
-            });
-            ranges.push(range);
-            ranges.sort_unstable_by_key(|range| (range.tli, range.oldest));
-        }
         Self {
             disk,
             layout,
             holds,
-            size,
+            size: cluster.as_ref().map(|cluster| cluster.segment_size),
+            cluster,
             spares: Spares::new(&listing.spares),
-            complete: ranges,
+            complete: complete_ranges(listing, complete),
             partials: listing.partials.iter().copied().collect(),
             walk_start: None,
             horizon: SegmentNo::new(0),
@@ -112,6 +107,7 @@ impl<D: Disk> Keeper<D> {
             Job::SaveState(text) => self.save_state(text).await,
             Job::Retain { newest, wal_keep } => self.retain(newest, wal_keep).await,
             Job::SetAside(instance) => self.set_aside(instance).await,
+            Job::Switch { plan, control } => self.switch(plan, *control).await,
             Job::MarkHalted { durable, reason } => {
                 let note = HaltedNote { durable, reason };
                 let path = self.layout.halted();
@@ -229,19 +225,59 @@ impl<D: Disk> Keeper<D> {
         if let Some(file) = self.open.held(tli, no) {
             return Ok(file);
         }
-        let file = match self.disk.open_read(&self.layout.segment(name)).await {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.disk.open_read(&self.layout.partial(name)).await?
+        let mut found = Err(io::ErrorKind::NotFound.into());
+        for path in self.places(name) {
+            found = self.disk.open_read(&path).await;
+            match &found {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                _ => break,
             }
-            other => other?,
-        };
+        }
+        let file = found?;
         self.open.note(tli, no, &file);
         Ok(file)
+    }
+
+    /// Where a segment's bytes may be, the best place first. What was moved aside counts
+    /// too: a message that was begun before the timeline's end was known is finished from
+    /// there. Nothing else of it is ever asked for.
+    fn places(&self, name: SegmentName) -> Vec<PathBuf> {
+        let mut places = vec![self.layout.segment(name), self.layout.partial(name)];
+        let Some(cluster) = &self.cluster else { return places };
+        if let Some(sealed) = cluster.sealed.iter().find(|sealed| sealed.tli == name.tli) {
+            let aside = self.layout.diverged(sealed.tli, sealed.end);
+            for path in places.clone() {
+                places.extend(path.file_name().map(|file| aside.join(file)));
+            }
+        }
+        for heir in heirs(cluster, name.tli, name.no) {
+            let name = SegmentName { tli: heir, ..name };
+            places.extend([self.layout.segment(name), self.layout.partial(name)]);
+        }
+        places
+    }
+
+    /// The three steps of a switch, and a look at the directory as at a start. What they
+    /// change is looked at anew here too.
+    async fn switch(&mut self, plan: Switch, control: ControlFile) -> io::Result<JobDone<D::File>> {
+        let other = |fault: StoreFault| match fault {
+            StoreFault::Io { error, .. } if is_no_space(&error) => error,
+            fault => io::Error::other(fault.to_string()),
+        };
+        switch(&self.disk, &self.layout, plan, &control).await.map_err(other)?;
+        self.cluster = control.cluster;
+        let recovered = recover(&self.disk, &self.layout).await.map_err(other)?;
+        let wal = recovered.wal.ok_or_else(|| io::Error::other("the control file has gone"))?;
+        self.complete = complete_ranges(&recovered.listing, wal.complete);
+        self.partials = recovered.listing.partials.iter().copied().collect();
+        self.walk_start = None;
+        Ok(JobDone::Switched(Box::new(wal)))
     }
 
     async fn save_control(&mut self, control: &ControlFile) -> io::Result<JobDone<D::File>> {
         replace_durably(&self.disk, &self.layout.control(), control.encode()).await?;
         self.size = control.cluster.as_ref().map(|cluster| cluster.segment_size).or(self.size);
+        self.cluster = control.cluster.clone();
         Ok(JobDone::Done(JobKind::SaveControl))
     }
 
@@ -272,6 +308,7 @@ impl<D: Disk> Keeper<D> {
         self.disk.sync_dir(self.layout.root()).await.map_err(failed_sync)?;
         let empty = ControlFile { instance, cluster: None };
         replace_durably(&self.disk, &self.layout.control(), empty.encode()).await?;
+        self.cluster = None;
         self.spares = Spares::new(&[]);
         self.complete.clear();
         self.partials.clear();
@@ -374,6 +411,19 @@ impl<D: Disk> Keeper<D> {
     }
 }
 
+/// Complete segments as a listing has them, and those that recovery named after it.
+fn complete_ranges(listing: &Listing, complete: Option<SegmentRange>) -> Vec<SegmentRange> {
+    let mut ranges = listing.segments.clone();
+    if let Some(range) = complete {
+        ranges.retain(|old| {
+            old.tli != range.tli || old.oldest > range.newest || old.newest < range.oldest
+        });
+        ranges.push(range);
+        ranges.sort_unstable_by_key(|range| (range.tli, range.oldest));
+    }
+    ranges
+}
+
 /// A failed sync is never retried, whatever the reason: it must not look like a disk
 /// that is full for a while.
 pub(super) fn failed_sync(error: io::Error) -> io::Error {
@@ -417,7 +467,16 @@ mod tests {
         let holds = Arc::new(Holds::new(Lsn::new(FIRST * MIB)));
         let partials = vec![(tli, SegmentNo::new(FIRST))];
         let listing = Listing { partials, ..Listing::default() };
-        let mut keeper = Keeper::new(PlainDisk, layout, holds, &listing, None, Some(size));
+        let cluster = Cluster {
+            system_id: SystemId::new(7),
+            segment_size: size,
+            data_directory_mode: "0700".into(),
+            parameters: Vec::new(),
+            timeline: tli,
+            start: Lsn::new(FIRST * MIB),
+            sealed: Vec::new(),
+        };
+        let mut keeper = Keeper::new(PlainDisk, layout, holds, &listing, None, Some(cluster));
         let mut run = |job| run_ready(keeper.run(job)).unwrap();
 
         // A laggard reads what was recovered; then the upstream goes on with the segment.

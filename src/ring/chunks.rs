@@ -49,10 +49,19 @@ struct Shared {
     ranges: Box<[AtomicU32]>,
 }
 
+/// The memory that a cache of that many bytes takes.
+pub fn cache_memory(bytes: usize) -> usize {
+    (chunks_kept(bytes) + SPARE_BUFFERS) * CHUNK_SIZE
+}
+
+fn chunks_kept(bytes: usize) -> usize {
+    (bytes / CHUNK_SIZE).max(MIN_BUFFERS)
+}
+
 /// Makes the cache, for one writer and one reader per core. `bytes` is rounded down to
 /// chunks; four are the least. All memory is taken now.
 pub fn chunks(bytes: usize, cores: usize) -> io::Result<(ChunkWriter, Vec<ChunkReader>)> {
-    let keep = (bytes / CHUNK_SIZE).max(MIN_BUFFERS);
+    let keep = chunks_kept(bytes);
     let buffers = keep + SPARE_BUFFERS;
     let directory = Arc::new(Directory::new(buffers, cores, keep / HELD_SHARE));
     let shared = Arc::new(Shared {
@@ -196,10 +205,11 @@ impl ChunkWriter {
     }
 
     /// The bytes `[from, to)` for a write. They lie in one chunk; `to` may reach past
-    /// what is filled, up to the end of the page, where all is zero.
+    /// what is filled, up to the end of the page, where all is zero. The rest of a short
+    /// write may begin there too.
     pub fn range(&self, from: Lsn, to: Lsn) -> ChunkRange {
         assert!(from < to, "an empty range: {from} to {to}");
-        let chunk = self.find(from).expect("the range is in the cache");
+        let chunk = self.find(from.page_start()).expect("the range is in the cache");
         let (offset, len) = (offset_of(from), to.bytes_since(from) as usize);
         let is_cut = self.cut.is_some_and(|cut| cut.buffer == chunk.buffer);
         // Behind a cut the buffer still holds what was forgotten.

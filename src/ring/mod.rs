@@ -28,7 +28,9 @@ mod uring;
 mod waker;
 
 pub use buffer::Buffer;
-pub use chunks::{CHUNK_SIZE, ChunkHold, ChunkRange, ChunkReader, ChunkWriter, Full, Pin, chunks};
+pub use chunks::{
+    CHUNK_SIZE, ChunkHold, ChunkRange, ChunkReader, ChunkWriter, Full, Pin, cache_memory, chunks,
+};
 pub use clock::{Clock, SystemClock};
 pub use probe::{Features, KernelVersion, RingRefused, Support, probe};
 pub use replies::ReplyBuffer;
@@ -47,15 +49,6 @@ pub type Fd = Arc<OwnedFd>;
 
 /// At most this many messages are in one submission; a longer batch is cut up.
 pub const SEND_SLICE: usize = 32;
-
-/// Resets a connection: what is not delivered never will be, and the memory of sends
-/// without a copy comes free at once.
-pub fn disconnect(socket: &Fd) {
-    if let Err(error) = rustix::net::connect_unspec(&**socket) {
-        // Not connected any more: nothing of it is left.
-        tracing::trace!("disconnecting a socket: {error}");
-    }
-}
 
 /// The caller's own word; it comes back with the completion.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
@@ -216,7 +209,7 @@ pub trait Ring {
     /// now: the same bytes can be sent by [`Ring::send_now`].
     ///
     /// A socket that is closed holds the memory for as long as the kernel tries to
-    /// deliver: disconnect it first where nobody listens any more.
+    /// deliver: [`Ring::reset`] it first where nobody listens any more.
     fn send_zerocopy(&mut self, socket: &Fd, bytes: ChunkHold, token: Token) -> OpId;
 
     /// What was counted so far.
@@ -225,6 +218,10 @@ pub trait Ring {
     /// Shuts one side of a socket, or both, at once. Operations in flight on a side
     /// that is shut end.
     fn shut(&mut self, socket: &Fd, side: Shutdown) -> io::Result<()>;
+
+    /// Resets a connection at once: what is not delivered never will be, and the memory
+    /// of sends without a copy comes free.
+    fn reset(&mut self, socket: &Fd) -> io::Result<()>;
 
     /// Asks for the operation to end early; its completion comes all the same.
     fn cancel(&mut self, op: OpId);

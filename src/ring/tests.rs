@@ -549,7 +549,7 @@ fn a_chunk_that_a_peer_has_not_read_is_not_written_again() {
 }
 
 #[test]
-fn disconnecting_releases_what_a_peer_never_reads() {
+fn a_reset_releases_what_a_peer_never_reads() {
     let mut ring = small();
     let (_writer, reader, cell, _wal) = registered(&mut ring);
     let (near, far) = tcp_pair(&TcpListener::bind("127.0.0.1:0").unwrap());
@@ -557,7 +557,7 @@ fn disconnecting_releases_what_a_peer_never_reads() {
     let near = fd(near);
     fill_up(&mut ring, &reader, cell, &near);
     assert!(ring.counters().zerocopy_unreleased > 0);
-    disconnect(&near);
+    ring.reset(&near).unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
     while ring.in_flight() > 0 {
         assert!(Instant::now() < deadline, "a reset connection holds nothing");

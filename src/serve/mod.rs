@@ -2,12 +2,13 @@
 //! other, and takes them apart in the reverse one.
 
 mod limits;
+mod pin;
 mod post;
 mod recorder;
 mod watchdog;
 
 use crate::cli::{Mistake, ServeFlags};
-use crate::config::Config;
+use crate::config::{Config, Zerocopy};
 use crate::control::listener::{BindFault, bind};
 use crate::control::{Control, Running};
 use crate::core::handoff::{Inbox, Mailbox, ToControl, ToCore, mailbox};
@@ -15,7 +16,7 @@ use crate::core::{CoreParts, DataCore, Peer, Receiver, Store};
 use crate::hub::{Hub, Identity, Position};
 use crate::instance::InstanceId;
 use crate::keeper::{self, KeeperFault, KeeperHandle};
-use crate::ring::{self, ChunkReader, RingRefused, Setup, Uring, Waker};
+use crate::ring::{self, ChunkReader, Features, RingRefused, Setup, Support, Uring, Waker};
 use crate::store::control_file::ControlFile;
 use crate::store::directory::{Directory, DirectoryFault};
 use crate::store::recover::RecoveredWal;
@@ -60,6 +61,9 @@ pub enum ServeFault {
     /// The process' limits.
     #[error(transparent)]
     Limits(#[from] limits::TooFewDescriptors),
+    /// `--pin-cores`.
+    #[error(transparent)]
+    Pin(#[from] pin::PinFault),
     /// The directory.
     #[error(transparent)]
     Directory(#[from] DirectoryFault),
@@ -96,8 +100,11 @@ pub fn serve(flags: ServeFlags) -> Result<ExitCode, Box<dyn std::error::Error>> 
 fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     let config = Arc::new(flags.resolve()?);
     start_log(&config.log_level)?;
-    ring::probe()?;
+    let features = ring::probe()?;
+    let config = without_what_is_missing(config, features);
     limits::check(&config)?;
+    let available = pin::available().map_err(|e| ServeFault::Io("ask for the CPUs", e))?;
+    let cpus = pin::plan(&config.pin_cores, config.cores.get(), &available)?;
     let directory = Directory::open(&config.directory)?;
     let layout = directory.layout().clone();
     let bound = bind(&config)?;
@@ -134,7 +141,8 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     }
 
     let cores = config.cores.get();
-    let berths = (0..cores).map(build_berth).collect::<Result<Vec<_>, _>>()?;
+    let berths = cpus.into_iter().enumerate().map(|(index, cpu)| build_berth(index, cpu));
+    let berths = berths.collect::<Result<Vec<_>, _>>()?;
     let (mut writer, readers) = ring::chunks(config.wal_buffers, cores)
         .map_err(|e| ServeFault::Io("map memory for --wal-buffers", e))?;
     let mut store = None;
@@ -197,6 +205,20 @@ fn start_log(level: &str) -> Result<(), ServeFault> {
     Ok(())
 }
 
+/// The settings as far as the kernel can follow them.
+fn without_what_is_missing(config: Arc<Config>, features: Features) -> Arc<Config> {
+    if features.zerocopy == Support::Yes || config.zerocopy == Zerocopy::Off {
+        return config;
+    }
+    if config.zerocopy == Zerocopy::On {
+        warn!(
+            "--zerocopy on: the kernel cannot do it (Linux 6.2 or newer can); everything is copied"
+        );
+    }
+    let config = Config { zerocopy: Zerocopy::Off, ..Config::clone(&config) };
+    Arc::new(config)
+}
+
 /// The receive role where recovery left it.
 fn resume(
     hub: &Hub,
@@ -204,34 +226,36 @@ fn resume(
     wal: RecoveredWal,
     writer: &mut ring::ChunkWriter,
 ) -> Result<Store, ServeFault> {
-    let tli = wal.walker.rules().tli;
-    let cell = Arc::new(Cell::new(tli, wal.oldest, wal.durable));
-    writer
-        .open(cell.id(), wal.prefix_from, &[])
-        .map_err(|e| ServeFault::Begin(format!("could not fill the cache: {e}")))?;
-    if writer.append(&wal.prefix) < wal.prefix.len() {
-        return Err(ServeFault::Begin("the cache is too small for the end of the WAL".to_owned()));
+    let (tli, durable, oldest) = (wal.walker.rules().tli, wal.durable, wal.oldest);
+    // The first time everything that was read back is compared.
+    let start = wal.prefix_from;
+    let mut cells: Vec<Arc<Cell>> = Vec::new();
+    for ended in &wal.ended {
+        let cell = Arc::new(Cell::new(ended.tli, ended.oldest, ended.end));
+        cell.seal(ended.end);
+        cells.push(cell);
     }
-    writer.durable(wal.durable);
-    hub.set_cells(vec![Arc::clone(&cell)]);
-    info!(timeline = %tli, oldest = %wal.oldest, durable = %wal.durable, "WAL found in the directory");
-    let store = Store::new(cell, wal.walker, wal.beginning, wal.begins, config.wal_buffers);
-    hub.set_position(Position::At {
-        tli,
-        durable: wal.durable,
-        // The first time everything that was read back is compared.
-        start: wal.prefix_from,
-    });
+    let store = Store::resume(wal, writer, config.wal_buffers).map_err(ServeFault::Begin)?;
+    cells.push(Arc::clone(&store.cell));
+    for (cell, next) in cells.iter().zip(cells.iter().skip(1)) {
+        cell.link(Arc::clone(next));
+    }
+    hub.set_cells(cells);
+    info!(timeline = %tli, %oldest, %durable, "WAL found in the directory");
+    hub.set_position(Position::At { tli, durable, start });
     Ok(store)
 }
 
 /// Starts a data core's thread: the ring belongs to the thread that makes it.
-fn build_berth(index: usize) -> Result<Berth, ServeFault> {
+fn build_berth(index: usize, cpu: Option<usize>) -> Result<Berth, ServeFault> {
     let (say, made) = threads::channel();
     let (parts, wait) = threads::channel::<CoreParts>();
     let thread = std::thread::Builder::new()
         .name(format!("data-{index}"))
         .spawn(move || {
+            if let Some(cpu) = cpu {
+                pin::bind_to(cpu);
+            }
             let ring = match Uring::new(Setup::default()) {
                 Ok(ring) => ring,
                 Err(refused) => return drop(say.send(Err(refused))),

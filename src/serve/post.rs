@@ -42,6 +42,16 @@ impl Post {
 
     /// Delivers an answer. Called on the keeper's thread.
     pub(super) fn deliver(&self, done: JobDone) {
+        let done = match done {
+            JobDone::Switched(wal) => {
+                let kind = JobKind::Switch { to: wal.walker.rules().tli };
+                if let Some(told) = self.take_waiting(kind) {
+                    self.send(0, ToCore::Switched { wal, told });
+                }
+                return;
+            }
+            done => done,
+        };
         match &done {
             JobDone::Opened { for_core, .. } => self.to_core(*for_core, done),
             JobDone::Done(kind) => match kind {
@@ -56,7 +66,8 @@ impl Post {
                 JobKind::SaveControl
                 | JobKind::SaveHistory { .. }
                 | JobKind::UseCluster
-                | JobKind::SetAside => self.to_waiting(*job, Err(error.to_string())),
+                | JobKind::SetAside
+                | JobKind::Switch { .. } => self.to_waiting(*job, Err(error.to_string())),
                 JobKind::SaveState => tracing::debug!("could not {job}: {error}"),
                 _ => self.to_core(0, done),
             },
@@ -90,12 +101,15 @@ impl Post {
     }
 
     fn to_waiting(&self, kind: JobKind, result: Result<(), String>) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = waiting.iter().position(|(other, _)| *other == kind)
-            && let Some((_, waiting)) = waiting.remove(place)
-        {
+        if let Some(waiting) = self.take_waiting(kind) {
             // It may have given up waiting.
             drop(waiting.send(result));
         }
+    }
+
+    fn take_waiting(&self, kind: JobKind) -> Option<Waiting> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = waiting.iter().position(|(other, _)| *other == kind)?;
+        waiting.remove(place).map(|(_, waiting)| waiting)
     }
 }

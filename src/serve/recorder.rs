@@ -5,6 +5,7 @@ use crate::control::recorder::{Recorder, Saved};
 use crate::hub::{Hub, Identity};
 use crate::keeper::{Job, KeeperHandle};
 use crate::store::control_file::{Cluster, ControlFile};
+use crate::store::switch::Switch;
 use crate::wal::{Lsn, TimelineId};
 use bytes::Bytes;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -85,6 +86,15 @@ impl Recorder for KeeperRecorder {
                 cluster.parameters = identity.parameters.clone();
             }
         })
+    }
+
+    fn switch(&self, plan: Switch) -> Saved {
+        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        // A switch that failed behind its decision is asked for again.
+        if let Some(cluster) = control.cluster.as_mut().filter(|c| c.timeline == plan.from) {
+            *cluster = plan.apply(cluster);
+        }
+        self.order(Job::Switch { plan, control: Box::new(control.clone()) })
     }
 
     fn set_wal_aside(&self) -> Saved {

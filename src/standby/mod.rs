@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod diverged;
 pub mod parameters;
 pub mod refusals;
 pub mod session;

@@ -1,6 +1,7 @@
 //! A replication connection between startup and stream: messages in, answers out.
 //! No I/O; the answers are bytes appended to a buffer.
 
+use super::diverged::Diverged;
 use super::show::{Asker, show};
 use super::start::{Serving, Start, decide};
 use super::{parameters, refusals};
@@ -13,7 +14,7 @@ use crate::watermark::Cell;
 use crate::wire::backend::{self, BYTEA_OID, Column, TEXT_OID};
 use crate::wire::command::{Command, parse_command};
 use crate::wire::frame::{Frame, Malformed, next_frame};
-use crate::wire::refusal::Refusal;
+use crate::wire::refusal::{Refusal, Severity};
 use bytes::{Buf, BytesMut};
 use std::sync::Arc;
 
@@ -170,20 +171,26 @@ fn command(hub: &Hub, session: &Session, text: &[u8], out: &mut BytesMut) -> Ste
     match done {
         Ok(Step::Answered) => {}
         Ok(step) => return step,
-        Err(refusal) => backend::error(out, &refusal),
+        Err(refusal) => {
+            backend::error(out, &refusal);
+            if refusal.severity == Severity::Fatal {
+                return Step::Close;
+            }
+        }
     }
     backend::ready_for_query(out);
     Step::Answered
 }
 
-/// Ok(Answered) and Err are followed by ReadyForQuery.
+/// Ok(Answered) and Err are followed by ReadyForQuery, unless the error ends the session.
 fn execute(
     hub: &Hub,
     session: &Session,
     command: Command,
     out: &mut BytesMut,
 ) -> Result<Step, Refusal> {
-    // Both were there when the connection was let in, and stay.
+    // Both were there when the connection was let in; but behind a gap our WAL may have
+    // been moved aside since, and until the next stream begins the hub is a new one.
     let (Some(identity), Some(current)) = (hub.identity(), hub.current_cell()) else {
         return Err(refusals::starting_up());
     };
@@ -222,7 +229,7 @@ fn execute(
             return Err(refusals::no_such_slot(&name));
         }
         Command::StartPhysical { slot: None, start, timeline } => {
-            return start_physical(hub, &identity, &current, timeline, start, out);
+            return start_physical(hub, session, &identity, timeline, start, out);
         }
     }
     Ok(Step::Answered)
@@ -262,12 +269,13 @@ fn timeline_history(
 
 fn start_physical(
     hub: &Hub,
+    session: &Session,
     identity: &Identity,
-    current: &Arc<Cell>,
     timeline: Option<TimelineId>,
     start: Lsn,
     out: &mut BytesMut,
 ) -> Result<Step, Refusal> {
+    let current = hub.current_cell().ok_or_else(refusals::starting_up)?;
     let history =
         hub.history(current.tli()).and_then(|content| History::parse(current.tli(), content).ok());
     let forks = history.as_ref().map(forks_of).unwrap_or_default();
@@ -279,13 +287,21 @@ fn start_physical(
     };
     let refused = match decide(&serving, timeline, start) {
         Start::Refused(refusal) => return Err(refusal),
+        Start::Diverged { tli, end, refusal } => {
+            let (application_name, peer) = (session.application_name.clone(), session.peer.clone());
+            hub.note_diverged(Diverged { application_name, peer, tli, at: start, end });
+            return Err(refusal);
+        }
         Start::AlreadyAtEnd { next, at } => {
             next_timeline(next, at, out);
             return Ok(Step::Answered);
         }
         Start::RefusedInCopy(refusal) => refusal,
         Start::Stream { tli, start, segment } => match hold(hub, tli, start, segment) {
-            Ok(accepted) => return Ok(Step::Stream(accepted)),
+            Ok(accepted) => {
+                hub.note_streaming(&session.application_name, &session.peer);
+                return Ok(Step::Stream(accepted));
+            }
             Err(refusal) => refusal,
         },
     };
@@ -431,6 +447,17 @@ mod tests {
             "T E[ERROR 58P01 could not open file \"pg_wal/0000004D.history\": No such file or \
              directory] Z"
         );
+    }
+
+    #[test]
+    fn without_wal_any_more_a_session_ends() {
+        let hub = serving("15.18");
+        hub.set_cells(Vec::new());
+        let mut out = BytesMut::new();
+        let mut asked = query("IDENTIFY_SYSTEM");
+        let step = Conversation::new().take(&hub, &session(), &mut asked, &mut out);
+        assert!(matches!(step, Step::Close), "{step:?}");
+        assert_eq!(shorten(&out), "E[FATAL 57P03 the database system is starting up]");
     }
 
     #[test]

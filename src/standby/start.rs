@@ -38,6 +38,15 @@ pub enum Start {
         /// Where it forks off.
         at: Lsn,
     },
+    /// It has WAL of a timeline behind its end: an error before CopyBothResponse.
+    Diverged {
+        /// The timeline.
+        tli: TimelineId,
+        /// Where it ended.
+        end: Lsn,
+        /// The error.
+        refusal: Refusal,
+    },
     /// An error before CopyBothResponse.
     Refused(Refusal),
     /// An error behind CopyBothResponse.
@@ -67,7 +76,7 @@ pub fn decide(serving: &Serving<'_>, asked: Option<TimelineId>, start: Lsn) -> S
     };
     let end = serving.forks.get(place).map_or(Lsn::MAX, |(_, end)| *end);
     if start > end {
-        return Start::Refused(refusals::start_past_fork(start, tli, end));
+        return Start::Diverged { tli, end, refusal: refusals::start_past_fork(start, tli, end) };
     }
     let next = serving.forks.get(place + 1).map_or(serving.tli, |(next, _)| *next);
     if start == end {
@@ -105,7 +114,9 @@ mod tests {
         match start {
             Start::Stream { tli, start, segment } => format!("stream {tli} {start} {segment}"),
             Start::AlreadyAtEnd { next, at } => format!("end {next} {at}"),
-            Start::Refused(refusal) => format!("before {} {}", refusal.sqlstate, refusal.message),
+            Start::Refused(refusal) | Start::Diverged { refusal, .. } => {
+                format!("before {} {}", refusal.sqlstate, refusal.message)
+            }
             Start::RefusedInCopy(refusal) => {
                 format!("after {} {}", refusal.sqlstate, refusal.message)
             }

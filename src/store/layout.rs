@@ -12,9 +12,11 @@
 //!     000000010000000A00000030.partial    the open segment, and the one ahead
 //!     00000002.history                    complete and durable
 //!     spare.7                             prepared or recycled, no WAL
+//!   diverged/
+//!     1-0_3000060/         what we had of timeline 1 at and behind 0/3000060, where it ended
 //! ```
 
-use crate::wal::{SegmentName, SegmentNo, SegmentSize, TimelineId};
+use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 use std::path::{Path, PathBuf};
 
 /// The ending of a segment that is not complete.
@@ -94,6 +96,17 @@ impl Layout {
     /// Where WAL goes that `--on-gap restart-at-current` moves aside, for the `n`th time.
     pub fn aside(&self, n: u32) -> PathBuf {
         self.root.join(format!("pg_wal.aside.{n}"))
+    }
+
+    /// Where WAL goes that nobody follows: one folder for each end of a timeline.
+    pub fn all_diverged(&self) -> PathBuf {
+        self.root.join("diverged")
+    }
+
+    /// The folder for what we had of `tli` at and behind its end.
+    pub fn diverged(&self, tli: TimelineId, end: Lsn) -> PathBuf {
+        let end = end.to_string().replace('/', "_");
+        self.all_diverged().join(format!("{tli}-{end}"))
     }
 
     /// The name under which `path` is written before it is renamed.

@@ -20,6 +20,7 @@ pub mod plain_disk;
 pub mod recover;
 pub mod retention;
 pub mod sealed_text;
+pub mod switch;
 pub mod tail;
 
 pub use fault::StoreFault;

@@ -13,9 +13,10 @@ use super::disk::{Disk, read_full, read_small, replace_durably};
 use super::fault::{StoreFault, failed};
 use super::layout::{Layout, Listing, SegmentRange};
 use super::notes::{BegunNote, HaltedNote};
+use super::switch::clear_ended;
 use super::tail::{Tail, TailSearch};
 use crate::timeline::History;
-use crate::wal::{Fork, Lsn, SegmentName, SegmentNo, TimelineId, Walker};
+use crate::wal::{Fork, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId, Walker};
 use std::path::Path;
 
 /// The most that a start reads back to compare with an upstream. The smallest cache
@@ -41,8 +42,10 @@ pub struct Recovered {
 pub struct RecoveredWal {
     /// Complete segments without a hole, up to the newest.
     pub complete: Option<SegmentRange>,
-    /// The oldest position that can be served.
+    /// The oldest position of this timeline that can be served.
     pub oldest: Lsn,
+    /// The timelines before it, oldest first, as far as their WAL is here.
+    pub ended: Vec<EndedWal>,
     /// End of the last whole record: for decisions about timelines.
     pub record_end: Lsn,
     /// Start of the last whole record, which the next one's prev-link names.
@@ -70,11 +73,36 @@ pub struct RecoveredWal {
     pub walker: Walker,
 }
 
+/// The WAL of a timeline that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndedWal {
+    /// The timeline.
+    pub tli: TimelineId,
+    /// The oldest position of it that can be served. Its fork segment is the child's.
+    pub oldest: Lsn,
+    /// Its switchpoint.
+    pub end: Lsn,
+}
+
+impl RecoveredWal {
+    /// The oldest position from which everything up to the end is here, on one timeline
+    /// after the other.
+    pub fn oldest_of_all(&self, size: SegmentSize) -> Lsn {
+        self.ended.iter().rev().fold(self.oldest, |oldest, ended| {
+            if oldest <= ended.end.segment_start(size) { oldest.min(ended.oldest) } else { oldest }
+        })
+    }
+}
+
 /// Looks at the directory and makes it safe to go on from. The caller holds the lock.
 pub async fn recover<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, StoreFault> {
-    let names = disk.list(layout.wal()).await.map_err(failed("list directory", layout.wal()))?;
     let control = read_note(disk, &layout.control(), ControlFile::decode).await?;
-    let Some(cluster) = control.as_ref().and_then(|control| control.cluster.clone()) else {
+    let cluster = control.as_ref().and_then(|control| control.cluster.clone());
+    if let Some(cluster) = &cluster {
+        clear_ended(disk, layout, cluster).await?;
+    }
+    let names = disk.list(layout.wal()).await.map_err(failed("list directory", layout.wal()))?;
+    let Some(cluster) = cluster else {
         return match names.iter().any(|name| looks_like_wal(name)) {
             true => Err(StoreFault::NoControl { path: layout.wal().to_owned() }),
             false => {
@@ -83,12 +111,14 @@ pub async fn recover<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, St
         };
     };
     let listing = Listing::of(names, cluster.segment_size);
+    let ended = ended_wal(&listing, &cluster);
     let recovery = Recovery {
         disk,
         layout,
         cluster: &cluster,
         complete: served_range(&listing, &cluster),
         partials: open_segments(&listing, &cluster),
+        ended,
     };
     for name in &listing.temporary {
         let path = layout.wal().join(name);
@@ -125,6 +155,22 @@ pub(super) fn served_range(listing: &Listing, cluster: &Cluster) -> Option<Segme
     (range.oldest <= range.newest).then_some(range)
 }
 
+/// The timelines that have ended, with the oldest segment of the unbroken run up to the
+/// one before the fork. The fork segment itself is read from the child's file.
+pub(super) fn ended_wal(listing: &Listing, cluster: &Cluster) -> Vec<EndedWal> {
+    let size = cluster.segment_size;
+    let wal = cluster.sealed.iter().map(|sealed| {
+        let fork = sealed.end.segment(size);
+        let last = fork.previous().unwrap_or(fork);
+        let own = listing.segments.iter().find(|range| {
+            range.tli == sealed.tli && range.oldest <= last && last <= range.newest && last < fork
+        });
+        let oldest = own.map_or(fork, |range| range.oldest.max(sealed.start.segment(size)));
+        EndedWal { tli: sealed.tli, oldest: oldest.start(size), end: sealed.end }
+    });
+    wal.collect()
+}
+
 /// The open segments of the current timeline.
 pub(super) fn open_segments(listing: &Listing, cluster: &Cluster) -> Vec<SegmentNo> {
     let own = listing.partials.iter().filter(|(tli, _)| *tli == cluster.timeline);
@@ -156,6 +202,7 @@ struct Recovery<'a, D> {
     cluster: &'a Cluster,
     complete: Option<SegmentRange>,
     partials: Vec<SegmentNo>,
+    ended: Vec<EndedWal>,
 }
 
 impl<D: Disk> Recovery<'_, D> {
@@ -191,6 +238,7 @@ impl<D: Disk> Recovery<'_, D> {
         Ok(RecoveredWal {
             complete: self.complete,
             oldest: self.complete.map_or(self.cluster.start, |range| range.oldest.start(size)),
+            ended: std::mem::take(&mut self.ended),
             record_end: tail.record_end,
             last_record: tail.last_record,
             resume,
@@ -231,6 +279,9 @@ impl<D: Disk> Recovery<'_, D> {
     /// How far bytes are known to be durable without a checksum.
     fn trusted(&self, begun: Option<BegunNote>, halted: Option<&HaltedNote>) -> Lsn {
         let begun = noted_beginning(begun, self.cluster, self.complete);
+        // The fork segment was durable before the control file spoke of the timeline.
+        let fork = self.cluster.sealed.last().map_or(Lsn::INVALID, |sealed| sealed.end);
+        let begun = begun.max(fork);
         halted.map_or(begun, |note| note.durable.max(begun))
     }
 

@@ -61,6 +61,14 @@ pub enum Verdict {
         /// Start of the segment it is writing: that one is there.
         newest: Lsn,
     },
+    /// Our timeline has ended, and all of it is here (or more than all): go on with the
+    /// one that follows, then decide again.
+    Switch {
+        /// The timeline that follows.
+        next: TimelineId,
+        /// Where ours ended.
+        at: Lsn,
+    },
     /// Don't.
     Not(UpstreamState),
 }
@@ -90,6 +98,16 @@ pub fn judge(seen: &Seen, known: &Known) -> Verdict {
                 segment_size.bytes()
             ));
         }
+    }
+    // Whoever receives its WAL asks for the file, too: a PostgreSQL standby ends each
+    // attempt over the answer. Stored here, the WAL could be served to nobody, and the
+    // next start could not tell which timelines its pages may carry.
+    if seen.tli != TimelineId::FIRST && seen.forks.is_none() {
+        return refuse(format!(
+            "it has no history file of its timeline {}, as after pg_resetwal; without it no \
+             standby can follow this timeline",
+            seen.tli
+        ));
     }
     match known.position {
         Position::Empty => begin(seen, known.start_from),
@@ -145,9 +163,7 @@ fn go_on(seen: &Seen, known: &Known, tli: TimelineId, durable: Lsn, start: Lsn) 
             )),
         };
     }
-    let Some(theirs) = theirs else {
-        return refuse(format!("it has no history file of its timeline {}", seen.tli));
-    };
+    let theirs = theirs.unwrap_or_default();
     let Some(end) = end_of(theirs, tli) else {
         return refuse(format!(
             "our timeline {tli} is not in the history of its timeline {}",
@@ -164,7 +180,7 @@ fn go_on(seen: &Seen, known: &Known, tli: TimelineId, durable: Lsn, start: Lsn) 
     if durable >= end {
         // Nothing of our timeline is missing any more.
         let next = theirs.iter().map(|(t, _)| *t).find(|t| *t > tli).unwrap_or(seen.tli);
-        return Verdict::Not(UpstreamState::TimelineEnded { next, at: end, ours: durable });
+        return Verdict::Switch { next, at: end };
     }
     Verdict::Start { tli, start }
 }
@@ -232,6 +248,15 @@ mod tests {
     }
 
     #[test]
+    fn a_timeline_without_its_history_file_is_refused() {
+        let empty = Known { position: Position::Empty, cluster: None, ..known(1, 0, 0, &[]) };
+        let no_file = Seen { forks: None, ..seen(2, 5 * MIB, &[]) };
+        for ours in [empty, known(1, 100, 50, &[]), known(2, 100, 50, &[(1, 40)])] {
+            assert_eq!(name(&judge(&no_file, &ours)), "upstream refused");
+        }
+    }
+
+    #[test]
     fn another_cluster_or_size_or_a_loop_is_refused() {
         let ours = known(1, 100, 50, &[]);
         let mut other = seen(1, 200, &[]);
@@ -265,9 +290,7 @@ mod tests {
         assert_eq!(name(&judge(&seen(3, 300, &[(1, 40), (2, 101)]), &ours)), "go");
         for end in [99, 100] {
             let ended = judge(&seen(4, 300, &[(1, 40), (2, end), (3, 250)]), &ours);
-            let (next, at, durable) = (tli(3), lsn(end), lsn(100));
-            let state = UpstreamState::TimelineEnded { next, at, ours: durable };
-            assert_eq!(ended, Verdict::Not(state));
+            assert_eq!(ended, Verdict::Switch { next: tli(3), at: lsn(end) });
         }
         assert_eq!(name(&judge(&seen(3, 300, &[(1, 40)]), &ours)), "upstream refused");
         assert_eq!(name(&judge(&seen(3, 300, &[(1, 39), (2, 100)]), &ours)), "upstream refused");

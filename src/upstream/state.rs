@@ -38,16 +38,6 @@ pub enum UpstreamState {
         /// Why not.
         why: String,
     },
-    /// The upstream's timeline ended; following it is not this version's business.
-    TimelineEnded {
-        /// The timeline that follows.
-        next: TimelineId,
-        /// Where it forks off.
-        at: Lsn,
-        /// How far our WAL of the old timeline reaches; past the fork when the old
-        /// primary wrote something that nobody follows.
-        ours: Lsn,
-    },
     /// The upstream no longer has the WAL that comes next for us.
     Gap {
         /// The position we need.
@@ -77,7 +67,6 @@ impl UpstreamState {
             Self::Disconnected { .. } => "disconnected",
             Self::Waiting { .. } => "waiting for upstream",
             Self::Refused { .. } => "upstream refused",
-            Self::TimelineEnded { .. } => "timeline ended",
             Self::Gap { .. } => "gap",
             Self::Diverged { .. } => "diverged",
             Self::NoSpace => "no space",
@@ -93,7 +82,6 @@ impl UpstreamState {
             Self::Stopped => 2,
             Self::Disconnected { .. } => 3,
             Self::Waiting { .. } => 4,
-            Self::TimelineEnded { .. } => 5,
             Self::Refused { .. } => 6,
             Self::NoSpace => 7,
             Self::Gap { .. } => 8,
@@ -130,11 +118,6 @@ impl UpstreamState {
                 put("host", host.clone());
                 put("why", why.clone());
             }
-            Self::TimelineEnded { next, at, ours } => {
-                put("next_timeline", next.to_string());
-                put("at", at.to_string());
-                put("ours", ours.to_string());
-            }
             Self::Gap { at, message } => {
                 put("at", at.to_string());
                 put("why", message.clone());
@@ -164,12 +147,6 @@ impl fmt::Display for UpstreamState {
             Self::Refused { host, why } => {
                 write!(f, "upstream refused: {host}: {why}; nothing of it is stored, still serving")
             }
-            Self::TimelineEnded { next, at, ours } => write!(
-                f,
-                "timeline ended: the upstream went on with timeline {next} at {at}, which this \
-                 version does not follow; our WAL reaches {ours}; receiving has stopped, still \
-                 serving"
-            ),
             Self::Gap { at, message } => write!(
                 f,
                 "gap: the upstream no longer has the WAL at {at} ({message}); bytes are never \

@@ -101,6 +101,10 @@ fn next_timeline(row: &[Option<&[u8]>]) -> Result<Told<'static>, NoStream> {
     }
 }
 
+/// How long an upstream may be left unread when no timeout says: as long as with
+/// PostgreSQL's default of 60 s.
+const UNREAD_LIMIT: Duration = Duration::from_secs(30);
+
 /// When something is owed to the upstream, and when it is given up.
 #[derive(Debug)]
 pub struct Clock {
@@ -123,9 +127,9 @@ pub enum Due {
     Status(ReplyRequest),
     /// The upstream is silent for too long.
     GiveUp,
-    /// Our disk is behind for too long: an upstream socket left unread can freeze a
+    /// Our disk is behind for so long: an upstream socket left unread can freeze a
     /// primary's checkpointer.
-    DiskTooSlow,
+    DiskTooSlow(Duration),
 }
 
 impl Clock {
@@ -186,11 +190,17 @@ impl Clock {
         StatusReply { write, flush, apply: flush, client_time, reply }
     }
 
+    /// How long the upstream may be left unread. It has a bound without a timeout, too:
+    /// who trusts the network does not thereby let our disk freeze the primary.
+    fn unread_limit(&self) -> Duration {
+        if self.timeout.is_zero() { UNREAD_LIMIT } else { self.timeout / 2 }
+    }
+
     /// When [`Clock::due`] has to be asked next.
     pub fn deadline(&self) -> Option<Instant> {
         let timed = !self.timeout.is_zero();
         let status = (!self.status_interval.is_zero()).then(|| self.told_at + self.status_interval);
-        let paused = self.paused_at.filter(|_| timed).map(|at| at + self.timeout / 2);
+        let paused = self.paused_at.map(|at| at + self.unread_limit());
         let silent = (timed && self.paused_at.is_none())
             .then(|| self.heard_at + if self.pinged { self.timeout } else { self.timeout / 2 });
         [status, paused, silent].into_iter().flatten().min()
@@ -199,20 +209,19 @@ impl Clock {
     /// What the clock asks for. After a status that wants an answer the upstream counts
     /// as pinged.
     pub fn due(&mut self, now: Instant) -> Due {
-        if !self.timeout.is_zero() {
-            if let Some(paused_at) = self.paused_at {
-                if now.saturating_duration_since(paused_at) >= self.timeout / 2 {
-                    return Due::DiskTooSlow;
-                }
-            } else {
-                let silent = now.saturating_duration_since(self.heard_at);
-                if silent >= self.timeout {
-                    return Due::GiveUp;
-                }
-                if silent >= self.timeout / 2 && !self.pinged {
-                    self.pinged = true;
-                    return Due::Status(ReplyRequest::Yes);
-                }
+        if let Some(paused_at) = self.paused_at {
+            let unread = now.saturating_duration_since(paused_at);
+            if unread >= self.unread_limit() {
+                return Due::DiskTooSlow(unread);
+            }
+        } else if !self.timeout.is_zero() {
+            let silent = now.saturating_duration_since(self.heard_at);
+            if silent >= self.timeout {
+                return Due::GiveUp;
+            }
+            if silent >= self.timeout / 2 && !self.pinged {
+                self.pinged = true;
+                return Due::Status(ReplyRequest::Yes);
             }
         }
         let told = now.saturating_duration_since(self.told_at);
@@ -255,10 +264,22 @@ mod tests {
         clock.pause(t0 + s(20));
         assert_eq!(clock.deadline(), Some(t0 + s(50)));
         assert_eq!(clock.due(t0 + s(49)), Due::Nothing);
-        assert_eq!(clock.due(t0 + s(50)), Due::DiskTooSlow);
+        assert_eq!(clock.due(t0 + s(50)), Due::DiskTooSlow(s(30)));
         clock.resume(t0 + s(51));
         assert_eq!(clock.due(t0 + s(80)), Due::Nothing);
         assert_eq!(clock.due(t0 + s(81)), Due::Status(ReplyRequest::Yes));
+    }
+
+    #[test]
+    fn no_timeout_is_no_leave_to_keep_the_upstream_waiting() {
+        let t0 = Instant::now();
+        let mut clock = Clock::new(t0, s(0), s(0));
+        assert_eq!(clock.deadline(), None);
+        assert_eq!(clock.due(t0 + s(1_000_000)), Due::Nothing);
+        clock.pause(t0 + s(20));
+        assert_eq!(clock.deadline(), Some(t0 + s(50)));
+        assert_eq!(clock.due(t0 + s(49)), Due::Nothing);
+        assert_eq!(clock.due(t0 + s(50)), Due::DiskTooSlow(s(30)));
     }
 
     #[test]

@@ -116,7 +116,6 @@ impl Supervisor {
         let slow = matches!(
             state,
             UpstreamState::Refused { .. }
-                | UpstreamState::TimelineEnded { .. }
                 | UpstreamState::Gap { .. }
                 | UpstreamState::Diverged { .. }
         );

@@ -7,6 +7,7 @@
 
 mod keyword;
 mod syntax;
+mod target;
 
 use super::passfile;
 use super::secret::Secret;
@@ -16,6 +17,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+pub use target::{ServerNature, TargetSessionAttrs};
 
 /// Where servers put their sockets: Debian's place, then PostgreSQL's own.
 const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
@@ -51,6 +53,8 @@ pub struct Conninfo {
     pub keepalives: Keepalives,
     /// `TCP_USER_TIMEOUT`; none is the system's.
     pub tcp_user_timeout: Option<Duration>,
+    /// Which of the hosts is wanted.
+    pub target_session_attrs: TargetSessionAttrs,
 }
 
 /// One server to try.
@@ -202,6 +206,7 @@ impl Conninfo {
             tcp_user_timeout: values
                 .positive("tcp_user_timeout")?
                 .map(|ms| Duration::from_millis(u64::from(ms))),
+            target_session_attrs: values.target_session_attrs()?,
         })
     }
 
@@ -293,6 +298,13 @@ impl Values {
             "require" | "verify-ca" | "verify-full" => Ok(SslMode::Disable),
             _ => Err(ConninfoFault::InvalidValue { option: "sslmode", value: value.to_owned() }),
         }
+    }
+
+    fn target_session_attrs(&self) -> Result<TargetSessionAttrs, ConninfoFault> {
+        const OPTION: &str = "target_session_attrs";
+        let Some(value) = self.given(OPTION) else { return Ok(TargetSessionAttrs::default()) };
+        let invalid = |_| ConninfoFault::InvalidValue { option: OPTION, value: value.to_owned() };
+        value.parse().map_err(invalid)
     }
 
     fn refuse_unsupported(&self, sslmode: SslMode) -> Result<(), ConninfoFault> {
@@ -559,11 +571,11 @@ mod tests {
         assert!(matches!(conninfo.hosts[0].addr, HostAddr::Unix(_)), "set to nothing is set");
         assert_eq!(conninfo.application_name.as_deref(), Some("walhub"));
         let refused = Conninfo::parse("host=a", &|name| {
-            (name == "PGTARGETSESSIONATTRS").then(|| "primary".to_owned())
+            (name == "PGTARGETSESSIONATTRS").then(|| "master".to_owned())
         });
         assert!(matches!(
             refused,
-            Err(ConninfoFault::Unsupported { option: "target_session_attrs", .. })
+            Err(ConninfoFault::InvalidValue { option: "target_session_attrs", .. })
         ));
     }
 
@@ -581,7 +593,6 @@ mod tests {
             "requirepeer=postgres",
             "require_auth=scram-sha-256",
             "load_balance_hosts=random",
-            "target_session_attrs=standby",
             "min_protocol_version=3.2",
             "scram_client_key=hunter2",
         ] {

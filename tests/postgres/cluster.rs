@@ -215,6 +215,16 @@ impl<'a> Cluster<'a> {
         kill_family(&mut self.server.take().unwrap());
     }
 
+    /// Lets a server that was stopped begin again in this WAL file, by `pg_resetwal`.
+    pub(crate) fn reset_wal(&self, file: &str) {
+        assert!(self.server.is_none(), "{} runs", self.name);
+        let (_, out, err) = self.scene.log(&format!("{}-resetwal", self.name));
+        let mut command = self.programs.server("pg_resetwal");
+        command.args(["-l", file, "-D"]).arg(&self.data);
+        let status = command.stdout(out).stderr(err).status().unwrap();
+        assert!(status.success(), "pg_resetwal: {status}");
+    }
+
     /// SIGSTOP to all its processes.
     pub(crate) fn freeze(&self) {
         process::signal_family(self.server.as_ref().unwrap(), Signal::STOP);

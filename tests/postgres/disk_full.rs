@@ -64,7 +64,7 @@ fn a_hung_disk_does_not_hold_up_the_shutdown() {
     let primary = Cluster::primary_with_segments(&scene, "primary", 1);
     let mut hub =
         Hub::new(&scene, "hub", &primary.conninfo()).in_directory(&disk.path.join("hub")).started();
-    wait_connected(&primary);
+    hub.wait_state("streaming");
     let mut client = Client::connect(hub.port());
     client.start_replication(Lsn::new(primary.flush_lsn().raw() & !0xF_FFFF), 1).unwrap();
     let Some(frost) = disk.freeze() else { return };

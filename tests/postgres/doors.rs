@@ -53,6 +53,25 @@ fn settings_come_from_the_environment_too() {
 }
 
 #[test]
+fn inspect_knows_the_directory_of_its_environment() {
+    let scene = Scene::new();
+    let hub = Hub::run(&scene, "hub", NOBODY);
+    let inspect = || {
+        let mut command = hub::command();
+        command.args(["inspect", "--json"]);
+        command
+    };
+    assert!(!inspect().output().unwrap().status.success(), "no directory is named");
+    let output = inspect().env("WALHUB_DIRECTORY", scene.path("hub")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // A directory that is given counts.
+    let elsewhere = scene.path("elsewhere");
+    let output = inspect().arg(elsewhere).env("WALHUB_DIRECTORY", scene.path("hub")).output();
+    assert!(!output.unwrap().status.success());
+    drop(hub);
+}
+
+#[test]
 fn wrong_settings_are_named() {
     let cases = [
         ("--wal-buffers=64XB", "wal-buffers"),

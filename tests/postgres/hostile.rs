@@ -7,6 +7,8 @@ use crate::hub::Hub;
 use crate::load;
 use crate::scene::Scene;
 use crate::streaming::wait_connected;
+use crate::wait;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::time::Duration;
 use walhub::wal::lsn::Lsn;
 
@@ -82,6 +84,40 @@ fn hostile_packets_end_their_own_connection_only() {
     drop(bystander.read_wal(start, primary.flush_lsn()));
     // Not a dropped connection of our own making: the upstream one is the first still.
     assert_eq!(primary.count("select count(*) from pg_stat_replication"), 1);
+}
+
+/// Connections that say nothing must not take the descriptors that WAL is written and
+/// read through.
+#[test]
+fn idle_connections_leave_descriptors_for_the_wal() {
+    let scene = Scene::new();
+    let primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let mut hub = Hub::new(&scene, "hub", &primary.conninfo()).with_descriptors(1200).started();
+    hub.wait_state("streaming");
+    let start = Lsn::new(primary.flush_lsn().raw() & !0xF_FFFF);
+    let mut standby = Client::connect(hub.port());
+    standby.start_replication(start, 1).unwrap();
+    // Each takes one there, until the hub closes it, and one here.
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    let idle: Vec<_> = (0..1500).map(|_| Client::dial(hub.port())).collect();
+
+    // New segments, files for a laggard, and the upstream connection itself.
+    load::write_mib(&primary, 8);
+    let end = primary.flush_lsn();
+    drop(standby.read_wal(start, end));
+    wait::until("the hub has it all", || hub.inspect().record_end() >= end);
+    primary.sql("select pg_terminate_backend(pid) from pg_stat_replication");
+    load::write_mib(&primary, 2);
+    let end = primary.flush_lsn();
+    wait::until("the hub goes on", || hub.inspect().record_end() >= end);
+    assert!(hub.logged(&["too many open files"]).is_none());
+    hub.assert_running();
+    drop(idle);
+    wait::until("there is room again", || {
+        let parameters = [("user", "postgres"), ("replication", "true")];
+        Client::try_connect(hub.port(), &parameters).is_ok()
+    });
 }
 
 fn attack(port: u16, start: Lsn) {

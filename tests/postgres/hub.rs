@@ -23,6 +23,8 @@ pub(crate) struct Hub<'a> {
     port: Port,
     log: PathBuf,
     server: Option<Child>,
+    /// The hard limit on open files, if it is not the tests' own.
+    descriptors: Option<u32>,
 }
 
 impl<'a> Hub<'a> {
@@ -38,6 +40,7 @@ impl<'a> Hub<'a> {
             port: Port::reserve(),
             log: scene.path(&format!("{name}.log")),
             server: None,
+            descriptors: None,
         }
     }
 
@@ -49,6 +52,12 @@ impl<'a> Hub<'a> {
     /// One more flag, as `--name=value`.
     pub(crate) fn flag(mut self, flag: &str) -> Self {
         self.flags.push(flag.to_owned());
+        self
+    }
+
+    /// May have so many open files at most.
+    pub(crate) fn with_descriptors(mut self, most: u32) -> Self {
+        self.descriptors = Some(most);
         self
     }
 
@@ -81,7 +90,11 @@ impl<'a> Hub<'a> {
 
     fn spawn(&self) -> Child {
         let (_, out, err) = self.scene.log(&self.name);
-        command()
+        let mut command = match self.descriptors {
+            None => command(),
+            Some(most) => limited(most),
+        };
+        command
             .arg("serve")
             .arg("--directory")
             .arg(&self.directory)
@@ -204,7 +217,18 @@ impl Drop for Hub<'_> {
 
 /// The binary, with nothing in the environment that could steer it.
 pub(crate) fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_walhub"));
+    unsteered(Command::new(env!("CARGO_BIN_EXE_walhub")))
+}
+
+/// The same with a limit on open files.
+fn limited(descriptors: u32) -> Command {
+    let mut shell = Command::new("/bin/sh");
+    let script = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
+    shell.args(["-c", &script, env!("CARGO_BIN_EXE_walhub")]);
+    unsteered(shell)
+}
+
+fn unsteered(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         let steers = |name: &str| name.starts_with("PG") || name.starts_with("WALHUB_");
         if name.to_str().is_some_and(steers) {

@@ -40,4 +40,6 @@ mod refusals;
 mod shutdown;
 mod streaming;
 mod topologies;
+mod timelines;
 mod upstreams;
+mod zerocopy;

@@ -383,7 +383,7 @@ impl<P: Plant> World<P> {
             Arc::clone(&holds),
             &recovered.listing,
             recovered.wal.as_ref().and_then(|wal| wal.complete),
-            control.map(|cluster| cluster.segment_size),
+            control.cloned(),
         );
         let jobs = Rc::new(RefCell::new(VecDeque::new()));
         let answers = Rc::new(RefCell::new(Vec::new()));
@@ -565,7 +565,7 @@ impl<P: Plant> World<P> {
             }
             JobDone::Done(JobKind::SaveControl) => return Ok(true),
             JobDone::Done(JobKind::MarkHalted) => process.marked = true,
-            JobDone::Done(_) | JobDone::Opened { .. } => {}
+            JobDone::Done(_) | JobDone::Opened { .. } | JobDone::Switched(_) => {}
             JobDone::Failed { job, error } => match job {
                 JobKind::Prepare { no, .. } => appender.prepare_failed(no, &error, out),
                 JobKind::Finalize { no, .. } => appender.finalize_failed(no, &error, out),

@@ -91,6 +91,13 @@ impl Link {
         }
     }
 
+    /// Sets what the flags say of TCP connections.
+    pub(super) fn set_options(&self, settings: &crate::config::TcpSettings) {
+        if let Socket::Tcp(socket) = &self.socket {
+            super::super::tcp::set_upstream(&socket2::SockRef::from(socket), settings);
+        }
+    }
+
     /// Sends one command and collects its answer, to ReadyForQuery.
     pub(super) async fn query(&mut self, sql: &str) -> Result<Rows, LinkFault> {
         self.send(sql).await?;

@@ -11,6 +11,7 @@ use crate::config::{MissingSlot, OnGap, StartFrom};
 use crate::core::handoff::{ToCore, UpstreamEnd, UpstreamHandoff};
 use crate::hub::{Identity, Position};
 use crate::standby::session::forks_of;
+use crate::store::switch::Switch;
 use crate::timeline::History;
 use crate::upstream::judge::{Known, Seen, Verdict, judge};
 use crate::upstream::login::{LoginFault, create_slot, start_replication};
@@ -18,6 +19,7 @@ use crate::upstream::oldest::OldestSearch;
 use crate::upstream::state::UpstreamState;
 use crate::upstream::supervise::{News, Next, Supervisor};
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
+use crate::wire::conninfo::{ServerNature, TargetSessionAttrs};
 use crate::wire::units::{SizeUnit, parse_bytes};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -29,7 +31,7 @@ use tokio::time::timeout;
 /// says.
 const DEFAULT_ATTEMPT: Duration = Duration::from_secs(60);
 
-/// How long the first message of a stream is waited for. Our start lies before the
+/// How long the first message of a stream is waited for at most. Our start lies before the
 /// upstream's end nearly always, so it comes at once.
 const FIRST_MESSAGE: Duration = Duration::from_secs(1);
 
@@ -57,7 +59,14 @@ pub(super) async fn run(shared: Arc<Shared>, ends: mpsc::Receiver<UpstreamEnd>) 
     let config = Arc::clone(&shared.hub.config);
     let hosts = config.primary_conninfo.hosts.len();
     let supervisor = Supervisor::new(hosts, config.wal_retrieve_retry_interval);
-    let mut task = Task { shared, supervisor, ends, start_from: config.start_from, removed: None };
+    let mut task = Task {
+        shared,
+        supervisor,
+        ends,
+        start_from: config.start_from,
+        removed: None,
+        no_standby: NoStandby::NotMet,
+    };
     task.write_state();
     loop {
         match task.supervisor.next(Instant::now()) {
@@ -75,6 +84,18 @@ struct Task {
     start_from: StartFrom,
     /// The upstream no longer has this start of ours.
     removed: Option<Lsn>,
+    no_standby: NoStandby,
+}
+
+/// With `prefer-standby`: have we looked at all hosts for one?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NoStandby {
+    /// This round has met none but standbys.
+    NotMet,
+    /// This round has met a server that could be followed but is no standby.
+    Met,
+    /// A whole round has met no standby that could be followed: anything will do.
+    Settled,
 }
 
 /// A link whose stream has begun.
@@ -110,7 +131,14 @@ impl Failure {
 impl Task {
     async fn attempt(&mut self, index: usize) {
         let shared = Arc::clone(&self.shared);
-        let Some(host) = shared.hub.config.primary_conninfo.hosts.get(index) else { return };
+        let hosts = &shared.hub.config.primary_conninfo.hosts;
+        let Some(host) = hosts.get(index) else { return };
+        if index == 0 {
+            self.no_standby = match self.no_standby {
+                NoStandby::Met => NoStandby::Settled,
+                NoStandby::Settled | NoStandby::NotMet => NoStandby::NotMet,
+            };
+        }
         let name = host.to_string();
         let begun = match self.establish(index, &name).await {
             Ok(begun) => begun,
@@ -171,11 +199,10 @@ impl Task {
                 why: "terminating walreceiver due to timeout".to_owned(),
             },
             UpstreamEnd::Timeline { next, at } => {
-                let ours = match self.shared.hub.position() {
-                    Position::At { durable, .. } => durable,
-                    Position::Empty => Lsn::INVALID,
-                };
-                UpstreamState::TimelineEnded { next, at, ours }
+                // Everything else is decided from what it says when it is asked again.
+                self.supervisor.forget();
+                let why = format!("the timeline ended at {at}, timeline {next} follows");
+                UpstreamState::Disconnected { why }
             }
             UpstreamEnd::Diverged { at, detail } => UpstreamState::Diverged { at, detail },
             UpstreamEnd::Refused { sqlstate, message } if sqlstate == REMOVED => {
@@ -302,24 +329,37 @@ impl Task {
                 return Err(Failure::other(format!("{name}: timeout expired while connecting")));
             }
         };
+        link.set_options(&config.tcp);
         let limit = Some(config.wal_receiver_timeout).filter(|t| !t.is_zero());
-        match timeout(limit.unwrap_or(DEFAULT_ATTEMPT), self.begin(link, name)).await {
+        let limit = limit.unwrap_or(DEFAULT_ATTEMPT);
+        let first = FIRST_MESSAGE.min(limit / 2);
+        // An upstream that has answered everything and has nothing to send is no late one.
+        match timeout(limit + first, self.begin(link, name, first)).await {
             Ok(begun) => begun,
             Err(_) => Err(Failure::other(format!("{name}: no answer within wal_receiver_timeout"))),
         }
     }
 
-    async fn begin(&mut self, link: Link, name: &str) -> Result<Begun, Failure> {
+    /// Asks for a stream and waits for its first message for at most `first`.
+    async fn begin(
+        &mut self,
+        mut link: Link,
+        name: &str,
+        first: Duration,
+    ) -> Result<Begun, Failure> {
         let hub = Arc::clone(&self.shared.hub);
-        let asked = ask(link, name).await?;
-        let known = Known {
-            instance: hub.instance,
-            cluster: hub.identity().map(|identity| (identity.system_id, identity.segment_size)),
-            position: hub.position(),
-            forks: self.own_forks(),
-            start_from: self.start_from,
+        if let Some(objection) = self.objection(&mut link).await? {
+            link.close().await;
+            return Err(Failure::other(format!("{name}: {objection}")));
+        }
+        let mut asked = ask(link, name).await?;
+        let (known, verdict) = loop {
+            let known = self.known();
+            match judge(&asked.seen, &known) {
+                Verdict::Switch { next, at } => self.switch(&mut asked, next, at).await?,
+                verdict => break (known, verdict),
+            }
         };
-        let verdict = judge(&asked.seen, &known);
         let Asked { mut link, seen, data_directory_mode, history } = asked;
         let tli = match &verdict {
             Verdict::Start { tli, .. } | Verdict::FindOldest { tli, .. } => *tli,
@@ -328,6 +368,7 @@ impl Task {
                 link.close().await;
                 return Err(Failure::State(state));
             }
+            Verdict::Switch { .. } => return Err(Failure::other("no timeline to follow")),
         };
         self.save_histories(&mut link, tli, seen.tli, history).await?;
         let slot = hub.config.primary_slot_name.as_deref();
@@ -340,7 +381,9 @@ impl Task {
                 find_oldest(&mut link, tli, newest, seen.segment_size).await?
             }
             Verdict::Start { start, .. } => start,
-            Verdict::Not(state) => return Err(Failure::State(state)),
+            Verdict::Not(_) | Verdict::Switch { .. } => {
+                return Err(Failure::other("no place to begin at"));
+            }
         };
         if let Position::At { durable, .. } = known.position
             && self.removed == Some(start)
@@ -349,11 +392,8 @@ impl Task {
         }
         if hub.above() != seen.path {
             hub.set_above(seen.path);
-            for mailbox in &self.shared.mailboxes {
-                if mailbox.post(ToCore::EndHubStreams).is_err() {
-                    tracing::warn!(target: LOG, "a core's queue is full: hubs below it keep an old path");
-                }
-            }
+            // Not from here: this attempt may be given up while a core's queue is full.
+            tokio::spawn(end_hub_streams(Arc::clone(&self.shared)));
         }
         let sql = start_replication(slot, start, tli);
         let started = match link.start(&sql).await {
@@ -366,9 +406,10 @@ impl Task {
             other => other,
         };
         let first = match started {
-            Ok(Started::Stream) => timeout(FIRST_MESSAGE, link.first_message()).await,
+            Ok(Started::Stream) => timeout(first, link.first_message()).await,
             Ok(Started::TimelineEnded { next, at }) => {
-                return Err(Failure::State(UpstreamState::TimelineEnded { next, at, ours: start }));
+                let why = format!("{name}: timeline {tli} ended at {at}, timeline {next} follows");
+                return Err(Failure::other(why));
             }
             Err(fault) => Ok(Err(fault)),
         };
@@ -391,6 +432,74 @@ impl Task {
         Ok(Begun { link, tli, start })
     }
 
+    /// Why this server is not the one that `target_session_attrs` asks for.
+    async fn objection(&mut self, link: &mut Link) -> Result<Option<&'static str>, LinkFault> {
+        let target = self.shared.hub.config.primary_conninfo.target_session_attrs;
+        if target == TargetSessionAttrs::Any {
+            return Ok(None);
+        }
+        let objection = target.objection(nature(link).await?);
+        if target == TargetSessionAttrs::PreferStandby && objection.is_some() {
+            if self.no_standby == NoStandby::Settled {
+                return Ok(None);
+            }
+            self.no_standby = NoStandby::Met;
+        }
+        Ok(objection)
+    }
+
+    fn known(&self) -> Known {
+        let hub = &self.shared.hub;
+        Known {
+            instance: hub.instance,
+            cluster: hub.identity().map(|identity| (identity.system_id, identity.segment_size)),
+            position: hub.position(),
+            forks: self.own_forks(),
+            start_from: self.start_from,
+        }
+    }
+
+    /// Our timeline ended at `at`, and `next` follows: writes down the histories, then the
+    /// switch, and waits until standbys can be sent on.
+    async fn switch(
+        &mut self,
+        asked: &mut Asked,
+        next: TimelineId,
+        at: Lsn,
+    ) -> Result<(), Failure> {
+        let hub = Arc::clone(&self.shared.hub);
+        let Position::At { tli: from, .. } = hub.position() else {
+            return Err(Failure::other("no timeline to leave"));
+        };
+        let (seen, oldest) = (&asked.seen, hub.holds.oldest_kept());
+        if at.segment_start(seen.segment_size) < oldest {
+            let message = format!(
+                "timeline {from} ended there, before the oldest WAL that is still here, {oldest}"
+            );
+            return Err(Failure::State(UpstreamState::Gap { at, message }));
+        }
+        let newest = seen.tli;
+        self.save_histories(&mut asked.link, newest, newest, asked.history.clone()).await?;
+        let history = hub.history(next).and_then(|content| History::parse(next, content).ok());
+        let fork = history.and_then(|history| history.switchpoint_of(from));
+        if fork != Some(at) {
+            let why = match fork {
+                Some(fork) => format!(
+                    "its history of timeline {next} says that timeline {from} ended at {fork}, \
+                     that of timeline {newest} says at {at}"
+                ),
+                None => format!("it has no history of timeline {next} that names timeline {from}"),
+            };
+            let host = asked.seen.host.clone();
+            return Err(Failure::State(UpstreamState::Refused { host, why }));
+        }
+        let switched = self.shared.recorder.switch(Switch { from, to: next, at });
+        self.removed = None;
+        done(switched).await.map_err(|error| {
+            Failure::other(format!("could not go on with timeline {next}: {error}"))
+        })
+    }
+
     /// Where the ancestors of our timeline ended.
     fn own_forks(&self) -> Option<Vec<(TimelineId, Lsn)>> {
         let Position::At { tli, .. } = self.shared.hub.position() else { return None };
@@ -410,17 +519,27 @@ impl Task {
         let first = tli.raw().saturating_sub(MAX_HISTORIES).max(2);
         for raw in (first..=tli.raw()).rev() {
             let Some(one) = TimelineId::new(raw) else { continue };
-            if self.shared.hub.history(one).is_some() {
+            let (known, ours) = (self.shared.hub.history(one), self.own_timeline());
+            // What we are on came with our WAL; a newer one may be left from an upstream
+            // that had another.
+            if known.is_some() && ours.is_some_and(|ours| one <= ours) {
                 continue;
             }
             let file = if one == of { content.take() } else { fetch_history(link, one).await? };
-            let Some(file) = file else { continue };
+            let Some(file) = file.filter(|file| known.as_ref() != Some(file)) else { continue };
             done(self.shared.recorder.save_history(one, file.clone())).await.map_err(|error| {
                 Failure::other(format!("could not save the history of timeline {one}: {error}"))
             })?;
             self.shared.hub.set_history(one, file);
         }
         Ok(())
+    }
+
+    fn own_timeline(&self) -> Option<TimelineId> {
+        match self.shared.hub.position() {
+            Position::At { tli, .. } => Some(tli),
+            Position::Empty => None,
+        }
     }
 
     async fn remember(
@@ -444,6 +563,14 @@ impl Task {
         })?;
         hub.set_identity(identity);
         Ok(())
+    }
+}
+
+/// Tells every core that the hubs below have to look again, however long its queue is full.
+async fn end_hub_streams(shared: Arc<Shared>) {
+    for core in 0..shared.mailboxes.len() {
+        let tell = || super::connection::post(&shared, core, ToCore::EndHubStreams, || true);
+        while tell().await.is_none() {}
     }
 }
 
@@ -486,6 +613,21 @@ async fn ask(mut link: Link, name: &str) -> Result<Asked, Failure> {
     let host = name.to_owned();
     let seen = Seen { host, system_id, tli, xlogpos, segment_size, forks, path };
     Ok(Asked { link, seen, data_directory_mode, history })
+}
+
+/// Is it in recovery, and does it let anybody write?
+async fn nature(link: &mut Link) -> Result<ServerNature, LinkFault> {
+    let said = |link: &Link, name: &str| {
+        let parameter = link.welcome.parameters.iter().find(|(known, _)| known == name);
+        parameter.map(|(_, value)| value == "on")
+    };
+    let in_hot_standby = match said(link, "in_hot_standby") {
+        Some(known) => known,
+        // 13 does not say; in recovery every transaction is read-only.
+        None => show(link, "transaction_read_only").await? == "on",
+    };
+    let read_only = said(link, "default_transaction_read_only").unwrap_or(false);
+    Ok(ServerNature { in_hot_standby, read_only })
 }
 
 async fn show(link: &mut Link, name: &str) -> Result<String, LinkFault> {

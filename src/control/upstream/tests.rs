@@ -4,12 +4,19 @@ use super::super::listener::Bound;
 use super::super::recorder::{Recorder, Saved};
 use super::super::{Control, Running, run};
 use crate::config::{Config, MissingSlot, OnGap};
-use crate::core::handoff::{Inbox, ToControl, ToCore, UpstreamEnd, UpstreamHandoff, mailbox};
+use crate::core::handoff::{
+    Inbox, Mailbox, ToControl, ToCore, UpstreamEnd, UpstreamHandoff, mailbox,
+};
 use crate::hub::{Hub, Identity, Position, tests};
 use crate::instance::{InstanceId, InstancePath};
+use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::retention::Holds;
-use crate::wal::{Lsn, TimelineId};
+use crate::store::sealed_text::MAX_LEN;
+use crate::store::switch::Switch;
+use crate::upstream::login::Login;
+use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use crate::wire::backend::{self, Column};
+use crate::wire::backend_read::FromServer;
 use crate::wire::frame::next_frame;
 use crate::wire::refusal::Refusal;
 use bytes::{Buf, Bytes, BytesMut};
@@ -20,6 +27,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Messages that wait for the core.
+const QUEUE: usize = 16;
 
 /// Notes what it is asked to save.
 struct Notes {
@@ -46,6 +56,10 @@ impl Recorder for Notes {
     fn save_identity(&self, _: Arc<Identity>) -> Saved {
         self.note("identity".to_owned())
     }
+    fn switch(&self, plan: Switch) -> Saved {
+        self.hub.set_position(Position::At { tli: plan.to, durable: plan.at, start: plan.at });
+        self.note(format!("switch {} {} {}", plan.from, plan.to, plan.at))
+    }
     fn set_wal_aside(&self) -> Saved {
         self.hub.set_position(Position::Empty);
         self.note("aside".to_owned())
@@ -64,10 +78,26 @@ struct Server {
     xlogpos: &'static str,
     oldest: Lsn,
     has_slot: bool,
+    says_first: FirstWords,
 }
 
-const SERVER: Server =
-    Server { path: None, timeline: 1, xlogpos: "0/5000028", oldest: Lsn::INVALID, has_slot: true };
+/// What a stream begins with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FirstWords {
+    /// A keepalive, which is a message like any other.
+    Keepalive,
+    /// There is nothing to say yet.
+    Nothing,
+}
+
+const SERVER: Server = Server {
+    path: None,
+    timeline: 1,
+    xlogpos: "0/5000028",
+    oldest: Lsn::INVALID,
+    has_slot: true,
+    says_first: FirstWords::Keepalive,
+};
 
 /// Serves every connection by the script; what it was asked is noted.
 fn start(server: Arc<Mutex<Server>>, asked: Arc<Mutex<Vec<String>>>) -> u16 {
@@ -154,9 +184,10 @@ fn answer(text: &str, server: &mut Server, out: &mut BytesMut) {
         ["START_REPLICATION", .., start, "TIMELINE", _] => {
             backend::copy_both(out);
             if start.parse::<Lsn>().unwrap() >= server.oldest {
-                // A keepalive is a first message, too.
-                out.extend_from_slice(b"d\0\0\0\x16k");
-                out.extend_from_slice(&[0; 17]);
+                if server.says_first == FirstWords::Keepalive {
+                    out.extend_from_slice(b"d\0\0\0\x16k");
+                    out.extend_from_slice(&[0; 17]);
+                }
                 return;
             }
             backend::error(out, &Refusal::error("58P01", "segment removed"));
@@ -168,6 +199,7 @@ fn answer(text: &str, server: &mut Server, out: &mut BytesMut) {
 
 struct Scene {
     hub: Arc<Hub>,
+    mailbox: Mailbox,
     inbox: Inbox,
     news: mpsc::Sender<ToControl>,
     server: Arc<Mutex<Server>>,
@@ -188,12 +220,12 @@ impl Scene {
         let hub = Arc::new(Hub::new(Arc::new(config), InstanceId::new(0xE), holds));
         let saved = Arc::default();
         let recorder = Notes { hub: Arc::clone(&hub), saved: Arc::clone(&saved) };
-        let (post, inbox) = mailbox(16, Arc::new(|| {}));
+        let (mailbox, inbox) = mailbox(QUEUE, Arc::new(|| {}));
         let (news, from_cores) = mpsc::channel(16);
         let (running, is_running) = watch::channel(Running::Serving);
         let control = Control {
             hub: Arc::clone(&hub),
-            mailboxes: vec![post],
+            mailboxes: vec![mailbox.clone()],
             recorder: Arc::new(recorder),
             bound: Bound::default(),
             news: from_cores,
@@ -203,7 +235,7 @@ impl Scene {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(run(control)).unwrap();
         });
-        Self { hub, inbox, news, server, asked, saved, _running: running }
+        Self { hub, mailbox, inbox, news, server, asked, saved, _running: running }
     }
 
     fn next(&self) -> ToCore {
@@ -283,6 +315,16 @@ fn an_empty_directory_begins_with_everything_saved_first() {
 }
 
 #[test]
+fn an_upstream_with_nothing_to_send_is_in_time_for_any_timeout() {
+    let server = Server { says_first: FirstWords::Nothing, ..SERVER };
+    let scene = Scene::new(server, |config| {
+        config.wal_receiver_timeout = Duration::from_millis(700);
+    });
+    assert!(scene.stream().unread.is_empty());
+    assert!(!scene.saved().contains(&"disconnected".to_owned()), "{:?}", scene.saved());
+}
+
+#[test]
 fn the_overlap_is_given_up_before_a_gap_is_declared() {
     let scene = Scene::new(SERVER, |config| config.on_gap = OnGap::RestartAtCurrent);
     let handoff = scene.stream();
@@ -331,4 +373,56 @@ fn hubs_above_are_noted_and_a_loop_is_refused() {
     scene.wait_for("upstream refused");
     assert!(scene.inbox.is_empty());
     assert_eq!(scene.hub.above(), above, "its path is not ours");
+}
+
+#[test]
+fn a_core_with_a_full_queue_hears_of_the_new_path_too() {
+    let scene = Scene::new(SERVER, |_| {});
+    scene.stream();
+    while scene.mailbox.post(ToCore::Cancel { pid: 1 }).is_ok() {}
+    scene.server.lock().unwrap().path =
+        Some(InstancePath::empty().announced_by(InstanceId::new(1)));
+    scene.end(UpstreamEnd::TimedOut);
+    let end = Instant::now() + PATIENCE;
+    while scene.hub.above() == InstancePath::empty() {
+        assert!(Instant::now() < end, "{:?}", scene.saved());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for _ in 0..QUEUE {
+        assert!(matches!(scene.next(), ToCore::Cancel { .. }));
+    }
+    let mut told = vec![scene.next(), scene.next()];
+    told.retain(|message| matches!(message, ToCore::EndHubStreams));
+    assert_eq!(told.len(), 1);
+}
+
+/// What is kept of a server goes into the control file, which could not be read again at
+/// the next start if it were longer than that.
+#[test]
+fn parameters_that_are_kept_fit_into_the_control_file() {
+    // A byte that JSON writes as six.
+    let text = |len: usize| "\u{1}".repeat(len);
+    let fits = |len: &usize| {
+        let mut out = BytesMut::new();
+        let message = FromServer::ParameterStatus { name: text(*len), value: text(*len) };
+        Login::new("me", None).take(&message, &mut out).is_ok()
+    };
+    let longest = (1..1 << 20).find(|len| !fits(&(len + 1))).expect("some length is too long");
+    let mut login = Login::new("me", None);
+    let name = |n: usize| format!("{}{n}", text(longest - n.to_string().len()));
+    let kept = (0..).find(|n| login.parameter(&name(*n), &text(longest)).is_err());
+    assert!(kept > Some(15), "PostgreSQL's own are kept: {kept:?}");
+    let cluster = Cluster {
+        system_id: SystemId::new(u64::MAX),
+        segment_size: SegmentSize::new(1 << 20).unwrap(),
+        data_directory_mode: "0700".to_owned(),
+        parameters: login.finish().unwrap().parameters,
+        timeline: TimelineId::FIRST,
+        start: Lsn::new(5 << 20),
+        sealed: Vec::new(),
+    };
+    let control = ControlFile { instance: InstanceId::new(5), cluster: Some(cluster) };
+    let bytes = control.encode();
+    assert!(bytes.len() <= MAX_LEN, "{} bytes", bytes.len());
+    assert_eq!(ControlFile::decode(&bytes).unwrap(), control);
 }

@@ -42,6 +42,16 @@ fn append(writer: &mut ChunkWriter, len: usize, edition: u64) -> usize {
 }
 
 #[test]
+fn the_rest_of_a_short_write_may_be_zeros() {
+    let (mut writer, _reader, _) = opened(MIB);
+    append(&mut writer, 100, 0);
+    let rest = writer.range(lsn(MIB + 4096), lsn(MIB + PAGE_SIZE));
+    assert_eq!(rest.to_vec(), [0; PAGE_SIZE - 4096]);
+    let (from, to) = (lsn(MIB + 90), lsn(MIB + PAGE_SIZE));
+    assert_eq!(writer.range(from, to).to_vec()[..10], wal(MIB, 100, 0)[90..]);
+}
+
+#[test]
 fn wraps_around_and_forgets_the_oldest() {
     let (mut writer, reader, cell) = opened(3 * MIB + 5000);
     for _ in 0..120 {

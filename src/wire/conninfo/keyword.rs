@@ -30,7 +30,6 @@ const NO_TLS: &str = "demands TLS, which walhub does not speak yet";
 const NO_GSS: &str = "demands GSSAPI, which walhub does not speak";
 const NO_SERVICE: &str = "names a connection service file, which walhub does not read";
 const NO_KEYS: &str = "is no substitute for the password here";
-const ONE_KIND: &str = "is not supported: every host given must do as upstream";
 const IN_ORDER: &str = "is not supported: hosts are tried in the order given";
 const NO_METHODS: &str = "restricts authentication, which walhub cannot do yet";
 const NO_PEER: &str = "checks the server's owner, which walhub cannot do yet";
@@ -120,15 +119,7 @@ pub(super) const KEYWORDS: &[Keyword] = &[
     keyword("gssdelegation", "PGGSSDELEGATION", Harmless),
     // walhub's own connection is a physical one whatever this says.
     unlisted("replication", Harmless),
-    keyword(
-        "target_session_attrs",
-        "PGTARGETSESSIONATTRS",
-        Choice {
-            fine: &["any"],
-            refused: &["read-write", "read-only", "primary", "standby", "prefer-standby"],
-            why: ONE_KIND,
-        },
-    ),
+    keyword("target_session_attrs", "PGTARGETSESSIONATTRS", Honoured),
     keyword(
         "load_balance_hosts",
         "PGLOADBALANCEHOSTS",

@@ -1,0 +1,105 @@
+//! Measures walhub beside PostgreSQL 15: `cargo run --release --example perf -- all`.
+//!
+//! Each row of the targets is one command. The servers of a row take turns within one
+//! run, every number is a median with its extremes, and what counts are ratios: the
+//! same machine, the same minutes, the same load. See `docs/performance.md`.
+
+mod fault;
+mod floor;
+mod load;
+mod machine;
+mod network;
+mod options;
+mod process;
+mod report;
+mod rows;
+mod servers;
+mod wait;
+
+use clap::Parser as _;
+use fault::{During, Fault, Outcome};
+use machine::Machine;
+use options::Options;
+use report::Keeper;
+use rows::{ROWS, Run};
+use servers::{Programs, Workplace};
+use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+fn main() -> ExitCode {
+    match perf(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            // Nowhere to report a failure to report.
+            drop(writeln!(std::io::stderr(), "perf: {fault}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perf(options: &Options) -> Outcome {
+    if options.rows.iter().any(|name| name == "list") {
+        return list();
+    }
+    if options.rows.iter().any(|name| name == "summary") {
+        let rows: Vec<&str> = ROWS.iter().map(|row| row.name).collect();
+        let text = report::summary(&rows, options.results.as_deref())?;
+        return std::io::stdout().write_all(text.as_bytes()).during("standard output");
+    }
+    if cfg!(debug_assertions) && !options.quick {
+        return Err(Fault::new("only a release build is worth measuring: --release, or --quick"));
+    }
+    let rows = rows::chosen(&options.rows)?;
+    // First of all: it may begin the process anew.
+    let congestion_control = network::isolate()?;
+    let walhub = match &options.walhub {
+        Some(path) => path.clone(),
+        None => build()?,
+    };
+    let programs = Programs::find()?;
+    let place = Workplace::new(&options.directory)?;
+    let keeper = Keeper::new(Machine::look(congestion_control), options);
+    let mut run = Run { options, place: &place, programs: &programs, walhub, small_commits: None };
+    for row in &rows {
+        let report = (row.measure)(&mut run, row).during(format_args!(
+            "{} (logs are in {})",
+            row.name,
+            place.root().display()
+        ))?;
+        keeper.take(&report)?;
+    }
+    place.remove()
+}
+
+fn list() -> Outcome {
+    let mut terminal = std::io::stdout().lock();
+    for row in ROWS {
+        writeln!(terminal, "{:16} {}", row.name, row.what).during("standard output")?;
+    }
+    Ok(())
+}
+
+/// Brings the binary beside this one up to date: a stale one would be measured under
+/// the name of a commit that it is not.
+fn build() -> Outcome<PathBuf> {
+    // target/release/examples/perf lies beside target/release/walhub.
+    let program = std::env::current_exe().during("the path of this program")?;
+    let folder = program.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
+    let profile = match folder.file_name().and_then(OsStr::to_str) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let status = Command::new(cargo)
+        .args(["build", "--locked", "--bin", "walhub", "--profile", profile])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .during("cargo build")?;
+    if !status.success() {
+        return Err(Fault::new(format!("cargo build: {status}")));
+    }
+    let walhub = folder.join("walhub");
+    if walhub.is_file() { Ok(walhub) } else { Err(Fault::new("there is no walhub beside perf")) }
+}

@@ -1,0 +1,163 @@
+//! Receiving, checking and syncing WAL as fast as a primary sends it.
+
+use super::{Row, Run};
+use crate::fault::{During, Fault, Outcome};
+use crate::floor::{SyncFloor, write_and_sync};
+use crate::process::{CpuMeter, Workers, signal};
+use crate::report::{Bound, Report};
+use crate::servers::{Bed, Hub};
+use rustix::process::Signal;
+use std::fs;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+pub(super) const ROW: Row = Row {
+    name: "ingest",
+    what: "receive and fdatasync, steady, from a primary that has the WAL ready",
+    measure,
+};
+
+const RATE: &str = "MiB/s";
+const CPU: &str = "CPU s/GiB";
+const HUB: &str = "walhub";
+const RECEIVEWAL: &str = "pg_receivewal --synchronous";
+const SEGMENT: u64 = 16 << 20;
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Bytes between two syncs of the bare loop. The hub syncs what came together while the
+/// last sync was under way, so the fastest of these is its yardstick.
+const BATCHES: [(usize, &str); 4] = [
+    (64 << 10, "bare loop, fdatasync every 64 KiB"),
+    (1 << 20, "bare loop, fdatasync every 1 MiB"),
+    (4 << 20, "bare loop, fdatasync every 4 MiB"),
+    (16 << 20, "bare loop, fdatasync every 16 MiB"),
+];
+
+fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
+    let mib = run.options.sized(1024, 64);
+    let mut report = row.report(format!(
+        "{mib} MiB of WAL that a primary keeps. Timed from the first segment to bear its final \
+         name (complete and synced) to the last. The bare loop writes as much into files written \
+         before, by the same ring."
+    ));
+    let bed = run.bed(0)?;
+    let start = bed.primary.segment_start()?;
+    for repeat in 0..run.options.repeats() {
+        bed.primary.sql(&format!(
+            "select pg_create_physical_replication_slot('{}', true)",
+            slot(repeat)
+        ))?;
+    }
+    bed.primary.write_wal(mib + 64)?;
+    for repeat in 0..run.options.repeats() {
+        run.say(format_args!("ingest, round {}", repeat + 1));
+        for (batch, name) in BATCHES {
+            let folder = run.folder("floor")?;
+            let plan = SyncFloor { batch, total: mib << 20 };
+            let span = write_and_sync(&folder, plan)?;
+            report.samples.add(name, RATE, mib as f64 / span.as_secs_f64());
+        }
+        run.place.clear("floor")?;
+        let hub = hub(run, &bed, start, mib)?;
+        hub.add(&mut report, HUB);
+        receivewal(run, &bed, &slot(repeat), mib)?.add(&mut report, RECEIVEWAL);
+    }
+    let rate = |name: &str| report.samples.median(name, RATE);
+    let names = BATCHES.map(|(_, name)| name);
+    let fastest = names.into_iter().reduce(|a, b| if rate(a) >= rate(b) { a } else { b });
+    let to_loop = report.ratio(RATE, HUB, fastest.unwrap_or_default());
+    let to_receivewal = report.ratio(RATE, HUB, RECEIVEWAL);
+    report.ratio(CPU, HUB, RECEIVEWAL);
+    let (must, stretch) = (Bound::AtLeast(0.8), Bound::AtLeast(0.9));
+    report.goal("walhub / fastest bare loop", to_loop, must, stretch);
+    let (must, stretch) = (Bound::AtLeast(1.0), Bound::AtLeast(2.0));
+    report.goal("walhub / pg_receivewal --synchronous", to_receivewal, must, stretch);
+    Ok(report)
+}
+
+/// pg_receivewal begins where its slot does, and moves it.
+fn slot(repeat: usize) -> String {
+    format!("ingest_{repeat}")
+}
+
+/// What one receiver did.
+struct Ingested {
+    rate: f64,
+    cpu: f64,
+}
+
+impl Ingested {
+    fn add(&self, report: &mut Report, name: &str) {
+        report.samples.add(name, RATE, self.rate);
+        report.samples.add(name, CPU, self.cpu);
+    }
+}
+
+fn hub(run: &Run<'_>, bed: &Bed<'_>, start: walhub::wal::Lsn, mib: u64) -> Outcome<Ingested> {
+    run.place.clear("ingest")?;
+    let upstream = bed.primary.conninfo();
+    let mut hub = Hub::new(run.place, &run.walhub, &upstream, "ingest")?;
+    hub.flag(&format!("--start-from={start}"));
+    hub.flag("--wal-keep-size=8GB");
+    hub.spawn(run.place)?;
+    let ingested = watch(&hub.pg_wal(), hub.pid(), mib)?;
+    hub.stop()?;
+    Ok(ingested)
+}
+
+fn receivewal(run: &Run<'_>, bed: &Bed<'_>, slot: &str, mib: u64) -> Outcome<Ingested> {
+    let folder = run.place.folder_for("receivewal", run.programs)?;
+    let (out, err) = run.place.log("receivewal")?;
+    let mut receiver = run
+        .programs
+        .client("pg_receivewal")
+        .args(["--synchronous", "--no-loop", "-d", &bed.primary.conninfo()])
+        .args(["-S", slot, "-D"])
+        .arg(&folder)
+        .stdout(out)
+        .stderr(err)
+        .spawn()
+        .during("pg_receivewal")?;
+    let ingested = watch(&folder, receiver.id(), mib);
+    signal(&receiver, Signal::INT)?;
+    receiver.wait().during("pg_receivewal")?;
+    run.place.clear("receivewal")?;
+    ingested
+}
+
+/// Watches final names appear until `mib` lie between the first and the last.
+fn watch(folder: &Path, pid: u32, mib: u64) -> Outcome<Ingested> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut first: Option<(u64, Instant, CpuMeter)> = None;
+    loop {
+        if Instant::now() > deadline {
+            return Err(Fault::new(format!("not within {PATIENCE:?}: {mib} MiB received")));
+        }
+        let newest = newest_segment(folder);
+        match (&mut first, newest) {
+            (None, Some(number)) => {
+                let meter = CpuMeter::start(Workers::Process(pid));
+                first = Some((number, Instant::now(), meter));
+            }
+            (Some((from, begun, meter)), Some(to)) if (to - *from) * SEGMENT >= mib << 20 => {
+                let (span, cpu) = (begun.elapsed(), meter.used());
+                let gib = ((to - *from) * SEGMENT) as f64 / (1u64 << 30) as f64;
+                let rate = gib * 1024.0 / span.as_secs_f64();
+                return Ok(Ingested { rate, cpu: cpu.as_secs_f64() / gib });
+            }
+            _ => sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+/// The greatest number of a segment that has its final name.
+fn newest_segment(folder: &Path) -> Option<u64> {
+    let number = |name: &str| {
+        let (high, low) = (name.get(8..16)?, name.get(16..24)?);
+        let hex = |text| u64::from_str_radix(text, 16).ok();
+        (name.len() == 24).then_some((hex(high)? << 8) | hex(low)?)
+    };
+    let names = fs::read_dir(folder).ok()?;
+    names.filter_map(|entry| number(entry.ok()?.file_name().to_str()?)).max()
+}

@@ -1,0 +1,236 @@
+//! Sends without a copy: to whom, and what comes of them.
+//!
+//! A message's header is copied by a plain send that says "more follows"; what is sent
+//! without a copy is WAL of one chunk, the rest of the message that the header has
+//! announced. So a cursor needs nothing that it has not got already, and the only
+//! memory that has to live on is the chunk's, which the ring holds (I7).
+
+use super::data::DataCore;
+use super::sender::{Delivery, Sender};
+use super::table::Key;
+use super::token::Purpose;
+use crate::config::Zerocopy;
+use crate::ring::{ChunkHold, Copied, Fd, Pin, Ring};
+use crate::wire::copy::XLOG_DATA_HEADER;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+use tracing::{debug, info, warn};
+
+/// Less than this is copied: pinning, and a notification for each send, cost about as
+/// much as copying some tens of kilobytes.
+pub(super) const LARGE: u64 = 64 << 10;
+
+/// What a core may do without copies.
+#[derive(Debug)]
+pub(super) struct ZerocopyRole {
+    mode: Zerocopy,
+    memory: Memory,
+    /// Large pieces that were copied because too many chunks were held.
+    pub(super) refused: u64,
+}
+
+/// The cache's memory, as this core's ring sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    /// Nobody has needed it yet, so nothing is locked.
+    Untried,
+    Registered,
+    Refused,
+}
+
+impl ZerocopyRole {
+    pub(super) const fn new(mode: Zerocopy) -> Self {
+        Self { mode, memory: Memory::Untried, refused: 0 }
+    }
+
+    /// How a standby behind this socket is sent large pieces, as far as settings go.
+    fn wish(&self, socket: &Fd) -> Delivery {
+        let socket = socket2::SockRef::from(&**socket);
+        let address = |found: io::Result<socket2::SockAddr>| found.ok()?.as_socket();
+        let (Some(peer), Some(own)) = (address(socket.peer_addr()), address(socket.local_addr()))
+        else {
+            return Delivery::Copied;
+        };
+        match self.mode {
+            Zerocopy::Off => Delivery::Copied,
+            Zerocopy::Auto if is_local(peer, own) => Delivery::Copied,
+            Zerocopy::Auto | Zerocopy::On => Delivery::Zerocopy,
+        }
+    }
+}
+
+/// Is the peer on this machine? There the kernel copies in any case.
+fn is_local(peer: SocketAddr, own: SocketAddr) -> bool {
+    let ip = peer.ip().to_canonical();
+    // Who connects to an address of this machine comes from that address, unless told
+    // otherwise; then the kernel's report ends it.
+    ip.is_loopback() || ip == own.ip().to_canonical()
+}
+
+/// The rest of an announced message, if it is large, in one chunk of the cache, and may
+/// be held.
+pub(super) fn large_rest(sender: &Sender, pin: &Pin<'_>) -> Rest {
+    let Some(rest) = sender.cursor.unfinished() else { return Rest::Small };
+    let left = rest.end.bytes_since(rest.next);
+    let at_hand = pin.bytes(sender.cell.id(), rest.next, left as usize).map_or(0, <[u8]>::len);
+    if rest.header_sent < XLOG_DATA_HEADER || (at_hand as u64) < LARGE {
+        return Rest::Small;
+    }
+    match pin.hold(sender.cell.id(), rest.next, left as usize) {
+        Some(hold) => Rest::Held(hold),
+        None => Rest::Refused,
+    }
+}
+
+/// What can be done with the rest of a message.
+pub(super) enum Rest {
+    /// Nothing that is worth it.
+    Small,
+    /// It can be sent without a copy.
+    Held(ChunkHold),
+    /// It could, did others not hold as much as may be held.
+    Refused,
+}
+
+impl<R: Ring> DataCore<R> {
+    /// How a new standby is sent large pieces. The first that is sent them without a copy
+    /// has the cache's memory locked for it.
+    pub(super) fn delivery_to(&mut self, socket: &Fd) -> Delivery {
+        if self.zerocopy.wish(socket) == Delivery::Copied {
+            return Delivery::Copied;
+        }
+        if self.zerocopy.memory == Memory::Untried {
+            self.zerocopy.memory = match self.ring.register(&self.chunks) {
+                Ok(()) => Memory::Registered,
+                Err(error) => {
+                    warn!(
+                        core = self.index,
+                        "could not register --wal-buffers for sending without a copy: {error}; \
+                         everything is copied{}",
+                        if error.kind() == io::ErrorKind::OutOfMemory {
+                            " (raise the limit of locked memory: ulimit -l, LimitMEMLOCK=)"
+                        } else {
+                            ""
+                        }
+                    );
+                    Memory::Refused
+                }
+            };
+        }
+        if self.zerocopy.memory == Memory::Registered {
+            Delivery::Zerocopy
+        } else {
+            Delivery::Copied
+        }
+    }
+
+    /// Sends what a hold holds: the next bytes of the standby's unfinished message.
+    /// Returns how many those are.
+    pub(super) fn start_zerocopy(&mut self, key: Key, hold: ChunkHold) -> u64 {
+        let Some(sender) = self.senders.get_mut(key) else { return 0 };
+        let len = hold.len() as u64;
+        let token = Purpose::Zerocopy(key).token();
+        sender.sending = Some(self.ring.send_zerocopy(&sender.socket, hold, token));
+        sender.unreleased += 1;
+        sender.zerocopy_sends += 1;
+        len
+    }
+
+    /// A standby's header is out: the message behind it.
+    pub(super) fn follow_header(&mut self, key: Key) -> u64 {
+        let Some(sender) = self.senders.get_mut(key) else { return 0 };
+        if sender.delivery == Delivery::Copied || sender.sending.is_some() {
+            return 0;
+        }
+        let rest = large_rest(sender, &self.chunks.pin());
+        match rest {
+            Rest::Held(hold) => self.start_zerocopy(key, hold),
+            Rest::Refused => {
+                self.zerocopy.refused += 1;
+                0
+            }
+            Rest::Small => 0,
+        }
+    }
+
+    /// The socket has taken what it took.
+    pub(super) fn zerocopy_sent(&mut self, key: Key, result: io::Result<usize>, now: Instant) {
+        let Some(sender) = self.senders.get_mut(key) else { return };
+        sender.sending = None;
+        if sender.is_parting() {
+            return self.settle(key);
+        }
+        match result {
+            Ok(sent) => {
+                sender.cursor.advance(sent, &[], &[]);
+                sender.hold.advance(sender.cursor.next());
+                if sender.cursor.unfinished().is_some_and(|rest| rest.next < rest.end) {
+                    self.wait_for_room(key);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_for_room(key),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if is_about_zerocopy(&error) => {
+                let pid = sender.session.pid;
+                sender.delivery = Delivery::Copied;
+                info!(
+                    pid,
+                    "sending without a copy does not work here, from now on it is copied: {error}"
+                );
+            }
+            Err(error) => return self.disconnected(key, &error),
+        }
+        self.sent_on(key, now);
+    }
+
+    /// Nothing reads the memory of a send any more.
+    pub(super) fn zerocopy_released(&mut self, key: Key, copied: Copied) {
+        let Some(sender) = self.senders.get_mut(key) else { return };
+        sender.unreleased = sender.unreleased.saturating_sub(1);
+        if copied == Copied::Yes
+            && self.zerocopy.mode == Zerocopy::Auto
+            && sender.delivery == Delivery::Zerocopy
+        {
+            // Twice the work for nothing, and the way to the peer stays the same.
+            sender.delivery = Delivery::Copied;
+            debug!(pid = sender.session.pid, "the kernel copies all the same: so do plain sends");
+        }
+    }
+}
+
+/// An error that says nothing of the connection: a plain send may do.
+fn is_about_zerocopy(error: &io::Error) -> bool {
+    let codes = [libc::ENOMEM, libc::EOPNOTSUPP, libc::EINVAL, libc::EFAULT, libc::ENOBUFS];
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn peers_on_this_machine_are_known() {
+        let own: SocketAddr = "192.0.2.1:5433".parse().unwrap();
+        let local = |text: &str| is_local(text.parse().unwrap(), own);
+        assert!(local("127.0.0.1:1") && local("127.9.9.9:1") && local("[::1]:1"));
+        assert!(local("192.0.2.1:1") && local("[::ffff:192.0.2.1]:1"));
+        assert!(!local("192.0.2.2:1") && !local("[2001:db8::2]:1"));
+    }
+
+    #[test]
+    fn unix_sockets_and_neighbours_are_copied_for() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (tcp, unix) =
+            (Fd::new(OwnedFd::from(tcp)), Fd::new(UnixStream::pair().unwrap().0.into()));
+        let wish = |mode, socket| ZerocopyRole::new(mode).wish(socket);
+        assert_eq!(wish(Zerocopy::On, &tcp), Delivery::Zerocopy);
+        assert_eq!(wish(Zerocopy::On, &unix), Delivery::Copied);
+        assert_eq!(wish(Zerocopy::Auto, &tcp), Delivery::Copied);
+        assert_eq!(wish(Zerocopy::Off, &tcp), Delivery::Copied);
+    }
+}

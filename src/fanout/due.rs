@@ -1,0 +1,76 @@
+//! Which standbys have to be looked at: those to whom something happened, or all of
+//! them when a watermark moved. A fleet that waits costs a round nothing.
+
+/// The standbys to look at in the next round, each once.
+#[derive(Debug, Default)]
+pub struct Due {
+    noted: Vec<bool>,
+    some: Vec<u32>,
+    whom: Whom,
+}
+
+/// Who has to be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Whom {
+    /// Those that were noted.
+    #[default]
+    Noted,
+    /// Everybody.
+    All,
+}
+
+impl Due {
+    /// Something happened to this standby.
+    pub fn note(&mut self, standby: u32) {
+        let place = standby as usize;
+        if place >= self.noted.len() {
+            self.noted.resize(place + 1, false);
+        }
+        if !std::mem::replace(&mut self.noted[place], true) {
+            self.some.push(standby);
+        }
+    }
+
+    /// Something happened that may concern everybody.
+    pub const fn note_all(&mut self) {
+        self.whom = Whom::All;
+    }
+
+    /// Does nobody have to be looked at?
+    pub fn is_empty(&self) -> bool {
+        self.whom == Whom::Noted && self.some.is_empty()
+    }
+
+    /// Whom to look at now; those that were noted come into `standbys`. What happens
+    /// from here on is for the round after.
+    pub fn take(&mut self, standbys: &mut Vec<u32>) -> Whom {
+        standbys.clear();
+        std::mem::swap(standbys, &mut self.some);
+        for standby in standbys.iter() {
+            self.noted[*standby as usize] = false;
+        }
+        std::mem::take(&mut self.whom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_looked_at_once() {
+        let (mut due, mut whom) = (Due::default(), Vec::new());
+        assert!(due.is_empty());
+        for standby in [7, 2, 7, 2] {
+            due.note(standby);
+        }
+        assert!(!due.is_empty());
+        assert_eq!((due.take(&mut whom), &whom[..]), (Whom::Noted, &[7, 2][..]));
+        // What comes during the round is for the next one.
+        due.note(7);
+        due.note_all();
+        assert_eq!((due.take(&mut whom), &whom[..]), (Whom::All, &[7][..]));
+        assert_eq!((due.take(&mut whom), due.is_empty()), (Whom::Noted, true));
+        assert!(whom.is_empty());
+    }
+}

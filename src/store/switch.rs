@@ -1,0 +1,247 @@
+//! From one timeline to the next: the steps that make the new one durable, in the order
+//! in which a crash between any two of them does no harm.
+//!
+//! 1. The child's fork segment, if the switchpoint lies inside one: the parent's bytes
+//!    before the switchpoint and zeros behind it. Under the parent's own bytes behind the
+//!    switchpoint a later start would find valid records of a branch that nobody follows.
+//! 2. The control file: from here on the child is the timeline of this directory, and
+//!    the parent ends at the switchpoint.
+//! 3. The parent's files at and behind the switchpoint move out of `pg_wal`, or go when
+//!    there is nothing in them that the child has not. A start does this again, so that
+//!    step 2 decides alone.
+//!
+//! The history file of the child is durable before all of this. Afterwards the directory
+//! is looked at as at a start ([`recover`](super::recover())): there is one way to find
+//! the end of the WAL, not two.
+
+use super::control_file::{Cluster, ControlFile, Sealed};
+use super::disk::{Disk, read_full, replace_durably, write_full};
+use super::fault::{StoreFault, failed};
+use super::layout::{FileKind, Layout};
+use super::recover::read_note;
+use crate::wal::page::{PAGE_SIZE, PageHeader};
+use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Zeros are written in pieces of this many bytes.
+const PIECE: u64 = 1 << 20;
+
+/// A timeline ends here, and another goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// The timeline that ends.
+    pub from: TimelineId,
+    /// The one that follows.
+    pub to: TimelineId,
+    /// The switchpoint. Our WAL of `from` is durable up to here at least.
+    pub at: Lsn,
+}
+
+impl Switch {
+    /// The cluster's description behind the switch.
+    pub fn apply(&self, cluster: &Cluster) -> Cluster {
+        let mut after = cluster.clone();
+        after.sealed.push(Sealed { tli: self.from, start: cluster.start, end: self.at });
+        after.timeline = self.to;
+        after.start = self.at.segment_start(cluster.segment_size);
+        after
+    }
+}
+
+/// Takes all three steps. `control` is the file as it is to be behind the switch.
+pub async fn switch<D: Disk>(
+    disk: &D,
+    layout: &Layout,
+    plan: Switch,
+    control: &ControlFile,
+) -> Result<(), StoreFault> {
+    let Some(cluster) = &control.cluster else { return Ok(()) };
+    let path = layout.control();
+    let current = read_note(disk, &path, ControlFile::decode).await?;
+    let decided = current.and_then(|current| current.cluster);
+    // A switch that failed in step 3, and is asked for again.
+    if decided.is_none_or(|current| current.timeline != plan.to) {
+        build_fork_segment(disk, layout, plan, cluster).await?;
+        let saved = replace_durably(disk, &path, control.encode()).await;
+        saved.map_err(failed("write file", &path))?;
+    }
+    clear_ended(disk, layout, cluster).await
+}
+
+/// Step 1.
+async fn build_fork_segment<D: Disk>(
+    disk: &D,
+    layout: &Layout,
+    plan: Switch,
+    cluster: &Cluster,
+) -> Result<(), StoreFault> {
+    let size = cluster.segment_size;
+    let len = plan.at.segment_offset(size);
+    if len == 0 {
+        return Ok(());
+    }
+    let no = plan.at.segment(size);
+    let parent = SegmentName { tli: plan.from, no, size };
+    let (path, file) = open_segment(disk, layout, parent).await?;
+    let read = read_full(disk, &file, len as usize, 0).await;
+    let prefix = read.map_err(failed("read file", &path))?;
+    if (prefix.len() as u64) < len {
+        return Err(failed("read file", &path)(io::ErrorKind::UnexpectedEof.into()));
+    }
+    let child = layout.partial(SegmentName { tli: plan.to, no, size });
+    let built = build(disk, &child, prefix, size).await;
+    built.map_err(failed("write file", &child))
+}
+
+/// A new file of a segment's size that begins with `prefix`, under its name only when it
+/// is whole.
+async fn build<D: Disk>(
+    disk: &D,
+    path: &Path,
+    prefix: Vec<u8>,
+    size: SegmentSize,
+) -> io::Result<()> {
+    let temporary = Layout::temporary(path);
+    let file = disk.create(&temporary).await?;
+    let mut at = prefix.len() as u64;
+    write_full(disk, &file, prefix, 0).await?;
+    while at < size.bytes() {
+        let len = (size.bytes() - at).min(PIECE);
+        write_full(disk, &file, vec![0; len as usize], at).await?;
+        at += len;
+    }
+    disk.sync_data(&file).await?;
+    drop(file);
+    disk.rename(&temporary, path).await?;
+    disk.sync_dir(super::disk::parent(path)).await
+}
+
+/// A segment's file under either of its names.
+async fn open_segment<D: Disk>(
+    disk: &D,
+    layout: &Layout,
+    name: SegmentName,
+) -> Result<(PathBuf, D::File), StoreFault> {
+    let complete = layout.segment(name);
+    match disk.open_read(&complete).await {
+        Ok(file) => return Ok((complete, file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed("open file", &complete)(error)),
+    }
+    let partial = layout.partial(name);
+    let file = disk.open_read(&partial).await.map_err(failed("open file", &partial))?;
+    Ok((partial, file))
+}
+
+/// Step 3, for every timeline that has ended: what lies at or behind its switchpoint
+/// leaves `pg_wal`. Also removes open segments of timelines that this directory is not
+/// on: a switch that was begun and not decided.
+pub async fn clear_ended<D: Disk>(
+    disk: &D,
+    layout: &Layout,
+    cluster: &Cluster,
+) -> Result<(), StoreFault> {
+    let size = cluster.segment_size;
+    let dir = layout.wal();
+    let names = disk.list(dir).await.map_err(failed("list directory", dir))?;
+    let mut changed = false;
+    for name in names {
+        let (segment, open) = match FileKind::of(&name, size) {
+            FileKind::Segment(segment) => (segment, false),
+            FileKind::Partial(segment) => (segment, true),
+            _ => continue,
+        };
+        let path = dir.join(&name);
+        let ended = cluster.sealed.iter().find(|sealed| sealed.tli == segment.tli);
+        match ended {
+            Some(sealed) if segment.no >= sealed.end.segment(size) => {
+                if holds_wal_behind(disk, &path, segment, sealed.end).await? {
+                    move_aside(disk, layout, sealed, &path, &name).await?;
+                } else {
+                    disk.unlink(&path).await.map_err(failed("remove file", &path))?;
+                }
+                changed = true;
+            }
+            None if open && segment.tli != cluster.timeline => {
+                disk.unlink(&path).await.map_err(failed("remove file", &path))?;
+                changed = true;
+            }
+            _ => {}
+        }
+    }
+    if changed {
+        let synced = disk.sync_dir(dir).await;
+        synced.map_err(|error| StoreFault::Sync { path: dir.to_owned(), error })?;
+    }
+    Ok(())
+}
+
+/// Does a file of an ended timeline hold WAL at or behind the switchpoint `end`?
+async fn holds_wal_behind<D: Disk>(
+    disk: &D,
+    path: &Path,
+    name: SegmentName,
+    end: Lsn,
+) -> Result<bool, StoreFault> {
+    let at = end.max(name.no.start(name.size));
+    if at >= name.no.end(name.size) {
+        return Ok(false);
+    }
+    let file = disk.open_read(path).await.map_err(failed("open file", path))?;
+    let len = PAGE_SIZE.saturating_sub(at.page_offset());
+    let read = read_full(disk, &file, len, at.segment_offset(name.size)).await;
+    let bytes = read.map_err(failed("read file", path))?;
+    if at.page_offset() > 0 {
+        // Behind the end of what was received a page is zero.
+        return Ok(bytes.iter().any(|byte| *byte != 0));
+    }
+    Ok(PageHeader::parse(&bytes).is_ok_and(|header| header.addr == at))
+}
+
+async fn move_aside<D: Disk>(
+    disk: &D,
+    layout: &Layout,
+    ended: &Sealed,
+    path: &Path,
+    name: &str,
+) -> Result<(), StoreFault> {
+    let root = layout.all_diverged();
+    let folder = layout.diverged(ended.tli, ended.end);
+    for dir in [&root, &folder] {
+        match disk.mkdir(dir).await {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other.map_err(failed("create directory", dir))?,
+        }
+    }
+    disk.rename(path, &folder.join(name)).await.map_err(failed("rename file", path))?;
+    for dir in [folder.as_path(), root.as_path(), layout.root()] {
+        let synced = disk.sync_dir(dir).await;
+        synced.map_err(|error| StoreFault::Sync { path: dir.to_owned(), error })?;
+    }
+    Ok(())
+}
+
+/// What a position of an earlier timeline can be read from once its own file has gone:
+/// the files of the timelines that went on from there, nearest first.
+pub fn heirs(
+    cluster: &Cluster,
+    tli: TimelineId,
+    no: SegmentNo,
+) -> impl Iterator<Item = TimelineId> {
+    let size = cluster.segment_size;
+    let from = cluster.sealed.iter().position(|sealed| sealed.tli == tli);
+    let later = from.map_or(&[][..], |from| cluster.sealed.get(from..).unwrap_or_default());
+    let names = cluster.sealed.iter().map(|sealed| sealed.tli).chain([cluster.timeline]);
+    let children = names.skip(from.map_or(usize::MAX, |from| from + 1));
+    // As long as each ended inside this segment its child begins with the same bytes.
+    let inside =
+        |sealed: &&Sealed| sealed.end.segment(size) == no && sealed.end.segment_offset(size) > 0;
+    later
+        .iter()
+        .take_while(inside)
+        .zip(children)
+        .map(|(_, child)| child)
+        .collect::<Vec<_>>()
+        .into_iter()
+}
