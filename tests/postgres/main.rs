@@ -36,6 +36,7 @@ mod hostile;
 mod idle;
 mod kills;
 mod majors;
+mod measured;
 mod refusals;
 mod shutdown;
 mod streaming;

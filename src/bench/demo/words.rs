@@ -114,7 +114,7 @@ mod tests {
         let fault = FaultReport { standby: 17, lsn: "0/3000123".to_owned(), text };
         report.verdict.first_faults = vec![fault];
         let text = words(&report, None);
-        assert!(text.starts_with("FALSE: 1 fault seen\n"), "{text}");
+        assert!(text.starts_with("FAULTY: 1 fault seen\n"), "{text}");
         assert!(!text.contains("every byte"), "{text}");
     }
 }
