@@ -18,7 +18,7 @@ pub mod sender;
 mod simulation;
 pub mod store;
 pub mod table;
-#[cfg(test)]
+#[cfg(all(test, not(walhub_loom)))]
 mod tests;
 pub mod token;
 mod zerocopy;

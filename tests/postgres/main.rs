@@ -37,6 +37,7 @@ mod hostile;
 mod idle;
 mod kills;
 mod majors;
+mod measured;
 mod refusals;
 mod shutdown;
 mod slots;

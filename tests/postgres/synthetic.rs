@@ -92,7 +92,7 @@ fn colourful() -> Load {
             lasts: Duration::from_millis(20),
             percent: 60,
         }),
-        switch_every: Some(Duration::from_millis(60)),
+        switch_every: Some(Duration::from_millis(40)),
         ..Load::new(Profile::Custom, &figures).unwrap()
     }
 }
@@ -152,13 +152,13 @@ fn is_read_by(programs: &'static Programs) {
         receivers.iter().any(|receiver| receiver.write == end)
     });
     receiver.stop();
-    assert_identical(receiver.folder(), &written, 8);
+    assert_identical(receiver.folder(), &written, 7);
 
     let Some(records) = waldump(programs, &written, START, end) else { return };
     let count = |what: &str| records.iter().filter(|(_, text)| text.contains(what)).count();
     assert_eq!(count("COMMIT") as u64, source.commits.count());
     assert!(count("FPI") > 50, "{} images", count("FPI"));
-    assert!(count("SWITCH") >= 3, "{} switches", count("SWITCH"));
+    assert!(count("SWITCH") >= 2, "{} switches", count("SWITCH"));
     assert!(count("NOOP") > 1000, "{} records", count("NOOP"));
 }
 
@@ -232,4 +232,32 @@ fn commits_on_a_real_primary_are_where_they_are_said_to_be() {
         let next = next.saturating_add(header);
         assert!(starts.contains(&next), "no record behind {}", commit.end);
     }
+}
+
+#[test]
+fn a_primary_that_dies_ends_the_load_with_a_reason() {
+    let scene = Scene::new();
+    let mut primary = Cluster::primary(&scene, "primary");
+    let figures = Figures {
+        rate: Some(Rate::Max),
+        commit_size: Some(CommitSize::Fixed(64 << 10)),
+        ..Figures::default()
+    };
+    let plan = |target: &str| SqlPlan {
+        target: Conninfo::parse(target, &|_| None).unwrap(),
+        load: Load::new(Profile::Custom, &figures).unwrap(),
+        clients: 2,
+        clock: Clock::start(),
+        commits: Arc::new(Commits::new(1000)),
+    };
+    let sql = sql::start(plan(&primary.unix_conninfo())).unwrap();
+    sql.begin();
+    wait::until("there are commits", || sql.progress().commits > 10);
+    sql.mark();
+    primary.kill();
+    wait::until("the loss is seen", || sql.progress().fault.is_some());
+    let result = sql.stop();
+    assert!(result.latency.len() < result.progress.commits, "counted from the mark on");
+    let refused = sql::start(plan(&primary.conninfo())).unwrap_err().to_string();
+    assert!(refused.contains("could not connect to 127.0.0.1"), "{refused}");
 }

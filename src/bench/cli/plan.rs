@@ -201,15 +201,23 @@ pub(super) fn segment_size(text: &str) -> Result<SegmentSize, Mistake> {
         .ok_or_else(|| mistake("wal-segment-size", "a power of two from 1MB to 1GB"))
 }
 
+/// A number alone is one of megabytes; others are exact to the kilobyte.
 pub(super) fn bytes(flag: &'static str, text: &str) -> Result<u64, Mistake> {
-    match parse_bytes(text, SizeUnit::Megabyte).map_err(|e| mistake(flag, e))? {
+    let base = if is_bare(text) { SizeUnit::Megabyte } else { SizeUnit::Kilobyte };
+    match parse_bytes(text, base).map_err(|e| mistake(flag, e))? {
         0 => Err(mistake(flag, "must not be 0")),
         bytes => Ok(bytes),
     }
 }
 
+/// A number alone is one of seconds; others are exact to the millisecond.
 pub(super) fn time(flag: &'static str, text: &str) -> Result<Duration, Mistake> {
-    parse_duration(text, TimeUnit::Second).map_err(|e| mistake(flag, e))
+    let base = if is_bare(text) { TimeUnit::Second } else { TimeUnit::Millisecond };
+    parse_duration(text, base).map_err(|e| mistake(flag, e))
+}
+
+fn is_bare(text: &str) -> bool {
+    text.trim().ends_with(|c: char| c.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -242,7 +250,7 @@ mod tests {
     #[test]
     fn behaviours_have_figures_or_not() {
         let plan = plan(&[
-            "--slow=3:1MB",
+            "--slow=3:100kB",
             "--stalled=2",
             "--flapping=4:500ms-2s",
             "--storm=5s/1min",
@@ -251,7 +259,7 @@ mod tests {
         ])
         .unwrap();
         let Behaviours { slow, stalled, flapping, storm } = plan.fleet.behaviours.clone();
-        assert_eq!(slow.map(|slow| (slow.count, slow.bytes_per_second)), Some((3, 1 << 20)));
+        assert_eq!(slow.map(|slow| (slow.count, slow.bytes_per_second)), Some((3, 100 << 10)));
         assert_eq!(stalled.map(|s| (s.count, s.after)), Some((2, Duration::ZERO)));
         let flapping = flapping.unwrap();
         assert_eq!((flapping.count, flapping.every.start().as_millis()), (4, 500));

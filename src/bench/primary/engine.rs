@@ -13,7 +13,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -63,6 +63,8 @@ pub(super) struct Engine {
     fault: Option<String>,
     /// Someone may wait to be accepted.
     waiting: bool,
+    /// Nobody is let in any more.
+    stopping: bool,
     last_tick: Instant,
 }
 
@@ -101,6 +103,7 @@ impl Engine {
             window: parts.window,
             fault: None,
             waiting: true,
+            stopping: false,
             last_tick: Instant::now(),
         })
     }
@@ -262,7 +265,10 @@ impl Engine {
         }
     }
 
-    fn admit(&mut self, socket: std::net::TcpStream) -> io::Result<()> {
+    fn admit(&mut self, socket: TcpStream) -> io::Result<()> {
+        if self.stopping {
+            return Ok(());
+        }
         let pid = self.next_pid;
         self.next_pid = self.next_pid.checked_add(1).unwrap_or(FIRST_PID);
         let connection = Connection::new(socket, pid)?;
@@ -274,6 +280,8 @@ impl Engine {
 
     /// Sends what is left, for a while, and that it was the last.
     fn say_goodbye(&mut self) {
+        // A walreceiver that is told to go comes back at once.
+        self.stopping = true;
         let deadline = Instant::now() + LAST_WORDS;
         let extent = self.extent();
         let behind = |connection: &Connection| {

@@ -14,7 +14,7 @@ pub struct Latency {
     /// The shortest.
     pub min: u64,
     /// Their mean.
-    pub mean: f64,
+    pub mean: u64,
     /// Half of them are no longer.
     pub p50: u64,
     /// Nine of ten are no longer.
@@ -41,7 +41,7 @@ impl From<&Histogram<u64>> for Latency {
         Self {
             count: histogram.len(),
             min: histogram.min(),
-            mean: histogram.mean(),
+            mean: histogram.mean() as u64,
             p50: at(0.5),
             p90: at(0.9),
             p99: at(0.99),

@@ -12,12 +12,14 @@ pub fn page(report: &RunReport) -> String {
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n\
-         <h1>{standbys}</h1>\n<p class=\"soft\">{server}<br>{load}</p>\n",
+         <h1>{standbys}</h1>\n<p class=\"soft\">{server}<br>{load}{behaviours}</p>\n",
         title = text(&title),
         style = include_str!("page.css"),
         standbys = text(&standbys),
         server = text(&plan.server),
         load = text(&plan.load),
+        behaviours =
+            plan.behaviours.iter().map(|line| format!("<br>{}", text(line))).collect::<String>(),
     );
     html += &verdict(report);
     html += &latencies(report);
@@ -70,9 +72,9 @@ fn latencies(report: &RunReport) -> String {
 }
 
 fn figure(plot: &Plot) -> String {
-    let legend: String = plot
-        .legend
-        .iter()
+    // One line needs no name.
+    let lines = plot.legend.iter().filter(|_| plot.legend.len() > 1);
+    let legend: String = lines
         .map(|(name, colour)| {
             format!("<span><i style=\"background:{colour}\"></i>{}</span>", text(name))
         })
@@ -99,7 +101,6 @@ fn facts(report: &RunReport) -> String {
         ("checked", plan.verify.clone()),
         ("replies", plan.replies.clone()),
     ];
-    rows.extend(plan.behaviours.iter().map(|line| ("standbys", line.clone())));
     rows.extend([
         ("machine", format!("{}, {}", machine.cpu, say::of(machine.cpus as u64, "CPU"))),
         ("memory", say::bytes(machine.memory)),

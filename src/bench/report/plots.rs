@@ -185,18 +185,14 @@ fn time_axis(series: &[Sample]) -> Option<Axis> {
     (to > from).then(|| Axis::new(Scale::Linear, from, to, axis::steps(from, to, label)))
 }
 
-/// From nothing to `most`, with ticks at round powers of two.
+/// From nothing to `most`, with round ticks in a unit of which there are some.
 fn bytes_axis(most: f64) -> Axis {
-    let most = most.max(1024.0);
-    let unit = 1024f64.powf((most.log2() / 10.0).floor());
-    let ticks = axis::steps(0.0, most / unit, |value| value.to_string());
-    let label = |value: f64| match value {
-        v if v < 1024.0 => format!("{v:.0} B"),
-        v if v < 1_048_576.0 => format!("{} KiB", v / 1024.0),
-        v if v < 1_073_741_824.0 => format!("{} MiB", v / 1_048_576.0),
-        v => format!("{} GiB", v / 1_073_741_824.0),
-    };
-    let ticks = ticks.into_iter().map(|(value, _)| (value * unit, label(value * unit))).collect();
+    const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
+    let most = most.max(10.0);
+    let power = ((most / 2.0).log2() / 10.0).floor().clamp(0.0, 3.0);
+    let (unit, name) = (1024f64.powf(power), UNITS.get(power as usize).copied().unwrap_or("GiB"));
+    let ticks = axis::steps(0.0, most / unit, |value| format!("{value} {name}"));
+    let ticks = ticks.into_iter().map(|(value, label)| (value * unit, label)).collect();
     Axis::new(Scale::Linear, 0.0, most * 1.08, ticks)
 }
 

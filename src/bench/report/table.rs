@@ -43,7 +43,7 @@ pub fn verdict(report: &RunReport) -> Vec<String> {
             say::bytes(verified)
         )),
         (faults, _) => {
-            lines.push(format!("FALSE: {} seen", say::of(faults, "fault")));
+            lines.push(format!("FAULTY: {} seen", say::of(faults, "fault")));
             let first = verdict.first_faults.iter().take(10);
             lines.extend(first.map(|fault| format!("  standby {}: {}", fault.standby, fault.text)));
         }
@@ -213,14 +213,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_false_is_said_first() {
+    fn faults_are_said_first() {
         let mut report = fixture::report();
         report.verdict.faults = 2;
         let text = "byte at 0/3000123 differs: expected 00, received 80".to_owned();
         let fault = FaultReport { standby: 17, lsn: "0/3000123".to_owned(), text };
         report.verdict.first_faults = vec![fault];
         let lines = verdict(&report);
-        assert_eq!(lines[0], "FALSE: 2 faults seen");
+        assert_eq!(lines[0], "FAULTY: 2 faults seen");
         assert!(lines[1].contains("standby 17: byte at 0/3000123 differs"));
         report.verdict.faults = 0;
         report.verdict.verified_bytes -= 1;

@@ -231,8 +231,11 @@ impl FleetOptions {
             lines.push(format!("{} of them slow, reading {rate} each", slow.count));
         }
         if let Some(stalled) = stalled {
-            let after = stalled.after;
-            lines.push(format!("{} of them stop reading after {after:?}", stalled.count));
+            let when = match stalled.after {
+                Duration::ZERO => "at once".to_owned(),
+                after => format!("after {after:?}"),
+            };
+            lines.push(format!("{} of them stop reading {when}", stalled.count));
         }
         if let Some(flapping) = flapping {
             let (from, to) = (flapping.every.start(), flapping.every.end());

@@ -149,12 +149,18 @@ impl Shared {
     fn job(&self, client: usize, mine: &mut Option<Taken>) -> Job {
         let mut state = self.lock();
         loop {
-            if state.unsettled && state.is_still(&self.load) && state.order.is_idle() {
+            let still = state.origin.is_none() || state.is_still(&self.load);
+            if state.unsettled && still && state.order.is_idle() {
                 state.unsettled = false;
                 return Job::Settle;
             }
             if state.stopped.is_some() || state.fault.is_some() {
                 return Job::End;
+            }
+            if state.origin.is_none() {
+                // Another client asks where the load begins.
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
             }
             if mine.is_none() {
                 *mine = state.take(&self.load);
@@ -190,9 +196,6 @@ impl Shared {
         record(&mut state.service, now.since(sent));
         state.order.answered(client, end, due);
         self.pass_on(&mut state);
-        drop(state);
-        // One of those that wait may have to settle.
-        self.changed.notify_all();
     }
 
     fn settled(&self, end: Lsn) {
@@ -200,6 +203,8 @@ impl Shared {
         state.origin.get_or_insert(end);
         state.end = state.end.max(end);
         self.commits.complete_to(end);
+        drop(state);
+        self.changed.notify_all();
     }
 
     fn failed(&self, client: usize, fault: &LinkFault) {
@@ -271,12 +276,15 @@ impl State {
     }
 }
 
+/// Up to an hour. (A histogram that grows by itself does not grow for a record that
+/// saturates.)
 fn histogram() -> Histogram<u64> {
-    Histogram::new(3).expect("three digits are within what a histogram has")
+    const HOUR: u64 = 3_600_000_000_000;
+    Histogram::new_with_bounds(1, HOUR, 3)
+        .expect("these bounds are valid: 1 <= low, 2 * low <= high, digits <= 5")
 }
 
 fn record(histogram: &mut Histogram<u64>, span: Duration) {
-    // It grows with its values, up to 584 years.
     histogram.saturating_record(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX));
 }
 
