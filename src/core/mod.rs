@@ -18,7 +18,8 @@ pub mod sender;
 mod simulation;
 pub mod store;
 pub mod table;
-#[cfg(all(test, not(walhub_loom)))]
+#[cfg(not(walhub_loom))]
+#[cfg(test)]
 mod tests;
 pub mod token;
 mod zerocopy;
