@@ -149,12 +149,18 @@ impl Shared {
     fn job(&self, client: usize, mine: &mut Option<Taken>) -> Job {
         let mut state = self.lock();
         loop {
-            if state.unsettled && state.is_still(&self.load) && state.order.is_idle() {
+            let still = state.origin.is_none() || state.is_still(&self.load);
+            if state.unsettled && still && state.order.is_idle() {
                 state.unsettled = false;
                 return Job::Settle;
             }
             if state.stopped.is_some() || state.fault.is_some() {
                 return Job::End;
+            }
+            if state.origin.is_none() {
+                // Another client asks where the load begins.
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
             }
             if mine.is_none() {
                 *mine = state.take(&self.load);
@@ -197,6 +203,8 @@ impl Shared {
         state.origin.get_or_insert(end);
         state.end = state.end.max(end);
         self.commits.complete_to(end);
+        drop(state);
+        self.changed.notify_all();
     }
 
     fn failed(&self, client: usize, fault: &LinkFault) {
