@@ -18,8 +18,8 @@ pub mod sender;
 mod simulation;
 pub mod store;
 pub mod table;
-#[cfg(not(walhub_loom))]
 #[cfg(test)]
+#[cfg(not(walhub_loom))]
 mod tests;
 pub mod token;
 mod zerocopy;

@@ -85,16 +85,18 @@ pub(super) fn rows(report: &RunReport) -> Vec<(&'static str, String)> {
     let seconds = results.seconds;
     let mut rows = vec![("measured", format!("{} s", say::digits(seconds)))];
     if report.plan.mode == Mode::Live {
-        rows.push((
-            "written",
-            format!(
-                "{} of WAL, {}; {}, {}/s",
-                say::bytes(results.wal_bytes),
-                say::rate(results.wal_bytes, seconds),
-                say::of(results.commits, "commit"),
-                say::digits(results.commits as f64 / seconds.max(f64::MIN_POSITIVE))
+        let commits = match results.commits {
+            // Somebody else's are not counted.
+            0 => String::new(),
+            commits => format!(
+                "; {}, {}/s",
+                say::of(commits, "commit"),
+                say::digits(commits as f64 / seconds.max(f64::MIN_POSITIVE))
             ),
-        ));
+        };
+        let rate = say::rate(results.wal_bytes, seconds);
+        let row = format!("{} of WAL, {rate}{commits}", say::bytes(results.wal_bytes));
+        rows.push(("written", row));
     }
     rows.push((
         "received",
