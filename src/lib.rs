@@ -9,7 +9,7 @@
 //! ```
 //!
 //! - words, which know nobody: [`wal`], [`wire`], [`timeline`], [`instance`];
-//! - stages, which know words and not each other: [`upstream`], [`store`],
+//! - stages, which know words and not each other: [`upstream`], [`archive`], [`store`],
 //!   [`watermark`], [`fanout`], [`standby`];
 //! - engines, which put stages together and do the I/O: [`ring`], [`core`], [`keeper`],
 //!   [`control`]; what they share is in [`hub`], what they were told in [`config`].
@@ -21,6 +21,7 @@ pub mod wal;
 pub mod wire;
 
 // Stages.
+pub mod archive;
 pub mod fanout;
 pub mod standby;
 pub mod store;
