@@ -3,14 +3,15 @@
 use super::data::{DataCore, Stopping};
 use super::handoff::{Handback, StreamEnd, ToControl};
 use super::pg_now;
-use super::sender::{Farewell, Phase};
+use super::sender::{Farewell, Phase, Sender};
 use super::table::Key;
 use super::token::Purpose;
+use crate::hub::Hub;
 use crate::ring::{Buffer, Clock, ReplyBuffer, Ring};
 use crate::standby::diverged::Diverged;
 use crate::standby::refusals;
 use crate::standby::stream::{Due, Heard};
-use crate::wal::{SegmentName, SegmentNo, TimelineId};
+use crate::wal::{Lsn, SegmentName, SegmentNo, TimelineId};
 use crate::wire::backend;
 use crate::wire::copy::{ReplyRequest, keepalive};
 use crate::wire::refusal::Refusal;
@@ -150,6 +151,10 @@ impl<R: Ring> DataCore<R> {
         if let Some(feedback) = sender.talk.feedback().filter(|said| before != Some(*said)) {
             sender.member.feedback(&feedback, now);
         }
+        // A standby comes back at the start of a segment, where nothing tells it from
+        // others; what it says of itself does.
+        let positions = sender.talk.positions();
+        note_diverged(&self.hub, sender, positions.flush.max(positions.apply));
         match heard {
             Heard::Replies => {}
             Heard::ReplyWanted => self.push_keepalive(key, ReplyRequest::No),
@@ -232,16 +237,7 @@ impl<R: Ring> DataCore<R> {
             && sender.cursor.next_message() >= at
             && let Some(next) = sender.cell.next()
         {
-            if sender.cursor.next_message() > at {
-                let session = &sender.session;
-                self.hub.note_diverged(Diverged {
-                    application_name: session.application_name.clone(),
-                    peer: session.peer.clone(),
-                    tli: sender.cell.tli(),
-                    at: sender.cursor.next_message(),
-                    end: at,
-                });
-            }
+            note_diverged(&self.hub, sender, sender.cursor.next_message());
             let mut done = BytesMut::new();
             backend::copy_done(&mut done);
             sender.outbox.extend_from_slice(&done);
@@ -566,6 +562,22 @@ impl<R: Ring> DataCore<R> {
     /// Is the hub on its way down?
     pub(super) const fn is_stopping(&self) -> bool {
         matches!(self.stopping, Some(Stopping { .. }))
+    }
+}
+
+/// Notes a standby that was sent, or has, WAL behind the end of its timeline.
+fn note_diverged(hub: &Hub, sender: &Sender, at: Lsn) {
+    if let Some(end) = sender.cell.end()
+        && at > end
+    {
+        let session = &sender.session;
+        hub.note_diverged(Diverged {
+            application_name: session.application_name.clone(),
+            peer: session.peer.clone(),
+            tli: sender.cell.tli(),
+            at,
+            end,
+        });
     }
 }
 

@@ -198,6 +198,15 @@ impl<'a> Hub<'a> {
         self.port.number()
     }
 
+    /// Its replication slots, by the files that they are kept in.
+    pub(crate) fn slot_names(&self) -> Vec<String> {
+        fs::read_dir(self.directory.join("slots"))
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect()
+    }
+
     pub(crate) fn pg_wal(&self) -> PathBuf {
         self.directory.join("pg_wal")
     }

@@ -30,6 +30,7 @@ mod wait;
 
 mod disk_full;
 mod doors;
+mod failovers;
 mod feedback;
 mod fleet;
 mod harness;
@@ -45,5 +46,6 @@ mod streaming;
 mod synthetic;
 mod topologies;
 mod timelines;
+mod two_hubs;
 mod upstreams;
 mod zerocopy;

@@ -23,6 +23,7 @@ fn each_major_streams_through_the_hub() {
         let programs = Programs::of(major.parse().unwrap());
         eprintln!("PostgreSQL {}", programs.major);
         streams(programs);
+        fails_over(programs);
     }
 }
 
@@ -49,4 +50,40 @@ fn streams(programs: &'static Programs) {
     let [direct, through] =
         [primary.port(), hub.port()].map(|port| Client::connect(port).parameters);
     assert_eq!(through["server_version"], direct["server_version"]);
+}
+
+/// The primary dies, a standby beside the hub takes over; a standby behind it and the hub
+/// follow, the standby on its old connection.
+fn fails_over(programs: &'static Programs) {
+    let scene = Scene::new();
+    let birth = Birth { programs, segment_mib: 1, ..Birth::default() };
+    let mut old = Cluster::born(&scene, "old", &birth);
+    load::prepare(&scene, &old);
+    let new = old.standby("new", &old.conninfo());
+    new.wait_streaming();
+    let both = format!(
+        "host=127.0.0.1,127.0.0.1 port={},{} user=postgres target_session_attrs=primary",
+        old.port(),
+        new.port()
+    );
+    let mut hub = Hub::run(&scene, "hub", &both);
+    wait_connected(&old);
+    let leaf = old.standby("leaf", &hub.conninfo());
+    leaf.wait_streaming();
+    load::write_mib(&old, 3);
+    assert_converged(&old, &[&new, &leaf]);
+    let walreceiver = leaf.walreceiver();
+
+    old.kill();
+    new.promote();
+    load::write_mib(&new, 3);
+    assert_converged(&new, &[&leaf]);
+    assert_eq!(leaf.walreceiver(), walreceiver, "it was cut");
+
+    // Once more through a restart of the hub: both timelines are found again.
+    hub.kill();
+    hub.start();
+    load::write_mib(&new, 2);
+    assert_converged(&new, &[&leaf]);
+    assert_identical(&hub.pg_wal(), &new.pg_wal(), 6);
 }

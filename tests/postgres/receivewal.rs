@@ -39,6 +39,16 @@ impl Receiver {
         Self { folder, child }
     }
 
+    /// `pg_receivewal --create-slot`.
+    pub(crate) fn create_slot(programs: &Programs, conninfo: &str, slot: &str) {
+        let status = programs
+            .client("pg_receivewal")
+            .args(["--create-slot", "--if-not-exists", "--slot", slot, "-d", conninfo])
+            .status()
+            .unwrap();
+        assert!(status.success(), "pg_receivewal --create-slot: {status}");
+    }
+
     /// Waits until it streams: then there is a file.
     pub(crate) fn wait_begun(&self) {
         wait::until("pg_receivewal has begun", || {

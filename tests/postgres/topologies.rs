@@ -142,3 +142,31 @@ fn a_hub_without_upstream_serves_what_it_has() {
     let both = usize::try_from(end.bytes_since(start)).unwrap();
     assert!(wal[..both] == expected[..both], "the WAL differs");
 }
+
+/// The circle closes two hubs above; all three stand still, and go on when it is opened.
+#[test]
+fn a_ring_of_three_hubs_is_refused() {
+    let scene = Scene::new();
+    let primary = Cluster::primary(&scene, "primary");
+    let mut first = Hub::run(&scene, "first", &primary.conninfo());
+    wait_connected(&primary);
+    let second = Hub::run(&scene, "second", &first.conninfo());
+    second.wait_state("streaming");
+    let third = Hub::run(&scene, "third", &second.conninfo());
+    third.wait_state("streaming");
+
+    first.stop();
+    first.set_upstream(&third.conninfo());
+    first.start();
+    let hubs = [&first, &second, &third];
+    wait::until("one of them says so", || hubs.iter().any(|hub| hub.logged(&["loop"]).is_some()));
+    let all_stream = || hubs.iter().all(|hub| hub.inspect().upstream_state() == "streaming");
+    wait::stays(Duration::from_secs(2), "the ring is open", || !all_stream());
+
+    first.stop();
+    first.set_upstream(&primary.conninfo());
+    first.start();
+    load::write_mib(&primary, 2);
+    let end = primary.flush_lsn();
+    wait::until("the third has it all", || third.inspect().record_end() >= end);
+}
