@@ -9,7 +9,6 @@ use crate::receivewal::Receiver;
 use crate::scene::Scene;
 use crate::segments::{assert_identical, complete_segments};
 use crate::streaming::wait_connected;
-use crate::wait;
 use std::fs;
 use walhub::wal::lsn::Lsn;
 
@@ -126,8 +125,9 @@ fn ahead_of_the_fork(tail: &str) {
     for standby in [&new, &ahead, &behind] {
         standby.wait_replayed(fork);
     }
-    new.kill();
+    // In this order: what the server writes by itself meanwhile is not behind the fork.
     behind.kill();
+    new.kill();
     old.sql(tail);
     let end = old.flush_lsn();
     ahead.wait_replayed(end);

@@ -240,7 +240,11 @@ fn a_slot_that_keeps_too_much_is_lost_and_its_user_terminated() {
     assert_eq!(error.sqlstate, "58P01");
     let end = primary.flush_lsn();
     let mut user = Client::connect(hub.port());
-    user.start_with_slot("idle", Lsn::new(end.raw() & !0xF_FFFF)).unwrap();
+    let mut at = Lsn::new(end.raw() & !0xF_FFFF);
+    user.start_with_slot("idle", at).unwrap();
+    while at < end {
+        at = user.next_wal().unwrap().unwrap().end();
+    }
     user.send_status(end);
     wait::until("a flush report revives the slot", || restart_lsn(&hub, "idle") == Some(end));
 }

@@ -7,15 +7,14 @@ use crate::programs::Programs;
 use crate::receivewal::Receiver;
 use crate::scene::Scene;
 use crate::segments::assert_identical;
-use crate::wait;
 use rustix::process::Signal;
 
 /// Receivers with slots, besides the standbys.
 const RECEIVERS: usize = 47;
 const STANDBYS: usize = 3;
 
-/// One hub is killed while the other is a megabyte behind and without a primary: all fifty
-/// clients go there, wait for it, and stream on with the slots that came into being there.
+/// One hub is killed while the other is megabytes behind and without a primary: all fifty
+/// clients go there, wait for it, and stream on with the slots that come into being there.
 #[test]
 fn fifty_clients_go_to_the_other_hub() {
     let scene = Scene::new();
@@ -58,7 +57,8 @@ fn fifty_clients_go_to_the_other_hub() {
 
     // The second one is left behind, and cannot help itself.
     second.signal(Signal::STOP);
-    load::write_mib(&primary, 1);
+    // More than sockets hold for it.
+    load::write_mib(&primary, 32);
     let end = primary.flush_lsn();
     for standby in &standbys {
         standby.wait_replayed(end);
@@ -68,8 +68,6 @@ fn fifty_clients_go_to_the_other_hub() {
     second.signal(Signal::CONT);
     let have = second.inspect().record_end();
     assert!(end.bytes_since(have) >= 1 << 20, "the second has {have}, the fleet {end}");
-    wait::until("all have come", || second.slot_names().len() == RECEIVERS + STANDBYS);
-    assert_eq!(second.inspect().record_end(), have);
 
     primary.start();
     load::write_mib(&primary, 20);
@@ -84,4 +82,5 @@ fn fifty_clients_go_to_the_other_hub() {
         assert_identical(receiver.folder(), &primary.pg_wal(), 2);
     }
     assert_identical(&second.pg_wal(), &primary.pg_wal(), 2);
+    assert_eq!(second.slot_names().len(), RECEIVERS + STANDBYS);
 }
