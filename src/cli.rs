@@ -4,11 +4,13 @@ mod downstream;
 
 pub use downstream::DownstreamFlags;
 
+use crate::archive::template::Template;
 use crate::bench::cli::BenchFlags;
 use crate::config::{
     AUTHENTICATION_TIMEOUT, Config, MissingSlot, OnGap, PinCores, StartFrom, TcpSettings, Zerocopy,
     listen_addresses,
 };
+use crate::store::retention::{ArchiveMode, Policy};
 use crate::wire::conninfo::Conninfo;
 use crate::wire::units::{SizeUnit, TimeUnit, format_bytes, parse_bytes, parse_duration};
 use clap::{Args, Parser, Subcommand};
@@ -137,6 +139,18 @@ pub struct ServeFlags {
     #[arg(long, value_name = "SIZE", default_value = "256kB", env = "WALHUB_MAX_SEND_SIZE")]
     pub max_send_size: String,
 
+    /// Shell command that archives a complete segment or history file: %p is its path, seen from
+    /// the hub's directory, %f its name, %% a percent sign. WAL is kept until it has succeeded.
+    /// Empty for none
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        default_value = "",
+        hide_default_value = true,
+        env = "WALHUB_ARCHIVE_COMMAND"
+    )]
+    pub archive_command: String,
+
     /// Retention, slots, feedback
     #[command(flatten)]
     pub downstream: DownstreamFlags,
@@ -222,6 +236,11 @@ impl ServeFlags {
             .map_err(|e| mistake("primary-conninfo", e))?;
         let directories = self.unix_socket_directories.split(',').map(str::trim);
         let missing_slot = if self.create_slot { MissingSlot::Create } else { MissingSlot::Refuse };
+        let archive_command = archive_command(&self.archive_command)?;
+        let archive_mode = match archive_command {
+            Some(_) => ArchiveMode::Always,
+            None => ArchiveMode::Off,
+        };
         Ok(Config {
             primary_conninfo: conninfo,
             primary_slot_name: slot_name(self.primary_slot_name, missing_slot)?,
@@ -271,7 +290,8 @@ impl ServeFlags {
                 SizeUnit::Kilobyte,
                 MAX_SEND_SIZE,
             )? as usize,
-            retention: self.downstream.retention()?,
+            retention: Policy { archive_mode, ..self.downstream.retention()? },
+            archive_command,
             slots: self.downstream.slots()?,
             feedback: self.downstream.feedback()?,
             max_wal_senders: if self.max_wal_senders <= MAX_WAL_SENDERS {
@@ -322,6 +342,13 @@ fn slot_name(name: Option<String>, missing: MissingSlot) -> Result<Option<String
         )),
         _ => Ok(name),
     }
+}
+
+/// As in PostgreSQL an empty one is none.
+fn archive_command(text: &str) -> Result<Option<Template>, Mistake> {
+    let command = Some(text).filter(|text| !text.is_empty());
+    let command = command.map(|text| Template::parse(text, &['f', 'p'])).transpose();
+    command.map_err(|e| mistake("archive-command", e))
 }
 
 fn default_cores() -> NonZeroUsize {

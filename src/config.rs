@@ -7,6 +7,7 @@ mod slots;
 pub use feedback::{FeedbackSettings, HotStandbyFeedback, ReportApply};
 pub use slots::{AutoCreate, SlotSettings};
 
+use crate::archive::template::Template;
 use crate::store::retention::Policy;
 use crate::wal::Lsn;
 use crate::wire::conninfo::Conninfo;
@@ -51,6 +52,8 @@ pub struct Config {
     pub max_send_size: usize,
     /// `--wal-keep-size` and all other rules of what is kept for whom.
     pub retention: Policy,
+    /// `--archive-command`, for every file that is received.
+    pub archive_command: Option<Template>,
     /// Replication slots of standbys.
     pub slots: SlotSettings,
     /// What of the standbys is told upstream.

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::instance::{InstanceId, InstancePath};
 use crate::standby::diverged::{Diverged, DivergedStandbys};
 use crate::standby::fleet::Fleet;
+use crate::store::archive_status::ArchiveStatus;
 use crate::store::retention::{Holds, Receiving};
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use crate::watermark::{Cell, Rest};
@@ -233,6 +234,11 @@ impl Hub {
         self.senders.load(Ordering::Relaxed)
     }
 
+    /// How archiving goes; none without an `archive_command`.
+    pub fn archive_status(&self) -> Option<ArchiveStatus> {
+        self.config.archive_command.as_ref().map(|_| self.holds.backlog.status())
+    }
+
     /// Says whether the disk is too full for more WAL.
     pub fn set_receiving(&self, receiving: Receiving) {
         self.receiving_paused.store(receiving == Receiving::Paused, Ordering::SeqCst);
@@ -327,6 +333,7 @@ pub(crate) mod tests {
             tcp: TcpSettings::default(),
             wal_buffers: 1 << 20,
             max_send_size: 1 << 18,
+            archive_command: None,
             retention: Policy { wal_keep_size: 1 << 30, ..Policy::default() },
             slots: SlotSettings { max: 10, auto_create: None },
             feedback: FeedbackSettings::default(),

@@ -12,7 +12,7 @@
 //! - stages, which know words and not each other: [`upstream`], [`archive`], [`store`],
 //!   [`watermark`], [`fanout`], [`standby`];
 //! - engines, which put stages together and do the I/O: [`ring`], [`core`], [`keeper`],
-//!   [`control`]; what they share is in [`hub`], what they were told in [`config`].
+//!   [`archiver`], [`control`]; what they share is in [`hub`], what they were told in [`config`].
 
 // Words.
 pub mod instance;
@@ -29,6 +29,7 @@ pub mod upstream;
 pub mod watermark;
 
 // Engines.
+pub mod archiver;
 pub mod bench;
 pub mod cli;
 pub mod config;

@@ -2,7 +2,7 @@
 
 use super::{Mistake, bytes, mistake, seconds};
 use crate::config::{AutoCreate, FeedbackSettings, HotStandbyFeedback, ReportApply, SlotSettings};
-use crate::store::retention::{HighWatermark, Policy};
+use crate::store::retention::{ArchiveMode, HighWatermark, Policy};
 use crate::wire::units::SizeUnit;
 use clap::Args;
 
@@ -112,6 +112,7 @@ impl DownstreamFlags {
             )?,
             high_watermark: watermark,
             auto_created_ttl: self.auto_create()?.map(|auto| auto.ttl).unwrap_or_default(),
+            archive_mode: ArchiveMode::Off,
         })
     }
 

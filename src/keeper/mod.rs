@@ -5,6 +5,7 @@
 //! tokio-uring submits only when its thread parks, and this one does after every
 //! operation: nothing else runs here.
 
+mod archive;
 mod job;
 mod open_files;
 mod retain;
@@ -138,6 +139,9 @@ fn serve(
         let keeper = Keeper::new(UringDisk, layout, Arc::clone(&holds), listing, complete, cluster);
         let keeper = keeper.with_policy(policy);
         if let Err(fault) = keeper.load_slots().await {
+            return give(tell, Err(fault.into()));
+        }
+        if let Err(fault) = keeper.load_archive_status().await {
             return give(tell, Err(fault.into()));
         }
         give(tell, Ok((recovered, holds)));

@@ -78,6 +78,7 @@ impl<D: Disk> Keeper<D> {
             self.receiving = plan.receiving;
             match plan.receiving {
                 Receiving::Paused => warn!(
+                    unarchived = self.holds.backlog.len(),
                     "the disk is above --disk-high-watermark and nothing more may be removed: \
                      receiving pauses, serving goes on"
                 ),
@@ -100,6 +101,7 @@ impl<D: Disk> Keeper<D> {
     ) -> (Vec<SlotName>, Plan) {
         let completed = self.completed.list();
         let oldest = self.oldest(size);
+        let unarchived = self.oldest_unarchived();
         // A slot that is created meanwhile reserves its WAL under the same lock.
         let slots = self.holds.slots.lock();
         let (names, needs) = slots.needs(now);
@@ -110,8 +112,7 @@ impl<D: Disk> Keeper<D> {
                 walk_start: self.walk_start,
                 standbys,
                 slots: &needs,
-                // Nothing has to be archived.
-                archived: &|_| true,
+                archived: &|no| unarchived.is_none_or(|oldest| no < oldest),
                 space,
                 receiving: self.receiving,
                 ..Situation::new(size, oldest, newest)

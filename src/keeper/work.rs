@@ -10,6 +10,7 @@ use super::retain::Completions;
 use super::spares::Spares;
 use crate::instance::InstanceId;
 use crate::store::append::{Begun, is_no_space};
+use crate::store::archive_status::ArchiveFile;
 use crate::store::clean::clear_behind;
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::disk::{Disk, read_full, replace_durably, write_full};
@@ -117,7 +118,13 @@ impl<D: Disk> Keeper<D> {
             Job::SaveControl(control) => self.save_control(&control).await,
             Job::SaveHistory { tli, bytes } => {
                 let path = self.layout.history(tli);
-                replace_durably(&self.disk, &path, bytes).await.map(|()| JobDone::Done(kind))
+                match replace_durably(&self.disk, &path, bytes).await {
+                    Ok(()) => {
+                        self.archive_history(tli).await;
+                        Ok(JobDone::Done(kind))
+                    }
+                    Err(error) => Err(error),
+                }
             }
             Job::SaveState(text) => self.save_state(text).await,
             Job::Retain { newest, now } => self.retain(newest, now).await,
@@ -227,6 +234,7 @@ impl<D: Disk> Keeper<D> {
         self.disk.rename(&from, &to).await?;
         self.disk.sync_dir(self.layout.wal()).await.map_err(failed_sync)?;
         self.partials.remove(&(tli, no));
+        self.archive_segment(name).await;
         self.completed.finished(no);
         let range = self.complete.iter_mut().rev().find(|range| range.tli == tli);
         match range {
@@ -309,6 +317,7 @@ impl<D: Disk> Keeper<D> {
         self.complete = complete_ranges(&recovered.listing, wal.complete);
         self.partials = recovered.listing.partials.iter().copied().collect();
         self.walk_start = None;
+        self.look_up_archive_status().await;
         Ok(JobDone::Switched(Box::new(wal)))
     }
 
@@ -323,6 +332,7 @@ impl<D: Disk> Keeper<D> {
     /// start that finds the cluster without its WAL begins again
     /// at its old place, meets the gap again and comes back here. History files stay.
     async fn set_aside(&mut self, instance: InstanceId) -> io::Result<JobDone<D::File>> {
+        self.check_all_archived()?;
         match self.disk.unlink(&self.layout.begun()).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => other?,
@@ -343,6 +353,7 @@ impl<D: Disk> Keeper<D> {
             }
         }
         self.disk.sync_dir(self.layout.wal()).await.map_err(failed_sync)?;
+        self.take_marks_along().await?;
         self.disk.sync_dir(self.layout.root()).await.map_err(failed_sync)?;
         let empty = ControlFile { instance, cluster: None };
         replace_durably(&self.disk, &self.layout.control(), empty.encode()).await?;
@@ -387,8 +398,10 @@ impl<D: Disk> Keeper<D> {
             };
             let Some(range) = self.complete.get_mut(index) else { return Ok(Tended::Idle) };
             let (tli, no) = (range.tli, range.oldest);
-            let path = self.layout.segment(SegmentName { tli, no, size });
-            let held = self.open.take_held(tli, no);
+            let name = SegmentName { tli, no, size };
+            let path = self.layout.segment(name);
+            let held = self.open.take_held(tli, no)
+                || self.holds.backlog.may_be_read(ArchiveFile::Segment(name));
             let removed = match self.spares.place_for_recycled() {
                 Some(number) if !held => {
                     let renamed = self.disk.rename(&path, &self.layout.spare(number)).await;
@@ -402,6 +415,8 @@ impl<D: Disk> Keeper<D> {
                 other => other?,
             }
             self.unsynced_names = true;
+            self.forget_archived(name).await;
+            let Some(range) = self.complete.get_mut(index) else { return Ok(Tended::Idle) };
             if range.oldest == range.newest {
                 self.complete.remove(index);
             } else {

@@ -7,6 +7,7 @@ mod post;
 mod recorder;
 mod watchdog;
 
+use crate::archiver;
 use crate::cli::{Mistake, ServeFlags};
 use crate::config::{Config, Zerocopy};
 use crate::control::listener::{BindFault, bind};
@@ -180,6 +181,12 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     let threads = parts.board(berths, inboxes, readers, receiver);
     drop(keeper.handle);
 
+    let archiver = config.archive_command.clone().map(|command| {
+        let started = archiver::start(command, layout, Arc::clone(&hub.holds));
+        started.map_err(|e| ServeFault::Io("start a thread", e))
+    });
+    let archiver = archiver.transpose()?;
+
     let (stop, running) = watch::channel(Running::Serving);
     let control = Control {
         hub,
@@ -193,6 +200,9 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     for thread in threads {
         // Its panic has been reported, and has ended the process already.
         drop(thread.join());
+    }
+    if let Some(archiver) = archiver {
+        archiver.finish();
     }
     // The keeper may be in the middle of a long write: its file has no name yet.
     let finished = Instant::now() + LAST_WORDS;
@@ -349,6 +359,7 @@ fn run_control(
         .map_err(|e| ServeFault::Io("start the control thread's runtime", e))?;
     let stop_signal = watchdog::start(CUT).map_err(|e| ServeFault::Io("catch signals", e))?;
     let mailboxes = mailboxes.to_vec();
+    let holds = Arc::clone(&control.hub.holds);
     let served = runtime.block_on(async move {
         let mut control = std::pin::pin!(crate::control::run(control));
         tokio::select! {
@@ -358,6 +369,7 @@ fn run_control(
                 info!("received {}, shutting down", signal.unwrap_or("no signal"));
             }
         }
+        holds.backlog.stop();
         let deadline = Instant::now() + SHUTDOWN;
         for mailbox in &mailboxes {
             let mut message = ToCore::Stop { deadline };

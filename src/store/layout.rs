@@ -13,10 +13,14 @@
 //!     000000010000000A00000030.partial    the open segment, and the one ahead
 //!     00000002.history                    complete and durable
 //!     spare.7                             prepared or recycled, no WAL
+//!     archive_status/                     with an archive_command: what is archived
+//!       000000010000000A0000002E.done
+//!       000000010000000A0000002F.ready
 //!   diverged/
 //!     1-0_3000060/         what we had of timeline 1 at and behind 0/3000060, where it ended
 //! ```
 
+use super::archive_status::{ArchiveFile, Mark};
 use super::slots::SlotName;
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 use std::path::{Path, PathBuf};
@@ -26,6 +30,9 @@ pub const PARTIAL: &str = ".partial";
 
 /// The ending of a file that is being written under another name first.
 pub const TEMPORARY: &str = ".tmp";
+
+/// The directory inside `pg_wal` that says what is archived.
+pub const ARCHIVE_STATUS: &str = "archive_status";
 
 /// A hub's directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +75,24 @@ impl Layout {
     /// A timeline's history file.
     pub fn history(&self, tli: TimelineId) -> PathBuf {
         self.wal.join(format!("{:08X}.history", tli.raw()))
+    }
+
+    /// A file that is archived.
+    pub fn archived(&self, file: ArchiveFile) -> PathBuf {
+        match file {
+            ArchiveFile::History(tli) => self.history(tli),
+            ArchiveFile::Segment(name) => self.segment(name),
+        }
+    }
+
+    /// The directory of the marks that say what is archived.
+    pub fn archive_status(&self) -> PathBuf {
+        self.wal.join(ARCHIVE_STATUS)
+    }
+
+    /// The mark of a file.
+    pub fn mark(&self, file: ArchiveFile, mark: Mark) -> PathBuf {
+        self.archive_status().join(format!("{file}{mark}"))
     }
 
     /// The control file.
@@ -140,6 +165,8 @@ pub enum FileKind {
     Spare(u64),
     /// A history file.
     History(TimelineId),
+    /// The directory that says what is archived.
+    ArchiveStatus,
     /// Left behind by a write that did not finish.
     Temporary,
     /// None of ours.
@@ -151,6 +178,9 @@ impl FileKind {
     pub fn of(name: &str, size: SegmentSize) -> Self {
         if let Some(segment) = SegmentName::parse(name, size) {
             return Self::Segment(segment);
+        }
+        if name == ARCHIVE_STATUS {
+            return Self::ArchiveStatus;
         }
         if let Some((stem, "history")) = name.split_once('.') {
             return match parse_history_stem(stem) {
@@ -228,6 +258,7 @@ impl Listing {
                 FileKind::Partial(segment) => listing.partials.push((segment.tli, segment.no)),
                 FileKind::Spare(number) => listing.spares.push(number),
                 FileKind::History(tli) => listing.histories.push(tli),
+                FileKind::ArchiveStatus => {}
                 FileKind::Temporary => listing.temporary.push(name),
                 FileKind::Other => listing.other.push(name),
             }
@@ -286,7 +317,6 @@ mod tests {
             "00000001000000000000002f",
             "00000001000000000000002F.partial.gz",
             "00000001000000000000002F.00000028.backup",
-            "archive_status",
         ] {
             assert_eq!(FileKind::of(other, size()), FileKind::Other, "{other}");
         }

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod append;
+pub mod archive_status;
 pub mod clean;
 pub mod control_file;
 pub mod directory;

@@ -50,6 +50,19 @@ pub struct Policy {
     pub high_watermark: Option<HighWatermark>,
     /// How long an automatically created slot lives unused; zero for ever.
     pub auto_created_ttl: Duration,
+    /// Is WAL to be archived before it goes?
+    pub archive_mode: ArchiveMode,
+}
+
+/// What is archived, by the values of PostgreSQL's `archive_mode` that fit a hub: it is
+/// never a primary, so `on` would be the same as `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ArchiveMode {
+    /// Nothing.
+    #[default]
+    Off,
+    /// Everything that is received.
+    Always,
 }
 
 /// What a slot keeps WAL from.

@@ -5,7 +5,7 @@ use super::lsn::Lsn;
 use std::fmt;
 
 /// `wal_segment_size`: a power of two from 1 MiB to 1 GiB, in bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct SegmentSize(u32);
 
 impl SegmentSize {
@@ -64,8 +64,9 @@ impl SegmentNo {
     }
 }
 
-/// A segment of a timeline; prints as its 24 hex digit file name (`XLogFileName`).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+/// A segment of a timeline; prints as its 24 hex digit file name (`XLogFileName`). Those of
+/// one cluster are ordered as their names are.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SegmentName {
     /// Timeline in the first eight digits.
     pub tli: TimelineId,

@@ -125,6 +125,20 @@ impl<'a> Cluster<'a> {
         standby.started()
     }
 
+    /// A server from a base backup of this one as it is now; it is not started yet.
+    pub(crate) fn backup(&self, name: &str) -> Cluster<'a> {
+        self.copy_of(&self.take_backup(), name)
+    }
+
+    /// Starts a base backup, which gets its WAL by this command; recovery ends with the WAL.
+    pub(crate) fn restored(mut self, restore_command: &str) -> Self {
+        let signal = self.data.join("recovery.signal");
+        fs::write(&signal, "").unwrap();
+        self.give_to_account(&signal);
+        self.set(&format!("restore_command={restore_command}"));
+        self.started()
+    }
+
     /// Forgets the base backup: the next standby begins at a later one.
     pub(crate) fn backup_again(&mut self) {
         self.backup = OnceCell::new();

@@ -1,12 +1,13 @@
 //! A small disk that fills up under load and gets room again, or answers nobody.
 
+use crate::archiving::{Archive, end_segment};
 use crate::client::Client;
 use crate::cluster::{Cluster, assert_converged};
 use crate::hub::Hub;
 use crate::load;
 use crate::programs::are_we_root;
 use crate::scene::Scene;
-use crate::segments::assert_identical;
+use crate::segments::{assert_identical, complete_segments};
 use crate::streaming::wait_connected;
 use crate::wait;
 use rustix::process::Signal;
@@ -53,6 +54,102 @@ fn a_full_disk_is_waited_out() {
     assert_converged(&primary, &[&standby]);
     assert_identical(&hub.pg_wal(), &primary.pg_wal(), 8);
     drop(hub);
+}
+
+/// Above the watermark, what is not archived keeps WAL from coming in, and nobody from being
+/// served; and so does not the other way around.
+#[test]
+fn the_archive_makes_room_on_a_small_disk() {
+    let scene = Scene::new();
+    let Some(disk) = SmallDisk::mount(&scene, 64) else { return };
+    let primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let archive = Archive::new(&scene, "archive", None);
+    let switch = scene.path("on");
+    let first = primary.sql("select pg_walfile_name(pg_current_wal_insert_lsn())");
+    // It hangs: nothing but the archive may mind that.
+    let command =
+        format!("while ! test -e {}; do sleep 0.1; done; {}", switch.display(), archive.command());
+    let mut hub = Hub::new(&scene, "hub", &primary.conninfo())
+        .in_directory(&disk.path.join("hub"))
+        .flag("--wal-keep-size=1GB")
+        .flag("--wal-buffers=8MB")
+        .flag("--disk-high-watermark=20MB")
+        .flag(&format!("--archive-command={command}"))
+        .started();
+    wait_connected(&primary);
+    let start = Lsn::new(primary.flush_lsn().raw() & !0xF_FFFF);
+    let standby = primary.standby("standby", &hub.conninfo());
+    standby.wait_streaming();
+    load::prepare(&scene, &primary);
+    load::write_mib(&primary, 50);
+    hub.wait_log(&["--disk-high-watermark", "receiving pauses"]);
+    hub.wait_state("no space");
+    let end = hub.inspect().record_end();
+    assert!(end < primary.flush_lsn());
+    assert!(disk.free() > 12 << 20, "{} bytes are free", disk.free());
+    standby.wait_replayed(end);
+    let mut client = Client::connect(hub.port());
+    client.start_replication(start, 1).unwrap();
+    drop(client.read_wal(start, end));
+    wait::stays(Duration::from_secs(2), "nothing goes, nothing comes", || {
+        hub.assert_running();
+        hub.pg_wal().join(&first).exists() && hub.inspect().record_end() == end
+    });
+
+    fs::write(&switch, "").unwrap();
+    hub.wait_log(&["receiving goes on"]);
+    assert_converged(&primary, &[&standby]);
+    let last = end_segment(&primary);
+    archive.wait_for(&last);
+    assert!(archive.path(&first).exists());
+    assert_identical(archive.folder(), &primary.pg_wal(), 60);
+    assert!(!hub.pg_wal().join(&first).exists());
+    assert!(disk.free() > 12 << 20, "{} bytes are free", disk.free());
+}
+
+/// Of slots, those that nobody uses give way to new WAL.
+#[test]
+fn on_a_small_disk_idle_slots_give_way_and_used_ones_do_not() {
+    let scene = Scene::new();
+    let Some(disk) = SmallDisk::mount(&scene, 64) else { return };
+    let primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let hub = Hub::new(&scene, "hub", &primary.conninfo())
+        .in_directory(&disk.path.join("hub"))
+        .flag("--wal-keep-size=1MB")
+        .flag("--wal-buffers=8MB")
+        .flag("--disk-high-watermark=20MB")
+        .started();
+    wait_connected(&primary);
+    hub.wait_state("streaming");
+    let mut client = Client::connect(hub.port());
+    client.query("CREATE_REPLICATION_SLOT idle PHYSICAL ( RESERVE_WAL )").unwrap();
+    load::write_mib(&primary, 4);
+    client.query("CREATE_REPLICATION_SLOT used PHYSICAL").unwrap();
+    let from = Lsn::new(primary.flush_lsn().raw() & !0xF_FFFF);
+    let mut user = Client::connect(hub.port());
+    user.start_with_slot("used", from).unwrap();
+    user.send_status(from);
+    load::write_mib(&primary, 60);
+    hub.wait_log(&["invalidating", "\"idle\""]);
+    hub.wait_log(&["--disk-high-watermark", "receiving pauses"]);
+    hub.wait_state("no space");
+    let end = hub.inspect().record_end();
+    let oldest = complete_segments(&hub.pg_wal()).remove(0);
+    let number = u64::from_str_radix(&oldest[16..], 16).unwrap();
+    assert_eq!(Lsn::new(number << 20), from, "the idle slot's WAL has gone, the other's not");
+    // It is all sent to the one that holds it, and to others.
+    drop(user.read_wal(from, end));
+    let mut other = Client::connect(hub.port());
+    other.start_replication(from, 1).unwrap();
+    drop(other.read_wal(from, end));
+    assert!(hub.logged(&["invalidating", "\"used\""]).is_none());
+
+    user.send_status(end);
+    hub.wait_log(&["receiving goes on"]);
+    let end = primary.flush_lsn();
+    wait::until("the hub has it all", || hub.inspect().record_end() >= end);
+    assert_identical(&hub.pg_wal(), &primary.pg_wal(), 16);
+    assert!(hub.logged(&["invalidating", "\"used\""]).is_none());
 }
 
 /// Writes that never end hold up neither the end of the hub nor what it says about it.
@@ -110,6 +207,12 @@ impl SmallDisk {
             eprintln!("skipped: no loop-mounted disk here");
         }
         done.then_some(Self { path })
+    }
+
+    /// Bytes that are left.
+    fn free(&self) -> u64 {
+        let disk = rustix::fs::statvfs(&self.path).unwrap();
+        disk.f_bavail * disk.f_frsize
     }
 
     /// From now on nothing that is written comes to an end.

@@ -271,6 +271,12 @@ impl Inspection {
         self.0["cluster"]["system_id"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// What is wrong with the directory.
+    pub(crate) fn wrong(&self) -> Vec<String> {
+        let wrong = self.0["wrong"].as_array().into_iter().flatten();
+        wrong.map(|text| text.as_str().unwrap_or_default().to_owned()).collect()
+    }
+
     fn lsn(&self, field: &str) -> Lsn {
         let text =
             self.0["end"][field].as_str().unwrap_or_else(|| panic!("no {field} in {}", self.0));

@@ -28,6 +28,7 @@ mod scene;
 mod segments;
 mod wait;
 
+mod archiving;
 mod disk_full;
 mod doors;
 mod failovers;

@@ -396,6 +396,11 @@ impl Disk for FakeDisk {
         self.change_name(path, None)
     }
 
+    /// Directories are there from the beginning.
+    async fn mkdir(&self, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
     async fn len(&self, file: &Self::File) -> io::Result<u64> {
         Ok(self.0.borrow().inodes[file.inode].cache.len() as u64)
     }

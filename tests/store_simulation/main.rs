@@ -12,8 +12,8 @@ mod random;
 mod world;
 
 use plants::{
-    BelievesTheCache, Honest, KeepsOldTail, NoDirectorySync, NoSyncInRecovery, Plant,
-    PublishesBeforeSync,
+    BelievesTheCache, ForgetsWhatWaits, Honest, KeepsOldTail, NoDirectorySync, NoSyncInRecovery,
+    Plant, PublishesBeforeSync,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -65,7 +65,10 @@ fn finds_publishing_before_the_sync() {
 
 #[test]
 fn finds_a_missing_directory_sync() {
-    finds(|| NoDirectorySync, &["published up to", "control file lost"]);
+    finds(
+        || NoDirectorySync,
+        &["published up to", "control file lost", "no readable walhub.control"],
+    );
 }
 
 #[test]
@@ -76,6 +79,11 @@ fn finds_a_recovery_that_does_not_sync() {
 #[test]
 fn finds_a_recovery_that_believes_the_cache() {
     finds(|| BelievesTheCache, &["in the medium"]);
+}
+
+#[test]
+fn finds_a_start_that_forgets_what_waits_for_the_archive() {
+    finds(|| ForgetsWhatWaits, &["not archived"]);
 }
 
 #[test]

@@ -21,6 +21,11 @@ pub(crate) trait Plant {
         false
     }
 
+    /// Does a start look up what waits for the archive?
+    fn looks_up_marks(&self) -> bool {
+        true
+    }
+
     /// How often the upstream's history goes on in other words, of 1000.
     fn rewinds(&self) -> u64 {
         400
@@ -133,6 +138,26 @@ impl Plant for KeepsOldTail {
     }
 }
 
+/// A start forgets what waited for the archive in the run before.
+pub(crate) struct ForgetsWhatWaits;
+
+impl Plant for ForgetsWhatWaits {
+    type Recovery = FakeDisk;
+    type Keeper = FakeDisk;
+
+    fn recovery_disk(&self, disk: FakeDisk) -> FakeDisk {
+        disk
+    }
+
+    fn keeper_disk(&self, disk: FakeDisk) -> FakeDisk {
+        disk
+    }
+
+    fn looks_up_marks(&self) -> bool {
+        false
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LeftOut {
     FileSyncs,
@@ -226,6 +251,10 @@ impl Disk for Without {
 
     async fn unlink(&self, path: &Path) -> io::Result<()> {
         self.disk.unlink(path).await
+    }
+
+    async fn mkdir(&self, path: &Path) -> io::Result<()> {
+        self.disk.mkdir(path).await
     }
 
     async fn len(&self, file: &Self::File) -> io::Result<u64> {

@@ -16,10 +16,11 @@ use std::task::{Context, Poll, Waker};
 use walhub::instance::InstanceId;
 use walhub::keeper::{Job, JobDone, JobKind, Keeper, Tended};
 use walhub::store::append::{Action, Appender, Beginning, Begun};
+use walhub::store::archive_status::{ArchiveFile, Turn, exists, mark_done, turn};
 use walhub::store::control_file::{Cluster, ControlFile};
 use walhub::store::disk::Disk;
 use walhub::store::layout::{FileKind, Layout};
-use walhub::store::retention::Holds;
+use walhub::store::retention::{ArchiveMode, Holds, Policy};
 use walhub::store::{Recovered, RecoveredWal, StoreFault, recover};
 use walhub::wal::{Lsn, SegmentName, SegmentNo, TimelineId};
 
@@ -33,7 +34,10 @@ fn seen(what: &'static str) {
 }
 
 /// What an ordinary run has to meet.
-const EXPECTED: [&str; 16] = [
+const EXPECTED: [&str; 19] = [
+    "archived",
+    "archived again",
+    "archived and removed",
     "control file not written yet",
     "open segment named by recovery",
     "record over the border",
@@ -80,9 +84,14 @@ pub(crate) struct World<P: Plant> {
     flushed: Lsn,
     /// Nothing before this was needed any more.
     released: Lsn,
+    /// Half of the worlds have an archive; what it got.
+    archive_mode: ArchiveMode,
+    archive: Archive,
     crashes: u64,
     healthy: bool,
 }
+
+type Archive = Rc<RefCell<BTreeMap<SegmentNo, Vec<u8>>>>;
 
 /// What dies with the process.
 struct Process<F> {
@@ -93,6 +102,7 @@ struct Process<F> {
     jobs: Rc<RefCell<VecDeque<Job>>>,
     answers: Rc<RefCell<Vec<JobDone<F>>>>,
     worker: Pin<Box<dyn Future<Output = ()>>>,
+    archiver: Pin<Box<dyn Future<Output = ()>>>,
     actions: Vec<Action>,
     holds: Arc<Holds>,
     halted: bool,
@@ -137,6 +147,11 @@ pub(crate) fn run<P: Plant>(seed: u64, plant: P) -> Result<(), Broken> {
         random,
         disk,
         faults,
+        archive_mode: match seed % 2 {
+            0 => ArchiveMode::Off,
+            _ => ArchiveMode::Always,
+        },
+        archive: Archive::default(),
         crashes: 0,
         healthy: false,
     };
@@ -158,7 +173,11 @@ impl<P: Plant> World<P> {
                 self.disk.set_full(false);
             }
             let Some(recovered) = self.recover()? else { continue };
-            let mut process = self.start(recovered)?;
+            let Some(mut process) = self.start(recovered)? else {
+                self.crashes += 1;
+                self.maybe_power_loss();
+                continue;
+            };
             match self.serve(&mut process)? {
                 End::Complete => return self.check_final(),
                 End::Killed => self.crashes += 1,
@@ -373,7 +392,8 @@ impl<P: Plant> World<P> {
         Ok(())
     }
 
-    fn start(&mut self, recovered: Recovered) -> Result<Process<Rc<FakeFile>>, Broken> {
+    /// None: it did not start; again.
+    fn start(&mut self, recovered: Recovered) -> Result<Option<Process<Rc<FakeFile>>>, Broken> {
         let oldest = recovered.wal.as_ref().map_or(self.model.start, |wal| wal.oldest);
         let holds = Arc::new(Holds::new(oldest));
         let control = recovered.control.as_ref().and_then(|control| control.cluster.as_ref());
@@ -385,9 +405,20 @@ impl<P: Plant> World<P> {
             recovered.wal.as_ref().and_then(|wal| wal.complete),
             control.cloned(),
         );
+        let policy = Policy { archive_mode: self.archive_mode, ..Policy::default() };
+        let keeper = keeper.with_policy(policy);
+        if self.plant.looks_up_marks() && !self.look_up_marks(&keeper)? {
+            return Ok(None);
+        }
         let jobs = Rc::new(RefCell::new(VecDeque::new()));
         let answers = Rc::new(RefCell::new(Vec::new()));
         let worker = work(keeper, Rc::clone(&jobs), Rc::clone(&answers));
+        let archiver = archive(
+            self.disk.clone(),
+            self.layout.clone(),
+            Arc::clone(&holds),
+            Rc::clone(&self.archive),
+        );
         let (durable, beginning, begins) = match &recovered.wal {
             Some(wal) => (wal.durable, wal.beginning, wal.begins),
             None => (self.model.start, Beginning::Ahead, self.model.start),
@@ -401,7 +432,7 @@ impl<P: Plant> World<P> {
             jobs.borrow_mut().push_back(Job::SaveControl(Box::new(self.control())));
         }
         let max_batch = [8192, 65_536, 300_000, 4 * MIB][self.random.below(4) as usize];
-        Ok(Process {
+        Ok(Some(Process {
             appender: Appender::new(TLI, self.model.size, durable, beginning, max_batch),
             begins,
             files: BTreeMap::new(),
@@ -409,12 +440,31 @@ impl<P: Plant> World<P> {
             jobs,
             answers,
             worker: Box::pin(worker),
+            archiver: Box::pin(archiver),
             actions: Vec::new(),
             holds,
             halted: false,
             marked: false,
             rewind: false,
-        })
+        }))
+    }
+
+    /// Has it been done, or was it cut off?
+    fn look_up_marks<D: Disk>(&mut self, keeper: &Keeper<D>) -> Result<bool, Broken> {
+        let mut work: Pin<Box<dyn Future<Output = _>>> = Box::pin(keeper.load_archive_status());
+        let cut =
+            if !self.healthy && self.random.chance(50) { self.random.below(8) } else { 1 << 40 };
+        for _ in 0..cut {
+            match poll_once(&mut work) {
+                Poll::Ready(Ok(())) => return Ok(true),
+                Poll::Ready(Err(fault)) => {
+                    promise!(!self.healthy, "start failed: {fault}");
+                    return Ok(false);
+                }
+                Poll::Pending => {}
+            }
+        }
+        Ok(false)
     }
 
     fn control(&self) -> ControlFile {
@@ -447,6 +497,9 @@ impl<P: Plant> World<P> {
                     assert!(poll_once(&mut process.worker).is_pending(), "the keeper ended");
                 }
                 14 if self.random.chance(40) => self.change_weather(process),
+                15 => {
+                    assert!(poll_once(&mut process.archiver).is_pending(), "the archiver ended");
+                }
                 _ => {}
             }
             let answers = std::mem::take(&mut *process.answers.borrow_mut());
@@ -462,7 +515,12 @@ impl<P: Plant> World<P> {
                 let named = self.named_end() == self.model.end().segment_start(self.model.size);
                 promise!(named, "settled without the final names");
                 // An unhealthy life goes on until it is cut off.
-                return Ok(if self.healthy { End::Complete } else { self.cut_off() });
+                if !self.healthy {
+                    return Ok(self.cut_off());
+                }
+                if process.holds.backlog.is_empty() {
+                    return Ok(End::Complete);
+                }
             }
         }
         Err(format!("no progress: {:?} jobs {:?}", process.appender, process.jobs.borrow()))
@@ -565,6 +623,7 @@ impl<P: Plant> World<P> {
             JobDone::Retained { oldest_kept, .. } => {
                 self.released = self.released.max(oldest_kept);
                 promise!(process.holds.oldest_kept() == oldest_kept, "two horizons");
+                self.check_archive(oldest_kept)?;
             }
             JobDone::Done(JobKind::SaveControl) => return Ok(true),
             JobDone::Done(JobKind::MarkHalted) => process.marked = true,
@@ -651,9 +710,32 @@ impl<P: Plant> World<P> {
         Ok(())
     }
 
+    /// All before this is archived, as it was sent.
+    fn check_archive(&self, upto: Lsn) -> Result<(), Broken> {
+        if self.archive_mode == ArchiveMode::Off {
+            return Ok(());
+        }
+        let size = self.model.size;
+        let archive = self.archive.borrow();
+        let mut no = self.model.start.segment(size);
+        while no.end(size) <= upto {
+            let Some(bytes) = archive.get(&no) else {
+                return Err(format!("segment {} is not archived", no.raw()));
+            };
+            let right = *bytes == self.model.bytes(no.start(size), no.end(size));
+            promise!(right, "segment {} is not archived as it was sent", no.raw());
+            no = no.next();
+            if no.end(size) <= upto {
+                seen("archived and removed");
+            }
+        }
+        Ok(())
+    }
+
     /// Everything arrived: all complete segments carry their names, all bytes are right.
     fn check_final(&mut self) -> Result<(), Broken> {
         promise!(self.published == self.model.end(), "ended at {}", self.published);
+        self.check_archive(self.model.end())?;
         self.disk.power_loss();
         let Some(recovered) = self.recover()? else { return Err("no start".to_owned()) };
         let durable = recovered.wal.map(|wal| wal.durable);
@@ -681,6 +763,39 @@ async fn work<D: Disk>(
                 }
             }
         }
+    }
+}
+
+/// What the archiver does, with a command that always succeeds.
+async fn archive(disk: FakeDisk, layout: Layout, holds: Arc<Holds>, archive: Archive) {
+    loop {
+        let Some(file) = holds.backlog.next() else {
+            rest().await;
+            continue;
+        };
+        match turn(&disk, &layout, file).await {
+            Ok(Turn::Due) => {
+                rest().await;
+                let read = disk.views(&layout.archived(file)).0;
+                if let (Some(bytes), ArchiveFile::Segment(name)) = (read, file) {
+                    let before = archive.borrow_mut().insert(name.no, bytes);
+                    seen(if before.is_some() { "archived again" } else { "archived" });
+                    rest().await;
+                    // A mark that cannot be made is made up for.
+                    drop(mark_done(&disk, &layout, file).await);
+                    holds.backlog.archived(file, std::time::SystemTime::UNIX_EPOCH);
+                }
+            }
+            Ok(Turn::Done) => holds.backlog.forget(file),
+            Ok(Turn::Orphan) => {
+                holds.backlog.forget(file);
+                if exists(&disk, &layout.archived(file)).await.unwrap() {
+                    holds.backlog.add(file);
+                }
+            }
+            Err(_) => {}
+        }
+        rest().await;
     }
 }
 

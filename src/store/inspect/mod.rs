@@ -12,6 +12,7 @@ pub use report::{
 };
 
 use crate::instance::InstanceId;
+use crate::store::archive_status::Mark;
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::directory::{Directory, DirectoryFault, lock_holder};
 use crate::store::disk::{Disk, read_small, replace_durably, run_ready};
@@ -48,6 +49,7 @@ pub async fn inspect<D: Disk>(disk: &D, layout: &Layout) -> io::Result<Report> {
         open: Vec::new(),
         spares: 0,
         histories: Vec::new(),
+        waiting_for_archive: None,
         end: None,
         halted: None,
         upstream: None,
@@ -136,6 +138,7 @@ impl Report {
         }
         let listing = Listing::of(names, size);
         self.list(&listing, size);
+        self.count_unarchived(disk, layout, size).await;
         self.measure(disk, layout, &listing, size).await;
         match self.find_end(disk, layout, cluster, &listing).await {
             Ok(tail) => self.end = Some(EndReport::of(cluster.timeline, &tail)),
@@ -177,6 +180,23 @@ impl Report {
                 .filter(|name| !looks_like_wal(name))
                 .map(|name| format!("\"{name}\" does not belong into pg_wal")),
         );
+    }
+
+    /// Counts the marks of what waits for the archive.
+    async fn count_unarchived<D: Disk>(&mut self, disk: &D, layout: &Layout, size: SegmentSize) {
+        let folder = layout.archive_status();
+        match disk.list(&folder).await {
+            Ok(names) => {
+                let marks = names.iter().filter_map(|name| Mark::parse(name, size));
+                let waiting = marks.filter(|(_, mark)| *mark == Mark::Ready).count();
+                self.waiting_for_archive = Some(waiting);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let fault = StoreFault::Io { action: "list directory", path: folder, error };
+                self.wrong.push(fault.to_string());
+            }
+        }
     }
 
     /// Sizes of the newest files: a stat for each of 65,536 would take its time.

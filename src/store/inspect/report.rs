@@ -25,6 +25,8 @@ pub struct Report {
     pub spares: usize,
     /// Timelines with a history file.
     pub histories: Vec<u32>,
+    /// Files that wait for the archive, by their marks; none where nothing was ever archived.
+    pub waiting_for_archive: Option<usize>,
     /// The end of the current timeline's WAL.
     pub end: Option<EndReport>,
     /// The marker of a failed sync.
@@ -145,6 +147,9 @@ impl Report {
             writeln!(out, "Open segment:          {name}")?;
         }
         writeln!(out, "Spare files:           {}", self.spares)?;
+        if let Some(waiting) = self.waiting_for_archive {
+            writeln!(out, "Waiting for archive:   {waiting}")?;
+        }
         if let Some(end) = &self.end {
             end.write_text(out)?;
         }

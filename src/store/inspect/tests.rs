@@ -86,6 +86,20 @@ fn tells_what_is_wrong() {
 }
 
 #[test]
+fn counts_what_waits_for_the_archive() {
+    let (_dir, layout, _) = hub();
+    assert_eq!(report(&layout).waiting_for_archive, None);
+    std::fs::create_dir(layout.archive_status()).unwrap();
+    for mark in ["000000010000000000000003.ready", "00000002.history.ready", "x.ready"] {
+        std::fs::write(layout.archive_status().join(mark), b"").unwrap();
+    }
+    std::fs::write(layout.archive_status().join("000000010000000000000002.done"), b"").unwrap();
+    let report = report(&layout);
+    assert_eq!(report.waiting_for_archive, Some(2));
+    assert!(report.wrong.is_empty(), "{:?}", report.wrong);
+}
+
+#[test]
 fn a_copy_gets_an_id_of_its_own() {
     let (_dir, layout, _) = hub();
     let new = InstanceId::new(6);

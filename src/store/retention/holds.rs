@@ -1,7 +1,8 @@
-//! The positions that connected standbys still need, how far removal has gone, and the
-//! slots.
+//! The positions that connected standbys still need, how far removal has gone, the slots,
+//! and what waits for the archive.
 
 use super::Plan;
+use crate::store::archive_status::Backlog;
 use crate::store::slots::{InvalidSlots, SlotFault, SlotUse, Slots};
 use crate::wal::{Lsn, SegmentSize};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +24,8 @@ pub struct Removed {
 pub struct Holds {
     /// The replication slots of this hub.
     pub slots: Slots,
+    /// What has to be archived before it goes. A lock of its own, never taken with others.
+    pub backlog: Backlog,
     inner: Mutex<Inner>,
 }
 
@@ -36,7 +39,7 @@ impl Holds {
     /// Nobody holds anything; WAL from `oldest_kept` on is here.
     pub fn new(oldest_kept: Lsn) -> Self {
         let inner = Mutex::new(Inner { oldest_kept, positions: Vec::new() });
-        Self { slots: Slots::default(), inner }
+        Self { slots: Slots::default(), backlog: Backlog::default(), inner }
     }
 
     /// The WAL begins here: for a directory that was empty until now.

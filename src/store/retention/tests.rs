@@ -125,6 +125,7 @@ fn cases() -> impl Strategy<Value = Case> {
         idle_slot_timeout: Duration::from_secs(idle),
         high_watermark: None,
         auto_created_ttl: Duration::ZERO,
+        archive_mode: ArchiveMode::Off,
     });
     let position = || 10 * MIB..110 * MIB;
     (

@@ -1,0 +1,171 @@
+//! The marks of what is archived: made when a file is complete, looked up at a start and
+//! when files were moved, removed with the file they speak of.
+
+use super::work::Keeper;
+use crate::store::StoreFault;
+use crate::store::archive_status::{ArchiveFile, Mark, exists, mark_done, mark_ready, unmark};
+use crate::store::disk::Disk;
+use crate::store::retention::ArchiveMode;
+use crate::wal::{SegmentName, SegmentNo, TimelineId};
+use std::collections::BTreeSet;
+use std::io;
+use tracing::{info, warn};
+
+impl<D: Disk> Keeper<D> {
+    /// Looks up what waits: every complete file that is not marked as archived, whether it
+    /// has a mark or lost it with a crash.
+    pub async fn load_archive_status(&self) -> Result<(), StoreFault> {
+        if self.policy.archive_mode == ArchiveMode::Off {
+            return Ok(());
+        }
+        let path = self.layout.archive_status();
+        let waiting = self.look_up_marks().await;
+        let waiting = waiting.map_err(|error| StoreFault::Io {
+            action: "look up what is archived in",
+            path,
+            error,
+        })?;
+        if !waiting.is_empty() {
+            info!("{} files wait to be archived", waiting.len());
+        }
+        self.holds.backlog.load(waiting);
+        Ok(())
+    }
+
+    /// The same when files have left `pg_wal`. What it leaves out is looked up at the next
+    /// start, and nothing waits less for that.
+    pub(super) async fn look_up_archive_status(&self) {
+        if self.policy.archive_mode == ArchiveMode::Off {
+            return;
+        }
+        match self.look_up_marks().await {
+            Ok(waiting) => self.holds.backlog.replace(waiting),
+            Err(error) => warn!("could not look up what is archived: {error}"),
+        }
+    }
+
+    async fn look_up_marks(&self) -> io::Result<BTreeSet<ArchiveFile>> {
+        let (wal, folder) = (self.layout.wal(), self.layout.archive_status());
+        self.make_archive_status().await?;
+        let Ok(size) = self.segment_size() else { return Ok(BTreeSet::new()) };
+        self.holds.backlog.use_size(size);
+        // The marks first: a file that is archived meanwhile is looked at again in its turn.
+        let marks = self.disk.list(&folder).await?;
+        let marks: Vec<_> = marks.iter().filter_map(|name| Mark::parse(name, size)).collect();
+        let names = self.disk.list(wal).await?;
+        let files: BTreeSet<_> =
+            names.iter().filter_map(|name| ArchiveFile::parse(name, size)).collect();
+        let mut waiting = files.clone();
+        for (file, _) in marks.iter().filter(|(_, mark)| *mark == Mark::Done) {
+            waiting.remove(file);
+        }
+        // Whoever wants a file to be archived once more marks it by hand.
+        let ready: BTreeSet<_> =
+            marks.iter().filter(|(_, mark)| *mark == Mark::Ready).map(|(file, _)| *file).collect();
+        waiting.extend(ready.intersection(&files));
+        let orphans: BTreeSet<_> =
+            marks.iter().map(|(file, _)| *file).filter(|file| !files.contains(file)).collect();
+        for file in &orphans {
+            unmark(&self.disk, &self.layout, *file).await?;
+        }
+        if !orphans.is_empty() {
+            self.disk.sync_dir(&folder).await?;
+        }
+        for file in waiting.difference(&ready) {
+            self.mark_as_ready(*file).await;
+        }
+        Ok(waiting)
+    }
+
+    /// Makes the directory of the marks, if it is not there.
+    async fn make_archive_status(&self) -> io::Result<()> {
+        match self.disk.mkdir(&self.layout.archive_status()).await {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Ok(()) => self.disk.sync_dir(self.layout.wal()).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A segment has its final name.
+    pub(super) async fn archive_segment(&self, name: SegmentName) {
+        self.archive(ArchiveFile::Segment(name)).await;
+    }
+
+    /// A history file is durable. The upstream is asked for it more than once.
+    pub(super) async fn archive_history(&self, tli: TimelineId) {
+        let file = ArchiveFile::History(tli);
+        let done = self.layout.mark(file, Mark::Done);
+        if !exists(&self.disk, &done).await.is_ok_and(|done| done) {
+            self.archive(file).await;
+        }
+    }
+
+    async fn archive(&self, file: ArchiveFile) {
+        if self.policy.archive_mode == ArchiveMode::Off {
+            return;
+        }
+        if let Ok(size) = self.segment_size() {
+            self.holds.backlog.use_size(size);
+        }
+        self.mark_as_ready(file).await;
+        if let Some(waiting) = self.holds.backlog.add(file) {
+            let next = self.holds.backlog.next().unwrap_or(file);
+            warn!("{waiting} files wait to be archived, the next of them is \"{next}\"");
+        }
+    }
+
+    /// A mark that could not be made is made up for: the file waits without it, and at a
+    /// start one without any mark counts as waiting.
+    async fn mark_as_ready(&self, file: ArchiveFile) {
+        if let Err(error) = mark_ready(&self.disk, &self.layout, file).await {
+            let path = self.layout.mark(file, Mark::Ready);
+            warn!("could not create archive status file \"{}\": {error}", path.display());
+        }
+    }
+
+    /// A segment was removed, and its marks have to go with it.
+    pub(super) async fn forget_archived(&self, name: SegmentName) {
+        if self.policy.archive_mode == ArchiveMode::Off {
+            return;
+        }
+        let file = ArchiveFile::Segment(name);
+        if let Err(error) = unmark(&self.disk, &self.layout, file).await {
+            // The next start does it.
+            warn!("could not remove the archive status file of \"{file}\": {error}");
+        }
+    }
+
+    /// The oldest segment that waits for the archive: nothing at or behind it may go.
+    pub(super) fn oldest_unarchived(&self) -> Option<SegmentNo> {
+        self.holds.backlog.oldest_segment()
+    }
+
+    /// Before all WAL is moved aside. The archive is to have it all: nobody would look for
+    /// the rest there.
+    pub(super) fn check_all_archived(&self) -> io::Result<()> {
+        match self.holds.backlog.len() {
+            0 => Ok(()),
+            waiting => {
+                Err(io::Error::other(format!("{waiting} files wait to be archived before that")))
+            }
+        }
+    }
+
+    /// All WAL but the history files was moved aside; what is known of those comes along.
+    pub(super) async fn take_marks_along(&self) -> io::Result<()> {
+        if self.policy.archive_mode == ArchiveMode::Off {
+            return Ok(());
+        }
+        self.make_archive_status().await?;
+        let size = self.segment_size()?;
+        for name in self.disk.list(self.layout.wal()).await? {
+            if let Some(file @ ArchiveFile::History(_)) = ArchiveFile::parse(&name, size) {
+                mark_done(&self.disk, &self.layout, file).await?;
+            }
+        }
+        self.disk.sync_dir(&self.layout.archive_status()).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,337 @@
+//! The files that wait for the archive: the keeper adds them, the archiver takes them in
+//! order, and retention keeps what is in here.
+
+use super::ArchiveFile;
+use crate::wal::{SegmentName, SegmentNo, SegmentSize, TimelineId};
+use std::collections::BTreeSet;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+/// So many files that wait are worth a word, and then twice as many each time.
+const WORTH_A_WORD: usize = 16;
+
+/// The files that wait for the archive, and how archiving goes. Empty where nothing is to
+/// be archived.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    inner: Mutex<Inner>,
+    news: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    size: Option<SegmentSize>,
+    waiting: BTreeSet<ArchiveFile>,
+    /// What waited at the start: a command of the run before may still read it.
+    left_over: BTreeSet<ArchiveFile>,
+    /// Grows with every file that is added.
+    added: u64,
+    /// How many waited when that was said last; zero when all is well.
+    said: usize,
+    stopped: Option<Instant>,
+    archived: Tally,
+    failed: Tally,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    count: u64,
+    last: Option<Attempt>,
+}
+
+impl Tally {
+    fn note(&mut self, file: ArchiveFile, at: SystemTime) {
+        self.count += 1;
+        self.last = Some(Attempt { file, at });
+    }
+}
+
+/// An attempt to archive a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempt {
+    /// Which.
+    pub file: ArchiveFile,
+    /// When it ended.
+    pub at: SystemTime,
+}
+
+/// How archiving goes: what `pg_stat_archiver` says, and the backlog. Counted since the
+/// start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArchiveStatus {
+    /// Files that were archived.
+    pub archived_count: u64,
+    /// The last of them.
+    pub last_archived: Option<Attempt>,
+    /// Attempts that failed.
+    pub failed_count: u64,
+    /// The last of them.
+    pub last_failed: Option<Attempt>,
+    /// Files that wait, histories included.
+    pub waiting: usize,
+    /// Segments that wait.
+    pub waiting_segments: usize,
+    /// The next one.
+    pub next: Option<ArchiveFile>,
+}
+
+/// Why somebody who waited goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// There are files that were not there before.
+    News,
+    /// Nothing came.
+    TimeIsUp,
+    /// The hub ends.
+    Stopped,
+}
+
+impl Backlog {
+    /// The cluster is known.
+    pub fn use_size(&self, size: SegmentSize) {
+        self.lock().size = Some(size);
+    }
+
+    /// Of the cluster's segments, once that is known.
+    pub fn size(&self) -> Option<SegmentSize> {
+        self.lock().size
+    }
+
+    /// What waits at the start, which the caller has said.
+    pub fn load(&self, waiting: BTreeSet<ArchiveFile>) {
+        let mut inner = self.lock();
+        inner.left_over = waiting.clone();
+        inner.said = waiting.len();
+        drop(inner);
+        self.replace(waiting);
+    }
+
+    /// What waits, looked up anew.
+    pub fn replace(&self, waiting: BTreeSet<ArchiveFile>) {
+        let mut inner = self.lock();
+        inner.waiting = waiting;
+        inner.added += 1;
+        self.news.notify_all();
+    }
+
+    /// One more file waits. Says how many do when that is worth a word.
+    pub fn add(&self, file: ArchiveFile) -> Option<usize> {
+        let mut inner = self.lock();
+        inner.waiting.insert(file);
+        inner.added += 1;
+        self.news.notify_all();
+        let waiting = inner.waiting.len();
+        let worth = waiting >= WORTH_A_WORD.max(inner.said.saturating_mul(2));
+        worth.then(|| {
+            inner.said = waiting;
+            waiting
+        })
+    }
+
+    /// A file was archived. Says whether it was the last one of a backlog that was worth a
+    /// word.
+    pub fn archived(&self, file: ArchiveFile, at: SystemTime) -> bool {
+        let mut inner = self.lock();
+        inner.archived.note(file, at);
+        inner.waiting.remove(&file);
+        inner.waiting.is_empty() && std::mem::take(&mut inner.said) > 0
+    }
+
+    /// An attempt failed.
+    pub fn failed(&self, file: ArchiveFile, at: SystemTime) {
+        self.lock().failed.note(file, at);
+    }
+
+    /// A file need not be archived any more.
+    pub fn forget(&self, file: ArchiveFile) {
+        self.lock().waiting.remove(&file);
+    }
+
+    /// The file whose turn it is.
+    pub fn next(&self) -> Option<ArchiveFile> {
+        self.lock().waiting.first().copied()
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
+    /// Does nothing wait?
+    pub fn is_empty(&self) -> bool {
+        self.lock().waiting.is_empty()
+    }
+
+    /// Of the segments that wait, on whatever timeline, the one with the lowest position.
+    pub fn oldest_segment(&self) -> Option<SegmentNo> {
+        let inner = self.lock();
+        let mut oldest: Option<SegmentNo> = None;
+        let mut from = inner.first_segment_of(TimelineId::FIRST);
+        while let Some(SegmentName { tli, no, .. }) = from {
+            oldest = Some(oldest.map_or(no, |oldest| oldest.min(no)));
+            let later = tli.raw().checked_add(1).and_then(TimelineId::new);
+            from = later.and_then(|tli| inner.first_segment_of(tli));
+        }
+        oldest
+    }
+
+    /// Might a command of the run before this one still read the file? Whoever was killed
+    /// with the hub was not waited for.
+    pub fn may_be_read(&self, file: ArchiveFile) -> bool {
+        self.lock().left_over.contains(&file)
+    }
+
+    /// For [`wait`](Self::wait): what is known of now.
+    pub fn known(&self) -> u64 {
+        self.lock().added
+    }
+
+    /// Waits for files that are not known of, if somebody says what he knows, but no longer
+    /// than `limit`.
+    pub fn wait(&self, known: Option<u64>, limit: Duration) -> Woken {
+        let until = Instant::now() + limit;
+        let mut inner = self.lock();
+        loop {
+            if inner.stopped.is_some() {
+                return Woken::Stopped;
+            }
+            if known.is_some_and(|known| known != inner.added) {
+                return Woken::News;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Woken::TimeIsUp;
+            }
+            let waited = self.news.wait_timeout(inner, left);
+            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The hub ends: no more files are archived. When that was said first.
+    pub fn stop(&self) -> Instant {
+        let stopped = *self.lock().stopped.get_or_insert_with(Instant::now);
+        self.news.notify_all();
+        stopped
+    }
+
+    /// Has it been said?
+    pub fn is_stopped(&self) -> bool {
+        self.lock().stopped.is_some()
+    }
+
+    /// How it goes.
+    pub fn status(&self) -> ArchiveStatus {
+        let inner = self.lock();
+        let histories =
+            inner.waiting.iter().take_while(|file| matches!(file, ArchiveFile::History(_))).count();
+        ArchiveStatus {
+            archived_count: inner.archived.count,
+            last_archived: inner.archived.last,
+            failed_count: inner.failed.count,
+            last_failed: inner.failed.last,
+            waiting: inner.waiting.len(),
+            waiting_segments: inner.waiting.len() - histories,
+            next: inner.waiting.first().copied(),
+        }
+    }
+
+    // A panic ends the process (`panic = "abort"`); only tests can poison the lock.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// The first segment of this timeline or a later one.
+    fn first_segment_of(&self, tli: TimelineId) -> Option<SegmentName> {
+        let least = SegmentName { tli, no: SegmentNo::new(0), size: self.size? };
+        match self.waiting.range(ArchiveFile::Segment(least)..).next() {
+            Some(ArchiveFile::Segment(name)) => Some(*name),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    fn segment(tli: u32, no: u64) -> ArchiveFile {
+        let size = SegmentSize::new(1 << 20).unwrap();
+        let tli = TimelineId::new(tli).unwrap();
+        ArchiveFile::Segment(SegmentName { tli, no: SegmentNo::new(no), size })
+    }
+
+    fn backlog() -> Backlog {
+        let backlog = Backlog::default();
+        backlog.use_size(SegmentSize::new(1 << 20).unwrap());
+        backlog
+    }
+
+    #[test]
+    fn histories_go_first_and_segments_in_order() {
+        let backlog = backlog();
+        let history = ArchiveFile::History(TimelineId::new(2).unwrap());
+        for file in [segment(2, 7), segment(1, 9), segment(1, 8), history] {
+            backlog.add(file);
+        }
+        let status = backlog.status();
+        assert_eq!((status.waiting, status.waiting_segments, status.next), (4, 3, Some(history)));
+        let mut order = Vec::new();
+        while let Some(file) = backlog.next() {
+            backlog.archived(file, SystemTime::UNIX_EPOCH);
+            order.push(file);
+        }
+        assert_eq!(order, [history, segment(1, 8), segment(1, 9), segment(2, 7)]);
+        let status = backlog.status();
+        assert_eq!((status.archived_count, status.waiting), (4, 0));
+        assert_eq!(status.last_archived.map(|last| last.file), Some(segment(2, 7)));
+    }
+
+    #[test]
+    fn a_growing_backlog_is_worth_a_word_now_and_then() {
+        let backlog = backlog();
+        let words: Vec<_> = (0..70).filter_map(|no| backlog.add(segment(1, no))).collect();
+        assert_eq!(words, [16, 32, 64]);
+        let at = SystemTime::UNIX_EPOCH;
+        let over: Vec<_> = (0..70).filter(|no| backlog.archived(segment(1, *no), at)).collect();
+        assert_eq!(over, [69]);
+        backlog.add(segment(1, 70));
+        assert!(!backlog.archived(segment(1, 70), at), "nothing was said");
+    }
+
+    #[test]
+    fn waiting_ends_with_news_with_time_and_with_the_hub() {
+        let backlog = Arc::new(backlog());
+        let known = backlog.known();
+        assert_eq!(backlog.wait(Some(known), Duration::ZERO), Woken::TimeIsUp);
+        backlog.add(segment(1, 1));
+        let long = Duration::from_secs(60);
+        assert_eq!(backlog.wait(Some(known), long), Woken::News);
+        assert_eq!(backlog.wait(None, Duration::ZERO), Woken::TimeIsUp);
+        let waiter = {
+            let backlog = Arc::clone(&backlog);
+            std::thread::spawn(move || backlog.wait(None, long))
+        };
+        let first = backlog.stop();
+        assert_eq!(waiter.join().unwrap(), Woken::Stopped);
+        assert_eq!(backlog.stop(), first);
+    }
+
+    proptest! {
+        #[test]
+        fn the_oldest_segment_of_all_timelines(
+            files in proptest::collection::vec((1u32..5, 0u64..20), 0..20)
+        ) {
+            let backlog = backlog();
+            backlog.add(ArchiveFile::History(TimelineId::new(9).unwrap()));
+            for (tli, no) in &files {
+                backlog.add(segment(*tli, *no));
+            }
+            let expected = files.iter().map(|(_, no)| *no).min();
+            prop_assert_eq!(backlog.oldest_segment().map(SegmentNo::raw), expected);
+        }
+    }
+}
