@@ -232,7 +232,9 @@ impl<R: Ring> DataCore<R> {
             && sender.cursor.next_message() >= at
             && let Some(next) = sender.cell.next()
         {
-            if sender.cursor.next_message() > at {
+            if sender.cursor.next_message() > at
+                && self.hub.has_records_behind(sender.cell.tli(), at)
+            {
                 let session = &sender.session;
                 self.hub.note_diverged(Diverged {
                     application_name: session.application_name.clone(),

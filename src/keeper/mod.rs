@@ -6,6 +6,7 @@
 //! operation: nothing else runs here.
 
 mod job;
+mod notes;
 mod open_files;
 mod retain;
 mod slots;
@@ -13,7 +14,7 @@ mod spares;
 mod uring_disk;
 mod work;
 
-pub use job::{Job, JobDone, JobKind};
+pub use job::{Job, JobDone, JobKind, Note};
 pub use uring_disk::UringDisk;
 pub use work::{Keeper, Tended};
 

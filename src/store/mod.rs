@@ -10,6 +10,7 @@
 pub mod append;
 pub mod clean;
 pub mod control_file;
+pub mod course;
 pub mod directory;
 pub mod disk;
 pub mod fault;
