@@ -1,7 +1,7 @@
 //! Answers for people.
 
 use super::answer::{Fence, Said, Slot, Standby, Standbys, Status};
-use super::table::{self, Align, Column, Give};
+use super::table::{self, Align, Column, Give, WIDTH};
 use crate::wire::units::format_duration;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -49,8 +49,46 @@ fn or_none(text: &Option<String>) -> String {
     text.clone().unwrap_or_else(|| NONE.to_owned())
 }
 
+/// Where the values of a status begin.
+const HEAD: usize = 18;
+
+/// A text in lines of at most so many characters, cut between words where it has any.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let mut rest = word.to_owned();
+        loop {
+            let line = lines.last().map_or(0, |line| line.chars().count());
+            let blank = usize::from(line > 0);
+            if line + blank + rest.chars().count() <= width {
+                if let Some(last) = lines.last_mut() {
+                    last.push_str(if blank > 0 { " " } else { "" });
+                    last.push_str(&rest);
+                }
+                break;
+            }
+            if line == 0 {
+                let behind = rest.chars().skip(width).collect();
+                let head: String = rest.chars().take(width).collect();
+                rest = behind;
+                lines.pop();
+                lines.push(head);
+            }
+            lines.push(String::new());
+        }
+    }
+    lines
+}
+
 fn write_status(status: &Status, out: &mut impl Write) -> io::Result<()> {
-    let mut line = |head: &str, text: String| writeln!(out, "{:<18}{text}", format!("{head}:"));
+    let mut line = |head: &str, text: String| {
+        let mut head = format!("{head}:");
+        for piece in wrapped(&text, WIDTH - HEAD) {
+            writeln!(out, "{head:<HEAD$}{piece}")?;
+            head.clear();
+        }
+        Ok::<_, io::Error>(())
+    };
     let up = Duration::from_secs(status.uptime_seconds);
     let hub = format!("walhub {}, pid {}, up {}", status.walhub_version, status.pid, span(up));
     line("Hub", hub)?;
@@ -194,7 +232,7 @@ fn write_slots(slots: &[Slot], out: &mut impl Write) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::ctl::answer::Diverged;
-    use crate::ctl::table::WIDTH;
+    use proptest::prelude::*;
 
     fn standby(application_name: &str) -> Standby {
         let lsn = || Some("1AB/3F000060".to_owned());
@@ -257,6 +295,24 @@ mod tests {
         };
         assert_eq!(text(&Said::Fence(Some(fence))), "fenced\ntimeline: 3\nlsn: 0/5000060\n");
         assert_eq!(text(&Said::Fence(None)), "not fenced\n");
+    }
+
+    #[test]
+    fn long_texts_are_wrapped_between_words() {
+        assert_eq!(wrapped("one two three", 9), ["one two", "three"]);
+        assert_eq!(wrapped("short", 9), ["short"]);
+        assert_eq!(wrapped("", 9), [""]);
+        assert_eq!(wrapped("a 123456789012 b", 9), ["a", "123456789", "012 b"]);
+    }
+
+    proptest! {
+        #[test]
+        fn wrapping_loses_nothing(text in "[a-z ]{0,300}", width in 1usize..100) {
+            let lines = wrapped(&text, width);
+            prop_assert!(lines.iter().all(|line| line.chars().count() <= width));
+            let bare = |text: &str| text.replace(' ', "");
+            prop_assert_eq!(bare(&lines.concat()), bare(&text));
+        }
     }
 
     #[test]
