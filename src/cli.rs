@@ -1,7 +1,9 @@
 //! The command line: what was typed, and what it means.
 
+mod ctl;
 mod downstream;
 
+pub use ctl::{CtlCommand, CtlFlags, SlotAction};
 pub use downstream::DownstreamFlags;
 
 use crate::archive::template::Template;
@@ -37,6 +39,8 @@ pub enum Command {
     /// Show what a hub's directory holds: identity, timelines, segments, the exact end of
     /// its WAL, and what is wrong with it
     Inspect(InspectFlags),
+    /// Ask a running hub: status, standbys, slots; steer it: upstream, fence
+    Ctl(CtlFlags),
     /// Show a hub at work for fifteen seconds; needs nothing but this program
     Demo,
     /// Generate load, and measure: a synthetic primary, thousands of synthetic standbys

@@ -4,6 +4,9 @@
 //! begins or ends, the control thread when somebody asks.
 #![forbid(unsafe_code)]
 
+pub mod course;
+
+use self::course::{Course, Upstream};
 use crate::config::Config;
 use crate::instance::{InstanceId, InstancePath};
 use crate::standby::diverged::{Diverged, DivergedStandbys};
@@ -12,6 +15,7 @@ use crate::store::archive_status::ArchiveStatus;
 use crate::store::retention::{Holds, Receiving};
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use crate::watermark::{Cell, Rest};
+use crate::wire::secret::Secret;
 use bytes::Bytes;
 use crossbeam::utils::CachePadded;
 use std::collections::BTreeMap;
@@ -29,12 +33,16 @@ pub struct Hub {
     pub holds: Arc<Holds>,
     /// The connected standbys, as far as the upstream is told of them.
     pub fleet: Arc<Fleet>,
+    /// Which upstream is followed, and whether any is.
+    pub course: Course,
     identity: RwLock<Option<Arc<Identity>>>,
     cells: RwLock<Vec<Arc<Cell>>>,
     histories: RwLock<BTreeMap<u32, Bytes>>,
     position: RwLock<Position>,
     above: RwLock<InstancePath>,
     diverged: RwLock<DivergedStandbys>,
+    /// Where the last whole record of a timeline ended that this process has left.
+    record_ends: RwLock<BTreeMap<u32, Lsn>>,
     senders: Arc<AtomicUsize>,
     receiving_paused: AtomicBool,
     /// WAL bytes that each data core has sent.
@@ -118,17 +126,21 @@ impl Hub {
         let cores = config.cores.get();
         let sent = (0..cores).map(|_| CachePadded::new(AtomicU64::new(0))).collect();
         let fleet = Fleet::new(config.feedback.clone());
+        let conninfo = config.primary_conninfo.clone();
+        let course = Course::new(Upstream { text: Secret::new(""), conninfo });
         Self {
             config,
             instance,
             holds,
             fleet,
+            course,
             identity: RwLock::new(None),
             cells: RwLock::new(Vec::new()),
             histories: RwLock::new(BTreeMap::new()),
             position: RwLock::new(Position::Empty),
             above: RwLock::new(InstancePath::empty()),
             diverged: RwLock::default(),
+            record_ends: RwLock::default(),
             receiving_paused: AtomicBool::new(false),
             senders: Arc::new(AtomicUsize::new(0)),
             sent,
@@ -212,6 +224,18 @@ impl Hub {
                  has to be rewound (pg_rewind) or made anew"
             );
         }
+    }
+
+    /// The last whole record that we have of a timeline ends there; before it is sealed.
+    pub fn set_record_end(&self, tli: TimelineId, record_end: Lsn) {
+        write(&self.record_ends).insert(tli.raw(), record_end);
+    }
+
+    /// May a standby have got a record from us that lies behind the timeline's end? The
+    /// beginning of one is none: it was never replayed, and the next timeline's WAL goes
+    /// over it.
+    pub fn has_records_behind(&self, tli: TimelineId, end: Lsn) -> bool {
+        read(&self.record_ends).get(&tli.raw()).is_none_or(|record_end| *record_end > end)
     }
 
     /// A standby begins to stream WAL of our history.
@@ -366,6 +390,16 @@ pub(crate) mod tests {
         assert!(hub.take_sender().is_some());
         drop(permits);
         assert_eq!(hub.senders(), 0);
+    }
+
+    #[test]
+    fn part_of_a_record_is_none() {
+        let hub = hub("15.18");
+        let (tli, end) = (TimelineId::FIRST, Lsn::new(0x500_0060));
+        assert!(hub.has_records_behind(tli, end), "nobody knows");
+        hub.set_record_end(tli, end);
+        assert!(!hub.has_records_behind(tli, end));
+        assert!(hub.has_records_behind(tli, Lsn::new(0x500_0028)));
     }
 
     #[test]

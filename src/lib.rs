@@ -8,13 +8,14 @@
 //! primary --> upstream --> store --> watermark --> fanout --> standby --> standbys
 //! ```
 //!
-//! - words, which know nobody: [`wal`], [`wire`], [`timeline`], [`instance`];
+//! - words, which know nobody: [`wal`], [`wire`], [`timeline`], [`instance`], [`ctl`];
 //! - stages, which know words and not each other: [`upstream`], [`archive`], [`store`],
 //!   [`watermark`], [`fanout`], [`standby`];
 //! - engines, which put stages together and do the I/O: [`ring`], [`core`], [`keeper`],
 //!   [`archiver`], [`control`]; what they share is in [`hub`], what they were told in [`config`].
 
 // Words.
+pub mod ctl;
 pub mod instance;
 pub mod timeline;
 pub mod wal;

@@ -85,6 +85,7 @@ pub(super) async fn serve(shared: Arc<Shared>, mut socket: Socket, peer: String)
         application_name = session.application_name,
         "replication connection authorized"
     );
+    registered.introduce(&session);
     let told = session.instance.map(|_| shared.hub.above());
     welcome(&shared.hub, &identity, &session, registered.key, &mut out);
     drop(identity);

@@ -1,5 +1,6 @@
 //! The listening sockets.
 
+use super::ctl::Door;
 use super::socket::Socket;
 use super::tcp::{self, TcpFault};
 use super::unix_socket::{self, ListeningPath, SocketFault};
@@ -19,6 +20,7 @@ const BACKLOG: i32 = 4096;
 pub struct Bound {
     tcp: Vec<std::net::TcpListener>,
     unix: Vec<(std::os::unix::net::UnixListener, ListeningPath)>,
+    ctl: Option<Door>,
 }
 
 /// A socket could not be listened on.
@@ -91,6 +93,16 @@ fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 impl Bound {
+    /// The socket of `walhub ctl`, too.
+    pub fn with_ctl(self, door: Door) -> Self {
+        Self { ctl: Some(door), ..self }
+    }
+
+    /// The socket of `walhub ctl`.
+    pub(super) const fn take_ctl(&mut self) -> Option<Door> {
+        self.ctl.take()
+    }
+
     /// The TCP addresses, with the ports the kernel chose for port 0.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.tcp.iter().filter_map(|listener| listener.local_addr().ok()).collect()

@@ -2,6 +2,7 @@
 //! after, connects to the upstream. tokio, one thread; nothing here touches WAL.
 
 mod connection;
+pub mod ctl;
 pub mod listener;
 pub mod recorder;
 pub mod registry;
@@ -14,18 +15,22 @@ pub(crate) mod upstream;
 use self::listener::{Bound, Listener};
 use self::recorder::Recorder;
 use self::registry::Registry;
+use self::upstream::steer::Order;
 use crate::core::handoff::{Mailbox, ToControl};
 use crate::hub::Hub;
 use crate::standby::refusals;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 
 /// Connections beyond `max_wal_senders` that may be on their way in or out: those that
 /// have not said yet what they want, and those that are being refused.
 const SPARE_CONNECTIONS: usize = 256;
+
+/// Orders of operators that wait for the one before.
+const ORDERS: usize = 16;
 
 /// Descriptors that are not clients': segments, the upstream, listening sockets, rings.
 pub const RESERVED_DESCRIPTORS: usize = 512;
@@ -63,6 +68,10 @@ struct Shared {
     recorder: Arc<dyn Recorder>,
     running: watch::Receiver<Running>,
     connections: Arc<AtomicUsize>,
+    /// To the task that keeps the hub connected.
+    orders: mpsc::Sender<Order>,
+    started: Instant,
+    started_at: SystemTime,
 }
 
 impl Shared {
@@ -81,7 +90,8 @@ impl Shared {
 /// Runs until the hub stops and every connection has ended; the caller bounds the
 /// latter. On a current-thread runtime with I/O and time.
 pub async fn run(control: Control) -> io::Result<()> {
-    let Control { hub, mailboxes, recorder, bound, mut news, running } = control;
+    let Control { hub, mailboxes, recorder, mut bound, mut news, running } = control;
+    let (orders, ordered) = mpsc::channel(ORDERS);
     let first_pid = getrandom::u32().unwrap_or_default() >> 1;
     let shared = Arc::new(Shared {
         registry: Registry::new(Arc::clone(&hub), mailboxes.len(), first_pid),
@@ -90,16 +100,22 @@ pub async fn run(control: Control) -> io::Result<()> {
         recorder,
         running,
         connections: Arc::new(AtomicUsize::new(0)),
+        orders,
+        started: Instant::now(),
+        started_at: SystemTime::now(),
     });
     for address in bound.addresses() {
         tracing::info!(%address, "listening");
     }
+    let mut door = bound.take_ctl();
+    let asked = door.as_mut().map(ctl::Door::enter).transpose()?.flatten();
+    let ctl = asked.map(|listener| tokio::spawn(ctl::run(Arc::clone(&shared), listener)));
     let (listeners, paths) = bound.enter()?;
     for listener in listeners {
         tokio::spawn(accept(Arc::clone(&shared), listener));
     }
     let (upstream_ended, ends) = mpsc::channel(1);
-    let upstream = tokio::spawn(upstream::run(Arc::clone(&shared), ends));
+    let upstream = tokio::spawn(upstream::run(Arc::clone(&shared), ends, ordered));
     let retention = tokio::spawn(retention::run(Arc::clone(&shared)));
     let mut cores = Cores::Running;
     loop {
@@ -131,7 +147,10 @@ pub async fn run(control: Control) -> io::Result<()> {
     }
     upstream.abort();
     retention.abort();
-    drop(paths);
+    if let Some(ctl) = ctl {
+        ctl.abort();
+    }
+    drop((paths, door));
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! this is the door to it.
 
 use crate::hub::Identity;
+use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
 use crate::wal::{Lsn, TimelineId};
@@ -37,6 +38,12 @@ pub trait Recorder: Send + Sync {
 
     /// A slot goes, its file first.
     fn drop_slot(&self, name: SlotName) -> Saved;
+
+    /// The fence goes up, or comes down.
+    fn save_fence(&self, fence: Option<FenceNote>) -> Saved;
+
+    /// The upstream is another than the flag says, or the flag's again.
+    fn save_upstream(&self, upstream: Option<UpstreamNote>) -> Saved;
 
     /// It is time to look after slots and old WAL; not waited for.
     fn retain(&self, newest: Lsn, now: SystemTime);

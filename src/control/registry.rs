@@ -1,11 +1,12 @@
 //! Who is connected: unique process IDs, their cancel keys, and which core streams
 //! to whom.
 
-use crate::core::handoff::Handback;
+use crate::core::handoff::{Handback, Session};
 use crate::hub::Hub;
+use crate::instance::InstanceId;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 
 /// Streams that the first data core has for itself before others get any: it need not be
@@ -78,6 +79,24 @@ fn choose(streams: &[usize], rate: &[u64]) -> usize {
 struct Entry {
     key: u32,
     stream: Option<Stream>,
+    client: Option<Client>,
+}
+
+/// Who is connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client {
+    /// The number in BackendKeyData.
+    pub pid: u32,
+    /// The user name it gave.
+    pub user: String,
+    /// Its `application_name`.
+    pub application_name: String,
+    /// Where it comes from.
+    pub peer: String,
+    /// Its ID when it is a hub.
+    pub instance: Option<InstanceId>,
+    /// When it was let in.
+    pub since: SystemTime,
 }
 
 #[derive(Debug)]
@@ -126,7 +145,7 @@ impl Registry {
                 break pid;
             }
         };
-        inner.live.insert(pid, Entry { key, stream: None });
+        inner.live.insert(pid, Entry { key, stream: None, client: None });
         drop(inner);
         Ok(Registered { registry: Arc::clone(self), pid, key })
     }
@@ -165,8 +184,40 @@ impl Registry {
         entry.stream.as_ref().map(|stream| stream.core)
     }
 
+    /// How many streams there are.
+    pub fn streams(&self) -> usize {
+        self.lock().load.iter().sum()
+    }
+
+    /// Everybody who was let in, by number.
+    pub fn clients(&self) -> Vec<Client> {
+        let inner = self.lock();
+        let mut clients: Vec<_> =
+            inner.live.values().filter_map(|entry| entry.client.clone()).collect();
+        drop(inner);
+        clients.sort_unstable_by_key(|client| client.pid);
+        clients
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Registered {
+    /// The connection was let in.
+    pub fn introduce(&self, session: &Session) {
+        let client = Client {
+            pid: self.pid,
+            user: session.user.clone(),
+            application_name: session.application_name.clone(),
+            peer: session.peer.clone(),
+            instance: session.instance,
+            since: SystemTime::now(),
+        };
+        if let Some(entry) = self.registry.lock().live.get_mut(&self.pid) {
+            entry.client = Some(client);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::core::handoff::{
 use crate::hub::{Hub, Identity, tests};
 use crate::instance::InstanceId;
 use crate::standby::refusals;
+use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::retention::Holds;
 use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
@@ -49,6 +50,12 @@ impl Recorder for Forgetful {
         saved()
     }
     fn drop_slot(&self, _: SlotName) -> Saved {
+        saved()
+    }
+    fn save_fence(&self, _: Option<FenceNote>) -> Saved {
+        saved()
+    }
+    fn save_upstream(&self, _: Option<UpstreamNote>) -> Saved {
         saved()
     }
     fn retain(&self, _: Lsn, _: SystemTime) {}

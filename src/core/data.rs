@@ -330,10 +330,15 @@ impl<R: Ring> DataCore<R> {
         let mut busy = false;
         while let Some(message) = self.inbox.take() {
             busy = true;
-            self.due.note_all();
+            // Whoever only asks changes nothing for the standbys.
+            if !matches!(message, ToCore::Tell(_)) {
+                self.due.note_all();
+            }
             match message {
                 ToCore::Standby(handoff) => self.adopt(*handoff, now),
                 ToCore::Upstream(handoff) => self.begin_receiving(*handoff, now),
+                ToCore::RecallUpstream => self.recall_upstream(now),
+                ToCore::Tell(inquiry) => self.answer(inquiry),
                 ToCore::Cancel { pid } => self.cancel_stream(pid, now),
                 ToCore::Terminate { pid } => self.terminate_stream(pid, now),
                 ToCore::EndHubStreams => self.end_hub_streams(now),

@@ -48,6 +48,11 @@ impl FeedbackClock {
         })
     }
 
+    /// What was said last.
+    pub(super) fn told(&self) -> Option<Need> {
+        self.told.map(|(need, _)| need)
+    }
+
     /// When this has to be looked at again.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         [self.due_at(now), self.runs_out].into_iter().flatten().min()

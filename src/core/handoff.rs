@@ -6,6 +6,7 @@ mod models;
 mod queue;
 
 use self::queue::ArrayQueue;
+use super::figures::Inquiry;
 use crate::hub::SenderPermit;
 use crate::instance::InstanceId;
 use crate::keeper::JobDone;
@@ -141,6 +142,8 @@ pub enum UpstreamEnd {
     },
     /// Our disk is full; the batch was dropped.
     NoSpace,
+    /// The control thread has ended it.
+    Recalled,
     /// We are shutting down.
     Stopped,
 }
@@ -152,6 +155,10 @@ pub enum ToCore {
     Standby(Box<StandbyHandoff>),
     /// Receive from here (core 0).
     Upstream(Box<UpstreamHandoff>),
+    /// End the upstream's stream, if there is one (core 0).
+    RecallUpstream,
+    /// Tell some figures.
+    Tell(Inquiry),
     /// A CancelRequest with the right key: end this stream as PostgreSQL does, with
     /// 57014, unless it has ended meanwhile.
     Cancel {

@@ -569,6 +569,7 @@ impl<R: Ring> DataCore<R> {
 fn note_diverged(hub: &Hub, sender: &Sender, at: Lsn) {
     if let Some(end) = sender.cell.end()
         && at > end
+        && hub.has_records_behind(sender.cell.tli(), end)
     {
         let session = &sender.session;
         hub.note_diverged(Diverged {

@@ -5,6 +5,7 @@
 pub mod blocks;
 pub mod data;
 mod feedback;
+pub mod figures;
 pub mod files;
 #[cfg(walhub_flip)]
 mod flip;

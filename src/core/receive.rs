@@ -6,6 +6,7 @@
 
 use super::data::{DataCore, Halted};
 use super::feedback::FeedbackClock;
+use super::figures::ReceiverFigures;
 use super::handoff::{ToControl, UpstreamEnd, UpstreamHandoff};
 use super::pg_now;
 use super::store::Store;
@@ -134,6 +135,19 @@ impl Receiver {
             halted_at: None,
             apply: None,
         }
+    }
+
+    /// Where the role stands; none before the first WAL.
+    pub(super) fn figures(&self) -> Option<ReceiverFigures> {
+        let store = self.store.as_ref()?;
+        Some(ReceiverFigures {
+            tli: store.cell.tli(),
+            received: store.received(),
+            written: store.appender.written_upto(),
+            durable: store.appender.durable(),
+            record_end: store.record_end(),
+            needed: self.link.as_ref().and_then(|link| link.feedback.told()),
+        })
     }
 
     /// Is there no connection, and everything that came durable or dropped?
@@ -668,7 +682,10 @@ impl<R: Ring> DataCore<R> {
     pub(super) fn end_stream(&mut self, end: UpstreamEnd) {
         let Some(receiver) = &mut self.receiver else { return };
         let Some(mut link) = receiver.link.take() else { return };
-        if matches!(end, UpstreamEnd::Stopped | UpstreamEnd::Timeline { .. }) {
+        if matches!(
+            end,
+            UpstreamEnd::Stopped | UpstreamEnd::Recalled | UpstreamEnd::Timeline { .. }
+        ) {
             let mut goodbye = BytesMut::new();
             frontend::terminate(&mut goodbye);
             link.outbox.extend_from_slice(&goodbye);
@@ -742,6 +759,15 @@ impl<R: Ring> DataCore<R> {
         self.end_stream(UpstreamEnd::Stopped);
     }
 
+    /// The control thread wants no more of this upstream. What has come becomes durable;
+    /// what is durable by now is acknowledged, and nothing afterwards.
+    pub(super) fn recall_upstream(&mut self, now: Instant) {
+        if let Some(receiver) = &mut self.receiver {
+            receiver.queue_status(ReplyRequest::No, &self.clock, now);
+        }
+        self.end_stream(UpstreamEnd::Recalled);
+    }
+
     /// Our timeline has ended, and what follows is on disk: standbys are sent on to it, and
     /// the next connection asks for it.
     pub(super) fn go_on_with(&mut self, wal: RecoveredWal) -> Result<(), String> {
@@ -755,6 +781,9 @@ impl<R: Ring> DataCore<R> {
         let old = self.hub.current_cell();
         let store = Store::resume(wal, &mut receiver.writer, self.hub.config.wal_buffers)?;
         let next = Arc::clone(&store.cell);
+        if let Some(left) = &receiver.store {
+            self.hub.set_record_end(left.cell.tli(), left.record_end());
+        }
         // They are about files that are no longer written.
         receiver.jobs.clear();
         receiver.actions.clear();

@@ -117,6 +117,11 @@ impl Store {
         self.walker.position()
     }
 
+    /// The end of the last whole record that is received.
+    pub const fn record_end(&self) -> Lsn {
+        self.walker.record_end()
+    }
+
     /// Compares what the upstream sends again with what we have. The stream was begun
     /// no earlier than the cache reaches back.
     pub fn compare(

@@ -90,6 +90,11 @@ impl<T> Table<T> {
             .collect()
     }
 
+    /// How many slots there are, taken or not.
+    pub const fn places(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
     /// How many values.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
@@ -116,6 +121,6 @@ mod tests {
         assert_eq!(table.remove(first), None);
         assert_eq!(table.get_mut(second), Some(&mut "second"));
         assert_eq!(table.keys(), [second]);
-        assert_eq!(table.len(), 1);
+        assert_eq!((table.len(), table.places()), (1, 1));
     }
 }

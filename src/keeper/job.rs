@@ -78,6 +78,13 @@ pub enum Job {
     SaveSlot(SlotName),
     /// Remove a slot's file, durably, and the slot.
     DropSlot(SlotName),
+    /// Replace one of the operator's notes, durably, or remove it.
+    SaveNote {
+        /// Which.
+        note: Note,
+        /// Its bytes; none to remove it.
+        bytes: Option<Vec<u8>>,
+    },
     /// Move all WAL into a folder beside `pg_wal` and begin with an empty one: behind a
     /// gap that nothing fills. The hub's own ID stays.
     SetAside(InstanceId),
@@ -97,6 +104,15 @@ pub enum Job {
     },
 }
 
+/// What an operator decided while the hub ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// `walhub.fence`
+    Fence,
+    /// `walhub.auto`
+    Upstream,
+}
+
 impl Job {
     /// What kind of job this is.
     pub fn kind(&self) -> JobKind {
@@ -112,6 +128,7 @@ impl Job {
             Self::Retain { .. } => JobKind::Retain,
             Self::SaveSlot(_) => JobKind::SaveSlot,
             Self::DropSlot(_) => JobKind::DropSlot,
+            Self::SaveNote { note, .. } => JobKind::SaveNote(note),
             Self::SetAside(_) => JobKind::SetAside,
             Self::Switch { plan, .. } => JobKind::Switch { to: plan.to },
             Self::MarkHalted { .. } => JobKind::MarkHalted,
@@ -134,6 +151,7 @@ pub enum JobKind {
     Retain,
     SaveSlot,
     DropSlot,
+    SaveNote(Note),
     SetAside,
     Switch { to: TimelineId },
     MarkHalted,
@@ -157,6 +175,8 @@ impl fmt::Display for JobKind {
             Self::Retain => f.write_str("remove old segments"),
             Self::SaveSlot => f.write_str("save a replication slot"),
             Self::DropSlot => f.write_str("remove a replication slot"),
+            Self::SaveNote(Note::Fence) => f.write_str("save the fence"),
+            Self::SaveNote(Note::Upstream) => f.write_str("save the upstream"),
             Self::SetAside => f.write_str("move all WAL aside"),
             Self::Switch { to } => write!(f, "go on with timeline {to}"),
             Self::MarkHalted => f.write_str("write the halted marker"),

@@ -7,6 +7,7 @@
 
 mod archive;
 mod job;
+mod notes;
 mod open_files;
 mod retain;
 mod slots;
@@ -14,7 +15,7 @@ mod spares;
 mod uring_disk;
 mod work;
 
-pub use job::{Job, JobDone, JobKind};
+pub use job::{Job, JobDone, JobKind, Note};
 pub use uring_disk::UringDisk;
 pub use work::{Keeper, Tended};
 

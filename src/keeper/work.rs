@@ -130,6 +130,9 @@ impl<D: Disk> Keeper<D> {
             Job::Retain { newest, now } => self.retain(newest, now).await,
             Job::SaveSlot(name) => self.save_slot(&name).await.map(|()| JobDone::Done(kind)),
             Job::DropSlot(name) => self.drop_slot(&name).await.map(|()| JobDone::Done(kind)),
+            Job::SaveNote { note, bytes } => {
+                self.save_note(note, bytes).await.map(|()| JobDone::Done(kind))
+            }
             Job::SetAside(instance) => self.set_aside(instance).await,
             Job::Switch { plan, control } => self.switch(plan, *control).await,
             Job::MarkHalted { durable, reason } => {

@@ -1,6 +1,7 @@
 //! `walhub serve`: puts the engines together, in the order in which they need each
 //! other, and takes them apart in the reverse one.
 
+mod course;
 mod limits;
 mod pin;
 mod post;
@@ -10,6 +11,7 @@ mod watchdog;
 use crate::archiver;
 use crate::cli::{Mistake, ServeFlags};
 use crate::config::{Config, Zerocopy};
+use crate::control::ctl::Door;
 use crate::control::listener::{BindFault, bind};
 use crate::control::{Control, Running};
 use crate::core::handoff::{Inbox, Mailbox, ToControl, ToCore, mailbox};
@@ -22,6 +24,7 @@ use crate::store::control_file::ControlFile;
 use crate::store::directory::{Directory, DirectoryFault};
 use crate::store::recover::RecoveredWal;
 use crate::watermark::{Bell, Cell};
+use crate::wire::secret::Secret;
 use post::Post;
 use recorder::KeeperRecorder;
 use std::io::{self, IsTerminal as _};
@@ -71,6 +74,9 @@ pub enum ServeFault {
     /// What is in it, or the thread that keeps it.
     #[error(transparent)]
     Keeper(#[from] KeeperFault),
+    /// What `walhub ctl` left.
+    #[error(transparent)]
+    Course(#[from] course::CourseFault),
     /// The listening sockets.
     #[error(transparent)]
     Bind(#[from] BindFault),
@@ -99,6 +105,7 @@ pub fn serve(flags: ServeFlags) -> Result<ExitCode, Box<dyn std::error::Error>> 
 }
 
 fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
+    let flag = Secret::new(flags.primary_conninfo.clone());
     let config = Arc::new(flags.resolve()?);
     start_log(&config.log_level)?;
     let features = ring::probe()?;
@@ -108,7 +115,9 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     let cpus = pin::plan(&config.pin_cores, config.cores.get(), &available)?;
     let directory = Directory::open(&config.directory)?;
     let layout = directory.layout().clone();
-    let bound = bind(&config)?;
+    let ctl = Door::open(layout.root())
+        .map_err(|e| ServeFault::Io("listen on the socket walhub.ctl in the directory", e))?;
+    let bound = bind(&config)?.with_ctl(ctl);
 
     let post = Arc::new(Post::default());
     let answers = Arc::clone(&post);
@@ -131,6 +140,7 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
         }
     };
     let hub = Arc::new(Hub::new(Arc::clone(&config), control.instance, keeper.holds));
+    course::resume(&hub.course, &layout, flag)?;
     let recorder = KeeperRecorder::new(
         Arc::clone(&hub),
         keeper.handle.clone(),

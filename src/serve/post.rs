@@ -73,6 +73,7 @@ impl Post {
                 | JobKind::SetAside
                 | JobKind::SaveSlot
                 | JobKind::DropSlot
+                | JobKind::SaveNote(_)
                 | JobKind::Switch { .. } => self.to_waiting(*job, Err(error.to_string())),
                 JobKind::SaveState => tracing::debug!("could not {job}: {error}"),
                 _ => self.to_core(0, done),

@@ -3,8 +3,9 @@
 use super::post::Post;
 use crate::control::recorder::{Recorder, Saved};
 use crate::hub::{Hub, Identity};
-use crate::keeper::{Job, KeeperHandle};
+use crate::keeper::{Job, KeeperHandle, Note};
 use crate::store::control_file::{Cluster, ControlFile};
+use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
 use crate::wal::{Lsn, TimelineId};
@@ -109,6 +110,16 @@ impl Recorder for KeeperRecorder {
 
     fn drop_slot(&self, name: SlotName) -> Saved {
         self.order(Job::DropSlot(name))
+    }
+
+    fn save_fence(&self, fence: Option<FenceNote>) -> Saved {
+        let bytes = fence.map(|fence| fence.encode());
+        self.order(Job::SaveNote { note: Note::Fence, bytes })
+    }
+
+    fn save_upstream(&self, upstream: Option<UpstreamNote>) -> Saved {
+        let bytes = upstream.map(|upstream| upstream.encode());
+        self.order(Job::SaveNote { note: Note::Upstream, bytes })
     }
 
     fn retain(&self, newest: Lsn, now: SystemTime) {

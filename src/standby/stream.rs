@@ -7,6 +7,7 @@ use crate::wal::Lsn;
 use crate::wire::copy::{CopyFault, FromReceiver, HotStandbyFeedback, ReplyRequest, StatusReply};
 use crate::wire::frame::next_frame;
 use crate::wire::refusal::Refusal;
+use crate::wire::time::PgTime;
 use std::time::{Duration, Instant};
 
 /// The longest message a standby has reason to send in a stream: a status reply is 38
@@ -62,6 +63,7 @@ pub struct Talk {
     pinged: bool,
     timeout: Duration,
     positions: Positions,
+    replied_at: Option<PgTime>,
     feedback: Option<HotStandbyFeedback>,
 }
 
@@ -74,6 +76,7 @@ impl Talk {
             pinged: false,
             timeout,
             positions: Positions::default(),
+            replied_at: None,
             feedback: None,
         }
     }
@@ -82,6 +85,11 @@ impl Talk {
     /// `write`, at every reconnect.
     pub const fn positions(&self) -> Positions {
         self.positions
+    }
+
+    /// When it reported them, by its own clock.
+    pub const fn replied_at(&self) -> Option<PgTime> {
+        self.replied_at
     }
 
     /// The newest hot standby feedback; none before the first.
@@ -150,6 +158,7 @@ impl Talk {
     fn note(&mut self, status: StatusReply) {
         self.positions =
             Positions { write: status.write, flush: status.flush, apply: status.apply };
+        self.replied_at = Some(status.client_time);
     }
 
     fn alive(&mut self, now: Instant) {
@@ -187,7 +196,6 @@ fn broken(fault: CopyFault) -> Heard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::time::PgTime;
     use proptest::prelude::*;
 
     fn status(write: u64, reply: ReplyRequest) -> Vec<u8> {

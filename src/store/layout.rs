@@ -5,6 +5,9 @@
 //!   walhub.pid             the lock, holds the process ID
 //!   walhub.control         who we are, whose WAL this is
 //!   walhub.begun           how far the first bytes were durable before they were served
+//!   walhub.fence           the hub is fenced (`walhub ctl fence`)
+//!   walhub.auto            the upstream that `walhub ctl upstream` set
+//!   walhub.ctl             the socket for `walhub ctl`
 //!   walhub.state           last known state of the upstream, for `inspect`
 //!   slots/                 one file per replication slot
 //!   halted                 a sync failed; the next start distrusts the tail
@@ -113,6 +116,21 @@ impl Layout {
     /// The last known state of the upstream.
     pub fn state(&self) -> PathBuf {
         self.root.join("walhub.state")
+    }
+
+    /// The note of a fence.
+    pub fn fence(&self) -> PathBuf {
+        self.root.join("walhub.fence")
+    }
+
+    /// The upstream that was set while the hub ran.
+    pub fn auto(&self) -> PathBuf {
+        self.root.join("walhub.auto")
+    }
+
+    /// The socket for `walhub ctl`.
+    pub fn ctl(&self) -> PathBuf {
+        self.root.join("walhub.ctl")
     }
 
     /// The directory of replication slots.

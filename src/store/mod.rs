@@ -11,6 +11,7 @@ pub mod append;
 pub mod archive_status;
 pub mod clean;
 pub mod control_file;
+pub mod course;
 pub mod directory;
 pub mod disk;
 pub mod fault;

@@ -54,6 +54,13 @@ pub enum UpstreamState {
     },
     /// Our disk is full.
     NoSpace,
+    /// An operator has put up a fence: no upstream is asked for anything.
+    Fenced {
+        /// On which timeline.
+        tli: TimelineId,
+        /// The end of the last whole record that is here.
+        at: Lsn,
+    },
     /// The hub is going down.
     Stopped,
 }
@@ -70,6 +77,7 @@ impl UpstreamState {
             Self::Gap { .. } => "gap",
             Self::Diverged { .. } => "diverged",
             Self::NoSpace => "no space",
+            Self::Fenced { .. } => "fenced",
             Self::Stopped => "stopped",
         }
     }
@@ -79,7 +87,7 @@ impl UpstreamState {
         match self {
             Self::Connecting => 0,
             Self::Streaming { .. } => 1,
-            Self::Stopped => 2,
+            Self::Fenced { .. } | Self::Stopped => 2,
             Self::Disconnected { .. } => 3,
             Self::Waiting { .. } => 4,
             Self::Refused { .. } => 6,
@@ -126,6 +134,10 @@ impl UpstreamState {
                 put("at", at.to_string());
                 put("why", detail.clone());
             }
+            Self::Fenced { tli, at } => {
+                put("timeline", tli.to_string());
+                put("at", at.to_string());
+            }
         }
         fields.insert("since_unix_ms".to_owned(), since_unix_ms.into());
         serde_json::Value::Object(fields).to_string()
@@ -160,6 +172,11 @@ impl fmt::Display for UpstreamState {
             Self::NoSpace => {
                 f.write_str("no space: the disk is full; receiving is paused, still serving")
             }
+            Self::Fenced { tli, at } => write!(
+                f,
+                "fenced at {at} on timeline {tli}: nothing is received or acknowledged until \
+                 `walhub ctl unfence`; still serving"
+            ),
         }
     }
 }

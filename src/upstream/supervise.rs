@@ -174,6 +174,16 @@ impl Supervisor {
         self.round_not_before = None;
     }
 
+    /// An operator has ended what was under way: the hub stands so, and `hosts` are to be
+    /// tried from the first on, without a pause for what was before.
+    pub fn interrupted(&mut self, hosts: usize, state: UpstreamState, news: &mut Vec<News>) {
+        self.hosts = std::iter::repeat_with(Host::default).take(hosts).collect();
+        self.next_host = 0;
+        self.round_not_before = None;
+        self.last_failure = None;
+        self.change(state, news);
+    }
+
     fn round_ends(&mut self, now: Instant) {
         let at = self.last_failure.map_or(now, |last| now.max(last + self.retry_interval));
         self.last_failure = Some(at);
@@ -295,6 +305,22 @@ mod tests {
         assert_eq!(machine.next(at), Next::Connect(0));
         machine.forget();
         assert_eq!(machine.next(t0), Next::Connect(0));
+    }
+
+    #[test]
+    fn who_was_interrupted_begins_with_other_hosts_at_once() {
+        let mut machine = Supervisor::new(1, RETRY);
+        let (t0, mut news) = (Instant::now(), Vec::new());
+        for _ in 0..2 {
+            machine.ended(t0, 0, refused(), &mut news);
+        }
+        machine.interrupted(2, UpstreamState::Connecting, &mut news);
+        assert_eq!(machine.next(t0), Next::Connect(0));
+        machine.ended(t0, 0, down(), &mut news);
+        assert_eq!(machine.next(t0), Next::Connect(1));
+        machine.ended(t0, 1, down(), &mut news);
+        assert_eq!(machine.next(t0), Next::Connect(0), "the first failure of this upstream");
+        assert_eq!(news[1], News::Changed(UpstreamState::Connecting));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! writes is accepted.
 
 mod keyword;
+mod shown;
 mod syntax;
 mod target;
 

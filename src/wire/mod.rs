@@ -12,6 +12,7 @@ pub mod backend_read;
 pub mod command;
 pub mod conninfo;
 pub mod copy;
+pub mod date;
 pub mod frame;
 pub mod frontend;
 pub mod frontend_read;

@@ -177,6 +177,28 @@ impl<'a> Hub<'a> {
         Inspection(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")))
     }
 
+    /// `walhub ctl --json`; its exit status, and its answer.
+    pub(crate) fn ask(&self, args: &[&str]) -> (i32, Value) {
+        let output = self.ctl().arg("--json").args(args).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let answer = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        (output.status.code().unwrap(), answer)
+    }
+
+    /// The same, done.
+    pub(crate) fn told(&self, args: &[&str]) -> Value {
+        let (status, answer) = self.ask(args);
+        assert_eq!(status, 0, "walhub ctl {args:?}: {answer}");
+        answer
+    }
+
+    /// `walhub ctl` for this hub.
+    pub(crate) fn ctl(&self) -> Command {
+        let mut command = command();
+        command.arg("ctl").arg("-D").arg(&self.directory);
+        command
+    }
+
     /// Waits until `inspect` reports this state of the upstream connection.
     pub(crate) fn wait_state(&self, state: &str) {
         wait::until(&format!("{} is in state {state}", self.name), || {

@@ -29,6 +29,7 @@ mod segments;
 mod wait;
 
 mod archiving;
+mod ctl;
 mod disk_full;
 mod doors;
 mod failovers;

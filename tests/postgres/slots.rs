@@ -124,6 +124,7 @@ fn a_standbys_slot_keeps_its_wal_over_a_crash_of_the_hub() {
     let mut hub = Hub::new(&scene, "hub", &primary.conninfo()).flag("--wal-keep-size=1MB");
     hub.start();
     wait_connected(&primary);
+    hub.wait_state("streaming");
     // As an operator does it, with psql.
     let psql = |command: &str| {
         let conninfo = format!("{} dbname=postgres replication=1", hub.conninfo());

@@ -175,6 +175,16 @@ fn the_hub_is_ahead_of_the_fork() {
 
     // The one that has the tail is not given another history.
     hub.wait_log(&["standby has diverged", "ahead"]);
+    let standbys = hub.told(&["standbys"]);
+    let diverged = standbys["standbys"]["diverged"].as_array().unwrap();
+    assert_eq!(diverged.len(), 1, "{standbys}");
+    assert_eq!(diverged[0]["application_name"], "ahead");
+    assert_eq!(diverged[0]["timeline"], 1);
+    let history = std::fs::read_to_string(new.pg_wal().join("00000002.history")).unwrap();
+    let left = diverged[0]["left_lsn"].as_str().unwrap();
+    assert!(history.contains(left), "{left}: {history}");
+    let text = hub.ctl().arg("standbys").output().unwrap().stdout;
+    assert!(String::from_utf8(text).unwrap().contains(left));
     assert!(ahead.replay_lsn() >= fork.max(Lsn::new(1)));
 
     // The old primary comes back: another branch.

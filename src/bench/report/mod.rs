@@ -4,7 +4,6 @@
 //! comparison, are made from it and need nothing else.
 
 pub mod compare;
-mod date;
 pub mod hgrm;
 mod latency;
 pub mod page;
@@ -14,7 +13,7 @@ pub mod table;
 #[cfg(test)]
 pub(in crate::bench) mod fixture;
 
-pub use date::date;
+pub use crate::wire::date::date;
 pub use latency::Latency;
 
 use super::measure::{Machine, Memory};

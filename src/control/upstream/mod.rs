@@ -3,12 +3,15 @@
 
 pub(crate) mod credentials;
 mod link;
+pub(super) mod steer;
 
 use self::link::{Link, LinkFault, Started, text};
+use self::steer::Order;
 use super::Shared;
 use super::recorder::Saved;
 use crate::config::{MissingSlot, OnGap, ReportApply, StartFrom};
 use crate::core::handoff::{ToCore, UpstreamEnd, UpstreamHandoff};
+use crate::hub::course::{Standing, Upstream};
 use crate::hub::{Identity, Position};
 use crate::standby::session::forks_of;
 use crate::store::retention::Receiving;
@@ -57,32 +60,53 @@ const MISSING: &str = "42704";
 const DUPLICATE: &str = "42710";
 
 /// Keeps the hub connected until the task is dropped.
-pub(super) async fn run(shared: Arc<Shared>, ends: mpsc::Receiver<UpstreamEnd>) {
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    ends: mpsc::Receiver<UpstreamEnd>,
+    mut orders: mpsc::Receiver<Order>,
+) {
     let config = Arc::clone(&shared.hub.config);
-    let hosts = config.primary_conninfo.hosts.len();
+    let (upstream, _) = shared.hub.course.upstream();
+    let hosts = upstream.conninfo.hosts.len();
     let supervisor = Supervisor::new(hosts, config.wal_retrieve_retry_interval);
     let mut task = Task {
         shared,
+        upstream,
         supervisor,
         ends,
+        switching: None,
         start_from: config.start_from,
         removed: None,
         warned_of_apply: false,
         no_standby: NoStandby::NotMet,
     };
     task.write_state();
+    if task.is_fenced() {
+        task.begin_course();
+    }
     loop {
-        match task.supervisor.next(Instant::now()) {
-            Next::SleepUntil(at) => tokio::time::sleep_until(at.into()).await,
-            Next::Connect(host) => task.attempt(host).await,
+        let order = match task.next() {
+            None => orders.recv().await,
+            Some(Next::SleepUntil(at)) => tokio::select! {
+                order = orders.recv() => order,
+                () = tokio::time::sleep_until(at.into()) => None,
+            },
+            Some(Next::Connect(host)) => task.attempt(host, &mut orders).await,
+        };
+        if let Some(order) = order {
+            task.carry_out(order).await;
         }
     }
 }
 
 struct Task {
     shared: Arc<Shared>,
+    /// The upstream in force.
+    upstream: Arc<Upstream>,
     supervisor: Supervisor,
     ends: mpsc::Receiver<UpstreamEnd>,
+    /// A switch of timelines that is under way, whether or not its attempt still is.
+    switching: Option<Saved>,
     /// Where to begin when there is no WAL; `current` after a gap was jumped.
     start_from: StartFrom,
     /// The upstream no longer has this start of ours.
@@ -134,10 +158,23 @@ impl Failure {
 }
 
 impl Task {
-    async fn attempt(&mut self, index: usize) {
-        let shared = Arc::clone(&self.shared);
-        let hosts = &shared.hub.config.primary_conninfo.hosts;
-        let Some(host) = hosts.get(index) else { return };
+    /// What to do now; none while there is a fence.
+    fn next(&mut self) -> Option<Next> {
+        if self.is_fenced() {
+            return None;
+        }
+        Some(self.supervisor.next(Instant::now()))
+    }
+
+    fn is_fenced(&self) -> bool {
+        self.shared.hub.course.fence().is_some()
+    }
+
+    /// Connects, and stays until the stream has ended. An order that ends it is handed
+    /// back, to be carried out behind it.
+    async fn attempt(&mut self, index: usize, orders: &mut mpsc::Receiver<Order>) -> Option<Order> {
+        let upstream = Arc::clone(&self.upstream);
+        let host = upstream.conninfo.hosts.get(index)?;
         if index == 0 {
             self.no_standby = match self.no_standby {
                 NoStandby::Met => NoStandby::Settled,
@@ -145,21 +182,16 @@ impl Task {
             };
         }
         let name = host.to_string();
-        let begun = match self.establish(index, &name).await {
+        let established = tokio::select! {
+            biased;
+            order = orders.recv() => return order,
+            established = self.establish(index, &name) => established,
+        };
+        let begun = match established {
             Ok(begun) => begun,
-            Err(Failure::State(state)) => return self.ended(index, state).await,
-            Err(Failure::Removed { start, message }) => {
-                return self.gap(index, start, message).await;
-            }
-            Err(Failure::Link(LinkFault::Login(LoginFault::Server(error))))
-                if error.sqlstate == LOOP =>
-            {
-                let why = error.to_string();
-                return self.ended(index, UpstreamState::Refused { host: name, why }).await;
-            }
-            Err(Failure::Link(fault)) => {
-                let why = format!("{name}: {fault}");
-                return self.ended(index, UpstreamState::Disconnected { why }).await;
+            Err(failure) => {
+                self.failed(index, name, failure).await;
+                return None;
             }
         };
         let Begun { link, tli, start } = begun;
@@ -169,29 +201,86 @@ impl Task {
             }
             Err(error) => {
                 let why = format!("{name}: {error}");
-                return self.ended(index, UpstreamState::Disconnected { why }).await;
+                self.ended(index, UpstreamState::Disconnected { why }).await;
+                return None;
             }
         };
         let message = ToCore::Upstream(Box::new(handoff));
-        if super::connection::post(&shared, 0, message, || true).await.is_none() {
+        if super::connection::post(&self.shared, 0, message, || true).await.is_none() {
             let why = "the receiving core does not come to its queue".to_owned();
-            return self.ended(index, UpstreamState::Disconnected { why }).await;
+            self.ended(index, UpstreamState::Disconnected { why }).await;
+            return None;
         }
-        let state = UpstreamState::Streaming { host: name.clone(), tli, start };
+        let state = UpstreamState::Streaming { host: name, tli, start };
+        self.stay(index, state, start, orders).await
+    }
+
+    async fn failed(&mut self, index: usize, host: String, failure: Failure) {
+        let state = match failure {
+            Failure::State(state) => state,
+            Failure::Removed { start, message } => return self.gap(index, start, message).await,
+            Failure::Link(LinkFault::Login(LoginFault::Server(error)))
+                if error.sqlstate == LOOP =>
+            {
+                UpstreamState::Refused { host, why: error.to_string() }
+            }
+            Failure::Link(fault) => UpstreamState::Disconnected { why: format!("{host}: {fault}") },
+        };
+        self.ended(index, state).await;
+    }
+
+    /// The core receives; waits for the end, or for an order that makes one.
+    async fn stay(
+        &mut self,
+        index: usize,
+        state: UpstreamState,
+        start: Lsn,
+        orders: &mut mpsc::Receiver<Order>,
+    ) -> Option<Order> {
         // One that has another history will show it again within milliseconds; until
         // then nothing has changed.
-        if self.supervisor.had_diverged(index)
-            && let Ok(Some(end)) = timeout(CONFIRMATION, self.ends.recv()).await
-        {
-            return self.stream_ended(index, start, end).await;
+        let had_diverged = self.supervisor.had_diverged(index);
+        let believed = if had_diverged { CONFIRMATION } else { Duration::ZERO };
+        let believed = tokio::time::sleep(believed);
+        let mut believed = std::pin::pin!(believed);
+        let mut untold = Some(state);
+        if !had_diverged {
+            self.started(index, untold.take());
         }
-        let mut news = Vec::new();
-        self.supervisor.started(index, state, &mut news);
-        self.tell(news);
-        match self.ends.recv().await {
+        let mut last_order = None;
+        let end = loop {
+            tokio::select! {
+                biased;
+                end = self.ends.recv() => break end,
+                Some(order) = orders.recv(), if last_order.is_none() => {
+                    if self.interrupts(&order) {
+                        last_order = Some(order);
+                        let recall = || ToCore::RecallUpstream;
+                        // However long its queue is full.
+                        while super::connection::post(&self.shared, 0, recall(), || true)
+                            .await
+                            .is_none()
+                        {}
+                    } else {
+                        self.carry_out(order).await;
+                    }
+                }
+                () = &mut believed, if untold.is_some() => self.started(index, untold.take()),
+            }
+        };
+        match end {
             Some(end) => self.stream_ended(index, start, end).await,
             // The control thread ends.
             None => std::future::pending().await,
+        }
+        last_order
+    }
+
+    fn started(&mut self, index: usize, state: Option<UpstreamState>) {
+        if let Some(state) = state {
+            let mut news = Vec::new();
+            self.supervisor.started(index, state, &mut news);
+            self.tell(news);
         }
     }
 
@@ -217,6 +306,8 @@ impl Task {
                 UpstreamState::Disconnected { why: format!("{message} ({sqlstate})") }
             }
             UpstreamEnd::NoSpace => UpstreamState::NoSpace,
+            // What follows is up to the order that made it.
+            UpstreamEnd::Recalled => return,
             UpstreamEnd::Stopped => UpstreamState::Stopped,
         };
         let stopped = state == UpstreamState::Stopped;
@@ -288,7 +379,10 @@ impl Task {
                 News::Changed(state) => {
                     if state.is_alarm() {
                         tracing::error!(target: LOG, "{state}");
-                    } else if matches!(state, UpstreamState::Streaming { .. }) {
+                    } else if matches!(
+                        state,
+                        UpstreamState::Streaming { .. } | UpstreamState::Connecting
+                    ) {
                         tracing::info!(target: LOG, "{state}");
                     } else {
                         tracing::warn!(target: LOG, "{state}");
@@ -302,7 +396,10 @@ impl Task {
     }
 
     fn write_state(&self) {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now();
+        let state = self.supervisor.state().clone();
+        self.shared.hub.course.set_standing(Standing { state, since });
+        let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
         let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         self.shared.recorder.save_state(self.supervisor.state().to_json(since));
     }
@@ -324,7 +421,8 @@ impl Task {
         if self.shared.hub.receiving() == Receiving::Paused {
             return Err(Failure::State(UpstreamState::NoSpace));
         }
-        let conninfo = &config.primary_conninfo;
+        let upstream = Arc::clone(&self.upstream);
+        let conninfo = &upstream.conninfo;
         let Some(host) = conninfo.hosts.get(index) else {
             return Err(Failure::other("no such host"));
         };
@@ -445,7 +543,7 @@ impl Task {
 
     /// Why this server is not the one that `target_session_attrs` asks for.
     async fn objection(&mut self, link: &mut Link) -> Result<Option<&'static str>, LinkFault> {
-        let target = self.shared.hub.config.primary_conninfo.target_session_attrs;
+        let target = self.upstream.conninfo.target_session_attrs;
         if target == TargetSessionAttrs::Any {
             return Ok(None);
         }
@@ -506,7 +604,9 @@ impl Task {
         }
         let switched = self.shared.recorder.switch(Switch { from, to: next, at });
         self.removed = None;
-        done(switched).await.map_err(|error| {
+        let switched = self.switching.insert(switched).await;
+        self.switching = None;
+        switched.unwrap_or_else(|_| Err("the keeper is gone".to_owned())).map_err(|error| {
             Failure::other(format!("could not go on with timeline {next}: {error}"))
         })
     }
@@ -524,7 +624,7 @@ impl Task {
             Ok(_) | Err(LinkFault::Server(_)) => return Ok(()),
             Err(fault) => return Err(fault.into()),
         };
-        let own = config.primary_conninfo.application_name.as_deref();
+        let own = self.upstream.conninfo.application_name.as_deref();
         if names_standby(&names, own.unwrap_or(&config.cluster_name)) {
             self.warned_of_apply = true;
             tracing::warn!(

@@ -10,6 +10,7 @@ use crate::core::handoff::{
 use crate::hub::{Hub, Identity, Position, tests};
 use crate::instance::{InstanceId, InstancePath};
 use crate::store::control_file::{Cluster, ControlFile};
+use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::retention::Holds;
 use crate::store::sealed_text::MAX_LEN;
 use crate::store::slots::SlotName;
@@ -70,6 +71,18 @@ impl Recorder for Notes {
     }
     fn drop_slot(&self, name: SlotName) -> Saved {
         self.note(format!("drop slot {name}"))
+    }
+    fn save_fence(&self, fence: Option<FenceNote>) -> Saved {
+        self.note(match fence {
+            Some(fence) => format!("fence {} {} {}", fence.tli, fence.record_end, fence.durable),
+            None => "no fence".to_owned(),
+        })
+    }
+    fn save_upstream(&self, upstream: Option<UpstreamNote>) -> Saved {
+        self.note(match upstream {
+            Some(note) => format!("upstream {}", note.primary_conninfo.reveal()),
+            None => "upstream of the flag".to_owned(),
+        })
     }
     fn retain(&self, newest: Lsn, _: SystemTime) {
         drop(self.note(format!("retain {newest}")));

@@ -402,6 +402,14 @@ impl Appender {
         self.durable
     }
 
+    /// Everything below is in its file, durable or not.
+    pub fn written_upto(&self) -> Lsn {
+        match &self.batch {
+            Some(Batch { to, stage: Stage::Syncing | Stage::Beginning, .. }) => *to,
+            _ => self.durable,
+        }
+    }
+
     /// Everything below was handed in and not dropped since.
     pub fn received_upto(&self) -> Lsn {
         self.received

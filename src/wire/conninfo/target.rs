@@ -30,6 +30,18 @@ pub struct ServerNature {
 }
 
 impl TargetSessionAttrs {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::ReadWrite => "read-write",
+            Self::ReadOnly => "read-only",
+            Self::Primary => "primary",
+            Self::Standby => "standby",
+            Self::PreferStandby => "prefer-standby",
+        }
+    }
+
     /// Why a server is not what is wanted, in libpq's words; none when it is. Nobody is
     /// refused to `PreferStandby` for good: whoever asks decides when to settle for less.
     pub const fn objection(self, server: ServerNature) -> Option<&'static str> {
@@ -86,6 +98,7 @@ mod tests {
             let target: TargetSessionAttrs = text.parse().unwrap();
             let fine = [primary, frozen, standby].map(|server| target.objection(server).is_none());
             assert_eq!(fine, wanted, "{text}");
+            assert_eq!(target.as_str(), text);
         }
         assert_eq!("master".parse::<TargetSessionAttrs>(), Err(UnknownTarget));
     }

@@ -1,10 +1,20 @@
 //! A time as ISO 8601 writes it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// In UTC, to the second.
 pub fn date(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    format!("{}Z", seconds(time.duration_since(UNIX_EPOCH).unwrap_or_default()))
+}
+
+/// In UTC, to the millisecond.
+pub fn date_millis(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{}.{:03}Z", seconds(since), since.subsec_millis())
+}
+
+fn seconds(since_epoch: Duration) -> String {
+    let seconds = since_epoch.as_secs();
     // Days since 1 March 0000; years that begin in March end with the leap day.
     let days = seconds / 86_400 + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
@@ -16,13 +26,12 @@ pub fn date(time: SystemTime) -> String {
     let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn days_are_those_of_the_calendar() {
@@ -35,5 +44,7 @@ mod tests {
         ] {
             assert_eq!(date(UNIX_EPOCH + Duration::from_secs(seconds)), text);
         }
+        let late = UNIX_EPOCH + Duration::from_millis(86_400_007);
+        assert_eq!(date_millis(late), "1970-01-02T00:00:00.007Z");
     }
 }

@@ -1,0 +1,75 @@
+//! Flags of `walhub ctl`.
+
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+/// Flags of `walhub ctl`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Asks the hub that runs in DIR, by the socket walhub.ctl there: only its own user and root can. \
+Exit status: 0 done; 1 the hub said no; 2 it could not be asked (none runs there, no permission, \
+no answer in time), or the command line is wrong. After a missing answer ask again: what is done \
+already is not done twice.\n\n\
+--json prints the hub's answer, one JSON object; errors too.")]
+pub struct CtlFlags {
+    /// The hub's directory
+    #[arg(short = 'D', long, value_name = "DIR", env = "WALHUB_DIRECTORY")]
+    pub directory: PathBuf,
+
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// How long to wait for the answer
+    #[arg(long, value_name = "TIME", default_value = "60s", global = true)]
+    pub timeout: String,
+
+    /// What to ask for
+    #[command(subcommand)]
+    pub command: CtlCommand,
+}
+
+/// What a hub can be asked for.
+#[derive(Debug, Subcommand)]
+pub enum CtlCommand {
+    /// Show how the hub is: its upstream, its positions, how many standbys and slots
+    Status,
+    /// Show the connected standbys, and those that have diverged
+    Standbys,
+    /// Show the replication slots, or drop one
+    Slots {
+        /// What to do with a slot
+        #[command(subcommand)]
+        action: Option<SlotAction>,
+    },
+    /// Show the upstream, or follow another one, now and after restarts, until
+    /// --primary-conninfo itself is changed
+    Upstream {
+        /// The connection string; "-" reads it from standard input, out of sight of ps
+        #[arg(value_name = "CONNINFO", conflicts_with = "reset")]
+        conninfo: Option<String>,
+        /// Follow the upstream of --primary-conninfo again
+        #[arg(long)]
+        reset: bool,
+    },
+    /// Stop receiving and acknowledging, and print the timeline and the LSN at which that was;
+    /// standbys are served on, and a restart changes nothing. A standby that is at this LSN has
+    /// all that the hub ever acknowledged
+    Fence,
+    /// Receive again
+    Unfence {
+        /// Another upstream, in the same step; "-" reads it from standard input
+        #[arg(long, value_name = "CONNINFO")]
+        upstream: Option<String>,
+    },
+}
+
+/// What to do with a slot.
+#[derive(Debug, Subcommand)]
+pub enum SlotAction {
+    /// Drop a slot that nobody uses
+    Drop {
+        /// Its name
+        name: String,
+    },
+}

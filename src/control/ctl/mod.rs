@@ -1,0 +1,215 @@
+//! `walhub ctl`, the hub's side: a Unix socket in the hub's directory, one request and
+//! one answer a connection. However many ask, however slowly they read, however much
+//! they send: each has a place among a few, and a deadline.
+
+mod ages;
+mod door;
+mod figures;
+mod report;
+
+pub use door::Door;
+pub(super) use figures::receiver;
+
+use self::ages::Ages;
+use super::Shared;
+use super::recorder::Saved;
+use super::upstream::steer::{Order, Steer};
+use crate::ctl::answer::{Answer, Dropped, Failure, Said};
+use crate::ctl::request::{Command, MAX_REQUEST, Request};
+use crate::hub::course::Upstream;
+use crate::store::slots::SlotName;
+use crate::wire::secret::Secret;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{MissedTickBehavior, timeout};
+
+/// Who may ask at one time.
+const CLIENTS: usize = 16;
+
+/// How long a client may take to ask, and to read the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long an answer may take; what was begun goes on behind it.
+const WORK: Duration = Duration::from_secs(60);
+
+/// How often is it looked what is durable.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Serves until the task is dropped.
+pub(super) async fn run(shared: Arc<Shared>, listener: UnixListener) {
+    let desk = Arc::new(Desk { shared, ages: Mutex::default() });
+    let places = Arc::new(Semaphore::new(CLIENTS));
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = looks.tick() => {
+                desk.look();
+                continue;
+            }
+        };
+        match (accepted, Arc::clone(&places).try_acquire_owned()) {
+            (Ok((socket, _)), Ok(place)) => {
+                let desk = Arc::clone(&desk);
+                tokio::spawn(async move {
+                    serve(&desk, socket).await;
+                    drop(place);
+                });
+            }
+            (Ok((socket, _)), Err(_)) => {
+                let busy = Failure::new(format!("{CLIENTS} others are asking at this moment"));
+                // A new socket has room for a line, and nobody waits for one that has not.
+                drop(socket.try_write(&Answer::new(Said::Error(busy)).encode()));
+            }
+            (Err(error), _) => {
+                tracing::warn!(%error, "could not accept a connection of walhub ctl");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve(desk: &Desk, mut socket: UnixStream) {
+    let said = match timeout(PATIENCE, read_line(&mut socket)).await {
+        Ok(Ok(Line::Whole(line))) => desk.answer(&line).await,
+        Ok(Ok(Line::TooLong)) => {
+            Err(Failure::new(format!("the request is longer than {MAX_REQUEST} bytes")))
+        }
+        // Nothing was asked, or nobody is there any more.
+        Ok(Ok(Line::Nothing) | Err(_)) => return,
+        Err(_) => Err(Failure::new(format!("no request within {PATIENCE:?}"))),
+    };
+    let answer = Answer::new(said.unwrap_or_else(Said::Error)).encode();
+    let write = async {
+        socket.write_all(&answer).await?;
+        socket.shutdown().await
+    };
+    // One that does not read its answer has it no more.
+    drop(timeout(PATIENCE, write).await);
+}
+
+/// What came before the newline, or before the end.
+enum Line {
+    Whole(Vec<u8>),
+    TooLong,
+    Nothing,
+}
+
+async fn read_line(socket: &mut UnixStream) -> io::Result<Line> {
+    let mut line = Vec::new();
+    loop {
+        if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
+            line.truncate(end);
+            return Ok(Line::Whole(line));
+        }
+        if line.len() >= MAX_REQUEST {
+            return Ok(Line::TooLong);
+        }
+        if socket.read_buf(&mut line).await? == 0 {
+            return Ok(if line.is_empty() { Line::Nothing } else { Line::Whole(line) });
+        }
+    }
+}
+
+/// Where requests are answered.
+struct Desk {
+    shared: Arc<Shared>,
+    ages: Mutex<Ages>,
+}
+
+impl Desk {
+    /// Notes what is durable now.
+    fn look(&self) {
+        if let Some(cell) = self.shared.hub.current_cell() {
+            let mut ages = self.ages.lock().unwrap_or_else(PoisonError::into_inner);
+            ages.note(Instant::now(), cell.durable());
+        }
+    }
+
+    async fn answer(&self, line: &[u8]) -> Result<Said, Failure> {
+        let request = Request::parse(line).map_err(|fault| Failure::new(fault.to_string()))?;
+        match timeout(WORK, self.carry_out(request.command)).await {
+            Ok(said) => said,
+            Err(_) => Err(Failure::new(format!("not done within {WORK:?}; it goes on"))
+                .with_hint("Ask again: what is done already is not done twice.")),
+        }
+    }
+
+    async fn carry_out(&self, command: Command) -> Result<Said, Failure> {
+        let hub = &self.shared.hub;
+        match command {
+            Command::Status => {
+                let receiver = receiver(&self.shared).await;
+                Ok(Said::Status(Box::new(report::status(&self.shared, receiver))))
+            }
+            Command::Standbys => {
+                let figures = figures::standbys(&self.shared).await?;
+                self.look();
+                let ages = self.ages.lock().unwrap_or_else(PoisonError::into_inner);
+                Ok(Said::Standbys(report::standbys(&self.shared, &figures, &ages)))
+            }
+            Command::Slots => Ok(Said::Slots(report::slots(hub))),
+            Command::DropSlot { name } => self.drop_slot(&name).await,
+            Command::Upstream => Ok(Said::Upstream(report::upstream(hub))),
+            Command::SetUpstream { conninfo } => {
+                self.steer(Steer::Follow(Some(named(&conninfo)?))).await?;
+                Ok(Said::Upstream(report::upstream(hub)))
+            }
+            Command::ResetUpstream => {
+                self.steer(Steer::Follow(None)).await?;
+                Ok(Said::Upstream(report::upstream(hub)))
+            }
+            Command::Fence => {
+                self.steer(Steer::Fence).await?;
+                Ok(Said::Fence(report::fence(hub)))
+            }
+            Command::Unfence { upstream } => {
+                let upstream = upstream.as_ref().map(named).transpose()?;
+                self.steer(Steer::Unfence(upstream)).await?;
+                Ok(Said::Fence(report::fence(hub)))
+            }
+        }
+    }
+
+    /// Leaves an order with the task that keeps the hub connected.
+    async fn steer(&self, steer: Steer) -> Result<(), Failure> {
+        let (answer, carried_out) = oneshot::channel();
+        let gone = || Failure::new("the hub shuts down");
+        let sent = self.shared.orders.send(Order { steer, answer }).await;
+        sent.map_err(|_| gone())?;
+        carried_out.await.map_err(|_| gone())?.map_err(Failure::new)
+    }
+
+    async fn drop_slot(&self, name: &str) -> Result<Said, Failure> {
+        let fault = |fault: &dyn std::fmt::Display| Failure::new(fault.to_string());
+        let slot = SlotName::parse(name).map_err(|invalid| fault(&invalid))?;
+        // Whoever drops a slot has it until it is gone.
+        let own = self.shared.registry.register().map_err(|error| fault(&error))?;
+        let begun = self.shared.hub.holds.slots.lock().begin_drop(name, own.pid);
+        begun.map_err(|in_use| {
+            fault(&in_use).with_hint("`walhub ctl slots` shows the slots and who uses them.")
+        })?;
+        done(self.shared.recorder.drop_slot(slot)).await.map_err(|error| {
+            Failure::new(format!("could not remove replication slot \"{name}\": {error}"))
+        })?;
+        tracing::info!("dropped replication slot \"{name}\", as walhub ctl asked");
+        Ok(Said::Dropped(Dropped { slot_name: name.to_owned() }))
+    }
+}
+
+fn named(conninfo: &Secret) -> Result<Arc<Upstream>, Failure> {
+    let upstream = Upstream::parse(conninfo.reveal());
+    upstream.map(Arc::new).map_err(|fault| Failure::new(format!("invalid upstream: {fault}")))
+}
+
+async fn done(saved: Saved) -> Result<(), String> {
+    saved.await.unwrap_or_else(|_| Err("the keeper is gone".to_owned()))
+}
+
+#[cfg(test)]
+mod tests;

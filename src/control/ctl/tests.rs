@@ -1,0 +1,215 @@
+//! The desk as a client sees it: limits, deadlines, orders and their answers.
+
+use super::*;
+use crate::control::listener::Bound;
+use crate::control::tests::Forgetful;
+use crate::control::{Control, Running};
+use crate::core::figures::{About, Figures, Inquiry, ReceiverFigures};
+use crate::core::handoff::{Inbox, ToCore, mailbox};
+use crate::ctl::address::Address;
+use crate::hub::{Hub, Position};
+use crate::wal::{Lsn, TimelineId};
+use crate::watermark::Cell;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream as Stream;
+use tokio::sync::{mpsc, watch};
+
+const DURABLE: Lsn = Lsn::new(0x500_2000);
+
+/// A control thread with a core that only answers.
+struct Scene {
+    directory: tempfile::TempDir,
+    hub: Arc<Hub>,
+    running: watch::Sender<Running>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// Does the core come to its queue?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Core {
+    Answers,
+    Hangs,
+}
+
+impl Scene {
+    fn new(core: Core) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let hub = Arc::new(crate::hub::tests::hub("15.18"));
+        hub.push_cell(Arc::new(Cell::new(TimelineId::FIRST, Lsn::new(0x500_0000), DURABLE)));
+        let start = Lsn::new(0x500_0000);
+        hub.set_position(Position::At { tli: TimelineId::FIRST, durable: DURABLE, start });
+        let (post, inbox) = mailbox(16, Arc::new(|| {}));
+        let (news, from_cores) = mpsc::channel(16);
+        let (running, is_running) = watch::channel(Running::Serving);
+        let control = Control {
+            hub: Arc::clone(&hub),
+            mailboxes: vec![post],
+            recorder: Arc::new(Forgetful),
+            bound: Bound::default().with_ctl(Door::open(directory.path()).unwrap()),
+            news: from_cores,
+            running: is_running,
+        };
+        let stop = running.subscribe();
+        std::thread::spawn(move || {
+            // The core's end of the news; the control thread ends without it.
+            let _news = news;
+            play(core, &inbox, &stop);
+        });
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(crate::control::run(control)).unwrap();
+        });
+        Self { directory, hub, running, thread }
+    }
+
+    fn connect(&self) -> Stream {
+        let address = Address::of(self.directory.path(), "walhub.ctl").unwrap();
+        let socket = Stream::connect(address.path()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        socket
+    }
+
+    fn ask(&self, line: &[u8]) -> serde_json::Value {
+        let mut socket = self.connect();
+        socket.write_all(line).unwrap();
+        read_answer(&mut socket)
+    }
+
+    fn stop(self) {
+        self.running.send(Running::Stopping).unwrap();
+        self.thread.join().unwrap();
+        assert!(!self.directory.path().join("walhub.ctl").exists());
+    }
+}
+
+fn read_answer(socket: &mut Stream) -> serde_json::Value {
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") {
+        let mut byte = [0];
+        assert_eq!(socket.read(&mut byte).unwrap(), 1, "{:?}", String::from_utf8_lossy(&line));
+        line.extend(byte);
+    }
+    serde_json::from_slice(&line).unwrap()
+}
+
+fn play(core: Core, inbox: &Inbox, running: &watch::Receiver<Running>) {
+    while *running.borrow() == Running::Serving {
+        match inbox.take() {
+            Some(ToCore::Tell(Inquiry { about, answer })) if core == Core::Answers => {
+                let receiver = ReceiverFigures {
+                    tli: TimelineId::FIRST,
+                    received: DURABLE,
+                    written: DURABLE,
+                    durable: DURABLE,
+                    record_end: Lsn::new(0x500_0060),
+                    needed: None,
+                };
+                let receiver = (about == About::Receiver).then_some(receiver);
+                answer.send(Figures { receiver, ..Figures::default() }).unwrap();
+            }
+            Some(other) if core == Core::Answers => panic!("{other:?}"),
+            _ => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+const STATUS: &[u8] = b"{\"version\":1,\"command\":\"status\"}\n";
+
+#[test]
+fn status_and_refusals() {
+    let scene = Scene::new(Core::Answers);
+    let status = scene.ask(STATUS);
+    let status = &status["status"];
+    assert_eq!(status["system_id"], "7000000000000000001");
+    assert_eq!((&status["durable_lsn"], &status["timeline"]), (&"0/5002000".into(), &1.into()));
+    assert_eq!(status["fence"], serde_json::Value::Null);
+    for (line, message) in [
+        ("{\"version\":7,\"command\":\"x\"}\n", "the request has version 7"),
+        ("nonsense\n", "invalid request"),
+        (
+            "{\"version\":1,\"command\":{\"drop_slot\":{\"name\":\"nosuch\"}}}\n",
+            "replication slot \"nosuch\" does not exist",
+        ),
+        (
+            "{\"version\":1,\"command\":{\"set_upstream\":{\"conninfo\":\"hots=a\"}}}\n",
+            "invalid upstream: invalid connection option \"hots\"",
+        ),
+    ] {
+        let error = scene.ask(line.as_bytes());
+        let text = error["error"]["message"].as_str().unwrap();
+        assert!(text.contains(message), "{text}");
+    }
+    scene.stop();
+}
+
+#[test]
+fn a_core_that_hangs_costs_a_deadline_and_status_is_told_without_it() {
+    let scene = Scene::new(Core::Hangs);
+    let status = scene.ask(STATUS);
+    assert_eq!(status["status"]["received_lsn"], serde_json::Value::Null);
+    assert_eq!(status["status"]["durable_lsn"], "0/5002000");
+    let error = scene.ask(b"{\"version\":1,\"command\":\"standbys\"}\n");
+    let text = error["error"]["message"].as_str().unwrap();
+    assert!(text.contains("data core 0 did not answer"), "{text}");
+    // A fence without the end of the WAL would promise something unknown.
+    let error = scene.ask(b"{\"version\":1,\"command\":\"fence\"}\n");
+    let text = error["error"]["message"].as_str().unwrap();
+    assert!(text.contains("did not say where its WAL ends"), "{text}");
+    assert_eq!(scene.hub.course.fence(), None);
+    scene.stop();
+}
+
+#[test]
+fn a_fence_stays_the_same_until_it_is_taken_down() {
+    let scene = Scene::new(Core::Answers);
+    let fence = b"{\"version\":1,\"command\":\"fence\"}\n";
+    let first = scene.ask(fence);
+    assert_eq!(first["fence"]["timeline"], 1);
+    assert_eq!(first["fence"]["lsn"], "0/5000060");
+    assert_eq!(first["fence"]["durable_lsn"], "0/5002000");
+    assert_eq!(scene.ask(fence), first);
+    assert_eq!(scene.hub.course.standing().state.name(), "fenced");
+    let upstream = b"{\"version\":1,\"command\":{\"set_upstream\":{\"conninfo\":\
+                     \"host=/nonexistent password=hunter2\"}}}\n";
+    let set = scene.ask(upstream);
+    let shown = set["upstream"]["conninfo"].as_str().unwrap();
+    assert!(shown.contains("/nonexistent") && !shown.contains("hunter2"), "{shown}");
+    assert_eq!(set["upstream"]["set_by"], "ctl");
+    assert_eq!(scene.ask(STATUS)["status"]["upstream"]["state"], "fenced");
+    let gone = scene.ask(b"{\"version\":1,\"command\":{\"unfence\":{}}}\n");
+    assert_eq!(gone["fence"], serde_json::Value::Null);
+    assert_ne!(scene.ask(STATUS)["status"]["upstream"]["state"], "fenced");
+    let again = scene.ask(b"{\"version\":1,\"command\":{\"unfence\":{}}}\n");
+    assert_eq!(again["fence"], serde_json::Value::Null);
+    scene.stop();
+}
+
+#[test]
+fn floods_and_silence_hurt_nobody() {
+    let scene = Scene::new(Core::Answers);
+    // Too long a line is refused when it is too long.
+    let mut socket = scene.connect();
+    let flood = vec![b' '; MAX_REQUEST];
+    socket.write_all(&flood).unwrap();
+    let error = read_answer(&mut socket);
+    let text = error["error"]["message"].as_str().unwrap();
+    assert!(text.contains("longer than 65536 bytes"), "{text}");
+
+    // Those who only sit there take the places, and the next one hears so at once.
+    let silent: Vec<Stream> = (0..CLIENTS).map(|_| scene.connect()).collect();
+    let busy = || {
+        let mut socket = scene.connect();
+        // The answer may be there before the question.
+        drop(socket.write_all(STATUS));
+        read_answer(&mut socket)
+    };
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while busy()["error"].is_null() {
+        assert!(Instant::now() < deadline, "there is always room");
+    }
+    drop(silent);
+    while busy()["status"].is_null() {
+        assert!(Instant::now() < deadline, "there is no room again");
+    }
+    scene.stop();
+}

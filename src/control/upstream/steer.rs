@@ -1,0 +1,139 @@
+//! Orders of operators: another upstream, a fence, no fence any more. They are carried
+//! out between two attempts, never beside one, and what they change is on disk before
+//! it counts.
+
+use super::super::ctl;
+use super::{LOG, NoStandby, Task, done};
+use crate::hub::Position;
+use crate::hub::course::Upstream;
+use crate::store::course::{FenceNote, UpstreamNote};
+use crate::upstream::state::UpstreamState;
+use std::sync::Arc;
+use std::time::SystemTime;
+use tokio::sync::oneshot;
+
+/// An order, and who waits for it.
+#[derive(Debug)]
+pub(in super::super) struct Order {
+    /// What to do.
+    pub(in super::super) steer: Steer,
+    /// Told when it is done, or why it is not. Doing what is done already is no fault.
+    pub(in super::super) answer: oneshot::Sender<Result<(), String>>,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub(in super::super) enum Steer {
+    /// Follow this upstream; none for the one of `--primary-conninfo`.
+    Follow(Option<Arc<Upstream>>),
+    /// Receive and acknowledge nothing more.
+    Fence,
+    /// Receive again, from this upstream if one is named.
+    Unfence(Option<Arc<Upstream>>),
+}
+
+impl Task {
+    /// Does the order end what is under way?
+    pub(super) fn interrupts(&self, order: &Order) -> bool {
+        let course = &self.shared.hub.course;
+        let (upstream, _) = course.upstream();
+        match &order.steer {
+            Steer::Follow(Some(other)) | Steer::Unfence(Some(other)) => *other != upstream,
+            Steer::Follow(None) => course.flag() != upstream,
+            Steer::Fence => course.fence().is_none(),
+            Steer::Unfence(None) => course.fence().is_some(),
+        }
+    }
+
+    /// Carries out an order. Nothing is received while it does.
+    pub(super) async fn carry_out(&mut self, order: Order) {
+        if let Some(switching) = self.switching.take() {
+            // A timeline's end that was decided is not left half way.
+            drop(switching.await);
+        }
+        let interrupts = self.interrupts(&order);
+        let Order { steer, answer } = order;
+        let result = match steer {
+            Steer::Follow(upstream) => self.follow(upstream).await,
+            Steer::Fence => self.fence().await,
+            Steer::Unfence(upstream) => self.unfence(upstream).await,
+        };
+        if let Err(error) = &result {
+            tracing::error!(target: LOG, "walhub ctl: {error}");
+        }
+        if interrupts {
+            self.begin_course();
+        }
+        // Who asked may have gone.
+        drop(answer.send(result));
+    }
+
+    /// Begins with the upstream and the fence that are in force.
+    pub(super) fn begin_course(&mut self) {
+        let course = &self.shared.hub.course;
+        self.upstream = course.upstream().0;
+        self.no_standby = NoStandby::NotMet;
+        self.warned_of_apply = false;
+        self.removed = None;
+        let state = match course.fence() {
+            Some(fence) => UpstreamState::Fenced { tli: fence.tli, at: fence.record_end },
+            None => UpstreamState::Connecting,
+        };
+        let mut news = Vec::new();
+        self.supervisor.interrupted(self.upstream.conninfo.hosts.len(), state, &mut news);
+        self.tell(news);
+    }
+
+    async fn follow(&self, upstream: Option<Arc<Upstream>>) -> Result<(), String> {
+        let course = &self.shared.hub.course;
+        let flag = course.flag();
+        // Named by hand, the flag's upstream is the flag's.
+        let upstream = upstream.filter(|upstream| *upstream != flag);
+        let note = upstream.as_ref().map(|upstream| UpstreamNote {
+            primary_conninfo: upstream.text.clone(),
+            instead_of: flag.text.clone(),
+        });
+        done(self.shared.recorder.save_upstream(note))
+            .await
+            .map_err(|error| format!("could not save the upstream: {error}"))?;
+        let shown = upstream.as_ref().unwrap_or(&flag).conninfo.shown();
+        tracing::info!(target: LOG, "the upstream is \"{shown}\" from now on, as walhub ctl asked");
+        course.set_upstream(upstream);
+        Ok(())
+    }
+
+    async fn fence(&self) -> Result<(), String> {
+        let hub = &self.shared.hub;
+        if hub.course.fence().is_some() {
+            return Ok(());
+        }
+        let Position::At { tli, durable, .. } = hub.position() else {
+            return Err("there is no WAL yet that could be fenced".to_owned());
+        };
+        let figures = ctl::receiver(&self.shared).await;
+        let figures = figures.filter(|figures| (figures.tli, figures.durable) == (tli, durable));
+        let figures = figures.ok_or("the receiving core did not say where its WAL ends")?;
+        let since = SystemTime::now();
+        let fence = FenceNote { tli, record_end: figures.record_end.min(durable), durable, since };
+        done(self.shared.recorder.save_fence(Some(fence)))
+            .await
+            .map_err(|error| format!("could not save the fence: {error}; receiving goes on"))?;
+        hub.course.set_fence(Some(fence));
+        Ok(())
+    }
+
+    async fn unfence(&self, upstream: Option<Arc<Upstream>>) -> Result<(), String> {
+        if upstream.is_some() {
+            self.follow(upstream).await?;
+        }
+        let course = &self.shared.hub.course;
+        if course.fence().is_some() {
+            done(self.shared.recorder.save_fence(None))
+                .await
+                .map_err(|error| format!("could not remove the fence: {error}"))?;
+            course.set_fence(None);
+            tracing::info!(target: LOG, "unfenced, as walhub ctl asked");
+        }
+        Ok(())
+    }
+}

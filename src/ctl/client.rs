@@ -1,0 +1,179 @@
+//! The program that asks.
+
+use super::address::Address;
+use super::answer::{Answer, Failure, NoAnswer, Said};
+use super::request::{Command, Request};
+use super::text;
+use crate::cli::{CtlCommand, CtlFlags, SlotAction};
+use crate::wire::secret::Secret;
+use crate::wire::units::{TimeUnit, parse_duration};
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::error::Error;
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// The hub said no.
+const REFUSED: u8 = 1;
+
+/// The hub could not be asked.
+const UNASKED: u8 = 2;
+
+/// No answer is longer: thousands of standbys take some hundred bytes each.
+const MAX_ANSWER: u64 = 64 << 20;
+
+/// Why a hub could not be asked.
+#[derive(Debug, thiserror::Error)]
+enum Unasked {
+    #[error("directory \"{}\" does not exist", .0.display())]
+    NoDirectory(PathBuf),
+    #[error("no hub runs in \"{}\": there is no socket walhub.ctl", .0.display())]
+    NoSocket(PathBuf),
+    #[error(
+        "no hub runs in \"{}\": its socket walhub.ctl was left behind by one that was killed",
+        .0.display()
+    )]
+    Dead(PathBuf),
+    #[error(
+        "permission denied: \"{}\" belongs to another user, as whom walhub ctl has to run",
+        .0.display()
+    )]
+    Permission(PathBuf),
+    #[error(
+        "the hub did not answer within {0:?}: whether it has done what was asked is not known, ask \
+         again"
+    )]
+    Late(Duration),
+    #[error("the hub closed the connection without an answer: it may be shutting down")]
+    Closed,
+    #[error("could not ask the hub in \"{}\": {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
+    #[error(transparent)]
+    Senseless(#[from] NoAnswer),
+    #[error("--timeout: {0}")]
+    Timeout(String),
+    #[error("could not read the connection string from standard input: {0}")]
+    Input(io::Error),
+}
+
+/// Asks a hub and prints its answer.
+///
+/// # Errors
+/// Standard output or standard error cannot be written to.
+pub fn ctl(flags: CtlFlags) -> Result<ExitCode, Box<dyn Error>> {
+    let json = flags.json;
+    let (answer, code) = match ask(flags) {
+        Ok(answer) if matches!(answer.said, Said::Error(_)) => (answer, ExitCode::from(REFUSED)),
+        Ok(answer) => (answer, ExitCode::SUCCESS),
+        Err(unasked) => {
+            let failure = Failure::new(unasked.to_string());
+            (Answer::new(Said::Error(failure)), ExitCode::from(UNASKED))
+        }
+    };
+    if let Said::Error(failure) = &answer.said {
+        let mut err = io::stderr().lock();
+        writeln!(err, "walhub: {}", failure.message)?;
+        if let Some(hint) = &failure.hint {
+            writeln!(err, "HINT: {hint}")?;
+        }
+    }
+    let mut out = io::stdout().lock();
+    if json {
+        serde_json::to_writer_pretty(&mut out, &answer)?;
+        writeln!(out)?;
+    } else {
+        text::write(&answer.said, &mut out)?;
+    }
+    Ok(code)
+}
+
+fn ask(flags: CtlFlags) -> Result<Answer, Unasked> {
+    let limit = parse_duration(&flags.timeout, TimeUnit::Millisecond)
+        .map_err(|fault| Unasked::Timeout(fault.to_string()))?;
+    let command = command(flags.command).map_err(Unasked::Input)?;
+    let line = Request::new(command).encode();
+    let answer = exchange(&flags.directory, &line, Instant::now() + limit);
+    let answer = answer.map_err(|error| unasked(&flags.directory, limit, error))?;
+    if answer.is_empty() {
+        return Err(Unasked::Closed);
+    }
+    Ok(Answer::parse(&answer)?)
+}
+
+fn command(typed: CtlCommand) -> io::Result<Command> {
+    Ok(match typed {
+        CtlCommand::Status => Command::Status,
+        CtlCommand::Standbys => Command::Standbys,
+        CtlCommand::Slots { action: None } => Command::Slots,
+        CtlCommand::Slots { action: Some(SlotAction::Drop { name }) } => Command::DropSlot { name },
+        CtlCommand::Upstream { reset: true, .. } => Command::ResetUpstream,
+        CtlCommand::Upstream { conninfo: None, reset: false } => Command::Upstream,
+        CtlCommand::Upstream { conninfo: Some(conninfo), reset: false } => {
+            Command::SetUpstream { conninfo: secret(conninfo)? }
+        }
+        CtlCommand::Fence => Command::Fence,
+        CtlCommand::Unfence { upstream } => {
+            Command::Unfence { upstream: upstream.map(secret).transpose()? }
+        }
+    })
+}
+
+/// What was typed, or what standard input says.
+fn secret(typed: String) -> io::Result<Secret> {
+    if typed != "-" {
+        return Ok(Secret::new(typed));
+    }
+    let mut text = String::new();
+    io::stdin().lock().take(super::request::MAX_REQUEST as u64).read_to_string(&mut text)?;
+    Ok(Secret::new(text.trim()))
+}
+
+/// Sends a line and reads one.
+fn exchange(directory: &Path, line: &[u8], deadline: Instant) -> io::Result<Vec<u8>> {
+    let address = Address::of(directory, "walhub.ctl")?;
+    let mut socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Connecting waits for the listener as long as writing may.
+    socket.set_write_timeout(Some(left(deadline)?))?;
+    socket.connect(&SockAddr::unix(address.path())?)?;
+    match socket.write_all(line) {
+        // It may have said why before it has read all.
+        Err(error)
+            if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
+        other => other?,
+    }
+    let mut answer = Vec::new();
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        socket.set_read_timeout(Some(left(deadline)?))?;
+        let count = match socket.read(&mut piece) {
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        answer.extend_from_slice(piece.get(..count).unwrap_or_default());
+        if count == 0 || answer.ends_with(b"\n") || answer.len() as u64 > MAX_ANSWER {
+            return Ok(answer);
+        }
+    }
+}
+
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+fn unasked(directory: &Path, limit: Duration, error: io::Error) -> Unasked {
+    let path = directory.to_owned();
+    match error.kind() {
+        ErrorKind::NotFound if !directory.is_dir() => Unasked::NoDirectory(path),
+        ErrorKind::NotFound => Unasked::NoSocket(path),
+        ErrorKind::ConnectionRefused => Unasked::Dead(path),
+        ErrorKind::PermissionDenied => Unasked::Permission(path),
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => Unasked::Late(limit),
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => {
+            Unasked::Closed
+        }
+        _ => Unasked::Io { path, error },
+    }
+}

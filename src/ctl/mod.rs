@@ -1,0 +1,12 @@
+//! `walhub ctl`: what a running hub can be asked, its answers, and the program that asks.
+//! The hub's side is in [`control`](crate::control).
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod answer;
+mod client;
+pub mod request;
+mod table;
+mod text;
+
+pub use client::ctl;

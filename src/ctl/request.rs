@@ -1,0 +1,193 @@
+//! What a hub is asked: one line of JSON.
+//!
+//! ```text
+//! {"version":1,"command":"status"}
+//! {"version":1,"command":{"unfence":{"upstream":"host=db2 user=replicator"}}}
+//! ```
+
+use crate::wire::secret::Secret;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Of requests and answers. It changes when a field changes its meaning or goes; fields
+/// may be added to answers without that.
+pub const VERSION: u32 = 1;
+
+/// No request is longer, its newline included.
+pub const MAX_REQUEST: usize = 64 << 10;
+
+/// A request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// [`VERSION`].
+    pub version: u32,
+    /// What to do.
+    pub command: Command,
+}
+
+/// What a hub can be asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Command {
+    /// How it is.
+    Status,
+    /// Who streams, and who has diverged.
+    Standbys,
+    /// The replication slots.
+    Slots,
+    /// Drop a replication slot that nobody uses.
+    DropSlot {
+        /// Its name.
+        name: String,
+    },
+    /// Which upstream it follows.
+    Upstream,
+    /// Follow another upstream.
+    SetUpstream {
+        /// Its connection string.
+        #[serde(with = "text")]
+        conninfo: Secret,
+    },
+    /// Follow the upstream of `--primary-conninfo` again.
+    ResetUpstream,
+    /// Receive and acknowledge nothing more.
+    Fence,
+    /// Receive again.
+    Unfence {
+        /// Another upstream, in the same step.
+        #[serde(default, with = "optional_text")]
+        upstream: Option<Secret>,
+    },
+}
+
+/// Why a line is no request.
+#[derive(Debug, thiserror::Error)]
+pub enum NoRequest {
+    /// Not JSON, or not these words.
+    #[error("invalid request: {0}")]
+    Invalid(#[from] serde_json::Error),
+    /// From another time.
+    #[error("the request has version {0}, this hub knows version {VERSION}")]
+    Version(u32),
+}
+
+impl Request {
+    /// A request of this version.
+    pub const fn new(command: Command) -> Self {
+        Self { version: VERSION, command }
+    }
+
+    /// Its line, with the newline.
+    pub fn encode(&self) -> Vec<u8> {
+        // Plain enums and text: the only ways for this to fail do not occur.
+        let mut line = serde_json::to_vec(self).expect("a request is always JSON");
+        line.push(b'\n');
+        line
+    }
+
+    /// Reads a line, with or without its newline.
+    pub fn parse(line: &[u8]) -> Result<Self, NoRequest> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        // What another version says need not be understood to say which it is.
+        let Versioned { version } = serde_json::from_slice(line)?;
+        if version != VERSION {
+            return Err(NoRequest::Version(version));
+        }
+        Ok(serde_json::from_slice(line)?)
+    }
+}
+
+/// A secret goes over the socket as it is: nobody else can read there.
+mod text {
+    use super::{Deserialize, Deserializer, Secret, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(text: &Secret, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(text.reveal())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Secret, D::Error> {
+        String::deserialize(from).map(Secret::new)
+    }
+}
+
+/// The same for one that may be left out.
+mod optional_text {
+    use super::{Deserialize, Deserializer, Secret, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        text: &Option<Secret>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        text.as_ref().map(Secret::reveal).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Secret>, D::Error> {
+        Option::<String>::deserialize(from).map(|text| text.map(Secret::new))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn lines_as_documented() {
+        let conninfo = || Secret::new("host=b password='x'");
+        for (command, line) in [
+            (Command::Status, r#"{"version":1,"command":"status"}"#),
+            (Command::Standbys, r#"{"version":1,"command":"standbys"}"#),
+            (
+                Command::DropSlot { name: "s".to_owned() },
+                r#"{"version":1,"command":{"drop_slot":{"name":"s"}}}"#,
+            ),
+            (
+                Command::SetUpstream { conninfo: conninfo() },
+                r#"{"version":1,"command":{"set_upstream":{"conninfo":"host=b password='x'"}}}"#,
+            ),
+            (
+                Command::Unfence { upstream: None },
+                r#"{"version":1,"command":{"unfence":{"upstream":null}}}"#,
+            ),
+            (
+                Command::Unfence { upstream: Some(conninfo()) },
+                r#"{"version":1,"command":{"unfence":{"upstream":"host=b password='x'"}}}"#,
+            ),
+        ] {
+            let request = Request::new(command);
+            assert_eq!(String::from_utf8(request.encode()).unwrap(), format!("{line}\n"));
+            assert_eq!(Request::parse(line.as_bytes()).unwrap(), request);
+            assert!(!format!("{request:?}").contains("password"));
+        }
+        let short = Request::parse(br#"{"version":1,"command":{"unfence":{}}}"#).unwrap();
+        assert_eq!(short.command, Command::Unfence { upstream: None });
+    }
+
+    #[test]
+    fn what_is_no_request_says_why() {
+        for (line, why) in [
+            (r#"{"version":2,"command":"dance"}"#, "the request has version 2"),
+            (r#"{"version":1,"command":"dance"}"#, "unknown variant `dance`"),
+            (r#"{"version":1,"command":"status","also":1}"#, "unknown field `also`"),
+            (r#"{"version":1,"command":{"unfence":{"uptream":"x"}}}"#, "unknown field `uptream`"),
+            (r#"{"command":"status"}"#, "missing field `version`"),
+            ("", "EOF"),
+            ("GET / HTTP/1.1\r\n", "invalid request"),
+        ] {
+            let fault = Request::parse(line.as_bytes()).unwrap_err().to_string();
+            assert!(fault.contains(why), "{line}: {fault}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answered(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            drop(Request::parse(&bytes));
+        }
+    }
+}

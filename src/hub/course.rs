@@ -1,0 +1,172 @@
+//! Where the hub is steered: which upstream it follows, whether it may receive at all,
+//! and how it stands to its upstream at this moment.
+
+use crate::store::course::{FenceNote, UpstreamNote};
+use crate::upstream::state::UpstreamState;
+use crate::wire::conninfo::{Conninfo, ConninfoFault};
+use crate::wire::secret::Secret;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+/// An upstream as somebody named it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// The connection string, word for word.
+    pub text: Secret,
+    /// What it and the environment mean.
+    pub conninfo: Conninfo,
+}
+
+impl Upstream {
+    /// Reads a connection string in the environment of this process.
+    pub fn parse(text: &str) -> Result<Self, ConninfoFault> {
+        let conninfo = Conninfo::parse(text, &|name| std::env::var(name).ok())?;
+        Ok(Self { text: Secret::new(text), conninfo })
+    }
+}
+
+/// Who named the upstream in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamedBy {
+    /// `--primary-conninfo`.
+    Flag,
+    /// `walhub ctl`.
+    Ctl,
+}
+
+/// How the hub stands to its upstream, and since when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The state.
+    pub state: UpstreamState,
+    /// When it became that.
+    pub since: SystemTime,
+}
+
+/// The course of a hub. Only the control thread steers; everybody may look.
+#[derive(Debug)]
+pub struct Course(Mutex<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    flag: Arc<Upstream>,
+    set: Option<Arc<Upstream>>,
+    fence: Option<FenceNote>,
+    standing: Standing,
+}
+
+impl Course {
+    /// Towards what the flag says.
+    pub fn new(flag: Upstream) -> Self {
+        let standing = Standing { state: UpstreamState::Connecting, since: SystemTime::now() };
+        Self(Mutex::new(Inner { flag: Arc::new(flag), set: None, fence: None, standing }))
+    }
+
+    /// Takes up what an earlier run left. An upstream that was set instead of another
+    /// flag than today's is none; says whether it counts.
+    pub fn resume(
+        &self,
+        flag: Secret,
+        set: Option<UpstreamNote>,
+        fence: Option<FenceNote>,
+    ) -> Result<Resumed, ConninfoFault> {
+        let resumed = match set {
+            None => Resumed::ByFlag,
+            Some(note) if note.instead_of != flag => Resumed::FlagIsNewer,
+            Some(note) => {
+                let upstream = Upstream::parse(note.primary_conninfo.reveal())?;
+                self.lock().set = Some(Arc::new(upstream));
+                Resumed::AsSet
+            }
+        };
+        let mut inner = self.lock();
+        inner.flag = Arc::new(Upstream { text: flag, conninfo: inner.flag.conninfo.clone() });
+        inner.fence = fence;
+        Ok(resumed)
+    }
+
+    /// The upstream in force, and who named it.
+    pub fn upstream(&self) -> (Arc<Upstream>, NamedBy) {
+        let inner = self.lock();
+        match &inner.set {
+            Some(set) => (Arc::clone(set), NamedBy::Ctl),
+            None => (Arc::clone(&inner.flag), NamedBy::Flag),
+        }
+    }
+
+    /// What `--primary-conninfo` says.
+    pub fn flag(&self) -> Arc<Upstream> {
+        Arc::clone(&self.lock().flag)
+    }
+
+    /// Another upstream is in force; none for the flag's.
+    pub fn set_upstream(&self, upstream: Option<Arc<Upstream>>) {
+        self.lock().set = upstream;
+    }
+
+    /// The fence, while there is one.
+    pub fn fence(&self) -> Option<FenceNote> {
+        self.lock().fence
+    }
+
+    /// The fence is up, or down; on disk already.
+    pub fn set_fence(&self, fence: Option<FenceNote>) {
+        self.lock().fence = fence;
+    }
+
+    /// How the hub stands to its upstream.
+    pub fn standing(&self) -> Standing {
+        self.lock().standing.clone()
+    }
+
+    /// Says how it stands now.
+    pub fn set_standing(&self, standing: Standing) {
+        self.lock().standing = standing;
+    }
+
+    // A panic ends the process (`panic = "abort"`); only tests can poison the lock.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which upstream counts after a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resumed {
+    /// The flag's: no other was set.
+    ByFlag,
+    /// The one that was set while the hub ran.
+    AsSet,
+    /// The flag's: it was changed since the other was set.
+    FlagIsNewer,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_flag_is_the_newer_word() {
+        let course = || Course::new(Upstream::parse("host=a").unwrap());
+        let note = || UpstreamNote {
+            primary_conninfo: Secret::new("host=b"),
+            instead_of: Secret::new("host=a"),
+        };
+        let hosts = |course: &Course| {
+            let (upstream, by) = course.upstream();
+            (upstream.conninfo.hosts[0].to_string(), by)
+        };
+        let same = course();
+        let resumed = same.resume(Secret::new("host=a"), Some(note()), None);
+        assert_eq!(resumed, Ok(Resumed::AsSet));
+        assert_eq!(hosts(&same), ("b:5432".to_owned(), NamedBy::Ctl));
+        same.set_upstream(None);
+        assert_eq!(hosts(&same), ("a:5432".to_owned(), NamedBy::Flag));
+
+        let changed = Course::new(Upstream::parse("host=c").unwrap());
+        let resumed = changed.resume(Secret::new("host=c"), Some(note()), None);
+        assert_eq!(resumed, Ok(Resumed::FlagIsNewer));
+        assert_eq!(hosts(&changed), ("c:5432".to_owned(), NamedBy::Flag));
+        assert_eq!(course().resume(Secret::new("host=a"), None, None), Ok(Resumed::ByFlag));
+    }
+}

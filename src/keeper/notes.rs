@@ -1,0 +1,32 @@
+//! What an operator decided while the hub ran, written down before it counts.
+
+use super::job::Note;
+use super::work::{Keeper, failed_sync};
+use crate::store::append::is_no_space;
+use crate::store::disk::{Disk, replace_durably};
+use std::io;
+
+impl<D: Disk> Keeper<D> {
+    /// Replaces a note, or removes it. A full disk must not keep a failover waiting: a
+    /// spare makes room.
+    pub(super) async fn save_note(&mut self, note: Note, bytes: Option<Vec<u8>>) -> io::Result<()> {
+        let path = match note {
+            Note::Fence => self.layout.fence(),
+            Note::Upstream => self.layout.auto(),
+        };
+        let Some(bytes) = bytes else {
+            match self.disk.unlink(&path).await {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+            return self.disk.sync_dir(self.layout.root()).await.map_err(failed_sync);
+        };
+        match replace_durably(&self.disk, &path, bytes.clone()).await {
+            Err(error) if is_no_space(&error) => {
+                self.spares.give_up_one(&self.disk, &self.layout).await?;
+                replace_durably(&self.disk, &path, bytes).await
+            }
+            other => other,
+        }
+    }
+}

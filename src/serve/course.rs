@@ -1,0 +1,78 @@
+//! Takes up the upstream and the fence that `walhub ctl` left in the directory.
+
+use crate::hub::course::{Course, Resumed};
+use crate::store::course::{FenceNote, UpstreamNote};
+use crate::store::layout::Layout;
+use crate::store::sealed_text::Unreadable;
+use crate::wire::conninfo::ConninfoFault;
+use crate::wire::secret::Secret;
+use std::io;
+use std::path::{Path, PathBuf};
+use tracing::warn;
+
+/// Why the hub does not start with what was left.
+#[derive(Debug, thiserror::Error)]
+pub enum CourseFault {
+    /// A file cannot be read, or removed.
+    #[error("could not read or remove file \"{}\": {error}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// The system's words.
+        error: io::Error,
+    },
+    /// A file is damaged. It may be a fence, so this is not passed over.
+    #[error("file \"{}\" {fault}", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: Unreadable,
+    },
+    /// The upstream that was set cannot be used any more.
+    #[error("the upstream in file \"{}\": {fault}", path.display())]
+    Conninfo {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: ConninfoFault,
+    },
+}
+
+/// Sets the course as the last run had it. `flag` is `--primary-conninfo`.
+pub(super) fn resume(course: &Course, layout: &Layout, flag: Secret) -> Result<(), CourseFault> {
+    let path = layout.auto();
+    let upstream = read(&path, UpstreamNote::decode)?;
+    let fence = read(&layout.fence(), FenceNote::decode)?;
+    let resumed = course.resume(flag, upstream, fence);
+    match resumed.map_err(|fault| CourseFault::Conninfo { path: path.clone(), fault })? {
+        Resumed::ByFlag => {}
+        Resumed::AsSet => warn!(
+            "following the upstream that walhub ctl has set, not --primary-conninfo: \"{}\"",
+            course.upstream().0.conninfo.shown()
+        ),
+        Resumed::FlagIsNewer => {
+            warn!(
+                "--primary-conninfo was changed since walhub ctl has set an upstream: what was set \
+                 is forgotten"
+            );
+            // Or it would count again when the flag is changed back.
+            std::fs::remove_file(&path).map_err(|error| CourseFault::Io { path, error })?;
+        }
+    }
+    Ok(())
+}
+
+fn read<T>(
+    path: &Path,
+    decode: impl FnOnce(&[u8]) -> Result<T, Unreadable>,
+) -> Result<Option<T>, CourseFault> {
+    match std::fs::read(path) {
+        Ok(bytes) => match decode(&bytes) {
+            Ok(note) => Ok(Some(note)),
+            Err(fault) => Err(CourseFault::Unreadable { path: path.to_owned(), fault }),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(CourseFault::Io { path: path.to_owned(), error }),
+    }
+}
