@@ -145,6 +145,8 @@ fn ahead_of_the_fork(tail: &str) {
     hub.stop();
     hub.set_upstream(&new.conninfo());
     hub.start();
+    // Before it knows that the timeline has ended, it serves all that it has.
+    hub.wait_log(&["timeline 1 ended"]);
     behind.start();
     assert_converged(&new, &[&behind]);
     let named = hub.wait_log(&["standby has diverged", "ahead"]);

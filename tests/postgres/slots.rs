@@ -240,6 +240,7 @@ fn a_slot_that_keeps_too_much_is_lost_and_its_user_terminated() {
     let error = idle.query(&format!("START_REPLICATION SLOT idle {from}")).unwrap_err();
     assert_eq!(error.sqlstate, "58P01");
     let end = primary.flush_lsn();
+    wait::until("the hub has it all", || hub.inspect().record_end() >= end);
     let mut user = Client::connect(hub.port());
     let mut at = Lsn::new(end.raw() & !0xF_FFFF);
     user.start_with_slot("idle", at).unwrap();
