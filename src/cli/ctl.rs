@@ -42,8 +42,10 @@ pub enum CtlCommand {
         #[command(subcommand)]
         action: Option<SlotAction>,
     },
-    /// Show the upstream, or follow another one, now and after restarts, until
-    /// --primary-conninfo itself is changed
+    /// Show the upstream, or follow another one
+    ///
+    /// At once, with the standbys connected, and after restarts, until --primary-conninfo itself
+    /// is changed.
     Upstream {
         /// The connection string; "-" reads it from standard input, out of sight of ps
         #[arg(value_name = "CONNINFO", conflicts_with = "reset")]
@@ -52,11 +54,13 @@ pub enum CtlCommand {
         #[arg(long)]
         reset: bool,
     },
-    /// Stop receiving and acknowledging, and print the timeline and the LSN at which that was;
-    /// standbys are served on, and a restart changes nothing. A standby that is at this LSN has
-    /// all that the hub ever acknowledged
+    /// Stop receiving and acknowledging, and print the timeline and the LSN where that was
+    ///
+    /// Standbys are served on, no upstream is connected to, and a restart changes nothing. A
+    /// standby that has replayed up to this LSN has every commit that the hub ever acknowledged:
+    /// it may be promoted. Fencing a fenced hub prints the same again.
     Fence,
-    /// Receive again
+    /// Receive again, from another upstream if one is named
     Unfence {
         /// Another upstream, in the same step; "-" reads it from standard input
         #[arg(long, value_name = "CONNINFO")]

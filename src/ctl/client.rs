@@ -62,7 +62,7 @@ enum Unasked {
 /// # Errors
 /// Standard output or standard error cannot be written to.
 pub fn ctl(flags: CtlFlags) -> Result<ExitCode, Box<dyn Error>> {
-    let json = flags.json;
+    let form = if flags.json { Form::Json } else { Form::Text };
     let (answer, code) = match ask(flags) {
         Ok(answer) if matches!(answer.said, Said::Error(_)) => (answer, ExitCode::from(REFUSED)),
         Ok(answer) => (answer, ExitCode::SUCCESS),
@@ -78,14 +78,31 @@ pub fn ctl(flags: CtlFlags) -> Result<ExitCode, Box<dyn Error>> {
             writeln!(err, "HINT: {hint}")?;
         }
     }
-    let mut out = io::stdout().lock();
-    if json {
-        serde_json::to_writer_pretty(&mut out, &answer)?;
-        writeln!(out)?;
-    } else {
-        text::write(&answer.said, &mut out)?;
+    match print(&answer, form) {
+        // Who reads has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        other => other?,
     }
     Ok(code)
+}
+
+/// How an answer is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Json,
+    Text,
+}
+
+fn print(answer: &Answer, form: Form) -> io::Result<()> {
+    let mut out = Vec::new();
+    match form {
+        Form::Json => {
+            serde_json::to_writer_pretty(&mut out, answer)?;
+            out.push(b'\n');
+        }
+        Form::Text => text::write(&answer.said, &mut out)?,
+    }
+    io::stdout().lock().write_all(&out)
 }
 
 fn ask(flags: CtlFlags) -> Result<Answer, Unasked> {
