@@ -222,3 +222,52 @@ fn a_server_comes_back_from_the_hubs_archive() {
     assert_eq!(restored.fingerprint(), expected);
     assert_eq!(restored.count("select timeline_id from pg_control_checkpoint()"), 3);
 }
+
+/// What lies behind the switchpoint when nobody has archived it yet waits no more, and what
+/// lies before it still does.
+#[test]
+fn wal_that_nobody_follows_is_not_archived() {
+    let scene = Scene::new();
+    let old = Cluster::primary_with_segments(&scene, "old", 1);
+    let archive = Archive::new(&scene, "archive", None);
+    let switch = scene.path("on");
+    let mut new = old.standby("new", &old.conninfo());
+    new.wait_streaming();
+    let first = current_segment(&old);
+    let command = format!("test -e {} && {}", switch.display(), archive.command());
+    let mut hub =
+        Hub::new(&scene, "hub", &old.conninfo()).flag(&format!("--archive-command={command}"));
+    hub.start();
+    hub.wait_state("streaming");
+    load::write_mib(&old, 3);
+    new.wait_replayed(old.flush_lsn());
+    new.kill();
+    load::write_mib(&old, 3);
+    let tail = old.flush_lsn();
+    wait::until("the hub has the tail", || hub.inspect().record_end() >= tail);
+    drop(old);
+    new.set("primary_conninfo=");
+    new.start();
+    new.promote();
+    hub.kill();
+    hub.set_upstream(&new.conninfo());
+    hub.start();
+    hub.wait_log(&["timeline 1 ended"]);
+
+    fs::write(&switch, "").unwrap();
+    let last = end_segment(&new);
+    archive.wait_for(&last);
+    let names = complete_segments(archive.folder());
+    let of = |tli: &str| {
+        let of = names.iter().filter(|name| name.starts_with(tli));
+        of.map(|name| name[8..].to_owned()).collect::<Vec<_>>()
+    };
+    let (before, behind) = (of("00000001"), of("00000002"));
+    assert_eq!(before.first().unwrap(), &first[8..]);
+    assert!(before.last() < behind.first(), "{names:?}");
+    assert!(archive.path("00000002.history").exists());
+    assert_identical(archive.folder(), &new.pg_wal(), 4);
+    wait::until("no mark is left of the rest", || {
+        (marks(&hub, ".ready"), marks(&hub, ".done")) == (0, names.len() + 1)
+    });
+}
