@@ -1,8 +1,10 @@
 //! The command line: what was typed, and what it means.
 
 mod downstream;
+mod restore;
 
 pub use downstream::DownstreamFlags;
+pub use restore::RestoreFlags;
 
 use crate::bench::cli::BenchFlags;
 use crate::config::{
@@ -141,6 +143,10 @@ pub struct ServeFlags {
     #[command(flatten)]
     pub downstream: DownstreamFlags,
 
+    /// The archive
+    #[command(flatten)]
+    pub restore: RestoreFlags,
+
     /// Replication connections at one time
     #[arg(long, value_name = "N", default_value_t = 4000, env = "WALHUB_MAX_WAL_SENDERS")]
     pub max_wal_senders: usize,
@@ -271,9 +277,10 @@ impl ServeFlags {
                 SizeUnit::Kilobyte,
                 MAX_SEND_SIZE,
             )? as usize,
-            retention: self.downstream.retention()?,
+            retention: self.downstream.retention(self.restore.restorable()?)?,
             slots: self.downstream.slots()?,
             feedback: self.downstream.feedback()?,
+            restore: self.restore.resolve()?,
             max_wal_senders: if self.max_wal_senders <= MAX_WAL_SENDERS {
                 self.max_wal_senders
             } else {
@@ -471,6 +478,8 @@ mod tests {
             (["--max-slot-wal-keep-size", "-2"], "--max-slot-wal-keep-size"),
             (["--disk-high-watermark", "100%"], "--disk-high-watermark"),
             (["--max-replication-slots", "262144"], "--max-replication-slots"),
+            (["--restore-command", "cp /a/%x %p"], "--restore-command"),
+            (["--restore-jobs", "65"], "--restore-jobs"),
             (["--auto-create-slots", "Node*"], "--auto-create-slots"),
             (["--auto-create-slots", "*,limit=x"], "--auto-create-slots"),
             (["--hot-standby-feedback", "maybe"], "--hot-standby-feedback"),

@@ -12,7 +12,7 @@
 //! - stages, which know words and not each other: [`upstream`], [`archive`], [`store`],
 //!   [`watermark`], [`fanout`], [`standby`];
 //! - engines, which put stages together and do the I/O: [`ring`], [`core`], [`keeper`],
-//!   [`control`]; what they share is in [`hub`], what they were told in [`config`].
+//!   [`restorer`], [`control`]; what they share is in [`hub`], what they were told in [`config`].
 
 // Words.
 pub mod instance;
@@ -37,5 +37,6 @@ pub mod core;
 pub mod hub;
 pub mod inspect;
 pub mod keeper;
+pub mod restorer;
 pub mod ring;
 pub mod serve;

@@ -2,6 +2,7 @@
 //! after, connects to the upstream. tokio, one thread; nothing here touches WAL.
 
 mod connection;
+mod history;
 pub mod listener;
 pub mod recorder;
 pub mod registry;
@@ -16,6 +17,7 @@ use self::recorder::Recorder;
 use self::registry::Registry;
 use crate::core::handoff::{Mailbox, ToControl};
 use crate::hub::Hub;
+use crate::restorer::Restorer;
 use crate::standby::refusals;
 use std::io;
 use std::sync::Arc;
@@ -47,6 +49,8 @@ pub struct Control {
     pub mailboxes: Vec<Mailbox>,
     /// Writes down what has to survive.
     pub recorder: Arc<dyn Recorder>,
+    /// The archive, if there is one.
+    pub restorer: Option<Arc<Restorer>>,
     /// The sockets to listen on.
     pub bound: Bound,
     /// From the cores.
@@ -61,6 +65,7 @@ struct Shared {
     registry: Arc<Registry>,
     mailboxes: Vec<Mailbox>,
     recorder: Arc<dyn Recorder>,
+    restorer: Option<Arc<Restorer>>,
     running: watch::Receiver<Running>,
     connections: Arc<AtomicUsize>,
 }
@@ -81,13 +86,14 @@ impl Shared {
 /// Runs until the hub stops and every connection has ended; the caller bounds the
 /// latter. On a current-thread runtime with I/O and time.
 pub async fn run(control: Control) -> io::Result<()> {
-    let Control { hub, mailboxes, recorder, bound, mut news, running } = control;
+    let Control { hub, mailboxes, recorder, restorer, bound, mut news, running } = control;
     let first_pid = getrandom::u32().unwrap_or_default() >> 1;
     let shared = Arc::new(Shared {
         registry: Registry::new(Arc::clone(&hub), mailboxes.len(), first_pid),
         hub,
         mailboxes,
         recorder,
+        restorer,
         running,
         connections: Arc::new(AtomicUsize::new(0)),
     });

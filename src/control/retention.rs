@@ -1,8 +1,9 @@
 //! The clock of retention. Segments that are completed look after old WAL by themselves;
-//! this is for what changes without them: slots that are freed or forgotten, time, and
-//! the disk.
+//! this is for what changes without them: slots that are freed or forgotten, time, the disk,
+//! and who reads segments from the archive.
 
 use super::Shared;
+use crate::store::retention::Restorable;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +15,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(INTERVAL).await;
         let policy = &shared.hub.config.retention;
-        let ruled = policy.high_watermark.is_some() || !policy.wal_keep_time.is_zero();
+        let ruled = policy.high_watermark.is_some()
+            || !policy.wal_keep_time.is_zero()
+            || policy.restorable != Restorable::No;
         if !ruled && shared.hub.holds.slots.lock().is_empty() {
             continue;
         }

@@ -3,7 +3,7 @@
 use super::data::{DataCore, Stopping};
 use super::handoff::{Handback, StreamEnd, ToControl};
 use super::pg_now;
-use super::sender::{Farewell, Phase};
+use super::sender::{Farewell, Phase, Sender};
 use super::table::Key;
 use super::token::Purpose;
 use crate::ring::{Buffer, Clock, ReplyBuffer, Ring};
@@ -435,10 +435,14 @@ impl<R: Ring> DataCore<R> {
                 && sender.cell.tli() == tli
                 && sender.cursor.next().segment(size) == no
             {
-                let refusal = if error.kind() == io::ErrorKind::NotFound {
-                    refusals::segment_removed(name)
-                } else {
-                    Refusal::error("58030", format!("could not open file \"{name}\": {error}"))
+                let refusal = match error.kind() {
+                    io::ErrorKind::NotFound => refusals::segment_removed(named_for(sender, name)),
+                    // What came from the archive is not what belongs there.
+                    io::ErrorKind::InvalidData => Refusal::error("XX001", error.to_string()),
+                    _ => {
+                        let text = format!("could not open file \"{name}\": {error}");
+                        Refusal::error("58030", text)
+                    }
                 };
                 self.fail(key, refusal);
             }
@@ -566,6 +570,15 @@ impl<R: Ring> DataCore<R> {
     /// Is the hub on its way down?
     pub(super) const fn is_stopping(&self) -> bool {
         matches!(self.stopping, Some(Stopping { .. }))
+    }
+}
+
+/// The file that PostgreSQL looks for: in a segment where the timeline ends, the next one's.
+fn named_for(sender: &Sender, name: SegmentName) -> SegmentName {
+    let ends_inside = sender.cell.end().is_some_and(|end| end.segment(name.size) == name.no);
+    match sender.cell.next() {
+        Some(next) if ends_inside => SegmentName { tli: next.tli(), ..name },
+        _ => name,
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod job;
 mod open_files;
+mod restored;
 mod retain;
 mod slots;
 mod spares;

@@ -50,6 +50,21 @@ pub struct Policy {
     pub high_watermark: Option<HighWatermark>,
     /// How long an automatically created slot lives unused; zero for ever.
     pub auto_created_ttl: Duration,
+    /// Is there an archive (`--restore-command`)?
+    pub restorable: Restorable,
+}
+
+/// Can WAL that was removed be had again?
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Restorable {
+    /// No: who needs it has lost it.
+    #[default]
+    No,
+    /// From the archive.
+    Yes {
+        /// So many segments are fetched ahead of who reads them.
+        ahead: u64,
+    },
 }
 
 /// What a slot keeps WAL from.
@@ -171,7 +186,7 @@ pub fn plan(policy: &Policy, situation: &Situation<'_>) -> Plan {
     }
     let horizon = needs.archived_below(horizon.max(situation.oldest));
     for (n, slot) in slots(&invalidate) {
-        if slot.from.segment(situation.size) < horizon {
+        if slot.from.segment(situation.size) < horizon && policy.restorable == Restorable::No {
             invalidate.push((n, Cause::WalRemoved));
         }
     }

@@ -28,6 +28,7 @@ mod scene;
 mod segments;
 mod wait;
 
+mod archive;
 mod disk_full;
 mod doors;
 mod feedback;

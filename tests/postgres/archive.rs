@@ -1,0 +1,283 @@
+//! The WAL archive as a source: for standbys that need what has left the hub's disk, and
+//! for the hub itself while its upstream is away.
+
+use crate::client::{Client, ServerError};
+use crate::cluster::{Cluster, assert_converged};
+use crate::hub::Hub;
+use crate::load;
+use crate::scene::Scene;
+use crate::segments::complete_segments;
+use crate::streaming::wait_connected;
+use crate::wait;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use walhub::wal::lsn::Lsn;
+
+const MIB: u64 = 1 << 20;
+
+/// A folder of complete segments and history files, and who has fetched what from it.
+struct Archive {
+    folder: PathBuf,
+    fetched: PathBuf,
+}
+
+impl Archive {
+    /// An archive to which this server copies its WAL; the server is started again.
+    fn of(scene: &Scene, server: &mut Cluster<'_>) -> Self {
+        let folder = scene.folder("archive", server.programs.account());
+        let archive = Self { folder, fetched: scene.path("fetched") };
+        archive.take_from(server);
+        server.stop_fast();
+        server.start();
+        archive
+    }
+
+    /// Another server copies its WAL here, too, from its next start on.
+    fn take_from(&self, server: &mut Cluster<'_>) {
+        server.set("archive_mode=on");
+        let copy = self.folder.join("%f.copying");
+        let (copy, file) = (copy.display(), self.folder.join("%f"));
+        server.set(&format!("archive_command=cp %p {copy} && mv {copy} {}", file.display()));
+    }
+
+    /// `--restore-command`, which notes what it is asked for and has.
+    fn restore_command(&self) -> String {
+        let (folder, fetched) = (self.folder.display(), self.fetched.display());
+        format!("--restore-command=cp {folder}/%f %p 2>/dev/null && echo %f >> {fetched}")
+    }
+
+    /// How often each file was fetched.
+    fn fetched(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for name in fs::read_to_string(&self.fetched).unwrap_or_default().lines() {
+            *counts.entry(name.to_owned()).or_default() += 1;
+        }
+        counts
+    }
+
+    fn file(&self, segment: u64) -> PathBuf {
+        self.folder.join(name(1, segment))
+    }
+
+    /// Waits until everything before this position is archived.
+    fn wait_archived(&self, tli: u32, end: Lsn) {
+        let name = name(tli, end.raw() / MIB - 1);
+        wait::until(&format!("{name} is archived"), || self.folder.join(&name).exists());
+    }
+}
+
+/// The file name of a segment of 1 MiB.
+fn name(tli: u32, segment: u64) -> String {
+    format!("{tli:08X}{:08X}{:08X}", segment >> 12, segment & 0xFFF)
+}
+
+fn number(name: &str) -> u64 {
+    u64::from_str_radix(&name[16..], 16).unwrap()
+}
+
+/// The oldest segment in a folder.
+fn oldest(folder: &Path) -> u64 {
+    number(&complete_segments(folder)[0])
+}
+
+/// A hub that keeps the fewest segments and has an archive.
+fn hub_with<'a>(scene: &'a Scene, upstream: &Cluster<'_>, archive: &Archive) -> Hub<'a> {
+    Hub::new(scene, "hub", &upstream.conninfo())
+        .flag("--wal-keep-size=1MB")
+        .flag(&archive.restore_command())
+}
+
+/// The error with which a stream from this segment ends.
+fn refusal(port: u16, segment: u64) -> ServerError {
+    let mut client = Client::connect(port);
+    client.start_replication(Lsn::new(segment * MIB), 1).unwrap();
+    loop {
+        match client.next_wal() {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the stream ended without an error"),
+            Err(error) => return error,
+        }
+    }
+}
+
+#[test]
+fn standbys_whose_wal_has_left_the_disk_catch_up_over_the_stream() {
+    let scene = Scene::new();
+    let mut primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let archive = Archive::of(&scene, &mut primary);
+    let hub = hub_with(&scene, &primary, &archive).started();
+    wait_connected(&primary);
+    let mut standbys =
+        ["a", "b", "c"].map(|name| primary.standby(name, &hub.conninfo()));
+    for standby in &mut standbys {
+        standby.wait_streaming();
+        standby.stop_fast();
+    }
+    let stopped = primary.flush_lsn();
+    load::write_mib(&primary, 60);
+    load::switch_segment(&primary);
+    let end = primary.flush_lsn();
+    archive.wait_archived(1, end);
+    wait::until("old WAL goes", || oldest(&hub.pg_wal()) > stopped.raw() / MIB + 30);
+    assert!(archive.fetched().is_empty());
+
+    for standby in &mut standbys {
+        standby.start();
+    }
+    for standby in &standbys {
+        standby.wait_replayed(end);
+        standby.wait_streaming();
+    }
+    let fetched = archive.fetched();
+    assert!(fetched.len() >= 30, "{fetched:?}");
+    // They are close together, and the files near them stay.
+    let twice = fetched.values().filter(|count| **count > 1).count();
+    assert!(twice <= fetched.len() / 3, "fetched for one alone: {fetched:?}");
+    let kept = oldest(&hub.pg_wal());
+    assert!(fetched.keys().all(|name| number(name) < kept + 30), "{fetched:?}, {kept}");
+    wait::until("restored segments go again", || {
+        let names = complete_segments(&hub.pg_wal());
+        number(&names[0]) > stopped.raw() / MIB + 30
+            && number(&names[names.len() - 1]) - number(&names[0]) < names.len() as u64
+    });
+    load::write_mib(&primary, 1);
+    let end = primary.flush_lsn();
+    for standby in &standbys {
+        standby.wait_replayed(end);
+    }
+}
+
+/// A slot that keeps no more than it may is not lost while the archive has its WAL.
+#[test]
+fn a_slot_whose_wal_is_in_the_archive_is_not_lost() {
+    let scene = Scene::new();
+    let mut primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let archive = Archive::of(&scene, &mut primary);
+    let hub = hub_with(&scene, &primary, &archive).flag("--max-slot-wal-keep-size=20MB").started();
+    wait_connected(&primary);
+    load::write_mib(&primary, 1);
+    let mut client = Client::connect(hub.port());
+    client.query("CREATE_REPLICATION_SLOT s PHYSICAL ( RESERVE_WAL )").unwrap();
+    let mut standby = primary.standby_with("standby", &hub.conninfo(), "s");
+    standby.wait_streaming();
+    standby.stop_fast();
+    load::write_mib(&primary, 60);
+    load::switch_segment(&primary);
+    let end = primary.flush_lsn();
+    archive.wait_archived(1, end);
+    let restart = |client: &mut Client| {
+        let text = client.query_value_of("READ_REPLICATION_SLOT s", 1);
+        text.parse::<Lsn>().unwrap()
+    };
+    let at = restart(&mut client).raw() / MIB;
+    wait::until("old WAL goes", || oldest(&hub.pg_wal()) > at + 20);
+    assert_eq!(restart(&mut client).raw() / MIB, at);
+    assert_eq!(hub.logged(&["invalidating"]), None);
+    standby.start();
+    standby.wait_replayed(end);
+    wait::until("the slot follows", || restart(&mut client) >= end);
+}
+
+#[test]
+fn what_is_not_in_the_archive_is_removed_and_what_is_wrong_is_named() {
+    let scene = Scene::new();
+    let mut primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let archive = Archive::of(&scene, &mut primary);
+    let mut hub = hub_with(&scene, &primary, &archive).started();
+    wait_connected(&primary);
+    let begun = primary.flush_lsn().raw() / MIB;
+    load::write_mib(&primary, 50);
+    load::switch_segment(&primary);
+    archive.wait_archived(1, primary.flush_lsn());
+    wait::until("old WAL goes", || oldest(&hub.pg_wal()) > begun + 25);
+
+    // Not there.
+    fs::rename(archive.file(begun + 2), scene.path("away")).unwrap();
+    let error = refusal(hub.port(), begun + 2);
+    let text = |segment| {
+        format!("requested WAL segment {} has already been removed", name(1, segment))
+    };
+    assert_eq!((error.sqlstate.as_str(), error.message), ("58P01", text(begun + 2)));
+    // Up to there everything is served.
+    let error = refusal(hub.port(), begun + 1);
+    assert_eq!((error.sqlstate.as_str(), error.message), ("58P01", text(begun + 2)));
+
+    // One byte is another.
+    let damaged = archive.file(begun + 5);
+    let file = fs::File::options().read(true).write(true).open(&damaged).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 777_777).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], 777_777).unwrap();
+    let error = refusal(hub.port(), begun + 5);
+    assert_eq!(error.sqlstate, "XX001");
+    assert!(error.message.contains(&name(1, begun + 5)), "{}", error.message);
+    hub.wait_log(&["ERROR", &name(1, begun + 5), "not served"]);
+
+    // Full in size, half in content.
+    let half = archive.file(begun + 8);
+    let file = fs::File::options().write(true).open(&half).unwrap();
+    file.set_len(MIB / 2).unwrap();
+    file.set_len(MIB).unwrap();
+    let error = refusal(hub.port(), begun + 8);
+    assert_eq!(error.sqlstate, "XX001");
+
+    // Another cluster's: the system identifier lies in the first page's header.
+    let stranger = archive.file(begun + 11);
+    let file = fs::File::options().write(true).open(&stranger).unwrap();
+    file.write_all_at(&7u64.to_le_bytes(), 24).unwrap();
+    let error = refusal(hub.port(), begun + 11);
+    assert_eq!(error.sqlstate, "XX001");
+    assert!(error.message.contains("from different database system"), "{}", error.message);
+
+    // The command itself is broken: nothing is known of the WAL.
+    hub.stop();
+    let hub = Hub::new(&scene, "hub", &primary.conninfo())
+        .flag("--wal-keep-size=1MB")
+        .flag("--restore-command=/nonexistent/program %f %p")
+        .started();
+    let error = refusal(hub.port(), begun + 3);
+    assert_eq!(error.sqlstate, "58030");
+    assert!(error.message.contains("command not found"), "{}", error.message);
+    drop(hub);
+
+    // No archive at all.
+    let hub = Hub::new(&scene, "hub", &primary.conninfo()).flag("--wal-keep-size=1MB").started();
+    let error = refusal(hub.port(), begun + 3);
+    assert_eq!((error.sqlstate.as_str(), error.message), ("58P01", text(begun + 3)));
+}
+
+/// A hub that began after a failover serves a standby that was off since before it: both
+/// timelines come from the archive, by the child's file where they part.
+#[test]
+fn an_earlier_timeline_comes_from_the_archive() {
+    let scene = Scene::new();
+    let mut old = Cluster::primary_with_segments(&scene, "old", 1);
+    let archive = Archive::of(&scene, &mut old);
+    load::prepare(&scene, &old);
+    let mut new = old.standby("new", &old.conninfo());
+    new.wait_streaming();
+    archive.take_from(&mut new);
+    new.stop_fast();
+    new.start();
+    let mut late = old.standby("late", &old.conninfo());
+    late.wait_streaming();
+    late.stop_fast();
+    load::write_mib(&old, 10);
+    new.wait_replayed(old.flush_lsn());
+    old.stop_fast();
+    new.promote();
+    load::write_mib(&new, 10);
+    load::switch_segment(&new);
+    archive.wait_archived(2, new.flush_lsn());
+
+    let hub = hub_with(&scene, &new, &archive).started();
+    wait_connected(&new);
+    late.set(&format!("primary_conninfo={} application_name=late", hub.conninfo()));
+    late.start();
+    assert_converged(&new, &[&late]);
+    assert!(archive.fetched().keys().any(|name| name.starts_with("00000001")));
+    load::write_mib(&new, 1);
+    assert_converged(&new, &[&late]);
+}
