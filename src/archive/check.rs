@@ -49,10 +49,8 @@ pub fn walk_on(
         let at = walker.position();
         let want = (end.bytes_since(at) as usize).min(PIECE);
         let buffer = piece.get_mut(..want).unwrap_or_default();
-        match file.read_exact_at(buffer, at.segment_offset(name.size)) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => buffer.fill(0),
-            read => read?,
-        }
+        let read = read_some(file, buffer, at.segment_offset(name.size))?.len();
+        buffer.get_mut(read..).unwrap_or_default().fill(0);
         if let Err(fault) = walker.feed(buffer) {
             return Ok(Some(fault));
         }
@@ -71,6 +69,49 @@ pub fn whole(mut walker: Walker, file: &File, name: SegmentName) -> Result<(), C
         Ok(Some(fault)) => Err(CheckFault::NotWal { name, fault }),
         Err(error) => Err(CheckFault::Io { name, error }),
     }
+}
+
+/// The first position at which two files of a segment differ, up to `upto`. One that is
+/// shorter differs where it ends.
+///
+/// # Errors
+/// The operating system's.
+pub fn first_difference(
+    theirs: &File,
+    ours: &File,
+    name: SegmentName,
+    upto: Lsn,
+) -> io::Result<Option<Lsn>> {
+    let (mut at, end) = (name.no.start(name.size), name.no.end(name.size).min(upto));
+    let (mut left, mut right) = (vec![0; PIECE], vec![0; PIECE]);
+    while at < end {
+        let want = (end.bytes_since(at) as usize).min(PIECE);
+        let offset = at.segment_offset(name.size);
+        let left = read_some(theirs, left.get_mut(..want).unwrap_or_default(), offset)?;
+        let right = read_some(ours, right.get_mut(..want).unwrap_or_default(), offset)?;
+        let differs = left.iter().zip(right).position(|(left, right)| left != right);
+        let same = left.len().min(right.len());
+        if let Some(n) = differs.or((same < want).then_some(same)) {
+            return Ok(Some(at.saturating_add(n as u64)));
+        }
+        at = at.saturating_add(want as u64);
+    }
+    Ok(None)
+}
+
+/// Fills the buffer, or as much of it as the file has.
+fn read_some<'b>(file: &File, buffer: &'b mut [u8], offset: u64) -> io::Result<&'b [u8]> {
+    let mut read = 0;
+    while read < buffer.len() {
+        let rest = buffer.get_mut(read..).unwrap_or_default();
+        match file.read_at(rest, offset + read as u64) {
+            Ok(0) => break,
+            Ok(count) => read += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(buffer.get(..read).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -107,6 +148,29 @@ mod tests {
         let (tli, size) = (name.tli, name.size);
         let rules = PageRules { system, size, tli, magic: None, fork: None };
         whole(Walker::new(rules, name.no.start(size)), &file, name).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn differences() {
+        let name = name();
+        let file = |bytes: &[u8]| {
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(bytes, 0).unwrap();
+            file
+        };
+        let (start, good) = (name.no.start(name.size), segment());
+        let mut other = good.clone();
+        other[700_000] ^= 1;
+        let differs = |bytes: &[u8], upto: u64| {
+            let found =
+                first_difference(&file(bytes), &file(&good), name, start.saturating_add(upto));
+            found.unwrap().map(|at| at.bytes_since(start))
+        };
+        assert_eq!(differs(&good, MIB), None);
+        assert_eq!(differs(&other, MIB), Some(700_000));
+        assert_eq!(differs(&other, 700_001), Some(700_000));
+        assert_eq!(differs(&other, 700_000), None);
+        assert_eq!(differs(&good[..5000], MIB), Some(5000));
     }
 
     #[test]

@@ -182,7 +182,8 @@ mod tests {
     #[test]
     fn what_is_not_there_leaves_nothing() {
         let scene = Scene::new();
-        for command in ["exit 1", "exit 125", "true", "printf 123 > %p", "printf 1234 > %p; false"] {
+        for command in ["exit 1", "exit 125", "true", "printf 123 > %p", "printf 1234 > %p; false"]
+        {
             assert_eq!(scene.fetch(command).unwrap(), Fetched::NotThere, "{command}");
             assert!(!scene.target().exists(), "{command}");
         }
@@ -192,9 +193,18 @@ mod tests {
     fn what_is_broken_is_said() {
         let scene = Scene::new();
         for (command, words) in [
-            ("exit 126", "could not restore file \"000000010000000000000003\" from archive: command not executable"),
-            ("kill -9 $$", "could not restore file \"000000010000000000000003\" from archive: child process was terminated by signal 9"),
-            ("printf 12345 > %p", "archive file \"000000010000000000000003\" has wrong size: 5 instead of 4"),
+            (
+                "exit 126",
+                "could not restore file \"000000010000000000000003\" from archive: command not executable",
+            ),
+            (
+                "kill -9 $$",
+                "could not restore file \"000000010000000000000003\" from archive: child process was terminated by signal 9",
+            ),
+            (
+                "printf 12345 > %p",
+                "archive file \"000000010000000000000003\" has wrong size: 5 instead of 4",
+            ),
         ] {
             assert_eq!(scene.fetch(command).unwrap_err().to_string(), words);
             assert!(!scene.target().exists(), "{command}");

@@ -26,7 +26,10 @@ pub(super) async fn restore_history(shared: &Shared, tli: TimelineId) {
         && !ours.begins_with(&theirs)
     {
         let file = History::file_name(tli);
-        return warn!("archive file \"{file}\" differs from the history of timeline {}", ours.tli());
+        return warn!(
+            "archive file \"{file}\" differs from the history of timeline {}",
+            ours.tli()
+        );
     }
     let saved = shared.recorder.save_history(tli, content.clone()).await;
     match saved.unwrap_or_else(|_| Err("the keeper is gone".to_owned())) {

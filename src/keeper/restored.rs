@@ -19,12 +19,7 @@ pub(super) struct Restored {
 impl<D: Disk> Keeper<D> {
     /// Gives a restored segment its name and opens it. One that has its name already is
     /// only opened: somebody was faster.
-    pub(super) async fn adopt(
-        &mut self,
-        tli: TimelineId,
-        no: SegmentNo,
-        named: TimelineId,
-    ) -> io::Result<D::File> {
+    pub(super) async fn adopt(&mut self, named: TimelineId, no: SegmentNo) -> io::Result<D::File> {
         let name = self.name(named, no)?;
         let from = self.layout.restoring(&name.to_string());
         match self.disk.rename(&from, &self.layout.segment(name)).await {
@@ -36,7 +31,7 @@ impl<D: Disk> Keeper<D> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        self.open(tli, no).await
+        self.open(named, no).await
     }
 
     /// Marks what nobody reads and nobody is about to read.
@@ -51,7 +46,9 @@ impl<D: Disk> Keeper<D> {
         let readers: Vec<_> =
             self.holds.positions().into_iter().map(|at| at.segment(size).raw()).collect();
         let wanted = |no: SegmentNo| {
-            readers.iter().any(|reader| (*reader..=reader.saturating_add(ahead)).contains(&no.raw()))
+            readers
+                .iter()
+                .any(|reader| (*reader..=reader.saturating_add(ahead)).contains(&no.raw()))
         };
         let going = self.restored.files.extract_if(.., |(_, no)| !wanted(*no));
         self.restored.going.extend(going);

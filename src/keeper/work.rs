@@ -118,7 +118,7 @@ impl<D: Disk> Keeper<D> {
                 Ok(JobDone::Opened { tli, no, for_core, result })
             }
             Job::Adopt { tli, no, named } => {
-                let result = self.adopt(tli, no, named).await;
+                let result = self.adopt(named, no).await;
                 Ok(JobDone::Adopted { tli, no, result })
             }
             Job::SaveControl(control) => self.save_control(&control).await,

@@ -65,6 +65,26 @@ struct Inner {
 /// What came of a fetch that a task of the control thread waits for.
 pub type Restored<T> = Result<Option<T>, String>;
 
+/// A file from the archive under its temporary name. Dropped, it is removed.
+#[derive(Debug)]
+pub struct RestoredFile {
+    path: PathBuf,
+}
+
+impl RestoredFile {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for RestoredFile {
+    fn drop(&mut self) {
+        // A start removes it, too.
+        drop(std::fs::remove_file(&self.path));
+    }
+}
+
 impl Restorer {
     /// Starts the threads.
     ///
@@ -133,6 +153,29 @@ impl Restorer {
         self.order(move |inner| inner.fetch_history(tli))
     }
 
+    /// Fetches a segment under the first of these names that the archive has. Nothing in it
+    /// has been looked at. None: the archive has none of them.
+    pub fn segment(
+        &self,
+        names: Vec<SegmentName>,
+    ) -> oneshot::Receiver<Restored<(SegmentName, RestoredFile)>> {
+        self.order(move |inner| {
+            for name in names {
+                let path = inner.layout.restoring(&name.to_string());
+                if inner.fetch(&name.to_string(), &path, Some(name.size.bytes()))? == Fetched::Here
+                {
+                    return Ok(Some((name, RestoredFile { path })));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// How many segments are to be fetched ahead of need.
+    pub fn ahead(&self) -> u64 {
+        self.inner.ahead
+    }
+
     /// Has a piece of work done on one of the threads.
     fn order<T: Send + 'static>(
         &self,
@@ -157,9 +200,8 @@ impl Restorer {
 
     /// Waits for the threads' end, at most until `deadline`.
     pub fn join(&self, deadline: Instant) {
-        let threads = std::mem::take(
-            &mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner),
-        );
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         while threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -272,7 +314,8 @@ impl Inner {
         if self.fetch(&file, &path, None)? != Fetched::Here {
             return Ok(None);
         }
-        let content = read_small(&path).map_err(|error| format!("archive file \"{file}\": {error}"));
+        let content =
+            read_small(&path).map_err(|error| format!("archive file \"{file}\": {error}"));
         // A start removes it, too.
         drop(std::fs::remove_file(&path));
         let content = Bytes::from(content?);

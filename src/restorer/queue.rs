@@ -24,10 +24,20 @@ pub(super) enum Next {
     Work(Work),
 }
 
+/// The control thread and the standbys take turns: neither waits for all of the other's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Turn {
+    #[default]
+    Work,
+    Segment,
+}
+
 /// The queue. What somebody waits for goes before what is only foreseen.
 #[derive(Default)]
 pub(super) struct Queue {
     work: VecDeque<Work>,
+    /// Whose turn it is when both want something.
+    turn: Turn,
     needed: VecDeque<Key>,
     foreseen: VecDeque<Key>,
     /// Segments in one of the lists, being fetched, or with the keeper: the cores that wait.
@@ -67,10 +77,15 @@ impl Queue {
     }
 
     pub(super) fn next(&mut self) -> Option<Next> {
-        if let Some(work) = self.work.pop_front() {
+        if (self.turn == Turn::Work || self.needed.is_empty())
+            && let Some(work) = self.work.pop_front()
+        {
+            self.turn = Turn::Segment;
             return Some(Next::Work(work));
         }
-        self.needed.pop_front().or_else(|| self.foreseen.pop_front()).map(Next::Segment)
+        self.turn = Turn::Work;
+        let segment = self.needed.pop_front().or_else(|| self.foreseen.pop_front());
+        segment.map(Next::Segment)
     }
 
     /// A segment is done with; who waited for it.

@@ -141,7 +141,8 @@ fn histories() {
     let text = "1\t0/3000060\tno recovery target specified\n";
     std::fs::write(archive.join("00000002.history"), text).unwrap();
     std::fs::write(archive.join("00000003.history"), "a tale").unwrap();
-    let fetch = |tli| world.restorer.history(TimelineId::new(tli).unwrap()).blocking_recv().unwrap();
+    let fetch =
+        |tli| world.restorer.history(TimelineId::new(tli).unwrap()).blocking_recv().unwrap();
     assert_eq!(fetch(2), Ok(Some(Bytes::from_static(text.as_bytes()))));
     assert!(fetch(3).unwrap_err().contains("00000003.history"));
     assert_eq!(fetch(4), Ok(None));

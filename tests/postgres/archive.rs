@@ -82,11 +82,15 @@ fn oldest(folder: &Path) -> u64 {
     number(&complete_segments(folder)[0])
 }
 
-/// A hub that keeps the fewest segments and has an archive.
+/// A hub that keeps the fewest segments.
+fn small_hub<'a>(scene: &'a Scene, upstream: &Cluster<'_>) -> Hub<'a> {
+    let hub = Hub::new(scene, "hub", &upstream.conninfo());
+    hub.flag("--wal-keep-size=1MB").flag("--wal-buffers=8MB")
+}
+
+/// The same, with an archive.
 fn hub_with<'a>(scene: &'a Scene, upstream: &Cluster<'_>, archive: &Archive) -> Hub<'a> {
-    Hub::new(scene, "hub", &upstream.conninfo())
-        .flag("--wal-keep-size=1MB")
-        .flag(&archive.restore_command())
+    small_hub(scene, upstream).flag(&archive.restore_command())
 }
 
 /// The error with which a stream from this segment ends.
@@ -109,8 +113,7 @@ fn standbys_whose_wal_has_left_the_disk_catch_up_over_the_stream() {
     let archive = Archive::of(&scene, &mut primary);
     let hub = hub_with(&scene, &primary, &archive).started();
     wait_connected(&primary);
-    let mut standbys =
-        ["a", "b", "c"].map(|name| primary.standby(name, &hub.conninfo()));
+    let mut standbys = ["a", "b", "c"].map(|name| primary.standby(name, &hub.conninfo()));
     for standby in &mut standbys {
         standby.wait_streaming();
         standby.stop_fast();
@@ -196,9 +199,8 @@ fn what_is_not_in_the_archive_is_removed_and_what_is_wrong_is_named() {
     // Not there.
     fs::rename(archive.file(begun + 2), scene.path("away")).unwrap();
     let error = refusal(hub.port(), begun + 2);
-    let text = |segment| {
-        format!("requested WAL segment {} has already been removed", name(1, segment))
-    };
+    let text =
+        |segment| format!("requested WAL segment {} has already been removed", name(1, segment));
     assert_eq!((error.sqlstate.as_str(), error.message), ("58P01", text(begun + 2)));
     // Up to there everything is served.
     let error = refusal(hub.port(), begun + 1);
@@ -233,17 +235,15 @@ fn what_is_not_in_the_archive_is_removed_and_what_is_wrong_is_named() {
 
     // The command itself is broken: nothing is known of the WAL.
     hub.stop();
-    let hub = Hub::new(&scene, "hub", &primary.conninfo())
-        .flag("--wal-keep-size=1MB")
-        .flag("--restore-command=/nonexistent/program %f %p")
-        .started();
+    let hub = small_hub(&scene, &primary);
+    let hub = hub.flag("--restore-command=/nonexistent/program %f %p").started();
     let error = refusal(hub.port(), begun + 3);
     assert_eq!(error.sqlstate, "58030");
     assert!(error.message.contains("command not found"), "{}", error.message);
     drop(hub);
 
     // No archive at all.
-    let hub = Hub::new(&scene, "hub", &primary.conninfo()).flag("--wal-keep-size=1MB").started();
+    let hub = small_hub(&scene, &primary).started();
     let error = refusal(hub.port(), begun + 3);
     assert_eq!((error.sqlstate.as_str(), error.message), ("58P01", text(begun + 3)));
 }

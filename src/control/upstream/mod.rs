@@ -1,8 +1,11 @@
 //! The task that keeps the hub connected: tries the hosts of the conninfo, judges what
 //! they say, hands a stream to the first core and waits for its end.
 
+mod archive;
 pub(crate) mod credentials;
+mod feed;
 mod link;
+mod probe;
 
 use self::link::{Link, LinkFault, Started, text};
 use super::Shared;
@@ -69,11 +72,13 @@ pub(super) async fn run(shared: Arc<Shared>, ends: mpsc::Receiver<UpstreamEnd>) 
         removed: None,
         warned_of_apply: false,
         no_standby: NoStandby::NotMet,
+        told: archive::Told::default(),
+        exhausted: None,
     };
     task.write_state();
     loop {
         match task.supervisor.next(Instant::now()) {
-            Next::SleepUntil(at) => tokio::time::sleep_until(at.into()).await,
+            Next::SleepUntil(at) => task.wait(at).await,
             Next::Connect(host) => task.attempt(host).await,
         }
     }
@@ -90,6 +95,10 @@ struct Task {
     /// Was it said what `remote_apply` comes to here?
     warned_of_apply: bool,
     no_standby: NoStandby,
+    /// What was said of the archive.
+    told: archive::Told,
+    /// The archive had nothing more for this position.
+    exhausted: Option<Position>,
 }
 
 /// With `prefer-standby`: have we looked at all hosts for one?
@@ -247,6 +256,7 @@ impl Task {
         self.ended(index, UpstreamState::Gap { at, message }).await;
         if self.shared.hub.config.on_gap == OnGap::RestartAtCurrent
             && self.supervisor.all_have_gaps()
+            && self.archive_is_exhausted()
         {
             self.restart_at_current(at).await;
         }
