@@ -41,7 +41,8 @@ impl<D: Disk> Keeper<D> {
         }
         let ahead = match self.policy.restorable {
             Restorable::No => 0,
-            Restorable::Yes { ahead } => ahead,
+            // One more: a reader opens the next file before it is through with its own.
+            Restorable::Yes { ahead } => ahead.saturating_add(1),
         };
         let readers: Vec<_> =
             self.holds.positions().into_iter().map(|at| at.segment(size).raw()).collect();

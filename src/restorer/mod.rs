@@ -363,4 +363,5 @@ fn read_small(path: &PathBuf) -> io::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
+#[cfg(not(walhub_loom))]
 mod tests;

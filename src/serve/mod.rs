@@ -198,6 +198,7 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     };
     let code = run_control(control, &mailboxes, stop)?;
     if let Some(restorer) = &restorer {
+        restorer.stop();
         restorer.join(Instant::now() + COMMANDS);
     }
     for thread in threads {

@@ -20,8 +20,7 @@ use tokio::task::JoinHandle;
 /// WAL in one message.
 const MESSAGE: usize = 128 << 10;
 
-/// How often the core hears that the stream lives while a file is fetched. Timeouts are
-/// whole seconds at least in practice; the shortest that makes sense is longer than this.
+/// How often the core hears that the stream lives while a file is fetched, at least.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 
 /// The stream. Dropped, it ends: what was sent before counts.
@@ -29,6 +28,8 @@ pub(super) struct Feed {
     to_core: OwnedWriteHalf,
     /// Reads what the core reports; ends with the stream.
     reports: JoinHandle<()>,
+    /// Between two signs of life.
+    pause: Duration,
     at: Lsn,
 }
 
@@ -54,7 +55,12 @@ impl Feed {
             return Ok(None);
         }
         let reports = tokio::spawn(pass_over(from_core));
-        Ok(Some(Self { to_core, reports, at: start }))
+        let timeout = shared.hub.config.wal_receiver_timeout;
+        let pause = match timeout.is_zero() {
+            true => SIGN_OF_LIFE,
+            false => SIGN_OF_LIFE.min(timeout / 4),
+        };
+        Ok(Some(Self { to_core, reports, pause, at: start }))
     }
 
     /// Sends the WAL that follows what was sent.
@@ -79,7 +85,7 @@ impl Feed {
         loop {
             tokio::select! {
                 done = &mut work => return Ok(done),
-                () = tokio::time::sleep(SIGN_OF_LIFE) => {
+                () = tokio::time::sleep(self.pause) => {
                     if self.was_ended() {
                         return Err(io::ErrorKind::BrokenPipe.into());
                     }

@@ -36,6 +36,9 @@ use tokio::time::timeout;
 /// says.
 const DEFAULT_ATTEMPT: Duration = Duration::from_secs(60);
 
+/// The same with an archive.
+const SHORT_ATTEMPT: Duration = Duration::from_secs(5);
+
 /// How long the first message of a stream is waited for at most. Our start lies before the
 /// upstream's end nearly always, so it comes at once.
 const FIRST_MESSAGE: Duration = Duration::from_secs(1);
@@ -339,7 +342,8 @@ impl Task {
             return Err(Failure::other("no such host"));
         };
         let instance = self.shared.hub.instance;
-        let limit = conninfo.connect_timeout.filter(|t| !t.is_zero()).unwrap_or(DEFAULT_ATTEMPT);
+        let limit = conninfo.connect_timeout.filter(|t| !t.is_zero());
+        let limit = limit.unwrap_or_else(|| self.patience());
         let open = Link::open(conninfo, host, instance, &config.cluster_name);
         let link = match timeout(limit, open).await {
             Ok(link) => link?,
@@ -355,6 +359,16 @@ impl Task {
         match timeout(limit + first, self.begin(link, name, first)).await {
             Ok(begun) => begun,
             Err(_) => Err(Failure::other(format!("{name}: no answer within wal_receiver_timeout"))),
+        }
+    }
+
+    /// How long a host may take to let us in when nobody has said. With an archive there is
+    /// something better to do meanwhile.
+    fn patience(&self) -> Duration {
+        let interval = self.shared.hub.config.wal_retrieve_retry_interval;
+        match self.shared.restorer {
+            Some(_) => DEFAULT_ATTEMPT.min(SHORT_ATTEMPT.max(interval)),
+            None => DEFAULT_ATTEMPT,
         }
     }
 
