@@ -2,9 +2,11 @@
 
 mod ctl;
 mod downstream;
+mod restore;
 
 pub use ctl::{CtlCommand, CtlFlags, SlotAction};
 pub use downstream::DownstreamFlags;
+pub use restore::RestoreFlags;
 
 use crate::archive::template::Template;
 use crate::bench::cli::BenchFlags;
@@ -159,6 +161,10 @@ pub struct ServeFlags {
     #[command(flatten)]
     pub downstream: DownstreamFlags,
 
+    /// The archive
+    #[command(flatten)]
+    pub restore: RestoreFlags,
+
     /// Replication connections at one time
     #[arg(long, value_name = "N", default_value_t = 4000, env = "WALHUB_MAX_WAL_SENDERS")]
     pub max_wal_senders: usize,
@@ -294,10 +300,14 @@ impl ServeFlags {
                 SizeUnit::Kilobyte,
                 MAX_SEND_SIZE,
             )? as usize,
-            retention: Policy { archive_mode, ..self.downstream.retention()? },
+            retention: Policy {
+                archive_mode,
+                ..self.downstream.retention(self.restore.restorable()?)?
+            },
             archive_command,
             slots: self.downstream.slots()?,
             feedback: self.downstream.feedback()?,
+            restore: self.restore.resolve()?,
             max_wal_senders: if self.max_wal_senders <= MAX_WAL_SENDERS {
                 self.max_wal_senders
             } else {
@@ -502,6 +512,8 @@ mod tests {
             (["--max-slot-wal-keep-size", "-2"], "--max-slot-wal-keep-size"),
             (["--disk-high-watermark", "100%"], "--disk-high-watermark"),
             (["--max-replication-slots", "262144"], "--max-replication-slots"),
+            (["--restore-command", "cp /a/%x %p"], "--restore-command"),
+            (["--restore-jobs", "65"], "--restore-jobs"),
             (["--auto-create-slots", "Node*"], "--auto-create-slots"),
             (["--auto-create-slots", "*,limit=x"], "--auto-create-slots"),
             (["--hot-standby-feedback", "maybe"], "--hot-standby-feedback"),

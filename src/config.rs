@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod feedback;
+mod restore;
 mod slots;
 
 pub use feedback::{FeedbackSettings, HotStandbyFeedback, ReportApply};
+pub use restore::RestoreSettings;
 pub use slots::{AutoCreate, SlotSettings};
 
 use crate::archive::template::Template;
@@ -58,6 +60,8 @@ pub struct Config {
     pub slots: SlotSettings,
     /// What of the standbys is told upstream.
     pub feedback: FeedbackSettings,
+    /// The archive as a source of WAL.
+    pub restore: Option<RestoreSettings>,
     /// `--max-wal-senders`: replication connections at one time.
     pub max_wal_senders: usize,
     /// `--wal-sender-timeout`; zero switches it off.

@@ -168,6 +168,29 @@ impl Hub {
         read(&self.cells).iter().rev().find(|cell| cell.tli() == tli).cloned()
     }
 
+    /// The cell of an ancestor of which nothing was ever here, with those between: all of
+    /// it would have to come from the archive. `forks` are the current timeline's.
+    pub fn past_cell(&self, tli: TimelineId, forks: &Forks) -> Option<Arc<Cell>> {
+        let mut cells = write(&self.cells);
+        let mut next = cells.last().cloned()?;
+        for (ancestor, end) in forks.iter().rev() {
+            let known = cells.iter().rev().find(|cell| cell.tli() == *ancestor).cloned();
+            let cell = known.unwrap_or_else(|| {
+                let cell = Arc::new(Cell::new(*ancestor, Lsn::INVALID, *end));
+                cell.seal(*end);
+                cell.link(Arc::clone(&next));
+                let place = cells.iter().position(|cell| cell.id() == next.id());
+                cells.insert(place.unwrap_or(0), Arc::clone(&cell));
+                cell
+            });
+            if cell.tli() == tli {
+                return Some(cell);
+            }
+            next = cell;
+        }
+        None
+    }
+
     /// All cells, oldest first.
     pub fn cells(&self) -> Vec<Arc<Cell>> {
         read(&self.cells).clone()
@@ -361,6 +384,7 @@ pub(crate) mod tests {
             retention: Policy { wal_keep_size: 1 << 30, ..Policy::default() },
             slots: SlotSettings { max: 10, auto_create: None },
             feedback: FeedbackSettings::default(),
+            restore: None,
             max_wal_senders: 10,
             wal_sender_timeout: Duration::from_secs(60),
             wal_receiver_timeout: Duration::from_secs(60),

@@ -12,7 +12,8 @@
 //! - stages, which know words and not each other: [`upstream`], [`archive`], [`store`],
 //!   [`watermark`], [`fanout`], [`standby`];
 //! - engines, which put stages together and do the I/O: [`ring`], [`core`], [`keeper`],
-//!   [`archiver`], [`control`]; what they share is in [`hub`], what they were told in [`config`].
+//!   [`archiver`], [`restorer`], [`control`]; what they share is in [`hub`], what they were told
+//!   in [`config`].
 
 // Words.
 pub mod ctl;
@@ -39,5 +40,6 @@ pub mod core;
 pub mod hub;
 pub mod inspect;
 pub mod keeper;
+pub mod restorer;
 pub mod ring;
 pub mod serve;

@@ -2,7 +2,7 @@
 
 use super::{Mistake, bytes, mistake, seconds};
 use crate::config::{AutoCreate, FeedbackSettings, HotStandbyFeedback, ReportApply, SlotSettings};
-use crate::store::retention::{ArchiveMode, HighWatermark, Policy};
+use crate::store::retention::{ArchiveMode, HighWatermark, Policy, Restorable};
 use crate::wire::units::SizeUnit;
 use clap::Args;
 
@@ -89,7 +89,7 @@ impl DownstreamFlags {
         }
     }
 
-    pub(super) fn retention(&self) -> Result<Policy, Mistake> {
+    pub(super) fn retention(&self, restorable: Restorable) -> Result<Policy, Mistake> {
         let size =
             |flag, text: &str| bytes(flag, text, SizeUnit::Megabyte, 0..=u64::MAX >> 20 << 20);
         let max_slot = match self.max_slot_wal_keep_size.as_str() {
@@ -113,6 +113,7 @@ impl DownstreamFlags {
             high_watermark: watermark,
             auto_created_ttl: self.auto_create()?.map(|auto| auto.ttl).unwrap_or_default(),
             archive_mode: ArchiveMode::Off,
+            restorable,
         })
     }
 

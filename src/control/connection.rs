@@ -4,6 +4,7 @@
 mod slots;
 
 use super::Shared;
+use super::history::restore_history;
 use super::registry::Registered;
 use super::socket::Socket;
 use crate::core::handoff::{Handback, Session, StandbyHandoff, StreamEnd, ToCore};
@@ -252,15 +253,25 @@ impl Client {
         loop {
             let mut step =
                 conversation.take(&shared.hub, &self.session, &mut self.unread, &mut self.out);
-            while let Step::Slot(task) = step {
-                let Some(done) = self.carry_out(task).await? else { return Ok(None) };
-                step = conversation.resume(&shared.hub, &self.session, done, &mut self.out);
-            }
+            let step = loop {
+                step = match step {
+                    Step::Slot(task) => {
+                        let Some(done) = self.carry_out(task).await? else { return Ok(None) };
+                        conversation.resume(&shared.hub, &self.session, done, &mut self.out)
+                    }
+                    Step::History(tli) => {
+                        restore_history(&shared, tli).await;
+                        let (hub, session) = (&shared.hub, &self.session);
+                        conversation.tell_history(hub, session, tli, &mut self.out)
+                    }
+                    step => break step,
+                };
+            };
             match step {
                 Step::Answered if self.out.len() < FLUSH_AT => {}
                 Step::Answered => self.socket.write(&mut self.out).await?,
                 // Carried out above.
-                Step::Slot(_) => {}
+                Step::Slot(_) | Step::History(_) => {}
                 Step::Close => {
                     self.log_last_words();
                     finish(&mut self.socket, std::mem::take(&mut self.out)).await;

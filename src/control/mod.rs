@@ -3,6 +3,7 @@
 
 mod connection;
 pub mod ctl;
+mod history;
 pub mod listener;
 pub mod recorder;
 pub mod registry;
@@ -18,6 +19,7 @@ use self::registry::Registry;
 use self::upstream::steer::Order;
 use crate::core::handoff::{Mailbox, ToControl};
 use crate::hub::Hub;
+use crate::restorer::Restorer;
 use crate::standby::refusals;
 use std::io;
 use std::sync::Arc;
@@ -52,6 +54,8 @@ pub struct Control {
     pub mailboxes: Vec<Mailbox>,
     /// Writes down what has to survive.
     pub recorder: Arc<dyn Recorder>,
+    /// The archive, if there is one.
+    pub restorer: Option<Arc<Restorer>>,
     /// The sockets to listen on.
     pub bound: Bound,
     /// From the cores.
@@ -66,6 +70,7 @@ struct Shared {
     registry: Arc<Registry>,
     mailboxes: Vec<Mailbox>,
     recorder: Arc<dyn Recorder>,
+    restorer: Option<Arc<Restorer>>,
     running: watch::Receiver<Running>,
     connections: Arc<AtomicUsize>,
     /// To the task that keeps the hub connected.
@@ -90,7 +95,7 @@ impl Shared {
 /// Runs until the hub stops and every connection has ended; the caller bounds the
 /// latter. On a current-thread runtime with I/O and time.
 pub async fn run(control: Control) -> io::Result<()> {
-    let Control { hub, mailboxes, recorder, mut bound, mut news, running } = control;
+    let Control { hub, mailboxes, recorder, restorer, mut bound, mut news, running } = control;
     let (orders, ordered) = mpsc::channel(ORDERS);
     let first_pid = getrandom::u32().unwrap_or_default() >> 1;
     let shared = Arc::new(Shared {
@@ -98,6 +103,7 @@ pub async fn run(control: Control) -> io::Result<()> {
         hub,
         mailboxes,
         recorder,
+        restorer,
         running,
         connections: Arc::new(AtomicUsize::new(0)),
         orders,

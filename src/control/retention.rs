@@ -1,9 +1,9 @@
 //! The clock of retention. Segments that are completed look after old WAL by themselves;
-//! this is for what changes without them: slots that are freed or forgotten, time, the
-//! disk, and the archive.
+//! this is for what changes without them: slots that are freed or forgotten, time, the disk,
+//! the archive, and who reads segments from it.
 
 use super::Shared;
-use crate::store::retention::ArchiveMode;
+use crate::store::retention::{ArchiveMode, Restorable};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +17,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let policy = &shared.hub.config.retention;
         let ruled = policy.high_watermark.is_some()
             || !policy.wal_keep_time.is_zero()
-            || policy.archive_mode == ArchiveMode::Always;
+            || policy.archive_mode == ArchiveMode::Always
+            || policy.restorable != Restorable::No;
         if !ruled && shared.hub.holds.slots.lock().is_empty() {
             continue;
         }

@@ -105,6 +105,7 @@ impl Bench {
             hub: Arc::clone(&hub),
             mailboxes: vec![post],
             recorder: Arc::new(Forgetful),
+            restorer: None,
             bound,
             news: from_cores,
             running: is_running,

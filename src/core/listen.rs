@@ -431,10 +431,14 @@ impl<R: Ring> DataCore<R> {
                 && sender.cell.tli() == tli
                 && sender.cursor.next().segment(size) == no
             {
-                let refusal = if error.kind() == io::ErrorKind::NotFound {
-                    refusals::segment_removed(name)
-                } else {
-                    Refusal::error("58030", format!("could not open file \"{name}\": {error}"))
+                let refusal = match error.kind() {
+                    io::ErrorKind::NotFound => refusals::segment_removed(named_for(sender, name)),
+                    // What came from the archive is not what belongs there.
+                    io::ErrorKind::InvalidData => Refusal::error("XX001", error.to_string()),
+                    _ => {
+                        let text = format!("could not open file \"{name}\": {error}");
+                        Refusal::error("58030", text)
+                    }
                 };
                 self.fail(key, refusal);
             }
@@ -579,6 +583,15 @@ fn note_diverged(hub: &Hub, sender: &Sender, at: Lsn) {
             at,
             end,
         });
+    }
+}
+
+/// The file that PostgreSQL looks for: in a segment where the timeline ends, the next one's.
+fn named_for(sender: &Sender, name: SegmentName) -> SegmentName {
+    let ends_inside = sender.cell.end().is_some_and(|end| end.segment(name.size) == name.no);
+    match sender.cell.next() {
+        Some(next) if ends_inside => SegmentName { tli: next.tli(), ..name },
+        _ => name,
     }
 }
 

@@ -673,6 +673,7 @@ impl<R: Ring> DataCore<R> {
             JobDone::Retained { .. }
             | JobDone::Done(_)
             | JobDone::Opened { .. }
+            | JobDone::Adopted { .. }
             | JobDone::Switched(_) => {}
         }
     }

@@ -56,6 +56,16 @@ pub enum Job {
         /// Who asks; comes back with the answer.
         for_core: usize,
     },
+    /// Take a segment that was fetched from the archive and checked, and lies synced under
+    /// its temporary name: give it its own, durably, and open it.
+    Adopt {
+        /// The timeline that somebody asked for.
+        tli: TimelineId,
+        /// The segment.
+        no: SegmentNo,
+        /// The timeline in the file's name: a later one where the timeline ends inside.
+        named: TimelineId,
+    },
     /// Replace the control file, durably.
     SaveControl(Box<ControlFile>),
     /// Store a history file, durably.
@@ -122,6 +132,7 @@ impl Job {
             Self::Finalize { tli, no } => JobKind::Finalize { tli, no },
             Self::Begin { tli, .. } => JobKind::Begin { tli },
             Self::Open { tli, no, for_core } => JobKind::Open { tli, no, for_core },
+            Self::Adopt { tli, no, .. } => JobKind::Adopt { tli, no },
             Self::SaveControl(_) => JobKind::SaveControl,
             Self::SaveHistory { tli, .. } => JobKind::SaveHistory { tli },
             Self::SaveState(_) => JobKind::SaveState,
@@ -145,6 +156,7 @@ pub enum JobKind {
     Finalize { tli: TimelineId, no: SegmentNo },
     Begin { tli: TimelineId },
     Open { tli: TimelineId, no: SegmentNo, for_core: usize },
+    Adopt { tli: TimelineId, no: SegmentNo },
     SaveControl,
     SaveHistory { tli: TimelineId },
     SaveState,
@@ -169,6 +181,9 @@ impl fmt::Display for JobKind {
             }
             Self::Begin { tli } => write!(f, "note the beginning of timeline {tli}"),
             Self::Open { tli, no, .. } => write!(f, "open segment {} of timeline {tli}", no.raw()),
+            Self::Adopt { tli, no } => {
+                write!(f, "take restored segment {} of timeline {tli}", no.raw())
+            }
             Self::SaveControl => f.write_str("save the control file"),
             Self::SaveHistory { tli } => write!(f, "save the history file of timeline {tli}"),
             Self::SaveState => f.write_str("save the state file"),
@@ -219,6 +234,15 @@ pub enum JobDone<F = Arc<OwnedFd>> {
         /// Who asked.
         for_core: usize,
         /// Open for reading at least.
+        result: io::Result<F>,
+    },
+    /// A segment from the archive was taken and opened, or not.
+    Adopted {
+        /// The timeline that was asked for.
+        tli: TimelineId,
+        /// The segment.
+        no: SegmentNo,
+        /// Open for reading.
         result: io::Result<F>,
     },
     /// The timeline is another one now, and its WAL begins like this.

@@ -9,6 +9,7 @@ mod archive;
 mod job;
 mod notes;
 mod open_files;
+mod restored;
 mod retain;
 mod slots;
 mod spares;

@@ -87,6 +87,7 @@ impl<D: Disk> Keeper<D> {
         }
         let oldest_kept = self.holds.oldest_kept();
         self.horizon = self.horizon.max(oldest_kept.segment(size));
+        self.look_at_restored(size);
         self.open.forget_closed();
         Ok(JobDone::Retained { oldest_kept, terminate, receiving: self.receiving })
     }

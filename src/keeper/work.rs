@@ -6,6 +6,7 @@
 
 use super::job::{Job, JobDone, JobKind};
 use super::open_files::OpenFiles;
+use super::restored::Restored;
 use super::retain::Completions;
 use super::spares::Spares;
 use crate::instance::InstanceId;
@@ -62,7 +63,9 @@ pub struct Keeper<D: Disk> {
     /// May WAL come in?
     pub(super) receiving: Receiving,
     /// Names were removed or changed since the directory was synced.
-    unsynced_names: bool,
+    pub(super) unsynced_names: bool,
+    /// Segments from the archive.
+    pub(super) restored: Restored,
     pub(super) open: OpenFiles<D>,
 }
 
@@ -91,6 +94,7 @@ impl<D: Disk> Keeper<D> {
             walk_start: None,
             horizon: SegmentNo::new(0),
             unsynced_names: false,
+            restored: Restored::default(),
             open: OpenFiles::default(),
         }
     }
@@ -114,6 +118,10 @@ impl<D: Disk> Keeper<D> {
             Job::Open { tli, no, for_core } => {
                 let result = self.open(tli, no).await;
                 Ok(JobDone::Opened { tli, no, for_core, result })
+            }
+            Job::Adopt { tli, no, named } => {
+                let result = self.adopt(named, no).await;
+                Ok(JobDone::Adopted { tli, no, result })
             }
             Job::SaveControl(control) => self.save_control(&control).await,
             Job::SaveHistory { tli, bytes } => {
@@ -149,7 +157,9 @@ impl<D: Disk> Keeper<D> {
     /// ahead of its time. A failure here is reported and retried after the next job.
     pub async fn tend(&mut self) -> io::Result<Tended> {
         let Some(size) = self.size else { return Ok(Tended::Idle) };
-        if self.remove_some(size).await? == Tended::More {
+        if self.remove_some(size).await? == Tended::More
+            || self.remove_restored().await? == Tended::More
+        {
             return Ok(Tended::More);
         }
         self.sync_names().await?;
@@ -369,6 +379,7 @@ impl<D: Disk> Keeper<D> {
         self.horizon = SegmentNo::new(0);
         self.completed = Completions::default();
         self.unsynced_names = false;
+        self.restored = Restored::default();
         self.lose_slots().await?;
         Ok(JobDone::Done(JobKind::SetAside))
     }
@@ -429,7 +440,7 @@ impl<D: Disk> Keeper<D> {
         Ok(Tended::More)
     }
 
-    fn name(&self, tli: TimelineId, no: SegmentNo) -> io::Result<SegmentName> {
+    pub(super) fn name(&self, tli: TimelineId, no: SegmentNo) -> io::Result<SegmentName> {
         Ok(SegmentName { tli, no, size: self.segment_size()? })
     }
 

@@ -19,9 +19,11 @@ use crate::core::{CoreParts, DataCore, Peer, Receiver, Store};
 use crate::hub::{Hub, Identity, Position};
 use crate::instance::InstanceId;
 use crate::keeper::{self, KeeperFault, KeeperHandle};
+use crate::restorer::Restorer;
 use crate::ring::{self, ChunkReader, Features, RingRefused, Setup, Support, Uring, Waker};
 use crate::store::control_file::ControlFile;
 use crate::store::directory::{Directory, DirectoryFault};
+use crate::store::layout::Layout;
 use crate::store::recover::RecoveredWal;
 use crate::watermark::{Bell, Cell};
 use crate::wire::secret::Secret;
@@ -37,6 +39,9 @@ use tracing::{error, info, warn};
 
 /// How long a shutdown may take, stuck clients included.
 const SHUTDOWN: Duration = Duration::from_millis(4500);
+
+/// How long restore commands may take to end when everybody else has gone.
+const COMMANDS: Duration = Duration::from_millis(2500);
 
 /// What the control thread may take beyond that to write its last words.
 const LAST_WORDS: Duration = Duration::from_millis(300);
@@ -184,6 +189,7 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
             }
         }));
     }
+    let restorer = start_restorer(&config, layout.clone(), &hub, &keeper.handle, &post)?;
     let peers = berths.iter().skip(1);
     let peers = peers.map(|berth| Peer { bell: berth.bell.clone(), waker: berth.waker.clone() });
     let receiver = Receiver::new(peers.collect(), writer, store, config.wal_buffers);
@@ -202,11 +208,16 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
         hub,
         mailboxes: mailboxes.clone(),
         recorder: Arc::new(recorder),
+        restorer: restorer.clone(),
         bound,
         news: from_cores,
         running,
     };
     let code = run_control(control, &mailboxes, stop)?;
+    if let Some(restorer) = &restorer {
+        restorer.stop();
+        restorer.join(Instant::now() + COMMANDS);
+    }
     for thread in threads {
         // Its panic has been reported, and has ended the process already.
         drop(thread.join());
@@ -273,6 +284,23 @@ fn resume(
     info!(timeline = %tli, %oldest, %durable, "WAL found in the directory");
     hub.set_position(Position::At { tli, durable, start });
     Ok(store)
+}
+
+/// The threads that fetch from the archive, if there is one.
+fn start_restorer(
+    config: &Config,
+    layout: Layout,
+    hub: &Arc<Hub>,
+    keeper: &KeeperHandle,
+    post: &Arc<Post>,
+) -> Result<Option<Arc<Restorer>>, ServeFault> {
+    let Some(settings) = &config.restore else { return Ok(None) };
+    let post_to = Arc::clone(post);
+    let answer = Box::new(move |core, done| post_to.answer(core, done));
+    let started = Restorer::start(settings, layout, Arc::clone(hub), keeper.clone(), answer);
+    let restorer = Arc::new(started.map_err(|e| ServeFault::Io("start a thread", e))?);
+    post.ask_archive(Arc::clone(&restorer));
+    Ok(Some(restorer))
 }
 
 /// Starts a data core's thread: the ring belongs to the thread that makes it.
@@ -370,6 +398,7 @@ fn run_control(
     let stop_signal = watchdog::start(CUT).map_err(|e| ServeFault::Io("catch signals", e))?;
     let mailboxes = mailboxes.to_vec();
     let holds = Arc::clone(&control.hub.holds);
+    let restorer = control.restorer.clone();
     let served = runtime.block_on(async move {
         let mut control = std::pin::pin!(crate::control::run(control));
         tokio::select! {
@@ -381,6 +410,9 @@ fn run_control(
         }
         holds.backlog.stop();
         let deadline = Instant::now() + SHUTDOWN;
+        if let Some(restorer) = restorer {
+            restorer.stop();
+        }
         for mailbox in &mailboxes {
             let mut message = ToCore::Stop { deadline };
             while let Err(back) = mailbox.post(message) {

@@ -4,8 +4,10 @@
 use crate::core::handoff::{Mailbox, ToCore};
 use crate::hub::{Hub, Position};
 use crate::keeper::{JobDone, JobKind};
+use crate::restorer::Restorer;
 use crate::store::retention::Receiving;
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -18,6 +20,7 @@ pub(super) type Waiting = oneshot::Sender<Result<(), String>>;
 pub(super) struct Post {
     hub: OnceLock<Arc<Hub>>,
     cores: OnceLock<Vec<Mailbox>>,
+    restorer: OnceLock<Arc<Restorer>>,
     /// The keeper works in order, so answers of one kind come in the order of asking.
     waiting: Mutex<VecDeque<(JobKind, Waiting)>>,
 }
@@ -27,6 +30,17 @@ impl Post {
     pub(super) fn open(&self, hub: Arc<Hub>, cores: Vec<Mailbox>) {
         // Opened once, at the start.
         drop((self.hub.set(hub), self.cores.set(cores)));
+    }
+
+    /// From now on, what is not on disk is looked for in the archive.
+    pub(super) fn ask_archive(&self, restorer: Arc<Restorer>) {
+        // Told once, at the start.
+        drop(self.restorer.set(restorer));
+    }
+
+    /// A core's question is answered without the keeper.
+    pub(super) fn answer(&self, core: usize, done: JobDone) {
+        self.to_core(core, done);
     }
 
     /// Notes who waits for a job; before the job is posted.
@@ -51,8 +65,25 @@ impl Post {
                 }
                 return;
             }
+            JobDone::Adopted { tli, no, result } => {
+                if let Some(restorer) = self.restorer.get() {
+                    restorer.adopted(tli, no, result);
+                }
+                return;
+            }
             done => done,
         };
+        if let (Some(restorer), JobDone::Opened { tli, no, for_core, result }) =
+            (self.restorer.get(), &done)
+        {
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return restorer.want(*tli, *no, *for_core);
+                }
+                Ok(_) => restorer.look_ahead(*tli, *no),
+                Err(_) => {}
+            }
+        }
         if let JobDone::Retained { terminate, receiving, .. } = &done {
             self.after_retention(terminate, *receiving);
         }

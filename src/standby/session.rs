@@ -7,7 +7,7 @@ use super::slots::{self, Acquired, SlotDone, SlotTask};
 use super::start::{Serving, Start, decide};
 use super::{parameters, refusals};
 use crate::core::handoff::{Session, StreamEnd};
-use crate::hub::{Hub, Identity};
+use crate::hub::{Forks, Hub, Identity};
 use crate::store::retention::Hold;
 use crate::store::slots::SlotUse;
 use crate::timeline::History;
@@ -34,6 +34,8 @@ pub enum Step {
     Stream(Accepted),
     /// Something has to happen to a slot before the answer.
     Slot(SlotTask),
+    /// The archive has to be asked for this timeline's history before the answer.
+    History(TimelineId),
     /// Write the answer, if any, and close.
     Close,
 }
@@ -122,6 +124,19 @@ impl Conversation {
     pub fn resume(&self, hub: &Hub, session: &Session, done: SlotDone, out: &mut BytesMut) -> Step {
         let answered = slots::resume(hub, session, done, out);
         finish(hub, session, answered, out)
+    }
+
+    /// The archive was asked for a history file: it is known now, or not to be had.
+    pub fn tell_history(
+        &self,
+        hub: &Hub,
+        session: &Session,
+        tli: TimelineId,
+        out: &mut BytesMut,
+    ) -> Step {
+        let major = hub.identity().map_or(0, |identity| identity.server_major());
+        let told = timeline_history(hub, tli, major, out).map(|()| Step::Answered);
+        finish(hub, session, told, out)
     }
 
     fn answer(
@@ -228,7 +243,13 @@ fn execute(
             row(out, &[Some(&value)]);
             backend::command_complete(out, "SHOW");
         }
-        Command::TimelineHistory(tli) => timeline_history(hub, tli, major, out)?,
+        Command::TimelineHistory(tli) => {
+            let unknown = tli < current.tli() && hub.history(tli).is_none();
+            if unknown && tli != TimelineId::FIRST && hub.config.restore.is_some() {
+                return Ok(Step::History(tli));
+            }
+            timeline_history(hub, tli, major, out)?;
+        }
         Command::ReadSlot(name) => slots::read(hub, &name, &current, out),
         Command::CreateSlot { name, lifetime, kind } => {
             return slots::create(hub, session, &name, lifetime, kind, out);
@@ -318,7 +339,7 @@ pub(super) fn start_physical(
             return Ok(Step::Answered);
         }
         Start::RefusedInCopy(refusal) => refusal,
-        Start::Stream { tli, start, segment } => match hold(hub, tli, start, segment) {
+        Start::Stream { tli, start, segment } => match hold(hub, &forks, (tli, start), segment) {
             Ok(accepted) => {
                 hub.note_streaming(&session.application_name, &session.peer);
                 let hold = accepted.hold.with_slot(slot);
@@ -331,8 +352,24 @@ pub(super) fn start_physical(
     Err(refused)
 }
 
-fn hold(hub: &Hub, tli: TimelineId, start: Lsn, segment: SegmentName) -> Result<Accepted, Refusal> {
+fn hold(
+    hub: &Hub,
+    forks: &Forks,
+    (tli, start): (TimelineId, Lsn),
+    segment: SegmentName,
+) -> Result<Accepted, Refusal> {
     let removed = || refusals::segment_removed(segment);
+    if hub.config.restore.is_some() {
+        // A timeline's first file is that of the segment in which it forked off; ahead of
+        // that one not even an archive has any.
+        let child = forks.iter().position(|(parent, _)| *parent == tli).unwrap_or(forks.len());
+        let begins = child.checked_sub(1).and_then(|parent| forks.get(parent));
+        if begins.is_some_and(|(_, fork)| start < fork.segment_start(segment.size)) {
+            return Err(removed());
+        }
+        let cell = hub.cell_of(tli).or_else(|| hub.past_cell(tli, forks)).ok_or_else(removed)?;
+        return Ok(Accepted { cell, start, hold: hub.holds.hold_restorable(start) });
+    }
     // Everybody asks for the start of the segment with the fork, whose prefix is the
     // parent's.
     let begins = |cell: &Arc<Cell>| cell.start().segment_start(segment.size) <= start;

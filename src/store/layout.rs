@@ -164,6 +164,11 @@ impl Layout {
         self.all_diverged().join(format!("{tli}-{end}"))
     }
 
+    /// Where `restore_command` puts a file: no name of WAL until it has been checked.
+    pub fn restoring(&self, file: &str) -> PathBuf {
+        self.wal.join(format!("{file}.restore{TEMPORARY}"))
+    }
+
     /// The name under which `path` is written before it is renamed.
     pub fn temporary(path: &Path) -> PathBuf {
         let mut name = path.as_os_str().to_owned();
@@ -325,6 +330,8 @@ mod tests {
         let writing = Layout::temporary(&layout.history(second));
         assert_eq!(classify(writing), FileKind::Temporary);
         assert_eq!(classify(Layout::temporary(&layout.spare(3))), FileKind::Temporary);
+        assert_eq!(classify(layout.restoring(&name(47).to_string())), FileKind::Temporary);
+        assert_eq!(classify(layout.restoring("00000002.history")), FileKind::Temporary);
         for other in [
             "",
             "spare.",

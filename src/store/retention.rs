@@ -52,6 +52,8 @@ pub struct Policy {
     pub auto_created_ttl: Duration,
     /// Is WAL to be archived before it goes?
     pub archive_mode: ArchiveMode,
+    /// Is there an archive to fetch from (`--restore-command`)?
+    pub restorable: Restorable,
 }
 
 /// What is archived, by the values of PostgreSQL's `archive_mode` that fit a hub: it is
@@ -63,6 +65,19 @@ pub enum ArchiveMode {
     Off,
     /// Everything that is received.
     Always,
+}
+
+/// Can WAL that was removed be had again?
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Restorable {
+    /// No: who needs it has lost it.
+    #[default]
+    No,
+    /// From the archive.
+    Yes {
+        /// So many segments are fetched ahead of who reads them.
+        ahead: u64,
+    },
 }
 
 /// What a slot keeps WAL from.
@@ -184,7 +199,7 @@ pub fn plan(policy: &Policy, situation: &Situation<'_>) -> Plan {
     }
     let horizon = needs.archived_below(horizon.max(situation.oldest));
     for (n, slot) in slots(&invalidate) {
-        if slot.from.segment(situation.size) < horizon {
+        if slot.from.segment(situation.size) < horizon && policy.restorable == Restorable::No {
             invalidate.push((n, Cause::WalRemoved));
         }
     }

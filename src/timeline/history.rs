@@ -77,6 +77,16 @@ impl History {
         tli == self.tli || self.entries.iter().any(|entry| entry.tli == tli)
     }
 
+    /// Does this timeline descend from `ancestor` by the way that it says it came itself?
+    pub fn begins_with(&self, ancestor: &Self) -> bool {
+        let ends = |entries: &[Entry]| {
+            entries.iter().map(|entry| (entry.tli, entry.end)).collect::<Vec<_>>()
+        };
+        let place = self.entries.iter().position(|entry| entry.tli == ancestor.tli);
+        let before = place.and_then(|place| self.entries.get(..place));
+        before.is_some_and(|before| ends(before) == ends(&ancestor.entries))
+    }
+
     /// Where the ancestor `tli` was left (`tliSwitchPoint`); none for this timeline
     /// itself and for strangers.
     pub fn switchpoint_of(&self, tli: TimelineId) -> Option<Lsn> {
@@ -238,6 +248,16 @@ mod tests {
             assert_eq!(history.tli_at(Lsn::new(lsn)), tli(holder), "{lsn:X}");
         }
         assert_eq!(history.fork().map(|fork| fork.start()), Some(history.start()));
+    }
+
+    #[test]
+    fn ancestors_came_the_same_way() {
+        let third = parse(3, SECOND_GENERATION).unwrap();
+        let second = |text| parse(2, text).unwrap();
+        assert!(third.begins_with(&second("1\t0/6E25B8\tanother reason\n")));
+        assert!(!third.begins_with(&second("1\t0/6E25B0\tno recovery target specified\n")));
+        assert!(third.begins_with(&History::first()));
+        assert!(!third.begins_with(&parse(4, SECOND_GENERATION).unwrap()));
     }
 
     #[test]

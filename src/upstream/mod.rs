@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod apply;
+pub mod follow;
 pub mod judge;
 pub mod login;
 pub mod oldest;

@@ -17,6 +17,20 @@ pub enum UpstreamState {
         /// From where on.
         start: Lsn,
     },
+    /// There is no connection; WAL comes in from the archive.
+    Restoring {
+        /// On which timeline.
+        tli: TimelineId,
+        /// From where on.
+        start: Lsn,
+    },
+    /// The archive has other bytes under positions that we hold.
+    ArchiveDiffers {
+        /// The file in the archive.
+        file: String,
+        /// The first such position.
+        at: Lsn,
+    },
     /// There is no connection.
     Disconnected {
         /// Why the last one failed or ended.
@@ -71,6 +85,8 @@ impl UpstreamState {
         match self {
             Self::Connecting => "connecting",
             Self::Streaming { .. } => "streaming",
+            Self::Restoring { .. } => "restoring",
+            Self::ArchiveDiffers { .. } => "archive differs",
             Self::Disconnected { .. } => "disconnected",
             Self::Waiting { .. } => "waiting for upstream",
             Self::Refused { .. } => "upstream refused",
@@ -86,14 +102,14 @@ impl UpstreamState {
     pub(crate) const fn severity(&self) -> u8 {
         match self {
             Self::Connecting => 0,
-            Self::Streaming { .. } => 1,
+            Self::Streaming { .. } | Self::Restoring { .. } => 1,
             Self::Fenced { .. } | Self::Stopped => 2,
             Self::Disconnected { .. } => 3,
             Self::Waiting { .. } => 4,
             Self::Refused { .. } => 6,
             Self::NoSpace => 7,
             Self::Gap { .. } => 8,
-            Self::Diverged { .. } => 9,
+            Self::Diverged { .. } | Self::ArchiveDiffers { .. } => 9,
         }
     }
 
@@ -115,6 +131,14 @@ impl UpstreamState {
                 put("host", host.clone());
                 put("timeline", tli.to_string());
                 put("start", start.to_string());
+            }
+            Self::Restoring { tli, start } => {
+                put("timeline", tli.to_string());
+                put("start", start.to_string());
+            }
+            Self::ArchiveDiffers { file, at } => {
+                put("file", file.clone());
+                put("at", at.to_string());
             }
             Self::Disconnected { why } => put("why", why.clone()),
             Self::Waiting { host, ours, theirs } => {
@@ -151,6 +175,14 @@ impl fmt::Display for UpstreamState {
             Self::Streaming { host, tli, start } => {
                 write!(f, "streaming from {host}, timeline {tli}, from {start} on")
             }
+            Self::Restoring { tli, start } => {
+                write!(f, "restoring from the archive, timeline {tli}, from {start} on")
+            }
+            Self::ArchiveDiffers { file, at } => write!(
+                f,
+                "archive differs: archive file \"{file}\" has other WAL than this hub from {at} on; \
+                 nothing of it is stored, still serving"
+            ),
             Self::Disconnected { why } => write!(f, "disconnected: {why}"),
             Self::Waiting { host, ours, theirs } => write!(
                 f,

@@ -154,6 +154,11 @@ impl Supervisor {
         }
     }
 
+    /// Something else than a host decides the state: the archive.
+    pub fn note(&mut self, state: UpstreamState, news: &mut Vec<News>) {
+        self.change(state, news);
+    }
+
     /// Did this host have another history, the last time it was asked?
     pub fn had_diverged(&self, host: usize) -> bool {
         let last = self.hosts.get(host).and_then(|host| host.last.as_ref());

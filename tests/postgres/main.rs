@@ -28,6 +28,7 @@ mod scene;
 mod segments;
 mod wait;
 
+mod archive;
 mod archiving;
 mod ctl;
 mod disk_full;

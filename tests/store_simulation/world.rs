@@ -627,7 +627,10 @@ impl<P: Plant> World<P> {
             }
             JobDone::Done(JobKind::SaveControl) => return Ok(true),
             JobDone::Done(JobKind::MarkHalted) => process.marked = true,
-            JobDone::Done(_) | JobDone::Opened { .. } | JobDone::Switched(_) => {}
+            JobDone::Done(_)
+            | JobDone::Opened { .. }
+            | JobDone::Adopted { .. }
+            | JobDone::Switched(_) => {}
             JobDone::Failed { job, error } => match job {
                 JobKind::Prepare { no, .. } => appender.prepare_failed(no, &error, out),
                 JobKind::Finalize { no, .. } => appender.finalize_failed(no, &error, out),

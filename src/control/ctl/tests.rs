@@ -45,6 +45,7 @@ impl Scene {
             hub: Arc::clone(&hub),
             mailboxes: vec![post],
             recorder: Arc::new(Forgetful),
+            restorer: None,
             bound: Bound::default().with_ctl(Door::open(directory.path()).unwrap()),
             news: from_cores,
             running: is_running,

@@ -1,8 +1,11 @@
 //! The task that keeps the hub connected: tries the hosts of the conninfo, judges what
 //! they say, hands a stream to the first core and waits for its end.
 
+mod archive;
 pub(crate) mod credentials;
+mod feed;
 mod link;
+mod probe;
 pub(super) mod steer;
 
 use self::link::{Link, LinkFault, Started, text};
@@ -35,6 +38,9 @@ use tokio::time::timeout;
 /// How long an attempt may take when neither connect_timeout nor wal_receiver_timeout
 /// says.
 const DEFAULT_ATTEMPT: Duration = Duration::from_secs(60);
+
+/// The same with an archive.
+const SHORT_ATTEMPT: Duration = Duration::from_secs(5);
 
 /// How long the first message of a stream is waited for at most. Our start lies before the
 /// upstream's end nearly always, so it comes at once.
@@ -79,6 +85,8 @@ pub(super) async fn run(
         removed: None,
         warned_of_apply: false,
         no_standby: NoStandby::NotMet,
+        told: archive::Told::default(),
+        exhausted: None,
     };
     task.write_state();
     if task.is_fenced() {
@@ -87,10 +95,7 @@ pub(super) async fn run(
     loop {
         let order = match task.next() {
             None => orders.recv().await,
-            Some(Next::SleepUntil(at)) => tokio::select! {
-                order = orders.recv() => order,
-                () = tokio::time::sleep_until(at.into()) => None,
-            },
+            Some(Next::SleepUntil(at)) => task.wait(at, &mut orders).await,
             Some(Next::Connect(host)) => task.attempt(host, &mut orders).await,
         };
         if let Some(order) = order {
@@ -114,6 +119,10 @@ struct Task {
     /// Was it said what `remote_apply` comes to here?
     warned_of_apply: bool,
     no_standby: NoStandby,
+    /// What was said of the archive.
+    told: archive::Told,
+    /// The archive had nothing more for this position.
+    exhausted: Option<Position>,
 }
 
 /// With `prefer-standby`: have we looked at all hosts for one?
@@ -338,6 +347,7 @@ impl Task {
         self.ended(index, UpstreamState::Gap { at, message }).await;
         if self.shared.hub.config.on_gap == OnGap::RestartAtCurrent
             && self.supervisor.all_have_gaps()
+            && self.archive_is_exhausted()
         {
             self.restart_at_current(at).await;
         }
@@ -427,7 +437,8 @@ impl Task {
             return Err(Failure::other("no such host"));
         };
         let instance = self.shared.hub.instance;
-        let limit = conninfo.connect_timeout.filter(|t| !t.is_zero()).unwrap_or(DEFAULT_ATTEMPT);
+        let limit = conninfo.connect_timeout.filter(|t| !t.is_zero());
+        let limit = limit.unwrap_or_else(|| self.patience());
         let open = Link::open(conninfo, host, instance, &config.cluster_name);
         let link = match timeout(limit, open).await {
             Ok(link) => link?,
@@ -443,6 +454,16 @@ impl Task {
         match timeout(limit + first, self.begin(link, name, first)).await {
             Ok(begun) => begun,
             Err(_) => Err(Failure::other(format!("{name}: no answer within wal_receiver_timeout"))),
+        }
+    }
+
+    /// How long a host may take to let us in when nobody has said. With an archive there is
+    /// something better to do meanwhile.
+    fn patience(&self) -> Duration {
+        let interval = self.shared.hub.config.wal_retrieve_retry_interval;
+        match self.shared.restorer {
+            Some(_) => DEFAULT_ATTEMPT.min(SHORT_ATTEMPT.max(interval)),
+            None => DEFAULT_ATTEMPT,
         }
     }
 

@@ -251,6 +251,7 @@ impl Scene {
             hub: Arc::clone(&hub),
             mailboxes: vec![mailbox.clone()],
             recorder: Arc::new(recorder),
+            restorer: None,
             bound: Bound::default(),
             news: from_cores,
             running: is_running,

@@ -3,12 +3,14 @@
 mod bench;
 mod slots;
 
+use super::blocks::BlockPool;
 use super::handoff::ToCore;
 use super::listen::HUB_PAUSE;
 use crate::keeper::{Job, JobDone};
 use crate::ring::Wait;
 use crate::store::append::Begun;
-use crate::wal::Lsn;
+use crate::wal::{Lsn, TimelineId};
+use crate::watermark::Cell;
 use crate::wire::copy::{ReplyRequest, StatusReply, xlog_data_header};
 use crate::wire::time::PgTime;
 use bench::{Bench, START, wal};
@@ -100,6 +102,54 @@ fn a_laggard_that_waits_for_its_block_is_answered_and_asked() {
     });
     let (_, body) = first.unwrap();
     assert_eq!((body[0], &body[1..9]), (b'w', &START.raw().to_be_bytes()[..]));
+}
+
+/// The rest of a message that was begun before the switchpoint was known comes from behind
+/// it, whatever has happened to the block meanwhile.
+#[test]
+fn a_message_begun_past_the_end_of_its_timeline_is_finished_from_its_file() {
+    let mut bench = Bench::serving(START.saturating_add(2 << 20));
+    let mut laggard = bench.standby(|_| ());
+    let truth = wal(2 << 20);
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&truth, 0).unwrap();
+    let file = Arc::new(file.into());
+    let unfinished = |bench: &Bench| {
+        let sender = bench.core.senders.at(0)?;
+        sender.cursor.unfinished().map(|rest| (rest.next, rest.end))
+    };
+    let mut cut = None;
+    bench.run_until("its socket takes part of a message", |bench| {
+        if let Ok(Job::Open { tli, no, for_core }) = bench.jobs.try_recv() {
+            let result = Ok(Arc::clone(&file));
+            bench.post(ToCore::Keeper(JobDone::Opened { tli, no, for_core, result }));
+        }
+        cut = unfinished(bench);
+        cut.is_some_and(|(next, end)| next > START.saturating_add(9000) && next < end)
+    });
+    let (next, end) = cut.unwrap();
+    let old = bench.hub.current_cell().unwrap();
+    let fork = next.saturating_sub(8192);
+    let child = Arc::new(Cell::new(TimelineId::new(2).unwrap(), fork, fork));
+    bench.hub.push_cell(Arc::clone(&child));
+    old.seal(fork);
+    old.link(child);
+    bench.core.blocks = BlockPool::default();
+
+    let mut sent = Vec::new();
+    let mut done = false;
+    bench.run_until("the message is whole, and the timeline ends", |_| {
+        while let Some((tag, body)) = laggard.next() {
+            match (tag, body.first()) {
+                (b'd', Some(b'w')) => sent.extend_from_slice(&body[25..]),
+                (b'c', _) => done = true,
+                _ => {}
+            }
+        }
+        done
+    });
+    assert_eq!(START.saturating_add(sent.len() as u64), end);
+    assert!(sent == truth[..sent.len()], "a false byte");
 }
 
 fn status(reply: ReplyRequest) -> Vec<u8> {

@@ -58,6 +58,20 @@ impl Holds {
         Ok(Hold { position, holds: Arc::clone(self), slot: None })
     }
 
+    /// The same where removed WAL comes back from the archive: what is here stays, and
+    /// what is not is no obstacle.
+    pub fn hold_restorable(self: &Arc<Self>, lsn: Lsn) -> Hold {
+        let position = Arc::new(AtomicU64::new(lsn.raw()));
+        self.lock().positions.push(Arc::clone(&position));
+        Hold { position, holds: Arc::clone(self), slot: None }
+    }
+
+    /// Every position that is held.
+    pub fn positions(&self) -> Vec<Lsn> {
+        let inner = self.lock();
+        inner.positions.iter().map(|held| Lsn::new(held.load(Ordering::Acquire))).collect()
+    }
+
     /// Gives a slot to a session.
     pub fn use_slot(
         self: &Arc<Self>,

@@ -126,6 +126,7 @@ fn cases() -> impl Strategy<Value = Case> {
         high_watermark: None,
         auto_created_ttl: Duration::ZERO,
         archive_mode: ArchiveMode::Off,
+        restorable: Restorable::No,
     });
     let position = || 10 * MIB..110 * MIB;
     (
@@ -184,6 +185,20 @@ proptest! {
             };
             prop_assert_eq!(cause, expected);
         }
+    }
+
+    /// What can be had again from the archive goes as before, and nobody has lost it.
+    #[test]
+    fn with_an_archive_no_slot_loses_wal(case in cases(), shortage in proptest::option::of(1u64..60)) {
+        let mut case = match shortage {
+            Some(segments) => with_shortage(case, segments),
+            None => case,
+        };
+        let without = case.plan();
+        case.policy.restorable = Restorable::Yes { ahead: 2 };
+        let with = case.plan();
+        prop_assert_eq!(with.horizon, without.horizon);
+        prop_assert!(with.invalidate.iter().all(|(_, cause)| *cause == Cause::IdleTimeout));
     }
 
     #[test]

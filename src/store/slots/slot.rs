@@ -2,7 +2,7 @@
 
 use super::file::{Cause, Origin, SlotFile};
 use super::name::SlotName;
-use crate::store::retention::{Activity, MIN_KEPT_SEGMENTS, Policy, SlotNeed};
+use crate::store::retention::{Activity, MIN_KEPT_SEGMENTS, Policy, Restorable, SlotNeed};
 use crate::wal::{Lsn, SegmentSize};
 use crate::wire::command::SlotLifetime;
 use std::fmt;
@@ -42,7 +42,7 @@ pub struct Slot {
 pub enum WalStatus {
     /// It keeps what `--wal-keep-size` keeps for everybody.
     Reserved,
-    /// It keeps more.
+    /// It keeps more, here or in the archive.
     Extended,
     /// It keeps more than it may; its WAL is going to be removed.
     Unreserved,
@@ -140,7 +140,10 @@ impl Slot {
         let back = |bytes: u64| newest.saturating_sub(bytes).segment(size);
         let no = from.segment(size);
         Some(if no < oldest_kept.segment(size) {
-            WalStatus::Lost
+            match policy.restorable {
+                Restorable::No => WalStatus::Lost,
+                Restorable::Yes { .. } => WalStatus::Extended,
+            }
         } else if no >= back(rules) {
             WalStatus::Reserved
         } else if policy.max_slot_wal_keep_size.is_none_or(|max| no >= back(max)) {

@@ -1,0 +1,195 @@
+//! How far a segment from the archive is WAL. A file of full size may be only partly
+//! valid: archived before it was full, or prepared and never filled.
+
+use crate::wal::walk::{WalkFault, Walker};
+use crate::wal::{Lsn, SegmentName};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Bytes read at a time.
+const PIECE: usize = 1 << 20;
+
+/// A file that is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckFault {
+    /// Its bytes are not the segment's.
+    #[error("archive file \"{name}\" is not the WAL that belongs there: {fault}")]
+    NotWal {
+        /// The segment.
+        name: SegmentName,
+        /// Where, and what.
+        fault: WalkFault,
+    },
+    /// It cannot be read.
+    #[error("could not read archive file \"{name}\": {error}")]
+    Io {
+        /// The segment.
+        name: SegmentName,
+        /// The system's words.
+        error: io::Error,
+    },
+}
+
+/// Feeds the segment's file from the walk's place to `upto` or the segment's end, and
+/// returns what ended the walk before, if something did. A file that is too short counts
+/// as one of zeros from there on.
+///
+/// # Errors
+/// The operating system's.
+pub fn walk_on(
+    walker: &mut Walker,
+    file: &File,
+    name: SegmentName,
+    upto: Lsn,
+) -> io::Result<Option<WalkFault>> {
+    let end = name.no.end(name.size).min(upto);
+    let mut piece = vec![0; PIECE];
+    while walker.position() < end {
+        let at = walker.position();
+        let want = (end.bytes_since(at) as usize).min(PIECE);
+        let buffer = piece.get_mut(..want).unwrap_or_default();
+        let read = read_some(file, buffer, at.segment_offset(name.size))?.len();
+        buffer.get_mut(read..).unwrap_or_default().fill(0);
+        if let Err(fault) = walker.feed(buffer) {
+            return Ok(Some(fault));
+        }
+    }
+    Ok(None)
+}
+
+/// A whole segment, as it lies before WAL that is here: every page and record of it.
+/// `walker` stands at the segment's start.
+///
+/// # Errors
+/// What does not belong.
+pub fn whole(mut walker: Walker, file: &File, name: SegmentName) -> Result<(), CheckFault> {
+    match walk_on(&mut walker, file, name, Lsn::MAX) {
+        Ok(None) => Ok(()),
+        Ok(Some(fault)) => Err(CheckFault::NotWal { name, fault }),
+        Err(error) => Err(CheckFault::Io { name, error }),
+    }
+}
+
+/// The first position at which two files of a segment differ, up to `upto`. One that is
+/// shorter differs where it ends.
+///
+/// # Errors
+/// The operating system's.
+pub fn first_difference(
+    theirs: &File,
+    ours: &File,
+    name: SegmentName,
+    upto: Lsn,
+) -> io::Result<Option<Lsn>> {
+    let (mut at, end) = (name.no.start(name.size), name.no.end(name.size).min(upto));
+    let (mut left, mut right) = (vec![0; PIECE], vec![0; PIECE]);
+    while at < end {
+        let want = (end.bytes_since(at) as usize).min(PIECE);
+        let offset = at.segment_offset(name.size);
+        let left = read_some(theirs, left.get_mut(..want).unwrap_or_default(), offset)?;
+        let right = read_some(ours, right.get_mut(..want).unwrap_or_default(), offset)?;
+        let differs = left.iter().zip(right).position(|(left, right)| left != right);
+        let same = left.len().min(right.len());
+        if let Some(n) = differs.or((same < want).then_some(same)) {
+            return Ok(Some(at.saturating_add(n as u64)));
+        }
+        at = at.saturating_add(want as u64);
+    }
+    Ok(None)
+}
+
+/// Fills the buffer, or as much of it as the file has.
+fn read_some<'b>(file: &File, buffer: &'b mut [u8], offset: u64) -> io::Result<&'b [u8]> {
+    let mut read = 0;
+    while read < buffer.len() {
+        let rest = buffer.get_mut(read..).unwrap_or_default();
+        match file.read_at(rest, offset + read as u64) {
+            Ok(0) => break,
+            Ok(count) => read += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(buffer.get(..read).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::page::PageRules;
+    use crate::wal::synth::Synth;
+    use crate::wal::{SegmentNo, SegmentSize, SystemId, TimelineId};
+
+    const MIB: u64 = 1 << 20;
+    const SYSTEM: SystemId = SystemId::new(7);
+
+    fn name() -> SegmentName {
+        let size = SegmentSize::new(MIB).unwrap();
+        SegmentName { tli: TimelineId::FIRST, no: SegmentNo::new(5), size }
+    }
+
+    /// A segment in the middle of the WAL: it begins and ends inside a record.
+    fn segment() -> Vec<u8> {
+        let name = name();
+        let begin = Lsn::new(4 * MIB);
+        let mut synth = Synth::new(SYSTEM, name.size, TimelineId::FIRST, 0xD110, begin);
+        while synth.position() < Lsn::new(6 * MIB) {
+            synth.record(&[7; 5000]);
+        }
+        let (_, bytes) = synth.take_bytes();
+        bytes[MIB as usize..2 * MIB as usize].to_vec()
+    }
+
+    fn check(bytes: &[u8], system: SystemId) -> Result<(), String> {
+        let name = name();
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        let (tli, size) = (name.tli, name.size);
+        let rules = PageRules { system, size, tli, magic: None, fork: None };
+        whole(Walker::new(rules, name.no.start(size)), &file, name).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn differences() {
+        let name = name();
+        let file = |bytes: &[u8]| {
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(bytes, 0).unwrap();
+            file
+        };
+        let (start, good) = (name.no.start(name.size), segment());
+        let mut other = good.clone();
+        other[700_000] ^= 1;
+        let differs = |bytes: &[u8], upto: u64| {
+            let found =
+                first_difference(&file(bytes), &file(&good), name, start.saturating_add(upto));
+            found.unwrap().map(|at| at.bytes_since(start))
+        };
+        assert_eq!(differs(&good, MIB), None);
+        assert_eq!(differs(&other, MIB), Some(700_000));
+        assert_eq!(differs(&other, 700_001), Some(700_000));
+        assert_eq!(differs(&other, 700_000), None);
+        assert_eq!(differs(&good[..5000], MIB), Some(5000));
+    }
+
+    #[test]
+    fn a_segment_of_ours() {
+        assert_eq!(check(&segment(), SYSTEM), Ok(()));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_named() {
+        let good = segment();
+        let mut torn = good.clone();
+        torn[700_000] ^= 1;
+        let half = [&good[..600_000], &vec![0; MIB as usize - 600_000][..]].concat();
+        let short = good[..600_000].to_vec();
+        for bytes in [torn, half, short, vec![0; MIB as usize]] {
+            let words = check(&bytes, SYSTEM).unwrap_err();
+            assert!(words.contains("archive file \"000000010000000000000005\""), "{words}");
+        }
+        let words = check(&good, SystemId::new(8)).unwrap_err();
+        assert!(words.contains("from different database system"), "{words}");
+    }
+}

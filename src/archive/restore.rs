@@ -1,0 +1,213 @@
+//! `restore_command`: one file of the archive, by PostgreSQL's rules.
+//!
+//! Source: `src/backend/access/transam/xlogarchive.c`, `RestoreArchivedFile`.
+
+use super::shell::{self, Outcome};
+use super::template::{Template, restore_values};
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+/// `%r`, the oldest file that is still needed: none can be named. A hub replays nothing,
+/// and nobody knows how far back its standbys will ask. PostgreSQL says the same as long as
+/// it knows no restart point; by their names all other files are newer.
+const OLDEST_NEEDED: &str = "000000000000000000000000";
+
+/// The command, and where it runs.
+#[derive(Debug, Clone)]
+pub struct RestoreCommand {
+    template: Template,
+    directory: PathBuf,
+}
+
+/// What came of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fetched {
+    /// The file is here.
+    Here,
+    /// The archive has no such file, or not all of it yet.
+    NotThere,
+    /// The hub ends.
+    Stopped,
+}
+
+/// The archive's answer is unusable; somebody has to look.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreFault {
+    /// The command could not be run, or was ended.
+    #[error("could not restore file \"{file}\" from archive: {reason}")]
+    Broken {
+        /// Which file.
+        file: String,
+        /// In PostgreSQL's words.
+        reason: String,
+    },
+    /// It gave more than the file can hold.
+    #[error("archive file \"{file}\" has wrong size: {found} instead of {expected}")]
+    WrongSize {
+        /// Which file.
+        file: String,
+        /// Bytes that came.
+        found: u64,
+        /// Bytes of a segment.
+        expected: u64,
+    },
+    /// The operating system.
+    #[error("could not {action} \"{}\": {error}", path.display())]
+    Io {
+        /// The verb.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Its words.
+        error: io::Error,
+    },
+}
+
+impl RestoreCommand {
+    /// The command runs in `directory`, as PostgreSQL's does in its data directory.
+    pub fn new(template: Template, directory: &Path) -> Self {
+        Self { template, directory: directory.to_owned() }
+    }
+
+    /// Has `file` put at `target`, a path inside the directory. Blocks. What lies there is
+    /// removed first, and nothing is left there unless the file is [`Fetched::Here`]. With
+    /// `size` a shorter file counts as one that is being copied to the archive just now.
+    ///
+    /// # Errors
+    /// The command is broken, or the file too long.
+    pub fn fetch(
+        &self,
+        file: &str,
+        target: &Path,
+        size: Option<u64>,
+        stop: &AtomicBool,
+    ) -> Result<Fetched, RestoreFault> {
+        remove(target)?;
+        let fetched = self.run(file, target, size, stop);
+        if !matches!(fetched, Ok(Fetched::Here)) {
+            remove(target)?;
+        }
+        fetched
+    }
+
+    fn run(
+        &self,
+        file: &str,
+        target: &Path,
+        size: Option<u64>,
+        stop: &AtomicBool,
+    ) -> Result<Fetched, RestoreFault> {
+        let path = target.strip_prefix(&self.directory).unwrap_or(target);
+        let values = restore_values(OsStr::new(file), path, OsStr::new(OLDEST_NEEDED));
+        let line = self.template.expand(&values);
+        let broken = |reason: String| RestoreFault::Broken { file: file.to_owned(), reason };
+        let outcome = shell::run(&line, &self.directory, stop);
+        match outcome.map_err(|error| broken(error.to_string()))? {
+            Outcome::Done => {}
+            Outcome::Failed { .. } => return Ok(Fetched::NotThere),
+            Outcome::Broken { reason } => return Err(broken(reason)),
+            Outcome::Stopped => return Ok(Fetched::Stopped),
+        }
+        let found = match fs::metadata(target) {
+            Ok(meta) => meta.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Fetched::NotThere),
+            Err(error) => return Err(failed("stat file", target, error)),
+        };
+        match size {
+            Some(expected) if found > expected => {
+                Err(RestoreFault::WrongSize { file: file.to_owned(), found, expected })
+            }
+            Some(expected) if found < expected => Ok(Fetched::NotThere),
+            _ => Ok(Fetched::Here),
+        }
+    }
+}
+
+fn remove(path: &Path) -> Result<(), RestoreFault> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(|error| failed("remove file", path, error)),
+    }
+}
+
+fn failed(action: &'static str, path: &Path, error: io::Error) -> RestoreFault {
+    RestoreFault::Io { action, path: path.to_owned(), error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: &str = "000000010000000000000003";
+
+    struct Scene {
+        root: tempfile::TempDir,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let root = tempfile::tempdir().unwrap();
+            fs::create_dir(root.path().join("pg_wal")).unwrap();
+            fs::create_dir(root.path().join("archive")).unwrap();
+            Self { root }
+        }
+
+        fn target(&self) -> PathBuf {
+            self.root.path().join("pg_wal/x.tmp")
+        }
+
+        fn fetch(&self, command: &str) -> Result<Fetched, RestoreFault> {
+            let template = Template::parse(command, &['f', 'p', 'r']).unwrap();
+            let command = RestoreCommand::new(template, self.root.path());
+            command.fetch(NAME, &self.target(), Some(4), &AtomicBool::new(false))
+        }
+    }
+
+    #[test]
+    fn a_file_comes_to_its_place() {
+        let scene = Scene::new();
+        fs::write(scene.target(), "what an earlier run left").unwrap();
+        fs::write(scene.root.path().join("archive").join(NAME), "1234").unwrap();
+        assert_eq!(scene.fetch("cp archive/%f %p").unwrap(), Fetched::Here);
+        assert_eq!(fs::read(scene.target()).unwrap(), b"1234");
+        let said = scene.fetch("printf '%%s' %p %r > said; exit 1").unwrap();
+        assert_eq!(said, Fetched::NotThere);
+        let said = fs::read_to_string(scene.root.path().join("said")).unwrap();
+        assert_eq!(said, format!("pg_wal/x.tmp{OLDEST_NEEDED}"));
+    }
+
+    #[test]
+    fn what_is_not_there_leaves_nothing() {
+        let scene = Scene::new();
+        for command in ["exit 1", "exit 125", "true", "printf 123 > %p", "printf 1234 > %p; false"]
+        {
+            assert_eq!(scene.fetch(command).unwrap(), Fetched::NotThere, "{command}");
+            assert!(!scene.target().exists(), "{command}");
+        }
+    }
+
+    #[test]
+    fn what_is_broken_is_said() {
+        let scene = Scene::new();
+        for (command, words) in [
+            (
+                "exit 126",
+                "could not restore file \"000000010000000000000003\" from archive: command not executable",
+            ),
+            (
+                "kill -9 $$",
+                "could not restore file \"000000010000000000000003\" from archive: child process was terminated by signal 9",
+            ),
+            (
+                "printf 12345 > %p",
+                "archive file \"000000010000000000000003\" has wrong size: 5 instead of 4",
+            ),
+        ] {
+            assert_eq!(scene.fetch(command).unwrap_err().to_string(), words);
+            assert!(!scene.target().exists(), "{command}");
+        }
+    }
+}

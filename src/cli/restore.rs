@@ -1,0 +1,45 @@
+//! Flags about the archive as a source.
+
+use super::{Mistake, mistake};
+use crate::archive::template::Template;
+use crate::config::RestoreSettings;
+use crate::store::retention::Restorable;
+use clap::Args;
+use std::num::NonZeroUsize;
+
+/// More would only have the archive's disk or network wait.
+const MAX_JOBS: usize = 64;
+
+/// Where WAL comes from that is neither here nor upstream.
+#[derive(Debug, Args)]
+pub struct RestoreFlags {
+    /// Shell command that fetches file %f of the WAL archive to the path %p; for standbys that
+    /// need WAL which has been removed here, and while the upstream is away. Empty for none
+    #[arg(long, value_name = "COMMAND", default_value = "", env = "WALHUB_RESTORE_COMMAND")]
+    pub restore_command: String,
+
+    /// Restore commands at one time, and segments fetched ahead of need
+    #[arg(long, value_name = "N", default_value = "2", env = "WALHUB_RESTORE_JOBS")]
+    pub restore_jobs: NonZeroUsize,
+}
+
+impl RestoreFlags {
+    pub(super) fn restorable(&self) -> Result<Restorable, Mistake> {
+        let ahead = |settings: RestoreSettings| settings.jobs.get() as u64;
+        Ok(self.resolve()?.map_or(Restorable::No, |set| Restorable::Yes { ahead: ahead(set) }))
+    }
+
+    pub(super) fn resolve(&self) -> Result<Option<RestoreSettings>, Mistake> {
+        if self.restore_jobs.get() > MAX_JOBS {
+            let fault =
+                format!("{} is outside the valid range (1 .. {MAX_JOBS})", self.restore_jobs);
+            return Err(mistake("restore-jobs", fault));
+        }
+        if self.restore_command.is_empty() {
+            return Ok(None);
+        }
+        let command = Template::parse(&self.restore_command, &['f', 'p', 'r'])
+            .map_err(|e| mistake("restore-command", e))?;
+        Ok(Some(RestoreSettings { command, jobs: self.restore_jobs }))
+    }
+}

@@ -1,0 +1,13 @@
+//! The archive as a source of WAL.
+
+use crate::archive::template::Template;
+use std::num::NonZeroUsize;
+
+/// `--restore-command` and `--restore-jobs`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreSettings {
+    /// Fetches a file of the archive.
+    pub command: Template,
+    /// So many run at one time, and so many segments are fetched ahead of need.
+    pub jobs: NonZeroUsize,
+}

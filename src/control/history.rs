@@ -1,0 +1,42 @@
+//! History files that the archive has and nobody has told us.
+
+use super::Shared;
+use crate::timeline::History;
+use crate::wal::TimelineId;
+use tracing::{info, warn};
+
+/// Has the archive asked for the history of an earlier timeline, and makes it known when
+/// it goes together with our own.
+pub(super) async fn restore_history(shared: &Shared, tli: TimelineId) {
+    let Some(restorer) = &shared.restorer else { return };
+    let hub = &shared.hub;
+    let content = match restorer.history(tli).await {
+        Ok(Ok(Some(content))) => content,
+        // The hub ends, or the archive has none.
+        Err(_) | Ok(Ok(None)) => return,
+        Ok(Err(error)) => return warn!("{error}"),
+    };
+    let ours = hub.current_cell().and_then(|cell| {
+        let history = hub.history(cell.tli())?;
+        History::parse(cell.tli(), history).ok()
+    });
+    let theirs = History::parse(tli, content.clone()).ok();
+    if let (Some(ours), Some(theirs)) = (ours, theirs)
+        && ours.contains(tli)
+        && !ours.begins_with(&theirs)
+    {
+        let file = History::file_name(tli);
+        return warn!(
+            "archive file \"{file}\" differs from the history of timeline {}",
+            ours.tli()
+        );
+    }
+    let saved = shared.recorder.save_history(tli, content.clone()).await;
+    match saved.unwrap_or_else(|_| Err("the keeper is gone".to_owned())) {
+        Ok(()) => {
+            info!("restored log file \"{}\" from archive", History::file_name(tli));
+            hub.set_history(tli, content);
+        }
+        Err(error) => warn!("could not save the history of timeline {tli}: {error}"),
+    }
+}

@@ -1,0 +1,142 @@
+//! Is there an upstream that could go on where the archive is at? Asked beside the archive,
+//! so that a host that does not answer holds up nothing.
+
+use super::super::Shared;
+use super::link::{Link, LinkFault, Started};
+use super::{DEFAULT_ATTEMPT, FIRST_MESSAGE, ask, nature};
+use crate::config::StartFrom;
+use crate::hub::Position;
+use crate::hub::course::Upstream;
+use crate::standby::session::forks_of;
+use crate::timeline::History;
+use crate::upstream::judge::{Known, Verdict, judge};
+use crate::upstream::login::start_replication;
+use crate::upstream::state::UpstreamState;
+use crate::wire::conninfo::{Conninfo, Host, TargetSessionAttrs};
+use std::sync::Arc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tracing::{debug, error};
+
+/// The question, asked every `wal_retrieve_retry_interval` until it is answered. Dropped, it
+/// is asked no more.
+pub(super) struct Probe {
+    asking: JoinHandle<()>,
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.asking.abort();
+    }
+}
+
+impl Probe {
+    pub(super) fn start(shared: &Arc<Shared>, upstream: &Arc<Upstream>) -> Self {
+        Self { asking: tokio::spawn(ask_all(Arc::clone(shared), Arc::clone(upstream))) }
+    }
+
+    /// Has an upstream been found?
+    pub(super) fn has_found(&self) -> bool {
+        self.asking.is_finished()
+    }
+
+    /// Comes when one is found.
+    pub(super) async fn found(&mut self) {
+        if !self.asking.is_finished() {
+            // It neither panics nor is aborted while somebody waits for it.
+            drop((&mut self.asking).await);
+        }
+    }
+}
+
+async fn ask_all(shared: Arc<Shared>, upstream: Arc<Upstream>) {
+    let config = Arc::clone(&shared.hub.config);
+    let hosts = &upstream.conninfo.hosts;
+    // What was said of each host last, as far as somebody must act.
+    let mut alarms = vec![None; hosts.len()];
+    loop {
+        tokio::time::sleep(config.wal_retrieve_retry_interval).await;
+        for (host, alarm) in hosts.iter().zip(&mut alarms) {
+            match answer(&shared, &upstream.conninfo, host).await {
+                Ok(None) => return,
+                Ok(Some(state)) if state.is_alarm() => {
+                    if alarm.as_ref() != Some(&state) {
+                        error!(target: super::LOG, "{state}");
+                    }
+                    *alarm = Some(state);
+                }
+                Ok(Some(state)) => debug!(target: super::LOG, "{host}: {state}"),
+                Err(fault) => debug!(target: super::LOG, "{host}: {fault}"),
+            }
+        }
+    }
+}
+
+/// Could this host go on? None: yes.
+async fn answer(
+    shared: &Shared,
+    conninfo: &Conninfo,
+    host: &Host,
+) -> Result<Option<UpstreamState>, LinkFault> {
+    let config = &shared.hub.config;
+    let limit = conninfo.connect_timeout.filter(|t| !t.is_zero()).unwrap_or(DEFAULT_ATTEMPT);
+    let late = |_| LinkFault::Connect(std::io::ErrorKind::TimedOut.into());
+    let open = Link::open(conninfo, host, shared.hub.instance, &config.cluster_name);
+    let mut link = timeout(limit, open).await.map_err(late)??;
+    let target = conninfo.target_session_attrs;
+    let talk = async {
+        if !matches!(target, TargetSessionAttrs::Any | TargetSessionAttrs::PreferStandby)
+            && let Some(why) = target.objection(nature(&mut link).await?)
+        {
+            return Ok(Some(UpstreamState::Disconnected { why: why.to_owned() }));
+        }
+        let asked = match ask(link, &host.to_string()).await {
+            Ok(asked) => asked,
+            Err(super::Failure::Link(fault)) => return Err(fault),
+            Err(super::Failure::State(state)) => return Ok(Some(state)),
+            Err(super::Failure::Removed { message, .. }) => {
+                return Ok(Some(UpstreamState::Disconnected { why: message }));
+            }
+        };
+        let verdict = judge(&asked.seen, &known(shared));
+        let mut link = asked.link;
+        let found = match verdict {
+            Verdict::Not(state) => Ok(Some(state)),
+            Verdict::Switch { .. } | Verdict::FindOldest { .. } => Ok(None),
+            // Whether it still has the WAL only its answer tells.
+            Verdict::Start { tli, start } => {
+                match link.start(&start_replication(None, start, tli)).await? {
+                    Started::TimelineEnded { .. } => Ok(None),
+                    Started::Stream => match timeout(FIRST_MESSAGE, link.first_message()).await {
+                        Ok(Err(fault)) => Err(fault),
+                        Ok(Ok(())) | Err(_) => Ok(None),
+                    },
+                }
+            }
+        };
+        link.close().await;
+        found
+    };
+    timeout(DEFAULT_ATTEMPT, talk).await.map_err(late)?
+}
+
+/// What this hub holds now, while WAL is coming in.
+fn known(shared: &Shared) -> Known {
+    let hub = &shared.hub;
+    let identity = hub.identity();
+    let (mut position, mut forks) = (Position::Empty, None);
+    if let (Some(cell), Some(identity)) = (hub.current_cell(), &identity) {
+        let (tli, durable) = (cell.tli(), cell.durable());
+        let start = durable.segment_start(identity.segment_size);
+        position = Position::At { tli, durable, start };
+        let history = hub.history(tli).and_then(|content| History::parse(tli, content).ok());
+        forks = history.map(|history| forks_of(&history));
+    }
+    Known {
+        instance: hub.instance,
+        cluster: identity.map(|identity| (identity.system_id, identity.segment_size)),
+        position,
+        forks,
+        start_from: StartFrom::Current,
+    }
+}

@@ -1,0 +1,367 @@
+//! Engine: threads that run `restore_command`, so that neither a data core nor the control
+//! thread nor the keeper waits for an archive.
+//!
+//! A data core knows nothing of it. It asks the keeper for a segment's file; what the
+//! keeper does not find comes here ([`Restorer::want`]), is fetched under a temporary name,
+//! checked and synced, goes back to the keeper for its real name, and then the core has its
+//! answer, late. One fetch serves all who wait, and the next segments are fetched before
+//! anybody asks for them.
+#![forbid(unsafe_code)]
+
+mod queue;
+
+use self::queue::{Key, Queue, Work};
+use crate::archive::check;
+use crate::archive::restore::{Fetched, RestoreCommand};
+use crate::config::RestoreSettings;
+use crate::core::store::page_rules;
+use crate::hub::Hub;
+use crate::keeper::{Job, JobDone, KeeperHandle};
+use crate::store::layout::Layout;
+use crate::timeline::History;
+use crate::wal::{SegmentName, SegmentNo, TimelineId, Walker};
+use crate::watermark::Cell;
+use bytes::Bytes;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use tracing::{debug, error, info};
+
+/// The longest history file that is believed to be one.
+const MAX_HISTORY: u64 = 1 << 20;
+
+/// How long a full keeper's queue is left alone.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Brings an answer to a data core.
+pub type Answer = Box<dyn Fn(usize, JobDone) + Send + Sync>;
+
+/// The archive's files, for whoever needs them.
+pub struct Restorer {
+    inner: Arc<Inner>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Inner {
+    command: RestoreCommand,
+    layout: Layout,
+    hub: Arc<Hub>,
+    /// Segments fetched ahead of need.
+    ahead: u64,
+    /// None once the hub ends, so that the keeper can.
+    keeper: Mutex<Option<KeeperHandle>>,
+    answer: Answer,
+    stop: AtomicBool,
+    queue: Mutex<Queue>,
+    ready: Condvar,
+}
+
+/// What came of a fetch that a task of the control thread waits for.
+pub type Restored<T> = Result<Option<T>, String>;
+
+/// A file from the archive under its temporary name. Dropped, it is removed.
+#[derive(Debug)]
+pub struct RestoredFile {
+    path: PathBuf,
+}
+
+impl RestoredFile {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for RestoredFile {
+    fn drop(&mut self) {
+        // A start removes it, too.
+        drop(std::fs::remove_file(&self.path));
+    }
+}
+
+impl Restorer {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn start(
+        settings: &RestoreSettings,
+        layout: Layout,
+        hub: Arc<Hub>,
+        keeper: KeeperHandle,
+        answer: Answer,
+    ) -> io::Result<Self> {
+        let jobs = settings.jobs.get();
+        let inner = Arc::new(Inner {
+            command: RestoreCommand::new(settings.command.clone(), layout.root()),
+            layout,
+            hub,
+            ahead: jobs as u64,
+            keeper: Mutex::new(Some(keeper)),
+            answer,
+            stop: AtomicBool::new(false),
+            queue: Mutex::new(Queue::default()),
+            ready: Condvar::new(),
+        });
+        let thread = |n: usize| {
+            let inner = Arc::clone(&inner);
+            let builder = std::thread::Builder::new().name(format!("restore-{n}"));
+            builder.spawn(move || inner.work())
+        };
+        let threads = (0..jobs).map(thread).collect::<io::Result<Vec<_>>>()?;
+        Ok(Self { inner, threads: Mutex::new(threads) })
+    }
+
+    /// A core needs a segment that is not on disk. It gets its answer when the file is
+    /// there, or when it is known that it will not come.
+    pub fn want(&self, tli: TimelineId, no: SegmentNo, core: usize) {
+        self.inner.lock().want(Key { tli, no }, core);
+        self.inner.ready.notify_one();
+        self.look_ahead(tli, no);
+    }
+
+    /// A core reads this segment: what follows may be needed soon.
+    pub fn look_ahead(&self, tli: TimelineId, no: SegmentNo) {
+        let inner = &self.inner;
+        let (Some(identity), Some(cell)) = (inner.hub.identity(), inner.hub.cell_of(tli)) else {
+            return;
+        };
+        let size = identity.segment_size;
+        let here = inner.hub.holds.oldest_kept();
+        let follows = (1..=inner.ahead).map(|n| SegmentNo::new(no.raw().saturating_add(n)));
+        let gone = |no: &SegmentNo| no.start(size) < here && no.start(size) < cell.limit();
+        for no in follows.take_while(gone) {
+            if inner.lock().foresee(Key { tli, no }) {
+                inner.ready.notify_one();
+            }
+        }
+    }
+
+    /// The keeper has taken a segment, or could not.
+    pub fn adopted(&self, tli: TimelineId, no: SegmentNo, result: io::Result<Arc<OwnedFd>>) {
+        self.inner.finish(Key { tli, no }, result);
+    }
+
+    /// Fetches a history file. None: the archive has none.
+    pub fn history(&self, tli: TimelineId) -> oneshot::Receiver<Restored<Bytes>> {
+        self.order(move |inner| inner.fetch_history(tli))
+    }
+
+    /// Fetches a segment under the first of these names that the archive has. Nothing in it
+    /// has been looked at. None: the archive has none of them.
+    pub fn segment(
+        &self,
+        names: Vec<SegmentName>,
+    ) -> oneshot::Receiver<Restored<(SegmentName, RestoredFile)>> {
+        self.order(move |inner| {
+            for name in names {
+                let path = inner.layout.restoring(&name.to_string());
+                if inner.fetch(&name.to_string(), &path, Some(name.size.bytes()))? == Fetched::Here
+                {
+                    return Ok(Some((name, RestoredFile { path })));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// How many segments are to be fetched ahead of need.
+    pub fn ahead(&self) -> u64 {
+        self.inner.ahead
+    }
+
+    /// Has a piece of work done on one of the threads.
+    fn order<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> T + Send + 'static,
+    ) -> oneshot::Receiver<T> {
+        let (tell, told) = oneshot::channel();
+        // Who asked may have gone.
+        let work: Work = Box::new(move |inner| drop(tell.send(work(inner))));
+        self.inner.lock().order(work);
+        self.inner.ready.notify_one();
+        told
+    }
+
+    /// The hub ends: running commands are ended, nothing new is begun.
+    pub fn stop(&self) {
+        self.inner.stop.store(true, Ordering::Relaxed);
+        *self.inner.keeper() = None;
+        // Under the lock, so that nobody misses it between looking and sleeping.
+        drop(self.inner.lock());
+        self.inner.ready.notify_all();
+    }
+
+    /// Waits for the threads' end, at most until `deadline`.
+    pub fn join(&self, deadline: Instant) {
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        while threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Inner {
+    // A panic ends the process (`panic = "abort"`); only tests can poison a lock.
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keeper(&self) -> MutexGuard<'_, Option<KeeperHandle>> {
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// A thread's life.
+    fn work(&self) {
+        let mut queue = self.lock();
+        while !self.is_stopping() {
+            let Some(next) = queue.next() else {
+                queue = self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            drop(queue);
+            match next {
+                queue::Next::Segment(key) => self.restore_segment(key),
+                queue::Next::Work(work) => work(self),
+            }
+            queue = self.lock();
+        }
+    }
+
+    /// Fetches a segment for the cores, and hands it to the keeper.
+    fn restore_segment(&self, key: Key) {
+        let named = match self.find_segment(key) {
+            Ok(Some(named)) => named,
+            Ok(None) => return self.finish(key, Err(io::ErrorKind::NotFound.into())),
+            Err(error) => return self.finish(key, Err(error)),
+        };
+        let mut job = Job::Adopt { tli: key.tli, no: key.no, named };
+        loop {
+            let Some(keeper) = self.keeper().clone() else { return };
+            match keeper.post(job) {
+                Ok(()) => return,
+                Err(back) => job = *back,
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Has the segment under its temporary name, or its own; under which timeline's name.
+    fn find_segment(&self, key: Key) -> io::Result<Option<TimelineId>> {
+        let identity = self.hub.identity().ok_or_else(|| io::Error::other("no cluster yet"))?;
+        let size = identity.segment_size;
+        let Some(cell) = self.hub.cell_of(key.tli) else { return Ok(None) };
+        for tli in names(cell, key.no, size) {
+            let name = SegmentName { tli, no: key.no, size };
+            if self.layout.segment(name).exists() {
+                return Ok(Some(tli));
+            }
+            let path = self.layout.restoring(&name.to_string());
+            let found = self.fetch(&name.to_string(), &path, Some(size.bytes()));
+            match found.map_err(io::Error::other)? {
+                Fetched::Here => {}
+                Fetched::NotThere => continue,
+                Fetched::Stopped => return Ok(None),
+            }
+            return match self.check(name, &path) {
+                Ok(()) => {
+                    info!("restored log file \"{name}\" from archive");
+                    Ok(Some(tli))
+                }
+                Err(fault) => {
+                    error!("{fault}; it is not served");
+                    // A start removes it, too.
+                    drop(std::fs::remove_file(&path));
+                    Err(io::Error::new(io::ErrorKind::InvalidData, fault))
+                }
+            };
+        }
+        debug!("segment {} of timeline {} is not in the archive", key.no.raw(), key.tli);
+        Ok(None)
+    }
+
+    fn fetch(&self, file: &str, target: &Path, size: Option<u64>) -> Result<Fetched, String> {
+        self.command.fetch(file, target, size, &self.stop).map_err(|fault| {
+            error!("{fault}");
+            fault.to_string()
+        })
+    }
+
+    /// Every page and record of it, and then its bytes are on disk.
+    fn check(&self, name: SegmentName, path: &Path) -> Result<(), String> {
+        let rules = page_rules(&self.hub, name.tli)?;
+        let failed = |error: io::Error| format!("archive file \"{name}\": {error}");
+        let file = File::open(path).map_err(failed)?;
+        let walker = Walker::new(rules, name.no.start(name.size));
+        check::whole(walker, &file, name).map_err(|fault| fault.to_string())?;
+        file.sync_data().map_err(failed)
+    }
+
+    fn fetch_history(&self, tli: TimelineId) -> Restored<Bytes> {
+        let file = History::file_name(tli);
+        let path = self.layout.restoring(&file);
+        if self.fetch(&file, &path, None)? != Fetched::Here {
+            return Ok(None);
+        }
+        let content =
+            read_small(&path).map_err(|error| format!("archive file \"{file}\": {error}"));
+        // A start removes it, too.
+        drop(std::fs::remove_file(&path));
+        let content = Bytes::from(content?);
+        match History::parse(tli, content.clone()) {
+            Ok(_) => Ok(Some(content)),
+            Err(fault) => Err(format!("archive file \"{file}\": {fault}")),
+        }
+    }
+
+    /// Whoever waits for the segment has an answer.
+    fn finish(&self, key: Key, result: io::Result<Arc<OwnedFd>>) {
+        let waiting = self.lock().finished(key);
+        for core in waiting {
+            let result = match &result {
+                Ok(file) => Ok(Arc::clone(file)),
+                Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+            };
+            let Key { tli, no } = key;
+            (self.answer)(core, JobDone::Opened { tli, no, for_core: core, result });
+        }
+    }
+}
+
+/// Under which timelines' names a segment may be archived, the best first: its own, but
+/// where its timeline ends inside, those that go on from there.
+fn names(cell: Arc<Cell>, no: SegmentNo, size: crate::wal::SegmentSize) -> Vec<TimelineId> {
+    let ends_inside = |cell: &Cell| {
+        cell.end().is_some_and(|end| end.segment(size) == no && end.segment_offset(size) > 0)
+    };
+    if !ends_inside(&cell) {
+        return vec![cell.tli()];
+    }
+    let followers = std::iter::successors(cell.next(), |cell| match ends_inside(cell) {
+        true => cell.next(),
+        false => None,
+    });
+    followers.map(|cell| cell.tli()).collect()
+}
+
+fn read_small(path: &PathBuf) -> io::Result<Vec<u8>> {
+    if std::fs::metadata(path)?.len() > MAX_HISTORY {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    std::fs::read(path)
+}
+
+#[cfg(test)]
+#[cfg(not(walhub_loom))]
+mod tests;

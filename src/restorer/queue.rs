@@ -1,0 +1,132 @@
+//! What the threads have to do next, and who waits for it.
+
+use super::Inner;
+use crate::wal::{SegmentNo, TimelineId};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Segments that wait to be fetched ahead of need, at most: beyond that somebody's need
+/// comes first.
+const MAX_FORESEEN: usize = 64;
+
+/// A segment as it is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) tli: TimelineId,
+    pub(super) no: SegmentNo,
+}
+
+/// A piece of work for the control thread.
+pub(super) type Work = Box<dyn FnOnce(&Inner) + Send>;
+
+/// What a thread does next.
+pub(super) enum Next {
+    Segment(Key),
+    Work(Work),
+}
+
+/// The control thread and the standbys take turns: neither waits for all of the other's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Turn {
+    #[default]
+    Work,
+    Segment,
+}
+
+/// The queue. What somebody waits for goes before what is only foreseen.
+#[derive(Default)]
+pub(super) struct Queue {
+    work: VecDeque<Work>,
+    /// Whose turn it is when both want something.
+    turn: Turn,
+    needed: VecDeque<Key>,
+    foreseen: VecDeque<Key>,
+    /// Segments in one of the lists, being fetched, or with the keeper: the cores that wait.
+    waiting: BTreeMap<Key, Vec<usize>>,
+}
+
+impl Queue {
+    /// A core needs a segment.
+    pub(super) fn want(&mut self, key: Key, core: usize) {
+        match self.waiting.get_mut(&key) {
+            None => {
+                self.waiting.insert(key, vec![core]);
+                self.needed.push_back(key);
+            }
+            Some(cores) => {
+                cores.push(core);
+                if let Some(place) = self.foreseen.iter().position(|other| *other == key) {
+                    self.foreseen.remove(place);
+                    self.needed.push_back(key);
+                }
+            }
+        }
+    }
+
+    /// Somebody will need a segment. False: it is on its way already, or has to wait.
+    pub(super) fn foresee(&mut self, key: Key) -> bool {
+        if self.waiting.contains_key(&key) || self.foreseen.len() >= MAX_FORESEEN {
+            return false;
+        }
+        self.waiting.insert(key, Vec::new());
+        self.foreseen.push_back(key);
+        true
+    }
+
+    pub(super) fn order(&mut self, work: Work) {
+        self.work.push_back(work);
+    }
+
+    pub(super) fn next(&mut self) -> Option<Next> {
+        if (self.turn == Turn::Work || self.needed.is_empty())
+            && let Some(work) = self.work.pop_front()
+        {
+            self.turn = Turn::Segment;
+            return Some(Next::Work(work));
+        }
+        self.turn = Turn::Work;
+        let segment = self.needed.pop_front().or_else(|| self.foreseen.pop_front());
+        segment.map(Next::Segment)
+    }
+
+    /// A segment is done with; who waited for it.
+    pub(super) fn finished(&mut self, key: Key) -> Vec<usize> {
+        self.waiting.remove(&key).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(no: u64) -> Key {
+        Key { tli: TimelineId::FIRST, no: SegmentNo::new(no) }
+    }
+
+    fn next(queue: &mut Queue) -> Option<Key> {
+        match queue.next()? {
+            Next::Segment(key) => Some(key),
+            Next::Work(_) => panic!("nobody ordered work"),
+        }
+    }
+
+    #[test]
+    fn one_fetch_for_all_and_needs_before_foresight() {
+        let mut queue = Queue::default();
+        queue.want(key(1), 0);
+        assert!(queue.foresee(key(2)));
+        assert!(queue.foresee(key(3)));
+        assert!(!queue.foresee(key(2)), "once");
+        queue.want(key(1), 1);
+        queue.want(key(3), 1);
+        assert_eq!(next(&mut queue), Some(key(1)));
+        queue.want(key(1), 2);
+        assert!(!queue.foresee(key(1)), "it is being fetched");
+        assert_eq!(next(&mut queue), Some(key(3)));
+        assert_eq!(next(&mut queue), Some(key(2)));
+        assert_eq!(next(&mut queue), None);
+        assert_eq!(queue.finished(key(1)), [0, 1, 2]);
+        assert!(queue.finished(key(2)).is_empty());
+        queue.want(key(1), 2);
+        assert_eq!(next(&mut queue), Some(key(1)), "asked again, fetched again");
+    }
+}

@@ -1,0 +1,179 @@
+//! The threads with a shell for an archive and the test for a keeper.
+
+use super::*;
+use crate::archive::template::Template;
+use crate::hub::tests::hub;
+use crate::wal::synth::Synth;
+use crate::wal::{Lsn, SegmentSize};
+use std::num::NonZeroUsize;
+use std::sync::mpsc as answers;
+use tokio::sync::mpsc;
+
+const SEGMENT: u64 = 16 << 20;
+const PATIENCE: Duration = Duration::from_secs(30);
+const TLI: TimelineId = TimelineId::FIRST;
+
+struct World {
+    root: tempfile::TempDir,
+    restorer: Restorer,
+    jobs: mpsc::Receiver<Job>,
+    answers: answers::Receiver<(usize, JobDone)>,
+}
+
+impl World {
+    /// A hub whose WAL begins with segment 10 here, and an archive with segments 4 to 6.
+    fn new(command: &str) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path());
+        let archive = root.path().join("archive");
+        std::fs::create_dir(layout.wal()).unwrap();
+        std::fs::create_dir(&archive).unwrap();
+        let hub = Arc::new(hub("15.18"));
+        let identity = hub.identity().unwrap();
+        let (system, size) = (identity.system_id, identity.segment_size);
+        hub.holds.begin(Lsn::new(10 * SEGMENT));
+        let durable = Lsn::new(20 * SEGMENT);
+        hub.push_cell(Arc::new(Cell::new(TLI, Lsn::new(10 * SEGMENT), durable)));
+        let mut synth = Synth::new(system, size, TLI, 0xD110, Lsn::new(4 * SEGMENT));
+        while synth.position() < Lsn::new(7 * SEGMENT) {
+            synth.record(&[7; 500_000]);
+        }
+        let (_, wal) = synth.take_bytes();
+        for (no, bytes) in (4..7).zip(wal.chunks(SEGMENT as usize)) {
+            std::fs::write(archive.join(name(no)), bytes).unwrap();
+        }
+        let settings = RestoreSettings {
+            command: Template::parse(command, &['f', 'p', 'r']).unwrap(),
+            jobs: NonZeroUsize::new(2).unwrap(),
+        };
+        let (keeper, jobs) = mpsc::channel(64);
+        let (tell, answers) = answers::channel();
+        let answer = Box::new(move |core, done| tell.send((core, done)).unwrap());
+        let keeper = KeeperHandle::to(keeper);
+        let restorer = Restorer::start(&settings, layout, hub, keeper, answer).unwrap();
+        Self { root, restorer, jobs, answers }
+    }
+
+    fn job(&mut self) -> Job {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.jobs.try_recv() {
+                Ok(job) => return job,
+                Err(_) => assert!(Instant::now() < end, "no job comes"),
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The answer: which core, and the kind of the error.
+    fn answer(&self) -> (usize, Option<io::ErrorKind>) {
+        let (core, done) = self.answers.recv_timeout(PATIENCE).unwrap();
+        let JobDone::Opened { for_core, result, .. } = done else { panic!("{done:?}") };
+        assert_eq!(core, for_core);
+        (core, result.err().map(|error| error.kind()))
+    }
+
+    /// Names that the shell was asked for.
+    fn asked(&self) -> Vec<String> {
+        let asked = std::fs::read_to_string(self.root.path().join("asked")).unwrap_or_default();
+        let mut asked: Vec<_> = asked.lines().map(str::to_owned).collect();
+        asked.sort();
+        asked
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.restorer.stop();
+        self.restorer.join(Instant::now() + PATIENCE);
+    }
+}
+
+fn name(no: u64) -> String {
+    let size = SegmentSize::new(SEGMENT).unwrap();
+    SegmentName { tli: TLI, no: SegmentNo::new(no), size }.to_string()
+}
+
+#[test]
+fn one_fetch_serves_all_and_the_next_segments_come_ahead() {
+    let mut world = World::new("echo %f >> asked; cp archive/%f %p");
+    let no = SegmentNo::new(4);
+    world.restorer.want(TLI, no, 0);
+    world.restorer.want(TLI, no, 1);
+    let mut adopted = Vec::new();
+    for _ in 0..3 {
+        let Job::Adopt { tli, no, named } = world.job() else { panic!("another job") };
+        assert_eq!((tli, named), (TLI, TLI));
+        let path = Layout::new(world.root.path()).restoring(&name(no.raw()));
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), SEGMENT);
+        let file = File::open(path).unwrap();
+        world.restorer.adopted(tli, no, Ok(Arc::new(file.into())));
+        adopted.push(no.raw());
+    }
+    adopted.sort_unstable();
+    assert_eq!(adopted, [4, 5, 6]);
+    let mut cores = [world.answer(), world.answer()];
+    cores.sort_unstable_by_key(|(core, _)| *core);
+    assert_eq!(cores, [(0, None), (1, None)]);
+    assert_eq!(world.asked(), [name(4), name(5), name(6)]);
+}
+
+#[test]
+fn what_the_archive_lacks_is_missing_and_what_is_broken_is_not() {
+    for (command, kind) in [
+        ("exit 1", io::ErrorKind::NotFound),
+        ("exit 127", io::ErrorKind::Other),
+        ("truncate -s 16M %p", io::ErrorKind::InvalidData),
+        ("truncate -s 17M %p", io::ErrorKind::Other),
+        ("truncate -s 15M %p", io::ErrorKind::NotFound),
+    ] {
+        let world = World::new(command);
+        world.restorer.want(TLI, SegmentNo::new(9), 0);
+        assert_eq!(world.answer(), (0, Some(kind)), "{command}");
+        assert_eq!(std::fs::read_dir(world.root.path().join("pg_wal")).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn histories() {
+    let world = World::new("cp archive/%f %p");
+    let archive = world.root.path().join("archive");
+    let text = "1\t0/3000060\tno recovery target specified\n";
+    std::fs::write(archive.join("00000002.history"), text).unwrap();
+    std::fs::write(archive.join("00000003.history"), "a tale").unwrap();
+    let fetch =
+        |tli| world.restorer.history(TimelineId::new(tli).unwrap()).blocking_recv().unwrap();
+    assert_eq!(fetch(2), Ok(Some(Bytes::from_static(text.as_bytes()))));
+    assert!(fetch(3).unwrap_err().contains("00000003.history"));
+    assert_eq!(fetch(4), Ok(None));
+    assert_eq!(std::fs::read_dir(world.root.path().join("pg_wal")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_fork_segment_is_the_childs_file() {
+    let tli = |n| TimelineId::new(n).unwrap();
+    let size = SegmentSize::new(SEGMENT).unwrap();
+    let at = |segment: u64, offset: u64| Lsn::new(segment * SEGMENT + offset);
+    let cell = |n, start, end| Arc::new(Cell::new(tli(n), start, end));
+    // 1 and 2 end inside segment 5, 3 on the boundary behind segment 6.
+    let cells = [
+        cell(1, at(2, 0), at(5, 100)),
+        cell(2, at(5, 0), at(5, 200)),
+        cell(3, at(5, 0), at(7, 0)),
+        cell(4, at(7, 0), at(9, 0)),
+    ];
+    for pair in cells.windows(2) {
+        pair[0].seal(pair[0].durable());
+        pair[0].link(Arc::clone(&pair[1]));
+    }
+    let of = |n: usize, no| {
+        let names = names(Arc::clone(&cells[n]), SegmentNo::new(no), size);
+        names.into_iter().map(TimelineId::raw).collect::<Vec<_>>()
+    };
+    assert_eq!(of(0, 4), [1]);
+    assert_eq!(of(0, 5), [2, 3]);
+    assert_eq!(of(1, 5), [3]);
+    assert_eq!(of(2, 5), [3]);
+    assert_eq!(of(2, 6), [3]);
+    assert_eq!(of(3, 7), [4]);
+}
