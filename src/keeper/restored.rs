@@ -72,3 +72,105 @@ impl<D: Disk> Keeper<D> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::{Job, JobDone};
+    use crate::store::control_file::Cluster;
+    use crate::store::directory::Directory;
+    use crate::store::disk::run_ready;
+    use crate::store::layout::{Layout, Listing};
+    use crate::store::plain_disk::PlainDisk;
+    use crate::store::retention::{Hold, Holds, Policy};
+    use crate::wal::{Lsn, SegmentName, SystemId};
+    use std::os::unix::fs::FileExt;
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
+    const MIB: u64 = 1 << 20;
+    const TLI: TimelineId = TimelineId::FIRST;
+
+    fn name(no: u64) -> SegmentName {
+        SegmentName { tli: TLI, no: SegmentNo::new(no), size: SegmentSize::new(MIB).unwrap() }
+    }
+
+    /// A keeper of a directory with the segments from 50 to 59.
+    fn keeper(layout: &Layout) -> Keeper<PlainDisk> {
+        let size = SegmentSize::new(MIB).unwrap();
+        for no in 50..60 {
+            std::fs::write(layout.segment(name(no)), "").unwrap();
+        }
+        let names = run_ready(PlainDisk.list(layout.wal())).unwrap().unwrap();
+        let cluster = Cluster {
+            system_id: SystemId::new(7),
+            segment_size: size,
+            data_directory_mode: "0700".into(),
+            parameters: Vec::new(),
+            timeline: TLI,
+            start: Lsn::new(50 * MIB),
+            sealed: Vec::new(),
+        };
+        let holds = Arc::new(Holds::new(Lsn::new(50 * MIB)));
+        let listing = Listing::of(names, size);
+        let keeper = Keeper::new(PlainDisk, layout.clone(), holds, &listing, None, Some(cluster));
+        let restorable = Restorable::Yes { ahead: 2 };
+        keeper.with_policy(Policy { restorable, ..Policy::default() })
+    }
+
+    fn adopt(keeper: &mut Keeper<PlainDisk>, no: u64) -> io::Result<std::fs::File> {
+        let no = SegmentNo::new(no);
+        let done = run_ready(keeper.run(Job::Adopt { tli: TLI, no, named: TLI })).unwrap();
+        let JobDone::Adopted { result, .. } = done else { panic!("{done:?}") };
+        result.map(|file| std::fs::File::from(file.try_clone().unwrap()))
+    }
+
+    fn retain(keeper: &mut Keeper<PlainDisk>) {
+        let (newest, now) = (Lsn::new(60 * MIB), SystemTime::UNIX_EPOCH);
+        run_ready(keeper.run(Job::Retain { newest, now })).unwrap();
+        while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
+    }
+
+    fn here(layout: &Layout) -> Vec<u64> {
+        (0..60).filter(|no| layout.segment(name(*no)).exists()).collect()
+    }
+
+    #[test]
+    fn restored_segments_stay_near_their_readers() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::open(&folder.path().join("hub")).unwrap();
+        let layout = directory.layout().clone();
+        let mut keeper = keeper(&layout);
+        let restore = |no: u64| {
+            let path = layout.restoring(&name(no).to_string());
+            std::fs::write(path, format!("segment {no}")).unwrap();
+        };
+        let holds = Arc::clone(&keeper.holds);
+        let hold = |no: u64| -> Hold { holds.hold_restorable(Lsn::new(no * MIB + 5)) };
+        let (slow, fast) = (hold(10), hold(30));
+        for no in [10, 11, 13, 14, 31] {
+            restore(no);
+            let file = adopt(&mut keeper, no).unwrap();
+            let mut read = [0; 10];
+            file.read_exact_at(&mut read, 0).unwrap();
+            assert_eq!(read, format!("segment {no}").as_bytes());
+        }
+        let still = adopt(&mut keeper, 31).unwrap();
+        assert_eq!(adopt(&mut keeper, 32).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let newest: Vec<u64> = (50..60).collect();
+        retain(&mut keeper);
+        assert_eq!(here(&layout), [&[10, 11, 13, 31][..], &newest].concat());
+        slow.advance(Lsn::new(12 * MIB));
+        drop(fast);
+        retain(&mut keeper);
+        assert_eq!(here(&layout), [&[13][..], &newest].concat());
+        // Who has it open can read on.
+        assert_eq!(still.metadata().unwrap().len(), 10);
+
+        // A crash: nobody reads any more.
+        drop(keeper);
+        let mut keeper = self::keeper(&layout);
+        while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
+        assert_eq!(here(&layout), newest);
+    }
+}

@@ -79,11 +79,14 @@ impl<D: Disk> Keeper<D> {
         complete: Option<SegmentRange>,
         cluster: Option<Cluster>,
     ) -> Self {
+        let size = cluster.as_ref().map(|cluster| cluster.segment_size);
+        // What lies before it came from the archive, for somebody of an earlier run.
+        let oldest = size.map(|size| holds.oldest_kept().segment(size));
         Self {
             disk,
             layout,
             holds,
-            size: cluster.as_ref().map(|cluster| cluster.segment_size),
+            size,
             cluster,
             policy: Policy::default(),
             completed: Completions::default(),
@@ -92,7 +95,7 @@ impl<D: Disk> Keeper<D> {
             complete: complete_ranges(listing, complete),
             partials: listing.partials.iter().copied().collect(),
             walk_start: None,
-            horizon: SegmentNo::new(0),
+            horizon: oldest.unwrap_or(SegmentNo::new(0)),
             unsynced_names: false,
             restored: Restored::default(),
             open: OpenFiles::default(),

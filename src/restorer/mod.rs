@@ -36,6 +36,9 @@ use tracing::{debug, error, info};
 /// The longest history file that is believed to be one.
 const MAX_HISTORY: u64 = 1 << 20;
 
+/// How often it is said that the command is broken.
+const BROKEN_PAUSE: Duration = Duration::from_secs(60);
+
 /// How long a full keeper's queue is left alone.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -58,6 +61,8 @@ struct Inner {
     keeper: Mutex<Option<KeeperHandle>>,
     answer: Answer,
     stop: AtomicBool,
+    /// When it was last said that the command is broken; none while it works.
+    broken: Mutex<Option<Instant>>,
     queue: Mutex<Queue>,
     ready: Condvar,
 }
@@ -106,6 +111,7 @@ impl Restorer {
             keeper: Mutex::new(Some(keeper)),
             answer,
             stop: AtomicBool::new(false),
+            broken: Mutex::new(None),
             queue: Mutex::new(Queue::default()),
             ready: Condvar::new(),
         });
@@ -292,10 +298,24 @@ impl Inner {
     }
 
     fn fetch(&self, file: &str, target: &Path, size: Option<u64>) -> Result<Fetched, String> {
-        self.command.fetch(file, target, size, &self.stop).map_err(|fault| {
-            error!("{fault}");
-            fault.to_string()
-        })
+        let fetched = self.command.fetch(file, target, size, &self.stop);
+        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        match fetched {
+            Ok(fetched) => {
+                *broken = None;
+                Ok(fetched)
+            }
+            // It is tried every few seconds, for one file and the next.
+            Err(fault) if broken.is_some_and(|at| at.elapsed() < BROKEN_PAUSE) => {
+                debug!("{fault}");
+                Err(fault.to_string())
+            }
+            Err(fault) => {
+                *broken = Some(Instant::now());
+                error!("{fault}");
+                Err(fault.to_string())
+            }
+        }
     }
 
     /// Every page and record of it, and then its bytes are on disk.

@@ -450,6 +450,39 @@ fn a_failover_is_followed_through_the_archive() {
     assert_converged(&new, &[&standby]);
 }
 
+/// An upstream that takes connections and says nothing does not hold up the archive, nor
+/// does a command that hangs hold up the hub's end.
+#[test]
+fn a_frozen_upstream_does_not_hold_up_the_archive() {
+    let scene = Scene::new();
+    let mut primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let archive = Archive::of(&scene, &mut primary);
+    let mut hub = hub_with(&scene, &primary, &archive).started();
+    wait_connected(&primary);
+    load::write_mib(&primary, 1);
+    wait_end(&hub, primary.flush_lsn());
+    hub.stop();
+    load::write_mib(&primary, 10);
+    let end = fill_segment(&primary);
+    archive.wait_archived(1, end);
+    primary.freeze();
+    hub.start();
+    wait_end(&hub, end);
+    // The next one hangs.
+    let next = archive.file(end.raw() / MIB);
+    let made = std::process::Command::new("mkfifo").arg(&next).status().unwrap();
+    assert!(made.success());
+    let opened = fs::File::options().write(true).open(&next).unwrap();
+    hub.stop();
+    drop(opened);
+    fs::remove_file(&next).unwrap();
+    primary.thaw();
+    hub.start();
+    hub.wait_state("streaming");
+    load::write_mib(&primary, 1);
+    wait_end(&hub, primary.flush_lsn());
+}
+
 /// The upstream is there and has removed what comes next.
 #[test]
 fn the_archive_closes_a_gap_at_the_upstream() {
