@@ -123,6 +123,19 @@ impl<D: Disk> Keeper<D> {
         }
     }
 
+    /// A segment came from the archive: it is not to be archived again. PostgreSQL does so
+    /// with `archive_mode = always`, for its standby may have an archive of its own; what
+    /// is here is read by standbys and goes again.
+    pub(super) async fn note_restored(&self, name: SegmentName) {
+        if self.policy.archive_mode == ArchiveMode::Off {
+            return;
+        }
+        let file = ArchiveFile::Segment(name);
+        if let Err(error) = mark_done(&self.disk, &self.layout, file).await {
+            warn!("could not create the archive status file of \"{file}\": {error}");
+        }
+    }
+
     /// A segment was removed, and its marks have to go with it.
     pub(super) async fn forget_archived(&self, name: SegmentName) {
         if self.policy.archive_mode == ArchiveMode::Off {

@@ -26,6 +26,7 @@ impl<D: Disk> Keeper<D> {
             Ok(()) => {
                 self.restored.going.remove(&(named, no));
                 self.restored.files.insert((named, no));
+                self.note_restored(name).await;
                 self.disk.sync_dir(self.layout.wal()).await.map_err(failed_sync)?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -64,12 +65,14 @@ impl<D: Disk> Keeper<D> {
         }) {
             return Ok(Tended::More);
         }
-        let path = self.layout.segment(self.name(tli, no)?);
+        let name = self.name(tli, no)?;
         self.unsynced_names = true;
-        match self.disk.unlink(&path).await {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Tended::More),
-            other => other.map(|()| Tended::More),
+        match self.disk.unlink(&self.layout.segment(name)).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
         }
+        self.forget_archived(name).await;
+        Ok(Tended::More)
     }
 }
 
