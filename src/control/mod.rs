@@ -31,6 +31,10 @@ use tokio::sync::{mpsc, watch};
 /// have not said yet what they want, and those that are being refused.
 const SPARE_CONNECTIONS: usize = 256;
 
+/// Ends of upstream streams that are not looked at yet: the end of one, and that there is
+/// none.
+const ENDS: usize = 2;
+
 /// Orders of operators that wait for the one before.
 const ORDERS: usize = 16;
 
@@ -120,7 +124,7 @@ pub async fn run(control: Control) -> io::Result<()> {
     for listener in listeners {
         tokio::spawn(accept(Arc::clone(&shared), listener));
     }
-    let (upstream_ended, ends) = mpsc::channel(1);
+    let (upstream_ended, ends) = mpsc::channel(ENDS);
     let upstream = tokio::spawn(upstream::run(Arc::clone(&shared), ends, ordered));
     let retention = tokio::spawn(retention::run(Arc::clone(&shared)));
     let mut cores = Cores::Running;

@@ -142,7 +142,8 @@ pub enum UpstreamEnd {
     },
     /// Our disk is full; the batch was dropped.
     NoSpace,
-    /// The control thread has ended it.
+    /// There is no stream any more, as [`ToCore::RecallUpstream`] wants it: said once for
+    /// each, behind the end of a stream that was there.
     Recalled,
     /// We are shutting down.
     Stopped,
@@ -155,7 +156,7 @@ pub enum ToCore {
     Standby(Box<StandbyHandoff>),
     /// Receive from here (core 0).
     Upstream(Box<UpstreamHandoff>),
-    /// End the upstream's stream, if there is one (core 0).
+    /// End the upstream's stream, if there is one, and say when there is none (core 0).
     RecallUpstream,
     /// Tell some figures.
     Tell(Inquiry),

@@ -66,6 +66,7 @@ pub struct Receiver {
     connection: u32,
     /// The stream has ended; it is reported when what it brought is durable.
     ended: Option<UpstreamEnd>,
+    recall: Recall,
     /// Jobs that found the keeper's queue full.
     jobs: VecDeque<Job>,
     actions: Vec<Action>,
@@ -103,6 +104,13 @@ enum Asked {
     Yes,
 }
 
+/// Does the control thread wait until there is no stream?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Recall {
+    No,
+    Asked,
+}
+
 /// What taking a message came to.
 enum Taken {
     /// It is done with.
@@ -129,6 +137,7 @@ impl Receiver {
             link: None,
             connection: 0,
             ended: None,
+            recall: Recall::No,
             jobs: VecDeque::new(),
             actions: Vec::new(),
             max_unsynced: (wal_buffers / 2) as u64,
@@ -708,8 +717,21 @@ impl<R: Ring> DataCore<R> {
         receiver.ended.get_or_insert(end);
     }
 
-    /// Reports the end of the stream once nothing of it is in flight.
+    /// Reports the end of the stream once nothing of it is in flight; behind it that there
+    /// is none, if that was asked for.
     fn finish_stream(&mut self) {
+        self.report_ended();
+        if let Some(receiver) = &mut self.receiver
+            && receiver.recall == Recall::Asked
+            && receiver.link.is_none()
+            && receiver.ended.is_none()
+        {
+            receiver.recall = Recall::No;
+            self.report_end(UpstreamEnd::Recalled);
+        }
+    }
+
+    fn report_ended(&mut self) {
         let Some(receiver) = &mut self.receiver else { return };
         if receiver.ended.is_none() || receiver.halted_at.is_some() {
             return;
@@ -725,8 +747,11 @@ impl<R: Ring> DataCore<R> {
                 start: store.start_of_next(&receiver.writer),
             });
         }
-        if let Some(end) = receiver.ended.take() {
+        // What was recalled is reported as such once.
+        if let Some(end) = receiver.ended.take_if(|end| !matches!(end, UpstreamEnd::Recalled)) {
             self.report_end(end);
+        } else {
+            receiver.ended = None;
         }
     }
 
@@ -760,11 +785,12 @@ impl<R: Ring> DataCore<R> {
         self.end_stream(UpstreamEnd::Stopped);
     }
 
-    /// The control thread wants no more of this upstream. What has come becomes durable;
+    /// The control thread wants no more of any upstream. What has come becomes durable;
     /// what is durable by now is acknowledged, and nothing afterwards.
     pub(super) fn recall_upstream(&mut self, now: Instant) {
         if let Some(receiver) = &mut self.receiver {
             receiver.queue_status(ReplyRequest::No, &self.clock, now);
+            receiver.recall = Recall::Asked;
         }
         self.end_stream(UpstreamEnd::Recalled);
     }

@@ -238,7 +238,8 @@ impl Task {
         self.ended(index, state).await;
     }
 
-    /// The core receives; waits for the end, or for an order that makes one.
+    /// The core receives; waits for the end, or for an order that makes one: the stream is
+    /// there as long as that is not carried out.
     async fn stay(
         &mut self,
         index: usize,
@@ -256,24 +257,14 @@ impl Task {
         if !had_diverged {
             self.started(index, untold.take());
         }
-        let mut last_order = None;
         let end = loop {
             tokio::select! {
                 biased;
                 end = self.ends.recv() => break end,
-                Some(order) = orders.recv(), if last_order.is_none() => {
-                    if self.interrupts(&order) {
-                        last_order = Some(order);
-                        let recall = || ToCore::RecallUpstream;
-                        // However long its queue is full.
-                        while super::connection::post(&self.shared, 0, recall(), || true)
-                            .await
-                            .is_none()
-                        {}
-                    } else {
-                        self.carry_out(order).await;
-                    }
-                }
+                Some(order) = orders.recv() => match self.interrupts(&order) {
+                    true => return Some(order),
+                    false => self.obey(order).await,
+                },
                 () = &mut believed, if untold.is_some() => self.started(index, untold.take()),
             }
         };
@@ -282,7 +273,7 @@ impl Task {
             // The control thread ends.
             None => std::future::pending().await,
         }
-        last_order
+        None
     }
 
     fn started(&mut self, index: usize, state: Option<UpstreamState>) {

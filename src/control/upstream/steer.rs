@@ -4,6 +4,7 @@
 
 use super::super::ctl;
 use super::{LOG, NoStandby, Task, done};
+use crate::core::handoff::{ToCore, UpstreamEnd};
 use crate::hub::Position;
 use crate::hub::course::Upstream;
 use crate::store::course::{FenceNote, UpstreamNote};
@@ -45,12 +46,19 @@ impl Task {
         }
     }
 
-    /// Carries out an order. Nothing is received while it does.
+    /// Carries out an order. Whatever was under way has been given up, at any point of it,
+    /// and nothing is received meanwhile.
     pub(super) async fn carry_out(&mut self, order: Order) {
+        self.recall().await;
         if let Some(switching) = self.switching.take() {
             // A timeline's end that was decided is not left half way.
             drop(switching.await);
         }
+        self.obey(order).await;
+    }
+
+    /// Does as told, when nothing stands in the way, or when nothing has to change.
+    pub(super) async fn obey(&mut self, order: Order) {
         let interrupts = self.interrupts(&order);
         let Order { steer, answer } = order;
         let result = match steer {
@@ -66,6 +74,23 @@ impl Task {
         }
         // Who asked may have gone.
         drop(answer.send(result));
+    }
+
+    /// Ends the stream to the core, if there is one. Whatever was under way may have been
+    /// given up at any point: the core knows, and says so behind all that it said before.
+    async fn recall(&mut self) {
+        let recall = || ToCore::RecallUpstream;
+        let post = || super::super::connection::post(&self.shared, 0, recall(), || true);
+        // However long its queue is full.
+        while post().await.is_none() {}
+        loop {
+            match self.ends.recv().await {
+                Some(UpstreamEnd::Recalled) => return,
+                // The hub goes down.
+                Some(UpstreamEnd::Stopped) | None => std::future::pending().await,
+                Some(end) => tracing::debug!(target: LOG, "the stream had ended: {end:?}"),
+            }
+        }
     }
 
     /// Begins with the upstream and the fence that are in force.
