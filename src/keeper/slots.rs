@@ -16,7 +16,7 @@ use tracing::info;
 impl<D: Disk> Keeper<D> {
     /// Reads all slots, or makes the directory for them. One that cannot be read keeps
     /// the hub from starting: it might keep WAL.
-    pub(super) async fn load_slots(&self) -> Result<(), StoreFault> {
+    pub async fn load_slots(&self) -> Result<(), StoreFault> {
         let folder = self.layout.slots();
         let failed = |action: &'static str, path: &Path, error: io::Error| StoreFault::Io {
             action,

@@ -12,6 +12,7 @@ use crate::wait;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
 use walhub::wal::lsn::Lsn;
@@ -149,7 +150,12 @@ fn a_hub_that_cannot_be_asked() {
         fs::copy(env!("CARGO_BIN_EXE_walhub"), &program).unwrap();
         let mut other = std::process::Command::new(program);
         other.uid(account.uid).gid(account.gid).args(["ctl", "-D"]);
-        let output = other.arg(socket.parent().unwrap()).arg("status").output().unwrap();
+        other.arg(socket.parent().unwrap()).arg("status");
+        // A process that another test forks holds the copy open for writing a moment longer.
+        let output = wait::eventually("the copy can be run", || match other.output() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => None,
+            output => Some(output.unwrap()),
+        });
         let message = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{message}");
         assert!(message.contains("permission denied"), "{message}");

@@ -8,10 +8,12 @@
 //!   they stay cached, the medium has some of them, and the next sync succeeds.
 //! - A full disk fails writes and creations for a while; some writes are short.
 //! - A killed process loses nothing: the cache survives.
+//! - What lies in a directory whose own name is lost goes with it. (A disk without
+//!   directories has all of them.)
 
 use crate::random::Random;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,6 +22,9 @@ use std::task::Poll;
 use walhub::store::disk::{Disk, parent};
 
 pub(crate) const SECTOR: usize = 512;
+
+/// Stands for a directory among the inodes.
+const DIRECTORY: usize = usize::MAX;
 
 /// How often things go wrong, of 1000.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,6 +47,8 @@ struct State {
     names: BTreeMap<PathBuf, usize>,
     durable_names: BTreeMap<PathBuf, usize>,
     unsynced: Vec<NameChange>,
+    /// Directories that are there for ever; none when all are.
+    directories: Option<BTreeSet<PathBuf>>,
 }
 
 #[derive(Default)]
@@ -59,11 +66,12 @@ enum NameChange {
 }
 
 impl NameChange {
-    fn dir(&self) -> &Path {
+    /// Is the change one of names in `dir`? A rename between two directories is one of
+    /// both: it is durable with either.
+    fn is_in(&self, dir: &Path) -> bool {
         match self {
-            Self::Create(path, _) | Self::Rename(path, _, _) | Self::Unlink(path, _) => {
-                parent(path)
-            }
+            Self::Create(path, _) | Self::Unlink(path, _) => parent(path) == dir,
+            Self::Rename(from, to, _) => parent(from) == dir || parent(to) == dir,
         }
     }
 
@@ -161,7 +169,16 @@ impl FakeDisk {
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
             unsynced: Vec::new(),
+            directories: None,
         })))
+    }
+
+    /// A disk on which other directories than these have to be made.
+    pub(crate) fn with_directories(random: Random, directories: &[&Path]) -> Self {
+        let disk = Self::new(random);
+        let directories = directories.iter().map(|path| (*path).to_owned()).collect();
+        disk.0.borrow_mut().directories = Some(directories);
+        disk
     }
 
     pub(crate) fn set_faults(&self, faults: Faults) {
@@ -182,15 +199,41 @@ impl FakeDisk {
         let kept = [0, 300, 500, 900, 1000][state.random.below(5) as usize];
         for inode in &mut state.inodes {
             inode.write_out_some(&mut state.random, kept);
-            inode.cache = inode.medium.clone();
-            inode.dirty = vec![false; inode.sectors()];
+            inode.cache.clone_from(&inode.medium);
+            inode.dirty.clear();
+            inode.dirty.resize(inode.sectors(), false);
         }
         for change in state.unsynced.drain(..) {
             if state.random.chance(kept) {
                 change.apply(&mut state.durable_names);
             }
         }
+        // A directory in one that is lost is lost itself.
+        for _ in 0..state.directories.as_ref().map_or(0, |_| 2) {
+            let there: BTreeSet<_> = state.durable_names.keys().cloned().collect();
+            let directories = state.directories.clone().unwrap_or_default();
+            let is_there = |dir: &Path| directories.contains(dir) || there.contains(dir);
+            state.durable_names.retain(|path, _| is_there(parent(path)));
+        }
         state.names = state.durable_names.clone();
+    }
+
+    /// Gives the memory of files back that have no name: everybody who had them open has
+    /// gone.
+    pub(crate) fn forget_unnamed(&self) {
+        let state = &mut *self.0.borrow_mut();
+        let mut named: BTreeSet<_> =
+            state.names.values().chain(state.durable_names.values()).collect();
+        named.extend(state.unsynced.iter().map(|change| match change {
+            NameChange::Create(_, inode)
+            | NameChange::Rename(_, _, inode)
+            | NameChange::Unlink(_, inode) => inode,
+        }));
+        for (index, inode) in state.inodes.iter_mut().enumerate() {
+            if !named.contains(&index) {
+                *inode = Inode::default();
+            }
+        }
     }
 
     /// What reads of `path` see, and what the medium holds; the latter only if the name
@@ -203,8 +246,11 @@ impl FakeDisk {
         (cached, durable)
     }
 
+    /// The names of all files.
     pub(crate) fn names(&self) -> Vec<PathBuf> {
-        self.0.borrow().names.keys().cloned().collect()
+        let state = self.0.borrow();
+        let files = state.names.iter().filter(|(_, inode)| **inode != DIRECTORY);
+        files.map(|(path, _)| path.clone()).collect()
     }
 
     pub(crate) fn write_now(
@@ -222,6 +268,7 @@ impl FakeDisk {
 
     fn create_now(&self, path: &Path) -> io::Result<Rc<FakeFile>> {
         let state = &mut *self.0.borrow_mut();
+        state.look_for(parent(path))?;
         if let Some(inode) = state.names.get(path).copied() {
             // Truncation of a file that is there: only our own temporary files.
             state.inodes[inode] = Inode::default();
@@ -243,8 +290,20 @@ impl FakeDisk {
         inode.map(|inode| Rc::new(FakeFile { inode })).ok_or(io::ErrorKind::NotFound.into())
     }
 
+    fn make_directory(&self, path: &Path) -> io::Result<()> {
+        let state = &mut *self.0.borrow_mut();
+        if state.names.contains_key(path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let change = NameChange::Create(path.to_owned(), DIRECTORY);
+        change.apply(&mut state.names);
+        state.unsynced.push(change);
+        Ok(())
+    }
+
     fn change_name(&self, path: &Path, to: Option<&Path>) -> io::Result<()> {
         let state = &mut *self.0.borrow_mut();
+        state.look_for(parent(to.unwrap_or(path)))?;
         let inode = state.names.get(path).copied().ok_or(io::ErrorKind::NotFound)?;
         if to.is_some() && state.full && state.random.chance(200) {
             return Err(no_space());
@@ -260,6 +319,15 @@ impl FakeDisk {
 }
 
 impl State {
+    /// Is there such a directory?
+    fn look_for(&self, dir: &Path) -> io::Result<()> {
+        let for_ever = self.directories.as_ref().is_none_or(|known| known.contains(dir));
+        match for_ever || self.names.get(dir) == Some(&DIRECTORY) {
+            true => Ok(()),
+            false => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
     fn write(&mut self, inode: usize, bytes: &[u8], offset: u64) -> io::Result<usize> {
         if self.random.chance(self.faults.failed_write) {
             return Err(io_error());
@@ -303,7 +371,7 @@ impl State {
         }
         let (synced, rest) = std::mem::take(&mut self.unsynced)
             .into_iter()
-            .partition::<Vec<_>, _>(|change| change.dir() == dir);
+            .partition::<Vec<_>, _>(|change| change.is_in(dir));
         for change in synced {
             change.apply(&mut self.durable_names);
         }
@@ -331,6 +399,7 @@ impl Disk for FakeDisk {
     type Watch = Weak<FakeFile>;
 
     async fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.0.borrow().look_for(dir)?;
         let inside = |path: &PathBuf| {
             (parent(path) == dir)
                 .then(|| path.file_name())?
@@ -396,9 +465,9 @@ impl Disk for FakeDisk {
         self.change_name(path, None)
     }
 
-    /// Directories are there from the beginning.
-    async fn mkdir(&self, _: &Path) -> io::Result<()> {
-        Err(io::ErrorKind::AlreadyExists.into())
+    async fn mkdir(&self, path: &Path) -> io::Result<()> {
+        later().await;
+        self.make_directory(path)
     }
 
     async fn len(&self, file: &Self::File) -> io::Result<u64> {

@@ -5,6 +5,7 @@
 //! of them, `WALHUB_SEED=17` runs that one.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+#[expect(dead_code, reason = "directories and long lives are the whole hub's simulation's")]
 mod fake_disk;
 mod model;
 mod plants;
