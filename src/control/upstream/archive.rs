@@ -140,7 +140,7 @@ impl Task {
                 break Advance::Further;
             }
             let no = at.segment(size);
-            let fetched = match during(&mut feed, ahead.take(no, course.ends)).await {
+            let fetched = match during(&mut feed, ahead.take(no, &course)).await {
                 Ok(fetched) => fetched?,
                 Err(_) => break Advance::Exhausted,
             };
@@ -302,7 +302,7 @@ impl Task {
             None => (tli == TimelineId::FIRST).then(History::first),
         };
         let course = own.map(|own| course(&own, &newer, durable));
-        let course = course.unwrap_or(Course { ends: None, passed: None });
+        let course = course.unwrap_or_default();
         if let Some((branch, at)) = course.passed
             && self.told.passed.replace(branch) != Some(branch)
         {
@@ -470,19 +470,15 @@ impl<'a> Ahead<'a> {
     }
 
     /// This segment; those behind it are being fetched from now on.
-    async fn take(
-        &mut self,
-        no: SegmentNo,
-        ends: Option<(TimelineId, Lsn)>,
-    ) -> Result<Fetched, Ends> {
+    async fn take(&mut self, no: SegmentNo, course: &Course) -> Result<Fetched, Ends> {
         while self.coming.front().is_some_and(|(first, _)| *first != no) {
             self.coming.pop_front();
         }
         let mut next = self.coming.back().map_or(no, |(last, _)| last.next());
         while next.raw() <= no.raw().saturating_add(self.restorer.ahead())
-            && ends.is_none_or(|(_, end)| next.start(self.size) < end)
+            && course.ends.is_none_or(|(_, end)| next.start(self.size) < end)
         {
-            self.coming.push_back((next, self.restorer.segment(self.names(next, ends))));
+            self.coming.push_back((next, self.restorer.segment(self.names(next, course))));
             next = next.next();
         }
         match self.coming.pop_front() {
@@ -491,14 +487,14 @@ impl<'a> Ahead<'a> {
         }
     }
 
-    /// Where our timeline ends inside the segment, the next one's file holds the same WAL
-    /// and is more likely to have been archived whole.
-    fn names(&self, no: SegmentNo, ends: Option<(TimelineId, Lsn)>) -> Vec<SegmentName> {
+    /// Where our timeline ends inside the segment, the file of the one that goes on beyond
+    /// it holds the same WAL, and is more likely to have been archived whole.
+    fn names(&self, no: SegmentNo, course: &Course) -> Vec<SegmentName> {
         let size = self.size;
-        let child = ends
-            .filter(|(_, end)| end.segment(size) == no && end.segment_offset(size) > 0)
-            .map(|(child, _)| child);
-        let tlis = child.into_iter().chain([self.tli]);
+        let last = no.end(size).saturating_sub(1);
+        let heir = course.history.as_ref().map(|history| history.tli_at(last));
+        let heir = heir.filter(|heir| *heir != self.tli);
+        let tlis = heir.into_iter().chain([self.tli]);
         tlis.map(|tli| SegmentName { tli, no, size }).collect()
     }
 }
