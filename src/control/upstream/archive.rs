@@ -72,6 +72,7 @@ impl Task {
     /// Nothing can be asked of an upstream before `at`: the archive's turn. Comes back when
     /// an upstream could stream, and without an archive at that time.
     pub(super) async fn wait(&mut self, at: Instant) {
+        self.failures = 0;
         let Some(restorer) = self.shared.restorer.clone() else {
             return tokio::time::sleep_until(at.into()).await;
         };

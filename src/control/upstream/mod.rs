@@ -77,11 +77,14 @@ pub(super) async fn run(shared: Arc<Shared>, ends: mpsc::Receiver<UpstreamEnd>) 
         no_standby: NoStandby::NotMet,
         told: archive::Told::default(),
         exhausted: None,
+        failures: 0,
     };
     task.write_state();
     loop {
         match task.supervisor.next(Instant::now()) {
             Next::SleepUntil(at) => task.wait(at).await,
+            // Hosts that take their time to fail leave no pause between two rounds.
+            Next::Connect(0) if task.failures >= 2 * hosts => task.wait(Instant::now()).await,
             Next::Connect(host) => task.attempt(host).await,
         }
     }
@@ -102,6 +105,8 @@ struct Task {
     told: archive::Told,
     /// The archive had nothing more for this position.
     exhausted: Option<Position>,
+    /// Attempts that gave no stream since the last stream, or since the archive was asked.
+    failures: usize,
 }
 
 /// With `prefer-standby`: have we looked at all hosts for one?
@@ -198,6 +203,7 @@ impl Task {
             return self.stream_ended(index, start, end).await;
         }
         let mut news = Vec::new();
+        self.failures = 0;
         self.supervisor.started(index, state, &mut news);
         self.tell(news);
         match self.ends.recv().await {
@@ -290,6 +296,7 @@ impl Task {
     }
 
     async fn ended(&mut self, index: usize, state: UpstreamState) {
+        self.failures += 1;
         let mut news = Vec::new();
         self.supervisor.ended(Instant::now(), index, state, &mut news);
         self.tell(news);
