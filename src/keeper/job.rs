@@ -59,12 +59,10 @@ pub enum Job {
     /// Take a segment that was fetched from the archive and checked, and lies synced under
     /// its temporary name: give it its own, durably, and open it.
     Adopt {
-        /// The timeline that somebody asked for.
+        /// The timeline in its name.
         tli: TimelineId,
         /// The segment.
         no: SegmentNo,
-        /// The timeline in the file's name: a later one where the timeline ends inside.
-        named: TimelineId,
     },
     /// Replace the control file, durably.
     SaveControl(Box<ControlFile>),
@@ -132,7 +130,7 @@ impl Job {
             Self::Finalize { tli, no } => JobKind::Finalize { tli, no },
             Self::Begin { tli, .. } => JobKind::Begin { tli },
             Self::Open { tli, no, for_core } => JobKind::Open { tli, no, for_core },
-            Self::Adopt { tli, no, .. } => JobKind::Adopt { tli, no },
+            Self::Adopt { tli, no } => JobKind::Adopt { tli, no },
             Self::SaveControl(_) => JobKind::SaveControl,
             Self::SaveHistory { tli, .. } => JobKind::SaveHistory { tli },
             Self::SaveState(_) => JobKind::SaveState,
@@ -238,7 +236,7 @@ pub enum JobDone<F = Arc<OwnedFd>> {
     },
     /// A segment from the archive was taken and opened, or not.
     Adopted {
-        /// The timeline that was asked for.
+        /// The timeline in its name.
         tli: TimelineId,
         /// The segment.
         no: SegmentNo,

@@ -19,20 +19,20 @@ pub(super) struct Restored {
 impl<D: Disk> Keeper<D> {
     /// Gives a restored segment its name and opens it. One that has its name already is
     /// only opened: somebody was faster.
-    pub(super) async fn adopt(&mut self, named: TimelineId, no: SegmentNo) -> io::Result<D::File> {
-        let name = self.name(named, no)?;
+    pub(super) async fn adopt(&mut self, tli: TimelineId, no: SegmentNo) -> io::Result<D::File> {
+        let name = self.name(tli, no)?;
         let from = self.layout.restoring(&name.to_string());
         match self.disk.rename(&from, &self.layout.segment(name)).await {
             Ok(()) => {
-                self.restored.going.remove(&(named, no));
-                self.restored.files.insert((named, no));
+                self.restored.going.remove(&(tli, no));
+                self.restored.files.insert((tli, no));
                 self.note_restored(name).await;
                 self.disk.sync_dir(self.layout.wal()).await.map_err(failed_sync)?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        self.open(named, no).await
+        self.open(tli, no).await
     }
 
     /// Marks what nobody reads and nobody is about to read.
@@ -123,7 +123,7 @@ mod tests {
 
     fn adopt(keeper: &mut Keeper<PlainDisk>, no: u64) -> io::Result<std::fs::File> {
         let no = SegmentNo::new(no);
-        let done = run_ready(keeper.run(Job::Adopt { tli: TLI, no, named: TLI })).unwrap();
+        let done = run_ready(keeper.run(Job::Adopt { tli: TLI, no })).unwrap();
         let JobDone::Adopted { result, .. } = done else { panic!("{done:?}") };
         result.map(|file| std::fs::File::from(file.try_clone().unwrap()))
     }

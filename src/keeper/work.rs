@@ -122,8 +122,8 @@ impl<D: Disk> Keeper<D> {
                 let result = self.open(tli, no).await;
                 Ok(JobDone::Opened { tli, no, for_core, result })
             }
-            Job::Adopt { tli, no, named } => {
-                let result = self.adopt(named, no).await;
+            Job::Adopt { tli, no } => {
+                let result = self.adopt(tli, no).await;
                 Ok(JobDone::Adopted { tli, no, result })
             }
             Job::SaveControl(control) => self.save_control(&control).await,

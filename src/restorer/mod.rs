@@ -10,7 +10,7 @@
 
 mod queue;
 
-use self::queue::{Key, Queue, Work};
+use self::queue::{Key, Queue, Waiting, Work};
 use crate::archive::check;
 use crate::archive::restore::{Fetched, RestoreCommand};
 use crate::config::RestoreSettings;
@@ -19,7 +19,7 @@ use crate::hub::Hub;
 use crate::keeper::{Job, JobDone, KeeperHandle};
 use crate::store::layout::Layout;
 use crate::timeline::History;
-use crate::wal::{SegmentName, SegmentNo, TimelineId, Walker};
+use crate::wal::{SegmentName, SegmentNo, SegmentSize, TimelineId, Walker};
 use crate::watermark::Cell;
 use bytes::Bytes;
 use std::fs::File;
@@ -61,6 +61,8 @@ struct Inner {
     keeper: Mutex<Option<KeeperHandle>>,
     answer: Answer,
     stop: AtomicBool,
+    /// Held by whoever fetches a history file.
+    histories: Mutex<()>,
     /// When it was last said that the command is broken; none while it works.
     broken: Mutex<Option<Instant>>,
     queue: Mutex<Queue>,
@@ -111,6 +113,7 @@ impl Restorer {
             keeper: Mutex::new(Some(keeper)),
             answer,
             stop: AtomicBool::new(false),
+            histories: Mutex::new(()),
             broken: Mutex::new(None),
             queue: Mutex::new(Queue::default()),
             ready: Condvar::new(),
@@ -127,7 +130,11 @@ impl Restorer {
     /// A core needs a segment that is not on disk. It gets its answer when the file is
     /// there, or when it is known that it will not come.
     pub fn want(&self, tli: TimelineId, no: SegmentNo, core: usize) {
-        self.inner.lock().want(Key { tli, no }, core);
+        let Some(key) = self.inner.key(tli, no) else {
+            let result = Err(io::ErrorKind::NotFound.into());
+            return self.inner.tell(Waiting { tli, core }, no, result);
+        };
+        self.inner.lock().want(key, Waiting { tli, core });
         self.inner.ready.notify_one();
         self.look_ahead(tli, no);
     }
@@ -143,7 +150,9 @@ impl Restorer {
         let follows = (1..=inner.ahead).map(|n| SegmentNo::new(no.raw().saturating_add(n)));
         let gone = |no: &SegmentNo| no.start(size) < here && no.start(size) < cell.limit();
         for no in follows.take_while(gone) {
-            if inner.lock().foresee(Key { tli, no }) {
+            if let Some(key) = inner.key(tli, no)
+                && inner.lock().foresee(key)
+            {
                 inner.ready.notify_one();
             }
         }
@@ -245,14 +254,22 @@ impl Inner {
         }
     }
 
+    /// The file that holds a segment of a timeline.
+    fn key(&self, tli: TimelineId, no: SegmentNo) -> Option<Key> {
+        let size = self.hub.identity()?.segment_size;
+        Some(Key { tli: named(self.hub.cell_of(tli)?, no, size), no })
+    }
+
     /// Fetches a segment for the cores, and hands it to the keeper.
     fn restore_segment(&self, key: Key) {
-        let named = match self.find_segment(key) {
-            Ok(Some(named)) => named,
-            Ok(None) => return self.finish(key, Err(io::ErrorKind::NotFound.into())),
+        match self.find_segment(key) {
+            Ok(Fetched::Here) => {}
+            Ok(Fetched::NotThere | Fetched::Stopped) => {
+                return self.finish(key, Err(io::ErrorKind::NotFound.into()));
+            }
             Err(error) => return self.finish(key, Err(error)),
-        };
-        let mut job = Job::Adopt { tli: key.tli, no: key.no, named };
+        }
+        let mut job = Job::Adopt { tli: key.tli, no: key.no };
         loop {
             let Some(keeper) = self.keeper().clone() else { return };
             match keeper.post(job) {
@@ -263,38 +280,32 @@ impl Inner {
         }
     }
 
-    /// Has the segment under its temporary name, or its own; under which timeline's name.
-    fn find_segment(&self, key: Key) -> io::Result<Option<TimelineId>> {
+    /// Has the segment under its temporary name, checked, or under its own.
+    fn find_segment(&self, key: Key) -> io::Result<Fetched> {
         let identity = self.hub.identity().ok_or_else(|| io::Error::other("no cluster yet"))?;
-        let size = identity.segment_size;
-        let Some(cell) = self.hub.cell_of(key.tli) else { return Ok(None) };
-        for tli in names(cell, key.no, size) {
-            let name = SegmentName { tli, no: key.no, size };
-            if self.layout.segment(name).exists() {
-                return Ok(Some(tli));
-            }
-            let path = self.layout.restoring(&name.to_string());
-            let found = self.fetch(&name.to_string(), &path, Some(size.bytes()));
-            match found.map_err(io::Error::other)? {
-                Fetched::Here => {}
-                Fetched::NotThere => continue,
-                Fetched::Stopped => return Ok(None),
-            }
-            return match self.check(name, &path) {
-                Ok(()) => {
-                    info!("restored log file \"{name}\" from archive");
-                    Ok(Some(tli))
-                }
-                Err(fault) => {
-                    error!("{fault}; it is not served");
-                    // A start removes it, too.
-                    drop(std::fs::remove_file(&path));
-                    Err(io::Error::new(io::ErrorKind::InvalidData, fault))
-                }
-            };
+        let name = SegmentName { tli: key.tli, no: key.no, size: identity.segment_size };
+        if self.layout.segment(name).exists() {
+            return Ok(Fetched::Here);
         }
-        debug!("segment {} of timeline {} is not in the archive", key.no.raw(), key.tli);
-        Ok(None)
+        let path = self.layout.restoring(&name.to_string());
+        let fetched = self.fetch(&name.to_string(), &path, Some(name.size.bytes()));
+        let fetched = fetched.map_err(io::Error::other)?;
+        if fetched != Fetched::Here {
+            debug!("archive file \"{name}\" is not there");
+            return Ok(fetched);
+        }
+        match self.check(name, &path) {
+            Ok(()) => {
+                info!("restored log file \"{name}\" from archive");
+                Ok(Fetched::Here)
+            }
+            Err(fault) => {
+                error!("{fault}; it is not served");
+                // A start removes it, too.
+                drop(std::fs::remove_file(&path));
+                Err(io::Error::new(io::ErrorKind::InvalidData, fault))
+            }
+        }
     }
 
     fn fetch(&self, file: &str, target: &Path, size: Option<u64>) -> Result<Fetched, String> {
@@ -331,6 +342,8 @@ impl Inner {
     fn fetch_history(&self, tli: TimelineId) -> Restored<Bytes> {
         let file = History::file_name(tli);
         let path = self.layout.restoring(&file);
+        // Two clients may ask for the same one: one after the other, to one place.
+        let _alone = self.histories.lock().unwrap_or_else(PoisonError::into_inner);
         if self.fetch(&file, &path, None)? != Fetched::Here {
             return Ok(None);
         }
@@ -348,31 +361,34 @@ impl Inner {
     /// Whoever waits for the segment has an answer.
     fn finish(&self, key: Key, result: io::Result<Arc<OwnedFd>>) {
         let waiting = self.lock().finished(key);
-        for core in waiting {
+        for waiting in waiting {
             let result = match &result {
                 Ok(file) => Ok(Arc::clone(file)),
                 Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
             };
-            let Key { tli, no } = key;
-            (self.answer)(core, JobDone::Opened { tli, no, for_core: core, result });
+            self.tell(waiting, key.no, result);
         }
+    }
+
+    fn tell(&self, waiting: Waiting, no: SegmentNo, result: io::Result<Arc<OwnedFd>>) {
+        let Waiting { tli, core } = waiting;
+        (self.answer)(core, JobDone::Opened { tli, no, for_core: core, result });
     }
 }
 
-/// Under which timelines' names a segment may be archived, the best first: its own, but
-/// where its timeline ends inside, those that go on from there.
-fn names(cell: Arc<Cell>, no: SegmentNo, size: crate::wal::SegmentSize) -> Vec<TimelineId> {
+/// Under which timeline's name a segment is archived: its own, but where its timeline ends
+/// inside, that of the one which goes on beyond the segment. Those between never filled it.
+fn named(cell: Arc<Cell>, no: SegmentNo, size: SegmentSize) -> TimelineId {
     let ends_inside = |cell: &Cell| {
         cell.end().is_some_and(|end| end.segment(size) == no && end.segment_offset(size) > 0)
     };
-    if !ends_inside(&cell) {
-        return vec![cell.tli()];
+    let mut cell = cell;
+    while ends_inside(&cell)
+        && let Some(next) = cell.next()
+    {
+        cell = next;
     }
-    let followers = std::iter::successors(cell.next(), |cell| match ends_inside(cell) {
-        true => cell.next(),
-        false => None,
-    });
-    followers.map(|cell| cell.tli()).collect()
+    cell.tli()
 }
 
 fn read_small(path: &PathBuf) -> io::Result<Vec<u8>> {

@@ -8,11 +8,18 @@ use std::collections::{BTreeMap, VecDeque};
 /// comes first.
 const MAX_FORESEEN: usize = 64;
 
-/// A segment as it is asked for.
+/// A segment in the archive, by the timeline in its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) tli: TimelineId,
     pub(super) no: SegmentNo,
+}
+
+/// A core that waits for a segment, and the timeline that it asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub(super) tli: TimelineId,
+    pub(super) core: usize,
 }
 
 /// A piece of work for the control thread.
@@ -40,20 +47,20 @@ pub(super) struct Queue {
     turn: Turn,
     needed: VecDeque<Key>,
     foreseen: VecDeque<Key>,
-    /// Segments in one of the lists, being fetched, or with the keeper: the cores that wait.
-    waiting: BTreeMap<Key, Vec<usize>>,
+    /// Segments in one of the lists, being fetched, or with the keeper: who waits.
+    waiting: BTreeMap<Key, Vec<Waiting>>,
 }
 
 impl Queue {
     /// A core needs a segment.
-    pub(super) fn want(&mut self, key: Key, core: usize) {
+    pub(super) fn want(&mut self, key: Key, waiting: Waiting) {
         match self.waiting.get_mut(&key) {
             None => {
-                self.waiting.insert(key, vec![core]);
+                self.waiting.insert(key, vec![waiting]);
                 self.needed.push_back(key);
             }
-            Some(cores) => {
-                cores.push(core);
+            Some(others) => {
+                others.push(waiting);
                 if let Some(place) = self.foreseen.iter().position(|other| *other == key) {
                     self.foreseen.remove(place);
                     self.needed.push_back(key);
@@ -89,7 +96,7 @@ impl Queue {
     }
 
     /// A segment is done with; who waited for it.
-    pub(super) fn finished(&mut self, key: Key) -> Vec<usize> {
+    pub(super) fn finished(&mut self, key: Key) -> Vec<Waiting> {
         self.waiting.remove(&key).unwrap_or_default()
     }
 }
@@ -102,6 +109,10 @@ mod tests {
         Key { tli: TimelineId::FIRST, no: SegmentNo::new(no) }
     }
 
+    fn core(core: usize) -> Waiting {
+        Waiting { tli: TimelineId::FIRST, core }
+    }
+
     fn next(queue: &mut Queue) -> Option<Key> {
         match queue.next()? {
             Next::Segment(key) => Some(key),
@@ -112,21 +123,21 @@ mod tests {
     #[test]
     fn one_fetch_for_all_and_needs_before_foresight() {
         let mut queue = Queue::default();
-        queue.want(key(1), 0);
+        queue.want(key(1), core(0));
         assert!(queue.foresee(key(2)));
         assert!(queue.foresee(key(3)));
         assert!(!queue.foresee(key(2)), "once");
-        queue.want(key(1), 1);
-        queue.want(key(3), 1);
+        queue.want(key(1), core(1));
+        queue.want(key(3), core(1));
         assert_eq!(next(&mut queue), Some(key(1)));
-        queue.want(key(1), 2);
+        queue.want(key(1), core(2));
         assert!(!queue.foresee(key(1)), "it is being fetched");
         assert_eq!(next(&mut queue), Some(key(3)));
         assert_eq!(next(&mut queue), Some(key(2)));
         assert_eq!(next(&mut queue), None);
-        assert_eq!(queue.finished(key(1)), [0, 1, 2]);
+        assert_eq!(queue.finished(key(1)), [core(0), core(1), core(2)]);
         assert!(queue.finished(key(2)).is_empty());
-        queue.want(key(1), 2);
+        queue.want(key(1), core(2));
         assert_eq!(next(&mut queue), Some(key(1)), "asked again, fetched again");
     }
 }

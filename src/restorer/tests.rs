@@ -102,8 +102,8 @@ fn one_fetch_serves_all_and_the_next_segments_come_ahead() {
     world.restorer.want(TLI, no, 1);
     let mut adopted = Vec::new();
     for _ in 0..3 {
-        let Job::Adopt { tli, no, named } = world.job() else { panic!("another job") };
-        assert_eq!((tli, named), (TLI, TLI));
+        let Job::Adopt { tli, no } = world.job() else { panic!("another job") };
+        assert_eq!(tli, TLI);
         let path = Layout::new(world.root.path()).restoring(&name(no.raw()));
         assert_eq!(std::fs::metadata(&path).unwrap().len(), SEGMENT);
         let file = File::open(path).unwrap();
@@ -166,14 +166,11 @@ fn a_fork_segment_is_the_childs_file() {
         pair[0].seal(pair[0].durable());
         pair[0].link(Arc::clone(&pair[1]));
     }
-    let of = |n: usize, no| {
-        let names = names(Arc::clone(&cells[n]), SegmentNo::new(no), size);
-        names.into_iter().map(TimelineId::raw).collect::<Vec<_>>()
-    };
-    assert_eq!(of(0, 4), [1]);
-    assert_eq!(of(0, 5), [2, 3]);
-    assert_eq!(of(1, 5), [3]);
-    assert_eq!(of(2, 5), [3]);
-    assert_eq!(of(2, 6), [3]);
-    assert_eq!(of(3, 7), [4]);
+    let of = |n: usize, no| named(Arc::clone(&cells[n]), SegmentNo::new(no), size).raw();
+    assert_eq!(of(0, 4), 1);
+    assert_eq!(of(0, 5), 3);
+    assert_eq!(of(1, 5), 3);
+    assert_eq!(of(2, 5), 3);
+    assert_eq!(of(2, 6), 3);
+    assert_eq!(of(3, 7), 4);
 }

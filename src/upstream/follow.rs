@@ -4,10 +4,12 @@ use crate::timeline::History;
 use crate::wal::{Lsn, TimelineId};
 
 /// Where the histories lead from where we are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Course {
     /// Our timeline ends there, and this one follows; none while it goes on.
     pub ends: Option<(TimelineId, Lsn)>,
+    /// The history that says so.
+    pub history: Option<History>,
     /// The newest timeline that left ours before our end, and where. An archive alone is no
     /// reason to give up what we hold: somebody may have promoted a copy for a test.
     pub passed: Option<(TimelineId, Lsn)>,
@@ -17,7 +19,7 @@ pub struct Course {
 /// left it at or behind what we hold. `own` is our timeline's history, `newer` those of newer
 /// timelines, oldest first.
 pub fn course(own: &History, newer: &[History], durable: Lsn) -> Course {
-    let mut course = Course { ends: None, passed: None };
+    let mut course = Course::default();
     for history in newer.iter().rev().filter(|history| history.begins_with(own)) {
         let (Some(at), Some(next)) =
             (history.switchpoint_of(own.tli()), history.next_after(own.tli()))
@@ -26,6 +28,7 @@ pub fn course(own: &History, newer: &[History], durable: Lsn) -> Course {
         };
         if at >= durable {
             course.ends = Some((next, at));
+            course.history = Some(history.clone());
             return course;
         }
         course.passed.get_or_insert((history.tli(), at));

@@ -121,6 +121,7 @@ impl Task {
         at: Instant,
         orders: &mut mpsc::Receiver<Order>,
     ) -> Option<Order> {
+        self.failures = 0;
         let Some(restorer) = self.shared.restorer.clone() else {
             return sleep(at, orders).await;
         };
@@ -195,7 +196,7 @@ impl Task {
             }
             let no = at.segment(size);
             let fetched = tokio::select! {
-                fetched = during(&mut feed, ahead.take(no, course.ends)) => fetched,
+                fetched = during(&mut feed, ahead.take(no, &course)) => fetched,
                 () = turn.ordered() => break Advance::Over,
             };
             let Ok(fetched) = fetched else { break Advance::Exhausted };
@@ -360,7 +361,7 @@ impl Task {
             None => (tli == TimelineId::FIRST).then(History::first),
         };
         let course = own.map(|own| course(&own, &newer, durable));
-        let course = course.unwrap_or(Course { ends: None, passed: None });
+        let course = course.unwrap_or_default();
         if let Some((branch, at)) = course.passed
             && self.told.passed.replace(branch) != Some(branch)
         {
@@ -528,19 +529,15 @@ impl<'a> Ahead<'a> {
     }
 
     /// This segment; those behind it are being fetched from now on.
-    async fn take(
-        &mut self,
-        no: SegmentNo,
-        ends: Option<(TimelineId, Lsn)>,
-    ) -> Result<Fetched, Ends> {
+    async fn take(&mut self, no: SegmentNo, course: &Course) -> Result<Fetched, Ends> {
         while self.coming.front().is_some_and(|(first, _)| *first != no) {
             self.coming.pop_front();
         }
         let mut next = self.coming.back().map_or(no, |(last, _)| last.next());
         while next.raw() <= no.raw().saturating_add(self.restorer.ahead())
-            && ends.is_none_or(|(_, end)| next.start(self.size) < end)
+            && course.ends.is_none_or(|(_, end)| next.start(self.size) < end)
         {
-            self.coming.push_back((next, self.restorer.segment(self.names(next, ends))));
+            self.coming.push_back((next, self.restorer.segment(self.names(next, course))));
             next = next.next();
         }
         match self.coming.pop_front() {
@@ -549,14 +546,14 @@ impl<'a> Ahead<'a> {
         }
     }
 
-    /// Where our timeline ends inside the segment, the next one's file holds the same WAL
-    /// and is more likely to have been archived whole.
-    fn names(&self, no: SegmentNo, ends: Option<(TimelineId, Lsn)>) -> Vec<SegmentName> {
+    /// Where our timeline ends inside the segment, the file of the one that goes on beyond
+    /// it holds the same WAL, and is more likely to have been archived whole.
+    fn names(&self, no: SegmentNo, course: &Course) -> Vec<SegmentName> {
         let size = self.size;
-        let child = ends
-            .filter(|(_, end)| end.segment(size) == no && end.segment_offset(size) > 0)
-            .map(|(child, _)| child);
-        let tlis = child.into_iter().chain([self.tli]);
+        let last = no.end(size).saturating_sub(1);
+        let heir = course.history.as_ref().map(|history| history.tli_at(last));
+        let heir = heir.filter(|heir| *heir != self.tli);
+        let tlis = heir.into_iter().chain([self.tli]);
         tlis.map(|tli| SegmentName { tli, no, size }).collect()
     }
 }

@@ -87,6 +87,7 @@ pub(super) async fn run(
         no_standby: NoStandby::NotMet,
         told: archive::Told::default(),
         exhausted: None,
+        failures: 0,
     };
     task.write_state();
     if task.is_fenced() {
@@ -96,6 +97,10 @@ pub(super) async fn run(
         let order = match task.next() {
             None => orders.recv().await,
             Some(Next::SleepUntil(at)) => task.wait(at, &mut orders).await,
+            // Hosts that take their time to fail leave no pause between two rounds.
+            Some(Next::Connect(0)) if task.failures >= 2 * task.upstream.conninfo.hosts.len() => {
+                task.wait(Instant::now(), &mut orders).await
+            }
             Some(Next::Connect(host)) => task.attempt(host, &mut orders).await,
         };
         if let Some(order) = order {
@@ -123,6 +128,8 @@ struct Task {
     told: archive::Told,
     /// The archive had nothing more for this position.
     exhausted: Option<Position>,
+    /// Attempts that gave no stream since the last stream, or since the archive was asked.
+    failures: usize,
 }
 
 /// With `prefer-standby`: have we looked at all hosts for one?
@@ -278,6 +285,7 @@ impl Task {
 
     fn started(&mut self, index: usize, state: Option<UpstreamState>) {
         if let Some(state) = state {
+            self.failures = 0;
             let mut news = Vec::new();
             self.supervisor.started(index, state, &mut news);
             self.tell(news);
@@ -369,6 +377,7 @@ impl Task {
     }
 
     async fn ended(&mut self, index: usize, state: UpstreamState) {
+        self.failures += 1;
         let mut news = Vec::new();
         self.supervisor.ended(Instant::now(), index, state, &mut news);
         self.tell(news);
