@@ -212,7 +212,8 @@ fn fence_promote_unfence() {
         std::mem::replace(&mut acknowledged, committed()) == acknowledged
     });
     wait::stays(Duration::from_secs(1), "no commit returns", || committed() == acknowledged);
-    assert!(primary.flush_lsn() > at, "they are written, and wait");
+    // The hub may have all that waits, and have left before it said so.
+    assert!(primary.flush_lsn() >= at, "they are written, and wait");
 
     // Nor after a crash, and the same is said.
     hub.kill();
