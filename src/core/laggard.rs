@@ -64,6 +64,9 @@ impl<R: Ring> DataCore<R> {
         let Some(sender) = self.senders.get_mut(key) else { return Fed::Yes };
         let Some(id) = sender.waiting_block else { return Fed::Yes };
         let (cell, at) = (sender.cell.clone(), sender.cursor.next());
+        // What was announced before the timeline's end was known has to follow.
+        let announced = sender.cursor.unfinished().map_or(Lsn::INVALID, |rest| rest.end);
+        let valid_to = cell.limit().max(announced);
         match self.blocks.at_hand(cell.id(), at) {
             AtHand::Coming => {
                 self.blocks.join(id, key);
@@ -77,21 +80,21 @@ impl<R: Ring> DataCore<R> {
             AtHand::No if !self.blocks.has_place() => return Fed::Later,
             AtHand::No => {}
         }
-        let fed = self.load(&cell, id, at);
+        let fed = self.load(&cell, id, at, valid_to);
         if matches!(fed, Fed::Read) {
             self.blocks.join(id, key);
         }
         fed
     }
 
-    /// Has a block read from the file that holds `at`.
-    fn load(&mut self, cell: &Cell, id: BlockId, at: Lsn) -> Fed {
+    /// Has a block read from the file that holds `at`, which is valid up to there.
+    fn load(&mut self, cell: &Cell, id: BlockId, at: Lsn, valid_to: Lsn) -> Fed {
         let Some(identity) = self.hub.identity() else { return Fed::Later };
         let size = identity.segment_size;
         match self.files.file(cell.tli(), at.segment(size), &self.keeper) {
             FileAnswer::Open(file) => {
                 let place = (&file, id.start().segment_offset(size));
-                self.blocks.load(&mut self.ring, id, cell.limit(), place);
+                self.blocks.load(&mut self.ring, id, valid_to, place);
                 Fed::Read
             }
             FileAnswer::Coming => Fed::FileComing,
@@ -116,7 +119,7 @@ impl<R: Ring> DataCore<R> {
             {
                 continue;
             }
-            if matches!(self.load(&cell, BlockId::of(cell.id(), at), at), Fed::Read) {
+            if matches!(self.load(&cell, BlockId::of(cell.id(), at), at, cell.limit()), Fed::Read) {
                 reads += 1;
             }
         }

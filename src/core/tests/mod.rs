@@ -3,6 +3,7 @@
 mod bench;
 mod slots;
 
+use super::blocks::BlockPool;
 use super::handoff::ToCore;
 use super::listen::HUB_PAUSE;
 use crate::keeper::{Job, JobDone};
@@ -100,6 +101,44 @@ fn a_laggard_that_waits_for_its_block_is_answered_and_asked() {
     });
     let (_, body) = first.unwrap();
     assert_eq!((body[0], &body[1..9]), (b'w', &START.raw().to_be_bytes()[..]));
+}
+
+/// A message is announced as a whole, and then the timeline turns out to have ended inside
+/// it: the rest follows, from the file if the memory went to others.
+#[test]
+fn what_was_announced_follows_past_the_switchpoint() {
+    let mut bench = Bench::serving(START.saturating_add(2 << 20));
+    let mut laggard = bench.standby(|_| ());
+    let mut asked = None;
+    bench.run_until("the file is asked for", |bench| {
+        asked = bench.jobs.try_recv().ok();
+        asked.is_some()
+    });
+    let Some(Job::Open { tli, no, for_core }) = asked else { panic!("{asked:?}") };
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&wal(2 << 20), 0).unwrap();
+    let result = Ok(Arc::new(file.into()));
+    bench.post(ToCore::Keeper(JobDone::Opened { tli, no, for_core, result }));
+    let mut rest = None;
+    bench.run_until("its socket is full", |bench| {
+        let sender = bench.core.senders.iter().next().map(|(_, sender)| sender);
+        rest = sender.and_then(|sender| sender.cursor.unfinished().cloned());
+        rest.is_some()
+    });
+    let rest = rest.unwrap();
+    bench.run_to_sleep();
+    bench.hub.current_cell().unwrap().seal(rest.next);
+    bench.core.blocks = BlockPool::default();
+    let mut received = START;
+    bench.run_until("the rest comes", |_| {
+        while let Some((tag, body)) = laggard.next() {
+            if (tag, body[0]) == (b'd', b'w') {
+                received = received.saturating_add(body.len() as u64 - 25);
+            }
+        }
+        received >= rest.end
+    });
+    assert_eq!(received, rest.end, "nothing was begun behind it");
 }
 
 fn status(reply: ReplyRequest) -> Vec<u8> {
