@@ -172,7 +172,12 @@ impl<D: Disk> Keeper<D> {
     /// Recovery can prove a record that straddles the open segment's start only from the
     /// record's own start, which may lie many segments back: that much stays.
     async fn find_start_of_walk(&mut self, size: SegmentSize) -> io::Result<()> {
-        let Some(range) = self.complete.last().copied() else { return Ok(()) };
+        let Some(range) = self.complete.last().copied() else {
+            // Nothing is complete, as when a timeline was left for one that forked off far
+            // back: how far the old one had come says nothing about what may go.
+            self.walk_start = self.cluster_start();
+            return Ok(());
+        };
         let mut no = range.newest;
         while no > range.oldest {
             let start = no.start(size);

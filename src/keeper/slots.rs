@@ -35,6 +35,10 @@ impl<D: Disk> Keeper<D> {
             }
             Err(error) => return Err(failed("list directory", &folder, error)),
         };
+        // After a kill the names may be cached only, and what the hub removes by them would
+        // be missing when the power takes them.
+        let synced = self.disk.sync_dir(&folder).await;
+        synced.map_err(|error| StoreFault::Sync { path: folder.clone(), error })?;
         for name in names {
             let path = folder.join(&name);
             if name.ends_with(TEMPORARY) {

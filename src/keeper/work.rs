@@ -447,6 +447,11 @@ impl<D: Disk> Keeper<D> {
         Ok(SegmentName { tli, no, size: self.segment_size()? })
     }
 
+    /// Where the directory's WAL of the current timeline begins.
+    pub(super) fn cluster_start(&self) -> Option<Lsn> {
+        self.cluster.as_ref().map(|cluster| cluster.start)
+    }
+
     pub(super) fn segment_size(&self) -> io::Result<SegmentSize> {
         self.size.ok_or_else(|| io::Error::other("the cluster is not known yet"))
     }

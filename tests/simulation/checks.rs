@@ -41,6 +41,8 @@ impl Ground {
             return;
         };
         let tli = wal.walker.rules().tli;
+        shared
+            .trace(|| format!("hub {id} starts: {:?}, kept {}", wal.complete, holds.oldest_kept()));
         let truth = shared.truth.borrow();
         if let Some((before, upto)) = model.published {
             // What of a timeline that has ended since lies behind its end is aside.

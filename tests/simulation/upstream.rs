@@ -386,7 +386,15 @@ impl Task {
             }
             no = no.next();
             let held = no.start(size);
-            let Some(next) = self.fetch((tli, no), held, end) else { break };
+            let Some(next) = self.fetch((tli, no), held, end) else {
+                // When nothing is damaged any more, what is not proven is good all the same:
+                // upstream may have nothing but what follows.
+                if shared.calm.get() {
+                    let rest = (at, walker.position().min(limit));
+                    open = self.feed(conn, rest, &waiting).await;
+                }
+                break;
+            };
             valid = walker.feed(&next).is_ok();
             waiting.extend_from_slice(&next);
         }
