@@ -23,6 +23,8 @@ const CPU: &str = "CPU s/GiB";
 const HUB: &str = "walhub";
 const RECEIVEWAL: &str = "pg_receivewal --synchronous";
 const SEGMENT: u64 = 16 << 20;
+/// Received before the clock starts, MiB; many times what the hub keeps.
+const WARM_UP: u64 = 256;
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Bytes between two syncs of the bare loop. The hub syncs what came together while the
@@ -37,9 +39,10 @@ const BATCHES: [(usize, &str); 4] = [
 fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
     let mib = run.options.sized(1024, 64);
     let mut report = row.report(format!(
-        "{mib} MiB of WAL that a primary keeps. Timed from the first segment to bear its final \
-         name (complete and synced) to the last. The bare loop writes as much into files written \
-         before, by the same ring."
+        "{mib} MiB of WAL that a primary keeps, behind {WARM_UP} MiB that bring the receiver to its \
+         steady state, in which the hub writes into segments that it has recycled. Timed between \
+         two segments bearing their final names (complete and synced). The bare loop writes as \
+         much into files written before, by the same ring."
     ));
     let bed = run.bed(0)?;
     let start = bed.primary.segment_start()?;
@@ -49,7 +52,7 @@ fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
             slot(repeat)
         ))?;
     }
-    bed.primary.write_wal(mib + 64)?;
+    bed.primary.write_wal(WARM_UP + mib + 64)?;
     for repeat in 0..run.options.repeats() {
         run.say(format_args!("ingest, round {}", repeat + 1));
         for (batch, name) in BATCHES {
@@ -99,7 +102,7 @@ fn hub(run: &Run<'_>, bed: &Bed<'_>, start: walhub::wal::Lsn, mib: u64) -> Outco
     let upstream = bed.primary.conninfo();
     let mut hub = Hub::new(run.place, &run.walhub, &upstream, "ingest")?;
     hub.flag(&format!("--start-from={start}"));
-    hub.flag("--wal-keep-size=8GB");
+    hub.flag("--wal-keep-size=64MB");
     hub.spawn(run.place)?;
     let ingested = watch(&hub.pg_wal(), hub.pid(), mib)?;
     hub.stop()?;
@@ -126,9 +129,10 @@ fn receivewal(run: &Run<'_>, bed: &Bed<'_>, slot: &str, mib: u64) -> Outcome<Ing
     ingested
 }
 
-/// Watches final names appear until `mib` lie between the first and the last.
+/// Watches final names appear: first the warm-up, then `mib` with the clock running.
 fn watch(folder: &Path, pid: u32, mib: u64) -> Outcome<Ingested> {
     let deadline = Instant::now() + PATIENCE;
+    let mut oldest = None;
     let mut first: Option<(u64, Instant, CpuMeter)> = None;
     loop {
         if Instant::now() > deadline {
@@ -136,7 +140,9 @@ fn watch(folder: &Path, pid: u32, mib: u64) -> Outcome<Ingested> {
         }
         let newest = newest_segment(folder);
         match (&mut first, newest) {
-            (None, Some(number)) => {
+            (None, Some(number))
+                if (number - *oldest.get_or_insert(number)) * SEGMENT >= WARM_UP << 20 =>
+            {
                 let meter = CpuMeter::start(Workers::Process(pid));
                 first = Some((number, Instant::now(), meter));
             }

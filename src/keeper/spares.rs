@@ -15,7 +15,7 @@ use std::io;
 const MADE_AHEAD: usize = 1;
 
 /// Kept at most; what more comes back is removed.
-const MAX_SPARES: usize = 3;
+const MAX_SPARES: usize = 4;
 
 /// Written in one step: short enough for a job to wait.
 const STEP: u64 = 1 << 20;
@@ -87,6 +87,11 @@ impl Spares {
                 }
             }
         }
+    }
+
+    /// Is there one that needs not be written first?
+    pub(super) fn has_one(&self) -> bool {
+        !self.ready.is_empty()
     }
 
     /// A spare could not be given its WAL name.

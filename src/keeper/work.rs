@@ -25,6 +25,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tracing::warn;
 
 /// Old segments that go in one step of background work.
 const REMOVALS_A_STEP: usize = 8;
@@ -141,12 +142,31 @@ impl<D: Disk> Keeper<D> {
         if self.remove_some(size).await? == Tended::More {
             return Ok(Tended::More);
         }
+        self.sync_names().await?;
+        self.spares.tend(&self.disk, &self.layout, size).await
+    }
+
+    /// What was renamed or removed is so after a crash too: recycled files are ours.
+    async fn sync_names(&mut self) -> io::Result<()> {
         if self.unsynced_names {
             self.disk.sync_dir(self.layout.wal()).await?;
             self.unsynced_names = false;
             self.spares.names_synced();
         }
-        self.spares.tend(&self.disk, &self.layout, size).await
+        Ok(())
+    }
+
+    /// When there is no spare, looks for segments to recycle before one is written: that
+    /// costs as much as the WAL that goes into it, and a keeper with a job always at hand
+    /// comes to nothing else.
+    async fn recycle_for(&mut self, size: SegmentSize) -> io::Result<()> {
+        if self.spares.has_one() {
+            return Ok(());
+        }
+        if let Err(error) = self.remove_some(size).await {
+            warn!("could not recycle WAL segments: {error}");
+        }
+        self.sync_names().await.map_err(failed_sync)
     }
 
     /// Makes `<segment>.partial` ready.
@@ -171,6 +191,7 @@ impl<D: Disk> Keeper<D> {
                 file
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.recycle_for(name.size).await?;
                 let (spare, file) = self.spares.take(&self.disk, &self.layout, name.size).await?;
                 let renamed = self.disk.rename(&self.layout.spare(spare), &partial).await;
                 renamed.inspect_err(|_| self.spares.give_back(spare))?;
@@ -425,6 +446,7 @@ mod tests {
     use crate::store::disk::run_ready;
     use crate::store::plain_disk::PlainDisk;
     use crate::wal::SystemId;
+    use crate::wal::page::PAGE_SIZE;
     use crate::wal::synth::Synth;
     use std::os::unix::fs::FileExt;
 
@@ -496,5 +518,36 @@ mod tests {
         let mut read = vec![0; MIB as usize];
         std::fs::File::from(reader.try_clone().unwrap()).read_exact_at(&mut read, 0).unwrap();
         assert!(read == whole, "the reader's file was written over");
+    }
+
+    /// A keeper that always has a job at hand would otherwise write each segment twice: as
+    /// zeros, then as WAL.
+    #[test]
+    fn an_old_segment_is_recycled_before_a_spare_is_written() {
+        use std::os::unix::fs::MetadataExt;
+        let size = SegmentSize::new(MIB).unwrap();
+        let tli = TimelineId::FIRST;
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::open(&folder.path().join("hub")).unwrap();
+        let layout = directory.layout().clone();
+        let [old, next] = [FIRST, FIRST + 1].map(SegmentNo::new);
+        let path = |no| layout.segment(SegmentName { tli, no, size });
+        std::fs::write(path(old), vec![7; MIB as usize]).unwrap();
+        let inode = std::fs::metadata(path(old)).unwrap().ino();
+        let holds = Arc::new(Holds::new(old.start(size)));
+        let complete = Some(SegmentRange { tli, oldest: old, newest: old });
+        let mut keeper =
+            Keeper::new(PlainDisk, layout.clone(), holds, &Listing::default(), complete, None);
+        run_ready(keeper.run(Job::UseCluster { segment_size: size })).unwrap();
+        keeper.horizon = next;
+
+        let keep = next.start(size);
+        let done = run_ready(keeper.run(Job::Prepare { tli, no: next, keep })).unwrap();
+        assert!(matches!(done, JobDone::Prepared { .. }));
+        let partial = layout.partial(SegmentName { tli, no: next, size });
+        assert_eq!(std::fs::metadata(&partial).unwrap().ino(), inode);
+        assert!(!path(old).exists());
+        let page = std::fs::read(&partial).unwrap();
+        assert!(page[..PAGE_SIZE].iter().all(|byte| *byte == 0), "old WAL could be believed");
     }
 }
