@@ -77,9 +77,9 @@ pub fn run(line: &OsStr, directory: &Path, stop: &AtomicBool) -> io::Result<Outc
         return Ok(outcome(child.wait()?));
     }
     // The group may be gone already; then there is nothing to end.
-    drop(kill_process_group(group, Signal::TERM));
+    kill_process_group(group, Signal::TERM).ok();
     if by(Some(Instant::now() + GRACE))? == Ended::No {
-        drop(kill_process_group(group, Signal::KILL));
+        kill_process_group(group, Signal::KILL).ok();
     }
     child.wait()?;
     Ok(Outcome::Stopped)
