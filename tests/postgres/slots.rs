@@ -183,6 +183,7 @@ fn a_slot_lives_on_over_a_promotion() {
     let mut hub = Hub::new(&scene, "hub", &middle.conninfo()).flag("--wal-keep-size=1MB");
     hub.start();
     wait_connected(&middle);
+    hub.wait_state("streaming");
     let mut client = Client::connect(hub.port());
     client.query("CREATE_REPLICATION_SLOT leaf PHYSICAL ( RESERVE_WAL )").unwrap();
     client.query("CREATE_REPLICATION_SLOT astray PHYSICAL ( RESERVE_WAL )").unwrap();
