@@ -350,7 +350,7 @@ impl Client {
                 tracing::info!(pid = session.pid, %next, %at, "told the standby the next timeline");
             }
             StreamEnd::Failed(refusal) => {
-                shared.hub.holds.slots.lock().drop_temporary(session.pid);
+                shared.hub.holds.slots.drop_temporary(session.pid);
                 tracing::info!(
                     pid = session.pid,
                     sqlstate = refusal.sqlstate,

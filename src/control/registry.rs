@@ -237,7 +237,7 @@ impl Inner {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.registry.hub.holds.slots.lock().drop_temporary(self.pid);
+        self.registry.hub.holds.slots.drop_temporary(self.pid);
         let mut inner = self.registry.lock();
         drop(inner.take_stream(self.pid));
         inner.live.remove(&self.pid);

@@ -19,6 +19,15 @@ pub(super) struct FeedbackClock {
     told: Option<(Need, Instant)>,
 }
 
+/// What a look at the fleet found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Looked {
+    /// As before.
+    NothingNew,
+    /// Something has happened.
+    News,
+}
+
 impl FeedbackClock {
     /// A connection that begins now. A zero interval: only what is new is said.
     pub(super) fn new(interval: Duration) -> Self {
@@ -30,13 +39,17 @@ impl FeedbackClock {
         self.seen != Some(fleet.changes())
     }
 
-    /// Takes over what standbys need now.
-    pub(super) fn look(&mut self, fleet: &Fleet, now: Instant) {
-        if self.has_missed(fleet) || self.runs_out.is_some_and(|at| at <= now) {
-            self.seen = Some(fleet.changes());
+    /// Takes over what standbys need now. Says whether something has happened to them since
+    /// the last look; what the caller reads of them from here on is as new as that at least.
+    pub(super) fn look(&mut self, fleet: &Fleet, now: Instant) -> Looked {
+        let changes = fleet.changes();
+        let looked = if self.seen == Some(changes) { Looked::NothingNew } else { Looked::News };
+        if looked == Looked::News || self.runs_out.is_some_and(|at| at <= now) {
+            self.seen = Some(changes);
             self.need = fleet.need(now);
             self.runs_out = fleet.deadline(now);
         }
+        looked
     }
 
     /// What is to be said now, if anything; it counts as said.

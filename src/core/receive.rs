@@ -5,7 +5,7 @@
 //! to the record before), and nothing is published before its batch is synced.
 
 use super::data::{DataCore, Halted};
-use super::feedback::FeedbackClock;
+use super::feedback::{FeedbackClock, Looked};
 use super::figures::ReceiverFigures;
 use super::handoff::{ToControl, UpstreamEnd, UpstreamHandoff};
 use super::pg_now;
@@ -223,12 +223,12 @@ impl Receiver {
     /// Takes over what standbys have replayed, and tells the upstream what they need.
     fn look_at_fleet(&mut self, hub: &Hub, clock: &impl ring::Clock, now: Instant) {
         let Some(link) = &mut self.link else { return };
+        let looked = link.feedback.look(&hub.fleet, now);
         if let Some(apply) = self.apply.as_mut().filter(|apply| apply.is_of_standbys())
-            && link.feedback.has_missed(&hub.fleet)
+            && looked == Looked::News
         {
             apply.note(hub.fleet.slowest());
         }
-        link.feedback.look(&hub.fleet, now);
         if let Some(need) = link.feedback.take_due(now) {
             link.outbox.extend_from_slice(&need.message(pg_now(clock)).encode());
         }

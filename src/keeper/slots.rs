@@ -7,7 +7,7 @@ use crate::store::disk::{Disk, read_small, replace_durably, write_full};
 use crate::store::layout::{Layout, TEMPORARY};
 use crate::store::sealed_text::Unreadable;
 use crate::store::slots::{SlotFile, SlotName};
-use crate::wal::SegmentSize;
+use crate::wal::{Lsn, SegmentSize};
 use std::io;
 use std::path::Path;
 use std::time::SystemTime;
@@ -69,6 +69,10 @@ impl<D: Disk> Keeper<D> {
             Some(file) => replace_durably(&self.disk, &self.layout.slot(name), file.encode()).await,
             None => Ok(()),
         };
+        if written.is_err() {
+            // Written perhaps, and not durably: it must not come back with the next start.
+            self.remove_file_of(name).await.ok();
+        }
         let mut slots = self.holds.slots.lock();
         match (&written, file) {
             (Ok(()), Some(file)) => {
@@ -86,7 +90,7 @@ impl<D: Disk> Keeper<D> {
     /// The file goes, durably, then the slot.
     pub(super) async fn drop_slot(&mut self, name: &SlotName) -> io::Result<()> {
         let removed = match self.remove_file_of(name).await {
-            Ok(()) => self.disk.sync_dir(&self.layout.slots()).await,
+            Ok(()) => self.disk.sync_dir(&self.layout.slots()).await.map_err(failed_sync),
             error => error,
         };
         let mut slots = self.holds.slots.lock();
@@ -151,6 +155,16 @@ impl<D: Disk> Keeper<D> {
                 self.save_slots(lost, now).await
             }
             other => other,
+        }
+    }
+
+    /// Before a switch at `end`. After a crash that follows it no file names a position that
+    /// is on the branch which was left.
+    pub(super) async fn pull_slots_back(&mut self, end: Lsn) -> io::Result<()> {
+        let changed = self.holds.slots.lock().fall_back(end);
+        match changed.is_empty() {
+            true => Ok(()),
+            false => self.save_slots(changed, SystemTime::UNIX_EPOCH).await,
         }
     }
 

@@ -326,6 +326,7 @@ impl<D: Disk> Keeper<D> {
             StoreFault::Io { error, .. } if is_no_space(&error) => error,
             fault => io::Error::other(fault.to_string()),
         };
+        self.pull_slots_back(plan.at).await?;
         switch(&self.disk, &self.layout, plan, &control).await.map_err(other)?;
         self.cluster = control.cluster;
         let recovered = recover(&self.disk, &self.layout).await.map_err(other)?;

@@ -74,13 +74,16 @@ impl Fleet {
     /// What all have replayed that have said so; none without anybody.
     pub fn slowest(&self) -> Option<Lsn> {
         let inner = self.lock();
-        let applied = inner.applied.values().map(|lsn| Lsn::new(lsn.load(Ordering::Acquire)));
-        let slowest = applied.filter(|lsn| *lsn != Lsn::INVALID).min();
-        drop(inner);
-        if let Some(slowest) = slowest {
+        let mut slowest = inner.slowest()?;
+        // Who moves on meanwhile decides by what was said before whether that is news, and
+        // keeps quiet. So it is looked again when the new value can be seen.
+        loop {
             self.slowest.store(slowest.raw(), Ordering::SeqCst);
+            match inner.slowest() {
+                Some(now) if now != slowest => slowest = now,
+                _ => return Some(slowest),
+            }
         }
-        slowest
     }
 
     fn changed(&self) {
@@ -93,6 +96,13 @@ impl Fleet {
     // A panic ends the process (`panic = "abort"`); only tests can poison the lock.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn slowest(&self) -> Option<Lsn> {
+        let applied = self.applied.values().map(|lsn| Lsn::new(lsn.load(Ordering::SeqCst)));
+        applied.filter(|lsn| *lsn != Lsn::INVALID).min()
     }
 }
 
@@ -130,7 +140,7 @@ impl Member {
         if self.fleet.settings.report_apply != ReportApply::Slowest || apply == Lsn::INVALID {
             return;
         }
-        let before = self.applied.swap(apply.raw(), Ordering::AcqRel);
+        let before = self.applied.swap(apply.raw(), Ordering::SeqCst);
         // Others decide as long as this one is ahead of them.
         let slowest = self.fleet.slowest.load(Ordering::SeqCst);
         if before != apply.raw() && before.min(apply.raw()) <= slowest {
@@ -228,5 +238,40 @@ mod tests {
         assert_eq!(fleet.slowest(), Some(Lsn::new(90)));
         drop(a);
         assert_eq!(fleet.slowest(), None);
+    }
+
+    /// A standby that moves while the slowest is looked up keeps quiet only if the look
+    /// has seen it.
+    #[test]
+    fn no_step_of_the_slowest_is_missed() {
+        let settings = FeedbackSettings {
+            report_apply: ReportApply::Slowest,
+            max_age: Duration::ZERO,
+            ..FeedbackSettings::default()
+        };
+        for round in 0..200 {
+            let fleet = Fleet::new(settings.clone());
+            let member = fleet.join();
+            let last = Lsn::new(200);
+            let steps = std::thread::spawn(move || {
+                for lsn in 1..=last.raw() {
+                    member.applied(Lsn::new(lsn));
+                }
+                member
+            });
+            let (mut seen, mut slowest) = (0, None);
+            loop {
+                let is_last = steps.is_finished();
+                let changes = fleet.changes();
+                if seen != changes {
+                    seen = changes;
+                    slowest = fleet.slowest();
+                } else if is_last {
+                    break;
+                }
+            }
+            assert_eq!(slowest, Some(last), "round {round}");
+            drop(steps.join().unwrap());
+        }
     }
 }

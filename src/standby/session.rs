@@ -198,7 +198,7 @@ fn command(hub: &Hub, session: &Session, text: &[u8], out: &mut BytesMut) -> Ste
 
 /// An error, which takes the session's temporary slots along.
 fn fail(hub: &Hub, session: &Session, refusal: &Refusal, out: &mut BytesMut) {
-    hub.holds.slots.lock().drop_temporary(session.pid);
+    hub.holds.slots.drop_temporary(session.pid);
     backend::error(out, refusal);
 }
 

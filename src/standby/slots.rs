@@ -122,6 +122,8 @@ pub(super) fn drop_slot(
     let mut slots = hub.holds.slots.lock();
     match slots.begin_drop(name, session.pid) {
         Ok(SlotLifetime::Temporary) => {
+            drop(slots);
+            hub.holds.slots.tell_freed();
             backend::command_complete(out, "DROP_REPLICATION_SLOT");
             Ok(Step::Answered)
         }

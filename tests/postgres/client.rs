@@ -271,7 +271,7 @@ impl Client {
 }
 
 impl ServerError {
-    fn parse(body: &[u8]) -> Self {
+    pub(crate) fn parse(body: &[u8]) -> Self {
         let mut fields = BTreeMap::new();
         for field in body.split(|&byte| byte == 0) {
             if let Some((&code, text)) = field.split_first() {

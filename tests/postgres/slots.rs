@@ -74,6 +74,15 @@ fn commands_as_postgresql(port: u16) {
         stranger.query("DROP_REPLICATION_SLOT t").unwrap_err().sqlstate == "42704"
     });
 
+    // Who waits for it to be free hears that it has gone.
+    let mut client = Client::connect(port);
+    client.query("CREATE_REPLICATION_SLOT t TEMPORARY PHYSICAL").unwrap();
+    let mut waiting = Client::connect(port);
+    waiting.send_query("DROP_REPLICATION_SLOT t WAIT");
+    client.query("SHOW nosuch").unwrap_err();
+    let answer = waiting.read_message().unwrap();
+    assert_eq!((answer.tag, ServerError::parse(&answer.body).sqlstate.as_str()), (b'E', "42704"));
+
     // DROP ... WAIT waits for the end of the stream.
     let mut user = Client::connect(port);
     let at = user.query_value_of("IDENTIFY_SYSTEM", 2).parse::<Lsn>().unwrap();
@@ -164,6 +173,52 @@ fn a_standbys_slot_keeps_its_wal_over_a_crash_of_the_hub() {
     // With the slot out of the way old WAL goes.
     wait::until("the slot lets go", || restart_lsn(&hub, "standby") >= Some(end));
     wait::until("old WAL goes", || complete_segments(&hub.pg_wal()).len() < 20);
+}
+
+#[test]
+fn a_slot_lives_on_over_a_promotion() {
+    let scene = Scene::new();
+    let old = Cluster::primary_with_segments(&scene, "old", 1);
+    let middle = old.standby("middle", &old.conninfo());
+    middle.wait_streaming();
+    let mut hub = Hub::new(&scene, "hub", &middle.conninfo()).flag("--wal-keep-size=1MB");
+    hub.start();
+    wait_connected(&middle);
+    hub.wait_state("streaming");
+    let mut client = Client::connect(hub.port());
+    client.query("CREATE_REPLICATION_SLOT leaf PHYSICAL ( RESERVE_WAL )").unwrap();
+    client.query("CREATE_REPLICATION_SLOT astray PHYSICAL ( RESERVE_WAL )").unwrap();
+    let mut leaf = old.standby_with("leaf", &hub.conninfo(), "leaf");
+    leaf.wait_streaming();
+    load::write_mib(&old, 3);
+    let end = old.flush_lsn();
+    leaf.wait_replayed(end);
+    // What it says to have lies beyond the promotion to come.
+    let beyond = Lsn::new(end.raw() + (8 << 20));
+    client.start_with_slot("astray", restart_lsn(&hub, "astray").unwrap()).unwrap();
+    client.send_status(beyond);
+    wait::until("the slot follows", || restart_lsn(&hub, "astray") == Some(beyond));
+    drop(client);
+
+    middle.promote();
+    load::write_mib(&middle, 1);
+    leaf.wait_replayed(middle.flush_lsn());
+    assert!(
+        restart_lsn(&hub, "astray") <= Some(middle.flush_lsn()),
+        "no position of a lost branch"
+    );
+    let confirmed = middle.flush_lsn();
+    wait::until("the slot follows", || restart_lsn(&hub, "leaf") >= Some(confirmed));
+    leaf.stop_fast();
+    hub.kill();
+    hub.start();
+    load::write_mib(&middle, 40);
+    let end = middle.flush_lsn();
+    wait::until("the hub has it all", || hub.inspect().record_end() >= end);
+    leaf.start();
+    leaf.wait_replayed(end);
+    let row = Client::connect(hub.port()).query("READ_REPLICATION_SLOT leaf").unwrap().remove(0);
+    assert_eq!(row[2].as_deref(), Some("2"));
 }
 
 #[test]

@@ -23,6 +23,12 @@ impl Slots {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The session ended, or a command of it failed: its temporary slots go.
+    pub fn drop_temporary(&self, pid: u32) {
+        self.lock().drop_temporary(pid);
+        self.tell_freed();
+    }
+
     /// Comes when some slot may be free that was not. Made before one looks.
     pub fn freed(&self) -> Notified<'_> {
         self.freed.notified()

@@ -8,7 +8,7 @@ use crate::wal::{Lsn, SegmentSize};
 use crate::wire::command::SlotLifetime;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// A slot that is to be.
@@ -236,6 +236,23 @@ impl SlotTable {
             slot.invalidated = Some(Cause::WalRemoved);
             slot.reported = Arc::default();
         }
+    }
+
+    /// The timeline ends at `end`: what users have beyond it is on a branch that nobody
+    /// follows, and they will need the other one from there on. Returns what is to be
+    /// written down before the switch.
+    pub fn fall_back(&mut self, end: Lsn) -> Vec<SlotFile> {
+        let mut changed = Vec::new();
+        for slot in self.slots.values_mut() {
+            slot.reported.fetch_min(end.raw(), Ordering::AcqRel);
+            if slot.restart_lsn.is_some_and(|lsn| lsn > end) {
+                slot.restart_lsn = Some(end);
+            }
+            if slot.saved.as_ref().and_then(|file| file.restart_lsn).is_some_and(|lsn| lsn > end) {
+                changed.push(slot.to_file());
+            }
+        }
+        changed
     }
 
     /// Slots that are to be written down now.

@@ -293,3 +293,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_switch_pulls_back_what_is_beyond_it() {
+    let mut table = one(Some(3 * MIB));
+    report(&mut table, 1, 9 * MIB);
+    table.absorb(Lsn::new(0));
+    assert!(table.fall_back(Lsn::new(10 * MIB)).is_empty(), "it is not beyond");
+    assert!(table.fall_back(Lsn::new(5 * MIB)).is_empty(), "its file is not");
+    table.absorb(Lsn::new(0));
+    assert_eq!(table.get("s").unwrap().restart_lsn, Some(Lsn::new(5 * MIB)));
+    let file = table.to_save(size(), at(100)).remove(0);
+    table.saved(file, at(100));
+    let mut changed = table.fall_back(Lsn::new(4 * MIB + 7));
+    assert_eq!(changed.remove(0).restart_lsn, Some(Lsn::new(4 * MIB + 7)));
+    report(&mut table, 1, 6 * MIB);
+    table.absorb(Lsn::new(0));
+    assert_eq!(table.get("s").unwrap().restart_lsn, Some(Lsn::new(6 * MIB)), "it goes on");
+}
