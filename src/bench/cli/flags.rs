@@ -187,7 +187,7 @@ pub struct FleetFlags {
     /// How many [a profile's own number; 50]
     #[arg(long, short = 'n', value_name = "N")]
     pub standbys: Option<usize>,
-    /// Threads that they share [1 on up to 4 CPUs, else a quarter of them, at most 8]
+    /// Threads that they share [a quarter of the CPUs, 1 to 8]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
     /// How they check what they receive

@@ -134,7 +134,7 @@ const FIGURES: &[Figure] = &[
     Figure {
         name: "WAL received by all",
         unit: per_second,
-        read: |r| rate(r.results.delivered_bytes, r.results.seconds),
+        read: |r| rate(r.results.delivered_bytes, r.results.receiving_seconds()),
     },
     Figure {
         name: "taken before",

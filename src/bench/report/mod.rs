@@ -118,8 +118,10 @@ pub struct FaultReport {
 /// The figures, of the measured part of the run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Results {
-    /// How long it was measured, in seconds.
+    /// How long the load was measured, in seconds.
     pub seconds: f64,
+    /// How long it took from there until the last byte had arrived, in seconds.
+    pub drained_after: f64,
     /// WAL written.
     pub wal_bytes: u64,
     /// Commits written.
@@ -160,6 +162,13 @@ pub struct Results {
     pub cpu: Option<CpuReport>,
     /// What the server held.
     pub memory: Option<MemoryReport>,
+}
+
+impl Results {
+    /// What was received was received in so many seconds; the server's costs are of them.
+    pub fn receiving_seconds(&self) -> f64 {
+        self.seconds + self.drained_after
+    }
 }
 
 /// One group of standbys.

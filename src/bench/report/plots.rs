@@ -126,7 +126,8 @@ fn throughput(report: &RunReport) -> Option<Plot> {
     }
     let name = "received by a standby, on average of all".to_owned();
     lines.push(Line { name, points: received });
-    let total = say::rate(report.results.delivered_bytes, report.results.seconds);
+    let results = &report.results;
+    let total = say::rate(results.delivered_bytes, results.receiving_seconds());
     plot(
         "Throughput",
         format!("WAL per second. All standbys together received {total}."),

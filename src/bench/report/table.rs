@@ -38,9 +38,9 @@ pub fn verdict(report: &RunReport) -> Vec<String> {
             lines.push(format!("{} received, every byte of it verified", say::bytes(received)));
         }
         (0, _) => lines.push(format!(
-            "{} received, {} of it verified, nothing false in it",
+            "{} received, all but {} of it verified, nothing false in it",
             say::bytes(received),
-            say::bytes(verified)
+            say::bytes(received.saturating_sub(verified))
         )),
         (faults, _) => {
             lines.push(format!("FAULTY: {} seen", say::of(faults, "fault")));
@@ -83,7 +83,12 @@ fn latencies(text: &mut String, report: &RunReport) {
 pub(super) fn rows(report: &RunReport) -> Vec<(&'static str, String)> {
     let results = &report.results;
     let seconds = results.seconds;
-    let mut rows = vec![("measured", format!("{} s", say::digits(seconds)))];
+    // A server that keeps up needs a moment for the last bytes, no more.
+    let drain = match results.drained_after {
+        late if late < 0.5 => String::new(),
+        late => format!(", and {} s until the last byte had arrived", say::digits(late)),
+    };
+    let mut rows = vec![("measured", format!("{} s{drain}", say::digits(seconds)))];
     if report.plan.mode == Mode::Live {
         let commits = match results.commits {
             // Somebody else's are not counted.
@@ -103,7 +108,7 @@ pub(super) fn rows(report: &RunReport) -> Vec<(&'static str, String)> {
         format!(
             "{} by all standbys, {}; {}, {} sent",
             say::bytes(results.delivered_bytes),
-            say::rate(results.delivered_bytes, seconds),
+            say::rate(results.delivered_bytes, results.receiving_seconds()),
             say::of(results.messages, "message"),
             if results.replies == 1 {
                 "1 reply".to_owned()
@@ -226,7 +231,7 @@ mod tests {
         assert!(lines[1].contains("standby 17: byte at 0/3000123 differs"));
         report.verdict.faults = 0;
         report.verdict.verified_bytes -= 1;
-        assert!(verdict(&report)[0].contains("of it verified, nothing false"));
+        assert!(verdict(&report)[0].contains("all but 1 B of it verified, nothing false"));
         report.plan.verify = "off".to_owned();
         assert!(verdict(&report)[0].contains("not looked at"));
     }

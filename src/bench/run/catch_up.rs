@@ -102,8 +102,10 @@ pub(super) fn catch_up(
     timeline.look(&mut rig, Some(&fleet), watch);
     let result = fleet.stop();
     let server = rig.server.clone();
-    early.problems.extend(rig.stop().1);
-    let mut results = figures(&result, seconds, cpu);
+    // Of a hub that ended by itself enough has been said.
+    let hub = rig.stop().1;
+    early.problems.extend(hub.filter(|_| early.problems.is_empty()));
+    let mut results = figures(&result, seconds, 0.0, cpu);
     // All of it was old when it was asked for: what they took says nothing.
     (results.each, results.first, results.last) = Default::default();
     for group in &mut results.groups {

@@ -9,9 +9,10 @@ use crate::bench::report::{
     CpuReport, FaultReport, GroupReport, Latency, MemoryReport, Results, Verdict,
 };
 use crate::bench::standbys::{self, Fleet, FleetResult, Group};
+use crate::wal::Lsn;
 use std::time::{Duration, Instant};
 
-/// The last bytes have arrived by then, or are on nobody's way.
+/// When nothing has come for so long, the last bytes are on nobody's way.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Connecting goes on as long as somebody succeeds now and then.
@@ -75,15 +76,17 @@ pub(super) fn live(
     let at_end = rig.source.written();
     let wal_at_end = rig.wal_bytes(&at_end);
     if !early.faults && early.problems.is_empty() {
-        drain(&mut rig, &fleet, &mut timeline, watch, &mut early);
+        drain(&mut rig, &fleet, &mut timeline, interrupt, watch, &mut early);
     }
+    let drained_after = marked.elapsed().as_secs_f64() - seconds;
     let (cpu, end) = (rig.cpu().zip(cpu).map(|(end, begin)| end - begin), rig.memory());
     let result = fleet.stop();
     let truth = rig.server.clone();
     let (commit, hub) = rig.stop();
-    early.problems.extend(hub);
+    // Of a hub that ended by itself enough has been said.
+    early.problems.extend(hub.filter(|_| early.problems.is_empty()));
 
-    let mut results = figures(&result, seconds, cpu);
+    let mut results = figures(&result, seconds, drained_after, cpu);
     results.wal_bytes = wal_at_end.saturating_sub(wal_at_mark);
     results.commits = at_end.commits.saturating_sub(at_mark.commits);
     results.generator_late = timeline.late();
@@ -166,17 +169,18 @@ fn run_for(
     }
 }
 
-/// Waits for the last bytes.
+/// Waits for the last bytes, as long as some come.
 fn drain(
     rig: &mut Rig,
     fleet: &Fleet,
     timeline: &mut Timeline,
+    interrupt: &Interrupt,
     watch: &mut dyn Watch,
     early: &mut Early,
 ) {
     timeline.enter(Phase::Draining, None);
-    let deadline = Instant::now() + DRAIN;
-    let mut shown = Instant::now();
+    let already = interrupt.is_set();
+    let (mut slowest, mut moved, mut shown) = (Lsn::INVALID, Instant::now(), Instant::now());
     loop {
         let written = rig.source.written();
         // Somebody else's clients write on; there is no end to wait for.
@@ -190,11 +194,20 @@ fn drain(
             early.problems.push(trouble);
             return;
         }
-        if Instant::now() > deadline {
-            let left = end.bytes_since(progress.slowest);
-            early.problems.push(format!(
-                "{DRAIN:?} after the load's end a good standby still lacks {left} bytes"
-            ));
+        if progress.slowest > slowest {
+            (slowest, moved) = (progress.slowest, Instant::now());
+        }
+        let left = end.bytes_since(progress.slowest);
+        if moved.elapsed() > DRAIN {
+            let lacks = format!("a good standby still lacks {left} bytes");
+            early
+                .problems
+                .push(format!("nothing came for {DRAIN:?} after the load's end; {lacks}"));
+            return;
+        }
+        // Who ended the load by Ctrl-C gets its last bytes; then nobody has to wait.
+        if interrupt.is_set() && (!already || moved.elapsed() > INTERVAL) {
+            early.interrupted = true;
             return;
         }
         if shown.elapsed() >= INTERVAL {
@@ -206,7 +219,15 @@ fn drain(
 }
 
 /// What the standbys have seen, as the report says it.
-pub(super) fn figures(result: &FleetResult, seconds: f64, cpu: Option<f64>) -> Results {
+pub(super) fn figures(
+    result: &FleetResult,
+    seconds: f64,
+    drained_after: f64,
+    cpu: Option<f64>,
+) -> Results {
+    let cpu_report = |cpu, bytes, deliveries, messages| {
+        CpuReport::new(cpu, seconds + drained_after, bytes, deliveries, messages)
+    };
     let sum = |read: fn(&standbys::GroupResult) -> u64| result.groups.iter().map(read).sum();
     let delivered_bytes = sum(|group| group.bytes);
     let deliveries = sum(|group| group.each.len());
@@ -215,6 +236,7 @@ pub(super) fn figures(result: &FleetResult, seconds: f64, cpu: Option<f64>) -> R
     let present = result.groups.iter().filter(|group| group.standbys > 0);
     Results {
         seconds,
+        drained_after,
         delivered_bytes,
         deliveries,
         messages,
@@ -241,7 +263,7 @@ pub(super) fn figures(result: &FleetResult, seconds: f64, cpu: Option<f64>) -> R
             .iter()
             .map(|storm| storm.over.map(|over| over.since(storm.at).as_secs_f64()))
             .collect(),
-        cpu: cpu.map(|cpu| CpuReport::new(cpu, seconds, delivered_bytes, deliveries, messages)),
+        cpu: cpu.map(|cpu| cpu_report(cpu, delivered_bytes, deliveries, messages)),
         ..Results::default()
     }
 }
