@@ -187,7 +187,7 @@ fn drain(
         let Some(end) = written.end else { return };
         let progress = fleet.progress();
         early.faults = progress.faults > 0;
-        if progress.slowest >= end || early.faults {
+        if (written.settled && progress.slowest >= end) || early.faults {
             return;
         }
         if let Some(trouble) = rig.trouble(&written) {

@@ -21,6 +21,8 @@ pub(super) struct Written {
     pub(super) commits: u64,
     /// End of the WAL, when it is ours to say.
     pub(super) end: Option<Lsn>,
+    /// What was sent before a pause is in that.
+    pub(super) settled: bool,
     /// How far behind the schedule since this was asked last.
     pub(super) late: Duration,
     pub(super) finished: bool,
@@ -60,6 +62,7 @@ impl Source {
                     bytes: progress.bytes,
                     commits: progress.commits,
                     end: Some(progress.end),
+                    settled: true,
                     late: progress.late,
                     finished: progress.finished,
                     fault: progress.fault,
@@ -72,6 +75,7 @@ impl Source {
                     bytes: progress.bytes,
                     commits: progress.commits,
                     end: Some(progress.end),
+                    settled: progress.settled,
                     late: progress.late,
                     finished: progress.finished,
                     fault: progress.fault,

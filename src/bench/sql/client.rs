@@ -49,10 +49,18 @@ struct State {
     late: Duration,
     latency: Histogram<u64>,
     service: Histogram<u64>,
-    /// The end of WAL has not been asked for since the last commit.
-    unsettled: bool,
+    end_of_wal: EndOfWal,
     stopped: Option<Instant>,
     fault: Option<String>,
+}
+
+/// Where the server's WAL ends since the last commit was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EndOfWal {
+    /// To be asked for when nothing is under way.
+    Unknown,
+    Asked,
+    Known,
 }
 
 /// A commit that a client has taken from the schedule.
@@ -89,7 +97,7 @@ impl Shared {
             late: Duration::ZERO,
             latency: histogram(),
             service: histogram(),
-            unsettled: true,
+            end_of_wal: EndOfWal::Unknown,
             stopped: None,
             fault: None,
         };
@@ -150,8 +158,8 @@ impl Shared {
         let mut state = self.lock();
         loop {
             let still = state.origin.is_none() || state.is_still(&self.load);
-            if state.unsettled && still && state.order.is_idle() {
-                state.unsettled = false;
+            if state.end_of_wal == EndOfWal::Unknown && still && state.order.is_idle() {
+                state.end_of_wal = EndOfWal::Asked;
                 return Job::Settle;
             }
             if state.stopped.is_some() || state.fault.is_some() {
@@ -202,6 +210,9 @@ impl Shared {
         let mut state = self.lock();
         state.origin.get_or_insert(end);
         state.end = state.end.max(end);
+        if state.end_of_wal == EndOfWal::Asked {
+            state.end_of_wal = EndOfWal::Known;
+        }
         self.commits.complete_to(end);
         drop(state);
         self.changed.notify_all();
@@ -253,7 +264,7 @@ impl State {
     fn send(&mut self, client: usize, due: Nanos, now: Nanos, size: u64) -> Job {
         self.late = self.late.max(now.since(due));
         self.waiting = self.waiting.saturating_sub(1);
-        self.unsettled = true;
+        self.end_of_wal = EndOfWal::Unknown;
         self.order.sent(client);
         Job::Commit { due, size }
     }
@@ -269,6 +280,7 @@ impl State {
             commits: self.answered,
             bytes: self.origin.map_or(0, |origin| self.end.bytes_since(origin)),
             end: self.end,
+            settled: self.end_of_wal == EndOfWal::Known,
             late,
             finished: self.all_taken(load) && self.waiting == 0 && self.order.is_idle(),
             fault: self.fault.clone(),
@@ -305,7 +317,7 @@ pub(super) fn run(shared: &Shared, client: usize, mut link: Link) {
         let done = match shared.job(client, &mut taken) {
             Job::End => return,
             Job::Settle => {
-                let end = position(&mut link, shared, "SELECT pg_current_wal_insert_lsn()");
+                let end = position(&mut link, shared, "SELECT pg_current_wal_flush_lsn()");
                 end.map(|end| shared.settled(end))
             }
             Job::Commit { due, size } => {

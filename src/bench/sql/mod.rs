@@ -49,6 +49,8 @@ pub struct SqlProgress {
     /// End of the last commit that was answered; after a pause the end of the server's
     /// WAL.
     pub end: Lsn,
+    /// Every commit has been answered, and `end` is the end of the server's WAL.
+    pub settled: bool,
     /// The most that a commit was sent behind its schedule since this was asked last:
     /// because all connections were busy.
     pub late: Duration,
