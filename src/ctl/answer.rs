@@ -88,6 +88,31 @@ pub struct Status {
     pub xmin: Option<u32>,
     /// The same for catalogs.
     pub catalog_xmin: Option<u32>,
+    /// How archiving goes; null without an `--archive-command`.
+    pub archiver: Option<Archiver>,
+}
+
+/// How archiving goes since the hub's start, as in `pg_stat_archiver`, and the backlog.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Archiver {
+    /// Files that were archived.
+    pub archived_count: u64,
+    /// The last of them.
+    pub last_archived_wal: Option<String>,
+    /// When that was.
+    pub last_archived_time: Option<String>,
+    /// Attempts that failed.
+    pub failed_count: u64,
+    /// What the last of them was for.
+    pub last_failed_wal: Option<String>,
+    /// When that was.
+    pub last_failed_time: Option<String>,
+    /// Complete segments that wait.
+    pub waiting_segments: usize,
+    /// History files that wait.
+    pub waiting_histories: usize,
+    /// The file whose turn it is.
+    pub next_wal: Option<String>,
 }
 
 /// The connection upstream.

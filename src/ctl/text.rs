@@ -1,6 +1,6 @@
 //! Answers for people.
 
-use super::answer::{Fence, Said, Slot, Standby, Standbys, Status};
+use super::answer::{Archiver, Fence, Said, Slot, Standby, Standbys, Status};
 use super::table::{self, Align, Column, Give, WIDTH};
 use crate::wire::units::format_duration;
 use std::io::{self, Write};
@@ -115,7 +115,30 @@ fn write_status(status: &Status, out: &mut impl Write) -> io::Result<()> {
     line("Senders", format!("{} of {}", status.senders, status.max_wal_senders))?;
     line("Slots", format!("{} of {}", status.slots, status.max_replication_slots))?;
     let xid = |xid: Option<u32>| xid.map_or_else(|| NONE.to_owned(), |xid| xid.to_string());
-    line("Feedback", format!("xmin {}, catalog {}", xid(status.xmin), xid(status.catalog_xmin)))
+    line("Feedback", format!("xmin {}, catalog {}", xid(status.xmin), xid(status.catalog_xmin)))?;
+    match &status.archiver {
+        Some(archiver) => line("Archive", archiver_text(archiver)),
+        None => Ok(()),
+    }
+}
+
+fn archiver_text(archiver: &Archiver) -> String {
+    let waiting = match archiver.waiting_segments + archiver.waiting_histories {
+        0 => "nothing waits".to_owned(),
+        1 => "1 file waits".to_owned(),
+        files => format!("{files} files wait"),
+    };
+    let last = match &archiver.last_archived_wal {
+        Some(wal) => format!("{} archived, the last one {wal}", archiver.archived_count),
+        None => "none archived yet".to_owned(),
+    };
+    let failed = match (&archiver.last_failed_wal, &archiver.last_failed_time) {
+        (Some(wal), Some(time)) => {
+            format!("; {} failed attempts, the last one for {wal} at {time}", archiver.failed_count)
+        }
+        _ => String::new(),
+    };
+    format!("{waiting}; {last}{failed}")
 }
 
 fn fence_text(fence: &Fence) -> String {

@@ -9,6 +9,7 @@ use crate::scene::Scene;
 use crate::segments::{assert_identical, complete_segments};
 use crate::streaming::wait_connected;
 use crate::wait::{self, from_environment};
+use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
@@ -72,6 +73,11 @@ pub(crate) fn end_segment(primary: &Cluster<'_>) -> String {
 
 fn current_segment(primary: &Cluster<'_>) -> String {
     primary.sql("select pg_walfile_name(pg_current_wal_insert_lsn())")
+}
+
+/// What `walhub ctl status` says of archiving.
+fn archiver(hub: &Hub<'_>) -> Value {
+    hub.told(&["status"])["status"]["archiver"].clone()
 }
 
 fn marks(hub: &Hub<'_>, ending: &str) -> usize {
@@ -139,6 +145,13 @@ fn while_the_command_fails_wal_is_kept() {
     wait::until("nothing goes", || complete_segments(&hub.pg_wal()).len() >= 44);
     assert!(hub.pg_wal().join(&first).exists());
     assert!(archive.names().is_empty());
+    let waits = archiver(&hub);
+    assert!(waits["waiting_segments"].as_u64().unwrap() >= 44, "{waits}");
+    assert_eq!(
+        (waits["next_wal"].as_str(), waits["archived_count"].as_u64()),
+        (Some(&*first), Some(0))
+    );
+    wait::until("it was tried", || archiver(&hub)["last_failed_wal"] == *first);
 
     fs::write(&switch, "").unwrap();
     let last = end_segment(&primary);
@@ -146,6 +159,7 @@ fn while_the_command_fails_wal_is_kept() {
     assert!(archive.path(&first).exists());
     assert_identical(archive.folder(), &primary.pg_wal(), 44);
     hub.wait_log(&["no more files wait to be archived"]);
+    assert_eq!(archiver(&hub)["waiting_segments"], 0);
     wait::until("old WAL goes", || complete_segments(&hub.pg_wal()).len() <= 18);
     wait::until("and its marks", || marks(&hub, ".done") <= 18);
 }

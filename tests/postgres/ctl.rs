@@ -59,6 +59,7 @@ fn figures_agree_with_postgresqls() {
     assert_eq!(text(&status, "server_version"), primary.sql("show server_version"));
     assert_eq!((&status["timeline"], &status["standbys"]), (&1.into(), &2.into()));
     assert_eq!((&status["slots"], &status["senders"]), (&1.into(), &2.into()));
+    assert_eq!(status["archiver"], Value::Null);
     assert_eq!(status["upstream"]["state"], "streaming");
     assert_eq!(status["upstream"]["timeline"], 1);
     let host = format!("127.0.0.1:{}", primary.port());

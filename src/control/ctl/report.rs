@@ -5,10 +5,11 @@ use super::super::registry::Client;
 use super::ages::Ages;
 use crate::core::figures::{ReceiverFigures, StandbyFigures, StreamState};
 use crate::ctl::answer::{
-    Diverged, Fence, Slot, Standby, Standbys, Status, Upstream, UpstreamState,
+    Archiver, Diverged, Fence, Slot, Standby, Standbys, Status, Upstream, UpstreamState,
 };
 use crate::hub::Hub;
 use crate::hub::course::NamedBy;
+use crate::store::archive_status::{ArchiveStatus, Attempt};
 use crate::store::retention::{MIN_KEPT_SEGMENTS, Policy, Receiving};
 use crate::store::slots::WalStatus;
 use crate::upstream::state::UpstreamState as State;
@@ -55,6 +56,23 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> Stat
         max_replication_slots: hub.config.slots.max,
         xmin: xid(needed.map(|needed| needed.xmin)),
         catalog_xmin: xid(needed.map(|needed| needed.catalog_xmin)),
+        archiver: hub.archive_status().map(|status| archiver(&status)),
+    }
+}
+
+fn archiver(status: &ArchiveStatus) -> Archiver {
+    let wal = |attempt: Option<Attempt>| attempt.map(|attempt| attempt.file.to_string());
+    let time = |attempt: Option<Attempt>| attempt.map(|attempt| date_millis(attempt.at));
+    Archiver {
+        archived_count: status.archived_count,
+        last_archived_wal: wal(status.last_archived),
+        last_archived_time: time(status.last_archived),
+        failed_count: status.failed_count,
+        last_failed_wal: wal(status.last_failed),
+        last_failed_time: time(status.last_failed),
+        waiting_segments: status.waiting_segments,
+        waiting_histories: status.waiting_histories,
+        next_wal: status.next.map(|file| file.to_string()),
     }
 }
 

@@ -67,10 +67,10 @@ pub struct ArchiveStatus {
     pub failed_count: u64,
     /// The last of them.
     pub last_failed: Option<Attempt>,
-    /// Files that wait, histories included.
-    pub waiting: usize,
     /// Segments that wait.
     pub waiting_segments: usize,
+    /// History files that wait.
+    pub waiting_histories: usize,
     /// The next one.
     pub next: Option<ArchiveFile>,
 }
@@ -229,8 +229,8 @@ impl Backlog {
             last_archived: inner.archived.last,
             failed_count: inner.failed.count,
             last_failed: inner.failed.last,
-            waiting: inner.waiting.len(),
             waiting_segments: inner.waiting.len() - histories,
+            waiting_histories: histories,
             next: inner.waiting.first().copied(),
         }
     }
@@ -278,7 +278,10 @@ mod tests {
             backlog.add(file);
         }
         let status = backlog.status();
-        assert_eq!((status.waiting, status.waiting_segments, status.next), (4, 3, Some(history)));
+        assert_eq!(
+            (status.waiting_histories, status.waiting_segments, status.next),
+            (1, 3, Some(history))
+        );
         let mut order = Vec::new();
         while let Some(file) = backlog.next() {
             backlog.archived(file, SystemTime::UNIX_EPOCH);
@@ -286,7 +289,7 @@ mod tests {
         }
         assert_eq!(order, [history, segment(1, 8), segment(1, 9), segment(2, 7)]);
         let status = backlog.status();
-        assert_eq!((status.archived_count, status.waiting), (4, 0));
+        assert_eq!((status.archived_count, status.waiting_segments), (4, 0));
         assert_eq!(status.last_archived.map(|last| last.file), Some(segment(2, 7)));
     }
 
