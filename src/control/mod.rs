@@ -172,7 +172,7 @@ enum Cores {
 
 /// How long a connection may take to be told that the hub goes down, once all streams
 /// have ended.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// Lets clients in until the runtime ends; while the hub stops they hear so.
 async fn accept(shared: Arc<Shared>, listener: Listener) {

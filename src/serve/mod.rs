@@ -37,14 +37,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-/// How long a shutdown may take, stuck clients included.
-const SHUTDOWN: Duration = Duration::from_millis(4500);
+/// How long a shutdown may take the cores, stuck clients included. Half a second before the
+/// cut is for everything behind them on a machine that is busy.
+const SHUTDOWN: Duration = Duration::from_millis(4000);
 
 /// How long restore commands may take to end when everybody else has gone.
 const COMMANDS: Duration = Duration::from_millis(2500);
 
 /// What the control thread may take beyond that to write its last words.
-const LAST_WORDS: Duration = Duration::from_millis(300);
+const LAST_WORDS: Duration = Duration::from_millis(400);
 
 /// When the process ends, whoever still waits for whatever.
 const CUT: Duration = Duration::from_millis(4900);
