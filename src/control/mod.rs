@@ -17,6 +17,7 @@ use self::listener::{Bound, Listener};
 use self::recorder::Recorder;
 use self::registry::Registry;
 use self::upstream::steer::Order;
+use crate::core::files::MAX_OPEN;
 use crate::core::handoff::{Mailbox, ToControl};
 use crate::hub::Hub;
 use crate::restorer::Restorer;
@@ -38,8 +39,14 @@ const ENDS: usize = 2;
 /// Orders of operators that wait for the one before.
 const ORDERS: usize = 16;
 
-/// Descriptors that are not clients': segments, the upstream, listening sockets, rings.
-pub const RESERVED_DESCRIPTORS: usize = 512;
+/// Descriptors that are not clients', besides those of [`reserved_descriptors`].
+const RESERVED_DESCRIPTORS: usize = 256;
+
+/// Descriptors that are not clients' with so many data cores: segments that standbys are
+/// sent from and those that are written, the upstream, commands, listening sockets, rings.
+pub const fn reserved_descriptors(cores: usize) -> usize {
+    RESERVED_DESCRIPTORS + cores * MAX_OPEN
+}
 
 /// Is the hub going down?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +184,8 @@ const LAST_WORDS: Duration = Duration::from_millis(300);
 /// Lets clients in until the runtime ends; while the hub stops they hear so.
 async fn accept(shared: Arc<Shared>, listener: Listener) {
     // Whoever connects must never take the descriptors that WAL is written through.
-    let affordable = descriptors().saturating_sub(RESERVED_DESCRIPTORS + SPARE_CONNECTIONS);
+    let reserved = reserved_descriptors(shared.hub.config.cores.get());
+    let affordable = descriptors().saturating_sub(reserved + SPARE_CONNECTIONS);
     let most = shared.hub.config.max_wal_senders.saturating_add(SPARE_CONNECTIONS).min(affordable);
     loop {
         let (socket, peer) = listener.accept().await;

@@ -5,18 +5,28 @@ use crate::ring::Fd;
 use crate::wal::{SegmentNo, TimelineId};
 use std::collections::BTreeMap;
 
+/// The most files that a core has open. Standbys that catch up must not take the
+/// descriptors that WAL is written through.
+pub const MAX_OPEN: usize = 256;
+
 /// Open segment files of one core. The keeper opens them; a file that nobody used
-/// between two sweeps is given back, so that a removed segment frees its space.
+/// between two sweeps is given back, so that a removed segment frees its space, and the
+/// one that was not used for longest when there are too many.
 #[derive(Debug)]
 pub struct Files {
     core: usize,
     open: BTreeMap<(TimelineId, SegmentNo), Entry>,
+    /// Counts the times that a file was asked for.
+    uses: u64,
+    /// That count at the last sweep.
+    swept: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
     state: FileState,
-    used: bool,
+    /// The last of its uses.
+    used: u64,
 }
 
 /// Where a segment's file is.
@@ -26,7 +36,7 @@ pub enum FileAnswer {
     Open(Fd),
     /// The keeper is opening it and will say so.
     Coming,
-    /// The keeper's queue is full: ask again.
+    /// There is too much to do: ask again.
     Busy,
 }
 
@@ -39,30 +49,42 @@ enum FileState {
 impl Files {
     /// No files yet, for the core with this number.
     pub const fn new(core: usize) -> Self {
-        Self { core, open: BTreeMap::new() }
+        Self { core, open: BTreeMap::new(), uses: 0, swept: 0 }
     }
 
     /// The file of a segment; the keeper is asked for it when it is not open.
     pub fn file(&mut self, tli: TimelineId, no: SegmentNo, keeper: &KeeperHandle) -> FileAnswer {
+        self.uses += 1;
         if let Some(entry) = self.open.get_mut(&(tli, no)) {
-            entry.used = true;
+            entry.used = self.uses;
             return match &entry.state {
                 FileState::Open(fd) => FileAnswer::Open(Fd::clone(fd)),
                 FileState::Asked => FileAnswer::Coming,
             };
         }
-        if keeper.post(Job::Open { tli, no, for_core: self.core }).is_err() {
+        if !self.has_room() || keeper.post(Job::Open { tli, no, for_core: self.core }).is_err() {
             return FileAnswer::Busy;
         }
-        self.open.insert((tli, no), Entry { state: FileState::Asked, used: true });
+        self.open.insert((tli, no), Entry { state: FileState::Asked, used: self.uses });
         FileAnswer::Coming
+    }
+
+    /// Is there room for one more? Closes one for it if need be and possible.
+    fn has_room(&mut self) -> bool {
+        if self.open.len() < MAX_OPEN {
+            return true;
+        }
+        let open = self.open.iter().filter(|(_, entry)| matches!(entry.state, FileState::Open(_)));
+        let Some((&least, _)) = open.min_by_key(|(_, entry)| entry.used) else { return false };
+        self.open.remove(&least).is_some()
     }
 
     /// The keeper opened a file, or could not.
     pub fn opened(&mut self, tli: TimelineId, no: SegmentNo, fd: Option<Fd>) {
         match fd {
             Some(fd) => {
-                self.open.insert((tli, no), Entry { state: FileState::Open(fd), used: true });
+                let entry = Entry { state: FileState::Open(fd), used: self.uses };
+                self.open.insert((tli, no), entry);
             }
             None => {
                 self.open.remove(&(tli, no));
@@ -72,8 +94,65 @@ impl Files {
 
     /// Closes what nobody used since the last sweep.
     pub fn sweep(&mut self) {
-        self.open.retain(|_, entry| {
-            matches!(entry.state, FileState::Asked) || std::mem::replace(&mut entry.used, false)
-        });
+        let swept = std::mem::replace(&mut self.swept, self.uses);
+        self.open.retain(|_, entry| matches!(entry.state, FileState::Asked) || entry.used > swept);
+    }
+}
+
+#[cfg(all(test, not(walhub_loom)))]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::sync::Arc;
+    use tokio::sync::mpsc;
+
+    const TLI: TimelineId = TimelineId::FIRST;
+
+    fn ask(files: &mut Files, no: u64, keeper: &KeeperHandle) -> FileAnswer {
+        files.file(TLI, SegmentNo::new(no), keeper)
+    }
+
+    fn is_open(files: &mut Files, no: u64, keeper: &KeeperHandle) -> bool {
+        matches!(ask(files, no, keeper), FileAnswer::Open(_))
+    }
+
+    #[test]
+    fn no_more_files_are_open_than_may_be() {
+        let (jobs, mut asked) = mpsc::channel(MAX_OPEN + 1);
+        let keeper = KeeperHandle::to(jobs);
+        let mut files = Files::new(0);
+        let most = MAX_OPEN as u64;
+        for no in 0..most {
+            assert!(matches!(ask(&mut files, no, &keeper), FileAnswer::Coming));
+        }
+        assert!(matches!(ask(&mut files, most, &keeper), FileAnswer::Busy), "all are awaited");
+        while let Ok(Job::Open { tli, no, .. }) = asked.try_recv() {
+            files.opened(tli, no, Some(Arc::new(File::open("/dev/null").unwrap().into())));
+        }
+        assert!(is_open(&mut files, 0, &keeper));
+        assert!(matches!(ask(&mut files, most, &keeper), FileAnswer::Coming), "1 is closed for it");
+        assert_eq!(files.open.len(), MAX_OPEN);
+        assert!(is_open(&mut files, 0, &keeper) && is_open(&mut files, 2, &keeper));
+        assert!(matches!(ask(&mut files, 1, &keeper), FileAnswer::Coming));
+    }
+
+    #[test]
+    fn a_sweep_closes_what_was_not_used_since_the_last_one() {
+        let (jobs, _asked) = mpsc::channel(2);
+        let keeper = KeeperHandle::to(jobs);
+        let mut files = Files::new(0);
+        for no in [0, 1] {
+            ask(&mut files, no, &keeper);
+            files.opened(
+                TLI,
+                SegmentNo::new(no),
+                Some(Arc::new(File::open("/dev/null").unwrap().into())),
+            );
+        }
+        files.sweep();
+        assert!(is_open(&mut files, 1, &keeper));
+        files.sweep();
+        assert!(files.open.contains_key(&(TLI, SegmentNo::new(1))));
+        assert!(!files.open.contains_key(&(TLI, SegmentNo::new(0))));
     }
 }

@@ -1,14 +1,13 @@
 //! Limits of the process and the host, held against the settings at the start.
 
 use crate::config::{Config, Zerocopy};
-use crate::control::RESERVED_DESCRIPTORS;
+use crate::control::reserved_descriptors;
 use crate::ring;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 
-/// Descriptors besides the standbys': those that the control thread reserves, and the
-/// clients that are on their way in or out.
-const OTHER_DESCRIPTORS: u64 = RESERVED_DESCRIPTORS as u64 + 512;
+/// Clients that are on their way in or out.
+const IN_OR_OUT: u64 = 512;
 
 /// Kernel memory that a standby's socket may hold with `TCP_NOTSENT_LOWAT` set, bytes.
 const SOCKET_MEMORY: u64 = 300 << 10;
@@ -60,15 +59,21 @@ pub(super) fn check(config: &Config) -> Result<(), TooFewDescriptors> {
 }
 
 fn descriptors_wanted(config: &Config) -> u64 {
-    config.max_wal_senders as u64 + OTHER_DESCRIPTORS
+    config.max_wal_senders as u64 + other_descriptors(config)
+}
+
+/// Descriptors besides the standbys'.
+fn other_descriptors(config: &Config) -> u64 {
+    reserved_descriptors(config.cores.get()) as u64 + IN_OR_OUT
 }
 
 /// What does not go together, and what to set.
 fn judge(config: &Config, host: Host) -> Result<Vec<String>, TooFewDescriptors> {
     let mut warnings = Vec::new();
     let (allowed, wanted) = (host.descriptors, descriptors_wanted(config));
-    if allowed <= OTHER_DESCRIPTORS {
-        return Err(TooFewDescriptors { allowed });
+    let others = other_descriptors(config);
+    if allowed <= others {
+        return Err(TooFewDescriptors { allowed, others });
     }
     if allowed < wanted {
         warnings.push(format!(
@@ -118,10 +123,11 @@ fn may_do_without_copies(config: &Config) -> bool {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the limit on open files ({allowed}) leaves no room for standbys: set LimitNOFILE (systemd) or \
-     ulimit -n to more than {OTHER_DESCRIPTORS} plus --max-wal-senders"
+     ulimit -n to more than {others} plus --max-wal-senders"
 )]
 pub struct TooFewDescriptors {
     allowed: u64,
+    others: u64,
 }
 
 /// The upper value of `net.ipv4.tcp_mem`, in pages.
@@ -162,11 +168,12 @@ mod tests {
     fn too_few_descriptors_say_how_many() {
         let host = Host { descriptors: 2000, ..PLENTY };
         let warnings = judge(&config(), host).unwrap();
-        let wanted = (4000 + OTHER_DESCRIPTORS).to_string();
+        let others = other_descriptors(&config());
+        let wanted = (4000 + others).to_string();
         assert!(warnings.len() == 1 && warnings[0].contains("LimitNOFILE"), "{warnings:?}");
         assert!(warnings[0].ends_with(&wanted), "{warnings:?}");
-        let host = Host { descriptors: OTHER_DESCRIPTORS, ..PLENTY };
-        assert_eq!(judge(&config(), host), Err(TooFewDescriptors { allowed: OTHER_DESCRIPTORS }));
+        let host = Host { descriptors: others, ..PLENTY };
+        assert_eq!(judge(&config(), host), Err(TooFewDescriptors { allowed: others, others }));
     }
 
     #[test]
