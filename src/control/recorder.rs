@@ -26,7 +26,8 @@ pub trait Recorder: Send + Sync {
     fn save_identity(&self, identity: Arc<Identity>) -> Saved;
 
     /// Our timeline has ended: what follows is written down, and the receive role and the
-    /// standbys go on with it. Its history is saved already.
+    /// standbys go on with it. Its history is saved already. When an earlier switch away from
+    /// the same timeline was begun and could not be finished, they go on with that one.
     fn switch(&self, plan: Switch) -> Saved;
 
     /// `--on-gap restart-at-current`: move our WAL aside. Afterwards the hub's
@@ -46,7 +47,7 @@ pub trait Recorder: Send + Sync {
     fn save_upstream(&self, upstream: Option<UpstreamNote>) -> Saved;
 
     /// It is time to look after slots and old WAL; not waited for.
-    fn retain(&self, newest: Lsn, now: SystemTime);
+    fn retain(&self, tli: TimelineId, newest: Lsn, now: SystemTime);
 
     /// The content of `walhub.state`, for `inspect`; not waited for.
     fn save_state(&self, json: String);

@@ -58,7 +58,7 @@ impl Recorder for Forgetful {
     fn save_upstream(&self, _: Option<UpstreamNote>) -> Saved {
         saved()
     }
-    fn retain(&self, _: Lsn, _: SystemTime) {}
+    fn retain(&self, _: TimelineId, _: Lsn, _: SystemTime) {}
     fn save_state(&self, _: String) {}
 }
 

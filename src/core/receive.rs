@@ -365,8 +365,9 @@ impl<R: Ring> DataCore<R> {
             if store.appender.out_of_space() {
                 store.appender.resume(&mut receiver.actions);
                 // What standbys have let go meanwhile may be the space that is missing.
-                let (newest, now) = (store.appender.durable(), self.clock.time_of_day());
-                receiver.jobs.push_back(Job::Retain { newest, now });
+                let (tli, newest) = (store.appender.tli(), store.appender.durable());
+                let now = self.clock.time_of_day();
+                receiver.jobs.push_back(Job::Retain { tli, newest, now });
             }
             store.appender.warm_up(&mut receiver.actions);
         }
@@ -662,8 +663,8 @@ impl<R: Ring> DataCore<R> {
             }
             JobDone::Finalized { no, .. } => {
                 store.appender.finalized(no);
-                let newest = store.appender.durable();
-                receiver.jobs.push_back(Job::Retain { newest, now: time_of_day });
+                let (tli, newest) = (store.appender.tli(), store.appender.durable());
+                receiver.jobs.push_back(Job::Retain { tli, newest, now: time_of_day });
             }
             JobDone::Begun { begun, .. } => store.appender.begun(Ok(begun), out),
             JobDone::Failed { job: JobKind::Prepare { no, .. }, error } => {

@@ -64,8 +64,15 @@ pub enum Job {
         /// The segment.
         no: SegmentNo,
     },
-    /// Replace the control file, durably.
+    /// Replace the control file, durably: of a directory without a cluster.
     SaveControl(Box<ControlFile>),
+    /// The cluster describes itself otherwise: replace that in the control file, durably.
+    SaveIdentity {
+        /// As `SHOW data_directory_mode` says it.
+        data_directory_mode: String,
+        /// What the upstream reports at the start of a connection.
+        parameters: Vec<(String, String)>,
+    },
     /// Store a history file, durably.
     SaveHistory {
         /// The timeline it belongs to.
@@ -77,6 +84,8 @@ pub enum Job {
     SaveState(String),
     /// Look after the slots, and remove or recycle complete segments that nobody needs.
     Retain {
+        /// The timeline it is on.
+        tli: TimelineId,
         /// The durable mark.
         newest: Lsn,
         /// The time of day.
@@ -96,13 +105,9 @@ pub enum Job {
     /// Move all WAL into a folder beside `pg_wal` and begin with an empty one: behind a
     /// gap that nothing fills. The hub's own ID stays.
     SetAside(InstanceId),
-    /// Go on with another timeline: see [`switch`](crate::store::switch).
-    Switch {
-        /// Which, and where.
-        plan: Switch,
-        /// The control file behind it.
-        control: Box<ControlFile>,
-    },
+    /// Go on with another timeline: see [`switch`](crate::store::switch). One that was begun
+    /// from the same timeline and could not be finished is finished instead.
+    Switch(Switch),
     /// A sync failed: leave the marker for the next start, as well as possible.
     MarkHalted {
         /// Everything below was durable before.
@@ -132,6 +137,7 @@ impl Job {
             Self::Open { tli, no, for_core } => JobKind::Open { tli, no, for_core },
             Self::Adopt { tli, no } => JobKind::Adopt { tli, no },
             Self::SaveControl(_) => JobKind::SaveControl,
+            Self::SaveIdentity { .. } => JobKind::SaveIdentity,
             Self::SaveHistory { tli, .. } => JobKind::SaveHistory { tli },
             Self::SaveState(_) => JobKind::SaveState,
             Self::Retain { .. } => JobKind::Retain,
@@ -139,7 +145,7 @@ impl Job {
             Self::DropSlot(_) => JobKind::DropSlot,
             Self::SaveNote { note, .. } => JobKind::SaveNote(note),
             Self::SetAside(_) => JobKind::SetAside,
-            Self::Switch { plan, .. } => JobKind::Switch { to: plan.to },
+            Self::Switch(_) => JobKind::Switch,
             Self::MarkHalted { .. } => JobKind::MarkHalted,
         }
     }
@@ -156,6 +162,7 @@ pub enum JobKind {
     Open { tli: TimelineId, no: SegmentNo, for_core: usize },
     Adopt { tli: TimelineId, no: SegmentNo },
     SaveControl,
+    SaveIdentity,
     SaveHistory { tli: TimelineId },
     SaveState,
     Retain,
@@ -163,7 +170,7 @@ pub enum JobKind {
     DropSlot,
     SaveNote(Note),
     SetAside,
-    Switch { to: TimelineId },
+    Switch,
     MarkHalted,
 }
 
@@ -182,7 +189,7 @@ impl fmt::Display for JobKind {
             Self::Adopt { tli, no } => {
                 write!(f, "take restored segment {} of timeline {tli}", no.raw())
             }
-            Self::SaveControl => f.write_str("save the control file"),
+            Self::SaveControl | Self::SaveIdentity => f.write_str("save the control file"),
             Self::SaveHistory { tli } => write!(f, "save the history file of timeline {tli}"),
             Self::SaveState => f.write_str("save the state file"),
             Self::Retain => f.write_str("remove old segments"),
@@ -191,7 +198,7 @@ impl fmt::Display for JobKind {
             Self::SaveNote(Note::Fence) => f.write_str("save the fence"),
             Self::SaveNote(Note::Upstream) => f.write_str("save the upstream"),
             Self::SetAside => f.write_str("move all WAL aside"),
-            Self::Switch { to } => write!(f, "go on with timeline {to}"),
+            Self::Switch => f.write_str("go on with another timeline"),
             Self::MarkHalted => f.write_str("write the halted marker"),
         }
     }

@@ -6,6 +6,7 @@
 //! operation: nothing else runs here.
 
 mod archive;
+mod cluster;
 mod job;
 mod notes;
 mod open_files;
@@ -301,8 +302,11 @@ mod tests {
         // Far ahead: 5 goes, though it is open here; 6 stays, because the next start's
         // walk begins in it.
         let newest = Lsn::new(100 * MIB);
-        let done =
-            ask(&keeper, &answers, Job::Retain { newest, now: std::time::SystemTime::now() });
+        let done = ask(
+            &keeper,
+            &answers,
+            Job::Retain { tli: TimelineId::FIRST, newest, now: std::time::SystemTime::now() },
+        );
         assert!(matches!(done, JobDone::Retained { .. }), "{done:?}");
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
         while world.dir.path().join("hub/pg_wal/000000010000000000000005").exists() {

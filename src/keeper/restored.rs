@@ -130,7 +130,7 @@ mod tests {
 
     fn retain(keeper: &mut Keeper<PlainDisk>) {
         let (newest, now) = (Lsn::new(60 * MIB), SystemTime::UNIX_EPOCH);
-        run_ready(keeper.run(Job::Retain { newest, now })).unwrap();
+        run_ready(keeper.run(Job::Retain { tli: TimelineId::FIRST, newest, now })).unwrap();
         while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
     }
 

@@ -18,9 +18,8 @@ use crate::store::disk::{Disk, read_full, replace_durably, write_full};
 use crate::store::layout::{Layout, Listing, SegmentRange};
 use crate::store::notes::{BegunNote, HaltedNote};
 use crate::store::retention::{Holds, Policy, Receiving};
-use crate::store::switch::{Switch, heirs, switch};
+use crate::store::switch::heirs;
 use crate::store::tail::leading_rest;
-use crate::store::{StoreFault, recover};
 use crate::wal::page::LONG_HEADER;
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 use std::collections::BTreeSet;
@@ -47,15 +46,15 @@ pub struct Keeper<D: Disk> {
     pub(super) layout: Layout,
     pub(super) holds: Arc<Holds>,
     pub(super) policy: Policy,
-    cluster: Option<Cluster>,
-    size: Option<SegmentSize>,
+    pub(super) cluster: Option<Cluster>,
+    pub(super) size: Option<SegmentSize>,
     pub(super) spares: Spares,
     /// Complete segments on disk, every timeline's, oldest range first.
     pub(super) complete: Vec<SegmentRange>,
     /// When segments were completed, as far as somebody had to know.
     pub(super) completed: Completions,
     /// Open segments on disk.
-    partials: BTreeSet<(TimelineId, SegmentNo)>,
+    pub(super) partials: BTreeSet<(TimelineId, SegmentNo)>,
     /// Where the next start's walk would begin.
     pub(super) walk_start: Option<Lsn>,
     /// Nobody needs segments before this one.
@@ -138,14 +137,17 @@ impl<D: Disk> Keeper<D> {
                 }
             }
             Job::SaveState(text) => self.save_state(text).await,
-            Job::Retain { newest, now } => self.retain(newest, now).await,
+            Job::SaveIdentity { data_directory_mode, parameters } => {
+                self.save_identity(data_directory_mode, parameters).await
+            }
+            Job::Retain { tli, newest, now } => self.retain(self.within(tli, newest), now).await,
             Job::SaveSlot(name) => self.save_slot(&name).await.map(|()| JobDone::Done(kind)),
             Job::DropSlot(name) => self.drop_slot(&name).await.map(|()| JobDone::Done(kind)),
             Job::SaveNote { note, bytes } => {
                 self.save_note(note, bytes).await.map(|()| JobDone::Done(kind))
             }
             Job::SetAside(instance) => self.set_aside(instance).await,
-            Job::Switch { plan, control } => self.switch(plan, *control).await,
+            Job::Switch(plan) => self.switch(plan).await,
             Job::MarkHalted { durable, reason } => {
                 let note = HaltedNote { durable, reason };
                 let path = self.layout.halted();
@@ -319,32 +321,6 @@ impl<D: Disk> Keeper<D> {
         places
     }
 
-    /// The three steps of a switch, and a look at the directory as at a start. What they
-    /// change is looked at anew here too.
-    async fn switch(&mut self, plan: Switch, control: ControlFile) -> io::Result<JobDone<D::File>> {
-        let other = |fault: StoreFault| match fault {
-            StoreFault::Io { error, .. } if is_no_space(&error) => error,
-            fault => io::Error::other(fault.to_string()),
-        };
-        self.pull_slots_back(plan.at).await?;
-        switch(&self.disk, &self.layout, plan, &control).await.map_err(other)?;
-        self.cluster = control.cluster;
-        let recovered = recover(&self.disk, &self.layout).await.map_err(other)?;
-        let wal = recovered.wal.ok_or_else(|| io::Error::other("the control file has gone"))?;
-        self.complete = complete_ranges(&recovered.listing, wal.complete);
-        self.partials = recovered.listing.partials.iter().copied().collect();
-        self.walk_start = None;
-        self.look_up_archive_status().await;
-        Ok(JobDone::Switched(Box::new(wal)))
-    }
-
-    async fn save_control(&mut self, control: &ControlFile) -> io::Result<JobDone<D::File>> {
-        replace_durably(&self.disk, &self.layout.control(), control.encode()).await?;
-        self.size = control.cluster.as_ref().map(|cluster| cluster.segment_size).or(self.size);
-        self.cluster = control.cluster.clone();
-        Ok(JobDone::Done(JobKind::SaveControl))
-    }
-
     /// The note about the beginning goes before what it speaks of. Then the names move: a
     /// start that finds the cluster without its WAL begins again
     /// at its old place, meets the gap again and comes back here. History files stay.
@@ -448,18 +424,16 @@ impl<D: Disk> Keeper<D> {
         Ok(SegmentName { tli, no, size: self.segment_size()? })
     }
 
-    /// Where the directory's WAL of the current timeline begins.
-    pub(super) fn cluster_start(&self) -> Option<Lsn> {
-        self.cluster.as_ref().map(|cluster| cluster.start)
-    }
-
     pub(super) fn segment_size(&self) -> io::Result<SegmentSize> {
         self.size.ok_or_else(|| io::Error::other("the cluster is not known yet"))
     }
 }
 
 /// Complete segments as a listing has them, and those that recovery named after it.
-fn complete_ranges(listing: &Listing, complete: Option<SegmentRange>) -> Vec<SegmentRange> {
+pub(super) fn complete_ranges(
+    listing: &Listing,
+    complete: Option<SegmentRange>,
+) -> Vec<SegmentRange> {
     let mut ranges = listing.segments.clone();
     if let Some(range) = complete {
         ranges.retain(|old| {
@@ -544,7 +518,11 @@ mod tests {
         }
         let newest = Lsn::new(100 * MIB);
         assert!(matches!(
-            run(Job::Retain { newest, now: std::time::SystemTime::UNIX_EPOCH }),
+            run(Job::Retain {
+                tli: TimelineId::FIRST,
+                newest,
+                now: std::time::SystemTime::UNIX_EPOCH
+            }),
             JobDone::Retained { .. }
         ));
         while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}

@@ -147,12 +147,7 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     };
     let hub = Arc::new(Hub::new(Arc::clone(&config), control.instance, keeper.holds));
     course::resume(&hub.course, &layout, flag)?;
-    let recorder = KeeperRecorder::new(
-        Arc::clone(&hub),
-        keeper.handle.clone(),
-        Arc::clone(&post),
-        control.clone(),
-    );
+    let recorder = KeeperRecorder::new(Arc::clone(&hub), keeper.handle.clone(), Arc::clone(&post));
     if control.cluster.is_none() {
         // Written again with the cluster; until then only the ID could be lost.
         drop(recorder.save_instance());

@@ -59,8 +59,7 @@ impl Post {
     pub(super) fn deliver(&self, done: JobDone) {
         let done = match done {
             JobDone::Switched(wal) => {
-                let kind = JobKind::Switch { to: wal.walker.rules().tli };
-                if let Some(told) = self.take_waiting(kind) {
+                if let Some(told) = self.take_waiting(JobKind::Switch) {
                     self.send(0, ToCore::Switched { wal, told });
                 }
                 return;
@@ -99,13 +98,14 @@ impl Post {
             },
             JobDone::Failed { job, error } => match job {
                 JobKind::SaveControl
+                | JobKind::SaveIdentity
                 | JobKind::SaveHistory { .. }
                 | JobKind::UseCluster
                 | JobKind::SetAside
                 | JobKind::SaveSlot
                 | JobKind::DropSlot
                 | JobKind::SaveNote(_)
-                | JobKind::Switch { .. } => self.to_waiting(*job, Err(error.to_string())),
+                | JobKind::Switch => self.to_waiting(*job, Err(error.to_string())),
                 JobKind::SaveState => tracing::debug!("could not {job}: {error}"),
                 _ => self.to_core(0, done),
             },

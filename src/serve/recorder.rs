@@ -10,7 +10,7 @@ use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
 use crate::wal::{Lsn, TimelineId};
 use bytes::Bytes;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::sync::oneshot;
 
@@ -19,19 +19,12 @@ pub(super) struct KeeperRecorder {
     hub: Arc<Hub>,
     keeper: KeeperHandle,
     post: Arc<Post>,
-    /// The control file as it was written last.
-    control: Mutex<ControlFile>,
 }
 
 impl KeeperRecorder {
-    /// A recorder that knows the control file recovery found.
-    pub(super) fn new(
-        hub: Arc<Hub>,
-        keeper: KeeperHandle,
-        post: Arc<Post>,
-        control: ControlFile,
-    ) -> Self {
-        Self { hub, keeper, post, control: Mutex::new(control) }
+    /// A recorder before the keeper's door.
+    pub(super) fn new(hub: Arc<Hub>, keeper: KeeperHandle, post: Arc<Post>) -> Self {
+        Self { hub, keeper, post }
     }
 
     /// Posts a job and says when it is done.
@@ -48,16 +41,15 @@ impl KeeperRecorder {
         saved
     }
 
-    fn save(&self, change: impl FnOnce(&mut ControlFile)) -> Saved {
-        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut control);
-        self.order(Job::SaveControl(Box::new(control.clone())))
+    /// The control file of a new directory, which gets its ID before it has a cluster, so
+    /// that a loop is seen at the first connection.
+    pub(super) fn save_instance(&self) -> Saved {
+        self.save_control(None)
     }
 
-    /// Writes the control file as it is: a new directory gets its ID before it has a
-    /// cluster, so that a loop is seen at the first connection.
-    pub(super) fn save_instance(&self) -> Saved {
-        self.save(|_| ())
+    fn save_control(&self, cluster: Option<Cluster>) -> Saved {
+        let control = ControlFile { instance: self.hub.instance, cluster };
+        self.order(Job::SaveControl(Box::new(control)))
     }
 }
 
@@ -69,35 +61,26 @@ impl Recorder for KeeperRecorder {
     fn begin(&self, identity: Arc<Identity>, tli: TimelineId, start: Lsn) -> Saved {
         self.hub.holds.begin(start);
         drop(self.order(Job::UseCluster { segment_size: identity.segment_size }));
-        self.save(|control| {
-            control.cluster = Some(Cluster {
-                system_id: identity.system_id,
-                segment_size: identity.segment_size,
-                data_directory_mode: identity.data_directory_mode.clone(),
-                parameters: identity.parameters.clone(),
-                timeline: tli,
-                start,
-                sealed: Vec::new(),
-            });
-        })
+        self.save_control(Some(Cluster {
+            system_id: identity.system_id,
+            segment_size: identity.segment_size,
+            data_directory_mode: identity.data_directory_mode.clone(),
+            parameters: identity.parameters.clone(),
+            timeline: tli,
+            start,
+            sealed: Vec::new(),
+        }))
     }
 
     fn save_identity(&self, identity: Arc<Identity>) -> Saved {
-        self.save(|control| {
-            if let Some(cluster) = &mut control.cluster {
-                cluster.data_directory_mode = identity.data_directory_mode.clone();
-                cluster.parameters = identity.parameters.clone();
-            }
+        self.order(Job::SaveIdentity {
+            data_directory_mode: identity.data_directory_mode.clone(),
+            parameters: identity.parameters.clone(),
         })
     }
 
     fn switch(&self, plan: Switch) -> Saved {
-        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        // A switch that failed behind its decision is asked for again.
-        if let Some(cluster) = control.cluster.as_mut().filter(|c| c.timeline == plan.from) {
-            *cluster = plan.apply(cluster);
-        }
-        self.order(Job::Switch { plan, control: Box::new(control.clone()) })
+        self.order(Job::Switch(plan))
     }
 
     fn set_wal_aside(&self) -> Saved {
@@ -122,9 +105,9 @@ impl Recorder for KeeperRecorder {
         self.order(Job::SaveNote { note: Note::Upstream, bytes })
     }
 
-    fn retain(&self, newest: Lsn, now: SystemTime) {
+    fn retain(&self, tli: TimelineId, newest: Lsn, now: SystemTime) {
         // A keeper whose queue is full comes to it the next time.
-        drop(self.keeper.post(Job::Retain { newest, now }));
+        drop(self.keeper.post(Job::Retain { tli, newest, now }));
     }
 
     fn save_state(&self, json: String) {

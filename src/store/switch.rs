@@ -49,24 +49,42 @@ impl Switch {
     }
 }
 
-/// Takes all three steps. `control` is the file as it is to be behind the switch.
-pub async fn switch<D: Disk>(
+/// Steps 1 and 2. Returns the cluster's description as it is on disk now: when an earlier
+/// switch away from the same timeline was decided, and failed in step 3, that one stays.
+///
+/// # Errors
+/// The directory is not on the timeline that ends.
+pub async fn decide<D: Disk>(
     disk: &D,
     layout: &Layout,
     plan: Switch,
-    control: &ControlFile,
-) -> Result<(), StoreFault> {
-    let Some(cluster) = &control.cluster else { return Ok(()) };
+) -> Result<Cluster, StoreFault> {
     let path = layout.control();
-    let current = read_note(disk, &path, ControlFile::decode).await?;
-    let decided = current.and_then(|current| current.cluster);
-    // A switch that failed in step 3, and is asked for again.
-    if decided.is_none_or(|current| current.timeline != plan.to) {
-        build_fork_segment(disk, layout, plan, cluster).await?;
-        let saved = replace_durably(disk, &path, control.encode()).await;
-        saved.map_err(failed("write file", &path))?;
+    let Some((control, current)) = read_cluster(disk, layout).await? else {
+        return Err(failed("read file", &path)(io::ErrorKind::NotFound.into()));
+    };
+    if current.sealed.last().is_some_and(|last| last.tli == plan.from) {
+        return Ok(current);
     }
-    clear_ended(disk, layout, cluster).await
+    if current.timeline != plan.from {
+        let other = format!("it is on timeline {}, not {}", current.timeline, plan.from);
+        return Err(failed("use file", &path)(io::Error::other(other)));
+    }
+    let after = plan.apply(&current);
+    build_fork_segment(disk, layout, plan, after.segment_size).await?;
+    let control = ControlFile { cluster: Some(after.clone()), ..control };
+    let saved = replace_durably(disk, &path, control.encode()).await;
+    saved.map_err(failed("write file", &path))?;
+    Ok(after)
+}
+
+/// The control file as it is on disk, if it describes a cluster.
+pub async fn read_cluster<D: Disk>(
+    disk: &D,
+    layout: &Layout,
+) -> Result<Option<(ControlFile, Cluster)>, StoreFault> {
+    let control = read_note(disk, &layout.control(), ControlFile::decode).await?;
+    Ok(control.and_then(|control| control.cluster.clone().map(|cluster| (control, cluster))))
 }
 
 /// Step 1.
@@ -74,9 +92,8 @@ async fn build_fork_segment<D: Disk>(
     disk: &D,
     layout: &Layout,
     plan: Switch,
-    cluster: &Cluster,
+    size: SegmentSize,
 ) -> Result<(), StoreFault> {
-    let size = cluster.segment_size;
     let len = plan.at.segment_offset(size);
     if len == 0 {
         return Ok(());

@@ -87,7 +87,6 @@ pub(crate) struct Process {
     pub(crate) orders: RefCell<VecDeque<Order>>,
     pub(crate) inbox: RefCell<VecDeque<News>>,
     receive: RefCell<Receive>,
-    pub(crate) control: RefCell<ControlFile>,
     /// How the stream ended, for the upstream's task.
     pub(crate) end: RefCell<Option<UpstreamEnd>>,
     pub(crate) sessions: RefCell<BTreeMap<Conn, Session>>,
@@ -190,15 +189,14 @@ pub(crate) async fn start(
         orders,
         inbox: RefCell::default(),
         receive: RefCell::new(receive),
-        control: RefCell::new(control),
         end: RefCell::default(),
         sessions: RefCell::default(),
         next_pid: Flag::new(1),
         halted: Flag::new(false),
         ground,
     };
-    if process.control.borrow().cluster.is_none() {
-        drop(process.save(|_| ()));
+    if control.cluster.is_none() {
+        drop(process.save_control(None));
     }
     Ok((Rc::new(process), keeper))
 }
@@ -293,41 +291,34 @@ impl Process {
     }
 
     /// As `serve::recorder`.
-    pub(crate) fn save(&self, change: impl FnOnce(&mut ControlFile)) -> Told1 {
-        let mut control = self.control.borrow_mut();
-        change(&mut control);
-        self.order(Job::SaveControl(Box::new(control.clone())))
+    fn save_control(&self, cluster: Option<Cluster>) -> Told1 {
+        let control = ControlFile { instance: self.hub.instance, cluster };
+        self.order(Job::SaveControl(Box::new(control)))
     }
 
     pub(crate) fn begin(&self, identity: &Identity, tli: TimelineId, start: Lsn) -> Told1 {
         self.hub.holds.begin(start);
         self.post(Job::UseCluster { segment_size: identity.segment_size });
         self.ground.model.borrow_mut().released = start;
-        self.save(|control| {
-            control.cluster = Some(Cluster {
-                system_id: identity.system_id,
-                segment_size: identity.segment_size,
-                data_directory_mode: identity.data_directory_mode.clone(),
-                parameters: identity.parameters.clone(),
-                timeline: tli,
-                start,
-                sealed: Vec::new(),
-            });
-        })
+        self.save_control(Some(Cluster {
+            system_id: identity.system_id,
+            segment_size: identity.segment_size,
+            data_directory_mode: identity.data_directory_mode.clone(),
+            parameters: identity.parameters.clone(),
+            timeline: tli,
+            start,
+            sealed: Vec::new(),
+        }))
     }
 
     pub(crate) fn switch(&self, plan: Switch) -> Told1 {
-        let mut control = self.control.borrow_mut();
-        if let Some(cluster) = control.cluster.as_mut().filter(|c| c.timeline == plan.from) {
-            *cluster = plan.apply(cluster);
-        }
         self.ground.model.borrow_mut().asked = Some(plan);
-        self.order(Job::Switch { plan, control: Box::new(control.clone()) })
+        self.order(Job::Switch(plan))
     }
 
     /// The clock of retention, and what follows a completed segment. The log of a seed is
     /// short: it is looked at as if more had come, so that something is removed at all.
-    pub(crate) fn retain(&self, newest: Lsn) {
+    pub(crate) fn retain(&self, tli: TimelineId, newest: Lsn) {
         let now = self.shared().now();
         if self.shared().plant == Plant::RetainsByUnsavedSlots {
             let size = self.shared().truth.borrow().size;
@@ -338,7 +329,7 @@ impl Process {
                 slots.saved(file, now);
             }
         }
-        self.post(Job::Retain { newest: newest.saturating_add(15 * MIB), now });
+        self.post(Job::Retain { tli, newest: newest.saturating_add(15 * MIB), now });
     }
 
     /// One pass of the core's loop, or a part of it.
@@ -421,7 +412,7 @@ impl Process {
         if let Some(store) = &mut receive.store {
             if store.appender.out_of_space() {
                 store.appender.resume(&mut receive.actions);
-                self.retain(store.appender.durable());
+                self.retain(store.appender.tli(), store.appender.durable());
             }
             store.appender.warm_up(&mut receive.actions);
             if tli != store.cell.tli() || start > store.received() {
@@ -517,7 +508,7 @@ impl Process {
             }
             JobDone::Finalized { no, .. } => {
                 store.appender.finalized(no);
-                self.retain(store.appender.durable());
+                self.retain(store.appender.tli(), store.appender.durable());
             }
             JobDone::Begun { begun, .. } => store.appender.begun(Ok(begun), out),
             JobDone::Failed { job: JobKind::Prepare { no, .. }, error } => {

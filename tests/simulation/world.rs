@@ -369,7 +369,7 @@ impl World {
                 if shared.chance(8)
                     && let Some(cell) = process.hub.current_cell()
                 {
-                    process.retain(cell.durable());
+                    process.retain(cell.tli(), cell.durable());
                 }
                 if process.halted.get() {
                     return Err(format!("hub {id} halted"));

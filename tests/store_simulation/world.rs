@@ -596,10 +596,11 @@ impl<P: Plant> World<P> {
         if process.jobs.borrow().len() < 8 && process.appender.durable() > self.model.start {
             // As if more had come, so that something is removed at all.
             let newest = process.appender.durable().saturating_add(15 * MIB);
-            process
-                .jobs
-                .borrow_mut()
-                .push_back(Job::Retain { newest, now: std::time::SystemTime::UNIX_EPOCH });
+            process.jobs.borrow_mut().push_back(Job::Retain {
+                tli: TimelineId::FIRST,
+                newest,
+                now: std::time::SystemTime::UNIX_EPOCH,
+            });
         }
     }
 

@@ -84,7 +84,7 @@ impl Recorder for Notes {
             None => "upstream of the flag".to_owned(),
         })
     }
-    fn retain(&self, newest: Lsn, _: SystemTime) {
+    fn retain(&self, _: TimelineId, newest: Lsn, _: SystemTime) {
         drop(self.note(format!("retain {newest}")));
     }
     fn save_state(&self, json: String) {

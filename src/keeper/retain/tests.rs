@@ -84,7 +84,7 @@ fn run(keeper: &mut Keeper<PlainDisk>, job: Job) -> JobDone {
 /// One round of retention, files included: who has to go, and whether WAL may come in.
 fn retain(keeper: &mut Keeper<PlainDisk>, seconds: u64) -> (Vec<u32>, Receiving) {
     let newest = Lsn::new(NEWEST * MIB + 5);
-    let done = run(keeper, Job::Retain { newest, now: at(seconds) });
+    let done = run(keeper, Job::Retain { tli: TimelineId::FIRST, newest, now: at(seconds) });
     let JobDone::Retained { terminate, receiving, .. } = done else { panic!("{done:?}") };
     while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
     (terminate, receiving)

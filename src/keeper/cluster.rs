@@ -1,0 +1,85 @@
+//! The control file: what cluster the directory holds, and what timeline it is on.
+
+use super::job::{JobDone, JobKind};
+use super::work::{Keeper, complete_ranges};
+use crate::store::append::is_no_space;
+use crate::store::control_file::{Cluster, ControlFile};
+use crate::store::disk::{Disk, replace_durably};
+use crate::store::switch::{Switch, clear_ended, decide, read_cluster};
+use crate::store::{StoreFault, recover};
+use crate::wal::{Lsn, TimelineId};
+use std::io;
+
+impl<D: Disk> Keeper<D> {
+    /// The three steps of a switch, and a look at the directory as at a start. What they
+    /// change is looked at anew here too.
+    pub(super) async fn switch(&mut self, plan: Switch) -> io::Result<JobDone<D::File>> {
+        // One that was decided, and failed later, has pulled them back already: to where it
+        // was, and users may have gone on since.
+        let decided = self.end_of(plan.from).unwrap_or(plan.at);
+        self.pull_slots_back(decided).await?;
+        let cluster = decide(&self.disk, &self.layout, plan).await.map_err(of_disk)?;
+        self.cluster = Some(cluster.clone());
+        clear_ended(&self.disk, &self.layout, &cluster).await.map_err(of_disk)?;
+        let recovered = recover(&self.disk, &self.layout).await.map_err(of_disk)?;
+        let wal = recovered.wal.ok_or_else(|| io::Error::other("the control file has gone"))?;
+        self.complete = complete_ranges(&recovered.listing, wal.complete);
+        self.partials = recovered.listing.partials.iter().copied().collect();
+        self.walk_start = None;
+        self.look_up_archive_status().await;
+        Ok(JobDone::Switched(Box::new(wal)))
+    }
+
+    /// Where a timeline that has ended did so.
+    fn end_of(&self, tli: TimelineId) -> Option<Lsn> {
+        let sealed = self.cluster.as_ref()?.sealed.iter().find(|sealed| sealed.tli == tli)?;
+        Some(sealed.end)
+    }
+
+    /// The durable mark, of a timeline that may have ended since it was read.
+    pub(super) fn within(&self, tli: TimelineId, durable: Lsn) -> Lsn {
+        self.end_of(tli).map_or(durable, |end| end.min(durable))
+    }
+
+    /// Nothing else of the control file changes: what timeline the directory is on is decided
+    /// by [`decide`] alone.
+    pub(super) async fn save_identity(
+        &mut self,
+        data_directory_mode: String,
+        parameters: Vec<(String, String)>,
+    ) -> io::Result<JobDone<D::File>> {
+        let found = read_cluster(&self.disk, &self.layout).await.map_err(of_disk)?;
+        let (control, cluster) = found.ok_or(io::ErrorKind::NotFound)?;
+        let cluster = Cluster { data_directory_mode, parameters, ..cluster };
+        let control = ControlFile { cluster: Some(cluster.clone()), ..control };
+        replace_durably(&self.disk, &self.layout.control(), control.encode()).await?;
+        self.cluster = Some(cluster);
+        Ok(JobDone::Done(JobKind::SaveIdentity))
+    }
+
+    pub(super) async fn save_control(
+        &mut self,
+        control: &ControlFile,
+    ) -> io::Result<JobDone<D::File>> {
+        replace_durably(&self.disk, &self.layout.control(), control.encode()).await?;
+        self.size = control.cluster.as_ref().map(|cluster| cluster.segment_size).or(self.size);
+        self.cluster = control.cluster.clone();
+        Ok(JobDone::Done(JobKind::SaveControl))
+    }
+
+    /// Where the directory's WAL of the current timeline begins.
+    pub(super) fn cluster_start(&self) -> Option<Lsn> {
+        self.cluster.as_ref().map(|cluster| cluster.start)
+    }
+}
+
+/// A full disk is known as one.
+fn of_disk(fault: StoreFault) -> io::Error {
+    match fault {
+        StoreFault::Io { error, .. } if is_no_space(&error) => error,
+        fault => io::Error::other(fault.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
