@@ -289,9 +289,9 @@ impl BlockPool {
         self.blocks.iter().flatten().filter(loading).count()
     }
 
-    /// Which cell a block that is being read belongs to.
-    pub fn cell_of(&self, slot: u32) -> Option<CellId> {
-        Some(self.blocks.get(slot as usize)?.as_ref()?.id.cell)
+    /// Which block is being read into a place.
+    pub fn id_of(&self, slot: u32) -> Option<BlockId> {
+        Some(self.blocks.get(slot as usize)?.as_ref()?.id)
     }
 }
 
@@ -467,7 +467,7 @@ mod tests {
         for slot in HOT / 2..BLOCKS {
             come(&mut cold, slot);
         }
-        cold.touch(cold.cell_of(0).unwrap(), Lsn::INVALID, Lsn::MAX);
+        cold.touch(cold.id_of(0).unwrap().cell, Lsn::INVALID, Lsn::MAX);
         cold.shrink();
         assert_eq!(cold.blocks.len(), HOT);
     }

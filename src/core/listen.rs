@@ -1,5 +1,6 @@
 //! The way back: what standbys say, their timers, and how their streams end.
 
+use super::blocks::BlockId;
 use super::data::{DataCore, Stopping};
 use super::handoff::{Handback, StreamEnd, ToControl};
 use super::pg_now;
@@ -146,7 +147,9 @@ impl<R: Ring> DataCore<R> {
         }
         let before = sender.talk.feedback();
         let heard = sender.talk.hear(bytes, now);
-        sender.hold.confirm(sender.talk.positions().flush);
+        // Behind its end it has a branch that nobody follows, and needs what follows instead.
+        let flush = sender.talk.positions().flush;
+        sender.hold.confirm(sender.cell.end().map_or(flush, |end| flush.min(end)));
         sender.member.applied(sender.talk.positions().apply);
         if let Some(feedback) = sender.talk.feedback().filter(|said| before != Some(*said)) {
             sender.member.feedback(&feedback, now);
@@ -383,15 +386,16 @@ impl<R: Ring> DataCore<R> {
 
     /// A block came back from its file.
     pub(super) fn block_loaded(&mut self, slot: u32, result: io::Result<usize>, buffer: Buffer) {
-        let Some(cell) = self.blocks.cell_of(slot) else { return };
-        let tli = self.hub.cells().iter().find(|c| c.id() == cell).map(|c| c.tli());
+        let Some(id) = self.blocks.id_of(slot) else { return };
+        let tli = self.hub.cells().iter().find(|c| c.id() == id.cell).map(|c| c.tli());
         // Moved aside meanwhile: those who waited for it are told so elsewhere.
         let Some(tli) = tli else { return self.blocks.forget(slot, buffer) };
         let rules = match super::store::page_rules(&self.hub, tli) {
             Ok(rules) => rules,
             Err(error) => {
                 self.blocks.forget(slot, buffer);
-                return error!("{error}");
+                error!("could not serve WAL of timeline {tli}: {error}");
+                return self.fail_waiting(id, &error);
             }
         };
         let mut waiting = std::mem::take(&mut self.waiting);
@@ -401,22 +405,21 @@ impl<R: Ring> DataCore<R> {
             self.due.note_all();
             let name = SegmentName { tli, no: id.start().segment(rules.size), size: rules.size };
             error!("could not serve WAL segment {name} at {}: {fault}", id.start());
-            for key in self.senders.keys() {
-                if let Some(sender) = self.senders.get_mut(key)
-                    && sender.waiting_block == Some(id)
-                {
-                    self.fail(
-                        key,
-                        Refusal::error(
-                            "XX001",
-                            format!("could not read WAL segment {name}: {fault}"),
-                        ),
-                    );
-                }
-            }
+            self.fail_waiting(id, &format!("could not read WAL segment {name}: {fault}"));
         }
         self.block_arrived(id, &mut waiting);
         self.waiting = waiting;
+    }
+
+    /// A block cannot be sent: those who wait for it hear why.
+    fn fail_waiting(&mut self, id: BlockId, why: &str) {
+        for key in self.senders.keys() {
+            if let Some(sender) = self.senders.get_mut(key)
+                && sender.waiting_block == Some(id)
+            {
+                self.fail(key, Refusal::error("XX001", why.to_owned()));
+            }
+        }
     }
 
     /// A segment's file cannot be opened: whoever waits for it is told what PostgreSQL

@@ -20,7 +20,7 @@ use crate::store::append::Action;
 use crate::store::retention::Receiving;
 use crate::upstream::apply::ApplyReport;
 use crate::upstream::stream::{Clock, Due, MAX_BODY, Positions, Told, next_told};
-use crate::wal::Lsn;
+use crate::wal::{Lsn, TimelineId};
 use crate::watermark::Bell;
 use crate::wire::copy::ReplyRequest;
 use crate::wire::frontend;
@@ -655,6 +655,10 @@ impl<R: Ring> DataCore<R> {
             return;
         }
         let Some(store) = &mut receiver.store else { return };
+        // What was asked for on a timeline that has been left meanwhile is no part of this one.
+        if timeline_of(&news).is_some_and(|tli| tli != store.appender.tli()) {
+            return;
+        }
         let out = &mut receiver.actions;
         match news {
             JobDone::Prepared { no, file, .. } => {
@@ -807,6 +811,10 @@ impl<R: Ring> DataCore<R> {
         }
         let (start, fork) = (wal.prefix_from, wal.ended.last().map(|ended| ended.end));
         let old = self.hub.current_cell();
+        if old.as_ref().is_some_and(|old| old.tli() == wal.walker.rules().tli) {
+            // Asked for twice, done twice on disk.
+            return Ok(());
+        }
         let store = Store::resume(wal, &mut receiver.writer, self.hub.config.wal_buffers)?;
         let next = Arc::clone(&store.cell);
         if let Some(left) = &receiver.store {
@@ -838,5 +846,20 @@ impl<R: Ring> DataCore<R> {
             receiver.jobs.clear();
             receiver.actions.clear();
         }
+    }
+}
+
+/// What timeline the keeper's news of a file that is written are about.
+fn timeline_of(news: &JobDone) -> Option<TimelineId> {
+    match news {
+        JobDone::Prepared { tli, .. }
+        | JobDone::Finalized { tli, .. }
+        | JobDone::Begun { tli, .. }
+        | JobDone::Failed {
+            job:
+                JobKind::Prepare { tli, .. } | JobKind::Finalize { tli, .. } | JobKind::Begin { tli },
+            ..
+        } => Some(*tli),
+        _ => None,
     }
 }

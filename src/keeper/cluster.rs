@@ -2,11 +2,12 @@
 
 use super::job::{JobDone, JobKind};
 use super::work::{Keeper, complete_ranges};
+use crate::store::StoreFault;
 use crate::store::append::is_no_space;
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::disk::{Disk, replace_durably};
+use crate::store::recover::examine;
 use crate::store::switch::{Switch, clear_ended, decide, read_cluster};
-use crate::store::{StoreFault, recover};
 use crate::wal::{Lsn, TimelineId};
 use std::io;
 
@@ -21,11 +22,13 @@ impl<D: Disk> Keeper<D> {
         let cluster = decide(&self.disk, &self.layout, plan).await.map_err(of_disk)?;
         self.cluster = Some(cluster.clone());
         clear_ended(&self.disk, &self.layout, &cluster).await.map_err(of_disk)?;
-        let recovered = recover(&self.disk, &self.layout).await.map_err(of_disk)?;
+        let recovered = examine(&self.disk, &self.layout).await.map_err(of_disk)?;
         let wal = recovered.wal.ok_or_else(|| io::Error::other("the control file has gone"))?;
         self.complete = complete_ranges(&recovered.listing, wal.complete);
         self.partials = recovered.listing.partials.iter().copied().collect();
         self.walk_start = None;
+        // Users may have gone on meanwhile.
+        self.pull_slots_back(decided).await?;
         self.look_up_archive_status().await;
         Ok(JobDone::Switched(Box::new(wal)))
     }

@@ -26,7 +26,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -61,6 +61,8 @@ struct Inner {
     keeper: Mutex<Option<KeeperHandle>>,
     answer: Answer,
     stop: AtomicBool,
+    /// Fetches for tasks of the control thread.
+    fetches: AtomicU64,
     /// Held by whoever fetches a history file.
     histories: Mutex<()>,
     /// When it was last said that the command is broken; none while it works.
@@ -113,6 +115,7 @@ impl Restorer {
             keeper: Mutex::new(Some(keeper)),
             answer,
             stop: AtomicBool::new(false),
+            fetches: AtomicU64::new(0),
             histories: Mutex::new(()),
             broken: Mutex::new(None),
             queue: Mutex::new(Queue::default()),
@@ -169,14 +172,17 @@ impl Restorer {
     }
 
     /// Fetches a segment under the first of these names that the archive has. Nothing in it
-    /// has been looked at. None: the archive has none of them.
+    /// has been looked at. None: the archive has none of them. A fetch that nobody waits for
+    /// any more may still run when the same segment is asked for again, so that each has a
+    /// place of its own.
     pub fn segment(
         &self,
         names: Vec<SegmentName>,
     ) -> oneshot::Receiver<Restored<(SegmentName, RestoredFile)>> {
+        let fetch = self.inner.fetches.fetch_add(1, Ordering::Relaxed);
         self.order(move |inner| {
             for name in names {
-                let path = inner.layout.restoring(&name.to_string());
+                let path = inner.layout.restoring(&format!("{name}.{fetch}"));
                 if inner.fetch(&name.to_string(), &path, Some(name.size.bytes()))? == Fetched::Here
                 {
                     return Ok(Some((name, RestoredFile { path })));
@@ -353,6 +359,10 @@ impl Inner {
         drop(std::fs::remove_file(&path));
         let content = Bytes::from(content?);
         match History::parse(tli, content.clone()) {
+            // It is about to be believed for good: not while it is being copied there.
+            Ok(history) if history.entries().is_empty() || !content.ends_with(b"\n") => {
+                Err(format!("archive file \"{file}\" is not complete"))
+            }
             Ok(_) => Ok(Some(content)),
             Err(fault) => Err(format!("archive file \"{file}\": {fault}")),
         }

@@ -94,8 +94,19 @@ impl RecoveredWal {
     }
 }
 
-/// Looks at the directory and makes it safe to go on from. The caller holds the lock.
+/// What a start does: looks at the directory, makes it safe to go on from, and removes what
+/// was under way when an earlier run ended. The caller holds the lock.
 pub async fn recover<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, StoreFault> {
+    let recovered = examine(disk, layout).await?;
+    for name in &recovered.listing.temporary {
+        let path = layout.wal().join(name);
+        disk.unlink(&path).await.map_err(failed("remove file", &path))?;
+    }
+    Ok(recovered)
+}
+
+/// The same of a directory in which files may be under way: temporary ones stay.
+pub async fn examine<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, StoreFault> {
     let control = read_note(disk, &layout.control(), ControlFile::decode).await?;
     let cluster = control.as_ref().and_then(|control| control.cluster.clone());
     if let Some(cluster) = &cluster {
@@ -120,10 +131,6 @@ pub async fn recover<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, St
         partials: open_segments(&listing, &cluster),
         ended,
     };
-    for name in &listing.temporary {
-        let path = layout.wal().join(name);
-        disk.unlink(&path).await.map_err(failed("remove file", &path))?;
-    }
     let halted = match read_note(disk, &layout.halted(), HaltedNote::decode).await {
         // A marker that cannot be read says the same, without the position.
         Err(StoreFault::Unreadable { fault, .. }) => {

@@ -479,6 +479,65 @@ fn a_frozen_upstream_does_not_hold_up_the_archive() {
     wait_end(&hub, primary.flush_lsn());
 }
 
+/// A command that hangs is not waited for when the upstream is back.
+#[test]
+fn a_command_that_hangs_does_not_keep_the_hub_from_its_upstream() {
+    let scene = Scene::new();
+    let mut primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let asked = scene.path("asked");
+    let command = format!("--restore-command=touch {}; sleep 1000", asked.display());
+    let hub = small_hub(&scene, &primary).flag(&command).started();
+    wait_connected(&primary);
+    primary.stop_fast();
+    wait::until("the archive is asked", || asked.exists());
+    primary.start();
+    hub.wait_state("streaming");
+    load::write_mib(&primary, 1);
+    wait_end(&hub, primary.flush_lsn());
+}
+
+/// As long as nobody can say whether the timeline has ended, none of it is taken.
+#[test]
+fn nothing_is_taken_while_the_next_timelines_history_cannot_be_read() {
+    let scene = Scene::new();
+    let mut primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let archive = Archive::of(&scene, &mut primary);
+    let history = scene.path("history");
+    // What `ssh` says when there is no connection; later an empty file, as of a copy that has
+    // just begun.
+    let command = format!(
+        "case %f in *.history) cp {} %p 2>/dev/null || exit 255;; *) cp {}/%f %p 2>/dev/null;; esac",
+        history.display(),
+        archive.folder.display()
+    );
+    let mut hub =
+        small_hub(&scene, &primary).flag(&format!("--restore-command={command}")).started();
+    wait_connected(&primary);
+    load::write_mib(&primary, 1);
+    wait_end(&hub, primary.flush_lsn());
+    hub.stop();
+    let has = hub.inspect().record_end();
+    load::write_mib(&primary, 5);
+    let end = fill_segment(&primary);
+    archive.wait_archived(1, end);
+    primary.stop_fast();
+    hub.start();
+    let not_read = "while the history of timeline 2 cannot be read";
+    hub.wait_log(&["nothing is taken from the archive", not_read]);
+    hub.stop();
+    fs::write(&history, "").unwrap();
+    hub.start();
+    hub.wait_log(&[not_read, "is not complete"]);
+    assert_eq!(hub.inspect().record_end(), has);
+    assert!(!hub.pg_wal().join("00000002.history").exists());
+    hub.stop();
+    // It was never there.
+    let command = archive.restore_command();
+    let mut hub = small_hub(&scene, &primary).flag(&command);
+    hub.start();
+    wait_end(&hub, end);
+}
+
 /// The upstream is there and has removed what comes next.
 #[test]
 fn the_archive_closes_a_gap_at_the_upstream() {

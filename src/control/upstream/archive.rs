@@ -30,17 +30,23 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 /// Bytes read of a file at a time.
 const PIECE: u64 = 1 << 20;
 
+/// How long a fetch that has begun is waited for once an upstream was found.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// What an attempt to advance came to.
 enum Advance {
     /// The archive has no more, for now.
     Exhausted,
+    /// It may have more: the command is broken, a file cannot be used, or what it holds could
+    /// not be taken.
+    Stuck,
     /// The next timeline has begun, or something was stored: look again.
     Further,
     /// An upstream could go on, or an operator has an order.
@@ -74,12 +80,15 @@ impl Turn<'_> {
         }
     }
 
-    /// Comes with an order: what is being fetched is not waited for.
-    async fn ordered(&mut self) {
+    /// Comes when what is being fetched is not waited for any more: with an order, and
+    /// some time after an upstream was found. That one may refuse us yet, and what the
+    /// archive brings is worth a little patience; a command that hangs is not.
+    async fn cut_short(&mut self) {
+        self.over().await;
         if self.order.is_none() {
-            match self.orders.recv().await {
-                Some(order) => self.order = Some(order),
-                None => std::future::pending().await,
+            tokio::select! {
+                Some(order) = self.orders.recv() => self.order = Some(order),
+                () = tokio::time::sleep(PATIENCE) => {}
             }
         }
     }
@@ -142,8 +151,10 @@ impl Task {
             match self.advance(&restorer, &mut turn).await {
                 Ok(Advance::Further) if turn.order.is_none() => {}
                 Ok(Advance::Further | Advance::Over) => break,
-                Ok(Advance::Exhausted) => {
-                    if self.shared.hub.config.on_gap == OnGap::RestartAtCurrent {
+                Ok(advance @ (Advance::Exhausted | Advance::Stuck)) => {
+                    if matches!(advance, Advance::Exhausted)
+                        && self.shared.hub.config.on_gap == OnGap::RestartAtCurrent
+                    {
                         // The upstream is asked once more before all is given up.
                         self.exhausted = Some(self.shared.hub.position());
                         return sleep(at, turn.orders).await;
@@ -171,16 +182,17 @@ impl Task {
         let (Position::At { tli, durable, start }, Some(identity)) =
             (hub.position(), hub.identity())
         else {
-            return Ok(Advance::Exhausted);
+            return Ok(Advance::Stuck);
         };
         if hub.receiving() == Receiving::Paused {
-            return Ok(Advance::Exhausted);
+            return Ok(Advance::Stuck);
         }
         let size = identity.segment_size;
-        let mut course = tokio::select! {
-            course = self.survey(restorer, tli, durable) => course?,
-            () = turn.ordered() => return Ok(Advance::Over),
+        let surveyed = tokio::select! {
+            surveyed = self.survey(restorer, tli, durable) => surveyed?,
+            () = turn.cut_short() => return Ok(Advance::Over),
         };
+        let Some(mut course) = surveyed else { return Ok(Advance::Stuck) };
         if let Some((next, at)) = course.ends
             && at == durable
         {
@@ -197,22 +209,25 @@ impl Task {
             let no = at.segment(size);
             let fetched = tokio::select! {
                 fetched = during(&mut feed, ahead.take(no, &course)) => fetched,
-                () = turn.ordered() => break Advance::Over,
+                () = turn.cut_short() => break Advance::Over,
             };
-            let Ok(fetched) = fetched else { break Advance::Exhausted };
-            let fetched = fetched?;
-            let Ok(Some((name, file))) = fetched else { break Advance::Exhausted };
+            let Ok(fetched) = fetched else { break Advance::Stuck };
+            let (name, file) = match fetched? {
+                Ok(Some(file)) => file,
+                Ok(None) => break Advance::Exhausted,
+                Err(_) => break Advance::Stuck,
+            };
             let known = durable.max(no.start(size));
             let judging = self.judge((name, file), walker.take(), (tli, known, upto));
             let judged = match during(&mut feed, judging).await {
                 Ok(judged) => judged,
-                Err(_) => break Advance::Exhausted,
+                Err(_) => break Advance::Stuck,
             };
             let judged = match judged {
                 Ok(judged) => judged,
                 Err(unusable) => {
                     self.tell_unusable(name, unusable);
-                    break Advance::Exhausted;
+                    break Advance::Stuck;
                 }
             };
             if let Some(fault) = &judged.fault {
@@ -223,11 +238,11 @@ impl Task {
                     Some(feed) => feed,
                     empty => match self.open(tli, at).await {
                         Some(opened) => empty.insert(opened),
-                        None => break Advance::Exhausted,
+                        None => break Advance::Stuck,
                     },
                 };
                 if pour(feed, &judged, name, at).await.is_err() {
-                    break Advance::Exhausted;
+                    break Advance::Stuck;
                 }
                 info!(target: LOG, "restored log file \"{name}\" from archive");
             }
@@ -242,17 +257,18 @@ impl Task {
             let survey = self.survey(restorer, tli, durable.max(at));
             let surveyed = tokio::select! {
                 surveyed = during(&mut feed, survey) => surveyed,
-                () = turn.ordered() => break Advance::Over,
+                () = turn.cut_short() => break Advance::Over,
             };
-            let Ok(surveyed) = surveyed else { break Advance::Exhausted };
-            course = surveyed?;
+            let Ok(surveyed) = surveyed else { break Advance::Stuck };
+            let Some(surveyed) = surveyed? else { break Advance::Stuck };
+            course = surveyed;
         };
         let Some(feed) = feed else { return Ok(advance) };
         let before = hub.position();
         let advance = self.finish(feed, advance).await?;
         // What the core does not take the first time it will not take at once.
         match advance {
-            Advance::Further if hub.position() == before => Ok(Advance::Exhausted),
+            Advance::Further if hub.position() == before => Ok(Advance::Stuck),
             advance => Ok(advance),
         }
     }
@@ -284,22 +300,22 @@ impl Task {
         match end {
             UpstreamEnd::Lost { error, at } if refused => {
                 warn!(target: LOG, "the stream from the archive ended at {at}: {error}");
-                return Ok(Advance::Exhausted);
+                return Ok(Advance::Stuck);
             }
             UpstreamEnd::Lost { .. } | UpstreamEnd::TimedOut | UpstreamEnd::Recalled => {}
             UpstreamEnd::Stopped => return Err(Ends),
             UpstreamEnd::NoSpace => {
                 self.alarm(UpstreamState::NoSpace);
-                return Ok(Advance::Exhausted);
+                return Ok(Advance::Stuck);
             }
             UpstreamEnd::Diverged { at, detail } => {
                 warn!(target: LOG, "{detail}");
                 let file = self.file_at(at);
                 self.alarm(UpstreamState::ArchiveDiffers { file, at });
-                return Ok(Advance::Exhausted);
+                return Ok(Advance::Stuck);
             }
             UpstreamEnd::Timeline { .. } | UpstreamEnd::Refused { .. } => {
-                return Ok(Advance::Exhausted);
+                return Ok(Advance::Stuck);
             }
         }
         Ok(advance)
@@ -323,13 +339,15 @@ impl Task {
         self.tell(news);
     }
 
-    /// All history files newer than our timeline, saved, and where they lead.
+    /// All history files newer than our timeline, saved, and where they lead. None when it
+    /// cannot be said whether there is one more: beyond its switchpoint nothing of our
+    /// timeline may be taken.
     async fn survey(
         &mut self,
         restorer: &Restorer,
         tli: TimelineId,
         durable: Lsn,
-    ) -> Result<Course, Ends> {
+    ) -> Result<Option<Course>, Ends> {
         let hub = Arc::clone(&self.shared.hub);
         let mut newer = Vec::new();
         for raw in tli.raw().saturating_add(1).. {
@@ -341,14 +359,23 @@ impl Task {
                         let saved = self.shared.recorder.save_history(next, content.clone());
                         if let Err(error) = done(saved).await {
                             warn!(target: LOG, "could not save the history of timeline {next}: {error}");
-                            break;
+                            return Ok(None);
                         }
                         info!(target: LOG, "restored log file \"{}\" from archive", History::file_name(next));
                         hub.set_history(next, content.clone());
                         content
                     }
-                    // None yet; or one that cannot be read, which was said.
-                    Ok(None) | Err(_) => break,
+                    Ok(None) => break,
+                    Err(error) => {
+                        if self.told.unread.replace(next) != Some(next) {
+                            error!(
+                                target: LOG,
+                                "nothing is taken from the archive while the history of timeline \
+                                 {next} cannot be read: {error}"
+                            );
+                        }
+                        return Ok(None);
+                    }
                 },
             };
             match History::parse(next, content) {
@@ -356,6 +383,7 @@ impl Task {
                 Err(_) => break,
             }
         }
+        self.told.unread = None;
         let own = match hub.history(tli) {
             Some(content) => History::parse(tli, content).ok(),
             None => (tli == TimelineId::FIRST).then(History::first),
@@ -371,7 +399,7 @@ impl Task {
                  it is not followed by the archive's word alone"
             );
         }
-        Ok(course)
+        Ok(Some(course))
     }
 
     /// Our timeline has ended, all of it is here, and `next` follows.
@@ -381,13 +409,25 @@ impl Task {
         next: TimelineId,
         at: Lsn,
     ) -> Result<Advance, Ends> {
+        let history = self.shared.hub.history(next);
+        let history = history.and_then(|content| History::parse(next, content).ok());
+        let fork = history.and_then(|history| history.switchpoint_of(from));
+        if fork != Some(at) {
+            error!(
+                target: LOG,
+                "the archive's histories do not agree on where timeline {from} ended: at {at}, and \
+                 by that of timeline {next} {}",
+                fork.map_or_else(|| "nowhere".to_owned(), |fork| format!("at {fork}"))
+            );
+            return Ok(Advance::Stuck);
+        }
         let switched = done(self.shared.recorder.switch(Switch { from, to: next, at })).await;
         self.removed = None;
         match switched {
             Ok(()) => Ok(Advance::Further),
             Err(error) => {
                 error!(target: LOG, "could not go on with timeline {next}: {error}");
-                Ok(Advance::Exhausted)
+                Ok(Advance::Stuck)
             }
         }
     }
@@ -451,6 +491,7 @@ impl Task {
 pub(super) struct Told {
     empty: bool,
     passed: Option<TimelineId>,
+    unread: Option<TimelineId>,
     ended: Option<(SegmentName, Lsn)>,
 }
 

@@ -103,6 +103,9 @@ pub(super) async fn run(
             }
             Some(Next::Connect(host)) => task.attempt(host, &mut orders).await,
         };
+        // An attempt that took too long may have left it behind, and the next one would ask
+        // for it again.
+        task.end_switching().await;
         if let Some(order) = order {
             task.carry_out(order).await;
         }
@@ -344,12 +347,6 @@ impl Task {
             Position::Empty => asked,
         };
         self.ended(index, UpstreamState::Gap { at, message }).await;
-        if self.shared.hub.config.on_gap == OnGap::RestartAtCurrent
-            && self.supervisor.all_have_gaps()
-            && self.archive_is_exhausted()
-        {
-            self.restart_at_current(at).await;
-        }
     }
 
     /// The start of the segment of our end, when the overlap lies in an earlier one.
@@ -378,9 +375,20 @@ impl Task {
 
     async fn ended(&mut self, index: usize, state: UpstreamState) {
         self.failures += 1;
+        let gap = match state {
+            UpstreamState::Gap { at, .. } => Some(at),
+            _ => None,
+        };
         let mut news = Vec::new();
         self.supervisor.ended(Instant::now(), index, state, &mut news);
         self.tell(news);
+        if let Some(at) = gap
+            && self.shared.hub.config.on_gap == OnGap::RestartAtCurrent
+            && self.supervisor.all_have_gaps()
+            && self.archive_is_exhausted()
+        {
+            self.restart_at_current(at).await;
+        }
     }
 
     fn tell(&self, news: Vec<News>) {

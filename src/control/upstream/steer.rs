@@ -50,11 +50,15 @@ impl Task {
     /// and nothing is received meanwhile.
     pub(super) async fn carry_out(&mut self, order: Order) {
         self.recall().await;
+        self.end_switching().await;
+        self.obey(order).await;
+    }
+
+    /// A timeline's end that was decided is not left half way.
+    pub(super) async fn end_switching(&mut self) {
         if let Some(switching) = self.switching.take() {
-            // A timeline's end that was decided is not left half way.
             drop(switching.await);
         }
-        self.obey(order).await;
     }
 
     /// Does as told, when nothing stands in the way, or when nothing has to change.
