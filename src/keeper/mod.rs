@@ -55,9 +55,10 @@ impl KeeperHandle {
         self.jobs.try_send(job).map_err(|refused| Box::new(refused.into_inner()))
     }
 
-    /// Queues a job, waiting for a place. None of the data cores may use this.
-    pub async fn post_waiting(&self, job: Job) -> Result<(), Box<Job>> {
-        self.jobs.send(job).await.map_err(|refused| Box::new(refused.0))
+    /// Queues a job, waiting for a place; gives it back when the keeper is gone. Only for
+    /// threads on which nobody else waits.
+    pub fn post_blocking(&self, job: Job) -> Result<(), Box<Job>> {
+        self.jobs.blocking_send(job).map_err(|refused| Box::new(refused.0))
     }
 }
 

@@ -147,7 +147,9 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     };
     let hub = Arc::new(Hub::new(Arc::clone(&config), control.instance, keeper.holds));
     course::resume(&hub.course, &layout, flag)?;
-    let recorder = KeeperRecorder::new(Arc::clone(&hub), keeper.handle.clone(), Arc::clone(&post));
+    let recorder =
+        KeeperRecorder::start(Arc::clone(&hub), keeper.handle.clone(), Arc::clone(&post))
+            .map_err(|e| ServeFault::Io("start a thread", e))?;
     if control.cluster.is_none() {
         // Written again with the cluster; until then only the ID could be lost.
         drop(recorder.save_instance());

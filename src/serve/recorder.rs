@@ -3,14 +3,15 @@
 use super::post::Post;
 use crate::control::recorder::{Recorder, Saved};
 use crate::hub::{Hub, Identity};
-use crate::keeper::{Job, KeeperHandle, Note};
+use crate::keeper::{Job, JobKind, KeeperHandle, Note};
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
 use crate::wal::{Lsn, TimelineId};
 use bytes::Bytes;
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, mpsc};
 use std::time::SystemTime;
 use tokio::sync::oneshot;
 
@@ -19,12 +20,22 @@ pub(super) struct KeeperRecorder {
     hub: Arc<Hub>,
     keeper: KeeperHandle,
     post: Arc<Post>,
+    /// To the thread that waits for a place in the keeper's queue. Each who orders waits for
+    /// the answer, so there are no more of them than connections.
+    orders: mpsc::Sender<Job>,
 }
 
 impl KeeperRecorder {
     /// A recorder before the keeper's door.
-    pub(super) fn new(hub: Arc<Hub>, keeper: KeeperHandle, post: Arc<Post>) -> Self {
-        Self { hub, keeper, post }
+    ///
+    /// # Errors
+    /// There is no thread for it.
+    pub(super) fn start(hub: Arc<Hub>, keeper: KeeperHandle, post: Arc<Post>) -> io::Result<Self> {
+        let (orders, ordered) = mpsc::channel();
+        let recorder = Self { hub, keeper: keeper.clone(), post: Arc::clone(&post), orders };
+        let thread = std::thread::Builder::new().name("orders".to_owned());
+        thread.spawn(move || forward(&ordered, &keeper, &post))?;
+        Ok(recorder)
     }
 
     /// Posts a job and says when it is done.
@@ -32,11 +43,8 @@ impl KeeperRecorder {
         let (tell, saved) = oneshot::channel();
         let kind = job.kind();
         self.post.await_job(kind, tell);
-        if self.keeper.post(job).is_err()
-            && let Some(tell) = self.post.forget_last(kind)
-        {
-            // The one who asked sees it at once.
-            drop(tell.send(Err("the keeper's queue is full".to_owned())));
+        if self.orders.send(job).is_err() {
+            refuse(&self.post, kind);
         }
         saved
     }
@@ -50,6 +58,24 @@ impl KeeperRecorder {
     fn save_control(&self, cluster: Option<Cluster>) -> Saved {
         let control = ControlFile { instance: self.hub.instance, cluster };
         self.order(Job::SaveControl(Box::new(control)))
+    }
+}
+
+/// Hands orders on, however full the keeper's queue is: a whole fleet's slots are more than
+/// it takes, and an order that was lost would leave a slot with a user who has gone.
+fn forward(ordered: &mpsc::Receiver<Job>, keeper: &KeeperHandle, post: &Post) {
+    while let Ok(job) = ordered.recv() {
+        if let Err(job) = keeper.post_blocking(job) {
+            refuse(post, job.kind());
+        }
+    }
+}
+
+/// There is no keeper any more.
+fn refuse(post: &Post, kind: JobKind) {
+    if let Some(tell) = post.forget_last(kind) {
+        // Who asked may have gone.
+        drop(tell.send(Err("the keeper is gone".to_owned())));
     }
 }
 

@@ -253,6 +253,31 @@ fn receivewal_creates_and_uses_a_slot() {
     assert_eq!(restart_lsn(&hub, "archive"), None);
 }
 
+/// More at once than the keeper's queue takes: none is refused, and none is left with a user
+/// who has gone.
+#[test]
+fn a_fleet_creates_its_slots_at_once() {
+    const SLOTS: usize = 600;
+    let scene = Scene::new();
+    let primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let hub = Hub::run(&scene, "hub", &primary.conninfo());
+    hub.wait_state("streaming");
+    let mut fleet: Vec<_> = (0..SLOTS).map(|_| Client::connect(hub.port())).collect();
+    for (n, client) in fleet.iter_mut().enumerate() {
+        client.send_query(&format!("CREATE_REPLICATION_SLOT s{n} PHYSICAL"));
+    }
+    for client in &mut fleet {
+        let answer = client.read_message().unwrap();
+        assert_eq!(answer.tag, b'T', "{:?}", String::from_utf8_lossy(&answer.body));
+    }
+    drop(fleet);
+    for n in 0..SLOTS {
+        let dropped =
+            Client::connect(hub.port()).query(&format!("DROP_REPLICATION_SLOT s{n} WAIT"));
+        assert!(dropped.is_ok(), "s{n}: {dropped:?}");
+    }
+}
+
 #[test]
 fn a_slot_that_keeps_too_much_is_lost_and_its_user_terminated() {
     let scene = Scene::new();
