@@ -11,7 +11,7 @@
 //! - words, which know nobody: [`wal`], [`wire`], [`timeline`], [`instance`], [`ctl`];
 //! - stages, which know words and not each other: [`upstream`], [`archive`], [`store`],
 //!   [`watermark`], [`fanout`], [`standby`];
-//! - engines, which put stages together and do the I/O: [`ring`], [`core`], [`keeper`],
+//! - engines, which put stages together and do the I/O: [`ring`], [`data`], [`keeper`],
 //!   [`archiver`], [`restorer`], [`control`]; what they share is in [`hub`], what they were told
 //!   in [`config`].
 
@@ -36,7 +36,7 @@ pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod control;
-pub mod core;
+pub mod data;
 pub mod hub;
 pub mod inspect;
 pub mod keeper;

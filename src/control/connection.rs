@@ -7,7 +7,7 @@ use super::Shared;
 use super::history::restore_history;
 use super::registry::Registered;
 use super::socket::Socket;
-use crate::core::handoff::{Handback, Session, StandbyHandoff, StreamEnd, ToCore};
+use crate::data::handoff::{Handback, Session, StandbyHandoff, StreamEnd, ToCore};
 use crate::hub::SenderPermit;
 use crate::instance::InstancePath;
 use crate::standby::admission::{Admitted, admit, negotiate};

@@ -1,7 +1,7 @@
 //! Who is connected: unique process IDs, their cancel keys, and which core streams
 //! to whom.
 
-use crate::core::handoff::{Handback, Session};
+use crate::data::handoff::{Handback, Session};
 use crate::hub::Hub;
 use crate::instance::InstanceId;
 use std::collections::HashMap;

@@ -4,7 +4,7 @@
 use super::recorder::{Recorder, Saved};
 use super::{Control, Running, SPARE_CONNECTIONS, listener, run};
 use crate::config::Config;
-use crate::core::handoff::{
+use crate::data::handoff::{
     Handback, Inbox, StandbyHandoff, StreamEnd, ToControl, ToCore, mailbox,
 };
 use crate::hub::{Hub, Identity, tests};

@@ -14,7 +14,7 @@ use self::queue::{Key, Queue, Waiting, Work};
 use crate::archive::check;
 use crate::archive::restore::{Fetched, RestoreCommand};
 use crate::config::RestoreSettings;
-use crate::core::store::page_rules;
+use crate::data::store::page_rules;
 use crate::hub::Hub;
 use crate::keeper::{Job, JobDone, KeeperHandle};
 use crate::store::layout::Layout;

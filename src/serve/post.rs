@@ -1,7 +1,7 @@
 //! The keeper's answers find their way: to the core that asked, or to the task that
 //! waits for something to be durable.
 
-use crate::core::handoff::{Mailbox, ToCore};
+use crate::data::handoff::{Mailbox, ToCore};
 use crate::hub::{Hub, Position};
 use crate::keeper::{JobDone, JobKind};
 use crate::restorer::Restorer;

@@ -4,7 +4,7 @@
 use super::parameters::clean_name;
 use super::refusals;
 use crate::config::Config;
-use crate::core::handoff::Session;
+use crate::data::handoff::Session;
 use crate::hub::{Hub, Identity, SenderPermit};
 use crate::instance::{INSTANCE_ID, InstanceId};
 use crate::wire::backend;

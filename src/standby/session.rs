@@ -6,7 +6,7 @@ use super::show::{Asker, show};
 use super::slots::{self, Acquired, SlotDone, SlotTask};
 use super::start::{Serving, Start, decide};
 use super::{parameters, refusals};
-use crate::core::handoff::{Session, StreamEnd};
+use crate::data::handoff::{Session, StreamEnd};
 use crate::hub::{Forks, Hub, Identity};
 use crate::store::retention::Hold;
 use crate::store::slots::SlotUse;

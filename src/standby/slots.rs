@@ -3,7 +3,7 @@
 
 use super::refusals::{self, quoted};
 use super::session::{Step, row, start_physical};
-use crate::core::handoff::Session;
+use crate::data::handoff::Session;
 use crate::hub::Hub;
 use crate::store::slots::{
     Create, InvalidName, InvalidSlots, Origin, SlotFault, SlotName, SlotUse,

@@ -1,6 +1,6 @@
 //! A hub's process: what the engines do, step by step, with the shipped parts. The keeper,
 //! the store, the cells, the conversations are the real ones; what is written here once
-//! more is the order in which the engines call them (`serve`, `core::receive`,
+//! more is the order in which the engines call them (`serve`, `data::receive`,
 //! `serve::post`, `serve::recorder`).
 
 use crate::network::{Conn, End, Node};
@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use walhub::config::Config;
-use walhub::core::Store;
-use walhub::core::handoff::UpstreamEnd;
+use walhub::data::Store;
+use walhub::data::handoff::UpstreamEnd;
 use walhub::hub::{Hub, Identity, Position};
 use walhub::instance::InstanceId;
 use walhub::keeper::{Job, JobDone, JobKind, Keeper, Tended};

@@ -1,6 +1,6 @@
 //! A hub's clients: the conversation, and the send role for one standby, with the shipped
 //! conversation, cursor, cutting of messages, cells and holds. What is written here once
-//! more is `core::send` and `core::laggard` for a fleet of one.
+//! more is `data::send` and `data::laggard` for a fleet of one.
 
 use crate::hub::{Process, Told1};
 use crate::network::{Conn, End, Node};
@@ -10,8 +10,8 @@ use bytes::{Buf, BytesMut};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use walhub::core::handoff::{Session as Who, StreamEnd};
-use walhub::core::store::page_rules;
+use walhub::data::handoff::{Session as Who, StreamEnd};
+use walhub::data::store::page_rules;
 use walhub::fanout::{Cursor, message};
 use walhub::keeper::Job;
 use walhub::standby::refusals;
@@ -427,7 +427,7 @@ impl Sender {
         wal
     }
 
-    /// A block from the segment's file, checked page by page as `core::blocks` does.
+    /// A block from the segment's file, checked page by page as `data::blocks` does.
     fn read(&mut self, process: &Process, at: Lsn, valid: Lsn) -> Result<Vec<u8>, Missing> {
         let size = process.shared().truth.borrow().size;
         let no = at.segment(size);

@@ -3,7 +3,7 @@
 use super::session::{Extent, Next, Server, Session};
 use super::walsender::Stream;
 use crate::bench::truth::Truth;
-use crate::core::handoff::StreamEnd;
+use crate::data::handoff::StreamEnd;
 use crate::standby::session::{MAX_MESSAGE, after_stream};
 use crate::standby::stream::{Due, Heard};
 use crate::wire::backend;

@@ -2,9 +2,9 @@
 
 use super::super::Shared;
 use super::super::connection::post;
-use crate::core::figures::{About, Figures, Inquiry, ReceiverFigures, StandbyFigures};
-use crate::core::handoff::ToCore;
 use crate::ctl::answer::Failure;
+use crate::data::figures::{About, Figures, Inquiry, ReceiverFigures, StandbyFigures};
+use crate::data::handoff::ToCore;
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::sync::oneshot;

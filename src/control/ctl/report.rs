@@ -3,10 +3,10 @@
 use super::super::Shared;
 use super::super::registry::Client;
 use super::ages::Ages;
-use crate::core::figures::{ReceiverFigures, StandbyFigures, StreamState};
 use crate::ctl::answer::{
     Archiver, Diverged, Fence, Slot, Standby, Standbys, Status, Upstream, UpstreamState,
 };
+use crate::data::figures::{ReceiverFigures, StandbyFigures, StreamState};
 use crate::hub::Hub;
 use crate::hub::course::NamedBy;
 use crate::store::archive_status::{ArchiveStatus, Attempt};

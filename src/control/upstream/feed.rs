@@ -2,7 +2,7 @@
 //! over a socket pair. The core cannot tell it from an upstream, and makes the same checks.
 
 use super::super::Shared;
-use crate::core::handoff::{ToCore, UpstreamHandoff};
+use crate::data::handoff::{ToCore, UpstreamHandoff};
 use crate::wal::{Lsn, TimelineId};
 use crate::wire::copy::{ReplyRequest, keepalive, xlog_data_header};
 use crate::wire::time::PgTime;

@@ -13,7 +13,7 @@ use self::steer::Order;
 use super::Shared;
 use super::recorder::Saved;
 use crate::config::{MissingSlot, OnGap, ReportApply, StartFrom};
-use crate::core::handoff::{ToCore, UpstreamEnd, UpstreamHandoff};
+use crate::data::handoff::{ToCore, UpstreamEnd, UpstreamHandoff};
 use crate::hub::course::{Standing, Upstream};
 use crate::hub::{Identity, Position};
 use crate::standby::session::forks_of;

@@ -4,7 +4,7 @@
 
 use super::super::ctl;
 use super::{LOG, NoStandby, Task, done};
-use crate::core::handoff::{ToCore, UpstreamEnd};
+use crate::data::handoff::{ToCore, UpstreamEnd};
 use crate::hub::Position;
 use crate::hub::course::Upstream;
 use crate::store::course::{FenceNote, UpstreamNote};

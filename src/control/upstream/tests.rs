@@ -4,7 +4,7 @@ use super::super::listener::Bound;
 use super::super::recorder::{Recorder, Saved};
 use super::super::{Control, Running, run};
 use crate::config::{Config, MissingSlot, OnGap};
-use crate::core::handoff::{
+use crate::data::handoff::{
     Inbox, Mailbox, ToControl, ToCore, UpstreamEnd, UpstreamHandoff, mailbox,
 };
 use crate::hub::{Hub, Identity, Position, tests};

@@ -2,7 +2,7 @@
 //! next. First come, first served.
 
 use super::blocks::{AtHand, BLOCK_SIZE, BlockId, HOT};
-use super::data::DataCore;
+use super::core::DataCore;
 use super::files::FileAnswer;
 use super::table::Key;
 use crate::ring::Ring;

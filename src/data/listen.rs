@@ -1,7 +1,7 @@
 //! The way back: what standbys say, their timers, and how their streams end.
 
 use super::blocks::BlockId;
-use super::data::{DataCore, Stopping};
+use super::core::{DataCore, Stopping};
 use super::handoff::{Handback, StreamEnd, ToControl};
 use super::pg_now;
 use super::sender::{Farewell, Phase, Sender};

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod blocks;
-pub mod data;
+pub mod core;
 mod feedback;
 pub mod figures;
 pub mod files;
@@ -25,7 +25,7 @@ mod tests;
 pub mod token;
 mod zerocopy;
 
-pub use data::{CoreParts, DataCore};
+pub use core::{CoreParts, DataCore};
 pub use receive::{Peer, Receiver};
 pub use store::Store;
 

@@ -14,10 +14,10 @@ use super::random::Random;
 use super::ring::{FakeClock, FakeRing, Inner};
 use super::standby::{Standby, Wish};
 use super::truth::{MIB, SYSTEM, Truth};
-use crate::core::data::Next;
-use crate::core::handoff::{Mailbox, ToControl, ToCore, UpstreamEnd, mailbox};
-use crate::core::token::Purpose;
-use crate::core::{CoreParts, DataCore, Peer, Receiver, Store};
+use crate::data::core::Next;
+use crate::data::handoff::{Mailbox, ToControl, ToCore, UpstreamEnd, mailbox};
+use crate::data::token::Purpose;
+use crate::data::{CoreParts, DataCore, Peer, Receiver, Store};
 use crate::hub::{Hub, Identity, Position};
 use crate::instance::InstanceId;
 use crate::keeper::KeeperHandle;
@@ -234,7 +234,7 @@ fn begin(
         return Found { store: None, cells: Vec::new(), position: Position::Empty };
     }
     let tli = TimelineId::FIRST;
-    let rules = crate::core::store::page_rules(hub, tli).unwrap();
+    let rules = crate::data::store::page_rules(hub, tli).unwrap();
     let prefix_from = Lsn::new(durable.saturating_sub(8192).raw() >> 20 << 20).max(from);
     let prefix = truth.bytes(prefix_from, durable.bytes_since(prefix_from) as usize);
     let mut walker = Walker::new(rules, prefix_from);

@@ -1,6 +1,6 @@
 //! The send role: rounds of sends, each submission shared by all standbys at one place.
 
-use super::data::{DataCore, Seen};
+use super::core::{DataCore, Seen};
 use super::pg_now;
 use super::sender::{Delivery, Farewell, Pace, Phase, Sender};
 use super::table::{Key, Table};

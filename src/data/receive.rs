@@ -4,7 +4,7 @@
 //! Nothing is stored before it has passed the walk (page headers, record CRCs, links
 //! to the record before), and nothing is published before its batch is synced.
 
-use super::data::{DataCore, Halted};
+use super::core::{DataCore, Halted};
 use super::feedback::{FeedbackClock, Looked};
 use super::figures::ReceiverFigures;
 use super::handoff::{ToControl, UpstreamEnd, UpstreamHandoff};

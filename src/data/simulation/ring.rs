@@ -4,7 +4,7 @@
 use super::kernel::{Kernel, Op, Peer, Shared, What};
 use super::plants::Plant;
 use super::truth::MIB;
-use crate::core::token::Purpose;
+use crate::data::token::Purpose;
 use crate::ring::{
     Audit, Buffer, ChunkHold, ChunkRange, ChunkReader, Clock, Counters, Done, Fd, OpId, Outcome,
     Outgoing, ReplyBuffer, Ring, Token, Wait,

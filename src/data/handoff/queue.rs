@@ -20,7 +20,7 @@ mod modelled {
 
     /// Bounded; many push, one pops.
     #[derive(Debug)]
-    pub(in crate::core::handoff) struct ArrayQueue<T> {
+    pub(in crate::data::handoff) struct ArrayQueue<T> {
         places: Vec<Place<T>>,
         /// The next place to be claimed by a push; the place is free when it says so.
         tail: AtomicUsize,
@@ -28,13 +28,13 @@ mod modelled {
     }
 
     impl<T> ArrayQueue<T> {
-        pub(in crate::core::handoff) fn new(capacity: usize) -> Self {
+        pub(in crate::data::handoff) fn new(capacity: usize) -> Self {
             let place = || Place { filled: AtomicBool::new(false), value: Mutex::new(None) };
             let places = (0..capacity).map(|_| place()).collect();
             Self { places, tail: AtomicUsize::new(0), head: AtomicUsize::new(0) }
         }
 
-        pub(in crate::core::handoff) fn push(&self, value: T) -> Result<(), T> {
+        pub(in crate::data::handoff) fn push(&self, value: T) -> Result<(), T> {
             let mut tail = self.tail.load(Ordering::Relaxed);
             loop {
                 // A head that is out of date makes the queue look full, which it may.
@@ -53,7 +53,7 @@ mod modelled {
             Ok(())
         }
 
-        pub(in crate::core::handoff) fn pop(&self) -> Option<T> {
+        pub(in crate::data::handoff) fn pop(&self) -> Option<T> {
             let head = self.head.load(Ordering::Relaxed);
             let place = &self.places[head % self.places.len()];
             if !place.filled.load(Ordering::Acquire) {
@@ -65,12 +65,12 @@ mod modelled {
             value
         }
 
-        pub(in crate::core::handoff) fn is_empty(&self) -> bool {
+        pub(in crate::data::handoff) fn is_empty(&self) -> bool {
             let head = self.head.load(Ordering::Relaxed);
             !self.places[head % self.places.len()].filled.load(Ordering::Acquire)
         }
 
-        pub(in crate::core::handoff) fn len(&self) -> usize {
+        pub(in crate::data::handoff) fn len(&self) -> usize {
             let head = self.head.load(Ordering::Relaxed);
             self.tail.load(Ordering::Relaxed).saturating_sub(head)
         }

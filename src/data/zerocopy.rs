@@ -5,7 +5,7 @@
 //! announced. So a cursor needs nothing that it has not got already, and the only
 //! memory that has to live on is the chunk's, which the ring holds (I7).
 
-use super::data::DataCore;
+use super::core::DataCore;
 use super::sender::{Delivery, Sender};
 use super::table::Key;
 use super::token::Purpose;

@@ -2,7 +2,7 @@
 
 use super::kernel::{Kernel, MICROSECOND, MILLISECOND, Peer, SECOND, Socket, SocketId};
 use super::truth::Truth;
-use crate::core::handoff::UpstreamHandoff;
+use crate::data::handoff::UpstreamHandoff;
 use crate::hub::Position;
 use crate::wal::{Lsn, TimelineId};
 use crate::wire::copy::{FromReceiver, ReplyRequest, keepalive, xlog_data_header};

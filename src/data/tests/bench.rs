@@ -1,7 +1,7 @@
 //! One core on the kernel's own ring, driven pass by pass, with Unix sockets for peers
 //! and the test for a keeper.
 
-use super::super::data::Next;
+use super::super::core::Next;
 use super::super::handoff::{Mailbox, Session, StandbyHandoff, ToCore, UpstreamHandoff, mailbox};
 use super::super::{CoreParts, DataCore, Receiver};
 use crate::hub::{Hub, tests};

@@ -3,7 +3,7 @@
 use super::kernel::{Kernel, MICROSECOND, MILLISECOND, Peer, SECOND, Socket, SocketId};
 use super::tap::{Sight, Stage, Tap};
 use super::truth::Truth;
-use crate::core::handoff::{Handback, Session, StandbyHandoff, StreamEnd};
+use crate::data::handoff::{Handback, Session, StandbyHandoff, StreamEnd};
 use crate::hub::Hub;
 use crate::wal::Lsn;
 use crate::wire::copy::{HotStandbyFeedback, ReplyRequest, StatusReply};

@@ -1,7 +1,7 @@
 //! What a core says of itself when the control thread asks. Numbers only, and never many
 //! at a time: the standbys of a core must not feel that somebody looks.
 
-use super::data::DataCore;
+use super::core::DataCore;
 use super::sender::{Pace, Phase, Sender};
 use crate::ring::Ring;
 use crate::standby::feedback::Need;
