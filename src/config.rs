@@ -5,13 +5,13 @@ mod feedback;
 mod restore;
 mod slots;
 
-pub use feedback::{FeedbackSettings, HotStandbyFeedback, ReportApply};
+pub use feedback::{FeedbackSettings, HotStandbyFeedback};
 pub use restore::RestoreSettings;
 pub use slots::{AutoCreate, SlotSettings};
 
 use crate::archive::template::Template;
 use crate::store::retention::Policy;
-use crate::wal::Lsn;
+use crate::upstream::position::StartFrom;
 use crate::wire::conninfo::Conninfo;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroUsize;
@@ -90,17 +90,6 @@ pub enum MissingSlot {
     Refuse,
     /// Create it, with its WAL reserved (`--create-slot`).
     Create,
-}
-
-/// Where a hub with an empty directory begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StartFrom {
-    /// At the start of the segment that the upstream is writing.
-    Current,
-    /// At the oldest segment that the upstream still has.
-    Oldest,
-    /// At the start of the segment that holds this position.
-    At(Lsn),
 }
 
 impl std::str::FromStr for StartFrom {
@@ -269,6 +258,7 @@ pub fn listen_addresses(text: &str) -> Result<Vec<IpAddr>, ConfigFault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wal::Lsn;
 
     #[test]
     fn listens_on_loopback_only() {

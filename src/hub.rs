@@ -5,15 +5,22 @@
 #![forbid(unsafe_code)]
 
 pub mod course;
+pub mod diverged;
+pub mod feedback;
+pub mod fleet;
+pub mod page_rules;
 
 use self::course::{Course, Upstream};
+use crate::cluster::identity::Identity;
+use crate::cluster::instance::{InstanceId, InstancePath};
 use crate::config::Config;
-use crate::instance::{InstanceId, InstancePath};
-use crate::standby::diverged::{Diverged, DivergedStandbys};
-use crate::standby::fleet::Fleet;
+use crate::hub::diverged::{Diverged, DivergedStandbys};
+use crate::hub::fleet::Fleet;
 use crate::store::archive_status::ArchiveStatus;
 use crate::store::retention::{Holds, Receiving};
-use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
+use crate::timeline::Forks;
+use crate::upstream::position::Position;
+use crate::wal::{Lsn, TimelineId};
 use crate::watermark::{Cell, Rest};
 use crate::wire::secret::Secret;
 use bytes::Bytes;
@@ -48,76 +55,6 @@ pub struct Hub {
     /// WAL bytes that each data core has sent.
     sent: Box<[CachePadded<AtomicU64>]>,
     rest: Rest,
-}
-
-/// Which cluster this is, as its servers describe themselves; remembered over
-/// restarts, so that the hub can serve while the upstream is away.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// The cluster.
-    pub system_id: SystemId,
-    /// `wal_segment_size` of the cluster.
-    pub segment_size: SegmentSize,
-    /// `data_directory_mode` as the upstream shows it, `0700` or `0750`.
-    pub data_directory_mode: String,
-    /// The upstream's parameter statuses in the order it sent them, `server_version`
-    /// among them, without the hub's own `walhub.` ones.
-    pub parameters: Vec<(String, String)>,
-}
-
-impl Identity {
-    /// A parameter status of the upstream.
-    pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
-    }
-
-    /// The upstream's version, word for word; empty when it did not say.
-    pub fn server_version(&self) -> &str {
-        self.parameter("server_version").unwrap_or_default()
-    }
-
-    /// The version as a number, 150018 for 15.18.
-    pub fn server_version_num(&self) -> u32 {
-        server_version_num(self.server_version())
-    }
-
-    /// The major version, 15 for 15.18.
-    pub fn server_major(&self) -> u32 {
-        self.server_version_num() / 10_000
-    }
-}
-
-/// `PQserverVersion`'s reading of a version text: leading `%d.%d`, 0 when there is
-/// no number.
-pub fn server_version_num(text: &str) -> u32 {
-    let mut parts = text.splitn(2, '.');
-    let mut number = || {
-        let part = parts.next().unwrap_or_default();
-        let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
-        part.get(..digits).unwrap_or_default().parse::<u32>().unwrap_or(0).min(9_999)
-    };
-    let (major, minor) = (number(), number());
-    if major == 0 { 0 } else { major * 10_000 + minor }
-}
-
-/// Where earlier timelines ended, oldest first: the lines of a history file.
-pub type Forks = [(TimelineId, Lsn)];
-
-/// Where the receive role stands: what it asks the next upstream connection for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Position {
-    /// The directory holds no WAL; `--start-from` decides.
-    Empty,
-    /// There is WAL.
-    At {
-        /// The timeline being received.
-        tli: TimelineId,
-        /// Everything before this is on disk.
-        durable: Lsn,
-        /// Where the stream has to begin, at or before `durable`: early enough for
-        /// the comparison with what we have.
-        start: Lsn,
-    },
 }
 
 impl Hub {
@@ -355,9 +292,10 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::config::{AUTHENTICATION_TIMEOUT, MissingSlot, OnGap, PinCores, StartFrom};
+    use crate::config::{AUTHENTICATION_TIMEOUT, MissingSlot, OnGap, PinCores};
     use crate::config::{FeedbackSettings, SlotSettings, TcpSettings, Zerocopy};
     use crate::store::retention::Policy;
+    use crate::upstream::position::StartFrom;
     use crate::wire::conninfo::Conninfo;
     use std::num::NonZeroUsize;
     use std::time::Duration;
@@ -424,15 +362,5 @@ pub(crate) mod tests {
         hub.set_record_end(tli, end);
         assert!(!hub.has_records_behind(tli, end));
         assert!(hub.has_records_behind(tli, Lsn::new(0x500_0028)));
-    }
-
-    #[test]
-    fn versions_as_libpq_reads_them() {
-        assert_eq!(server_version_num("15.18 (Debian 15.18-0+deb12u1)"), 150_018);
-        assert_eq!(server_version_num("18beta1"), 180_000);
-        assert_eq!(server_version_num("15.99 (walhub)"), 150_099);
-        assert_eq!(server_version_num("walhub 1.0"), 0);
-        assert_eq!(server_version_num(""), 0);
-        assert_eq!(server_version_num("99999999999999.1"), 0);
     }
 }

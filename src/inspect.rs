@@ -1,12 +1,27 @@
 //! `walhub inspect`: shows a directory, or gives a copied one an ID of its own.
 
-use crate::cli::InspectFlags;
-use crate::instance::InstanceId;
+use crate::cluster::instance::InstanceId;
 use crate::store::inspect::{Report, Running, inspect_now, replace_instance_id};
 use crate::store::layout::Layout;
+use clap::Args;
 use std::error::Error;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// Flags of `walhub inspect`.
+#[derive(Debug, Args)]
+pub struct InspectFlags {
+    /// The hub's directory
+    #[arg(value_name = "DIR", env = "WALHUB_DIRECTORY")]
+    pub directory: PathBuf,
+    /// Print JSON
+    #[arg(long, conflicts_with = "new_instance_id")]
+    pub json: bool,
+    /// Give a copied directory an identity of its own; the hub must not be running
+    #[arg(long)]
+    pub new_instance_id: bool,
+}
 
 /// Reads the directory and writes what it found to standard output. The exit status is
 /// 0 when nothing is wrong, 2 when something is.

@@ -8,16 +8,16 @@
 //! primary --> upstream --> store --> watermark --> fanout --> standby --> standbys
 //! ```
 //!
-//! - words, which know nobody: [`wal`], [`wire`], [`timeline`], [`instance`], [`ctl`];
+//! - words, which know nobody: [`wal`], [`wire`], [`timeline`], [`cluster`], [`ctl`];
 //! - stages, which know words and not each other: [`upstream`], [`archive`], [`store`],
 //!   [`watermark`], [`fanout`], [`standby`];
 //! - engines, which put stages together and do the I/O: [`ring`], [`data`], [`keeper`],
-//!   [`archiver`], [`restorer`], [`control`]; what they share is in [`hub`], what they were told
+//!   [`archiver`], [`restorer`], [`doors`], [`control`]; what they share is in [`hub`], what they were told
 //!   in [`config`].
 
 // Words.
+pub mod cluster;
 pub mod ctl;
-pub mod instance;
 pub mod timeline;
 pub mod wal;
 pub mod wire;
@@ -37,6 +37,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod data;
+pub mod doors;
 pub mod hub;
 pub mod inspect;
 pub mod keeper;

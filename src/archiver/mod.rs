@@ -7,9 +7,10 @@
 
 use crate::archive::shell::{self, Outcome};
 use crate::archive::template::{Template, archive_values};
-use crate::store::archive_status::{ArchiveFile, Mark, Turn, Woken, exists, mark_done, turn};
+use crate::store::archive_status::{Turn, Woken, exists, mark_done, turn};
 use crate::store::disk::{Disk, run_ready};
 use crate::store::layout::Layout;
+use crate::store::layout::{ArchiveFile, Mark};
 use crate::store::plain_disk::PlainDisk;
 use crate::store::retention::Holds;
 use std::ffi::OsString;

@@ -1,5 +1,6 @@
 //! What of the standbys is told upstream.
 
+use crate::upstream::apply::ReportApply;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -23,18 +24,6 @@ pub enum HotStandbyFeedback {
     On,
     /// The upstream hears that nothing is needed.
     Off,
-}
-
-/// `--report-apply`: the replay position that the upstream is told.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum ReportApply {
-    /// None: 0/0.
-    None,
-    /// What is durable here.
-    #[default]
-    Flush,
-    /// What all connected standbys have replayed.
-    Slowest,
 }
 
 /// A value that is none of the choices.

@@ -1,7 +1,7 @@
 //! What the upstream's supervision wants written down. The file work is the keeper's;
 //! this is the door to it.
 
-use crate::hub::Identity;
+use crate::cluster::identity::Identity;
 use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::slots::SlotName;
 use crate::store::switch::Switch;

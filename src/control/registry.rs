@@ -1,9 +1,10 @@
 //! Who is connected: unique process IDs, their cancel keys, and which core streams
 //! to whom.
 
-use crate::data::handoff::{Handback, Session};
+use crate::cluster::instance::InstanceId;
+use crate::data::handoff::Handback;
 use crate::hub::Hub;
-use crate::instance::InstanceId;
+use crate::standby::client::Session;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};

@@ -3,12 +3,12 @@
 
 use super::recorder::{Recorder, Saved};
 use super::{Control, Running, SPARE_CONNECTIONS, listener, run};
+use crate::cluster::identity::Identity;
+use crate::cluster::instance::InstanceId;
 use crate::config::Config;
-use crate::data::handoff::{
-    Handback, Inbox, StandbyHandoff, StreamEnd, ToControl, ToCore, mailbox,
-};
-use crate::hub::{Hub, Identity, tests};
-use crate::instance::InstanceId;
+use crate::data::handoff::{Handback, Inbox, StandbyHandoff, ToControl, ToCore, mailbox};
+use crate::hub::{Hub, tests};
+use crate::standby::client::StreamEnd;
 use crate::standby::refusals;
 use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::retention::Holds;

@@ -4,7 +4,7 @@ use super::address::Address;
 use super::answer::{Answer, Failure, NoAnswer, Said};
 use super::request::{Command, Request};
 use super::text;
-use crate::cli::{CtlCommand, CtlFlags, SlotAction};
+use crate::ctl::flags::{CtlCommand, CtlFlags, SlotAction};
 use crate::wire::secret::Secret;
 use crate::wire::units::{TimeUnit, parse_duration};
 use socket2::{Domain, SockAddr, Socket, Type};

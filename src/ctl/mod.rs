@@ -5,6 +5,7 @@
 pub mod address;
 pub mod answer;
 mod client;
+pub mod flags;
 pub mod request;
 mod table;
 mod text;

@@ -1,7 +1,7 @@
 //! When the upstream is told what standbys' queries need.
 
-use crate::standby::feedback::Need;
-use crate::standby::fleet::Fleet;
+use crate::hub::feedback::Need;
+use crate::hub::fleet::Fleet;
 use std::time::{Duration, Instant};
 
 /// Between two feedback messages, however fast standbys change their minds.

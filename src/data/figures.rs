@@ -3,8 +3,8 @@
 
 use super::core::DataCore;
 use super::sender::{Pace, Phase, Sender};
+use crate::hub::feedback::Need;
 use crate::ring::Ring;
-use crate::standby::feedback::Need;
 use crate::standby::stream::Positions;
 use crate::wal::{Lsn, TimelineId};
 use crate::wire::time::PgTime;

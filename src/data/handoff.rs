@@ -8,18 +8,18 @@ mod queue;
 use self::queue::ArrayQueue;
 use super::figures::Inquiry;
 use crate::hub::SenderPermit;
-use crate::instance::InstanceId;
 use crate::keeper::JobDone;
+use crate::standby::client::{Session, StreamEnd};
 use crate::store::RecoveredWal;
 use crate::store::retention::Hold;
+use crate::upstream::end::UpstreamEnd;
 use crate::wal::{Lsn, TimelineId};
 use crate::watermark::Cell;
-use crate::wire::refusal::Refusal;
 use bytes::BytesMut;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// A standby whose START_REPLICATION was accepted. The core writes the
@@ -42,23 +42,6 @@ pub struct StandbyHandoff {
     pub permit: SenderPermit,
 }
 
-/// A replication connection, as far as a stream cares.
-#[derive(Debug, Clone)]
-pub struct Session {
-    /// The number in BackendKeyData, unique among live connections.
-    pub pid: u32,
-    /// The user name it gave.
-    pub user: String,
-    /// Its `application_name`.
-    pub application_name: String,
-    /// Where it comes from, for the log.
-    pub peer: String,
-    /// Zero switches it off.
-    pub wal_sender_timeout: Duration,
-    /// Its ID when it is a hub.
-    pub instance: Option<InstanceId>,
-}
-
 /// A connection that goes back to the control thread after its stream.
 #[derive(Debug)]
 pub struct Handback {
@@ -74,24 +57,6 @@ pub struct Handback {
     pub permit: SenderPermit,
 }
 
-/// How a stream ended that leaves its connection usable.
-#[derive(Debug)]
-pub enum StreamEnd {
-    /// The client sent CopyDone and has our CopyDone; two CommandComplete and
-    /// ReadyForQuery are to follow.
-    ClientDone,
-    /// The timeline ended. Both CopyDones are exchanged; the row with the next
-    /// timeline, two CommandComplete and ReadyForQuery are to follow.
-    Timeline {
-        /// The next timeline.
-        next: TimelineId,
-        /// Where it forks off.
-        at: Lsn,
-    },
-    /// An error ended it; ErrorResponse and ReadyForQuery are to follow, no CopyDone.
-    Failed(Refusal),
-}
-
 /// The upstream connection after its CopyBothResponse.
 #[derive(Debug)]
 pub struct UpstreamHandoff {
@@ -105,48 +70,6 @@ pub struct UpstreamHandoff {
     pub tli: TimelineId,
     /// The host, for the log.
     pub host: String,
-}
-
-/// How the upstream stream ended. The receive role has set the hub's position before.
-#[derive(Debug)]
-pub enum UpstreamEnd {
-    /// The connection broke, or what came on it was no protocol.
-    Lost {
-        /// What went wrong.
-        error: String,
-        /// What had been received.
-        at: Lsn,
-    },
-    /// Nothing came for `wal_receiver_timeout`.
-    TimedOut,
-    /// The upstream ended the timeline.
-    Timeline {
-        /// The timeline that follows.
-        next: TimelineId,
-        /// Where it forks off.
-        at: Lsn,
-    },
-    /// The upstream has other bytes under positions that we hold.
-    Diverged {
-        /// The first such position.
-        at: Lsn,
-        /// What differs.
-        detail: String,
-    },
-    /// The upstream answered with an error inside the stream.
-    Refused {
-        /// Its SQLSTATE.
-        sqlstate: String,
-        /// Its words.
-        message: String,
-    },
-    /// Our disk is full; the batch was dropped.
-    NoSpace,
-    /// There is no stream any more, as [`ToCore::RecallUpstream`] wants it: said once for
-    /// each, behind the end of a stream that was there.
-    Recalled,
-    /// We are shutting down.
-    Stopped,
 }
 
 /// What the control thread tells a core.

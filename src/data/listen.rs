@@ -2,14 +2,16 @@
 
 use super::blocks::BlockId;
 use super::core::{DataCore, Stopping};
-use super::handoff::{Handback, StreamEnd, ToControl};
+use super::handoff::{Handback, ToControl};
 use super::pg_now;
 use super::sender::{Farewell, Phase, Sender};
 use super::table::Key;
 use super::token::Purpose;
 use crate::hub::Hub;
+use crate::hub::diverged::Diverged;
+use crate::hub::page_rules::page_rules;
 use crate::ring::{Buffer, Clock, ReplyBuffer, Ring};
-use crate::standby::diverged::Diverged;
+use crate::standby::client::StreamEnd;
 use crate::standby::refusals;
 use crate::standby::stream::{Due, Heard};
 use crate::wal::{Lsn, SegmentName, SegmentNo, TimelineId};
@@ -390,7 +392,7 @@ impl<R: Ring> DataCore<R> {
         let tli = self.hub.cells().iter().find(|c| c.id() == id.cell).map(|c| c.tli());
         // Moved aside meanwhile: those who waited for it are told so elsewhere.
         let Some(tli) = tli else { return self.blocks.forget(slot, buffer) };
-        let rules = match super::store::page_rules(&self.hub, tli) {
+        let rules = match page_rules(&self.hub, tli) {
             Ok(rules) => rules,
             Err(error) => {
                 self.blocks.forget(slot, buffer);

@@ -1,11 +1,11 @@
 //! One standby as its core sees it: socket, place in the WAL, talk, and the way out.
 
 use super::blocks::BlockId;
-use super::handoff::{Session, StreamEnd};
 use crate::fanout::Cursor;
 use crate::hub::SenderPermit;
+use crate::hub::fleet::Member;
 use crate::ring::{Fd, OpId};
-use crate::standby::fleet::Member;
+use crate::standby::client::{Session, StreamEnd};
 use crate::standby::stream::Talk;
 use crate::store::retention::Hold;
 use crate::watermark::Cell;

@@ -1,15 +1,14 @@
 //! What the receive role knows of the WAL it holds: the walk's place in it, the files
 //! it is written to, and what the cache still has of it.
 
-use super::handoff::UpstreamEnd;
 use crate::hub::Hub;
+use crate::hub::page_rules::page_rules;
 use crate::ring::{CHUNK_SIZE, ChunkWriter, Fd};
 use crate::store::RecoveredWal;
 use crate::store::append::{Appender, Beginning};
-use crate::timeline::History;
-use crate::wal::page::PageRules;
+use crate::upstream::end::UpstreamEnd;
 use crate::wal::walk::{FaultKind, WalkFault, Walker};
-use crate::wal::{Ancestor, Fork, Lsn, SegmentNo, TimelineId};
+use crate::wal::{Lsn, SegmentNo, TimelineId};
 use crate::watermark::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -33,38 +32,6 @@ pub struct Store {
     /// The walk at earlier places, oldest first; the first is at or before the durable
     /// mark. What ENOSPC takes back is walked again from there.
     snapshots: VecDeque<Walker>,
-}
-
-/// What a page of this timeline has to look like.
-///
-/// # Errors
-/// The cluster or the timeline's history is not known, or the history is damaged.
-pub fn page_rules(hub: &Hub, tli: TimelineId) -> Result<PageRules, String> {
-    let identity = hub.identity().ok_or("the cluster is not known yet")?;
-    let fork = match hub.history(tli) {
-        Some(content) => History::parse(tli, content)
-            .map_err(|e| format!("history file of timeline {tli}: {e}"))?
-            .fork(),
-        None => inherited_fork(hub, tli),
-    };
-    Ok(PageRules {
-        system: identity.system_id,
-        size: identity.segment_size,
-        tli,
-        magic: None,
-        fork,
-    })
-}
-
-/// Where an ancestor whose own history file nobody has left its ancestors: the current
-/// timeline's file says so, too.
-fn inherited_fork(hub: &Hub, tli: TimelineId) -> Option<Fork> {
-    let current = hub.current_cell()?.tli();
-    let history = History::parse(current, hub.history(current)?).ok()?;
-    let place = history.entries().iter().position(|entry| entry.tli == tli)?;
-    let before = history.entries().get(..place)?;
-    let ancestors = before.iter().map(|entry| Ancestor { tli: entry.tli, end: entry.end });
-    Fork::new(&ancestors.collect::<Vec<_>>())
 }
 
 impl Store {

@@ -3,8 +3,9 @@
 
 use super::work::Keeper;
 use crate::store::StoreFault;
-use crate::store::archive_status::{ArchiveFile, Mark, exists, mark_done, mark_ready, unmark};
+use crate::store::archive_status::{exists, mark_done, mark_ready, unmark};
 use crate::store::disk::Disk;
+use crate::store::layout::{ArchiveFile, Mark};
 use crate::store::retention::ArchiveMode;
 use crate::wal::{SegmentName, SegmentNo, TimelineId};
 use std::collections::BTreeSet;

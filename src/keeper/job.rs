@@ -1,6 +1,6 @@
 //! What the keeper is asked for and what it answers.
 
-use crate::instance::InstanceId;
+use crate::cluster::instance::InstanceId;
 use crate::store::RecoveredWal;
 use crate::store::append::Begun;
 use crate::store::control_file::ControlFile;

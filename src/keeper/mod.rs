@@ -188,7 +188,7 @@ fn give(tell: oneshot::Sender<Found>, found: Found) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::InstanceId;
+    use crate::cluster::instance::InstanceId;
     use crate::store::append::{Beginning, Begun};
     use crate::store::control_file::{Cluster, ControlFile};
     use crate::wal::synth::Synth;

@@ -1,9 +1,11 @@
 //! What an operator decided while the hub ran, written down before it counts.
 
 use super::job::Note;
-use super::work::{Keeper, failed_sync};
+use super::work::Keeper;
 use crate::store::append::is_no_space;
-use crate::store::disk::{Disk, replace_durably};
+use crate::store::disk::Disk;
+use crate::store::durable::failed_sync;
+use crate::store::durable::replace_durably;
 use std::io;
 
 impl<D: Disk> Keeper<D> {

@@ -1,8 +1,9 @@
 //! Segments that came back from the archive for standbys: kept as long as somebody reads
 //! near them. Retention's horizon is past them for good, so they are no part of its plan.
 
-use super::work::{Keeper, Tended, failed_sync};
+use super::work::{Keeper, Tended};
 use crate::store::disk::Disk;
+use crate::store::durable::failed_sync;
 use crate::store::retention::Restorable;
 use crate::wal::{SegmentNo, SegmentSize, TimelineId};
 use std::collections::BTreeSet;

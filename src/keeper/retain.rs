@@ -3,7 +3,8 @@
 
 use super::job::JobDone;
 use super::work::Keeper;
-use crate::store::disk::{Disk, read_full};
+use crate::store::disk::Disk;
+use crate::store::durable::read_full;
 use crate::store::retention::{Plan, Receiving, Situation, Space, plan};
 use crate::store::slots::SlotName;
 use crate::store::tail::leading_rest;

@@ -1,9 +1,11 @@
 //! The slots' files: read at the start, written before anything is removed by them.
 
-use super::work::{Keeper, failed_sync};
+use super::work::Keeper;
 use crate::store::StoreFault;
 use crate::store::append::is_no_space;
-use crate::store::disk::{Disk, read_small, replace_durably, write_full};
+use crate::store::disk::Disk;
+use crate::store::durable::failed_sync;
+use crate::store::durable::{read_small, replace_durably, write_full};
 use crate::store::layout::{Layout, TEMPORARY};
 use crate::store::sealed_text::Unreadable;
 use crate::store::slots::{SlotFile, SlotName};

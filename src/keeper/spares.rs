@@ -2,9 +2,11 @@
 //! fdatasync has no metadata to write. Made in small steps beside the jobs, or recycled
 //! from segments that nobody needs any more.
 
-use super::work::{Tended, failed_sync};
+use super::work::Tended;
 use crate::store::append::is_no_space;
-use crate::store::disk::{Disk, write_full};
+use crate::store::disk::Disk;
+use crate::store::durable::failed_sync;
+use crate::store::durable::write_full;
 use crate::store::layout::Layout;
 use crate::wal::SegmentSize;
 use crate::wal::page::PAGE_SIZE;

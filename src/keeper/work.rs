@@ -9,12 +9,14 @@ use super::open_files::OpenFiles;
 use super::restored::Restored;
 use super::retain::Completions;
 use super::spares::Spares;
-use crate::instance::InstanceId;
-use crate::store::append::{Begun, is_no_space};
-use crate::store::archive_status::ArchiveFile;
+use crate::cluster::instance::InstanceId;
+use crate::store::append::Begun;
 use crate::store::clean::clear_behind;
 use crate::store::control_file::{Cluster, ControlFile};
-use crate::store::disk::{Disk, read_full, replace_durably, write_full};
+use crate::store::disk::Disk;
+use crate::store::durable::failed_sync;
+use crate::store::durable::{read_full, replace_durably, write_full};
+use crate::store::layout::ArchiveFile;
 use crate::store::layout::{Layout, Listing, SegmentRange};
 use crate::store::notes::{BegunNote, HaltedNote};
 use crate::store::retention::{Holds, Policy, Receiving};
@@ -443,12 +445,6 @@ pub(super) fn complete_ranges(
         ranges.sort_unstable_by_key(|range| (range.tli, range.oldest));
     }
     ranges
-}
-
-/// A failed sync is never retried, whatever the reason: it must not look like a disk
-/// that is full for a while.
-pub(super) fn failed_sync(error: io::Error) -> io::Error {
-    if is_no_space(&error) { io::Error::other(format!("fsync failed: {error}")) } else { error }
 }
 
 #[cfg(test)]

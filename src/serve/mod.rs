@@ -2,6 +2,7 @@
 //! other, and takes them apart in the reverse one.
 
 mod course;
+pub mod flags;
 mod limits;
 mod pin;
 mod post;
@@ -9,22 +10,24 @@ mod recorder;
 mod watchdog;
 
 use crate::archiver;
-use crate::cli::{Mistake, ServeFlags};
+use crate::cluster::identity::Identity;
+use crate::cluster::instance::InstanceId;
 use crate::config::{Config, Zerocopy};
 use crate::control::ctl::Door;
 use crate::control::listener::{BindFault, bind};
 use crate::control::{Control, Running};
 use crate::data::handoff::{Inbox, Mailbox, ToControl, ToCore, mailbox};
 use crate::data::{CoreParts, DataCore, Peer, Receiver, Store};
-use crate::hub::{Hub, Identity, Position};
-use crate::instance::InstanceId;
+use crate::hub::Hub;
 use crate::keeper::{self, KeeperFault, KeeperHandle};
 use crate::restorer::Restorer;
 use crate::ring::{self, ChunkReader, Features, RingRefused, Setup, Support, Uring, Waker};
+use crate::serve::flags::{Mistake, ServeFlags};
 use crate::store::control_file::ControlFile;
 use crate::store::directory::{Directory, DirectoryFault};
 use crate::store::layout::Layout;
 use crate::store::recover::RecoveredWal;
+use crate::upstream::position::Position;
 use crate::watermark::{Bell, Cell};
 use crate::wire::secret::Secret;
 use post::Post;

@@ -2,10 +2,11 @@
 //! waits for something to be durable.
 
 use crate::data::handoff::{Mailbox, ToCore};
-use crate::hub::{Hub, Position};
+use crate::hub::Hub;
 use crate::keeper::{JobDone, JobKind};
 use crate::restorer::Restorer;
 use crate::store::retention::Receiving;
+use crate::upstream::position::Position;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

@@ -1,8 +1,9 @@
 //! What has to survive a restart, written down by the keeper.
 
 use super::post::Post;
+use crate::cluster::identity::Identity;
 use crate::control::recorder::{Recorder, Saved};
-use crate::hub::{Hub, Identity};
+use crate::hub::Hub;
 use crate::keeper::{Job, JobKind, KeeperHandle, Note};
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::course::{FenceNote, UpstreamNote};

@@ -1,14 +1,9 @@
 //! Stage 5: what a standby, or any other replication client, says and hears.
 #![forbid(unsafe_code)]
 
-pub mod admission;
-pub mod diverged;
-pub mod feedback;
-pub mod fleet;
+pub mod answers;
+pub mod client;
 pub mod parameters;
 pub mod refusals;
-pub mod session;
-pub mod show;
-pub mod slots;
 pub mod start;
 pub mod stream;

@@ -2,8 +2,8 @@
 //! word for word where they describe the cluster, ours where they describe the hub or
 //! the client's own session.
 
-use crate::hub::Identity;
-use crate::instance::{INSTANCE_PATH, InstancePath};
+use crate::cluster::identity::Identity;
+use crate::cluster::instance::{INSTANCE_PATH, InstancePath};
 
 /// Statuses whose value is not the upstream's: (name, value).
 const FIXED: [(&str, &str); 4] = [
@@ -72,7 +72,7 @@ pub fn clean_name(text: &str) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::instance::InstanceId;
+    use crate::cluster::instance::InstanceId;
     use crate::wal::{SegmentSize, SystemId};
 
     pub(crate) fn identity(server_version: &str) -> Identity {

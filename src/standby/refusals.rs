@@ -1,6 +1,6 @@
 //! What the hub refuses, in PostgreSQL's words and SQLSTATEs wherever it has some.
 
-use crate::instance::InstanceId;
+use crate::cluster::instance::InstanceId;
 use crate::wal::{Lsn, SegmentName, TimelineId};
 use crate::wire::refusal::Refusal;
 
@@ -156,6 +156,7 @@ pub fn cancelled() -> Refusal {
     Refusal::error("57014", "canceling statement due to user request")
 }
 
-pub(super) fn quoted(name: &str, server_major: u32) -> String {
+/// A setting's name as messages have it: 17 and later quote it.
+pub fn quoted(name: &str, server_major: u32) -> String {
     if server_major >= 17 { format!("\"{name}\"") } else { name.to_owned() }
 }

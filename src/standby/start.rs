@@ -2,7 +2,7 @@
 //! PostgreSQL's order.
 
 use super::refusals;
-use crate::hub::Forks;
+use crate::timeline::Forks;
 use crate::wal::{Lsn, SegmentName, SegmentSize, TimelineId};
 use crate::wire::refusal::Refusal;
 

@@ -4,7 +4,8 @@
 //! survive whole. They have the right addresses, and when the same records come again
 //! in other words, the right prev-links too: a later walk could go on into them.
 
-use super::disk::{Disk, read_full, write_full};
+use super::disk::Disk;
+use crate::store::durable::{read_full, write_full};
 use crate::wal::page::{PAGE_SIZE, PageHeader};
 use crate::wal::{Lsn, SegmentName};
 use std::io;

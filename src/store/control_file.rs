@@ -4,7 +4,7 @@
 //! is durable; recovery believes it and not the newest file name.
 
 use super::sealed_text::{Unreadable, seal, unseal};
-use crate::instance::InstanceId;
+use crate::cluster::instance::InstanceId;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use serde::{Deserialize, Serialize};
 

@@ -23,9 +23,9 @@
 //!     1-0_3000060/         what we had of timeline 1 at and behind 0/3000060, where it ended
 //! ```
 
-use super::archive_status::{ArchiveFile, Mark};
 use super::slots::SlotName;
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// The ending of a segment that is not complete.
@@ -307,6 +307,70 @@ impl Listing {
     }
 }
 
+/// A file that is archived. The order is that of archiving (`ready_file_comparator`): history
+/// files first, then by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ArchiveFile {
+    /// A timeline's history.
+    History(TimelineId),
+    /// A complete segment.
+    Segment(SegmentName),
+}
+
+impl ArchiveFile {
+    /// Reads a name in `pg_wal`; none for what is not archived.
+    pub fn parse(name: &str, size: SegmentSize) -> Option<Self> {
+        match FileKind::of(name, size) {
+            FileKind::Segment(segment) => Some(Self::Segment(segment)),
+            FileKind::History(tli) => Some(Self::History(tli)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for ArchiveFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::History(tli) => write!(f, "{:08X}.history", tli.raw()),
+            Self::Segment(name) => name.fmt(f),
+        }
+    }
+}
+
+/// What a file in `archive_status` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// The file waits for the archive.
+    Ready,
+    /// The archive has it.
+    Done,
+}
+
+impl Mark {
+    /// Reads a name in `archive_status`.
+    pub fn parse(name: &str, size: SegmentSize) -> Option<(ArchiveFile, Self)> {
+        let marks = [Self::Ready, Self::Done].into_iter();
+        let mut read = marks.filter_map(|mark| {
+            let file = name.strip_suffix(mark.ending())?;
+            Some((ArchiveFile::parse(file, size)?, mark))
+        });
+        read.next()
+    }
+
+    const fn ending(self) -> &'static str {
+        match self {
+            Self::Ready => ".ready",
+            Self::Done => ".done",
+        }
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.ending())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -370,5 +434,30 @@ mod tests {
         assert_eq!(listing.segments[1].count(), 3);
         assert_eq!(listing.partials, [(TimelineId::new(2).unwrap(), SegmentNo::new(11))]);
         assert_eq!(listing.other, ["lost+found"]);
+    }
+
+    #[test]
+    fn names_of_archived_files_and_their_order() {
+        let size = SegmentSize::new(16 << 20).unwrap();
+        let names = [
+            "00000002.history",
+            "00000003.history",
+            "00000001000000000000000A",
+            "000000010000000100000000",
+            "000000020000000000000001",
+        ];
+        let files: Vec<_> =
+            names.iter().map(|name| ArchiveFile::parse(name, size).unwrap()).collect();
+        assert!(files.is_sorted());
+        for (file, name) in files.iter().zip(names) {
+            assert_eq!(file.to_string(), name);
+            for mark in [Mark::Ready, Mark::Done] {
+                assert_eq!(Mark::parse(&format!("{name}{mark}"), size), Some((*file, mark)));
+            }
+        }
+        for other in ["spare.1.ready", "00000001000000000000000A", "x.done", "1.history.ready"] {
+            assert_eq!(Mark::parse(other, size), None, "{other}");
+        }
+        assert_eq!(ArchiveFile::parse("00000001000000000000000A.partial", size), None);
     }
 }

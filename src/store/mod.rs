@@ -14,6 +14,7 @@ pub mod control_file;
 pub mod course;
 pub mod directory;
 pub mod disk;
+pub mod durable;
 pub mod fault;
 pub mod inspect;
 pub mod layout;

@@ -9,12 +9,14 @@
 use super::append::{Beginning, WRITE_ALIGN};
 use super::clean::clear_behind;
 use super::control_file::{Cluster, ControlFile};
-use super::disk::{Disk, read_full, read_small, replace_durably};
+use super::disk::Disk;
+use super::durable::read_note;
 use super::fault::{StoreFault, failed};
 use super::layout::{Layout, Listing, SegmentRange};
 use super::notes::{BegunNote, HaltedNote};
 use super::switch::clear_ended;
 use super::tail::{Tail, TailSearch};
+use crate::store::durable::{read_full, read_small, replace_durably};
 use crate::timeline::History;
 use crate::wal::{Fork, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId, Walker};
 use std::path::Path;
@@ -140,17 +142,6 @@ pub async fn examine<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, St
     };
     let wal = recovery.run(halted.as_ref()).await?;
     Ok(Recovered { control, wal: Some(wal), listing, halted })
-}
-
-/// Reads one of the small files; none when it is not there.
-pub(super) async fn read_note<D: Disk, T>(
-    disk: &D,
-    path: &Path,
-    decode: impl FnOnce(&[u8]) -> Result<T, super::sealed_text::Unreadable>,
-) -> Result<Option<T>, StoreFault> {
-    let bytes = read_small(disk, path).await.map_err(failed("read file", path))?;
-    let note = bytes.map(|bytes| decode(&bytes)).transpose();
-    note.map_err(|fault| StoreFault::Unreadable { path: path.to_owned(), fault })
 }
 
 /// The complete segments of the current timeline that belong together, up to the

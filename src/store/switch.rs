@@ -15,10 +15,11 @@
 //! the end of the WAL, not two.
 
 use super::control_file::{Cluster, ControlFile, Sealed};
-use super::disk::{Disk, read_full, replace_durably, write_full};
+use super::disk::Disk;
+use super::durable::read_note;
 use super::fault::{StoreFault, failed};
 use super::layout::{FileKind, Layout};
-use super::recover::read_note;
+use crate::store::durable::{read_full, replace_durably, write_full};
 use crate::wal::page::{PAGE_SIZE, PageHeader};
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 use std::io;

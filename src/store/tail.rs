@@ -12,9 +12,10 @@
 
 use super::append::Beginning;
 use super::control_file::Cluster;
-use super::disk::{Disk, read_full};
+use super::disk::Disk;
 use super::fault::{StoreFault, failed};
 use super::layout::{Layout, SegmentRange};
+use crate::store::durable::read_full;
 use crate::wal::page::{LONG_HEADER, PAGE_SIZE, PageHeader, PageRules};
 use crate::wal::{Fork, Lsn, SegmentName, SegmentNo, SegmentSize, WalkFault, Walker};
 use std::path::{Path, PathBuf};

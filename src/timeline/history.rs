@@ -25,6 +25,9 @@ pub struct Entry {
     pub reason: String,
 }
 
+/// Where earlier timelines ended, oldest first: the lines of a history file.
+pub type Forks = [(TimelineId, Lsn)];
+
 impl History {
     /// Timeline 1: it has no ancestors, and no file.
     pub const fn first() -> Self {
@@ -55,6 +58,11 @@ impl History {
     /// The ancestors, oldest first.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// Where the earlier timelines ended, oldest first.
+    pub fn forks(&self) -> Vec<(TimelineId, Lsn)> {
+        self.entries.iter().map(|entry| (entry.tli, entry.end)).collect()
     }
 
     /// The file as it came; empty for timeline 1.

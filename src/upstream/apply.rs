@@ -1,8 +1,19 @@
 //! The replay position that the upstream is told. A hub replays nothing; what it says
 //! decides about commits that wait for `synchronous_commit = remote_apply`.
 
-use crate::config::ReportApply;
 use crate::wal::Lsn;
+
+/// `--report-apply`: the replay position that the upstream is told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ReportApply {
+    /// None: 0/0.
+    None,
+    /// What is durable here.
+    #[default]
+    Flush,
+    /// What all connected standbys have replayed.
+    Slowest,
+}
 
 /// The replay position that is reported.
 #[derive(Debug, Clone, Copy)]

@@ -5,9 +5,10 @@
 //! is waited for; one of another cluster, or of another branch, is refused.
 
 use super::state::UpstreamState;
-use crate::config::StartFrom;
-use crate::hub::{Forks, Position};
-use crate::instance::{InstanceId, InstancePath};
+use crate::cluster::instance::{InstanceId, InstancePath};
+use crate::timeline::Forks;
+use crate::upstream::position::Position;
+use crate::upstream::position::StartFrom;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 
 /// What an upstream said of itself.

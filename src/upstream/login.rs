@@ -1,8 +1,10 @@
 //! Logging in at the upstream: authentication, what it says of itself, and the
 //! commands a walreceiver sends. Messages in, messages out, no I/O.
 
-use crate::hub::server_version_num;
-use crate::instance::{INSTANCE_ID, INSTANCE_PATH, InstanceId, InstancePath, InvalidInstance};
+use crate::cluster::identity::server_version_num;
+use crate::cluster::instance::{
+    INSTANCE_ID, INSTANCE_PATH, InstanceId, InstancePath, InvalidInstance,
+};
 use crate::wire::backend_read::{AuthRequest, FromServer, ServerError};
 use crate::wire::conninfo::Conninfo;
 use crate::wire::frontend;

@@ -2,10 +2,13 @@
 #![forbid(unsafe_code)]
 
 pub mod apply;
+pub mod credentials;
+pub mod end;
 pub mod follow;
 pub mod judge;
 pub mod login;
 pub mod oldest;
+pub mod position;
 pub mod state;
 pub mod stream;
 pub mod supervise;

@@ -24,6 +24,23 @@ const OLDEST_MAGIC: u16 = 0xD106;
 /// can prepare for.
 const NEWEST_MAGIC: u16 = 0xDFFF;
 
+impl Lsn {
+    /// Start of the 8 KiB page that holds this position.
+    pub const fn page_start(self) -> Self {
+        Self::new(self.raw() & !(PAGE_SIZE as u64 - 1))
+    }
+
+    /// The first page boundary at or after this position.
+    pub const fn page_ceil(self) -> Self {
+        Self::new(self.raw().saturating_add(PAGE_SIZE as u64 - 1) & !(PAGE_SIZE as u64 - 1))
+    }
+
+    /// Offset inside the page, 0..8192.
+    pub const fn page_offset(self) -> usize {
+        (self.raw() & (PAGE_SIZE as u64 - 1)) as usize
+    }
+}
+
 /// The major version that writes pages with this magic; none for a development build
 /// or a server newer than 18. Such pages are walked all the same: the layout has been
 /// stable since 9.3, so only a warning is due.
@@ -362,7 +379,25 @@ mod tests {
         assert!(learned.check_magic(0xD110).is_ok() && learned.check_magic(0xD113).is_err());
     }
 
+    #[test]
+    fn rounds_to_pages() {
+        let lsn = Lsn::new(0x0060_2001);
+        assert_eq!(lsn.page_start(), Lsn::new(0x0060_2000));
+        assert_eq!(lsn.page_ceil(), Lsn::new(0x0060_4000));
+        assert_eq!(lsn.page_start().page_ceil(), lsn.page_start());
+        assert_eq!(Lsn::MAX.page_ceil().raw(), !8191);
+    }
+
     proptest! {
+        #[test]
+        fn rounding_to_pages_brackets_the_position(raw: u64) {
+            let lsn = Lsn::new(raw);
+            prop_assert_eq!(lsn.page_start().raw() + lsn.page_offset() as u64, raw);
+            if raw < u64::MAX - 8192 {
+                prop_assert!(lsn.page_ceil() >= lsn && lsn.page_ceil().page_offset() == 0);
+            }
+        }
+
         #[test]
         fn headers_round_trip(
             magic: u16, info: u16, tli: u32, addr: u64, rem_len: u32, sysid: u64, sizes: (u32, u32),

@@ -64,6 +64,23 @@ impl SegmentNo {
     }
 }
 
+impl Lsn {
+    /// The segment that holds this position (`XLByteToSeg`).
+    pub const fn segment(self, size: SegmentSize) -> SegmentNo {
+        SegmentNo::new(self.raw() / size.bytes())
+    }
+
+    /// Start of the segment that holds this position.
+    pub const fn segment_start(self, size: SegmentSize) -> Self {
+        Self::new(self.raw() & !(size.bytes() - 1))
+    }
+
+    /// Offset inside the segment, in bytes (`XLogSegmentOffset`).
+    pub const fn segment_offset(self, size: SegmentSize) -> u64 {
+        self.raw() & (size.bytes() - 1)
+    }
+}
+
 /// A segment of a timeline; prints as its 24 hex digit file name (`XLogFileName`). Those of
 /// one cluster are ordered as their names are.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -103,6 +120,7 @@ impl fmt::Display for SegmentName {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn names_round_trip_for_every_size() {
@@ -130,5 +148,23 @@ mod tests {
         }
         assert_eq!(SegmentSize::new(3 << 20), None);
         assert_eq!(SegmentSize::new(1 << 31), None);
+    }
+
+    #[test]
+    fn rounds_to_segments() {
+        let (lsn, size) = (Lsn::new(0x0060_2001), SegmentSize::new(1 << 20).unwrap());
+        assert_eq!(lsn.segment(size), SegmentNo::new(6));
+        assert_eq!(lsn.segment_start(size), Lsn::new(0x0060_0000));
+        assert_eq!(lsn.segment_offset(size), 0x2001);
+    }
+
+    proptest! {
+        #[test]
+        fn rounding_to_segments_brackets_the_position(raw: u64, shift in 20u32..31) {
+            let (lsn, size) = (Lsn::new(raw), SegmentSize::new(1 << shift).unwrap());
+            prop_assert_eq!(lsn.segment_start(size).raw() + lsn.segment_offset(size), raw);
+            prop_assert_eq!(lsn.segment(size).start(size), lsn.segment_start(size));
+            prop_assert!(lsn.segment(size).end(size) > lsn || lsn == Lsn::MAX);
+        }
     }
 }

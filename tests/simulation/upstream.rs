@@ -12,13 +12,14 @@ use bytes::{Bytes, BytesMut};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use walhub::config::StartFrom;
-use walhub::data::handoff::UpstreamEnd;
-use walhub::data::store::page_rules;
-use walhub::hub::{Identity, Position};
-use walhub::instance::{INSTANCE_PATH, InstancePath};
+use walhub::cluster::identity::Identity;
+use walhub::cluster::instance::{INSTANCE_PATH, InstancePath};
+use walhub::hub::page_rules::page_rules;
 use walhub::keeper::Job;
-use walhub::standby::session::forks_of;
+use walhub::upstream::end::UpstreamEnd;
+use walhub::upstream::position::Position;
+use walhub::upstream::position::StartFrom;
+
 use walhub::store::retention::Receiving;
 use walhub::store::switch::Switch;
 use walhub::timeline::History;
@@ -158,7 +159,7 @@ impl Task {
     fn own_forks(&self) -> Option<Vec<(TimelineId, Lsn)>> {
         let Position::At { tli, .. } = self.process.hub.position() else { return None };
         let history = History::parse(tli, self.process.hub.history(tli)?).ok()?;
-        Some(forks_of(&history))
+        Some(history.forks())
     }
 
     /// From nothing to a stream.
@@ -314,7 +315,7 @@ async fn ask(mut client: Client, host: Node) -> Result<Asked, Failure> {
         TimelineId::FIRST => None,
         tli => fetch_history(&mut client, tli).await?,
     };
-    let forks = history.clone().map(|content| forks_of(&History::parse(tli, content).unwrap()));
+    let forks = history.clone().map(|content| History::parse(tli, content).unwrap().forks());
     let path = client.parameters.iter().find(|(name, _)| name == INSTANCE_PATH);
     let path = path.map_or(InstancePath::empty(), |(_, path)| path.parse().unwrap());
     let host = format!("{host:?}");
@@ -460,7 +461,7 @@ impl Task {
             tli: newest,
             xlogpos: Lsn::MAX,
             segment_size: identity.segment_size,
-            forks: Some(forks_of(&history)),
+            forks: Some(history.forks()),
             path: InstancePath::empty(),
         };
         match judge(&seen, &self.known()) {

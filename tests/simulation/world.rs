@@ -21,12 +21,12 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use walhub::cli::{Cli, Command};
 use walhub::config::Config;
-use walhub::hub::Position;
 use walhub::keeper::Keeper;
 use walhub::ring::chunks;
 use walhub::store::StoreFault;
 use walhub::store::layout::Layout;
 use walhub::store::retention::Policy;
+use walhub::upstream::position::Position;
 use walhub::wal::{Lsn, TimelineId};
 use walhub::wire::conninfo::TargetSessionAttrs;
 

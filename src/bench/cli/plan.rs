@@ -223,17 +223,20 @@ fn is_bare(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{Cli, Command};
-    use clap::Parser as _;
+    use crate::bench::cli::{BenchCommand, BenchFlags};
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Bench {
+        #[command(flatten)]
+        flags: BenchFlags,
+    }
 
     fn plan(args: &[&str]) -> Result<RunPlan, String> {
-        let all = ["walhub", "bench", "run"].iter().chain(args);
-        match Cli::try_parse_from(all).map_err(|e| e.to_string())?.command {
-            Command::Bench(flags) => match flags.command {
-                super::super::BenchCommand::Run(flags) => run(*flags).map_err(|e| e.to_string()),
-                _ => Err("not run".to_owned()),
-            },
-            _ => Err("not bench".to_owned()),
+        let all = ["bench", "run"].iter().chain(args);
+        match Bench::try_parse_from(all).map_err(|e| e.to_string())?.flags.command {
+            BenchCommand::Run(flags) => run(*flags).map_err(|e| e.to_string()),
+            _ => Err("not run".to_owned()),
         }
     }
 

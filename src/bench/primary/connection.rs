@@ -3,8 +3,8 @@
 use super::session::{Extent, Next, Server, Session};
 use super::walsender::Stream;
 use crate::bench::truth::Truth;
-use crate::data::handoff::StreamEnd;
-use crate::standby::session::{MAX_MESSAGE, after_stream};
+use crate::standby::answers::{MAX_MESSAGE, after_stream};
+use crate::standby::client::StreamEnd;
 use crate::standby::stream::{Due, Heard};
 use crate::wire::backend;
 use crate::wire::copy::ReplyRequest;

@@ -99,7 +99,10 @@ mod tests {
             let version = ServerVersion::new(major).unwrap();
             assert_eq!(server_major_of_magic(version.magic()).map(u32::from), Some(major));
             assert_eq!(version.to_string().parse(), Ok(version));
-            assert_eq!(crate::hub::server_version_num(&version.text()), version.num());
+            assert_eq!(
+                crate::cluster::identity::server_version_num(&version.text()),
+                version.num()
+            );
         }
         assert_eq!("12".parse::<ServerVersion>(), Err(UnknownVersion));
         assert_eq!(ServerVersion::new(19), None);

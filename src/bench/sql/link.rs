@@ -1,6 +1,6 @@
 //! A connection to a database that asks for one value at a time and waits for it.
 
-use crate::control::upstream::credentials::{self, Credentials};
+use crate::upstream::credentials::{self, Credentials};
 use crate::upstream::login::{Login, LoginFault, Progress};
 use crate::wire::backend_read::{FromServer, ServerError};
 use crate::wire::conninfo::{Conninfo, Host, HostAddr};

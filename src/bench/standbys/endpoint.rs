@@ -1,6 +1,6 @@
 //! Where a fleet connects to, and how its sockets are made.
 
-use crate::control::upstream::credentials;
+use crate::upstream::credentials;
 use crate::wire::conninfo::{Conninfo, Host, HostAddr, Keepalives};
 use crate::wire::secret::Secret;
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};

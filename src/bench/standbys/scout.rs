@@ -2,7 +2,7 @@
 
 use super::endpoint::{self, Endpoint};
 use super::handshake::{identity, startup};
-use crate::hub::server_version_num;
+use crate::cluster::identity::server_version_num;
 use crate::timeline::History;
 use crate::upstream::login::{Login, LoginFault, Progress};
 use crate::wal::page::PageRules;

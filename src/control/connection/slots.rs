@@ -3,9 +3,9 @@
 
 use super::super::recorder::Saved;
 use super::{Client, refuse};
+use crate::doors::replication::step::{SlotDone, SlotTask};
+use crate::standby::answers::MAX_MESSAGE;
 use crate::standby::refusals;
-use crate::standby::session::MAX_MESSAGE;
-use crate::standby::slots::{SlotDone, SlotTask};
 use std::io;
 use std::pin::pin;
 

@@ -1,7 +1,7 @@
 //! One connection to the upstream, up to the moment its stream begins.
 
 use super::super::socket::Socket;
-use super::credentials::{self, Credentials};
+use crate::upstream::credentials::{self, Credentials};
 use crate::upstream::login::{Login, LoginFault, Progress, Welcome, startup};
 use crate::wal::{Lsn, TimelineId};
 use crate::wire::backend_read::{FromServer, ServerError};
@@ -65,7 +65,7 @@ impl Link {
     pub(super) async fn open(
         conninfo: &Conninfo,
         host: &Host,
-        own: crate::instance::InstanceId,
+        own: crate::cluster::instance::InstanceId,
         cluster_name: &str,
     ) -> Result<Self, LinkFault> {
         let Credentials { user, password } =

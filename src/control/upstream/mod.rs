@@ -2,7 +2,6 @@
 //! they say, hands a stream to the first core and waits for its end.
 
 mod archive;
-pub(crate) mod credentials;
 mod feed;
 mod link;
 mod probe;
@@ -12,11 +11,15 @@ use self::link::{Link, LinkFault, Started, text};
 use self::steer::Order;
 use super::Shared;
 use super::recorder::Saved;
-use crate::config::{MissingSlot, OnGap, ReportApply, StartFrom};
-use crate::data::handoff::{ToCore, UpstreamEnd, UpstreamHandoff};
+use crate::cluster::identity::Identity;
+use crate::config::{MissingSlot, OnGap};
+use crate::data::handoff::{ToCore, UpstreamHandoff};
 use crate::hub::course::{Standing, Upstream};
-use crate::hub::{Identity, Position};
-use crate::standby::session::forks_of;
+use crate::upstream::apply::ReportApply;
+use crate::upstream::end::UpstreamEnd;
+use crate::upstream::position::Position;
+use crate::upstream::position::StartFrom;
+
 use crate::store::retention::Receiving;
 use crate::store::switch::Switch;
 use crate::timeline::History;
@@ -670,7 +673,7 @@ impl Task {
     fn own_forks(&self) -> Option<Vec<(TimelineId, Lsn)>> {
         let Position::At { tli, .. } = self.shared.hub.position() else { return None };
         let history = History::parse(tli, self.shared.hub.history(tli)?).ok()?;
-        Some(forks_of(&history))
+        Some(history.forks())
     }
 
     /// History files up to the timeline that we receive, durable before its WAL:
@@ -771,7 +774,7 @@ async fn ask(mut link: Link, name: &str) -> Result<Asked, Failure> {
             let history = History::parse(tli, content.clone()).map_err(|fault| {
                 LinkFault::Protocol(format!("history of timeline {tli}: {fault}"))
             })?;
-            Some(forks_of(&history))
+            Some(history.forks())
         }
         None => None,
     };

@@ -4,10 +4,10 @@
 use super::super::Shared;
 use super::link::{Link, LinkFault, Started};
 use super::{DEFAULT_ATTEMPT, FIRST_MESSAGE, ask, nature};
-use crate::config::StartFrom;
-use crate::hub::Position;
 use crate::hub::course::Upstream;
-use crate::standby::session::forks_of;
+use crate::upstream::position::Position;
+use crate::upstream::position::StartFrom;
+
 use crate::timeline::History;
 use crate::upstream::judge::{Known, Verdict, judge};
 use crate::upstream::login::start_replication;
@@ -130,7 +130,7 @@ fn known(shared: &Shared) -> Known {
         let start = durable.segment_start(identity.segment_size);
         position = Position::At { tli, durable, start };
         let history = hub.history(tli).and_then(|content| History::parse(tli, content).ok());
-        forks = history.map(|history| forks_of(&history));
+        forks = history.map(|history| history.forks());
     }
     Known {
         instance: hub.instance,

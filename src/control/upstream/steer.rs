@@ -4,10 +4,11 @@
 
 use super::super::ctl;
 use super::{LOG, NoStandby, Task, done};
-use crate::data::handoff::{ToCore, UpstreamEnd};
-use crate::hub::Position;
+use crate::data::handoff::ToCore;
 use crate::hub::course::Upstream;
 use crate::store::course::{FenceNote, UpstreamNote};
+use crate::upstream::end::UpstreamEnd;
+use crate::upstream::position::Position;
 use crate::upstream::state::UpstreamState;
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -3,19 +3,20 @@
 use super::super::listener::Bound;
 use super::super::recorder::{Recorder, Saved};
 use super::super::{Control, Running, run};
+use crate::cluster::identity::Identity;
+use crate::cluster::instance::{InstanceId, InstancePath};
 use crate::config::{Config, MissingSlot, OnGap};
-use crate::data::handoff::{
-    Inbox, Mailbox, ToControl, ToCore, UpstreamEnd, UpstreamHandoff, mailbox,
-};
-use crate::hub::{Hub, Identity, Position, tests};
-use crate::instance::{InstanceId, InstancePath};
+use crate::data::handoff::{Inbox, Mailbox, ToControl, ToCore, UpstreamHandoff, mailbox};
+use crate::hub::{Hub, tests};
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::retention::Holds;
 use crate::store::sealed_text::MAX_LEN;
 use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
+use crate::upstream::end::UpstreamEnd;
 use crate::upstream::login::Login;
+use crate::upstream::position::Position;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use crate::wire::backend::{self, Column};
 use crate::wire::backend_read::FromServer;
@@ -380,7 +381,9 @@ fn the_overlap_is_given_up_before_a_gap_is_declared() {
 #[test]
 fn the_oldest_segment_is_searched_on_one_connection() {
     let server = Server { oldest: Lsn::new(0x300_0000), ..SERVER };
-    let scene = Scene::new(server, |config| config.start_from = crate::config::StartFrom::Oldest);
+    let scene = Scene::new(server, |config| {
+        config.start_from = crate::upstream::position::StartFrom::Oldest
+    });
     assert_eq!(scene.stream().start, Lsn::new(0x300_0000));
     let asked = scene.asked.lock().unwrap().clone();
     assert_eq!(asked.iter().filter(|text| *text == "IDENTIFY_SYSTEM").count(), 1);

@@ -3,7 +3,7 @@
 use super::kernel::{Kernel, MICROSECOND, MILLISECOND, Peer, SECOND, Socket, SocketId};
 use super::truth::Truth;
 use crate::data::handoff::UpstreamHandoff;
-use crate::hub::Position;
+use crate::upstream::position::Position;
 use crate::wal::{Lsn, TimelineId};
 use crate::wire::copy::{FromReceiver, ReplyRequest, keepalive, xlog_data_header};
 use crate::wire::frame::next_frame;

@@ -3,8 +3,9 @@
 use super::kernel::{Kernel, MICROSECOND, MILLISECOND, Peer, SECOND, Socket, SocketId};
 use super::tap::{Sight, Stage, Tap};
 use super::truth::Truth;
-use crate::data::handoff::{Handback, Session, StandbyHandoff, StreamEnd};
+use crate::data::handoff::{Handback, StandbyHandoff};
 use crate::hub::Hub;
+use crate::standby::client::{Session, StreamEnd};
 use crate::wal::Lsn;
 use crate::wire::copy::{HotStandbyFeedback, ReplyRequest, StatusReply};
 use crate::wire::time::PgTime;

@@ -2,12 +2,13 @@
 //! and the test for a keeper.
 
 use super::super::core::Next;
-use super::super::handoff::{Mailbox, Session, StandbyHandoff, ToCore, UpstreamHandoff, mailbox};
+use super::super::handoff::{Mailbox, StandbyHandoff, ToCore, UpstreamHandoff, mailbox};
 use super::super::{CoreParts, DataCore, Receiver};
+use crate::cluster::instance::InstanceId;
 use crate::hub::{Hub, tests};
-use crate::instance::InstanceId;
 use crate::keeper::{Job, KeeperHandle};
 use crate::ring::{Setup, Uring, Wait, chunks};
+use crate::standby::client::Session;
 use crate::store::slots::SlotUse;
 use crate::wal::synth::Synth;
 use crate::wal::{Lsn, SegmentSize, TimelineId};

@@ -1,9 +1,9 @@
-use crate::instance::InstanceId;
+use crate::cluster::instance::InstanceId;
 use crate::keeper::{Job, JobDone, Keeper, Tended};
-use crate::store::archive_status::{ArchiveFile, Mark};
 use crate::store::control_file::Cluster;
 use crate::store::directory::Directory;
 use crate::store::disk::{Disk, run_ready};
+use crate::store::layout::{ArchiveFile, Mark};
 use crate::store::layout::{Layout, Listing};
 use crate::store::plain_disk::PlainDisk;
 use crate::store::retention::{ArchiveMode, Holds, MIN_KEPT_SEGMENTS, Policy};

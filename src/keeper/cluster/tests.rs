@@ -1,5 +1,5 @@
 use super::*;
-use crate::instance::InstanceId;
+use crate::cluster::instance::InstanceId;
 use crate::keeper::Job;
 use crate::store::directory::Directory;
 use crate::store::disk::run_ready;

@@ -1,7 +1,7 @@
 //! The files that wait for the archive: the keeper adds them, the archiver takes them in
 //! order, and retention keeps what is in here.
 
-use super::ArchiveFile;
+use crate::store::layout::ArchiveFile;
 use crate::wal::{SegmentName, SegmentNo, SegmentSize, TimelineId};
 use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

@@ -11,18 +11,18 @@ pub use report::{
     ClusterReport, EndReport, HaltedReport, RangeReport, Report, Running, SealedReport,
 };
 
-use crate::instance::InstanceId;
-use crate::store::archive_status::Mark;
+use crate::cluster::instance::InstanceId;
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::directory::{Directory, DirectoryFault, lock_holder};
-use crate::store::disk::{Disk, read_small, replace_durably, run_ready};
+use crate::store::disk::{Disk, run_ready};
+use crate::store::durable::read_note;
+use crate::store::durable::{read_small, replace_durably};
 use crate::store::fault::{StoreFault, failed};
+use crate::store::layout::Mark;
 use crate::store::layout::{FileKind, Layout, Listing};
 use crate::store::notes::{BegunNote, HaltedNote};
 use crate::store::plain_disk::PlainDisk;
-use crate::store::recover::{
-    looks_like_wal, noted_beginning, open_segments, read_note, served_range,
-};
+use crate::store::recover::{looks_like_wal, noted_beginning, open_segments, served_range};
 use crate::store::tail::{Tail, TailSearch};
 use crate::timeline::History;
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};

@@ -1,8 +1,9 @@
 //! Flags about what standbys need: retention, slots, feedback.
 
 use super::{Mistake, bytes, mistake, seconds};
-use crate::config::{AutoCreate, FeedbackSettings, HotStandbyFeedback, ReportApply, SlotSettings};
+use crate::config::{AutoCreate, FeedbackSettings, HotStandbyFeedback, SlotSettings};
 use crate::store::retention::{ArchiveMode, HighWatermark, Policy, Restorable};
+use crate::upstream::apply::ReportApply;
 use crate::wire::units::SizeUnit;
 use clap::Args;
 

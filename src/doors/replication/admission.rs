@@ -1,12 +1,13 @@
 //! May this client come in? What its startup packet says is checked in PostgreSQL's
 //! order; nothing is asked of it while everybody local is trusted.
 
-use super::parameters::clean_name;
-use super::refusals;
+use crate::cluster::identity::Identity;
+use crate::cluster::instance::{INSTANCE_ID, InstanceId};
 use crate::config::Config;
-use crate::data::handoff::Session;
-use crate::hub::{Hub, Identity, SenderPermit};
-use crate::instance::{INSTANCE_ID, InstanceId};
+use crate::hub::{Hub, SenderPermit};
+use crate::standby::client::Session;
+use crate::standby::parameters::clean_name;
+use crate::standby::refusals;
 use crate::wire::backend;
 use crate::wire::refusal::Refusal;
 use crate::wire::startup::{ReplicationMode, Startup, StartupFault};

@@ -1,59 +1,23 @@
 //! The commands about replication slots. What has to be durable before its answer goes
 //! to the keeper first: see [`SlotTask`].
 
-use super::refusals::{self, quoted};
-use super::session::{Step, row, start_physical};
-use crate::data::handoff::Session;
+use super::start::start_physical;
+use super::step::{SlotDone, SlotTask, Step};
 use crate::hub::Hub;
+use crate::standby::answers::row;
+use crate::standby::client::Session;
+use crate::standby::refusals::{self, quoted};
 use crate::store::slots::{
     Create, InvalidName, InvalidSlots, Origin, SlotFault, SlotName, SlotUse,
 };
 use crate::timeline::History;
-use crate::wal::{Lsn, TimelineId};
+use crate::wal::Lsn;
 use crate::watermark::Cell;
 use crate::wire::backend::{self, Column};
 use crate::wire::command::{NewSlot, SlotLifetime, WhenActive};
 use crate::wire::refusal::Refusal;
 use crate::wire::sqlstate;
 use bytes::BytesMut;
-
-/// What has to happen before a command about a slot is answered.
-#[derive(Debug)]
-pub enum SlotTask {
-    /// The slot is written down.
-    Create {
-        /// Which.
-        name: SlotName,
-    },
-    /// The slot is written down, and then its standby starts.
-    CreateThenStart {
-        /// Which.
-        name: SlotName,
-        /// Where it starts.
-        start: Lsn,
-        /// On which timeline.
-        timeline: Option<TimelineId>,
-    },
-    /// The slot's file is removed, and then the slot.
-    Drop {
-        /// Which.
-        name: SlotName,
-    },
-    /// Nobody uses the slot any more.
-    AwaitFree {
-        /// Which.
-        name: String,
-    },
-}
-
-/// A task that has been carried out, or why it could not be.
-#[derive(Debug)]
-pub struct SlotDone {
-    /// Which.
-    pub task: SlotTask,
-    /// What came of it.
-    pub result: Result<(), String>,
-}
 
 /// What START_REPLICATION begins with.
 #[derive(Debug)]

@@ -3,7 +3,8 @@
 //! changed.
 
 use super::feedback::{Feedback, Need};
-use crate::config::{FeedbackSettings, HotStandbyFeedback as Setting, ReportApply};
+use crate::config::{FeedbackSettings, HotStandbyFeedback as Setting};
+use crate::upstream::apply::ReportApply;
 use crate::wal::Lsn;
 use crate::wire::copy::HotStandbyFeedback;
 use std::collections::BTreeMap;

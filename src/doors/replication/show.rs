@@ -1,8 +1,8 @@
 //! SHOW: what real clients ask, and a little more for the human at psql.
 
-use super::refusals;
+use crate::cluster::identity::Identity;
 use crate::config::{Config, HotStandbyFeedback};
-use crate::hub::Identity;
+use crate::standby::refusals;
 use crate::wire::refusal::Refusal;
 use crate::wire::units::{format_bytes, format_duration};
 use std::time::Duration;

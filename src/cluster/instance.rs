@@ -5,7 +5,6 @@
 //! hubs above it; and it tells its own ID to its upstream as the startup option
 //! `walhub.instance_id`, which PostgreSQL accepts silently. A hub that finds itself
 //! above itself, or below, refuses the connection.
-#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::str::FromStr;

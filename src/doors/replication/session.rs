@@ -1,55 +1,22 @@
 //! A replication connection between startup and stream: messages in, answers out.
 //! No I/O; the answers are bytes appended to a buffer.
 
-use super::diverged::Diverged;
 use super::show::{Asker, show};
-use super::slots::{self, Acquired, SlotDone, SlotTask};
-use super::start::{Serving, Start, decide};
-use super::{parameters, refusals};
-use crate::data::handoff::{Session, StreamEnd};
-use crate::hub::{Forks, Hub, Identity};
-use crate::store::retention::Hold;
-use crate::store::slots::SlotUse;
-use crate::timeline::History;
-use crate::wal::{Lsn, SegmentName, TimelineId};
+use super::slots::{self, Acquired};
+use super::start::start_physical;
+use super::step::{SlotDone, SlotTask, Step};
+use crate::cluster::identity::Identity;
+use crate::hub::Hub;
+use crate::standby::answers::{MAX_MESSAGE, row};
+use crate::standby::client::Session;
+use crate::standby::{parameters, refusals};
+use crate::wal::TimelineId;
 use crate::watermark::Cell;
 use crate::wire::backend::{self, BYTEA_OID, Column, TEXT_OID};
 use crate::wire::command::{Command, parse_command};
 use crate::wire::frame::{Frame, Malformed, next_frame};
 use crate::wire::refusal::{Refusal, Severity};
 use bytes::{Buf, BytesMut};
-use std::sync::Arc;
-
-/// The longest message a client may send outside a stream. Commands are short.
-pub const MAX_MESSAGE: usize = 64 * 1024;
-
-/// What is to be done after a message.
-#[derive(Debug)]
-pub enum Step {
-    /// The buffer holds no whole message; read more.
-    Read,
-    /// Write the answer, then take the next message.
-    Answered,
-    /// Nothing more to write; stream.
-    Stream(Accepted),
-    /// Something has to happen to a slot before the answer.
-    Slot(SlotTask),
-    /// The archive has to be asked for this timeline's history before the answer.
-    History(TimelineId),
-    /// Write the answer, if any, and close.
-    Close,
-}
-
-/// A START_REPLICATION that goes to a data core.
-#[derive(Debug)]
-pub struct Accepted {
-    /// The timeline's cell.
-    pub cell: Arc<Cell>,
-    /// The position asked for.
-    pub start: Lsn,
-    /// Keeps the WAL from there on.
-    pub hold: Hold,
-}
 
 /// The conversation with one client.
 #[derive(Debug, Default)]
@@ -69,29 +36,6 @@ pub fn welcome(hub: &Hub, identity: &Identity, session: &Session, key: u32, out:
     }
     backend::backend_key_data(out, session.pid, key);
     backend::ready_for_query(out);
-}
-
-/// What is still owed to the client after its stream.
-pub fn after_stream(ended: &StreamEnd, out: &mut BytesMut) {
-    match ended {
-        StreamEnd::ClientDone => {
-            backend::command_complete(out, "START_STREAMING");
-            backend::command_complete(out, "START_REPLICATION");
-        }
-        StreamEnd::Timeline { next, at } => next_timeline(*next, *at, out),
-        StreamEnd::Failed(refusal) => backend::error(out, refusal),
-    }
-    backend::ready_for_query(out);
-}
-
-/// The row behind the end of a timeline, with the two CommandComplete that
-/// walreceivers want.
-fn next_timeline(next: TimelineId, at: Lsn, out: &mut BytesMut) {
-    let columns = [Column::int8("next_tli"), Column::text("next_tli_startpos")];
-    backend::row_description(out, &columns);
-    row(out, &[Some(&next.to_string()), Some(&at.to_string())]);
-    backend::command_complete(out, "START_STREAMING");
-    backend::command_complete(out, "START_REPLICATION");
 }
 
 impl Conversation {
@@ -306,95 +250,16 @@ fn timeline_history(
     Ok(())
 }
 
-/// A slot is free again when the start is refused.
-pub(super) fn start_physical(
-    hub: &Hub,
-    session: &Session,
-    slot: Option<SlotUse>,
-    timeline: Option<TimelineId>,
-    start: Lsn,
-    out: &mut BytesMut,
-) -> Result<Step, Refusal> {
-    let (Some(identity), Some(current)) = (hub.identity(), hub.current_cell()) else {
-        return Err(refusals::starting_up());
-    };
-    let history =
-        hub.history(current.tli()).and_then(|content| History::parse(current.tli(), content).ok());
-    let forks = history.as_ref().map(forks_of).unwrap_or_default();
-    let serving = Serving {
-        tli: current.tli(),
-        durable: current.limit(),
-        forks: &forks,
-        size: identity.segment_size,
-    };
-    let refused = match decide(&serving, timeline, start) {
-        Start::Refused(refusal) => return Err(refusal),
-        Start::Diverged { tli, end, refusal } => {
-            let (application_name, peer) = (session.application_name.clone(), session.peer.clone());
-            hub.note_diverged(Diverged { application_name, peer, tli, at: start, end });
-            return Err(refusal);
-        }
-        Start::AlreadyAtEnd { next, at } => {
-            next_timeline(next, at, out);
-            return Ok(Step::Answered);
-        }
-        Start::RefusedInCopy(refusal) => refusal,
-        Start::Stream { tli, start, segment } => match hold(hub, &forks, (tli, start), segment) {
-            Ok(accepted) => {
-                hub.note_streaming(&session.application_name, &session.peer);
-                let hold = accepted.hold.with_slot(slot);
-                return Ok(Step::Stream(Accepted { hold, ..accepted }));
-            }
-            Err(refusal) => refusal,
-        },
-    };
-    backend::copy_both(out);
-    Err(refused)
-}
-
-fn hold(
-    hub: &Hub,
-    forks: &Forks,
-    (tli, start): (TimelineId, Lsn),
-    segment: SegmentName,
-) -> Result<Accepted, Refusal> {
-    let removed = || refusals::segment_removed(segment);
-    if hub.config.restore.is_some() {
-        // A timeline's first file is that of the segment in which it forked off; ahead of
-        // that one not even an archive has any.
-        let child = forks.iter().position(|(parent, _)| *parent == tli).unwrap_or(forks.len());
-        let begins = child.checked_sub(1).and_then(|parent| forks.get(parent));
-        if begins.is_some_and(|(_, fork)| start < fork.segment_start(segment.size)) {
-            return Err(removed());
-        }
-        let cell = hub.cell_of(tli).or_else(|| hub.past_cell(tli, forks)).ok_or_else(removed)?;
-        return Ok(Accepted { cell, start, hold: hub.holds.hold_restorable(start) });
-    }
-    // Everybody asks for the start of the segment with the fork, whose prefix is the
-    // parent's.
-    let begins = |cell: &Arc<Cell>| cell.start().segment_start(segment.size) <= start;
-    let cell = hub.cell_of(tli).filter(begins).ok_or_else(removed)?;
-    let hold = hub.holds.hold(start).map_err(|_| removed())?;
-    Ok(Accepted { cell, start, hold })
-}
-
-/// The ends of the earlier timelines.
-pub fn forks_of(history: &History) -> Vec<(TimelineId, Lsn)> {
-    history.entries().iter().map(|entry| (entry.tli, entry.end)).collect()
-}
-
-pub(super) fn row(out: &mut BytesMut, values: &[Option<&str>]) {
-    let values: Vec<_> = values.iter().map(|value| value.map(str::as_bytes)).collect();
-    backend::data_row(out, &values);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::hub::tests::hub;
-    use crate::wal::TimelineId;
+    use crate::standby::answers::after_stream;
+    use crate::standby::client::StreamEnd;
+    use crate::wal::Lsn;
     use bytes::Bytes;
     use proptest::prelude::*;
+    use std::sync::Arc;
 
     const SEGMENT: u64 = 16 << 20;
 

@@ -1,10 +1,11 @@
-use super::super::session::{Conversation, Step};
+use super::super::session::Conversation;
 use super::*;
+use crate::cluster::instance::InstanceId;
 use crate::config::{AutoCreate, Config, SlotSettings};
 use crate::hub::tests::{config, hub};
-use crate::instance::InstanceId;
 use crate::store::retention::Holds;
 use crate::store::slots::Cause;
+use crate::wal::TimelineId;
 use crate::wire::frame::next_frame;
 use bytes::Bytes;
 use std::sync::Arc;

@@ -1,0 +1,5 @@
+//! Words of a cluster: which one it is, and which hubs hand its WAL on. No I/O.
+#![forbid(unsafe_code)]
+
+pub mod identity;
+pub mod instance;

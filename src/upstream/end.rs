@@ -1,0 +1,45 @@
+//! How a stream from upstream ends.
+
+use crate::wal::{Lsn, TimelineId};
+
+/// How the upstream stream ended. The receive role has set the hub's position before.
+#[derive(Debug)]
+pub enum UpstreamEnd {
+    /// The connection broke, or what came on it was no protocol.
+    Lost {
+        /// What went wrong.
+        error: String,
+        /// What had been received.
+        at: Lsn,
+    },
+    /// Nothing came for `wal_receiver_timeout`.
+    TimedOut,
+    /// The upstream ended the timeline.
+    Timeline {
+        /// The timeline that follows.
+        next: TimelineId,
+        /// Where it forks off.
+        at: Lsn,
+    },
+    /// The upstream has other bytes under positions that we hold.
+    Diverged {
+        /// The first such position.
+        at: Lsn,
+        /// What differs.
+        detail: String,
+    },
+    /// The upstream answered with an error inside the stream.
+    Refused {
+        /// Its SQLSTATE.
+        sqlstate: String,
+        /// Its words.
+        message: String,
+    },
+    /// Our disk is full; the batch was dropped.
+    NoSpace,
+    /// There is no stream any more, and it was recalled: said once for each recall,
+    /// after the end of a stream that was there.
+    Recalled,
+    /// We are shutting down.
+    Stopped,
+}
