@@ -10,8 +10,10 @@
 
 use super::blocks::BlockPool;
 use super::files::Files;
-use super::handoff::{Inbox, StandbyHandoff, ToControl, ToCore};
-use super::receive::{EXIT_HALTED, Receiver};
+use super::handoff::{Inbox, StandbyHandoff, ToControl, ToCore, UpstreamHandoff};
+use super::io::{Halted, Peer, ReceiveIo};
+use super::moment::Moment;
+use super::receive::{EXIT_HALTED, Effect, Receiver};
 use super::send::Bench;
 use super::sender::{Pace, Phase, Sender};
 use super::table::{Key, Table};
@@ -31,7 +33,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 /// How often a core gives back files that nobody reads any more.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -54,6 +56,8 @@ pub struct CoreParts {
     pub control: mpsc::Sender<ToControl>,
     /// The receive role, on core 0.
     pub receiver: Option<Receiver>,
+    /// The other cores, which the receive role wakes.
+    pub peers: Vec<Peer>,
 }
 
 /// A data core: the standbys it owns, and on core 0 the receive role.
@@ -63,7 +67,7 @@ pub struct DataCore<R: Ring> {
     pub(super) hub: Arc<Hub>,
     pub(super) chunks: ChunkReader,
     pub(super) keeper: KeeperHandle,
-    pub(super) receiver: Option<Receiver>,
+    pub(super) receive: Option<ReceiveIo>,
     pub(super) senders: Table<Sender>,
     pub(super) blocks: BlockPool,
     pub(super) files: Files,
@@ -93,7 +97,6 @@ pub struct DataCore<R: Ring> {
     pub(super) starved: Vec<Key>,
     pub(super) done: Vec<Done>,
     pub(super) stopping: Option<Stopping>,
-    pub(super) halted: Halted,
     pub(super) clock: R::Clock,
     swept_at: Instant,
 }
@@ -135,15 +138,6 @@ impl Seen {
     }
 }
 
-/// Has the process to end because WAL could not be made durable?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Halted {
-    /// No.
-    No,
-    /// Yes: the marker is written, or took too long.
-    ForGood,
-}
-
 /// What a core does after a pass of its loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
@@ -180,14 +174,16 @@ impl<R: Ring> DataCore<R> {
     pub fn new(ring: R, parts: CoreParts) -> Self {
         let clock = ring.clock();
         let zerocopy = ZerocopyRole::new(parts.hub.config.zerocopy);
+        let (keeper, peers) = (parts.keeper.clone(), parts.peers);
+        let receive = parts.receiver.map(|role| ReceiveIo::new(role, keeper, peers));
         Self {
             index: parts.index,
             ring,
             max_send_size: parts.hub.config.max_send_size,
             hub: parts.hub,
             chunks: parts.chunks,
+            receive,
             keeper: parts.keeper,
-            receiver: parts.receiver,
             senders: Table::default(),
             blocks: BlockPool::default(),
             files: Files::new(parts.index),
@@ -209,7 +205,6 @@ impl<R: Ring> DataCore<R> {
             starved: Vec::new(),
             done: Vec::new(),
             stopping: None,
-            halted: Halted::No,
             swept_at: clock.now(),
             clock,
         }
@@ -245,7 +240,8 @@ impl<R: Ring> DataCore<R> {
         busy |= self.run_timers(now);
         busy |= self.stop_if_told(now);
         self.say_unsaid();
-        Ok(if self.halted == Halted::ForGood {
+        let halted = self.receive.as_ref().map_or(Halted::No, ReceiveIo::halted);
+        Ok(if halted == Halted::ForGood {
             Next::Halt
         } else if self.is_finished(now) {
             Next::End
@@ -263,7 +259,7 @@ impl<R: Ring> DataCore<R> {
         let moved = self.seen.iter().any(Seen::is_outdated);
         let at_rest = self.stopping.is_some_and(|stopping| stopping.told == Told::NotYet)
             && self.hub.is_at_rest();
-        let news = self.receiver.as_ref().is_some_and(|receiver| receiver.has_missed(&self.hub));
+        let news = self.receive.as_ref().is_some_and(|receive| receive.role.has_missed());
         if moved || at_rest || news || !self.inbox.is_empty() || !self.due.is_empty() {
             Wait::No
         } else {
@@ -282,7 +278,7 @@ impl<R: Ring> DataCore<R> {
         let timer = self.timers.first().map(|(at, _)| *at);
         // The keeper's queue was full, and its answers go to others.
         let hungry = (!self.hungry.is_empty()).then(|| now + Duration::from_millis(5));
-        let receiver = self.receiver.as_ref().and_then(|receiver| receiver.deadline(now));
+        let receiver = self.receive.as_ref().and_then(|receive| receive.deadline(now));
         let sweep = (!self.senders.is_empty()).then(|| self.swept_at + SWEEP);
         let stop = self.stopping.map(|stopping| stopping.deadline);
         let unsaid = (!self.unsaid.is_empty()).then(|| now + Duration::from_millis(1));
@@ -291,7 +287,7 @@ impl<R: Ring> DataCore<R> {
 
     fn is_finished(&self, now: Instant) -> bool {
         let Some(stopping) = self.stopping else { return false };
-        let receiving = self.receiver.as_ref().is_some_and(|receiver| !receiver.is_at_rest());
+        let receiving = self.receive.as_ref().is_some_and(|receive| !receive.role.is_at_rest());
         let gone = self.senders.is_empty() && !receiving && self.unsaid.is_empty();
         gone || now >= stopping.deadline
     }
@@ -315,7 +311,12 @@ impl<R: Ring> DataCore<R> {
                 (Some(Purpose::Block(slot)), Outcome::Read(result, buffer)) => {
                     self.block_loaded(slot, result, buffer);
                 }
-                (Some(purpose), outcome) => self.complete_receive(purpose, outcome, now),
+                (Some(purpose), outcome) => {
+                    if let Some(receive) = &mut self.receive {
+                        let at = (&mut self.ring, now);
+                        receive.complete((purpose, outcome), at, &mut self.unsaid);
+                    }
+                }
                 (None, _) => {}
             }
         }
@@ -337,7 +338,9 @@ impl<R: Ring> DataCore<R> {
             match message {
                 ToCore::Standby(handoff) => self.adopt(*handoff, now),
                 ToCore::Upstream(handoff) => self.begin_receiving(*handoff, now),
-                ToCore::RecallUpstream => self.recall_upstream(now),
+                ToCore::RecallUpstream => {
+                    self.tell_receiver(now, Receiver::recall);
+                }
                 ToCore::Tell(inquiry) => self.answer(inquiry),
                 ToCore::Cancel { pid } => self.cancel_stream(pid, now),
                 ToCore::Terminate { pid } => self.terminate_stream(pid, now),
@@ -350,22 +353,75 @@ impl<R: Ring> DataCore<R> {
                     self.files.opened(tli, no, result.ok());
                     self.file_arrived(tli, no);
                 }
-                ToCore::Keeper(news) => self.receiver_news(news),
+                ToCore::Keeper(news) => {
+                    self.tell_receiver(now, |role, at, out| role.on_keeper(news, at, out));
+                }
                 ToCore::BeginAnew => {
-                    self.begin_anew();
+                    self.tell_receiver(now, |role, _, out| role.begin_anew(out));
                     self.end_streams_set_aside();
                 }
                 ToCore::Switched { wal, told } => {
+                    let gone_on =
+                        self.tell_receiver(now, |role, _, out| role.go_on_with(*wal, out));
+                    let gone_on =
+                        gone_on.unwrap_or_else(|| Err("this core does not receive".to_owned()));
                     // Who asked may have given up; the WAL is the same.
-                    drop(told.send(self.go_on_with(*wal)));
+                    drop(told.send(gone_on));
                 }
                 ToCore::Stop { deadline } => {
                     self.stopping.get_or_insert(Stopping { deadline, told: Told::NotYet });
-                    self.stop_receiving(now);
+                    self.tell_receiver(now, Receiver::stop);
                 }
             }
         }
         busy
+    }
+
+    /// The control thread has an upstream that streams. During shutdown its socket closes
+    /// with the hand-over.
+    fn begin_receiving(&mut self, handoff: UpstreamHandoff, now: Instant) {
+        if let Some(receive) = &mut self.receive
+            && self.stopping.is_none()
+        {
+            receive.connect(handoff, (&mut self.ring, now), &mut self.unsaid);
+        }
+    }
+
+    /// Has the receive role handle something; none on a core that has not got it.
+    fn tell_receiver<T>(
+        &mut self,
+        now: Instant,
+        event: impl FnOnce(&mut Receiver, &Moment<'_, R::Clock>, &mut Vec<Effect>) -> T,
+    ) -> Option<T> {
+        let receive = self.receive.as_mut()?;
+        Some(receive.tell((&mut self.ring, now), &mut self.unsaid, event))
+    }
+
+    /// Everything the receive role can do now. Returns whether it did anything.
+    fn drive_receiver(&mut self, now: Instant) -> bool {
+        let Some(receive) = &mut self.receive else { return false };
+        receive.drive((&mut self.ring, now), &mut self.unsaid)
+    }
+
+    /// Does this core have the receive role?
+    pub(super) const fn is_receiving(&self) -> bool {
+        self.receive.is_some()
+    }
+
+    /// Is the upstream left unread?
+    #[cfg(test)]
+    pub(super) fn is_paused(&self) -> bool {
+        self.receive.as_ref().is_some_and(|receive| receive.role.is_paused())
+    }
+
+    /// Between two submissions: publishes what has become durable meanwhile and starts
+    /// the next batch.
+    pub(super) fn look_at_receiver(&mut self, now: Instant) {
+        if let Err(error) = self.ring.turn(Wait::No, &mut self.done) {
+            error!("io_uring: {error}");
+        }
+        self.complete(now);
+        self.drive_receiver(now);
     }
 
     /// A standby comes from the control thread: its CopyBothResponse is the first thing
@@ -447,19 +503,17 @@ impl<R: Ring> DataCore<R> {
             return false;
         }
         // Core 0 knows when the last batch is durable; the others wait for its word.
-        let last = match &self.receiver {
-            Some(receiver) => receiver.is_at_rest(),
+        let last = match &self.receive {
+            Some(receive) => receive.role.is_at_rest(),
             None => self.hub.is_at_rest(),
         };
         if !last {
             return false;
         }
         stopping.told = Told::Yes;
-        if self.receiver.is_some() {
+        if let Some(receive) = &self.receive {
             self.hub.come_to_rest();
-            if let Some(receiver) = &self.receiver {
-                receiver.wake_others();
-            }
+            receive.wake_others();
         }
         self.due.note_all();
         for key in self.senders.keys() {

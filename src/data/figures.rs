@@ -117,7 +117,7 @@ impl<R: Ring> DataCore<R> {
         let mut figures = Figures::default();
         match inquiry.about {
             About::Receiver => {
-                figures.receiver = self.receiver.as_ref().and_then(super::Receiver::figures);
+                figures.receiver = self.receive.as_ref().and_then(|receive| receive.role.figures());
             }
             About::Standbys(from) => {
                 let end = from.saturating_add(PLACES).min(self.senders.places());

@@ -1,7 +1,7 @@
 //! The way back: what standbys say, their timers, and how their streams end.
 
 use super::blocks::BlockId;
-use super::core::{DataCore, Stopping};
+use super::core::DataCore;
 use super::handoff::{Handback, ToControl};
 use super::pg_now;
 use super::sender::{Farewell, Phase, Sender};
@@ -566,11 +566,6 @@ impl<R: Ring> DataCore<R> {
                 "stream ends: {why}"
             );
         }
-    }
-
-    /// Is the hub on its way down?
-    pub(super) const fn is_stopping(&self) -> bool {
-        matches!(self.stopping, Some(Stopping { .. }))
     }
 }
 

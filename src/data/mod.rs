@@ -4,20 +4,20 @@
 
 pub mod blocks;
 pub mod core;
-mod feedback;
 pub mod figures;
 pub mod files;
 #[cfg(walhub_flip)]
 mod flip;
 pub mod handoff;
+mod io;
 mod laggard;
 mod listen;
+mod moment;
 pub mod receive;
 mod send;
 pub mod sender;
 #[cfg(all(test, not(walhub_loom)))]
 mod simulation;
-pub mod store;
 pub mod table;
 #[cfg(test)]
 #[cfg(not(walhub_loom))]
@@ -26,8 +26,9 @@ pub mod token;
 mod zerocopy;
 
 pub use core::{CoreParts, DataCore};
-pub use receive::{Peer, Receiver};
-pub use store::Store;
+pub use io::Peer;
+pub use moment::Moment;
+pub use receive::{Receiver, Store};
 
 use crate::ring::{Clock, Fd, Ring};
 use crate::wire::time::PgTime;

@@ -193,8 +193,9 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     let restorer = start_restorer(&config, layout.clone(), &hub, &keeper.handle, &post)?;
     let peers = berths.iter().skip(1);
     let peers = peers.map(|berth| Peer { bell: berth.bell.clone(), waker: berth.waker.clone() });
-    let receiver = Receiver::new(peers.collect(), writer, store, config.wal_buffers);
-    let parts = Crew { hub: &hub, keeper: &keeper.handle, news };
+    let peers = peers.collect();
+    let receiver = Receiver::new(Arc::clone(&hub), writer, store);
+    let parts = Crew { hub: &hub, keeper: &keeper.handle, news, peers };
     let threads = parts.board(berths, inboxes, readers, receiver);
     drop(keeper.handle);
 
@@ -351,6 +352,8 @@ struct Crew<'a> {
     hub: &'a Arc<Hub>,
     keeper: &'a KeeperHandle,
     news: mpsc::Sender<ToControl>,
+    /// All cores but the first, whose receive role wakes them.
+    peers: Vec<Peer>,
 }
 
 impl Crew<'_> {
@@ -362,7 +365,7 @@ impl Crew<'_> {
         readers: Vec<ChunkReader>,
         receiver: Receiver,
     ) -> Vec<std::thread::JoinHandle<()>> {
-        let mut receiver = Some(receiver);
+        let (mut receiver, mut peers) = (Some(receiver), self.peers);
         let mut threads = Vec::new();
         for (index, ((berth, inbox), chunks)) in
             berths.into_iter().zip(inboxes).zip(readers).enumerate()
@@ -376,6 +379,7 @@ impl Crew<'_> {
                 keeper: self.keeper.clone(),
                 control: self.news.clone(),
                 receiver: receiver.take(),
+                peers: std::mem::take(&mut peers),
             };
             if berth.parts.send(parts).is_err() {
                 error!("data core {index} has gone");

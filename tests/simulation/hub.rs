@@ -17,6 +17,7 @@ use walhub::cluster::identity::Identity;
 use walhub::cluster::instance::InstanceId;
 use walhub::config::Config;
 use walhub::data::Store;
+use walhub::data::receive::Appended;
 use walhub::hub::Hub;
 use walhub::keeper::{Job, JobDone, JobKind, Keeper, Tended};
 use walhub::ring::{ChunkReader, ChunkWriter};
@@ -621,8 +622,8 @@ impl Process {
         }
         if !new.is_empty() {
             match store.append(&mut receive.writer, new) {
-                Ok(true) => store.appender.received(end, &mut receive.actions),
-                Ok(false) => return Taken::NotYet,
+                Ok(Appended::Taken) => store.appender.received(end, &mut receive.actions),
+                Ok(Appended::NoRoom) => return Taken::NotYet,
                 Err(end) => return Taken::End(end),
             }
         }

@@ -18,6 +18,7 @@ use crate::cluster::identity::Identity;
 use crate::cluster::instance::InstanceId;
 use crate::data::core::Next;
 use crate::data::handoff::{Mailbox, ToControl, ToCore, mailbox};
+use crate::data::io::ReceiveIo;
 use crate::data::token::Purpose;
 use crate::data::{CoreParts, DataCore, Peer, Receiver, Store};
 use crate::hub::Hub;
@@ -163,7 +164,7 @@ impl Slot {
 fn check_operations(core: &mut DataCore<FakeRing>, inner: &Inner) {
     let mut blocks = 0;
     let (mut replies, mut rooms) = (0, 0);
-    let upstream = core.receiver.as_ref().map(Receiver::in_flight);
+    let upstream = core.receive.as_ref().map(ReceiveIo::in_flight);
     for op in &inner.ops {
         match Purpose::of(op.token).expect("a token of this core's") {
             Purpose::Reply(key) => {
@@ -330,14 +331,16 @@ impl World {
         let (say, news) = mpsc::channel(1 + random.below(4) as usize);
         let bells: Vec<Arc<Bell>> = (0..cores).map(|_| Arc::default()).collect();
         let wakers: Vec<Waker> = (0..cores).map(|_| Waker::simulated()).collect();
-        let peers = (1..cores).map(|n| Peer {
-            bell: match plant {
-                Plant::WakesNobody => Arc::default(),
-                _ => Arc::clone(&bells[n]),
-            },
-            waker: wakers[n].clone(),
-        });
-        let receiver = Receiver::new(peers.collect(), writer, found.store, 1 << 20);
+        let mut peers: Vec<Peer> = (1..cores)
+            .map(|n| Peer {
+                bell: match plant {
+                    Plant::WakesNobody => Arc::default(),
+                    _ => Arc::clone(&bells[n]),
+                },
+                waker: wakers[n].clone(),
+            })
+            .collect();
+        let receiver = Receiver::new(Arc::clone(&hub), writer, found.store);
         let mut receiver = Some(receiver);
         let all: Rc<RefCell<Vec<Weak<RefCell<Slot>>>>> = Rc::default();
         let meanwhiles: Rc<RefCell<u64>> = Rc::default();
@@ -380,6 +383,7 @@ impl World {
                 keeper: KeeperHandle::to(jobs.clone()),
                 control: say.clone(),
                 receiver: receiver.take(),
+                peers: std::mem::take(&mut peers),
             };
             let slot = Rc::new(RefCell::new(Slot {
                 core: Some(DataCore::new(ring, parts)),
@@ -813,8 +817,8 @@ impl World {
     /// The mistake: the watermark is where the received WAL ends.
     fn publish_what_is_received(&mut self) {
         let slot = self.slots[0].borrow();
-        let receiver = slot.core.as_ref().and_then(|core| core.receiver.as_ref());
-        if let Some(store) = receiver.and_then(|receiver| receiver.store.as_ref()) {
+        let receive = slot.core.as_ref().and_then(|core| core.receive.as_ref());
+        if let Some(store) = receive.and_then(|receive| receive.role.store()) {
             store.cell.publish(store.received().max(store.cell.durable()));
         }
     }

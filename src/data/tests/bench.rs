@@ -50,8 +50,8 @@ impl Bench {
     /// A core with the receive role and an empty directory.
     pub(super) fn receiving() -> Self {
         let hub = Arc::new(tests::hub("15.18"));
-        let wal_buffers = hub.config.wal_buffers;
-        Self::around(hub, |writer| Some(Receiver::new(Vec::new(), writer, None, wal_buffers)))
+        let of_hub = Arc::clone(&hub);
+        Self::around(hub, |writer| Some(Receiver::new(of_hub, writer, None)))
     }
 
     fn around(
@@ -78,6 +78,7 @@ impl Bench {
             keeper: KeeperHandle::to(keeper),
             control: mpsc::channel(64).0,
             receiver: receiver(writer),
+            peers: Vec::new(),
         };
         let core = DataCore::new(ring, parts);
         Self { core, hub, mailbox, jobs, next_pid: 1 }

@@ -1,11 +1,13 @@
 //! What the receive role knows of the WAL it holds: the walk's place in it, the files
 //! it is written to, and what the cache still has of it.
 
+use super::effect::Effect;
 use crate::hub::Hub;
 use crate::hub::page_rules::page_rules;
+use crate::keeper::Job;
 use crate::ring::{CHUNK_SIZE, ChunkWriter, Fd};
 use crate::store::RecoveredWal;
-use crate::store::append::{Appender, Beginning};
+use crate::store::append::{Action, Appender, Beginning, HaltReason};
 use crate::upstream::end::UpstreamEnd;
 use crate::wal::walk::{FaultKind, WalkFault, Walker};
 use crate::wal::{Lsn, SegmentNo, TimelineId};
@@ -16,9 +18,9 @@ use std::sync::Arc;
 /// A snapshot of the walk is kept for every so many bytes that are not durable yet.
 const SNAPSHOT_EVERY: u64 = 256 << 10;
 
-/// The WAL of the timeline that is being received.
+/// The WAL of the timeline that is being received. `F` is an open file.
 #[derive(Debug)]
-pub struct Store {
+pub struct Store<F = Fd> {
     /// Its watermark.
     pub cell: Arc<Cell>,
     /// Its way to the disk.
@@ -26,7 +28,7 @@ pub struct Store {
     /// Where the WAL of this directory begins, for the note of a beginning.
     pub begins: Lsn,
     /// Open files that are written to.
-    pub files: BTreeMap<SegmentNo, Fd>,
+    pub files: BTreeMap<SegmentNo, F>,
     /// Stands at the end of what is received.
     walker: Walker,
     /// The walk at earlier places, oldest first; the first is at or before the durable
@@ -34,7 +36,25 @@ pub struct Store {
     snapshots: VecDeque<Walker>,
 }
 
-impl Store {
+/// What became of WAL that was handed to the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// It is in the cache.
+    Taken,
+    /// The cache has no room for it yet, and nothing has changed.
+    NoRoom,
+}
+
+/// What the store's way to the disk came to, that the whole role has to hear of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Setback {
+    /// There is no space: what was received is dropped back to this durable mark.
+    NoSpace(Lsn),
+    /// WAL could not be made durable: nothing behind this mark is acknowledged any more.
+    Halted { durable: Lsn, reason: HaltReason },
+}
+
+impl<F> Store<F> {
     /// A store that goes on where recovery, or nothing, left it: `walker` and the cache
     /// stand at `cell`'s durable mark.
     pub fn new(
@@ -132,23 +152,71 @@ impl Store {
         Ok(())
     }
 
-    /// Checks new WAL and puts it into the cache; `false` when the cache has no room
-    /// for it yet, and then nothing has changed.
-    pub fn append(&mut self, writer: &mut ChunkWriter, new: &[u8]) -> Result<bool, UpstreamEnd> {
+    /// Checks new WAL and puts it into the cache. It begins where the store ends and
+    /// continues its last record (I1).
+    pub fn append(
+        &mut self,
+        writer: &mut ChunkWriter,
+        new: &[u8],
+    ) -> Result<Appended, UpstreamEnd> {
         let received = self.received();
         let mut walker = self.walker.clone();
         walker.feed(new).map_err(|fault| self.blame(&fault))?;
         let taken = writer.append(new);
         if taken < new.len() {
             writer.rewind(received);
-            return Ok(false);
+            return Ok(Appended::NoRoom);
         }
         self.walker = walker;
         let last = self.snapshots.back().map_or(Lsn::INVALID, Walker::position);
         if self.received().bytes_since(last) >= SNAPSHOT_EVERY {
             self.snapshots.push_back(self.walker.clone());
         }
-        Ok(true)
+        Ok(Appended::Taken)
+    }
+
+    /// Does what the appender asked for, or has it done.
+    pub(super) fn carry_out(
+        &mut self,
+        action: Action,
+        writer: &mut ChunkWriter,
+        out: &mut Vec<Effect<F>>,
+    ) -> Option<Setback>
+    where
+        F: Clone,
+    {
+        let tli = self.cell.tli();
+        match action {
+            Action::Prepare { segment, keep } => {
+                out.push(Effect::Job(Job::Prepare { tli, no: segment, keep }));
+            }
+            Action::Write { id, segment, offset, from, to } => {
+                let file = self.files[&segment].clone();
+                out.push(Effect::Write { id, file, offset, bytes: writer.range(from, to) });
+            }
+            Action::Sync(segment) => {
+                out.push(Effect::Sync { segment, file: self.files[&segment].clone() });
+            }
+            Action::Begin(upto) => {
+                out.push(Effect::Job(Job::Begin { tli, start: self.begins, upto }));
+            }
+            Action::Durable(lsn) => {
+                self.publish(lsn, writer);
+                out.push(Effect::Published);
+            }
+            Action::Finalize(segment) => {
+                self.files.remove(&segment);
+                out.push(Effect::Job(Job::Finalize { tli, no: segment }));
+            }
+            Action::DropToDurable(lsn) => {
+                self.rewind(lsn, writer);
+                return Some(Setback::NoSpace(lsn));
+            }
+            Action::Halt(reason) => {
+                return Some(Setback::Halted { durable: self.appender.durable(), reason });
+            }
+        }
+        None
     }
 
     /// A record that does not continue our last one is another history; anything else

@@ -1,0 +1,122 @@
+//! The stream from one upstream, as far as the receive role cares: what is expected next,
+//! what the upstream is owed, and how long it may be silent.
+
+use super::effect::{Effect, ToUpstream};
+use super::feedback::{FeedbackClock, Looked};
+use crate::config::Config;
+use crate::data::moment::Moment;
+use crate::hub::feedback::Need;
+use crate::hub::fleet::Fleet;
+use crate::ring;
+use crate::upstream::apply::ApplyReport;
+use crate::upstream::end::UpstreamEnd;
+use crate::upstream::stream::{Clock, Due, Positions};
+use crate::wal::{Lsn, TimelineId};
+use crate::wire::copy::ReplyRequest;
+use std::time::Instant;
+
+/// A stream that the control thread has for the receive role.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// Its timeline.
+    pub tli: TimelineId,
+    /// Where it begins.
+    pub start: Lsn,
+    /// The host, for the log.
+    pub host: String,
+}
+
+/// The upstream's stream.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) host: String,
+    pub(super) clock: Clock,
+    /// The next byte of the stream.
+    pub(super) expected: Lsn,
+    /// The timeline has ended: only the next one's name is awaited.
+    pub(super) next: Option<UpstreamEnd>,
+    feedback: FeedbackClock,
+    asked: Asked,
+}
+
+/// Has the upstream asked for a status since the last one?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    No,
+    Yes,
+}
+
+impl Link {
+    pub(super) fn new(offer: Offer, config: &Config, now: Instant) -> Self {
+        let interval = config.wal_receiver_status_interval;
+        Self {
+            host: offer.host,
+            clock: Clock::new(now, interval, config.wal_receiver_timeout),
+            expected: offer.start,
+            next: None,
+            feedback: FeedbackClock::new(interval),
+            asked: Asked::No,
+        }
+    }
+
+    /// The upstream wants a status.
+    pub(super) const fn note_asked(&mut self) {
+        self.asked = Asked::Yes;
+    }
+
+    /// Does the upstream wait for a status, or would one say something new?
+    pub(super) fn owes_status(&self, positions: Positions) -> bool {
+        self.asked == Asked::Yes || self.clock.has_news(positions)
+    }
+
+    /// Tells where this hub stands.
+    pub(super) fn tell_status<F>(
+        &mut self,
+        positions: Positions,
+        reply: ReplyRequest,
+        at: &Moment<'_, impl ring::Clock>,
+        out: &mut Vec<Effect<F>>,
+    ) {
+        let status = self.clock.status(positions, reply, at.pg_time(), at.now);
+        out.push(Effect::Tell(ToUpstream::Status(status)));
+        self.asked = Asked::No;
+    }
+
+    /// Takes over what standbys have replayed, and tells the upstream what they need.
+    pub(super) fn look_at_fleet<F>(
+        &mut self,
+        fleet: &Fleet,
+        apply: &mut ApplyReport,
+        at: &Moment<'_, impl ring::Clock>,
+        out: &mut Vec<Effect<F>>,
+    ) {
+        let looked = self.feedback.look(fleet, at.now);
+        if apply.is_of_standbys() && looked == Looked::News {
+            apply.note(fleet.slowest());
+        }
+        if let Some(need) = self.feedback.take_due(at.now) {
+            out.push(Effect::Tell(ToUpstream::Feedback(need.message(at.pg_time()))));
+        }
+    }
+
+    /// Has something happened to the standbys since the last look that the upstream may
+    /// have to be told?
+    pub(super) fn has_missed(&self, fleet: &Fleet) -> bool {
+        self.feedback.has_missed(fleet)
+    }
+
+    /// What the upstream was told last that standbys need.
+    pub(super) fn told_need(&self) -> Option<Need> {
+        self.feedback.told()
+    }
+
+    /// What is owed by now, whatever has come.
+    pub(super) fn due(&mut self, now: Instant) -> Due {
+        self.clock.due(now)
+    }
+
+    /// When the link has to be looked at again.
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
+        [self.clock.deadline(), self.feedback.deadline(now)].into_iter().flatten().min()
+    }
+}

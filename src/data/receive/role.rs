@@ -1,0 +1,606 @@
+//! The role itself: its state, and what each event does to it.
+//!
+//! Nothing is stored before it has passed the walk (page headers, record CRCs, links
+//! to the record before), and nothing is published before its batch is synced.
+
+use super::effect::{Effect, Farewell, ToUpstream};
+use super::link::{Link, Offer};
+use super::store::{Appended, Setback, Store};
+use crate::data::figures::ReceiverFigures;
+use crate::data::moment::Moment;
+use crate::hub::Hub;
+use crate::keeper::{Job, JobDone, JobKind};
+use crate::ring::{ChunkWriter, Clock, Fd};
+use crate::store::RecoveredWal;
+use crate::store::append::{Action, WriteId};
+use crate::store::retention::Receiving;
+use crate::upstream::apply::ApplyReport;
+use crate::upstream::end::UpstreamEnd;
+use crate::upstream::position::Position;
+use crate::upstream::stream::{Due, Positions, Told, next_told};
+use crate::wal::{Lsn, SegmentNo, TimelineId};
+use crate::wire::copy::ReplyRequest;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use tracing::{error, info, warn};
+
+/// How long the keeper may take to write the `halted` marker before the process ends
+/// without it.
+const HALT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Exit status after a failed sync: the last word is the `halted` marker's.
+pub const EXIT_HALTED: i32 = 3;
+
+/// The receive role of core 0. `F` is an open file.
+pub struct Receiver<F = Fd> {
+    hub: Arc<Hub>,
+    writer: ChunkWriter,
+    store: Option<Store<F>>,
+    link: Option<Link>,
+    /// The stream has ended; it is reported when what it brought is durable.
+    ended: Option<UpstreamEnd>,
+    recall: Recall,
+    /// What the appender asked for; empty between two events.
+    actions: Vec<Action>,
+    halted_at: Option<Instant>,
+    /// What is said of standbys' replay.
+    apply: ApplyReport,
+}
+
+/// Does the control thread wait until there is no stream?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Recall {
+    No,
+    Asked,
+}
+
+/// What came of an offered stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "the socket of a stream that was refused is to be closed"]
+pub enum Admission {
+    /// The role receives from it.
+    Accepted,
+    /// It does not.
+    Refused,
+}
+
+/// What taking a message came to.
+enum Taken {
+    /// It is done with.
+    Yes,
+    /// There is no room for it until more is durable.
+    NotYet,
+    /// The stream ends.
+    End(UpstreamEnd),
+}
+
+impl<F: Clone> Receiver<F> {
+    /// A receive role whose newest WAL is in `writer`; `store` is none for an empty
+    /// directory.
+    pub fn new(hub: Arc<Hub>, writer: ChunkWriter, store: Option<Store<F>>) -> Self {
+        let apply = ApplyReport::new(hub.config.feedback.report_apply);
+        Self {
+            hub,
+            writer,
+            store,
+            link: None,
+            ended: None,
+            recall: Recall::No,
+            actions: Vec::new(),
+            halted_at: None,
+            apply,
+        }
+    }
+
+    /// The WAL of the current timeline; none before the first.
+    pub const fn store(&self) -> Option<&Store<F>> {
+        self.store.as_ref()
+    }
+
+    /// Where the role stands; none before the first WAL.
+    pub fn figures(&self) -> Option<ReceiverFigures> {
+        let store = self.store.as_ref()?;
+        Some(ReceiverFigures {
+            tli: store.cell.tli(),
+            received: store.received(),
+            written: store.appender.written_upto(),
+            durable: store.appender.durable(),
+            record_end: store.record_end(),
+            needed: self.link.as_ref().and_then(Link::told_need),
+        })
+    }
+
+    /// Is there no connection, and everything that came durable or dropped?
+    pub fn is_at_rest(&self) -> bool {
+        let stored = self.store.as_ref().is_none_or(|store| {
+            store.appender.settled() || store.appender.out_of_space() || store.appender.halted()
+        });
+        self.link.is_none() && self.ended.is_none() && stored
+    }
+
+    /// May the stream be read on? A paused stream's next message waits where it is: the
+    /// upstream may have nothing more to say when there is room again.
+    pub fn is_reading(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| !link.clock.is_paused())
+    }
+
+    /// Is there a stream that is left unread, because too much is not durable yet?
+    pub fn is_paused(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.clock.is_paused())
+    }
+
+    /// Has something happened to the standbys since the last look that the upstream may
+    /// have to be told?
+    pub fn has_missed(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.has_missed(&self.hub.fleet))
+    }
+
+    /// When the role has to be looked at again, whatever happens.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let link = self.link.as_ref().and_then(|link| link.deadline(now));
+        let halted = self.halted_at.map(|at| at + HALT_PATIENCE);
+        // Other cores' pins keep the cache full: nobody rings when they are gone.
+        let pinned =
+            self.is_paused() && self.store.as_ref().is_none_or(|store| store.appender.idle());
+        let soon = pinned.then(|| now + Duration::from_millis(1));
+        [link, halted, soon].into_iter().flatten().min()
+    }
+
+    /// The control thread has an upstream that streams.
+    pub fn on_offer(
+        &mut self,
+        offer: Offer,
+        at: &Moment<'_, impl Clock>,
+        out: &mut Vec<Effect<F>>,
+    ) -> Admission {
+        if self.link.is_some() || self.ended.is_some() {
+            return Admission::Refused;
+        }
+        if let Err(end) = self.prepare_store(&offer, at.time_of_day(), out) {
+            self.act(at.now, out);
+            out.push(Effect::Ended(end));
+            return Admission::Refused;
+        }
+        self.link = Some(Link::new(offer, &self.hub.config, at.now));
+        self.look_at_fleet(at, out);
+        self.tell_status(ReplyRequest::No, at, out);
+        self.act(at.now, out);
+        Admission::Accepted
+    }
+
+    /// Makes the store ready for a stream that begins there. Bytes are never joined over a
+    /// hole, nor two timelines (I1).
+    fn prepare_store(
+        &mut self,
+        offer: &Offer,
+        time_of_day: SystemTime,
+        out: &mut Vec<Effect<F>>,
+    ) -> Result<(), UpstreamEnd> {
+        let Offer { tli, start, .. } = *offer;
+        let store = match &mut self.store {
+            Some(store) => store,
+            none => {
+                let wal_buffers = self.hub.config.wal_buffers;
+                let store = Store::begin(&self.hub, tli, start, &mut self.writer, wal_buffers)?;
+                none.insert(store)
+            }
+        };
+        if store.appender.out_of_space() {
+            store.appender.resume(&mut self.actions);
+            // What standbys have let go meanwhile may be the space that is missing.
+            let (tli, newest) = (store.appender.tli(), store.appender.durable());
+            out.push(Effect::Job(Job::Retain { tli, newest, now: time_of_day }));
+        }
+        store.appender.warm_up(&mut self.actions);
+        if tli != store.cell.tli() || start > store.received() {
+            let error = format!(
+                "the stream begins at {start} on timeline {tli}, behind our {} on timeline {}",
+                store.received(),
+                store.cell.tli()
+            );
+            return Err(UpstreamEnd::Lost { error, at: start });
+        }
+        Ok(())
+    }
+
+    /// The stream's bytes, from the first that was not taken yet. Returns how many of them
+    /// are done with; the others are to be offered again, with those that follow.
+    pub fn on_bytes(&mut self, bytes: &[u8], now: Instant, out: &mut Vec<Effect<F>>) -> usize {
+        let mut taken = 0;
+        let end = loop {
+            match next_told(bytes.get(taken..).unwrap_or_default()) {
+                Ok(None) => break None,
+                Ok(Some((told, len))) => match self.take(told, now, out) {
+                    Taken::Yes => taken += len,
+                    Taken::NotYet => break None,
+                    Taken::End(end) => break Some(end),
+                },
+                Err(fault) => {
+                    break Some(UpstreamEnd::Lost {
+                        error: fault.to_string(),
+                        at: self.expected(),
+                    });
+                }
+            }
+        };
+        if let Some(end) = end {
+            self.end_stream(end, out);
+        }
+        self.act(now, out);
+        taken
+    }
+
+    /// Takes one message of the stream.
+    fn take(&mut self, told: Told<'_>, now: Instant, out: &mut Vec<Effect<F>>) -> Taken {
+        let Some(link) = &mut self.link else { return Taken::Yes };
+        link.clock.heard(now);
+        match told {
+            Told::Nothing => Taken::Yes,
+            Told::ReplyWanted => {
+                link.note_asked();
+                Taken::Yes
+            }
+            Told::Wal { start, wal } => self.take_wal(start, wal, now),
+            Told::CopyDone => {
+                out.push(Effect::Tell(ToUpstream::CopyDone));
+                link.next = Some(UpstreamEnd::Lost {
+                    error: "upstream ended the stream without naming a next timeline".to_owned(),
+                    at: link.expected,
+                });
+                Taken::Yes
+            }
+            Told::Next { tli, at } => Taken::End(UpstreamEnd::Timeline { next: tli, at }),
+            Told::Error(error) => Taken::End(UpstreamEnd::Refused {
+                sqlstate: error.sqlstate,
+                message: error.message,
+            }),
+            Told::ShutDown => Taken::End(UpstreamEnd::Lost {
+                error: "replication terminated by upstream server".to_owned(),
+                at: link.expected,
+            }),
+        }
+    }
+
+    fn take_wal(&mut self, start: Lsn, wal: &[u8], now: Instant) -> Taken {
+        let (Some(link), Some(store)) = (&mut self.link, &mut self.store) else {
+            return Taken::Yes;
+        };
+        let lost = |error: String, at| Taken::End(UpstreamEnd::Lost { error, at });
+        if link.next.is_some() {
+            return Taken::Yes;
+        }
+        if start != link.expected {
+            return lost(
+                format!("upstream sent WAL at {start}, expected {}", link.expected),
+                start,
+            );
+        }
+        let Some(end) = start.checked_add(wal.len() as u64) else {
+            return lost("upstream sent WAL past the end of the number space".to_owned(), start);
+        };
+        let received = store.received();
+        let known = (received.bytes_since(start) as usize).min(wal.len());
+        let (overlap, new) = wal.split_at(known);
+        if let Err(end) = store.compare(&self.writer, start, overlap) {
+            return Taken::End(end);
+        }
+        // Half of the buffers: what else comes waits in the upstream's socket (I10).
+        let most = (self.hub.config.wal_buffers / 2) as u64;
+        let unsynced = received.bytes_since(store.appender.durable());
+        if unsynced > 0 && unsynced + new.len() as u64 > most {
+            link.clock.pause(now);
+            return Taken::NotYet;
+        }
+        if !new.is_empty() {
+            match store.append(&mut self.writer, new) {
+                Ok(Appended::Taken) => store.appender.received(end, &mut self.actions),
+                Ok(Appended::NoRoom) => {
+                    link.clock.pause(now);
+                    return Taken::NotYet;
+                }
+                Err(end) => return Taken::End(end),
+            }
+        }
+        link.clock.resume(now);
+        link.expected = end;
+        Taken::Yes
+    }
+
+    /// The connection broke, or what is said on it is not read.
+    pub fn on_lost(&mut self, error: String, out: &mut Vec<Effect<F>>) {
+        self.end_stream(UpstreamEnd::Lost { error, at: self.expected() }, out);
+    }
+
+    /// A write completed.
+    pub fn on_written(
+        &mut self,
+        id: WriteId,
+        result: io::Result<usize>,
+        now: Instant,
+        out: &mut Vec<Effect<F>>,
+    ) {
+        if let Some(store) = &mut self.store {
+            store.appender.written(id, result, &mut self.actions);
+            self.act(now, out);
+        }
+    }
+
+    /// A sync completed.
+    pub fn on_synced(
+        &mut self,
+        segment: SegmentNo,
+        result: io::Result<()>,
+        now: Instant,
+        out: &mut Vec<Effect<F>>,
+    ) {
+        if let Some(store) = &mut self.store {
+            store.appender.synced(segment, result, &mut self.actions);
+            self.act(now, out);
+        }
+    }
+
+    /// The keeper answers.
+    pub fn on_keeper(
+        &mut self,
+        news: JobDone<F>,
+        at: &Moment<'_, impl Clock>,
+        out: &mut Vec<Effect<F>>,
+    ) {
+        if let JobDone::Done(JobKind::MarkHalted)
+        | JobDone::Failed { job: JobKind::MarkHalted, .. } = news
+        {
+            error!("the hub ends because WAL could not be made durable");
+            return out.push(Effect::Halt);
+        }
+        let Some(store) = &mut self.store else { return };
+        // What was asked for on a timeline that has been left meanwhile is no part of this one.
+        if timeline_of(&news).is_some_and(|tli| tli != store.appender.tli()) {
+            return;
+        }
+        let actions = &mut self.actions;
+        match news {
+            JobDone::Prepared { no, file, .. } => {
+                store.files.insert(no, file);
+                store.appender.segment_ready(no, actions);
+            }
+            JobDone::Finalized { no, .. } => {
+                store.appender.finalized(no);
+                let (tli, newest) = (store.appender.tli(), store.appender.durable());
+                out.push(Effect::Job(Job::Retain { tli, newest, now: at.time_of_day() }));
+            }
+            JobDone::Begun { begun, .. } => store.appender.begun(Ok(begun), actions),
+            JobDone::Failed { job: JobKind::Prepare { no, .. }, error } => {
+                store.appender.prepare_failed(no, &error, actions);
+            }
+            JobDone::Failed { job: JobKind::Finalize { no, .. }, error } => {
+                store.appender.finalize_failed(no, &error, actions);
+            }
+            JobDone::Failed { job: JobKind::Begin { .. }, error } => {
+                store.appender.begun(Err(&error), actions);
+            }
+            JobDone::Failed { job, error } => warn!("could not {job}: {error}"),
+            JobDone::Retained { receiving: Receiving::Paused, .. } => {
+                self.end_stream(UpstreamEnd::NoSpace, out);
+            }
+            JobDone::Retained { .. }
+            | JobDone::Done(_)
+            | JobDone::Opened { .. }
+            | JobDone::Adopted { .. }
+            | JobDone::Switched(_) => {}
+        }
+        self.act(at.now, out);
+    }
+
+    /// Does, or has done, what the appender asked for.
+    fn act(&mut self, now: Instant, out: &mut Vec<Effect<F>>) {
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
+            let Some(store) = &mut self.store else { continue };
+            match store.carry_out(action, &mut self.writer, out) {
+                None => {}
+                Some(Setback::NoSpace(lsn)) => {
+                    warn!(
+                        "no space left for WAL: received WAL is dropped back to {lsn}, which is \
+                         durable"
+                    );
+                    self.end_stream(UpstreamEnd::NoSpace, out);
+                }
+                Some(Setback::Halted { durable, reason }) => {
+                    error!(
+                        "PANIC: {reason}; nothing behind {durable} will be acknowledged or served, \
+                         and the hub ends"
+                    );
+                    self.halted_at = Some(now);
+                    let reason = reason.to_string();
+                    out.push(Effect::UrgentJob(Job::MarkHalted { durable, reason }));
+                }
+            }
+        }
+        // The same memory serves for ever.
+        self.actions = actions;
+    }
+
+    /// Tells the upstream what it is owed by now, and gives up one that is silent or that
+    /// our disk has kept waiting for too long.
+    pub fn on_time(&mut self, at: &Moment<'_, impl Clock>, out: &mut Vec<Effect<F>>) {
+        self.look_at_fleet(at, out);
+        let owes = |link: &Link| self.positions().is_some_and(|now| link.owes_status(now));
+        if self.link.as_ref().is_some_and(owes) {
+            self.tell_status(ReplyRequest::No, at, out);
+        }
+        match self.link.as_mut().map_or(Due::Nothing, |link| link.due(at.now)) {
+            Due::Nothing => {}
+            Due::Status(reply) => self.tell_status(reply, at, out),
+            Due::GiveUp => self.end_stream(UpstreamEnd::TimedOut, out),
+            Due::DiskTooSlow(unread) => self.on_lost(
+                format!("our disk is too slow: the upstream was left unread for {unread:.1?}"),
+                out,
+            ),
+        }
+    }
+
+    /// The status of this moment. Write and flush are both what is durable: WAL that is
+    /// only in our memory is nothing to rely on.
+    fn tell_status(
+        &mut self,
+        reply: ReplyRequest,
+        at: &Moment<'_, impl Clock>,
+        out: &mut Vec<Effect<F>>,
+    ) {
+        if let (Some(positions), Some(link)) = (self.positions(), &mut self.link) {
+            link.tell_status(positions, reply, at, out);
+        }
+    }
+
+    /// Where this hub stands, as the upstream is told (I5).
+    fn positions(&self) -> Option<Positions> {
+        let appender = &self.store.as_ref()?.appender;
+        let (write, flush) = (appender.durable(), appender.flush_reportable());
+        Some(Positions { write, flush, apply: self.apply.value(flush) })
+    }
+
+    fn look_at_fleet(&mut self, at: &Moment<'_, impl Clock>, out: &mut Vec<Effect<F>>) {
+        if let Some(link) = &mut self.link {
+            link.look_at_fleet(&self.hub.fleet, &mut self.apply, at, out);
+        }
+    }
+
+    /// The next byte of the stream; 0/0 without one.
+    fn expected(&self) -> Lsn {
+        self.link.as_ref().map_or(Lsn::INVALID, |link| link.expected)
+    }
+
+    /// Closes the upstream connection; the end is reported when what it brought is
+    /// durable.
+    fn end_stream(&mut self, end: UpstreamEnd, out: &mut Vec<Effect<F>>) {
+        let Some(link) = self.link.take() else { return };
+        let farewell = match end {
+            UpstreamEnd::Stopped | UpstreamEnd::Recalled | UpstreamEnd::Timeline { .. } => {
+                Farewell::Terminate
+            }
+            _ => Farewell::Silent,
+        };
+        out.push(Effect::Disconnect(farewell));
+        info!(host = %link.host, at = %link.expected, "upstream stream ends");
+        let end = match link.next {
+            Some(next) if !matches!(end, UpstreamEnd::Timeline { .. }) => next,
+            _ => end,
+        };
+        self.ended.get_or_insert(end);
+    }
+
+    /// Reports what has come to its end: a stream once everything of it is durable, after
+    /// it that there is none, if that was asked for; and the process, when the keeper has
+    /// had its time for the `halted` marker.
+    pub fn finish(&mut self, now: Instant, out: &mut Vec<Effect<F>>) {
+        self.report_ended(out);
+        if self.recall == Recall::Asked && self.link.is_none() && self.ended.is_none() {
+            self.recall = Recall::No;
+            out.push(Effect::Ended(UpstreamEnd::Recalled));
+        }
+        let halted_for = self.halted_at.map(|at| now.saturating_duration_since(at));
+        if halted_for.is_some_and(|halted_for| halted_for >= HALT_PATIENCE) {
+            error!("the halted marker could not be written in time; the hub ends without it");
+            out.push(Effect::Halt);
+        }
+    }
+
+    fn report_ended(&mut self, out: &mut Vec<Effect<F>>) {
+        if self.ended.is_none() || self.halted_at.is_some() {
+            return;
+        }
+        if let Some(store) = &self.store {
+            let appender = &store.appender;
+            if !(appender.settled() || appender.out_of_space()) {
+                return;
+            }
+            self.hub.set_position(Position::At {
+                tli: store.cell.tli(),
+                durable: appender.durable(),
+                start: store.start_of_next(&self.writer),
+            });
+        }
+        // A recalled stream is reported once, as `Recalled`.
+        let end = self.ended.take().filter(|end| !matches!(end, UpstreamEnd::Recalled));
+        out.extend(end.map(Effect::Ended));
+    }
+
+    /// Shutdown, first half: no more WAL comes in.
+    pub fn stop(&mut self, at: &Moment<'_, impl Clock>, out: &mut Vec<Effect<F>>) {
+        self.tell_status(ReplyRequest::No, at, out);
+        self.end_stream(UpstreamEnd::Stopped, out);
+    }
+
+    /// The control thread wants no more of any upstream. What has come becomes durable;
+    /// what is durable by now is acknowledged, and nothing afterwards.
+    pub fn recall(&mut self, at: &Moment<'_, impl Clock>, out: &mut Vec<Effect<F>>) {
+        self.tell_status(ReplyRequest::No, at, out);
+        self.recall = Recall::Asked;
+        self.end_stream(UpstreamEnd::Recalled, out);
+    }
+
+    /// Our timeline has ended, and what follows is on disk: standbys are sent on to it, and
+    /// the next connection asks for it.
+    pub fn go_on_with(
+        &mut self,
+        wal: RecoveredWal,
+        out: &mut Vec<Effect<F>>,
+    ) -> Result<(), String> {
+        if self.link.is_some() || self.ended.is_some() {
+            return Err("the stream of the ended timeline is still there".to_owned());
+        }
+        let (start, fork) = (wal.prefix_from, wal.ended.last().map(|ended| ended.end));
+        let old = self.hub.current_cell();
+        if old.as_ref().is_some_and(|old| old.tli() == wal.walker.rules().tli) {
+            // Asked for twice, done twice on disk.
+            return Ok(());
+        }
+        let store = Store::resume(wal, &mut self.writer, self.hub.config.wal_buffers)?;
+        let next = Arc::clone(&store.cell);
+        if let Some(left) = &self.store {
+            self.hub.set_record_end(left.cell.tli(), left.record_end());
+        }
+        self.leave_store(out);
+        self.store = Some(store);
+        // Whoever is told of the end asks for what follows within a millisecond.
+        self.hub.push_cell(Arc::clone(&next));
+        self.hub.set_position(Position::At { tli: next.tli(), durable: next.durable(), start });
+        if let (Some(old), Some(fork)) = (old, fork) {
+            info!("timeline {} ended at {fork}; going on with timeline {}", old.tli(), next.tli());
+            old.seal(fork);
+            old.link(next);
+        }
+        out.push(Effect::Published);
+        Ok(())
+    }
+
+    /// Our WAL was moved aside: the next connection begins a new line.
+    pub fn begin_anew(&mut self, out: &mut Vec<Effect<F>>) {
+        if self.link.is_none() {
+            self.leave_store(out);
+        }
+    }
+
+    /// What is asked for is about files that are written no longer.
+    fn leave_store(&mut self, out: &mut Vec<Effect<F>>) {
+        self.store = None;
+        self.actions.clear();
+        out.push(Effect::ForgetJobs);
+    }
+}
+
+/// What timeline the keeper's news of a file that is written are about.
+fn timeline_of<F>(news: &JobDone<F>) -> Option<TimelineId> {
+    match news {
+        JobDone::Prepared { tli, .. }
+        | JobDone::Finalized { tli, .. }
+        | JobDone::Begun { tli, .. }
+        | JobDone::Failed {
+            job:
+                JobKind::Prepare { tli, .. } | JobKind::Finalize { tli, .. } | JobKind::Begin { tli },
+            ..
+        } => Some(*tli),
+        _ => None,
+    }
+}
