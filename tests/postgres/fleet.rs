@@ -89,7 +89,7 @@ fn a_fleet_receives_what_the_primary_writes_through_storm_and_flapping() {
     assert!(result.first.min() > 0 && result.first.max() <= result.last.max());
     assert_eq!(result.last.max(), good.each.max());
     assert!(result.storms.iter().all(|storm| storm.over.is_some()));
-    assert_eq!(result.end.bytes, result.end.verified_bytes, "every byte was compared");
+    assert_eq!(result.end.bytes, result.end.sums.verified, "every byte was compared");
     assert!(result.end.replies > result.end.messages / 2);
 }
 
@@ -108,7 +108,7 @@ fn a_hub_that_comes_back_finds_its_fleet() {
     let result = fleet.stop();
     assert_faultless(&result);
     assert!(result.groups[0].reconnects >= 20);
-    assert_eq!(result.end.bytes, result.end.verified_bytes);
+    assert_eq!(result.end.bytes, result.end.sums.verified);
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn each_way_to_verify_comes_to_the_end() {
         wait::until("all have finished", || fleet.progress().finished == 8);
         let result = fleet.stop();
         assert_faultless(&result);
-        let (bytes, verified) = (result.end.bytes, result.end.verified_bytes);
+        let (bytes, verified) = (result.end.bytes, result.end.sums.verified);
         let whole = 8 * end.bytes_since(start);
         match first {
             StartAt::Spread { .. } => assert!(bytes < whole - (30 << 20) && bytes > whole / 2),

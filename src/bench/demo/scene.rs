@@ -61,7 +61,7 @@ impl Scene {
         let cpu = moment.cores.map_or(0.0, |cores| cores.max(0.0) * 100.0);
         lines.push(format!("  hub        uses {cpu:.0} % of a CPU"));
         let received = say::rate(moment.delivered_rate as u64, 1.0);
-        let checked = say::bytes(fleet.verified_bytes);
+        let checked = say::bytes(fleet.sums.verified);
         lines.push(format!("  standbys   receive {received:<13} {checked} checked byte by byte"));
         let faults = match fleet.faults {
             0 => "none of it false".to_owned(),

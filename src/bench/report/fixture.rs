@@ -43,6 +43,7 @@ pub(in crate::bench) fn report() -> RunReport {
         verdict: Verdict {
             received_bytes: delivered + 1000,
             verified_bytes: delivered + 1000,
+            unverified: Vec::new(),
             ..Verdict::default()
         },
         results: Results {

@@ -95,6 +95,20 @@ pub struct Verdict {
     pub received_bytes: u64,
     /// Of it, how much was found to be what it has to be.
     pub verified_bytes: u64,
+    /// The rest, by why it was not verified.
+    #[serde(default)]
+    pub unverified: Vec<UnverifiedReport>,
+}
+
+/// Received WAL that nothing is known of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnverifiedReport {
+    /// Why: a key that programs know.
+    pub reason: String,
+    /// Why, in words.
+    pub text: String,
+    /// How much.
+    pub bytes: u64,
 }
 
 impl Verdict {

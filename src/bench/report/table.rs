@@ -37,11 +37,15 @@ pub fn verdict(report: &RunReport) -> Vec<String> {
         (0, _) if received == verified => {
             lines.push(format!("{} received, every byte of it verified", say::bytes(received)));
         }
-        (0, _) => lines.push(format!(
-            "{} received, all but {} of it verified, nothing false in it",
-            say::bytes(received),
-            say::bytes(received.saturating_sub(verified))
-        )),
+        (0, _) => {
+            lines.push(format!(
+                "{} received, {} of it verified, nothing false in it; not verified:",
+                say::bytes(received),
+                say::bytes(verified)
+            ));
+            let parts = verdict.unverified.iter();
+            lines.extend(parts.map(|part| format!("  {} {}", say::bytes(part.bytes), part.text)));
+        }
         (faults, _) => {
             lines.push(format!("FAULTY: {} seen", say::of(faults, "fault")));
             let first = verdict.first_faults.iter().take(10);
@@ -201,7 +205,7 @@ fn line(text: &mut String, line: String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::report::{FaultReport, fixture};
+    use crate::bench::report::{FaultReport, UnverifiedReport, fixture};
 
     #[test]
     fn the_figures_stand_in_the_table() {
@@ -231,7 +235,11 @@ mod tests {
         assert!(lines[1].contains("standby 17: byte at 0/3000123 differs"));
         report.verdict.faults = 0;
         report.verdict.verified_bytes -= 1;
-        assert!(verdict(&report)[0].contains("all but 1 B of it verified, nothing false"));
+        let (reason, text) = ("cut".to_owned(), "cut off".to_owned());
+        report.verdict.unverified = vec![UnverifiedReport { reason, text, bytes: 1 }];
+        let lines = verdict(&report);
+        assert!(lines[0].ends_with("of it verified, nothing false in it; not verified:"));
+        assert_eq!(lines[1], "  1 B cut off");
         report.plan.verify = "off".to_owned();
         assert!(verdict(&report)[0].contains("not looked at"));
     }

@@ -6,9 +6,9 @@ use super::source::Source;
 use super::timeline::{INTERVAL, Phase, Timeline, Watch};
 use super::{Outcome, RunFault, RunPlan};
 use crate::bench::report::{
-    CpuReport, FaultReport, GroupReport, Latency, MemoryReport, Results, Verdict,
+    CpuReport, FaultReport, GroupReport, Latency, MemoryReport, Results, UnverifiedReport, Verdict,
 };
-use crate::bench::standbys::{self, Fleet, FleetResult, Group};
+use crate::bench::standbys::{self, Fleet, FleetResult, Group, Sums, Unverified};
 use crate::wal::Lsn;
 use std::time::{Duration, Instant};
 
@@ -274,12 +274,73 @@ pub(super) fn verdict(result: &FleetResult, early: Early) -> Verdict {
         lsn: fault.at.to_string(),
         text: fault.text.clone(),
     };
+    let (received, sums) = (result.end.bytes, result.end.sums);
+    let mut problems = early.problems;
+    problems.extend(difference(received, sums));
     Verdict {
         faults: result.fault_count,
         first_faults: result.faults.iter().map(fault).collect(),
-        problems: early.problems,
+        problems,
         interrupted: early.interrupted,
-        received_bytes: result.end.bytes,
-        verified_bytes: result.end.verified_bytes,
+        received_bytes: received,
+        verified_bytes: sums.verified,
+        unverified: unverified(sums),
+    }
+}
+
+/// What was received is counted by the streams' positions, what it turned out to be by
+/// the checks: a run in which the two differ proves nothing.
+fn difference(received: u64, sums: Sums) -> Option<String> {
+    let judged = sums.total();
+    (judged != received).then(|| {
+        format!(
+            "the standbys' own sums differ: {received} bytes received, {judged} judged, {} of them \
+             verified",
+            sums.verified
+        )
+    })
+}
+
+fn unverified(sums: Sums) -> Vec<UnverifiedReport> {
+    let found = Unverified::ALL.map(|why| UnverifiedReport {
+        reason: why.name().to_owned(),
+        text: why.describe().to_owned(),
+        bytes: sums.unverified(why),
+    });
+    found.into_iter().filter(|part| part.bytes > 0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::standbys::FleetProgress;
+    use hdrhistogram::Histogram;
+
+    #[test]
+    fn sums_that_differ_fail_a_run() {
+        let result = |bytes, verified| {
+            let sums = Sums::of_verified(verified);
+            let end = FleetProgress { bytes, sums, ..FleetProgress::default() };
+            FleetResult {
+                groups: Vec::new(),
+                first: Histogram::new(3).unwrap(),
+                last: Histogram::new(3).unwrap(),
+                incomplete_commits: 0,
+                connect: Histogram::new(3).unwrap(),
+                storms: Vec::new(),
+                faults: Vec::new(),
+                fault_count: 0,
+                end,
+            }
+        };
+        assert!(verdict(&result(1000, 1000), Early::default()).is_good());
+        for verified in [999, 1001] {
+            let verdict = verdict(&result(1000, verified), Early::default());
+            assert!(!verdict.is_good());
+            assert!(
+                verdict.problems[0].contains("sums differ: 1000 bytes received"),
+                "{verdict:?}"
+            );
+        }
     }
 }

@@ -18,6 +18,7 @@ mod plan;
 mod scout;
 mod shared;
 mod standby;
+mod sums;
 mod verify;
 mod worker;
 
@@ -27,6 +28,7 @@ pub use plan::{
     TruthFrom, Verify,
 };
 pub use scout::{Identity, identify};
+pub use sums::{Sums, Unverified};
 
 use self::outcome::histogram;
 use self::shared::{Counts, Shared};
@@ -96,7 +98,7 @@ impl Fleet {
             bytes: counts.bytes,
             messages: counts.messages,
             replies: counts.replies,
-            verified_bytes: counts.verified_bytes,
+            sums: counts.sums,
             slowest: lsn(received.first()),
             median: lsn(received.get(received.len() / 2)),
             fastest: lsn(received.last()),
@@ -152,7 +154,7 @@ impl Fleet {
                 messages: counts.messages,
                 replies: counts.replies,
                 reconnects: counts.reconnects,
-                verified_bytes: counts.verified_bytes,
+                sums: counts.sums,
                 each,
                 forgotten,
             });

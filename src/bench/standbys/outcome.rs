@@ -1,6 +1,7 @@
 //! What a fleet has to say, while it runs and at its end.
 
 use super::plan::Group;
+use super::sums::Sums;
 use crate::bench::clock::Nanos;
 use crate::wal::Lsn;
 use hdrhistogram::Histogram;
@@ -23,8 +24,9 @@ pub struct FleetProgress {
     pub messages: u64,
     /// Status updates sent.
     pub replies: u64,
-    /// WAL found to be what it has to be.
-    pub verified_bytes: u64,
+    /// What the received WAL has turned out to be. Their total is what was received once
+    /// the fleet has stopped; before, some of it waits for more to come.
+    pub sums: Sums,
     /// Received position of the good one that is furthest behind; 0/0 until all of them
     /// have streamed.
     pub slowest: Lsn,
@@ -83,8 +85,9 @@ pub struct GroupResult {
     pub replies: u64,
     /// Streams that began anew.
     pub reconnects: u64,
-    /// WAL found to be what it has to be.
-    pub verified_bytes: u64,
+    /// What the received WAL turned out to be. What was received before the mark may have
+    /// waited for more until after it.
+    pub sums: Sums,
     /// Nanoseconds from a commit's time to its receipt, each by each.
     pub each: Histogram<u64>,
     /// Receipts that came too late to be judged: the commit was forgotten.

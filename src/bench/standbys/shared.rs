@@ -5,6 +5,7 @@ use super::first_last::FirstLast;
 use super::outcome::{Fault, StormSeen};
 use super::plan::{FleetPlan, Group};
 use super::scout::Identity;
+use super::sums::Sums;
 use super::verify::Common;
 use crate::bench::clock::Nanos;
 use crate::wal::Lsn;
@@ -60,7 +61,7 @@ pub(super) struct Counts {
     pub(super) messages: u64,
     pub(super) replies: u64,
     pub(super) reconnects: u64,
-    pub(super) verified_bytes: u64,
+    pub(super) sums: Sums,
 }
 
 impl Counts {
@@ -70,7 +71,7 @@ impl Counts {
             messages: self.messages + other.messages,
             replies: self.replies + other.replies,
             reconnects: self.reconnects + other.reconnects,
-            verified_bytes: self.verified_bytes + other.verified_bytes,
+            sums: self.sums + other.sums,
         }
     }
 
@@ -80,7 +81,7 @@ impl Counts {
             messages: self.messages - earlier.messages,
             replies: self.replies - earlier.replies,
             reconnects: self.reconnects - earlier.reconnects,
-            verified_bytes: self.verified_bytes - earlier.verified_bytes,
+            sums: self.sums - earlier.sums,
         }
     }
 }
@@ -89,7 +90,7 @@ impl Counts {
 #[derive(Debug, Default)]
 pub(super) struct Board {
     pub(super) states: [AtomicU64; 4],
-    counts: [AtomicU64; 5],
+    counts: [AtomicU64; 10],
 }
 
 impl Board {
@@ -97,17 +98,18 @@ impl Board {
         for (shown, count) in self.states.iter().zip(states) {
             shown.store(*count as u64, Ordering::Relaxed);
         }
-        let Counts { bytes, messages, replies, reconnects, verified_bytes } = *counts;
-        let all = [bytes, messages, replies, reconnects, verified_bytes];
+        let Counts { bytes, messages, replies, reconnects, sums } = *counts;
+        let [a, b, c, d, e, f] = sums.to_array();
+        let all = [bytes, messages, replies, reconnects, a, b, c, d, e, f];
         for (shown, count) in self.counts.iter().zip(all) {
             shown.store(count, Ordering::Relaxed);
         }
     }
 
     pub(super) fn counts(&self) -> Counts {
-        let all: [u64; 5] = std::array::from_fn(|n| self.counts[n].load(Ordering::Relaxed));
-        let [bytes, messages, replies, reconnects, verified_bytes] = all;
-        Counts { bytes, messages, replies, reconnects, verified_bytes }
+        let all: [u64; 10] = std::array::from_fn(|n| self.counts[n].load(Ordering::Relaxed));
+        let [bytes, messages, replies, reconnects, sums @ ..] = all;
+        Counts { bytes, messages, replies, reconnects, sums: Sums::from_array(sums) }
     }
 }
 

@@ -4,7 +4,11 @@
 //! of the window gets a walk of its own, which begins early enough that nothing remains
 //! unchecked between the two.
 
+mod walk;
+
+use self::walk::Walk;
 use super::plan::{TruthFrom, Verify};
+use super::sums::{Sums, Unverified};
 use crate::bench::truth::{At, Piece, Truth};
 use crate::wal::{Lsn, PageRules, Walker};
 use bytes::Bytes;
@@ -125,18 +129,19 @@ pub(super) struct Verifier {
 pub(super) struct Check {
     walk: Option<Box<Walk>>,
     sum: u32,
+    /// Bytes of the block that the sum is of.
+    summed: u64,
     /// The sum covers its block from the start.
     whole: bool,
 }
 
-#[derive(Debug)]
-struct Walk {
-    walker: Walker,
-    /// Everything before is counted as verified, or never will be.
-    counted: Lsn,
-    /// The truth reaches from here on again: the walk ends with the record that begins
-    /// before.
-    until: Option<Lsn>,
+impl Check {
+    /// The stream is over. Returns what becomes of the bytes that waited for more.
+    pub(super) fn close(&mut self) -> Sums {
+        let Self { walk, summed, .. } = std::mem::take(self);
+        walk.map_or_else(Sums::default, |walk| walk.close())
+            + Sums::of_unverified(Unverified::BlockNotWhole, summed)
+    }
 }
 
 impl Verifier {
@@ -144,16 +149,17 @@ impl Verifier {
         Self { common, mode, recent: Default::default(), next: 0 }
     }
 
-    /// The next WAL of a standby. Returns how many bytes have turned out to be right.
-    pub(super) fn check(&mut self, check: &mut Check, at: Lsn, wal: &[u8]) -> Result<u64, Wrong> {
+    /// The next WAL of a standby. Returns what these bytes, and those that waited for
+    /// them, have turned out to be.
+    pub(super) fn check(&mut self, check: &mut Check, at: Lsn, wal: &[u8]) -> Result<Sums, Wrong> {
         match self.mode {
             Verify::Full => self.compare(check, at, wal),
             Verify::Crc => self.sum(check, at, wal),
-            Verify::Off => Ok(0),
+            Verify::Off => Ok(Sums::of_unverified(Unverified::NotChecked, wal.len() as u64)),
         }
     }
 
-    fn compare(&mut self, check: &mut Check, at: Lsn, wal: &[u8]) -> Result<u64, Wrong> {
+    fn compare(&mut self, check: &mut Check, at: Lsn, wal: &[u8]) -> Result<Sums, Wrong> {
         let end = at.saturating_add(wal.len() as u64);
         let truth_end = self.common.truth.end();
         if self.common.from == TruthFrom::FirstReceiver && end > truth_end {
@@ -162,14 +168,17 @@ impl Verifier {
         let covered = self.compare_with_truth(at, wal)?;
         let lagging = truth_end.bytes_since(at) > self.common.truth.window() / 2;
         if covered && !lagging && check.walk.is_none() {
-            return Ok(wal.len() as u64);
+            return Ok(Sums::of_verified(wal.len() as u64));
         }
         let walk = check.walk.get_or_insert_with(|| Walk::begin(&self.common.rules, at));
-        let proven = walk.feed(at, wal, covered)?;
-        if covered && !lagging && walk.is_over() {
+        if !covered {
+            return walk.take_unknown(at, wal);
+        }
+        let sums = walk.take_compared(at, wal)?;
+        if !lagging && walk.is_settled() {
             check.walk = None;
         }
-        Ok(proven)
+        Ok(sums + Sums::of_verified(wal.len() as u64))
     }
 
     /// False: the truth does not have all of it, or no longer.
@@ -212,8 +221,8 @@ impl Verifier {
         Some(place)
     }
 
-    fn sum(&mut self, check: &mut Check, at: Lsn, wal: &[u8]) -> Result<u64, Wrong> {
-        let (mut at, mut rest, mut proven) = (at, wal, 0);
+    fn sum(&mut self, check: &mut Check, at: Lsn, wal: &[u8]) -> Result<Sums, Wrong> {
+        let (mut at, mut rest, mut sums) = (at, wal, Sums::default());
         while !rest.is_empty() {
             if at.raw() % BLOCK == 0 {
                 (check.sum, check.whole) = (0, true);
@@ -221,63 +230,35 @@ impl Verifier {
             let left = usize::try_from(BLOCK - at.raw() % BLOCK).unwrap_or(usize::MAX);
             let (piece, behind) = rest.split_at(left.min(rest.len()));
             check.sum = crc32c::crc32c_append(check.sum, piece);
+            check.summed += piece.len() as u64;
             let block = at.raw() / BLOCK;
             at = at.saturating_add(piece.len() as u64);
             rest = behind;
-            if piece.len() == left && check.whole {
-                let start = Lsn::new(block.saturating_mul(BLOCK));
-                match self.common.sum(block, check.sum) {
-                    Some(sum) if sum == check.sum => proven += BLOCK,
-                    Some(sum) => {
-                        let found = check.sum;
-                        let text = format!(
-                            "WAL from {start} to {at} differs: expected CRC {sum:08X}, received \
-                             {found:08X}"
-                        );
-                        return Err(Wrong { at: start, text });
-                    }
-                    None => {}
-                }
+            if piece.len() == left {
+                sums += self.judge(check, block)?;
             }
         }
-        Ok(proven)
-    }
-}
-
-impl Walk {
-    fn begin(rules: &PageRules, at: Lsn) -> Box<Self> {
-        let start = at.page_ceil();
-        Box::new(Self { walker: Walker::new(rules.clone(), start), counted: start, until: None })
+        Ok(sums)
     }
 
-    /// Returns how many bytes have turned out to be right, those compared included.
-    fn feed(&mut self, at: Lsn, wal: &[u8], covered: bool) -> Result<u64, Wrong> {
-        let end = at.saturating_add(wal.len() as u64);
-        let before = usize::try_from(self.walker.position().bytes_since(at)).unwrap_or(usize::MAX);
-        if let Some(new) = wal.get(before..).filter(|new| !new.is_empty()) {
-            let fed = self.walker.feed(new);
-            fed.map_err(|fault| Wrong { at: fault.at, text: fault.to_string() })?;
+    /// What the bytes of a block that has ended turned out to be.
+    fn judge(&self, check: &mut Check, block: u64) -> Result<Sums, Wrong> {
+        let (bytes, found) = (std::mem::take(&mut check.summed), check.sum);
+        if !check.whole {
+            return Ok(Sums::of_unverified(Unverified::BlockNotWhole, bytes));
         }
-        let begun = self.walker.proven_from().unwrap_or(end);
-        let proven = self.walker.record_end();
-        let from = self.counted.max(begun);
-        if !covered {
-            self.until = None;
-            self.counted = from.max(proven);
-            return Ok(proven.bytes_since(from));
+        match self.common.sum(block, found) {
+            Some(sum) if sum == found => Ok(Sums::of_verified(bytes)),
+            Some(sum) => {
+                let start = Lsn::new(block.saturating_mul(BLOCK));
+                let end = start.saturating_add(BLOCK);
+                let text = format!(
+                    "WAL from {start} to {end} differs: expected CRC {sum:08X}, received {found:08X}"
+                );
+                Err(Wrong { at: start, text })
+            }
+            None => Ok(Sums::of_unverified(Unverified::BlockWithoutSum, bytes)),
         }
-        let until = *self.until.get_or_insert(at);
-        let gap = proven.min(until).bytes_since(from);
-        self.counted = self.counted.max(proven.min(until));
-        if proven >= until {
-            self.counted = self.counted.max(end);
-        }
-        Ok(gap + wal.len() as u64)
-    }
-
-    /// Everything before the place where the truth took over is proven.
-    fn is_over(&self) -> bool {
-        self.until.is_some_and(|until| self.walker.record_end() >= until)
     }
 }
 
@@ -333,19 +314,29 @@ mod tests {
         }
     }
 
-    /// Feeds `wal` in pieces; the verified bytes.
+    /// Feeds `wal` in pieces; what the bytes turned out to be.
+    fn feed_all(
+        verifier: &mut Verifier,
+        check: &mut Check,
+        from: Lsn,
+        wal: &[u8],
+    ) -> Result<Sums, Wrong> {
+        let (mut at, mut sums) = (from, Sums::default());
+        for piece in wal.chunks(7777) {
+            sums += verifier.check(check, at, piece)?;
+            at = at.saturating_add(piece.len() as u64);
+        }
+        Ok(sums)
+    }
+
+    /// Likewise; the verified bytes.
     fn feed(
         verifier: &mut Verifier,
         check: &mut Check,
         from: Lsn,
         wal: &[u8],
     ) -> Result<u64, Wrong> {
-        let (mut at, mut proven) = (from, 0);
-        for piece in wal.chunks(7777) {
-            proven += verifier.check(check, at, piece)?;
-            at = at.saturating_add(piece.len() as u64);
-        }
-        Ok(proven)
+        feed_all(verifier, check, from, wal).map(|sums| sums.verified)
     }
 
     #[test]
@@ -441,4 +432,103 @@ mod tests {
         let wrong = feed(&mut verifier, &mut Check::default(), START, &wal).unwrap_err();
         assert!(wrong.text.contains("incorrect resource manager data checksum"), "{}", wrong.text);
     }
+
+    /// Records that end long after the window's edge was crossed.
+    fn long_records() -> Vec<u8> {
+        let rules = rules();
+        let mut synth = Synth::new(rules.system, rules.size, rules.tli, MAGIC, START);
+        synth.record(&[7; 1000]);
+        synth.record(&[8; 600_000]);
+        synth.record(&[9; 600_000]);
+        synth.take_bytes().1.to_vec()
+    }
+
+    #[test]
+    fn a_laggard_at_the_edge_counts_each_byte_once() {
+        let wal = long_records();
+        let common = common(100_000, TruthFrom::Primary);
+        append(&common, &wal[..40_000]);
+        let mut verifier = Verifier::new(Arc::clone(&common), Verify::Full);
+        let mut check = Check::default();
+        let (mut at, mut verified) = (0, 0);
+        let mut go_on = |written: usize, to: usize| {
+            let known = common.truth.end().bytes_since(START) as usize;
+            append(&common, &wal[known..written]);
+            let from = START.saturating_add(at as u64);
+            verified += feed(&mut verifier, &mut check, from, &wal[at..to]).unwrap();
+            at = to;
+            verified
+        };
+        assert_eq!(go_on(95_000, 20_000), 20_000, "inside the window, and lagging");
+        assert!(go_on(300_000, 250_000) < 250_000, "outside it, in a record");
+        go_on(300_000, 300_000);
+        assert!(go_on(500_000, 350_000) < 350_000, "outside again, in the same record");
+        assert_eq!(go_on(wal.len(), wal.len()), wal.len() as u64);
+    }
+
+    #[test]
+    fn what_is_not_verified_has_a_reason() {
+        let wal = long_records();
+        let all = |common: &Arc<Common>, mode, from: usize, to: usize| {
+            let mut verifier = Verifier::new(Arc::clone(common), mode);
+            let mut check = Check::default();
+            let at = START.saturating_add(from as u64);
+            let sums = feed_all(&mut verifier, &mut check, at, &wal[from..to]).unwrap();
+            sums + check.close()
+        };
+        let small = common(100_000, TruthFrom::Primary);
+        append(&small, &wal);
+        // It begins in the second record, outside the window, and ends in the third.
+        let sums = all(&small, Verify::Full, 8192 * 10, 1_000_000);
+        let begun = sums.unverified(Unverified::RecordBegunBefore);
+        assert!((515_000..540_000).contains(&begun), "{sums:?}");
+        let ended = sums.unverified(Unverified::RecordNotEnded);
+        assert!((390_000..400_000).contains(&ended), "{sums:?}");
+        assert_eq!(sums.total(), 1_000_000 - 81_920);
+        // It sees no record begin.
+        let sums = all(&small, Verify::Full, 8192 * 10, 8192 * 20);
+        assert_eq!(sums, Sums::of_unverified(Unverified::RecordBegunBefore, 81_920));
+
+        let sums = all(&small, Verify::Off, 0, 50_000);
+        assert_eq!(sums, Sums::of_unverified(Unverified::NotChecked, 50_000));
+        let sums = all(&small, Verify::Crc, 8192, wal.len());
+        assert_eq!(sums, Sums::of_unverified(Unverified::BlockNotWhole, wal.len() as u64 - 8192));
+        let received = common(64 << 20, TruthFrom::FirstReceiver);
+        let sums = all(&received, Verify::Crc, 0, wal.len());
+        assert_eq!(sums.unverified(Unverified::BlockWithoutSum), BLOCK);
+        assert_eq!(all(&received, Verify::Crc, 0, wal.len()).verified, BLOCK);
+    }
+
+    proptest::proptest! {
+        /// Whatever the window and the standby do, each byte is counted once.
+        #[test]
+        fn the_sums_are_what_was_received(
+            start in 0..40usize,
+            steps in proptest::collection::vec((0..200_000usize, 0..200_000usize), 1..40),
+            mode in proptest::sample::select(&[Verify::Full, Verify::Crc, Verify::Off][..]),
+        ) {
+            let wal = long_records();
+            let common = common(100_000, TruthFrom::Primary);
+            append(&common, &wal[..START_PAGES]);
+            let mut verifier = Verifier::new(Arc::clone(&common), mode);
+            let mut check = Check::default();
+            let (begun, mut sums) = (start * 8192, Sums::default());
+            let mut at = begun;
+            for (write, read) in steps {
+                let known = common.truth.end().bytes_since(START) as usize;
+                let written = wal.len().min(known + write);
+                append(&common, &wal[known..written]);
+                let to = written.min(at + read);
+                let from = START.saturating_add(at as u64);
+                sums += feed_all(&mut verifier, &mut check, from, &wal[at..to]).unwrap();
+                at = to;
+                proptest::prop_assert!(sums.total() <= (at - begun) as u64);
+            }
+            sums += check.close();
+            proptest::prop_assert_eq!(sums.total(), (at - begun) as u64);
+        }
+    }
+
+    /// So much is written before the stream of the property above begins.
+    const START_PAGES: usize = 40 * 8192;
 }

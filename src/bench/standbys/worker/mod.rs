@@ -237,6 +237,8 @@ impl Worker {
     fn report(mut self) -> Report {
         for place in 0..self.standbys.len() {
             self.say_goodbye(place);
+            let standby = &mut self.standbys[place];
+            self.counts[standby.group.index()].sums += standby.check.close();
         }
         self.ledger.settle();
         self.publish();

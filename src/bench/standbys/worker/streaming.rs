@@ -5,6 +5,7 @@ use crate::bench::clock::Nanos;
 use crate::bench::standbys::frames::Came;
 use crate::bench::standbys::plan::{Group, Replies, Verify};
 use crate::bench::standbys::standby::{Kind, State};
+use crate::bench::standbys::sums::{Sums, Unverified};
 use crate::wal::Lsn;
 use crate::wire::backend_read::FromServer;
 use crate::wire::copy::ReplyRequest;
@@ -153,6 +154,8 @@ impl Worker {
         let next = if flags.contains(RecvFlags::TRUNC) {
             standby.frames.skip(got);
             standby.at = standby.at.saturating_add(got as u64);
+            self.counts[standby.group.index()].sums +=
+                Sums::of_unverified(Unverified::NotChecked, got as u64);
             Next::Stream
         } else {
             let buffer = std::mem::take(&mut self.buffer);
@@ -187,7 +190,7 @@ impl Worker {
                 }
                 Ok(Some(Came::Wal(wal))) => {
                     match self.verifier.check(&mut standby.check, standby.at, wal) {
-                        Ok(proven) => self.counts[group].verified_bytes += proven,
+                        Ok(sums) => self.counts[group].sums += sums,
                         Err(wrong) => return Next::Fault(wrong.at, wrong.text),
                     }
                     standby.at = standby.at.saturating_add(wal.len() as u64);
@@ -286,6 +289,7 @@ impl Worker {
         let before = standby.kind();
         standby.state = state;
         standby.due = NEVER;
+        self.counts[standby.group.index()].sums += standby.check.close();
         let (after, good) = (standby.kind(), standby.group == Group::Good);
         self.count(before, after);
         if good && before == Kind::Streaming {
