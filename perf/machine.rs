@@ -1,8 +1,9 @@
 //! On what, when and of what was measured.
 
+use crate::git;
 use serde::Serialize;
 use std::fs;
-use std::process::Command;
+use std::path::Path;
 use std::time::SystemTime;
 
 /// The machine and the commit.
@@ -23,7 +24,6 @@ impl Machine {
     pub(crate) fn look(congestion_control: String) -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         Self {
             date: date(SystemTime::now()),
             commit: commit(),
@@ -34,9 +34,15 @@ impl Machine {
                 .and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok())
                 .map_or(0, |kib| (kib + (1 << 19)) >> 20),
             congestion_control,
-            load_average: load.split_whitespace().take(3).collect::<Vec<_>>().join(" "),
+            load_average: load_average(),
         }
     }
+}
+
+/// The load averages of one, five and fifteen minutes.
+pub(crate) fn load_average() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
 }
 
 /// The first line of a file.
@@ -51,19 +57,10 @@ fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 
 /// The commit that this was built from, with a plus when files differ from it.
 fn commit() -> String {
-    let git = |arguments: &[&str]| {
-        let output = Command::new("git")
-            .args(["-C", env!("CARGO_MANIFEST_DIR")])
-            .args(arguments)
-            .output()
-            .ok()?;
-        let text = String::from_utf8(output.stdout).ok()?;
-        output.status.success().then(|| text.trim().to_owned())
-    };
-    let changed = git(&["status", "--porcelain", "--untracked-files=no"]).unwrap_or_default();
-    let mark = if changed.is_empty() { "" } else { "+" };
-    git(&["rev-parse", "--short=12", "HEAD"])
-        .map_or_else(|| "unknown".to_owned(), |hash| format!("{hash}{mark}"))
+    git::work_tree(Path::new(env!("CARGO_MANIFEST_DIR"))).map_or_else(
+        || "unknown".to_owned(),
+        |tree| format!("{}{}", tree.head, if tree.clean { "" } else { "+" }),
+    )
 }
 
 /// A day as ISO 8601 writes it, in UTC.

@@ -6,6 +6,7 @@
 
 mod fault;
 mod floor;
+mod git;
 mod load;
 mod machine;
 mod network;
@@ -14,6 +15,7 @@ mod process;
 mod report;
 mod rows;
 mod servers;
+mod versus;
 mod wait;
 
 use clap::Parser as _;
@@ -51,13 +53,15 @@ fn perf(options: &Options) -> Outcome {
     if cfg!(debug_assertions) && !options.quick {
         return Err(Fault::new("only a release build is worth measuring: --release, or --quick"));
     }
+    if let Some((first, names)) = options.rows.split_first()
+        && first == "versus"
+    {
+        return versus(options, names);
+    }
     let rows = rows::chosen(&options.rows)?;
     // First of all: it may begin the process anew.
     let congestion_control = network::isolate()?;
-    let walhub = match &options.walhub {
-        Some(path) => path.clone(),
-        None => build()?,
-    };
+    let walhub = measured(options)?;
     let programs = Programs::find()?;
     let place = Workplace::new(&options.directory)?;
     let keeper = Keeper::new(Machine::look(congestion_control), options);
@@ -73,12 +77,27 @@ fn perf(options: &Options) -> Outcome {
     place.remove()
 }
 
+/// Compares two binaries; needs no PostgreSQL.
+fn versus(options: &Options, rows: &[String]) -> Outcome {
+    // First of all: it may begin the process anew.
+    let congestion_control = network::isolate()?;
+    versus::versus(options, rows, &measured(options)?, congestion_control)
+}
+
+/// The walhub to measure.
+fn measured(options: &Options) -> Outcome<PathBuf> {
+    options.walhub.clone().map_or_else(build, Ok)
+}
+
 fn list() -> Outcome {
-    let mut terminal = std::io::stdout().lock();
+    let mut text = String::new();
     for row in ROWS {
-        writeln!(terminal, "{:16} {}", row.name, row.what).during("standard output")?;
+        text += &format!("{:16} {}\n", row.name, row.what);
     }
-    Ok(())
+    for (name, what) in versus::list() {
+        text += &format!("versus {name:16} {what}\n");
+    }
+    std::io::stdout().write_all(text.as_bytes()).during("standard output")
 }
 
 /// Brings the binary beside this one up to date: a stale one would be measured under

@@ -8,9 +8,18 @@ use std::time::Duration;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "perf", max_term_width = 100)]
 pub(crate) struct Options {
-    /// Which rows: names, or "all"; "list" names them, "summary" reads their results
+    /// Which rows: names, or "all"; "list" names them, "summary" reads their results;
+    /// "versus" and its rows compare two binaries
     #[arg(required = true)]
     pub(crate) rows: Vec<String>,
+
+    /// versus: the walhub to compare with
+    #[arg(long)]
+    pub(crate) old: Option<PathBuf>,
+
+    /// versus: how many times each binary is measured
+    #[arg(long, default_value_t = 20)]
+    pub(crate) pairs: usize,
 
     /// How often each server is measured; the servers take turns
     #[arg(long, default_value_t = 5)]
@@ -42,6 +51,11 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// Further flags for `walhub serve`.
+    pub(crate) fn serve_flags(&self) -> impl Iterator<Item = &str> {
+        self.serve_flags.split_whitespace()
+    }
+
     /// How often each server is measured.
     pub(crate) fn repeats(&self) -> usize {
         if self.quick { 1 } else { self.repeats.max(1) }

@@ -81,7 +81,7 @@ impl Keeper {
 }
 
 /// Where results are kept.
-pub(super) fn usual_folder() -> PathBuf {
+pub(crate) fn usual_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("perf/results")
 }
 

@@ -6,10 +6,11 @@ mod samples;
 mod summary;
 mod table;
 
-pub(crate) use keep::{Keeper, KeptPlot};
+pub(crate) use keep::{Keeper, KeptPlot, usual_folder};
 pub(crate) use plot::{Curve, plot};
 pub(crate) use samples::{Samples, median};
 pub(crate) use summary::summary;
+pub(crate) use table::{number, table};
 
 use serde::{Deserialize, Serialize};
 

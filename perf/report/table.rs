@@ -3,7 +3,7 @@
 use super::{Bound, Goal, Report};
 
 /// Three figures that mean something.
-pub(super) fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         v if !v.is_finite() => "-".to_owned(),
         0.0 => "0".to_owned(),
@@ -65,7 +65,7 @@ fn goal(goal: &Goal) -> Vec<String> {
 }
 
 /// Appends one table, its columns aligned.
-pub(super) fn table(out: &mut String, head: Vec<String>, rows: Vec<Vec<String>>) {
+pub(crate) fn table(out: &mut String, head: Vec<String>, rows: Vec<Vec<String>>) {
     let width = |column: usize| {
         let cells = rows.iter().chain([&head]).filter_map(|row| row.get(column));
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(3)

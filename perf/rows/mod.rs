@@ -90,7 +90,7 @@ impl<'a> Run<'a> {
             place: self.place,
             programs: self.programs,
             walhub: self.walhub.clone(),
-            serve_flags: self.options.serve_flags.split_whitespace().map(str::to_owned).collect(),
+            serve_flags: self.options.serve_flags().map(str::to_owned).collect(),
             standbys,
             segment_mib: 16,
             first_segment: None,

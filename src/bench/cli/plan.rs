@@ -40,7 +40,7 @@ pub(super) fn run(flags: RunFlags) -> Result<RunPlan, Mistake> {
 
 fn server(flags: RunFlags) -> Result<ServerPlan, Mistake> {
     let Some(text) = flags.target else {
-        let mut hub = HubOptions { flags: Vec::new(), directory: flags.directory };
+        let mut hub = HubOptions { directory: flags.directory, ..HubOptions::default() };
         let own = [
             ("--cores", flags.cores.map(|cores| cores.to_string())),
             ("--wal-buffers", flags.wal_buffers),

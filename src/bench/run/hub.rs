@@ -26,6 +26,8 @@ pub const CHILD: &str = "hub-of-this-run";
 /// What the hub is told.
 #[derive(Debug, Clone, Default)]
 pub struct HubOptions {
+    /// The walhub to run; none is this program.
+    pub program: Option<PathBuf>,
     /// Flags of `walhub serve`.
     pub flags: Vec<String>,
     /// Where its temporary directory is.
@@ -57,7 +59,10 @@ impl HubProcess {
         let output = File::create(&log).map_err(system("create the hub's log"))?;
         let errors = output.try_clone().map_err(system("open the hub's log twice"))?;
         let port = free_port().map_err(system("find a free port"))?;
-        let program = std::env::current_exe().map_err(system("find this program"))?;
+        let program = match &options.program {
+            Some(program) => program.clone(),
+            None => std::env::current_exe().map_err(system("find this program"))?,
+        };
         let mut command = Command::new(program);
         // A run is what its arguments say, not what somebody's hub is set to.
         for (name, _) in std::env::vars_os() {
