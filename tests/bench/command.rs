@@ -1,11 +1,12 @@
 //! The binary, run to its end or in the background.
 
-use rustix::process::{Pid, Signal, kill_process};
+use crate::support::process::{Process, family};
+use rustix::process::{Pid, Signal};
 use std::fmt;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -43,16 +44,16 @@ pub(crate) fn bench(args: &[&str]) -> Finished {
 
 /// A command that runs; dropped, it is killed.
 pub(crate) struct Running {
-    child: Child,
+    process: Process,
     lines: Receiver<String>,
     seen: String,
 }
 
 pub(crate) fn bench_in_background(args: &[&str]) -> Running {
-    let mut child = command(&[&["bench"], args].concat()).spawn().unwrap();
+    let mut process = Process::start(&mut command(&[&["bench"], args].concat()));
     let (to, lines) = channel();
-    let errors = child.stderr.take().unwrap();
-    let output = child.stdout.take().unwrap();
+    let errors = process.child().stderr.take().unwrap();
+    let output = process.child().stdout.take().unwrap();
     let other = to.clone();
     std::thread::spawn(move || {
         for line in BufReader::new(errors).lines().map_while(Result::ok) {
@@ -64,16 +65,16 @@ pub(crate) fn bench_in_background(args: &[&str]) -> Running {
             drop(other.send(line));
         }
     });
-    Running { child, lines, seen: String::new() }
+    Running { process, lines, seen: String::new() }
 }
 
 impl Running {
     pub(crate) fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
+        self.process.pid()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(self.pid(), signal).unwrap();
+        self.process.signal(signal);
     }
 
     /// Waits for a line with `part`, of either output.
@@ -92,7 +93,7 @@ impl Running {
 
     /// Waits for its end; both outputs are in `stdout`.
     pub(crate) fn finish(mut self) -> Finished {
-        let status = self.child.wait().unwrap();
+        let status = self.process.child().wait().unwrap();
         while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(10)) {
             self.seen += &format!("{line}\n");
         }
@@ -101,23 +102,11 @@ impl Running {
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-/// The children of a process that are hubs.
+/// The descendants of a process that are hubs.
 pub(crate) fn hubs_of(parent: Pid) -> Vec<Pid> {
-    let parent = parent.as_raw_nonzero().to_string();
-    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let fields = text.get(text.rfind(')')? + 1..)?;
-        (fields.split_whitespace().nth(1)? == parent).then(|| Pid::from_raw(pid))?
-    });
-    pids.filter(|pid| arguments(*pid).iter().any(|argument| argument == "serve")).collect()
+    let mut family = family(parent);
+    family.retain(|pid| arguments(*pid).iter().any(|argument| argument == "serve"));
+    family
 }
 
 /// The temporary directory of a hub.
@@ -133,13 +122,4 @@ fn arguments(pid: Pid) -> Vec<String> {
     fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).unwrap();
     let text = String::from_utf8(bytes).unwrap();
     text.split('\0').map(ToOwned::to_owned).collect()
-}
-
-/// Exists and is more than a zombie.
-pub(crate) fn is_running(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-    stat.is_ok_and(|text| {
-        let state = text.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
-        !matches!(state, Some("Z" | "X") | None)
-    })
 }

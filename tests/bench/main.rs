@@ -5,12 +5,15 @@
 )]
 
 mod command;
+#[path = "../support/mod.rs"]
+mod support;
 
-use command::{Finished, bench, bench_in_background, hubs_of, is_running};
-use rustix::process::{Pid, Signal, kill_process};
+use command::{Finished, bench, bench_in_background, hubs_of};
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use std::fs;
 use std::time::{Duration, Instant};
+use support::process::is_running;
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
@@ -176,7 +179,7 @@ fn a_hub_does_not_outlive_its_run() {
     let hubs = hubs_of(run.pid());
     assert_eq!(hubs.len(), 1, "{hubs:?}");
     let scratch = command::scratch_of(hubs[0]);
-    kill_process(run.pid(), Signal::KILL).unwrap();
+    run.signal(Signal::KILL);
     run.finish();
     let deadline = Instant::now() + Duration::from_secs(10);
     while hubs.iter().any(|hub: &Pid| is_running(*hub)) {

@@ -5,7 +5,7 @@ use crate::client::Client;
 use crate::cluster::{Cluster, assert_converged};
 use crate::hub::Hub;
 use crate::load::{self, Load};
-use crate::process;
+use crate::process::Process;
 use crate::scene::Scene;
 use crate::streaming::wait_connected;
 use crate::wait;
@@ -297,7 +297,7 @@ fn a_record_that_the_fence_cuts_makes_nobody_diverge() {
 }
 
 /// Large records without an end, until dropped.
-struct WriteOn(std::process::Child);
+struct WriteOn(#[expect(dead_code, reason = "held to be dropped")] Process);
 
 impl WriteOn {
     fn start(scene: &Scene, primary: &Cluster<'_>) -> Self {
@@ -307,14 +307,7 @@ impl WriteOn {
             "select count(pg_logical_emit_message(false, 'load', repeat(md5(n::text), 200))) \
              from generate_series(1, 10000000) n",
         );
-        Self(client.stdout(out).stderr(err).spawn().unwrap())
-    }
-}
-
-impl Drop for WriteOn {
-    fn drop(&mut self) {
-        process::signal(process::pid_of(&self.0), Signal::KILL);
-        drop(self.0.wait());
+        Self(Process::start(client.stdout(out).stderr(err)))
     }
 }
 

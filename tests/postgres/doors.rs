@@ -4,6 +4,7 @@ use crate::client::{Client, startup_packet};
 use crate::cluster::Cluster;
 use crate::hub::{self, Hub};
 use crate::load;
+use crate::process::Process;
 use crate::scene::{Port, Scene};
 use crate::streaming::wait_connected;
 use crate::wait;
@@ -36,20 +37,14 @@ fn settings_come_from_the_environment_too() {
     let scene = Scene::new();
     let port = Port::reserve();
     let (_, out, err) = scene.log("hub");
-    let mut server = hub::command()
-        .arg("serve")
-        .env("WALHUB_DIRECTORY", scene.path("hub"))
-        .env("WALHUB_PRIMARY_CONNINFO", NOBODY)
-        .env("WALHUB_PORT", port.number().to_string())
-        .stdout(out)
-        .stderr(err)
-        .spawn()
-        .unwrap();
+    let mut serve = hub::command();
+    serve.arg("serve").env("WALHUB_DIRECTORY", scene.path("hub"));
+    serve.env("WALHUB_PRIMARY_CONNINFO", NOBODY).env("WALHUB_PORT", port.number().to_string());
+    let mut server = Process::start(serve.stdout(out).stderr(err));
     wait::until("it listens", || {
-        assert!(server.try_wait().unwrap().is_none(), "it did not start");
+        assert!(server.ended().is_none(), "it did not start");
         TcpStream::connect((Ipv4Addr::LOCALHOST, port.number())).is_ok()
     });
-    crate::process::kill_family(&mut server);
 }
 
 #[test]

@@ -4,35 +4,29 @@
 use crate::cluster::Cluster;
 use crate::hub::Hub;
 use crate::load;
-use crate::process;
+use crate::process::Process;
 use crate::scene::Scene;
 use crate::streaming::wait_connected;
 use crate::wait;
-use rustix::process::Signal;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// A query that holds a snapshot until dropped.
-struct LongQuery(Child);
+struct LongQuery(Process);
 
 impl LongQuery {
     fn start(scene: &Scene, standby: &Cluster<'_>) -> Self {
         let (_, out, err) = scene.log("long-query");
-        let child = standby
-            .programs
-            .client("psql")
-            .args(["-XAtq", "-d", &standby.conninfo()])
+        let mut psql = standby.programs.client("psql");
+        psql.args(["-XAtq", "-d", &standby.conninfo()])
             .args(["-c", "begin transaction isolation level repeatable read"])
-            .args(["-c", "select count(*) from t", "-c", "select pg_sleep(3600)"])
-            .stdout(out)
-            .stderr(err)
-            .spawn()
-            .unwrap();
+            .args(["-c", "select count(*) from t", "-c", "select pg_sleep(3600)"]);
+        let process = Process::start(psql.stdout(out).stderr(err));
         wait::until("the long query runs", || {
             standby.count("select count(*) from pg_stat_activity where query like '%pg_sleep(3%'")
                 == 2
         });
-        Self(child)
+        Self(process)
     }
 
     /// Ends the query at the server, too.
@@ -41,16 +35,7 @@ impl LongQuery {
             "select pg_terminate_backend(pid) from pg_stat_activity \
              where query like 'select pg_sleep(3600)%'",
         );
-        drop(self.0.wait());
-    }
-}
-
-impl Drop for LongQuery {
-    fn drop(&mut self) {
-        if matches!(self.0.try_wait(), Ok(None)) {
-            process::signal(process::pid_of(&self.0), Signal::KILL);
-            drop(self.0.wait());
-        }
+        wait::until("the long query's psql ends", || self.0.ended().is_some());
     }
 }
 
@@ -166,19 +151,16 @@ const COMMIT: Duration = Duration::from_secs(3);
 
 /// Does a commit with this `synchronous_commit` return? One that does not is ended.
 fn commits(primary: &Cluster<'_>, level: &str) -> bool {
-    let mut psql = primary
-        .programs
-        .client("psql")
-        .args(["-XAtq", "-d", &primary.conninfo()])
+    let mut psql = primary.programs.client("psql");
+    psql.args(["-XAtq", "-d", &primary.conninfo()])
         .args(["-c", &format!("set synchronous_commit = {level}")])
         .args(["-c", "insert into t values (1)"])
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+        .stderr(Stdio::null());
+    let mut psql = Process::start(&mut psql);
     let end = Instant::now() + COMMIT;
     while Instant::now() < end {
-        if psql.try_wait().unwrap().is_some_and(|status| status.success()) {
+        if psql.ended().is_some_and(|status| status.success()) {
             return true;
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -186,7 +168,7 @@ fn commits(primary: &Cluster<'_>, level: &str) -> bool {
     let waiting = "from pg_stat_activity where wait_event = 'SyncRep'";
     wait::until("the waiting commit is ended", || {
         primary.sql(&format!("select pg_terminate_backend(pid) {waiting}"));
-        psql.try_wait().unwrap().is_some()
+        psql.ended().is_some()
     });
     false
 }

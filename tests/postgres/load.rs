@@ -1,13 +1,11 @@
 //! Work for a primary.
 
 use crate::cluster::{Cluster, PASSWORD};
-use crate::process;
+use crate::process::Process;
 use crate::scene::Scene;
-use rustix::process::Signal;
-use std::process::Child;
 
 /// pgbench in the background, until dropped.
-pub(crate) struct Load(Child);
+pub(crate) struct Load(Process);
 
 /// pgbench's tables, about 15 MiB.
 pub(crate) fn prepare(scene: &Scene, primary: &Cluster<'_>) {
@@ -27,33 +25,20 @@ impl Load {
     /// Small transactions from two sessions, as fast as they go.
     pub(crate) fn start(scene: &Scene, primary: &Cluster<'_>) -> Self {
         let (_, out, err) = scene.log("pgbench");
-        let child = primary
-            .programs
-            .client("pgbench")
-            .args(["-n", "-c", "2", "-T", "3600", &primary.conninfo()])
-            .env("PGPASSWORD", PASSWORD)
-            .stdout(out)
-            .stderr(err)
-            .spawn()
-            .unwrap();
-        Self(child)
+        let mut pgbench = primary.programs.client("pgbench");
+        pgbench.args(["-n", "-c", "2", "-T", "3600", &primary.conninfo()]);
+        pgbench.env("PGPASSWORD", PASSWORD).stdout(out).stderr(err);
+        Self(Process::start(&mut pgbench))
     }
 
     /// Ends it; nothing of it is under way afterwards.
     pub(crate) fn stop(self, primary: &Cluster<'_>) {
-        drop(self);
+        drop(self.0);
         crate::wait::until("pgbench's sessions are gone", || {
             primary
                 .count("select count(*) from pg_stat_activity where application_name = 'pgbench'")
                 == 0
         });
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        process::signal(process::pid_of(&self.0), Signal::KILL);
-        drop(self.0.wait());
     }
 }
 

@@ -3,7 +3,7 @@
 //! Every test builds its own world in a folder of its own, on ports of its own, and
 //! may run beside the others: a primary by `initdb`, standbys by `pg_basebackup`, the
 //! hub as the binary that cargo built. The programs come from `tests/get-postgres`.
-//! A test that fails prints the ends of all its logs and leaves its folder behind.
+//! A test that fails prints the ends of all its logs and leaves the logs behind.
 //!
 //! The long forms of some tests are asked for by the environment: `WALHUB_KILLS`,
 //! `WALHUB_PRIMARY_KILLS`, `WALHUB_IDLE_CYCLES`, `WALHUB_SIGSTOP_MB`,
@@ -17,16 +17,15 @@
     reason = "what a failed or skipped test has to say goes to the test's output"
 )]
 
+#[path = "../support/mod.rs"]
+mod support;
+
+use support::{cluster, hub, process, programs, scene, wait};
+
 mod client;
-mod cluster;
-mod hub;
 mod load;
-mod process;
-mod programs;
 mod receivewal;
-mod scene;
 mod segments;
-mod wait;
 
 mod archive;
 mod archiving;

@@ -1,19 +1,18 @@
 //! pg_receivewal, the most demanding receiver: its files can be compared.
 
-use crate::process;
+use crate::process::Process;
 use crate::programs::Programs;
 use crate::scene::Scene;
 use crate::segments::complete_segments;
 use crate::wait;
 use rustix::process::Signal;
 use std::path::{Path, PathBuf};
-use std::process::Child;
 use walhub::wal::lsn::Lsn;
 
 /// A running pg_receivewal. Dropped, it is killed.
 pub(crate) struct Receiver {
     folder: PathBuf,
-    child: Child,
+    process: Process,
 }
 
 impl Receiver {
@@ -27,16 +26,10 @@ impl Receiver {
     ) -> Self {
         let folder = scene.folder(name, programs.account());
         let (_, out, err) = scene.log(name);
-        let child = programs
-            .client("pg_receivewal")
-            .args(["-v", "--status-interval=1", "-d", conninfo, "-D"])
-            .arg(&folder)
-            .args(options)
-            .stdout(out)
-            .stderr(err)
-            .spawn()
-            .unwrap();
-        Self { folder, child }
+        let mut command = programs.client("pg_receivewal");
+        command.args(["-v", "--status-interval=1", "-d", conninfo, "-D"]).arg(&folder);
+        let process = Process::start(command.args(options).stdout(out).stderr(err));
+        Self { folder, process }
     }
 
     /// `pg_receivewal --create-slot`.
@@ -70,24 +63,18 @@ impl Receiver {
 
     /// Waits until it has reached its `--endpos` and ended.
     pub(crate) fn wait_end(&mut self) {
-        let status = wait::eventually("pg_receivewal ends", || self.child.try_wait().unwrap());
+        let status = wait::eventually("pg_receivewal ends", || self.process.ended());
         assert!(status.success(), "pg_receivewal into {}: {status}", self.folder.display());
     }
 
     /// SIGINT, its clean end.
     pub(crate) fn stop(&mut self) {
-        process::signal(process::pid_of(&self.child), Signal::INT);
+        self.process.signal(Signal::INT);
         self.wait_end();
     }
 
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
-    }
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        process::kill_family(&mut self.child);
     }
 }
 

@@ -1,28 +1,30 @@
 //! The hub: the binary that cargo built, as an operator would run it.
 
-use crate::process;
-use crate::scene::{Port, Scene};
-use crate::wait::{self, PATIENCE};
+use super::process::Process;
+use super::scene::{Port, Scene};
+use super::wait::{self, PATIENCE};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use walhub::wal::lsn::Lsn;
 
 /// One hub with its directory. Dropped, it is killed.
+#[derive(Debug)]
 pub(crate) struct Hub<'a> {
     scene: &'a Scene,
+    program: PathBuf,
     name: String,
     directory: PathBuf,
     upstream: String,
     flags: Vec<String>,
     port: Port,
     log: PathBuf,
-    server: Option<Child>,
+    server: Option<Process>,
     /// The hard limit on open files, if it is not the tests' own.
     descriptors: Option<u32>,
 }
@@ -32,6 +34,7 @@ impl<'a> Hub<'a> {
     pub(crate) fn new(scene: &'a Scene, name: &str, upstream: &str) -> Self {
         Self {
             scene,
+            program: built(),
             name: name.to_owned(),
             directory: scene.path(name),
             upstream: upstream.to_owned(),
@@ -49,10 +52,23 @@ impl<'a> Hub<'a> {
         Self::new(scene, name, upstream).started()
     }
 
-    /// One more flag, as `--name=value`.
-    pub(crate) fn flag(mut self, flag: &str) -> Self {
-        self.flags.push(flag.to_owned());
+    /// Another binary than the one that cargo built.
+    pub(crate) fn with_program(mut self, program: &Path) -> Self {
+        program.clone_into(&mut self.program);
         self
+    }
+
+    /// A flag, as `--name=value`.
+    pub(crate) fn flag(mut self, flag: &str) -> Self {
+        self.set_flag(flag);
+        self
+    }
+
+    /// Sets a flag from the next start on, as `--name=value`, whatever it was before.
+    pub(crate) fn set_flag(&mut self, flag: &str) {
+        let name = |flag: &str| flag.split('=').next().map(str::to_owned);
+        self.flags.retain(|known| name(known) != name(flag));
+        self.flags.push(flag.to_owned());
     }
 
     /// May have so many open files at most.
@@ -79,20 +95,24 @@ impl<'a> Hub<'a> {
 
     /// Starts it and waits until it listens.
     pub(crate) fn start(&mut self) {
-        assert!(self.server.is_none(), "{} runs already", self.name);
-        let mut server = self.spawn();
+        self.launch();
         wait::until(&format!("{} listens", self.name), || {
-            assert!(server.try_wait().unwrap().is_none(), "{} did not start", self.name);
+            self.assert_running();
             TcpStream::connect((Ipv4Addr::LOCALHOST, self.port())).is_ok()
         });
-        self.server = Some(server);
     }
 
-    fn spawn(&self) -> Child {
+    /// Starts it; it may not listen yet.
+    pub(crate) fn launch(&mut self) {
+        assert!(self.server.is_none(), "{} runs already", self.name);
+        self.server = Some(self.spawn());
+    }
+
+    fn spawn(&self) -> Process {
         let (_, out, err) = self.scene.log(&self.name);
         let mut command = match self.descriptors {
-            None => command(),
-            Some(most) => limited(most),
+            None => unsteered(Command::new(&self.program)),
+            Some(most) => limited(&self.program, most),
         };
         command
             .arg("serve")
@@ -102,36 +122,33 @@ impl<'a> Hub<'a> {
             .arg(format!("--port={}", self.port()))
             .args(&self.flags)
             .stdout(out)
-            .stderr(err)
-            .spawn()
-            .unwrap()
+            .stderr(err);
+        Process::start(&mut command)
     }
 
     /// Starts it and expects that it ends by itself; what it logged.
     pub(crate) fn refuses_to_start(&self) -> String {
-        let mut server = self.spawn();
-        let status =
-            wait::eventually(&format!("{} gives up", self.name), || server.try_wait().unwrap());
+        let server = self.spawn();
+        let status = server.wait_end(PATIENCE, &format!("{} gives up", self.name));
         assert!(!status.success(), "{} ended with {status}", self.name);
         self.log_text()
     }
 
     /// kill -9.
     pub(crate) fn kill(&mut self) {
-        process::kill_family(&mut self.server.take().unwrap());
+        drop(self.server.take().unwrap());
     }
 
     /// Sends a signal and goes on.
     pub(crate) fn signal(&self, signal: Signal) {
-        process::signal(process::pid_of(self.server.as_ref().unwrap()), signal);
+        self.server.as_ref().unwrap().signal(signal);
     }
 
     /// Waits until it has ended by itself; how it ended and how long that took.
     pub(crate) fn wait_exit(&mut self) -> (ExitStatus, Duration) {
         let begun = Instant::now();
-        let mut server = self.server.take().unwrap();
-        let status =
-            wait::within(PATIENCE, &format!("{} exits", self.name), || server.try_wait().unwrap());
+        let server = self.server.take().unwrap();
+        let status = server.wait_end(PATIENCE, &format!("{} exits", self.name));
         (status, begun.elapsed())
     }
 
@@ -143,8 +160,8 @@ impl<'a> Hub<'a> {
     }
 
     pub(crate) fn assert_running(&mut self) {
-        let server = self.server.as_mut().unwrap();
-        assert!(server.try_wait().unwrap().is_none(), "{} has ended", self.name);
+        let ended = self.server.as_mut().unwrap().ended();
+        assert!(ended.is_none(), "{} has ended: {ended:?}", self.name);
     }
 
     /// Everything it ever logged.
@@ -166,7 +183,8 @@ impl<'a> Hub<'a> {
 
     /// What `walhub inspect --json` says of its directory.
     pub(crate) fn inspect(&self) -> Inspection {
-        let output = command().arg("inspect").arg(&self.directory).arg("--json").output().unwrap();
+        let mut command = unsteered(Command::new(&self.program));
+        let output = command.arg("inspect").arg(&self.directory).arg("--json").output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(
             output.status.success(),
@@ -194,7 +212,7 @@ impl<'a> Hub<'a> {
 
     /// `walhub ctl` for this hub.
     pub(crate) fn ctl(&self) -> Command {
-        let mut command = command();
+        let mut command = unsteered(Command::new(&self.program));
         command.arg("ctl").arg("-D").arg(&self.directory);
         command
     }
@@ -208,7 +226,12 @@ impl<'a> Hub<'a> {
 
     /// Memory that it alone holds, in KiB.
     pub(crate) fn private_kib(&self) -> u64 {
-        process::private_kib(self.server.as_ref().unwrap())
+        self.server.as_ref().unwrap().private_kib()
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.server.as_ref().unwrap().pid().as_raw_nonzero().get().cast_unsigned()
     }
 
     /// How a standby reaches it.
@@ -236,9 +259,7 @@ impl<'a> Hub<'a> {
 
 impl Drop for Hub<'_> {
     fn drop(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            process::kill_family(&mut server);
-        }
+        drop(self.server.take());
         if !thread::panicking() {
             let log = self.log_text();
             assert!(!log.contains("panicked at"), "{} panicked", self.name);
@@ -246,16 +267,21 @@ impl Drop for Hub<'_> {
     }
 }
 
-/// The binary, with nothing in the environment that could steer it.
-pub(crate) fn command() -> Command {
-    unsteered(Command::new(env!("CARGO_BIN_EXE_walhub")))
+/// The binary that cargo built for this test.
+fn built() -> PathBuf {
+    option_env!("CARGO_BIN_EXE_walhub").map(PathBuf::from).unwrap_or_default()
 }
 
-/// The same with a limit on open files.
-fn limited(descriptors: u32) -> Command {
+/// That binary, with nothing in the environment that could steer it.
+pub(crate) fn command() -> Command {
+    unsteered(Command::new(built()))
+}
+
+/// A binary with a limit on open files.
+fn limited(program: &Path, descriptors: u32) -> Command {
     let mut shell = Command::new("/bin/sh");
     let script = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
-    shell.args(["-c", &script, env!("CARGO_BIN_EXE_walhub")]);
+    shell.args(["-c", &script]).arg(program);
     unsteered(shell)
 }
 

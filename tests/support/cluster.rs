@@ -1,19 +1,20 @@
 //! Real PostgreSQL servers: a primary by `initdb`, standbys by `pg_basebackup`.
 
-use crate::process::{self, kill_family};
-use crate::programs::Programs;
-use crate::scene::{Port, Scene};
-use crate::wait::{self, PATIENCE};
+use super::process::Process;
+use super::programs::Programs;
+use super::scene::{Port, Scene};
+use super::wait::{self, PATIENCE};
 use rustix::process::Signal;
-use std::cell::OnceCell;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use walhub::wal::lsn::Lsn;
 
 /// One server with its data directory. Dropped, it is killed.
+#[derive(Debug)]
 pub(crate) struct Cluster<'a> {
     pub(crate) programs: &'static Programs,
     scene: &'a Scene,
@@ -22,8 +23,8 @@ pub(crate) struct Cluster<'a> {
     sockets: PathBuf,
     port: Port,
     settings: Vec<String>,
-    server: Option<Child>,
-    backup: OnceCell<PathBuf>,
+    server: Option<Process>,
+    backup: OnceLock<PathBuf>,
 }
 
 /// What tells a primary from another at its birth.
@@ -54,6 +55,11 @@ impl<'a> Cluster<'a> {
     }
 
     pub(crate) fn born(scene: &'a Scene, name: &str, birth: &Birth) -> Self {
+        Self::unborn(scene, name, birth).started()
+    }
+
+    /// A primary that has never been started.
+    pub(crate) fn unborn(scene: &'a Scene, name: &str, birth: &Birth) -> Self {
         let cluster = Self::bare(scene, name, birth.programs);
         let (_, out, err) = scene.log(&format!("{name}-initdb"));
         // initdb makes the directory itself, inside one that it may write to.
@@ -73,7 +79,7 @@ impl<'a> Cluster<'a> {
             .status()
             .unwrap();
         assert!(status.success(), "initdb: {status}");
-        cluster.started()
+        cluster
     }
 
     /// A server that is going to be: a place, a port, the settings of every test.
@@ -105,7 +111,7 @@ impl<'a> Cluster<'a> {
             port: Port::reserve(),
             settings: settings.map(str::to_owned).to_vec(),
             server: None,
-            backup: OnceCell::new(),
+            backup: OnceLock::new(),
         }
     }
 
@@ -141,7 +147,7 @@ impl<'a> Cluster<'a> {
 
     /// Forgets the base backup: the next standby begins at a later one.
     pub(crate) fn backup_again(&mut self) {
-        self.backup = OnceCell::new();
+        self.backup = OnceLock::new();
     }
 
     fn take_backup(&self) -> PathBuf {
@@ -203,16 +209,17 @@ impl<'a> Cluster<'a> {
         for setting in &self.settings {
             command.arg("-c").arg(setting);
         }
-        let mut server = command.stdout(out).stderr(err).spawn().unwrap();
+        self.server = Some(Process::start(command.stdout(out).stderr(err)));
         wait::until(&format!("{} is ready", self.name), || {
-            assert!(server.try_wait().unwrap().is_none(), "{} did not start", self.name);
-            self.says_ready(server.id())
+            let ended = self.server.as_mut().and_then(Process::ended);
+            assert!(ended.is_none(), "{} did not start: {ended:?}", self.name);
+            self.says_ready()
         });
-        self.server = Some(server);
     }
 
     /// What pg_ctl looks at: the eighth line of the lock file, with our process's id.
-    fn says_ready(&self, pid: u32) -> bool {
+    fn says_ready(&self) -> bool {
+        let pid = self.pid();
         let text = fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         lines.first() == Some(&pid.to_string().as_str())
@@ -222,17 +229,16 @@ impl<'a> Cluster<'a> {
     /// `pg_ctl stop -m fast`, and how long it took.
     pub(crate) fn stop_fast(&mut self) -> Duration {
         let begun = Instant::now();
-        let mut server = self.server.take().unwrap();
-        process::signal(process::pid_of(&server), Signal::INT);
-        let status =
-            wait::within(PATIENCE, &format!("{} stops", self.name), || server.try_wait().unwrap());
+        let server = self.server.take().unwrap();
+        server.signal(Signal::INT);
+        let status = server.wait_end(PATIENCE, &format!("{} stops", self.name));
         assert!(status.success(), "{}: {status}", self.name);
         begun.elapsed()
     }
 
     /// kill -9 of all its processes.
     pub(crate) fn kill(&mut self) {
-        kill_family(&mut self.server.take().unwrap());
+        drop(self.server.take().unwrap());
     }
 
     /// Lets a server that was stopped begin again in this WAL file, by `pg_resetwal`.
@@ -247,12 +253,12 @@ impl<'a> Cluster<'a> {
 
     /// SIGSTOP to all its processes.
     pub(crate) fn freeze(&self) {
-        process::signal_family(self.server.as_ref().unwrap(), Signal::STOP);
+        self.server.as_ref().unwrap().signal_family(Signal::STOP);
     }
 
     /// SIGCONT to all its processes.
     pub(crate) fn thaw(&self) {
-        process::signal_family(self.server.as_ref().unwrap(), Signal::CONT);
+        self.server.as_ref().unwrap().signal_family(Signal::CONT);
     }
 
     /// Ends recovery: the next timeline begins.
@@ -343,20 +349,17 @@ impl<'a> Cluster<'a> {
         format!("host={} port={} user=postgres", self.sockets.display(), self.port.number())
     }
 
+    /// The postmaster's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.server.as_ref().unwrap().pid().as_raw_nonzero().get().cast_unsigned()
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port.number()
     }
 
     pub(crate) fn pg_wal(&self) -> PathBuf {
         self.data.join("pg_wal")
-    }
-}
-
-impl Drop for Cluster<'_> {
-    fn drop(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            kill_family(&mut server);
-        }
     }
 }
 

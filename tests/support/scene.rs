@@ -1,35 +1,58 @@
 //! A test's own folder, ports and logs.
+#![expect(clippy::print_stderr, reason = "a failed test says where its logs are")]
 
-use crate::programs::Account;
-use std::cell::RefCell;
+use super::programs::Account;
 use std::collections::VecDeque;
 use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-/// Where one test plays. Dropped last: then the folder goes, or after a failure the
-/// ends of the logs are printed and the folder stays.
+/// What stays of each log of a failed test, from its end.
+const KEPT_LOG: u64 = 1 << 20;
+
+/// Where one test plays. Dropped last: then the folder goes. After a failure the ends of
+/// the logs are printed, and only logs stay.
+#[derive(Debug)]
 pub(crate) struct Scene {
     path: PathBuf,
-    logs: RefCell<Vec<PathBuf>>,
+    logs: Mutex<Vec<PathBuf>>,
 }
 
 impl Scene {
     /// A fresh folder. Its path is short, for it also holds Unix sockets (107 bytes).
     pub(crate) fn new() -> Self {
+        Self::within(&std::env::temp_dir(), "walhub-test")
+    }
+
+    /// A fresh folder in another one.
+    pub(crate) fn within(parent: &Path, prefix: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path =
-            std::env::temp_dir().join(format!("walhub-test-{}-{number}", std::process::id()));
+        let path = parent.join(format!("{prefix}-{}-{number}", std::process::id()));
         // A leftover of an earlier process with our number.
         drop(fs::remove_dir_all(&path));
-        fs::create_dir(&path).unwrap();
+        fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        Self { path, logs: RefCell::default() }
+        Self { path, logs: Mutex::default() }
+    }
+
+    /// The folder.
+    pub(crate) fn root(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes a folder of this one, which may be missing.
+    pub(crate) fn clear(&self, name: &str) {
+        let path = self.path.join(name);
+        if path.exists() {
+            fs::remove_dir_all(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        }
     }
 
     /// A path in the folder; nothing is made.
@@ -52,7 +75,7 @@ impl Scene {
     pub(crate) fn log(&self, name: &str) -> (PathBuf, Stdio, Stdio) {
         let path = self.path.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&path).unwrap();
-        let mut logs = self.logs.borrow_mut();
+        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
         if !logs.contains(&path) {
             logs.push(path.clone());
         }
@@ -66,14 +89,44 @@ impl Drop for Scene {
             drop(fs::remove_dir_all(&self.path));
             return;
         }
-        for log in self.logs.borrow().iter() {
+        let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        for log in logs.iter() {
             eprintln!("---- the end of {}", log.display());
             for line in last_lines(log, 40) {
                 eprintln!("{line}");
             }
         }
-        eprintln!("---- everything is left in {}", self.path.display());
+        keep_logs(&self.path);
+        eprintln!("---- the logs are left in {}", self.path.display());
     }
+}
+
+/// Leaves the ends of the logs that lie in `folder`, and nothing else.
+pub(crate) fn keep_logs(folder: &Path) {
+    // What cannot be removed stays: the failure that led here is what matters.
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            drop(fs::remove_dir_all(&path));
+        } else if path.extension().is_some_and(|end| end == "log") {
+            drop(shorten(&path));
+        } else {
+            drop(fs::remove_file(&path));
+        }
+    }
+}
+
+/// Leaves the last [`KEPT_LOG`] bytes of a file.
+fn shorten(path: &Path) -> std::io::Result<()> {
+    let mut file = File::open(path)?;
+    let len = file.metadata()?.len();
+    if len <= KEPT_LOG {
+        return Ok(());
+    }
+    let mut end = Vec::new();
+    file.seek(SeekFrom::Start(len - KEPT_LOG))?;
+    file.read_to_end(&mut end)?;
+    fs::write(path, end)
 }
 
 fn last_lines(path: &Path, count: usize) -> VecDeque<String> {
@@ -92,6 +145,7 @@ fn last_lines(path: &Path, count: usize) -> VecDeque<String> {
 /// Ports that the kernel gives to clients (32768 and up) are useless for a server that
 /// is killed and started again: a client's socket may sit on its number meanwhile. So
 /// the numbers come from below, and a locked file keeps other tests off each.
+#[derive(Debug)]
 pub(crate) struct Port {
     number: u16,
     _lock: File,
