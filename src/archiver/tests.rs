@@ -1,3 +1,5 @@
+//! The archiver over real files and shell commands.
+
 use super::*;
 use crate::store::directory::Directory;
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};

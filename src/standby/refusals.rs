@@ -3,25 +3,26 @@
 use crate::cluster::instance::InstanceId;
 use crate::wal::{Lsn, SegmentName, TimelineId};
 use crate::wire::refusal::Refusal;
+use crate::wire::sqlstate;
 
 /// No WAL, and perhaps no cluster, is known yet. libpq goes to the next host.
 pub fn starting_up() -> Refusal {
-    Refusal::fatal("57P03", "the database system is starting up")
+    Refusal::fatal(sqlstate::CANNOT_CONNECT_NOW, "the database system is starting up")
 }
 
 /// The hub is going down.
 pub fn shutting_down() -> Refusal {
-    Refusal::fatal("57P03", "the database system is shutting down")
+    Refusal::fatal(sqlstate::CANNOT_CONNECT_NOW, "the database system is shutting down")
 }
 
 /// The hub is going down and this connection with it.
 pub fn administrator_command() -> Refusal {
-    Refusal::fatal("57P01", "terminating connection due to administrator command")
+    Refusal::fatal(sqlstate::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
 }
 
 /// An ordinary connection came to a hub.
 pub fn not_a_database() -> Refusal {
-    Refusal::fatal("0A000", "walhub serves replication connections only")
+    Refusal::fatal(sqlstate::FEATURE_NOT_SUPPORTED, "walhub serves replication connections only")
         .with_detail("This is a WAL hub; there is no database behind this port.")
         .with_hint(
             "Connect to the PostgreSQL server itself for SQL. Replication clients use \
@@ -33,59 +34,78 @@ pub fn not_a_database() -> Refusal {
 pub fn too_many_senders(max: usize, server_major: u32) -> Refusal {
     let name = quoted("max_wal_senders", server_major);
     Refusal::fatal(
-        "53300",
+        sqlstate::TOO_MANY_CONNECTIONS,
         format!("number of requested standby connections exceeds {name} (currently {max})"),
     )
 }
 
 /// Too many connections that have not said yet what they want.
 pub fn too_many_clients() -> Refusal {
-    Refusal::fatal("53300", "sorry, too many clients already")
+    Refusal::fatal(sqlstate::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
 }
 
 /// A hub of our own path wants our WAL.
 pub fn loop_below(client: InstanceId) -> Refusal {
-    Refusal::fatal("55000", format!("walhub instance {client} cannot receive from this hub"))
-        .with_detail("It is this hub itself, or this hub gets its WAL through it: a loop.")
-        .with_hint("Point primary_conninfo at a server nearer to the primary.")
+    Refusal::fatal(
+        sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("walhub instance {client} cannot receive from this hub"),
+    )
+    .with_detail("It is this hub itself, or this hub gets its WAL through it: a loop.")
+    .with_hint("Point primary_conninfo at a server nearer to the primary.")
 }
 
 /// A setting's value is none.
 pub fn invalid_parameter_value(name: &str, value: &str) -> Refusal {
-    Refusal::fatal("22023", format!("invalid value for parameter \"{name}\": \"{value}\""))
+    Refusal::fatal(
+        sqlstate::INVALID_PARAMETER_VALUE,
+        format!("invalid value for parameter \"{name}\": \"{value}\""),
+    )
 }
 
 /// A message of the extended query protocol.
 pub fn extended_query() -> Refusal {
-    Refusal::error("08P01", "extended query protocol not supported in a replication connection")
+    Refusal::error(
+        sqlstate::PROTOCOL_VIOLATION,
+        "extended query protocol not supported in a replication connection",
+    )
 }
 
 /// A FunctionCall message.
 pub fn fastpath() -> Refusal {
-    Refusal::error("08P01", "fastpath function calls not supported in a replication connection")
+    Refusal::error(
+        sqlstate::PROTOCOL_VIOLATION,
+        "fastpath function calls not supported in a replication connection",
+    )
 }
 
 /// A message type that does not exist.
 pub fn invalid_message_type(tag: u8) -> Refusal {
-    Refusal::fatal("08P01", format!("invalid frontend message type {tag}"))
+    Refusal::fatal(sqlstate::PROTOCOL_VIOLATION, format!("invalid frontend message type {tag}"))
 }
 
 /// SHOW of an unknown name.
 pub fn unknown_setting(name: &str) -> Refusal {
-    Refusal::error("42704", format!("unrecognized configuration parameter \"{name}\""))
+    Refusal::error(
+        sqlstate::UNDEFINED_OBJECT,
+        format!("unrecognized configuration parameter \"{name}\""),
+    )
 }
 
 /// SHOW of a setting with secrets in it.
 pub fn secret_setting(name: &str, server_major: u32) -> Refusal {
     if server_major < 16 {
         return Refusal::error(
-            "42501",
+            sqlstate::INSUFFICIENT_PRIVILEGE,
             format!(
                 "must be superuser or have privileges of pg_read_all_settings to examine \"{name}\""
             ),
         );
     }
-    Refusal::error("42501", format!("permission denied to examine \"{name}\"")).with_detail(
+    Refusal::error(
+        sqlstate::INSUFFICIENT_PRIVILEGE,
+        format!("permission denied to examine \"{name}\""),
+    )
+    .with_detail(
         "Only roles with privileges of the \"pg_read_all_settings\" role may examine this \
          parameter.",
     )
@@ -94,7 +114,7 @@ pub fn secret_setting(name: &str, server_major: u32) -> Refusal {
 /// TIMELINE_HISTORY of a timeline without a file.
 pub fn no_history_file(tli: TimelineId) -> Refusal {
     Refusal::error(
-        "58P01",
+        sqlstate::UNDEFINED_FILE,
         format!(
             "could not open file \"pg_wal/{:08X}.history\": No such file or directory",
             tli.raw()
@@ -104,30 +124,39 @@ pub fn no_history_file(tli: TimelineId) -> Refusal {
 
 /// A slot that does not exist.
 pub fn no_such_slot(name: &str) -> Refusal {
-    Refusal::error("42704", format!("replication slot \"{name}\" does not exist"))
+    Refusal::error(
+        sqlstate::UNDEFINED_OBJECT,
+        format!("replication slot \"{name}\" does not exist"),
+    )
 }
 
 /// Logical decoding; 17 and later quote the setting.
 pub fn no_logical_decoding(server_major: u32) -> Refusal {
     let (name, value) = (quoted("wal_level", server_major), quoted("logical", server_major));
-    Refusal::error("55000", format!("logical decoding requires {name} >= {value}"))
+    Refusal::error(
+        sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("logical decoding requires {name} >= {value}"),
+    )
 }
 
 /// BASE_BACKUP and UPLOAD_MANIFEST.
 pub fn no_base_backup(command: &str) -> Refusal {
-    Refusal::error("0A000", format!("walhub does not serve {command}"))
+    Refusal::error(sqlstate::FEATURE_NOT_SUPPORTED, format!("walhub does not serve {command}"))
         .with_hint("Take the backup from the primary, then point primary_conninfo here.")
 }
 
 /// A timeline of another branch.
 pub fn timeline_not_in_history(tli: TimelineId) -> Refusal {
-    Refusal::error("XX000", format!("requested timeline {tli} is not in this server's history"))
+    Refusal::error(
+        sqlstate::INTERNAL_ERROR,
+        format!("requested timeline {tli} is not in this server's history"),
+    )
 }
 
 /// A position behind the end of its timeline.
 pub fn start_past_fork(start: Lsn, tli: TimelineId, end: Lsn) -> Refusal {
     Refusal::error(
-        "XX000",
+        sqlstate::INTERNAL_ERROR,
         format!(
             "requested starting point {start} on timeline {tli} is not in this server's history"
         ),
@@ -138,7 +167,7 @@ pub fn start_past_fork(start: Lsn, tli: TimelineId, end: Lsn) -> Refusal {
 /// A position we do not have yet.
 pub fn ahead_of_flush(start: Lsn, durable: Lsn) -> Refusal {
     Refusal::error(
-        "XX000",
+        sqlstate::INTERNAL_ERROR,
         format!(
             "requested starting point {start} is ahead of the WAL flush position of this server \
              {durable}"
@@ -148,12 +177,15 @@ pub fn ahead_of_flush(start: Lsn, durable: Lsn) -> Refusal {
 
 /// A position we no longer have, or never had.
 pub fn segment_removed(segment: SegmentName) -> Refusal {
-    Refusal::error("58P01", format!("requested WAL segment {segment} has already been removed"))
+    Refusal::error(
+        sqlstate::UNDEFINED_FILE,
+        format!("requested WAL segment {segment} has already been removed"),
+    )
 }
 
 /// A stream was cancelled by its client's CancelRequest.
 pub fn cancelled() -> Refusal {
-    Refusal::error("57014", "canceling statement due to user request")
+    Refusal::error(sqlstate::QUERY_CANCELED, "canceling statement due to user request")
 }
 
 /// A setting's name as messages have it: 17 and later quote it.

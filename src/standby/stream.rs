@@ -7,6 +7,7 @@ use crate::wal::Lsn;
 use crate::wire::copy::{CopyFault, FromReceiver, HotStandbyFeedback, ReplyRequest, StatusReply};
 use crate::wire::frame::next_frame;
 use crate::wire::refusal::Refusal;
+use crate::wire::sqlstate;
 use crate::wire::time::PgTime;
 use std::time::{Duration, Instant};
 
@@ -115,7 +116,7 @@ impl Talk {
                 && !matches!(tag, b'd' | b'c' | b'X')
             {
                 return Heard::Broken(Some(Refusal::fatal(
-                    "08P01",
+                    sqlstate::PROTOCOL_VIOLATION,
                     format!(
                         "invalid standby message type \"{}\"",
                         char::from(*tag).escape_default()
@@ -129,7 +130,10 @@ impl Talk {
                     return heard;
                 }
                 Err(malformed) => {
-                    return Heard::Broken(Some(Refusal::fatal("08P01", malformed.to_string())));
+                    return Heard::Broken(Some(Refusal::fatal(
+                        sqlstate::PROTOCOL_VIOLATION,
+                        malformed.to_string(),
+                    )));
                 }
             };
             let rest = bytes.get(frame.len..).unwrap_or_default();

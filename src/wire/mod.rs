@@ -2,8 +2,8 @@
 //! grammar, connection strings and setting values. No I/O, no clock.
 //!
 //! Everything a peer can send is read through [`reader::Reader`] and the lexers
-//! here: foreign bytes never panic and never make us allocate more than they are
-//! long.
+//! here: foreign bytes never panic (I11) and never make us allocate more than they
+//! are long.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 

@@ -53,3 +53,5 @@ pub const IO_ERROR: &str = "58030";
 pub const UNDEFINED_FILE: &str = "58P01";
 /// `XX000`
 pub const INTERNAL_ERROR: &str = "XX000";
+/// `XX001`
+pub const DATA_CORRUPTED: &str = "XX001";

@@ -10,6 +10,7 @@ use crate::wire::backend::{self, Column};
 use crate::wire::command::{Command, NewSlot, SlotLifetime, parse_command};
 use crate::wire::frame::{Frame, Malformed};
 use crate::wire::refusal::Refusal;
+use crate::wire::sqlstate;
 use crate::wire::startup::{ReplicationMode, Startup};
 use crate::wire::units::{TimeUnit, format_bytes, format_duration, parse_duration};
 use bytes::BytesMut;
@@ -73,7 +74,7 @@ impl Session {
         let user = startup.user().map_err(refuse)?;
         if startup.replication().map_err(refuse)? != ReplicationMode::Physical {
             return Err(Refusal::fatal(
-                "0A000",
+                sqlstate::FEATURE_NOT_SUPPORTED,
                 "this is a synthetic primary: it serves physical replication connections only",
             ));
         }
@@ -291,7 +292,10 @@ fn can_start(size: SegmentSize, extent: Extent, start: Lsn) -> Result<(), Refusa
 }
 
 fn no_backup(command: &str) -> Refusal {
-    Refusal::error("0A000", format!("a synthetic primary has no data directory for {command}"))
+    Refusal::error(
+        sqlstate::FEATURE_NOT_SUPPORTED,
+        format!("a synthetic primary has no data directory for {command}"),
+    )
 }
 
 fn timeline_column(server: &Server, name: &'static str) -> Column<'static> {

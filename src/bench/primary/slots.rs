@@ -3,6 +3,7 @@
 
 use crate::wal::Lsn;
 use crate::wire::refusal::Refusal;
+use crate::wire::sqlstate;
 use std::collections::BTreeMap;
 
 /// `NAMEDATALEN - 1`
@@ -31,22 +32,25 @@ impl Slots {
     pub(super) fn create(&mut self, name: &str, slot: Slot) -> Result<(), Refusal> {
         let bad = |byte: u8| !matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
         if name.is_empty() {
-            return Err(Refusal::error("42602", "replication slot name \"\" is too short"));
+            return Err(Refusal::error(
+                sqlstate::INVALID_NAME,
+                "replication slot name \"\" is too short",
+            ));
         }
         if name.len() > MAX_NAME {
             let message = format!("replication slot name \"{name}\" is too long");
-            return Err(Refusal::error("42622", message));
+            return Err(Refusal::error(sqlstate::NAME_TOO_LONG, message));
         }
         if name.bytes().any(bad) {
             let message = format!("replication slot name \"{name}\" contains invalid character");
-            return Err(Refusal::error("42602", message).with_hint(
+            return Err(Refusal::error(sqlstate::INVALID_NAME, message).with_hint(
                 "Replication slot names may only contain lower case letters, numbers, and the \
                  underscore character.",
             ));
         }
         if self.0.contains_key(name) {
             let message = format!("replication slot \"{name}\" already exists");
-            return Err(Refusal::error("42710", message));
+            return Err(Refusal::error(sqlstate::DUPLICATE_OBJECT, message));
         }
         self.0.insert(name.to_owned(), slot);
         Ok(())
@@ -86,11 +90,14 @@ impl Slots {
 
 fn free(name: &str, slot: Option<&Slot>) -> Result<(), Refusal> {
     let slot = slot.ok_or_else(|| {
-        Refusal::error("42704", format!("replication slot \"{name}\" does not exist"))
+        Refusal::error(
+            sqlstate::UNDEFINED_OBJECT,
+            format!("replication slot \"{name}\" does not exist"),
+        )
     })?;
     slot.active.map_or(Ok(()), |pid| {
         let message = format!("replication slot \"{name}\" is active for PID {pid}");
-        Err(Refusal::error("55006", message))
+        Err(Refusal::error(sqlstate::OBJECT_IN_USE, message))
     })
 }
 

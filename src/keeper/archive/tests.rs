@@ -1,3 +1,5 @@
+//! Files marked for the archive, and what may go once they are there.
+
 use crate::cluster::instance::InstanceId;
 use crate::keeper::{Job, JobDone, Keeper, Tended};
 use crate::store::control_file::Cluster;

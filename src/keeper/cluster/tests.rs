@@ -1,3 +1,5 @@
+//! The control file as the keeper writes it.
+
 use super::*;
 use crate::cluster::instance::InstanceId;
 use crate::keeper::Job;

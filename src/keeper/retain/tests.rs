@@ -1,3 +1,5 @@
+//! What the keeper removes, and what it leaves.
+
 use super::*;
 use crate::keeper::{Job, JobDone, Tended};
 use crate::store::control_file::Cluster;

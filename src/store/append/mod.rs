@@ -9,7 +9,7 @@
 //! Keeps: durable <= written <= received; what is reported upstream as flushed is
 //! durable and stays short of a segment's end until that segment has its final name;
 //! after a failed sync, or a failed write other than for want of space, nothing more
-//! is published.
+//! is published (I2, I5, I9).
 
 #[cfg(test)]
 mod tests;

@@ -1,3 +1,5 @@
+//! The appender: one batch in flight, segments in order, failures.
+
 use super::*;
 
 const MIB: u64 = 1 << 20;

@@ -1,3 +1,5 @@
+//! What `inspect` finds in good and in damaged directories.
+
 use super::*;
 use crate::wal::SystemId;
 use crate::wal::synth::Synth;

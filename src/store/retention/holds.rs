@@ -23,7 +23,7 @@ pub struct Removed {
 #[derive(Debug)]
 pub struct Holds {
     /// The replication slots of this hub.
-    pub slots: Slots,
+    pub slots: Arc<Slots>,
     /// What has to be archived before it goes. A lock of its own, never taken with others.
     pub backlog: Backlog,
     inner: Mutex<Inner>,
@@ -39,7 +39,7 @@ impl Holds {
     /// Nobody holds anything; WAL from `oldest_kept` on is here.
     pub fn new(oldest_kept: Lsn) -> Self {
         let inner = Mutex::new(Inner { oldest_kept, positions: Vec::new() });
-        Self { slots: Slots::default(), backlog: Backlog::default(), inner }
+        Self { slots: Arc::default(), backlog: Backlog::default(), inner }
     }
 
     /// The WAL begins here: for a directory that was empty until now.
@@ -74,13 +74,13 @@ impl Holds {
 
     /// Gives a slot to a session.
     pub fn use_slot(
-        self: &Arc<Self>,
+        &self,
         name: &str,
         pid: u32,
         invalid: InvalidSlots,
     ) -> Result<SlotUse, SlotFault> {
         let (name, reported) = self.slots.lock().acquire(name, pid, invalid)?;
-        Ok(SlotUse::new(Arc::clone(self), name, pid, reported))
+        Ok(SlotUse::new(Arc::clone(&self.slots), name, pid, reported))
     }
 
     /// The oldest position that is still here.

@@ -2,7 +2,6 @@
 
 use super::SlotName;
 use super::table::SlotTable;
-use crate::store::retention::Holds;
 use crate::wal::Lsn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,7 +43,7 @@ impl Slots {
 /// without the lock.
 #[derive(Debug)]
 pub struct SlotUse {
-    holds: Arc<Holds>,
+    slots: Arc<Slots>,
     name: SlotName,
     pid: u32,
     reported: Arc<AtomicU64>,
@@ -52,17 +51,17 @@ pub struct SlotUse {
 
 impl SlotUse {
     pub(in crate::store) const fn new(
-        holds: Arc<Holds>,
+        slots: Arc<Slots>,
         name: SlotName,
         pid: u32,
         reported: Arc<AtomicU64>,
     ) -> Self {
-        Self { holds, name, pid, reported }
+        Self { slots, name, pid, reported }
     }
 
     /// Was the slot invalidated since it was acquired?
     pub fn is_revoked(&self) -> bool {
-        !self.holds.slots.lock().counts(&self.name, &self.reported)
+        !self.slots.lock().counts(&self.name, &self.reported)
     }
 
     /// The user has flushed up to here; 0/0 says nothing. It may go back.
@@ -75,7 +74,7 @@ impl SlotUse {
 
 impl Drop for SlotUse {
     fn drop(&mut self) {
-        self.holds.slots.lock().release(&self.name, self.pid);
-        self.holds.slots.tell_freed();
+        self.slots.lock().release(&self.name, self.pid);
+        self.slots.tell_freed();
     }
 }

@@ -397,6 +397,7 @@ impl Walker {
     /// The prev-link names the previous record exactly. Of the first record only so much
     /// is known that it points back.
     #[inline]
+    /// I1: a record names the one before it.
     fn check_prev(&self, start: Lsn, found: Lsn) -> Result<(), Found> {
         let good = match self.last_record {
             Some(previous) => found == previous,

@@ -1,3 +1,5 @@
+//! Commands about slots, as a client sees them.
+
 use super::super::session::Conversation;
 use super::*;
 use crate::cluster::instance::InstanceId;

@@ -1,3 +1,5 @@
+//! The table of slots: use, removal, invalidation, what is on disk.
+
 use super::*;
 use crate::store::retention::Policy;
 use crate::store::slots::WalStatus;
