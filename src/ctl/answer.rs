@@ -72,6 +72,9 @@ pub struct Status {
     pub durable_lsn: Option<String>,
     /// The oldest that is kept.
     pub oldest_lsn: Option<String>,
+    /// What was missing behind that when the hub started.
+    #[serde(default)]
+    pub missing: Vec<MissingWal>,
     /// Standbys that stream.
     pub standbys: usize,
     /// Standbys that hold WAL which nobody follows.
@@ -90,6 +93,17 @@ pub struct Status {
     pub catalog_xmin: Option<u32>,
     /// How archiving goes; null without an `--archive-command`.
     pub archiver: Option<Archiver>,
+}
+
+/// WAL that is missing between what is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MissingWal {
+    /// The name of the segment, or the first and the last one with ` .. ` between them.
+    pub segments: String,
+    /// The first position that is missing.
+    pub start_lsn: String,
+    /// The first that is here again.
+    pub end_lsn: String,
 }
 
 /// How archiving goes since the hub's start, as in `pg_stat_archiver`, and the backlog.

@@ -111,6 +111,9 @@ fn write_status(status: &Status, out: &mut impl Write) -> io::Result<()> {
     line("Written", or_none(&status.written_lsn))?;
     line("Durable", or_none(&status.durable_lsn))?;
     line("Oldest WAL kept", or_none(&status.oldest_lsn))?;
+    for missing in &status.missing {
+        line("  missing", missing.segments.clone())?;
+    }
     line("Standbys", format!("{} streaming, {} diverged", status.standbys, status.diverged))?;
     line("Senders", format!("{} of {}", status.senders, status.max_wal_senders))?;
     line("Slots", format!("{} of {}", status.slots, status.max_replication_slots))?;

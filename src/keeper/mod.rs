@@ -22,9 +22,9 @@ pub use uring_disk::UringDisk;
 pub use work::{Keeper, Tended};
 
 use crate::store::directory::Directory;
-use crate::store::retention::{Holds, Policy};
+use crate::store::holes::Extent;
+use crate::store::retention::{Holds, Policy, Restorable};
 use crate::store::{Recovered, StoreFault, recover};
-use crate::wal::Lsn;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -133,11 +133,9 @@ fn serve(
         };
         let wal = recovered.wal.as_ref();
         let cluster = recovered.control.as_ref().and_then(|control| control.cluster.clone());
-        let oldest = match (wal, &cluster) {
-            (Some(wal), Some(cluster)) => wal.oldest_of_all(cluster.segment_size),
-            _ => Lsn::INVALID,
-        };
-        let holds = Arc::new(Holds::new(oldest));
+        let extent = wal.map(|wal| wal.extent.clone()).unwrap_or_default();
+        warn_of_holes(&extent, policy.restorable);
+        let holds = Arc::new(Holds::of(extent));
         let complete = wal.and_then(|wal| wal.complete);
         let listing = &recovered.listing;
         let keeper = Keeper::new(UringDisk, layout, Arc::clone(&holds), listing, complete, cluster);
@@ -151,6 +149,24 @@ fn serve(
         give(tell, Ok((recovered, holds)));
         work_off(keeper, queue, answer).await;
     });
+}
+
+/// An operator has to know; an archive makes good for it.
+fn warn_of_holes(extent: &Extent, restorable: Restorable) {
+    for hole in &extent.holes {
+        let (start, end) = (hole.start(), hole.end());
+        match restorable {
+            Restorable::No => tracing::warn!(
+                "WAL from {start} to {end} is missing in pg_wal ({hole}): what lies before it is \
+                 kept as ever and served up to there, and standbys that need more are refused \
+                 until the missing segments are copied back"
+            ),
+            Restorable::Yes { .. } => tracing::info!(
+                "WAL from {start} to {end} is missing in pg_wal ({hole}): it is fetched from the \
+                 archive when a standby needs it"
+            ),
+        }
+    }
 }
 
 async fn work_off(
@@ -192,7 +208,7 @@ mod tests {
     use crate::store::append::{Beginning, Begun};
     use crate::store::control_file::{Cluster, ControlFile};
     use crate::wal::synth::Synth;
-    use crate::wal::{SegmentName, SegmentNo, SegmentSize, SystemId, TimelineId};
+    use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, SystemId, TimelineId};
     use std::os::unix::fs::FileExt;
     use std::sync::mpsc::Receiver;
 

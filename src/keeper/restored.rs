@@ -175,6 +175,8 @@ mod tests {
         drop(keeper);
         let mut keeper = self::keeper(&layout);
         while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
+        assert_eq!(here(&layout), [&[13][..], &newest].concat(), "a start removes nothing");
+        retain(&mut keeper);
         assert_eq!(here(&layout), newest);
     }
 }

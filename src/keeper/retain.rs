@@ -86,8 +86,8 @@ impl<D: Disk> Keeper<D> {
                 Receiving::Open => info!("there is room on the disk again, receiving goes on"),
             }
         }
+        self.horizon = self.horizon.max(plan.horizon);
         let oldest_kept = self.holds.oldest_kept();
-        self.horizon = self.horizon.max(oldest_kept.segment(size));
         self.look_at_restored(size);
         self.open.forget_closed();
         Ok(JobDone::Retained { oldest_kept, terminate, receiving: self.receiving })

@@ -59,7 +59,7 @@ pub struct Keeper<D: Disk> {
     pub(super) partials: BTreeSet<(TimelineId, SegmentNo)>,
     /// Where the next start's walk would begin.
     pub(super) walk_start: Option<Lsn>,
-    /// Nobody needs segments before this one.
+    /// The plan in force lets segments before this one go. Before the first plan none goes.
     pub(super) horizon: SegmentNo,
     /// May WAL come in?
     pub(super) receiving: Receiving,
@@ -81,8 +81,6 @@ impl<D: Disk> Keeper<D> {
         cluster: Option<Cluster>,
     ) -> Self {
         let size = cluster.as_ref().map(|cluster| cluster.segment_size);
-        // What lies before it came from the archive, for somebody of an earlier run.
-        let oldest = size.map(|size| holds.oldest_kept().segment(size));
         Self {
             disk,
             layout,
@@ -96,7 +94,7 @@ impl<D: Disk> Keeper<D> {
             complete: complete_ranges(listing, complete),
             partials: listing.partials.iter().copied().collect(),
             walk_start: None,
-            horizon: oldest.unwrap_or(SegmentNo::new(0)),
+            horizon: SegmentNo::new(0),
             unsynced_names: false,
             restored: Restored::default(),
             open: OpenFiles::default(),

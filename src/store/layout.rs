@@ -34,6 +34,12 @@ pub const PARTIAL: &str = ".partial";
 /// The ending of a file that is being written under another name first.
 pub const TEMPORARY: &str = ".tmp";
 
+/// The ending of an open segment that a start found out of its place.
+const STRAY: &str = ".stray";
+
+/// What `restore_command` writes to has this before [`TEMPORARY`].
+const RESTORE: &str = ".restore";
+
 /// The directory inside `pg_wal` that says what is archived.
 pub const ARCHIVE_STATUS: &str = "archive_status";
 
@@ -166,7 +172,15 @@ impl Layout {
 
     /// Where `restore_command` puts a file: no name of WAL until it has been checked.
     pub fn restoring(&self, file: &str) -> PathBuf {
-        self.wal.join(format!("{file}.restore{TEMPORARY}"))
+        self.wal.join(format!("{file}{RESTORE}{TEMPORARY}"))
+    }
+
+    /// The name for an open segment that is out of its place: no name of WAL, and none that
+    /// is ever removed.
+    pub fn stray(path: &Path) -> PathBuf {
+        let mut name = path.as_os_str().to_owned();
+        name.push(STRAY);
+        name.into()
     }
 
     /// The name under which `path` is written before it is renamed.
@@ -211,19 +225,39 @@ impl FileKind {
                 None => Self::Other,
             };
         }
-        if let Some(number) = name.strip_prefix("spare.") {
-            return match number.parse::<u64>() {
-                Ok(parsed) if parsed.to_string() == number => Self::Spare(parsed),
-                _ if name.ends_with(TEMPORARY) => Self::Temporary,
-                _ => Self::Other,
-            };
+        if let Some(number) = name.strip_prefix("spare.").and_then(canonical) {
+            return Self::Spare(number);
         }
         match name.strip_suffix(PARTIAL).and_then(|stem| SegmentName::parse(stem, size)) {
             Some(segment) => Self::Partial(segment),
-            None if name.ends_with(TEMPORARY) => Self::Temporary,
+            None if is_temporary(name, size) => Self::Temporary,
             None => Self::Other,
         }
     }
+}
+
+/// Is this the temporary name of a file of ours? Anything else that ends so is not removed.
+fn is_temporary(name: &str, size: SegmentSize) -> bool {
+    let Some(stem) = name.strip_suffix(TEMPORARY) else { return false };
+    let of_ours = |stem: &str| {
+        let kind = FileKind::of(stem, size);
+        !matches!(kind, FileKind::ArchiveStatus | FileKind::Temporary | FileKind::Other)
+    };
+    match stem.strip_suffix(RESTORE) {
+        // A fetch may have a number.
+        Some(file) => {
+            of_ours(file)
+                || file
+                    .rsplit_once('.')
+                    .is_some_and(|(file, fetch)| canonical(fetch).is_some() && of_ours(file))
+        }
+        None => of_ours(stem),
+    }
+}
+
+/// A number as we write it.
+fn canonical(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|number: &u64| number.to_string() == text)
 }
 
 fn parse_history_stem(stem: &str) -> Option<TimelineId> {
@@ -299,6 +333,12 @@ impl Listing {
         listing.temporary.sort_unstable();
         listing.other.sort_unstable();
         listing
+    }
+
+    /// Is this segment here, complete?
+    pub fn has_complete(&self, tli: TimelineId, no: SegmentNo) -> bool {
+        let within = |range: &SegmentRange| (range.oldest..=range.newest).contains(&no);
+        self.segments.iter().any(|range| range.tli == tli && within(range))
     }
 
     /// The newest range of a timeline's complete segments.
@@ -396,6 +436,10 @@ mod tests {
         assert_eq!(classify(Layout::temporary(&layout.spare(3))), FileKind::Temporary);
         assert_eq!(classify(layout.restoring(&name(47).to_string())), FileKind::Temporary);
         assert_eq!(classify(layout.restoring("00000002.history")), FileKind::Temporary);
+        let numbered = layout.restoring(&format!("{}.12", name(47)));
+        assert_eq!(classify(numbered), FileKind::Temporary);
+        assert_eq!(classify(Layout::temporary(&layout.partial(name(47)))), FileKind::Temporary);
+        assert_eq!(classify(Layout::stray(&layout.partial(name(47)))), FileKind::Other);
         for other in [
             "",
             "spare.",
@@ -406,6 +450,11 @@ mod tests {
             "00000001000000000000002f",
             "00000001000000000000002F.partial.gz",
             "00000001000000000000002F.00000028.backup",
+            "notes.tmp",
+            "xlogtemp.17",
+            "backup.restore.tmp",
+            "00000001000000000000002F.07.restore.tmp",
+            "00000001000000000000002F.tmp.tmp",
         ] {
             assert_eq!(FileKind::of(other, size()), FileKind::Other, "{other}");
         }

@@ -16,6 +16,7 @@ pub mod directory;
 pub mod disk;
 pub mod durable;
 pub mod fault;
+pub mod holes;
 pub mod inspect;
 pub mod layout;
 pub mod notes;

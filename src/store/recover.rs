@@ -12,13 +12,14 @@ use super::control_file::{Cluster, ControlFile};
 use super::disk::Disk;
 use super::durable::read_note;
 use super::fault::{StoreFault, failed};
+use super::holes::{Extent, oldest_of};
 use super::layout::{Layout, Listing, SegmentRange};
 use super::notes::{BegunNote, HaltedNote};
 use super::switch::clear_ended;
 use super::tail::{Tail, TailSearch};
 use crate::store::durable::{read_full, read_small, replace_durably};
 use crate::timeline::History;
-use crate::wal::{Fork, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId, Walker};
+use crate::wal::{Fork, Lsn, SegmentName, SegmentNo, TimelineId, Walker};
 use std::path::Path;
 
 /// The most that a start reads back to compare with an upstream. The smallest cache
@@ -44,10 +45,12 @@ pub struct Recovered {
 pub struct RecoveredWal {
     /// Complete segments without a hole, up to the newest.
     pub complete: Option<SegmentRange>,
-    /// The oldest position of this timeline that can be served.
+    /// The oldest position of this timeline that is here.
     pub oldest: Lsn,
     /// The timelines before it, oldest first, as far as their WAL is here.
     pub ended: Vec<EndedWal>,
+    /// What is here of all of them together.
+    pub extent: Extent,
     /// End of the last whole record: for decisions about timelines.
     pub record_end: Lsn,
     /// Start of the last whole record, which the next one's prev-link names.
@@ -80,20 +83,10 @@ pub struct RecoveredWal {
 pub struct EndedWal {
     /// The timeline.
     pub tli: TimelineId,
-    /// The oldest position of it that can be served. Its fork segment is the child's.
+    /// The oldest position of it that is here. Its fork segment is the child's.
     pub oldest: Lsn,
     /// Its switchpoint.
     pub end: Lsn,
-}
-
-impl RecoveredWal {
-    /// The oldest position from which everything up to the end is here, on one timeline
-    /// after the other.
-    pub fn oldest_of_all(&self, size: SegmentSize) -> Lsn {
-        self.ended.iter().rev().fold(self.oldest, |oldest, ended| {
-            if oldest <= ended.end.segment_start(size) { oldest.min(ended.oldest) } else { oldest }
-        })
-    }
 }
 
 /// What a start does: looks at the directory, makes it safe to go on from, and removes what
@@ -124,14 +117,13 @@ pub async fn examine<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, St
         };
     };
     let listing = Listing::of(names, cluster.segment_size);
-    let ended = ended_wal(&listing, &cluster);
     let recovery = Recovery {
         disk,
         layout,
         cluster: &cluster,
-        complete: served_range(&listing, &cluster),
+        listing: &listing,
+        complete: newest_range(&listing, &cluster),
         partials: open_segments(&listing, &cluster),
-        ended,
     };
     let halted = match read_note(disk, &layout.halted(), HaltedNote::decode).await {
         // A marker that cannot be read says the same, without the position.
@@ -144,35 +136,38 @@ pub async fn examine<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, St
     Ok(Recovered { control, wal: Some(wal), listing, halted })
 }
 
-/// The complete segments of the current timeline that belong together, up to the
-/// newest. What lies before a gap is not served.
-pub(super) fn served_range(listing: &Listing, cluster: &Cluster) -> Option<SegmentRange> {
+/// The complete segments of the current timeline without a hole, up to the newest: the
+/// walk to the end of WAL begins in one of them.
+pub(super) fn newest_range(listing: &Listing, cluster: &Cluster) -> Option<SegmentRange> {
     let first = cluster.start.segment(cluster.segment_size);
     let mut range = listing.newest_of(cluster.timeline)?;
     range.oldest = range.oldest.max(first);
     (range.oldest <= range.newest).then_some(range)
 }
 
-/// The timelines that have ended, with the oldest segment of the unbroken run up to the
-/// one before the fork. The fork segment itself is read from the child's file.
-pub(super) fn ended_wal(listing: &Listing, cluster: &Cluster) -> Vec<EndedWal> {
+/// The timelines that have ended, with the oldest segment of each that is here. The fork
+/// segment itself is read from the child's file.
+fn ended_wal(listing: &Listing, cluster: &Cluster) -> Vec<EndedWal> {
     let size = cluster.segment_size;
     let wal = cluster.sealed.iter().map(|sealed| {
         let fork = sealed.end.segment(size);
-        let last = fork.previous().unwrap_or(fork);
-        let own = listing.segments.iter().find(|range| {
-            range.tli == sealed.tli && range.oldest <= last && last <= range.newest && last < fork
-        });
-        let oldest = own.map_or(fork, |range| range.oldest.max(sealed.start.segment(size)));
+        let own = oldest_of(listing, sealed.tli, sealed.start.segment(size));
+        let oldest = own.map_or(fork, |no| no.min(fork));
         EndedWal { tli: sealed.tli, oldest: oldest.start(size), end: sealed.end }
     });
     wal.collect()
 }
 
-/// The open segments of the current timeline.
+/// The open segments of the current timeline that the newest complete one is followed by.
 pub(super) fn open_segments(listing: &Listing, cluster: &Cluster) -> Vec<SegmentNo> {
-    let own = listing.partials.iter().filter(|(tli, _)| *tli == cluster.timeline);
+    let size = cluster.segment_size;
+    let first = newest_range(listing, cluster).map_or(cluster.start.segment(size), next_of);
+    let own = listing.partials.iter().filter(|(tli, no)| *tli == cluster.timeline && *no >= first);
     own.map(|(_, no)| *no).collect()
+}
+
+fn next_of(range: SegmentRange) -> SegmentNo {
+    range.newest.next()
 }
 
 /// How far the first bytes are known to be durable, if the note speaks of these.
@@ -198,21 +193,16 @@ struct Recovery<'a, D> {
     disk: &'a D,
     layout: &'a Layout,
     cluster: &'a Cluster,
+    listing: &'a Listing,
     complete: Option<SegmentRange>,
     partials: Vec<SegmentNo>,
-    ended: Vec<EndedWal>,
 }
 
 impl<D: Disk> Recovery<'_, D> {
     async fn run(mut self, halted: Option<&HaltedNote>) -> Result<RecoveredWal, StoreFault> {
         let size = self.cluster.segment_size;
         let resume = self.complete.map_or(self.cluster.start, |range| range.newest.end(size));
-        for no in self.partials.extract_if(.., |no| no.start(size) < resume) {
-            // A name left behind by a renaming that a crash cut in two.
-            let name = SegmentName { tli: self.cluster.timeline, no, size };
-            let path = self.layout.partial(name);
-            self.disk.unlink(&path).await.map_err(failed("remove file", &path))?;
-        }
+        self.clear_early_partials().await?;
         let begun = read_note(self.disk, &self.layout.begun(), BegunNote::decode).await?;
         if let Err(fault) = self.sync_tail().await {
             // What is cached may not be on disk, and the next sync would succeed.
@@ -233,10 +223,13 @@ impl<D: Disk> Recovery<'_, D> {
         self.name_complete(tail.durable()).await?;
         let (prefix_from, prefix) = self.read_prefix(&tail).await?;
         let resume = self.complete.map_or(self.cluster.start, |range| range.newest.end(size));
+        let first = self.cluster.start.segment(size);
+        let oldest = oldest_of(self.listing, self.cluster.timeline, first);
         Ok(RecoveredWal {
             complete: self.complete,
-            oldest: self.complete.map_or(self.cluster.start, |range| range.oldest.start(size)),
-            ended: std::mem::take(&mut self.ended),
+            oldest: oldest.map_or(self.cluster.start, |no| no.start(size)),
+            ended: ended_wal(self.listing, self.cluster),
+            extent: Extent::of(self.listing, self.cluster),
             record_end: tail.record_end,
             last_record: tail.last_record,
             resume,
@@ -249,6 +242,24 @@ impl<D: Disk> Recovery<'_, D> {
             fork,
             walker,
         })
+    }
+
+    /// An open segment that lies before a complete one is the other half of a renaming that
+    /// a crash cut in two, and goes, when it is complete under its final name. Any other
+    /// stays, under a name that nothing is read from: what is in it was never proven.
+    async fn clear_early_partials(&self) -> Result<(), StoreFault> {
+        let tli = self.cluster.timeline;
+        let own = self.listing.partials.iter().filter(|(other, _)| *other == tli);
+        for no in own.map(|(_, no)| *no).filter(|no| !self.partials.contains(no)) {
+            let path = self.layout.partial(self.name(no));
+            if self.listing.has_complete(tli, no) {
+                self.disk.unlink(&path).await.map_err(failed("remove file", &path))?;
+            } else {
+                let aside = Layout::stray(&path);
+                self.disk.rename(&path, &aside).await.map_err(failed("rename file", &path))?;
+            }
+        }
+        Ok(())
     }
 
     /// Everything since the last complete segment, and the names.
@@ -401,3 +412,6 @@ impl<D: Disk> Recovery<'_, D> {
         SegmentName { tli: self.cluster.timeline, no, size: self.cluster.segment_size }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -153,8 +153,9 @@ async fn open_segment<D: Disk>(
 }
 
 /// Step 3, for every timeline that has ended: what lies at or behind its switchpoint
-/// leaves `pg_wal`. Also removes open segments of timelines that this directory is not
-/// on: a switch that was begun and not decided.
+/// leaves `pg_wal`. So does an open segment of a timeline that this directory is not on: it
+/// goes when it is the copy that a switch was begun with and not decided, and is put out of
+/// the way when there is something else in it.
 pub async fn clear_ended<D: Disk>(
     disk: &D,
     layout: &Layout,
@@ -174,7 +175,8 @@ pub async fn clear_ended<D: Disk>(
         let ended = cluster.sealed.iter().find(|sealed| sealed.tli == segment.tli);
         match ended {
             Some(sealed) if segment.no >= sealed.end.segment(size) => {
-                if holds_wal_behind(disk, &path, segment, sealed.end).await? {
+                // A complete segment is WAL to its end, whatever its first page looks like.
+                if !open || holds_wal_behind(disk, &path, segment, sealed.end).await? {
                     move_aside(disk, layout, sealed, &path, &name).await?;
                 } else {
                     disk.unlink(&path).await.map_err(failed("remove file", &path))?;
@@ -182,7 +184,13 @@ pub async fn clear_ended<D: Disk>(
                 changed = true;
             }
             None if open && segment.tli != cluster.timeline => {
-                disk.unlink(&path).await.map_err(failed("remove file", &path))?;
+                let own = SegmentName { tli: cluster.timeline, ..segment };
+                if is_begun_copy(disk, layout, &path, own).await? {
+                    disk.unlink(&path).await.map_err(failed("remove file", &path))?;
+                } else {
+                    let aside = Layout::stray(&path);
+                    disk.rename(&path, &aside).await.map_err(failed("rename file", &path))?;
+                }
                 changed = true;
             }
             _ => {}
@@ -193,6 +201,37 @@ pub async fn clear_ended<D: Disk>(
         synced.map_err(|error| StoreFault::Sync { path: dir.to_owned(), error })?;
     }
     Ok(())
+}
+
+/// Is the file at `path` what step 1 makes of our own segment: its bytes up to some place,
+/// and zeros from there on?
+async fn is_begun_copy<D: Disk>(
+    disk: &D,
+    layout: &Layout,
+    path: &Path,
+    own: SegmentName,
+) -> Result<bool, StoreFault> {
+    let copy = disk.open_read(path).await.map_err(failed("open file", path))?;
+    let (own_path, original) = match open_segment(disk, layout, own).await {
+        Ok(opened) => opened,
+        Err(StoreFault::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(false);
+        }
+        Err(fault) => return Err(fault),
+    };
+    let mut at = 0;
+    while at < own.size.bytes() {
+        let copied = read_full(disk, &copy, PIECE as usize, at).await;
+        let copied = copied.map_err(failed("read file", path))?;
+        let ours = read_full(disk, &original, PIECE as usize, at).await;
+        let ours = ours.map_err(failed("read file", &own_path))?;
+        let same = copied.iter().zip(&ours).take_while(|(copied, ours)| copied == ours).count();
+        if copied.iter().skip(same).any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        at += PIECE;
+    }
+    Ok(true)
 }
 
 /// Does a file of an ended timeline hold WAL at or behind the switchpoint `end`?

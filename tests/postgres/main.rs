@@ -36,6 +36,7 @@ mod failovers;
 mod feedback;
 mod fleet;
 mod harness;
+mod holes;
 mod hostile;
 mod idle;
 mod kills;

@@ -95,7 +95,7 @@ impl Ground {
         drop(model);
         drop(truth);
         self.check_names();
-        self.check_served(wal, holds.oldest_kept());
+        self.check_served(wal, holds.unbroken_from());
         self.check_slots(holds);
         if !wal.ended.is_empty() {
             shared.seen("started on a later timeline");
@@ -211,7 +211,7 @@ impl Ground {
                 plan.at
             );
         }
-        self.check_served(wal, holds.oldest_kept());
+        self.check_served(wal, holds.unbroken_from());
     }
 
     /// Old WAL was given up.

@@ -141,11 +141,8 @@ pub(crate) async fn start(
     let recovered = recover(disk, layout).await?;
     let cluster = recovered.control.as_ref().and_then(|control| control.cluster.clone());
     let wal = recovered.wal.as_ref();
-    let oldest = match (wal, &cluster) {
-        (Some(wal), Some(cluster)) => wal.oldest_of_all(cluster.segment_size),
-        _ => Lsn::INVALID,
-    };
-    let holds = Arc::new(Holds::new(oldest));
+    let extent = wal.map(|wal| wal.extent.clone()).unwrap_or_default();
+    let holds = Arc::new(Holds::of(extent));
     let complete = wal.and_then(|wal| wal.complete);
     let keeper = Keeper::new(
         disk.clone(),

@@ -147,7 +147,7 @@ impl Session {
             Err(_) => {
                 let size = process.shared().truth.borrow().size;
                 let held = sender.hold.position();
-                let kept = process.hub.holds.oldest_kept();
+                let kept = process.hub.holds.unbroken_from();
                 promise!(
                     process.shared(),
                     held.segment(size) < kept.segment(size),

@@ -245,7 +245,7 @@ impl Task {
     fn may_switch(&self, at: Lsn) -> Result<(), Failure> {
         let hub = &self.process.hub;
         let size = self.process.shared().truth.borrow().size;
-        match at.segment_start(size) < hub.holds.oldest_kept() {
+        match at.segment_start(size) < hub.holds.unbroken_from() {
             true => Err(other(format!("the timeline ended at {at}, before our oldest WAL"))),
             false => Ok(()),
         }

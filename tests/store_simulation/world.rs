@@ -19,6 +19,7 @@ use walhub::store::append::{Action, Appender, Beginning, Begun};
 use walhub::store::archive_status::{Turn, exists, mark_done, turn};
 use walhub::store::control_file::{Cluster, ControlFile};
 use walhub::store::disk::Disk;
+use walhub::store::holes::Extent;
 use walhub::store::layout::ArchiveFile;
 use walhub::store::layout::{FileKind, Layout};
 use walhub::store::retention::{ArchiveMode, Holds, Policy};
@@ -293,7 +294,9 @@ impl<P: Plant> World<P> {
             self.published,
             wal.durable
         );
-        promise!(wal.oldest <= self.released, "removed {} .. {}", self.released, wal.oldest);
+        // A crash may bring back some of what was removed; what was not is whole.
+        let unbroken_from = wal.extent.unbroken_from();
+        promise!(unbroken_from <= self.released, "removed {} .. {unbroken_from}", self.released);
         // The upstream still has the segment that holds what it was told is flushed.
         let needed = self.flushed.segment_start(self.model.size);
         promise!(wal.resume >= needed, "flushed {} but resumes at {}", self.flushed, wal.resume);
@@ -339,7 +342,7 @@ impl<P: Plant> World<P> {
     fn check_served(&self, wal: &RecoveredWal) -> Result<(), Broken> {
         let size = self.model.size;
         promise!(wal.durable <= self.model.end(), "found {} past the end", wal.durable);
-        let mut at = wal.oldest;
+        let mut at = wal.extent.unbroken_from();
         while at < wal.durable {
             let no = at.segment(size);
             let to = no.end(size).min(wal.durable);
@@ -395,8 +398,8 @@ impl<P: Plant> World<P> {
 
     /// None: it did not start; again.
     fn start(&mut self, recovered: Recovered) -> Result<Option<Process<Rc<FakeFile>>>, Broken> {
-        let oldest = recovered.wal.as_ref().map_or(self.model.start, |wal| wal.oldest);
-        let holds = Arc::new(Holds::new(oldest));
+        let here = recovered.wal.as_ref().map(|wal| wal.extent.clone());
+        let holds = Arc::new(Holds::of(here.unwrap_or(Extent::from(self.model.start))));
         let control = recovered.control.as_ref().and_then(|control| control.cluster.as_ref());
         let keeper = Keeper::new(
             self.plant.keeper_disk(self.disk.clone()),

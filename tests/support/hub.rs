@@ -252,6 +252,10 @@ impl<'a> Hub<'a> {
             .collect()
     }
 
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     pub(crate) fn pg_wal(&self) -> PathBuf {
         self.directory.join("pg_wal")
     }

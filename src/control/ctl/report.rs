@@ -4,12 +4,13 @@ use super::super::Shared;
 use super::super::registry::Client;
 use super::ages::Ages;
 use crate::ctl::answer::{
-    Archiver, Diverged, Fence, Slot, Standby, Standbys, Status, Upstream, UpstreamState,
+    Archiver, Diverged, Fence, MissingWal, Slot, Standby, Standbys, Status, Upstream, UpstreamState,
 };
 use crate::data::figures::{ReceiverFigures, StandbyFigures, StreamState};
 use crate::hub::Hub;
 use crate::hub::course::NamedBy;
 use crate::store::archive_status::{ArchiveStatus, Attempt};
+use crate::store::holes::Hole;
 use crate::store::retention::{MIN_KEPT_SEGMENTS, Policy, Receiving};
 use crate::store::slots::WalStatus;
 use crate::upstream::state::UpstreamState as State;
@@ -48,6 +49,7 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> Stat
         written_lsn: text(receiver.map(|figures| figures.written)),
         durable_lsn: text(cell.as_ref().map(|cell| cell.durable())),
         oldest_lsn: text(cell.is_some().then(|| hub.holds.oldest_kept())),
+        missing: hub.holds.holes().iter().map(missing).collect(),
         standbys: shared.registry.streams(),
         diverged: hub.diverged().len(),
         senders: hub.senders(),
@@ -57,6 +59,14 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> Stat
         xmin: xid(needed.map(|needed| needed.xmin)),
         catalog_xmin: xid(needed.map(|needed| needed.catalog_xmin)),
         archiver: hub.archive_status().map(|status| archiver(&status)),
+    }
+}
+
+fn missing(hole: &Hole) -> MissingWal {
+    MissingWal {
+        segments: hole.to_string(),
+        start_lsn: hole.start().to_string(),
+        end_lsn: hole.end().to_string(),
     }
 }
 
@@ -219,14 +229,15 @@ const fn state(state: StreamState) -> &'static str {
 }
 
 pub(super) fn slots(hub: &Hub) -> Vec<Slot> {
-    let oldest_kept = hub.holds.oldest_kept();
+    // A slot whose WAL has a hole has lost some.
+    let (oldest_kept, unbroken_from) = (hub.holds.oldest_kept(), hub.holds.unbroken_from());
     let newest = hub.current_cell().map_or(oldest_kept, |cell| cell.durable());
     let size = hub.identity().map(|identity| identity.segment_size);
     let policy = &hub.config.retention;
     let mut slots = hub.holds.slots.lock();
     slots.absorb(oldest_kept);
     let rows = slots.iter().map(|slot| {
-        let status = size.and_then(|size| slot.wal_status(policy, size, newest, oldest_kept));
+        let status = size.and_then(|size| slot.wal_status(policy, size, newest, unbroken_from));
         let safe = match (status, slot.restart_lsn, size) {
             (None | Some(WalStatus::Lost), _, _) => None,
             (_, Some(from), Some(size)) => safe_wal_size(policy, size, from, newest),

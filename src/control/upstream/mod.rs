@@ -612,7 +612,7 @@ impl Task {
         let Position::At { tli: from, .. } = hub.position() else {
             return Err(Failure::other("no timeline to leave"));
         };
-        let (seen, oldest) = (&asked.seen, hub.holds.oldest_kept());
+        let (seen, oldest) = (&asked.seen, hub.holds.unbroken_from());
         if at.segment_start(seen.segment_size) < oldest {
             let message = format!(
                 "timeline {from} ended there, before the oldest WAL that is still here, {oldest}"

@@ -64,10 +64,10 @@ fn created(name: &SlotName, out: &mut BytesMut) {
     backend::command_complete(out, "CREATE_REPLICATION_SLOT");
 }
 
-/// From where on a slot keeps WAL that reserves some: from the oldest that is here, for
-/// a hub knows no checkpoints. Under a limit only half of that is taken up at once.
+/// From where on a slot keeps WAL that reserves some: from the oldest that can be had
+/// without a hole, for a hub knows no checkpoints. Under a limit only half of that is taken up at once.
 fn reservation(hub: &Hub) -> Lsn {
-    let oldest = hub.holds.oldest_kept();
+    let oldest = hub.holds.unbroken_from();
     let newest = hub.current_cell().map_or(oldest, |cell| cell.limit());
     match hub.config.retention.max_slot_wal_keep_size {
         Some(max) => oldest.max(newest.saturating_sub(max / 2)),

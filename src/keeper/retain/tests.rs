@@ -5,6 +5,7 @@ use crate::keeper::{Job, JobDone, Tended};
 use crate::store::control_file::Cluster;
 use crate::store::directory::Directory;
 use crate::store::disk::run_ready;
+use crate::store::holes::Extent;
 use crate::store::layout::{Layout, Listing};
 use crate::store::plain_disk::PlainDisk;
 use crate::store::retention::{HighWatermark, Holds, MIN_KEPT_SEGMENTS, Policy};
@@ -50,7 +51,6 @@ impl World {
     fn open(&self, policy: Policy) -> Keeper<PlainDisk> {
         let names = run_ready(PlainDisk.list(self.layout.wal())).unwrap().unwrap();
         let listing = Listing::of(names, size());
-        let oldest = listing.segments.first().map_or(SegmentNo::new(OLDEST), |range| range.oldest);
         let cluster = Cluster {
             system_id: SystemId::new(7),
             segment_size: size(),
@@ -60,7 +60,7 @@ impl World {
             start: Lsn::new(OLDEST * MIB),
             sealed: Vec::new(),
         };
-        let holds = Arc::new(Holds::new(oldest.start(size())));
+        let holds = Arc::new(Holds::of(Extent::of(&listing, &cluster)));
         let layout = self.layout.clone();
         let keeper = Keeper::new(PlainDisk, layout, holds, &listing, None, Some(cluster));
         let keeper = keeper.with_policy(policy);
@@ -238,4 +238,52 @@ fn on_a_full_disk_rules_and_idle_slots_go_and_then_nothing_comes_in() {
     let mut keeper = world.open(roomy);
     assert_eq!(retain(&mut keeper, 1).1, Receiving::Open);
     assert!(world.folder.path().exists());
+}
+
+/// Two segments are missing. Only the rules in force let go what lies before them, in their
+/// order, and a start none of it.
+#[test]
+fn what_lies_before_a_hole_goes_by_the_rules() {
+    let world = World::new();
+    let mut keeper = world.open(Policy::default());
+    create(&mut keeper, "s", Origin::Asked, 20);
+    drop(keeper);
+    for no in [50, 51] {
+        std::fs::remove_file(world.layout.segment(segment(no))).unwrap();
+    }
+    let here = || {
+        let there = |no: &u64| world.layout.segment(segment(*no)).exists();
+        (OLDEST..NEWEST).filter(there).collect::<Vec<_>>()
+    };
+    let all = here();
+    assert_eq!(all.len() as u64, NEWEST - OLDEST - 2);
+
+    // A start removes nothing, and a rule keeps it.
+    let keep = Policy { wal_keep_size: 1000 * MIB, ..Policy::default() };
+    let mut keeper = world.open(keep);
+    while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
+    assert_eq!(here(), all);
+    retain(&mut keeper, 1);
+    assert_eq!(here(), all);
+    assert_eq!(keeper.holds.oldest_kept(), Lsn::new(OLDEST * MIB));
+    assert_eq!(keeper.holds.unbroken_from(), Lsn::new(52 * MIB));
+
+    // A slot keeps what it needs, as far as that is here, and is not invalidated.
+    let mut keeper = world.open(Policy::default());
+    assert_eq!(retain(&mut keeper, 1), (Vec::new(), Receiving::Open));
+    let needed: Vec<_> = all.iter().copied().filter(|no| *no >= 20).collect();
+    assert_eq!(here(), needed);
+    assert_eq!(world.slot("s").invalidated, None);
+
+    // So does a standby.
+    let mut keeper = world.open(Policy::default());
+    run(&mut keeper, Job::DropSlot(SlotName::parse("s").unwrap()));
+    let hold = keeper.holds.hold(Lsn::new(30 * MIB)).unwrap();
+    retain(&mut keeper, 1);
+    let needed: Vec<_> = all.iter().copied().filter(|no| *no >= 30).collect();
+    assert_eq!(here(), needed);
+    drop(hold);
+    retain(&mut keeper, 2);
+    assert_eq!(world.first(), NEWEST - MIN_KEPT_SEGMENTS);
+    assert_eq!(keeper.holds.holes(), []);
 }

@@ -18,11 +18,12 @@ use crate::store::disk::{Disk, run_ready};
 use crate::store::durable::read_note;
 use crate::store::durable::{read_small, replace_durably};
 use crate::store::fault::{StoreFault, failed};
+use crate::store::holes::Extent;
 use crate::store::layout::Mark;
 use crate::store::layout::{FileKind, Layout, Listing};
 use crate::store::notes::{BegunNote, HaltedNote};
 use crate::store::plain_disk::PlainDisk;
-use crate::store::recover::{looks_like_wal, noted_beginning, open_segments, served_range};
+use crate::store::recover::{looks_like_wal, newest_range, noted_beginning, open_segments};
 use crate::store::tail::{Tail, TailSearch};
 use crate::timeline::History;
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
@@ -138,6 +139,15 @@ impl Report {
         }
         let listing = Listing::of(names, size);
         self.list(&listing, size);
+        for hole in Extent::of(&listing, cluster).holes {
+            self.wrong.push(format!(
+                "gap on timeline {} from {} to {}: {hole} missing, what lies before is served up \
+                 to there",
+                hole.tli,
+                hole.start(),
+                hole.end()
+            ));
+        }
         self.count_unarchived(disk, layout, size).await;
         self.measure(disk, layout, &listing, size).await;
         match self.find_end(disk, layout, cluster, &listing).await {
@@ -157,18 +167,6 @@ impl Report {
                 start: range.oldest.start(size).to_string(),
                 end: range.newest.end(size).to_string(),
             });
-        }
-        for pair in listing.segments.windows(2) {
-            if let [before, behind] = pair
-                && before.tli == behind.tli
-            {
-                self.wrong.push(format!(
-                    "gap on timeline {} from {} to {}: what lies before it is not served",
-                    before.tli,
-                    before.newest.end(size),
-                    behind.oldest.start(size)
-                ));
-            }
         }
         self.open = listing.partials.iter().map(|(tli, no)| name(*tli, *no)).collect();
         self.spares = listing.spares.len();
@@ -261,7 +259,7 @@ impl Report {
                 }
             }
         };
-        let complete = served_range(listing, cluster);
+        let complete = newest_range(listing, cluster);
         let begun = read_note(disk, &layout.begun(), BegunNote::decode).await?;
         let trusted = noted_beginning(begun, cluster, complete);
         let halted = self.halted.as_ref().map(|halted| match &halted.durable {

@@ -3,6 +3,7 @@
 
 use super::Plan;
 use crate::store::archive_status::Backlog;
+use crate::store::holes::{Extent, Hole};
 use crate::store::slots::{InvalidSlots, SlotFault, SlotUse, Slots};
 use crate::wal::{Lsn, SegmentSize};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,27 +32,33 @@ pub struct Holds {
 
 #[derive(Debug)]
 struct Inner {
-    oldest_kept: Lsn,
+    here: Extent,
     positions: Vec<Arc<AtomicU64>>,
 }
 
 impl Holds {
     /// Nobody holds anything; WAL from `oldest_kept` on is here.
     pub fn new(oldest_kept: Lsn) -> Self {
-        let inner = Mutex::new(Inner { oldest_kept, positions: Vec::new() });
+        Self::of(Extent::from(oldest_kept))
+    }
+
+    /// Nobody holds anything, and this is here.
+    pub fn of(here: Extent) -> Self {
+        let inner = Mutex::new(Inner { here, positions: Vec::new() });
         Self { slots: Arc::default(), backlog: Backlog::default(), inner }
     }
 
     /// The WAL begins here: for a directory that was empty until now.
     pub fn begin(&self, oldest_kept: Lsn) {
-        self.lock().oldest_kept = oldest_kept;
+        self.lock().here = Extent::from(oldest_kept);
     }
 
     /// Keeps the WAL from `lsn` on, until the hold is dropped.
     pub fn hold(self: &Arc<Self>, lsn: Lsn) -> Result<Hold, Removed> {
         let mut inner = self.lock();
-        if lsn < inner.oldest_kept {
-            return Err(Removed { oldest_kept: inner.oldest_kept });
+        let oldest_kept = inner.here.oldest;
+        if lsn < oldest_kept {
+            return Err(Removed { oldest_kept });
         }
         let position = Arc::new(AtomicU64::new(lsn.raw()));
         inner.positions.push(Arc::clone(&position));
@@ -85,7 +92,17 @@ impl Holds {
 
     /// The oldest position that is still here.
     pub fn oldest_kept(&self) -> Lsn {
-        self.lock().oldest_kept
+        self.lock().here.oldest
+    }
+
+    /// The oldest position from which everything up to the end is here.
+    pub fn unbroken_from(&self) -> Lsn {
+        self.lock().here.unbroken_from()
+    }
+
+    /// What was missing at the start, between the WAL that is still here.
+    pub fn holes(&self) -> Vec<Hole> {
+        self.lock().here.holes.clone()
     }
 
     /// The oldest position that a connected standby needs.
@@ -105,7 +122,7 @@ impl Holds {
         let mut inner = self.lock();
         let plan = plan(inner.oldest_hold());
         if plan.invalidate.is_empty() {
-            inner.oldest_kept = inner.oldest_kept.max(plan.horizon.start(size));
+            inner.here.give_up(plan.horizon.start(size));
         }
         plan
     }

@@ -1,0 +1,258 @@
+//! Which of a directory's complete segments are here, and which are missing between them.
+//!
+//! The timelines that ended here and the current one count on one axis. Each has the
+//! segments from its start on up to the one before the next timeline's fork, whose segment
+//! is the child's. What lies before the oldest that is here was removed; what is missing
+//! behind that is a hole. A hole is a matter for the operator: WAL before it stays until
+//! the ordinary rules let it go, and is served up to the hole.
+
+use super::control_file::Cluster;
+use super::layout::{Listing, SegmentRange};
+use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
+use std::fmt;
+
+/// Segments that are missing between others of the directory's history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// The timeline in their names.
+    pub tli: TimelineId,
+    /// The first that is missing.
+    pub first: SegmentNo,
+    /// The last.
+    pub last: SegmentNo,
+    /// The segments' size.
+    pub size: SegmentSize,
+}
+
+impl Hole {
+    /// The first position that is missing.
+    pub fn start(&self) -> Lsn {
+        self.first.start(self.size)
+    }
+
+    /// The first position behind the hole.
+    pub fn end(&self) -> Lsn {
+        self.last.end(self.size)
+    }
+}
+
+impl fmt::Display for Hole {
+    /// `000000010000000000000007`, or the first and the last name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |no| SegmentName { tli: self.tli, no, size: self.size };
+        match self.first == self.last {
+            true => name(self.first).fmt(f),
+            false => write!(f, "{} .. {}", name(self.first), name(self.last)),
+        }
+    }
+}
+
+/// What is here of the directory's history.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Nothing before this position is here.
+    pub oldest: Lsn,
+    /// What is missing in between, oldest first.
+    pub holes: Vec<Hole>,
+}
+
+impl Extent {
+    /// Everything from `oldest` on is here.
+    pub fn from(oldest: Lsn) -> Self {
+        Self { oldest, holes: Vec::new() }
+    }
+
+    /// Everything from this position on is here.
+    pub fn unbroken_from(&self) -> Lsn {
+        self.holes.last().map_or(self.oldest, |hole| self.oldest.max(hole.end()))
+    }
+
+    /// Nothing before `oldest` is here any more.
+    pub fn give_up(&mut self, oldest: Lsn) {
+        self.oldest = self.oldest.max(oldest);
+        self.holes.retain(|hole| hole.start() > self.oldest);
+    }
+
+    /// The extent of what a listing of `pg_wal` shows.
+    pub fn of(listing: &Listing, cluster: &Cluster) -> Self {
+        let size = cluster.segment_size;
+        let mut walk = Walk { size, oldest: None, holes: Vec::new() };
+        for span in spans(listing, cluster) {
+            walk.take(listing, span);
+        }
+        Self { oldest: walk.oldest.map_or(cluster.start, |no| no.start(size)), holes: walk.holes }
+    }
+}
+
+/// The oldest complete segment of `tli` that is here, at or behind `from`.
+pub fn oldest_of(listing: &Listing, tli: TimelineId, from: SegmentNo) -> Option<SegmentNo> {
+    let own = listing.segments.iter().filter(|range| range.tli == tli && range.newest >= from);
+    own.map(|range| range.oldest.max(from)).min()
+}
+
+/// The segments of each timeline that the directory had or has, oldest timeline first.
+fn spans(listing: &Listing, cluster: &Cluster) -> Vec<SegmentRange> {
+    let size = cluster.segment_size;
+    let ended = cluster.sealed.iter().filter_map(|sealed| {
+        let newest = sealed.end.segment(size).previous()?;
+        Some(SegmentRange { tli: sealed.tli, oldest: sealed.start.segment(size), newest })
+    });
+    let current = listing.newest_of(cluster.timeline).map(|range| SegmentRange {
+        tli: cluster.timeline,
+        oldest: cluster.start.segment(size),
+        newest: range.newest,
+    });
+    ended.chain(current).filter(|span| span.oldest <= span.newest).collect()
+}
+
+/// Goes along the axis.
+struct Walk {
+    size: SegmentSize,
+    oldest: Option<SegmentNo>,
+    holes: Vec<Hole>,
+}
+
+impl Walk {
+    fn take(&mut self, listing: &Listing, span: SegmentRange) {
+        let mut next = span.oldest;
+        let overlaps = |range: &&SegmentRange| {
+            range.tli == span.tli && range.oldest <= span.newest && range.newest >= span.oldest
+        };
+        for range in listing.segments.iter().filter(overlaps) {
+            self.missing(span.tli, next, range.oldest);
+            self.oldest.get_or_insert(range.oldest.max(span.oldest));
+            next = range.newest.next();
+        }
+        self.missing(span.tli, next, span.newest.next());
+    }
+
+    /// Nothing from `first` on is here, up to `upto`.
+    fn missing(&mut self, tli: TimelineId, first: SegmentNo, upto: SegmentNo) {
+        if let Some(last) = upto.previous()
+            && first <= last
+            && self.oldest.is_some()
+        {
+            self.holes.push(Hole { tli, first, last, size: self.size });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::control_file::Sealed;
+    use crate::wal::SystemId;
+    use proptest::prelude::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn size() -> SegmentSize {
+        SegmentSize::new(MIB).unwrap()
+    }
+
+    fn tli(raw: u32) -> TimelineId {
+        TimelineId::new(raw).unwrap()
+    }
+
+    /// Timeline 1 began in segment 2 and ended inside segment 10, where 2 goes on.
+    fn cluster() -> Cluster {
+        let end = Lsn::new(10 * MIB + 0x60);
+        Cluster {
+            system_id: SystemId::new(7),
+            segment_size: size(),
+            data_directory_mode: "0700".into(),
+            parameters: Vec::new(),
+            timeline: tli(2),
+            start: Lsn::new(10 * MIB),
+            sealed: vec![Sealed { tli: tli(1), start: Lsn::new(2 * MIB), end }],
+        }
+    }
+
+    fn listing(segments: &[(u32, u64)]) -> Listing {
+        let name = |(raw, no): &(u32, u64)| {
+            let (tli, no) = (tli(*raw), SegmentNo::new(*no));
+            SegmentName { tli, no, size: size() }.to_string()
+        };
+        Listing::of(segments.iter().map(name).collect(), size())
+    }
+
+    /// Oldest, unbroken from, holes; in segments.
+    fn extent(segments: &[(u32, u64)]) -> (u64, u64, Vec<String>) {
+        let extent = Extent::of(&listing(segments), &cluster());
+        let (oldest, unbroken_from) = (extent.oldest, extent.unbroken_from());
+        let holes = extent
+            .holes
+            .iter()
+            .map(|hole| format!("{}: {}-{}", hole.tli, hole.first.raw(), hole.last.raw()));
+        (oldest.raw() / MIB, unbroken_from.raw() / MIB, holes.collect())
+    }
+
+    #[test]
+    fn holes_lie_inside_timelines_and_between_them() {
+        let none = Vec::<String>::new;
+        let one = |text: &str| vec![text.to_owned()];
+        assert_eq!(extent(&[]), (10, 10, none()));
+        assert_eq!(extent(&[(1, 8), (1, 9)]), (8, 8, none()));
+        assert_eq!(extent(&[(1, 8), (1, 9), (2, 10), (2, 11)]), (8, 8, none()));
+        assert_eq!(extent(&[(2, 12), (2, 13)]), (12, 12, none()));
+        assert_eq!(extent(&[(2, 12), (2, 14)]), (12, 14, one("2: 13-13")));
+        assert_eq!(extent(&[(1, 5), (1, 9), (2, 10)]), (5, 9, one("1: 6-8")));
+        // The fork segment is the child's.
+        assert_eq!(extent(&[(1, 9), (2, 11)]), (9, 11, one("2: 10-10")));
+        // The end of the parent's WAL, and the beginning of the child's.
+        let both = vec!["1: 9-9".to_owned(), "2: 10-11".to_owned()];
+        assert_eq!(extent(&[(1, 8), (2, 12)]), (8, 12, both));
+        // Neither what the archive brought from before our time nor another timeline.
+        assert_eq!(extent(&[(1, 1), (1, 9), (2, 10), (7, 3)]), (9, 9, none()));
+    }
+
+    #[test]
+    fn a_hole_with_nothing_before_it_is_none() {
+        let mut extent = Extent::of(&listing(&[(1, 5), (1, 9), (2, 10), (2, 13)]), &cluster());
+        let mut given_up = |oldest: u64| {
+            extent.give_up(Lsn::new(oldest * MIB));
+            (extent.oldest.raw() / MIB, extent.unbroken_from().raw() / MIB, extent.holes.len())
+        };
+        assert_eq!(given_up(4), (5, 13, 2));
+        assert_eq!(given_up(6), (6, 13, 1));
+        assert_eq!(given_up(10), (10, 13, 1));
+        assert_eq!(given_up(11), (11, 11, 0));
+    }
+
+    #[test]
+    fn a_hole_is_told_by_the_names_that_are_missing() {
+        let hole = |first, last| Hole {
+            tli: tli(1),
+            first: SegmentNo::new(first),
+            last: SegmentNo::new(last),
+            size: size(),
+        };
+        assert_eq!(hole(7, 7).to_string(), "000000010000000000000007");
+        let names = "000000010000000000000007 .. 000000010000000000000009";
+        assert_eq!(hole(7, 9).to_string(), names);
+    }
+
+    proptest! {
+        /// One look at every place of the axis says the same.
+        #[test]
+        fn as_counted_place_by_place(here in proptest::collection::vec(any::<bool>(), 12)) {
+            // Places 2 to 9 are timeline 1's, 10 to 13 timeline 2's.
+            let place = |index: usize| (if index < 8 { 1 } else { 2 }, index as u64 + 2);
+            let present = (0..12).filter(|index| here[*index]);
+            let segments: Vec<_> = present.clone().map(place).collect();
+            let (oldest, unbroken_from, _) = extent(&segments);
+            let first = present.clone().map(|index| index as u64 + 2).min();
+            prop_assert_eq!(oldest, first.unwrap_or(10));
+            // The parent's WAL is expected up to its end, the child's as far as it is here.
+            let end = present.max().map_or(0, |last| if last < 8 { 8 } else { last + 1 });
+            let gap = (0..end).rev().find(|index| !here[*index]);
+            let after = gap.map_or(2, |index| index as u64 + 3);
+            prop_assert_eq!(unbroken_from, after.max(oldest));
+            for hole in Extent::of(&listing(&segments), &cluster()).holes {
+                for no in hole.first.raw()..=hole.last.raw() {
+                    prop_assert!(!here[no as usize - 2]);
+                }
+            }
+        }
+    }
+}
