@@ -86,11 +86,8 @@ impl<R: Ring> DataCore<R> {
                 if !sender.is_parting() {
                     self.log_end(key, &error.to_string());
                     self.close(key);
-                }
-                if let Some(sender) = self.senders.get_mut(key)
-                    && matches!(sender.phase, Phase::Draining)
-                {
-                    sender.phase = Phase::Closing;
+                } else if matches!(sender.phase, Phase::Draining) {
+                    self.close(key);
                 }
                 return self.settle(key);
             }
@@ -99,7 +96,7 @@ impl<R: Ring> DataCore<R> {
         if bytes.is_empty() {
             if let Some(sender) = self.senders.get_mut(key) {
                 match sender.phase {
-                    Phase::Draining => sender.phase = Phase::Closing,
+                    Phase::Draining => self.close(key),
                     // Its end is ours, and in the log.
                     Phase::Closing => {}
                     _ => {
