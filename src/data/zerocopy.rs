@@ -10,10 +10,9 @@ use super::sender::{Delivery, Sender};
 use super::table::Key;
 use super::token::Purpose;
 use crate::config::Zerocopy;
-use crate::ring::{ChunkHold, Copied, Fd, Pin, Ring};
+use crate::ring::{ChunkHold, Copied, Ends, Fd, Pin, Ring};
 use crate::wire::copy::XLOG_DATA_HEADER;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -44,24 +43,19 @@ impl ZerocopyRole {
         Self { mode, memory: Memory::Untried, refused: 0 }
     }
 
-    /// How a standby behind this socket is sent large pieces, as far as settings go.
-    fn wish(&self, socket: &Fd) -> Delivery {
-        let socket = socket2::SockRef::from(&**socket);
-        let address = |found: io::Result<socket2::SockAddr>| found.ok()?.as_socket();
-        let (Some(peer), Some(own)) = (address(socket.peer_addr()), address(socket.local_addr()))
-        else {
-            return Delivery::Copied;
-        };
-        match self.mode {
-            Zerocopy::Off => Delivery::Copied,
-            Zerocopy::Auto if is_local(peer, own) => Delivery::Copied,
-            Zerocopy::Auto | Zerocopy::On => Delivery::Zerocopy,
+    /// How a standby at these ends of a TCP connection is sent large pieces, as far as
+    /// settings go.
+    fn wish(&self, ends: Option<Ends>) -> Delivery {
+        match (self.mode, ends) {
+            (Zerocopy::Off, _) | (_, None) => Delivery::Copied,
+            (Zerocopy::Auto, Some(ends)) if is_local(ends) => Delivery::Copied,
+            (Zerocopy::Auto | Zerocopy::On, Some(_)) => Delivery::Zerocopy,
         }
     }
 }
 
 /// Is the peer on this machine? There the kernel copies in any case.
-fn is_local(peer: SocketAddr, own: SocketAddr) -> bool {
+fn is_local(Ends { peer, own }: Ends) -> bool {
     let ip = peer.ip().to_canonical();
     // Who connects to an address of this machine comes from that address, unless told
     // otherwise; then the kernel's report ends it.
@@ -97,7 +91,7 @@ impl<R: Ring> DataCore<R> {
     /// How a new standby is sent large pieces. The first that is sent them without a copy
     /// has the cache's memory locked for it.
     pub(super) fn delivery_to(&mut self, socket: &Fd) -> Delivery {
-        if self.zerocopy.wish(socket) == Delivery::Copied {
+        if self.zerocopy.wish(self.ring.ends(socket)) == Delivery::Copied {
             return Delivery::Copied;
         }
         if self.zerocopy.memory == Memory::Untried {
@@ -208,14 +202,14 @@ fn is_about_zerocopy(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{Ipv4Addr, TcpListener, TcpStream};
-    use std::os::fd::OwnedFd;
-    use std::os::unix::net::UnixStream;
+
+    fn ends(peer: &str) -> Ends {
+        Ends { peer: peer.parse().unwrap(), own: "192.0.2.1:5433".parse().unwrap() }
+    }
 
     #[test]
     fn peers_on_this_machine_are_known() {
-        let own: SocketAddr = "192.0.2.1:5433".parse().unwrap();
-        let local = |text: &str| is_local(text.parse().unwrap(), own);
+        let local = |peer: &str| is_local(ends(peer));
         assert!(local("127.0.0.1:1") && local("127.9.9.9:1") && local("[::1]:1"));
         assert!(local("192.0.2.1:1") && local("[::ffff:192.0.2.1]:1"));
         assert!(!local("192.0.2.2:1") && !local("[2001:db8::2]:1"));
@@ -223,14 +217,12 @@ mod tests {
 
     #[test]
     fn unix_sockets_and_neighbours_are_copied_for() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let tcp = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (tcp, unix) =
-            (Fd::new(OwnedFd::from(tcp)), Fd::new(UnixStream::pair().unwrap().0.into()));
-        let wish = |mode, socket| ZerocopyRole::new(mode).wish(socket);
-        assert_eq!(wish(Zerocopy::On, &tcp), Delivery::Zerocopy);
-        assert_eq!(wish(Zerocopy::On, &unix), Delivery::Copied);
-        assert_eq!(wish(Zerocopy::Auto, &tcp), Delivery::Copied);
-        assert_eq!(wish(Zerocopy::Off, &tcp), Delivery::Copied);
+        let wish = |mode, ends| ZerocopyRole::new(mode).wish(ends);
+        let (near, far) = (Some(ends("127.0.0.1:1")), Some(ends("192.0.2.2:1")));
+        assert_eq!(wish(Zerocopy::On, near), Delivery::Zerocopy);
+        assert_eq!(wish(Zerocopy::On, None), Delivery::Copied);
+        assert_eq!(wish(Zerocopy::Auto, near), Delivery::Copied);
+        assert_eq!(wish(Zerocopy::Auto, far), Delivery::Zerocopy);
+        assert_eq!(wish(Zerocopy::Off, far), Delivery::Copied);
     }
 }

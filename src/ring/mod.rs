@@ -15,6 +15,8 @@
 mod buffer;
 mod chunks;
 mod clock;
+#[cfg(all(test, not(walhub_loom)))]
+pub(crate) mod conformance;
 mod directory;
 mod memory;
 #[cfg(all(test, walhub_loom))]
@@ -29,7 +31,7 @@ mod waker;
 
 pub use buffer::Buffer;
 #[cfg(all(test, not(walhub_loom)))]
-pub(crate) use chunks::audit::Audit;
+pub(crate) use chunks::audit::{Audit, Watched};
 pub use chunks::{
     CHUNK_SIZE, ChunkHold, ChunkRange, ChunkReader, ChunkWriter, Full, Pin, cache_memory, chunks,
 };
@@ -41,7 +43,7 @@ pub use uring::{Setup, Uring};
 pub use waker::Waker;
 
 use std::io::{self, IoSlice};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -84,6 +86,15 @@ pub enum Copied {
     /// The kernel copied after all (a peer on this machine, a device that cannot do
     /// it): such a send is dearer than a plain one.
     Yes,
+}
+
+/// The addresses of a TCP connection.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Ends {
+    /// Of the other side.
+    pub peer: SocketAddr,
+    /// Of this side.
+    pub own: SocketAddr,
 }
 
 /// What a ring has counted since it was made.
@@ -216,6 +227,10 @@ pub trait Ring {
 
     /// What was counted so far.
     fn counters(&self) -> Counters;
+
+    /// The ends of a TCP connection. `None` for other sockets, and for one that is not
+    /// connected any more.
+    fn ends(&self, socket: &Fd) -> Option<Ends>;
 
     /// Shuts one side of a socket, or both, at once. Operations in flight on a side
     /// that is shut end.

@@ -11,8 +11,10 @@
 use super::probe::{self, RingRefused};
 use super::replies::Replies;
 use super::slab::{Held, OpId, Operation, Slab, Stage, ZeroCopy};
-use super::{Buffer, ChunkHold, ChunkRange, ChunkReader, Copied, Counters, Done, Fd, Outcome};
-use super::{Outgoing, ReplyBuffer, Ring, SEND_SLICE, SystemClock, Then, Token, Wait, Waker};
+use super::{Buffer, ChunkHold, ChunkRange, ChunkReader, Copied, Counters, Done, Ends, Fd};
+use super::{
+    Outcome, Outgoing, ReplyBuffer, Ring, SEND_SLICE, SystemClock, Then, Token, Wait, Waker,
+};
 use io_uring::squeue::{self, Flags};
 use io_uring::types::{self, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode};
@@ -451,6 +453,12 @@ impl Ring for Uring {
     fn counters(&self) -> Counters {
         let unreleased = self.state.slab.unreleased().count() as u64;
         Counters { zerocopy_unreleased: unreleased, ..self.state.counters }
+    }
+
+    fn ends(&self, socket: &Fd) -> Option<Ends> {
+        let socket = socket2::SockRef::from(&**socket);
+        let address = |found: io::Result<socket2::SockAddr>| found.ok()?.as_socket();
+        Some(Ends { peer: address(socket.peer_addr())?, own: address(socket.local_addr())? })
     }
 
     fn shut(&mut self, socket: &Fd, side: Shutdown) -> io::Result<()> {

@@ -102,7 +102,10 @@ impl Disk {
     }
 
     pub(super) fn prepare(&mut self, no: SegmentNo, keep: Lsn) {
-        let keep = keep.bytes_since(no.start(self.size)).min(MIB);
+        let start = no.start(self.size);
+        // What was synced and never published is cleared.
+        self.durable = self.durable.min(keep.max(start));
+        let keep = keep.bytes_since(start).min(MIB);
         let new =
             || File { written: Ranges::default(), synced: Ranges::default(), name: Name::Partial };
         let file = self.files.entry(no).or_insert_with(new);

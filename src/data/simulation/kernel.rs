@@ -4,10 +4,11 @@ use super::disk::{Disk, Sync};
 use super::plants::Plant;
 use super::random::Random;
 use super::tap::Tap;
-use crate::ring::{Buffer, ChunkRange, Fd, OpId, Token};
-use crate::wal::SegmentNo;
+use crate::ring::{Buffer, ChunkHold, ChunkRange, Ends, Fd, OpId, Token, Watched};
+use crate::wal::{Lsn, SegmentNo};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
@@ -40,11 +41,23 @@ pub(super) struct Socket {
     pub(super) reset: bool,
     pub(super) shut_write: bool,
     pub(super) shut_read: bool,
+    /// Neither side has any use for what is under way.
+    pub(super) torn: bool,
+    /// `None` for a Unix-domain socket.
+    pub(super) ends: Option<Ends>,
+    /// Bytes that it has taken.
+    pub(super) taken: u64,
+    /// A send without a copy whose result is not out.
+    pub(super) sending: bool,
 }
 
 impl Socket {
     pub(super) fn new(peer: Peer, capacity: usize) -> Self {
         Self {
+            torn: false,
+            ends: None,
+            taken: 0,
+            sending: false,
             peer,
             unread: 0,
             capacity,
@@ -62,6 +75,30 @@ impl Socket {
 
     pub(super) fn is_broken(&self) -> bool {
         self.reset || self.shut_write || self.shut_read
+    }
+
+    /// Why nothing can be sent any more, if so. A reset is heard once.
+    pub(super) fn refusal(&mut self) -> Option<io::Error> {
+        if std::mem::take(&mut self.reset) {
+            (self.shut_write, self.said_all, self.torn) = (true, true, true);
+            return Some(io::Error::from_raw_os_error(libc::ECONNRESET));
+        }
+        self.shut_write.then(|| io::Error::from_raw_os_error(libc::EPIPE))
+    }
+
+    /// The peer's end of the socket takes these bytes.
+    pub(super) fn take(&mut self, bytes: &[u8], durable: Lsn, now: Duration) {
+        match &mut self.peer {
+            Peer::Standby(tap) => tap.take(bytes, durable, now),
+            Peer::Upstream(told) => told.extend_from_slice(bytes),
+        }
+        self.unread += bytes.len();
+        self.taken += bytes.len() as u64;
+    }
+
+    /// Has the network no more use for the first so many bytes?
+    fn is_through_with(&self, upto: u64) -> bool {
+        self.torn || self.reset || self.taken - self.unread as u64 >= upto
     }
 
     pub(super) fn tap(&mut self) -> &mut Tap {
@@ -93,7 +130,8 @@ enum Object {
 pub(super) struct Op {
     pub(super) id: OpId,
     pub(super) token: Token,
-    pub(super) fd: Fd,
+    /// `None` for a send without a copy that the socket has taken.
+    pub(super) fd: Option<Fd>,
     pub(super) what: What,
     /// Not before this it completes; none while what it waits for has not happened.
     pub(super) ripe_at: Option<Duration>,
@@ -108,6 +146,34 @@ pub(super) enum What {
     Write { at: u64, bytes: ChunkRange, seen: Vec<u8> },
     Sync(Sync),
     Read { at: u64, buffer: Buffer, len: usize },
+    ZeroCopy(ZeroCopy),
+}
+
+/// A send without a copy. The network reads the memory until it is released.
+#[derive(Debug)]
+pub(super) struct ZeroCopy {
+    /// `None` with the mistake that gives it up too early.
+    pub(super) hold: Option<ChunkHold>,
+    pub(super) memory: Watched,
+    /// What the memory held when the send began.
+    pub(super) seen: Vec<u8>,
+    pub(super) socket: SocketId,
+    pub(super) stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Stage {
+    /// The socket has not looked at it.
+    Sending,
+    /// The socket took so many bytes, the last of them as its `upto`th.
+    Taken { bytes: usize, upto: u64 },
+}
+
+impl Op {
+    /// The socket or file of an operation that needs one to its end.
+    pub(super) fn fd(&self) -> &Fd {
+        self.fd.as_ref().expect("only sends without a copy go on without their socket")
+    }
 }
 
 /// How much goes wrong, of 1000.
@@ -124,6 +190,10 @@ pub(super) struct Faults {
     pub(super) deadly_disk: u64,
     /// An fdatasync takes seconds.
     pub(super) stuck_disk: u64,
+    /// The kernel has no memory for a send without a copy.
+    pub(super) no_memory: u64,
+    /// A send without a copy is copied all the same.
+    pub(super) copied: u64,
     /// Another core goes on in the middle of a send.
     pub(super) meanwhile: u64,
     pub(super) early_wake_ups: u64,
@@ -146,6 +216,10 @@ pub(super) struct Kernel {
     pub(super) no_space: u64,
     pub(super) dead_disk: bool,
     pub(super) completions: u64,
+    /// May a ring lock the cache's memory?
+    pub(super) locks_memory: bool,
+    /// Bytes that were sent without a copy.
+    pub(super) zerocopied: u64,
 }
 
 impl Kernel {
@@ -162,6 +236,8 @@ impl Kernel {
             no_space: 0,
             dead_disk: false,
             completions: 0,
+            locks_memory: true,
+            zerocopied: 0,
         }
     }
 
@@ -212,6 +288,16 @@ impl Kernel {
         delay
     }
 
+    /// What a send without a copy waits for.
+    pub(super) fn describe(&self, op: &Op) -> String {
+        let What::ZeroCopy(ZeroCopy { stage, socket, .. }) = &op.what else {
+            return String::new();
+        };
+        let socket = &self.sockets[socket.0];
+        let (taken, unread) = (socket.taken, socket.unread);
+        format!("{stage:?}, the peer has {unread} of {taken} bytes to read")
+    }
+
     /// Notes when an operation completes, if what it waits for has happened.
     pub(super) fn ripen(&mut self, op: &mut Op) {
         if op.ripe_at.is_some() {
@@ -219,13 +305,13 @@ impl Kernel {
         }
         let usual = match &op.what {
             What::Reply | What::Receive(_) => {
-                let id = self.socket_of(&op.fd);
+                let id = self.socket_of(op.fd());
                 let socket = self.socket(id);
                 let ready = !socket.said.is_empty() || socket.said_all;
                 (ready || socket.reset || socket.shut_read).then_some(20 * MICROSECOND)
             }
             What::Writable => {
-                let id = self.socket_of(&op.fd);
+                let id = self.socket_of(op.fd());
                 let socket = self.socket(id);
                 let ready = socket.room() > 0 || socket.is_broken() || socket.said_all;
                 ready.then_some(20 * MICROSECOND)
@@ -234,8 +320,14 @@ impl Kernel {
             What::Sync(_) if self.random.chance(self.faults.stuck_disk) => Some(4 * SECOND),
             What::Sync(_) => Some(400 * MICROSECOND),
             What::Read { .. } => Some(200 * MICROSECOND),
+            What::ZeroCopy(ZeroCopy { stage: Stage::Sending, .. }) => Some(10 * MICROSECOND),
+            What::ZeroCopy(ZeroCopy { stage: Stage::Taken { upto, .. }, socket, .. }) => {
+                let through = self.sockets[socket.0].is_through_with(*upto);
+                through.then_some(50 * MICROSECOND)
+            }
         };
-        let usual = if op.cancelled { Some(MICROSECOND) } else { usual };
+        let is_cancelled = op.cancelled && !matches!(op.what, What::ZeroCopy(_));
+        let usual = if is_cancelled { Some(MICROSECOND) } else { usual };
         if let Some(usual) = usual {
             op.ripe_at = Some(self.now + self.delay(usual).min(8 * SECOND));
         }

@@ -132,6 +132,21 @@ fn finds_a_poll_that_never_began() {
 }
 
 #[test]
+fn finds_a_chunk_rewritten_under_a_send() {
+    finds(Plant::ReleasesEarly, &["I7: a chunk changes while the network reads it", "false byte"]);
+}
+
+#[test]
+fn finds_a_lost_notification() {
+    finds(Plant::LosesNotification, &["I8: a notification is lost"]);
+}
+
+#[test]
+fn finds_a_reset_that_frees_nothing() {
+    finds(Plant::NeverResets, &["I8: Some(Zerocopy"]);
+}
+
+#[test]
 fn finds_that_nothing_is_held() {
     finds(Plant::HoldsNothing, &["I6"]);
 }

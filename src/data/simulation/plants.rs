@@ -28,6 +28,12 @@ pub(super) enum Plant {
     LosesCompletion,
     /// Nobody holds the WAL that a standby still needs.
     HoldsNothing,
+    /// The memory of a send without a copy is given up when the socket has taken it.
+    ReleasesEarly,
+    /// The notification of a send without a copy never comes.
+    LosesNotification,
+    /// A connection that is reset holds its memory on.
+    NeverResets,
     /// The poll for room says at once that there is some, and nobody polls again.
     NeverPolls,
 }

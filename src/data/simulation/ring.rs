@@ -1,14 +1,20 @@
 //! A ring over the simulated kernel. It keeps the law of the real one: sends are over
 //! when they return, everything else owns what it was lent until its completion.
 
-use super::kernel::{Kernel, Op, Peer, Shared, What};
-use super::plants::Plant;
-use super::truth::MIB;
-use crate::data::token::Purpose;
-use crate::ring::{
-    Audit, Buffer, ChunkHold, ChunkRange, ChunkReader, Clock, Counters, Done, Fd, OpId, Outcome,
-    Outgoing, ReplyBuffer, Ring, Token, Wait,
+use super::disk::Disk;
+use super::kernel::{
+    Faults, Kernel, Op, Peer, SECOND, Shared, Socket, SocketId, Stage, What, ZeroCopy,
 };
+use super::plants::Plant;
+use super::random::Random;
+use super::truth::{MIB, Truth};
+use crate::data::token::Purpose;
+use crate::ring::conformance::{Arm, FROM, REPLIES, conforms};
+use crate::ring::{
+    Audit, Buffer, ChunkHold, ChunkRange, ChunkReader, Clock, Copied, Counters, Done, Ends, Fd,
+    OpId, Outcome, Outgoing, ReplyBuffer, Ring, Token, Wait, Watched,
+};
+use crate::wal::{Lsn, SegmentSize};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
@@ -48,6 +54,9 @@ pub(super) struct Inner {
     lent: BTreeMap<u16, Vec<u8>>,
     buffers: u16,
     pub(super) returned: Rc<RefCell<Vec<u16>>>,
+    /// The cache's memory is locked.
+    registered: bool,
+    counters: Counters,
 }
 
 impl Inner {
@@ -88,6 +97,8 @@ impl FakeRing {
             lent: BTreeMap::new(),
             buffers,
             returned: Rc::default(),
+            registered: false,
+            counters: Counters::default(),
         };
         Self {
             kernel: Rc::clone(kernel),
@@ -106,7 +117,7 @@ impl FakeRing {
         let mut inner = self.inner.borrow_mut();
         inner.next += 1;
         let id = OpId::numbered(inner.next);
-        let fd = Fd::clone(fd);
+        let fd = Some(Fd::clone(fd));
         inner.ops.push(Op { id, token, fd, what, ripe_at: None, cancelled: false });
         id
     }
@@ -120,7 +131,7 @@ impl FakeRing {
         let faults = kernel.faults;
         let id = kernel.socket_of(message.socket);
         if kernel.random.chance(faults.interrupted) {
-            return Err(io::ErrorKind::Interrupted.into());
+            return Err(io::Error::from_raw_os_error(libc::EINTR));
         }
         let blocked = kernel.random.chance(faults.would_block);
         let cut = kernel.random.chance(faults.short_sends).then(|| {
@@ -130,27 +141,20 @@ impl FakeRing {
         });
         let (now, durable, plant) = (kernel.now, kernel.disk.durable(), kernel.plant);
         let socket = kernel.socket(id);
-        if std::mem::take(&mut socket.reset) {
-            (socket.shut_write, socket.said_all) = (true, true);
-            return Err(io::Error::from_raw_os_error(libc::ECONNRESET));
-        }
-        if socket.shut_write {
-            return Err(io::ErrorKind::BrokenPipe.into());
+        assert!(!socket.sending, "a plain send overtakes one without a copy");
+        if let Some(refusal) = socket.refusal() {
+            return Err(refusal);
         }
         let taken = socket.room().min(total).min(cut.unwrap_or(u64::MAX) as usize);
         if taken == 0 || blocked {
-            return Err(io::ErrorKind::WouldBlock.into());
+            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
         }
         let mut left = taken;
         for part in message.parts {
             let bytes = &part[..left.min(part.len())];
             left -= bytes.len();
-            match &mut socket.peer {
-                Peer::Standby(tap) => tap.take(bytes, durable, now),
-                Peer::Upstream(told) => told.extend_from_slice(bytes),
-            }
+            socket.take(bytes, durable, now);
         }
-        socket.unread += taken;
         let to_standby = matches!(socket.peer, Peer::Standby(_));
         Ok(match plant {
             Plant::CountsTheOffered if to_standby => total,
@@ -181,6 +185,7 @@ impl FakeRing {
 
     fn complete(&self, kernel: &mut Kernel, inner: &mut Inner, op: Op) -> Done {
         let Op { token, fd, what, cancelled, .. } = op;
+        let fd = fd.expect("only sends without a copy go on without their socket");
         let error = |code| io::Error::from_raw_os_error(code);
         let outcome = match what {
             What::Reply => Outcome::Reply(self.reply(kernel, inner, &fd, cancelled)),
@@ -264,8 +269,84 @@ impl FakeRing {
                 }
                 Outcome::Read(result, buffer)
             }
+            What::ZeroCopy(_) => panic!("a send without a copy has two completions"),
         };
         Done { token, outcome }
+    }
+
+    /// One of the two completions of a send without a copy. After an error both come
+    /// at once, as from a kernel that refuses it before it uses the memory.
+    fn complete_half(
+        &self,
+        kernel: &mut Kernel,
+        inner: &mut Inner,
+        mut op: Op,
+        done: &mut Vec<Done>,
+    ) {
+        let What::ZeroCopy(send) = &mut op.what else { panic!("a send without a copy") };
+        let token = op.token;
+        if let Stage::Taken { bytes, .. } = send.stage {
+            let now = send.memory.bytes();
+            assert!(
+                now[..bytes] == send.seen[..bytes],
+                "I7: a chunk changes while the network reads it"
+            );
+            if kernel.plant == Plant::LosesNotification && kernel.random.chance(100) {
+                return;
+            }
+            let copies = kernel.random.chance(kernel.faults.copied);
+            let copied = if copies && bytes > 0 { Copied::Yes } else { Copied::No };
+            inner.counters.zerocopy_copied += u64::from(copied == Copied::Yes);
+            return done.push(Done { token, outcome: Outcome::ZeroCopyReleased(copied) });
+        }
+        let result = self.take_without_copy(kernel, inner.registered, send);
+        let sent = result.as_ref().ok().copied();
+        done.push(Done { token, outcome: Outcome::ZeroCopySent(result) });
+        let Some(bytes) = sent else {
+            return done.push(Done { token, outcome: Outcome::ZeroCopyReleased(Copied::No) });
+        };
+        let socket = kernel.socket(send.socket);
+        send.stage = Stage::Taken { bytes, upto: socket.taken };
+        if kernel.plant == Plant::ReleasesEarly {
+            send.hold = None;
+        }
+        (op.fd, op.ripe_at) = (None, None);
+        inner.ops.push(op);
+    }
+
+    /// What the socket takes of a send without a copy.
+    fn take_without_copy(
+        &self,
+        kernel: &mut Kernel,
+        registered: bool,
+        send: &ZeroCopy,
+    ) -> io::Result<usize> {
+        let faults = kernel.faults;
+        let starved = kernel.random.chance(faults.no_memory);
+        let blocked = kernel.random.chance(faults.would_block);
+        let cut = kernel.random.chance(faults.short_sends);
+        let near = 1 + kernel.random.below(send.seen.len() as u64) as usize;
+        let (now, durable, plant) = (kernel.now, kernel.disk.durable(), kernel.plant);
+        let socket = kernel.socket(send.socket);
+        socket.sending = false;
+        if !registered {
+            return Err(io::Error::from_raw_os_error(libc::EFAULT));
+        }
+        if starved {
+            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        }
+        if let Some(refusal) = socket.refusal() {
+            return Err(refusal);
+        }
+        let bytes = send.memory.bytes();
+        let most = if cut { near } else { bytes.len() };
+        let count = socket.room().min(most);
+        if count == 0 || blocked {
+            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        }
+        socket.take(&bytes[..count], durable, now);
+        kernel.zerocopied += count as u64;
+        Ok(if plant == Plant::CountsTheOffered { bytes.len() } else { count })
     }
 
     fn reply(
@@ -296,14 +377,14 @@ impl FakeRing {
 /// What a receive brings: at most `room` bytes, often fewer than have arrived.
 fn heard(kernel: &mut Kernel, fd: &Fd, room: usize, cancelled: bool) -> io::Result<Vec<u8>> {
     if kernel.random.chance(kernel.faults.interrupted) {
-        return Err(io::ErrorKind::Interrupted.into());
+        return Err(io::Error::from_raw_os_error(libc::EINTR));
     }
     let short = kernel.random.chance(kernel.faults.short_sends / 4);
     let near = kernel.random.below(100) as usize + 1;
     let id = kernel.socket_of(fd);
     let socket = kernel.socket(id);
     if std::mem::take(&mut socket.reset) {
-        socket.shut_write = true;
+        (socket.shut_write, socket.torn) = (true, true);
         socket.said.clear();
         socket.said_all = true;
         return Err(io::Error::from_raw_os_error(libc::ECONNRESET));
@@ -393,20 +474,49 @@ impl Ring for FakeRing {
     }
 
     fn register(&mut self, _: &ChunkReader) -> io::Result<()> {
-        // As where so much memory may not be locked: everything is copied.
-        Err(io::ErrorKind::OutOfMemory.into())
+        if !self.kernel.borrow().locks_memory {
+            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        }
+        self.inner.borrow_mut().registered = true;
+        Ok(())
     }
 
-    fn send_zerocopy(&mut self, _: &Fd, _: ChunkHold, _: Token) -> OpId {
-        panic!("a send without a copy from memory that was not registered")
+    fn send_zerocopy(&mut self, socket: &Fd, bytes: ChunkHold, token: Token) -> OpId {
+        let memory = Watched::of(&bytes);
+        let seen = memory.bytes();
+        let id = {
+            let mut kernel = self.kernel.borrow_mut();
+            let id = kernel.socket_of(socket);
+            let sends = std::mem::replace(&mut kernel.socket(id).sending, true);
+            assert!(!sends, "two sends without a copy at one time");
+            id
+        };
+        self.inner.borrow_mut().counters.zerocopy_sends += 1;
+        let (hold, stage) = (Some(bytes), Stage::Sending);
+        let send = ZeroCopy { hold, memory, seen, socket: id, stage };
+        self.start(socket, token, What::ZeroCopy(send))
     }
 
     fn counters(&self) -> Counters {
-        Counters::default()
+        let inner = self.inner.borrow();
+        let unreleased = inner.ops.iter().filter(|op| matches!(op.what, What::ZeroCopy(_)));
+        Counters { zerocopy_unreleased: unreleased.count() as u64, ..inner.counters }
+    }
+
+    fn ends(&self, socket: &Fd) -> Option<Ends> {
+        let mut kernel = self.kernel.borrow_mut();
+        let id = kernel.socket_of(socket);
+        kernel.socket(id).ends
     }
 
     fn reset(&mut self, socket: &Fd) -> io::Result<()> {
-        self.shut(socket, Shutdown::Both)
+        self.shut(socket, Shutdown::Both)?;
+        let mut kernel = self.kernel.borrow_mut();
+        if kernel.plant != Plant::NeverResets {
+            let id = kernel.socket_of(socket);
+            kernel.socket(id).torn = true;
+        }
+        Ok(())
     }
 
     fn cancel(&mut self, op: OpId) {
@@ -443,6 +553,13 @@ impl Ring for FakeRing {
             let lost = kernel.plant == Plant::LosesCompletion
                 && matches!(Purpose::of(op.token), Some(Purpose::Room(_)))
                 && kernel.random.chance(20);
+            if let What::ZeroCopy(_) = op.what {
+                self.complete_half(kernel, inner, op, done);
+                for op in &mut inner.ops {
+                    kernel.ripen(op);
+                }
+                continue;
+            }
             let completion = self.complete(kernel, inner, op);
             if !lost {
                 done.push(completion);
@@ -450,3 +567,115 @@ impl Ring for FakeRing {
         }
     }
 }
+
+/// The simulated ring, for the checks that the real one has to pass as well.
+struct FakeArm {
+    ring: FakeRing,
+    truth: &'static Truth,
+}
+
+impl FakeArm {
+    fn socket<T>(&self, id: SocketId, act: impl FnOnce(&mut Socket) -> T) -> T {
+        act(self.ring.kernel.borrow_mut().socket(id))
+    }
+
+    /// When the next operation completes, if one does by itself.
+    fn next_ripe(&self) -> Option<Duration> {
+        let mut kernel = self.ring.kernel.borrow_mut();
+        let mut inner = self.ring.inner.borrow_mut();
+        for op in &mut inner.ops {
+            kernel.ripen(op);
+        }
+        inner.ops.iter().filter_map(|op| op.ripe_at).min()
+    }
+
+    fn turn(&mut self) -> Vec<Done> {
+        let mut done = Vec::new();
+        self.ring.turn(Wait::No, &mut done).unwrap();
+        done
+    }
+}
+
+impl Arm for FakeArm {
+    type Ring = FakeRing;
+    type Peer = SocketId;
+
+    fn new() -> Self {
+        let mut random = Random::new(1);
+        let truth = Truth::any(&mut random);
+        let mut disk = Disk::new(truth, FROM, FROM);
+        disk.prepare(FROM.segment(SegmentSize::new(MIB).unwrap()), FROM);
+        let kernel = Kernel::new(random, Faults::default(), Plant::Honest, disk);
+        let kernel: Shared = Rc::new(RefCell::new(kernel));
+        let clock = FakeClock::new(&kernel, Instant::now());
+        // The checks bring a cache of their own, and nobody pins this one.
+        let (_, readers) = crate::ring::chunks(0, 1).unwrap();
+        let audit = Audit::of(&readers[0], 0);
+        let ring = FakeRing::new(&kernel, &clock, REPLIES, audit, Box::new(|| ()));
+        Self { ring, truth }
+    }
+
+    fn ring(&mut self) -> &mut FakeRing {
+        &mut self.ring
+    }
+
+    fn connect(&mut self) -> (Fd, SocketId) {
+        let mut socket = Socket::new(Peer::Upstream(Vec::new()), 500_000);
+        let address = |host| std::net::SocketAddr::from(([192, 0, 2, host], 5433));
+        socket.ends = Some(Ends { peer: address(2), own: address(1) });
+        let (id, fd) = self.ring.kernel.borrow_mut().connect(socket);
+        (Fd::new(fd), id)
+    }
+
+    fn says(&mut self, peer: &mut SocketId, bytes: &[u8]) {
+        self.socket(*peer, |socket| socket.said.extend(bytes));
+    }
+
+    fn reads(&mut self, peer: &mut SocketId, len: usize) -> Vec<u8> {
+        self.socket(*peer, |socket| {
+            socket.unread -= len;
+            let Peer::Upstream(told) = &mut socket.peer else { panic!("a raw peer") };
+            told.drain(..len).collect()
+        })
+    }
+
+    fn falls_silent(&mut self, peer: &mut SocketId) {
+        self.socket(*peer, |socket| socket.said_all = true);
+    }
+
+    fn resets(&mut self, peer: SocketId) {
+        self.socket(peer, |socket| socket.reset = true);
+    }
+
+    fn wal(&self, at: Lsn, len: usize) -> Vec<u8> {
+        self.truth.bytes(at, len).to_vec()
+    }
+
+    fn file(&mut self) -> Fd {
+        self.ring.kernel.borrow_mut().open(FROM.segment(SegmentSize::new(MIB).unwrap()))
+    }
+
+    fn next(&mut self) -> Vec<Done> {
+        loop {
+            let done = self.turn();
+            if !done.is_empty() {
+                return done;
+            }
+            let ripe = self.next_ripe().expect("something completes");
+            self.ring.kernel.borrow_mut().now = ripe;
+        }
+    }
+
+    fn moment(&mut self) -> Vec<Done> {
+        let mut done = self.turn();
+        let until = self.ring.kernel.borrow().now + SECOND;
+        while let Some(ripe) = self.next_ripe().filter(|ripe| *ripe <= until) {
+            self.ring.kernel.borrow_mut().now = ripe;
+            done.extend(self.turn());
+        }
+        self.ring.kernel.borrow_mut().now = until;
+        done
+    }
+}
+
+conforms!(FakeArm);

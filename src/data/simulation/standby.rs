@@ -5,12 +5,14 @@ use super::tap::{Sight, Stage, Tap};
 use super::truth::Truth;
 use crate::data::handoff::{Handback, StandbyHandoff};
 use crate::hub::Hub;
+use crate::ring::Ends;
 use crate::standby::client::{Session, StreamEnd};
 use crate::wal::Lsn;
 use crate::wire::copy::{HotStandbyFeedback, ReplyRequest, StatusReply};
 use crate::wire::time::PgTime;
 use bytes::BytesMut;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// What a client says behind its CopyDone: it must come back to the control thread.
@@ -25,6 +27,7 @@ pub(super) struct Standby {
     pub(super) core: usize,
     talks: u64,
     capacity: usize,
+    ends: Option<Ends>,
 }
 
 struct Link {
@@ -67,6 +70,7 @@ impl Standby {
             core: kernel.random.below(cores as u64) as usize,
             talks,
             capacity: capacity as usize,
+            ends: ends(n, kernel.random.below(4)),
         }
     }
 
@@ -284,7 +288,9 @@ impl Standby {
         let Ok(hold) = hub.holds.hold(start) else { return Wish::Nothing };
         self.pid += 1;
         let tap = Tap::new(truth, start);
-        let (id, socket) = kernel.connect(Socket::new(Peer::Standby(tap), self.capacity));
+        let mut socket = Socket::new(Peer::Standby(tap), self.capacity);
+        socket.ends = self.ends;
+        let (id, socket) = kernel.connect(socket);
         let timeout = hub.config.wal_sender_timeout;
         let early =
             if kernel.random.chance(200) { status(start, ReplyRequest::No) } else { Vec::new() };
@@ -340,6 +346,8 @@ impl Standby {
         let Some(link) = self.link.take() else { panic!("a stream ends that has ended") };
         assert_eq!(kernel.socket_of(&handback.socket), link.socket, "another socket comes back");
         let socket = kernel.socket(link.socket);
+        // The connection goes on, and its client reads.
+        socket.unread = 0;
         assert!(socket.tap_ref().is_whole(), "framing: a connection goes on in a message");
         let stage = socket.tap_ref().stage;
         let mut behind = handback.unread.to_vec();
@@ -377,6 +385,17 @@ impl Standby {
         self.at = kernel.socket(link.socket).tap_ref().at;
         self.next_at = kernel.now + kernel.delay(50 * MILLISECOND) + 10 * MICROSECOND;
     }
+}
+
+/// Most standbys are on other hosts, some on this one, some behind a Unix-domain socket.
+fn ends(n: usize, place: u64) -> Option<Ends> {
+    let host = match place {
+        0 => return None,
+        1 => 1,
+        _ => 2 + n as u8,
+    };
+    let address = |host| SocketAddr::from(([192, 0, 2, host], 5433));
+    Some(Ends { peer: address(host), own: address(1) })
 }
 
 fn status(at: Lsn, reply: ReplyRequest) -> Vec<u8> {

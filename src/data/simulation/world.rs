@@ -7,7 +7,7 @@
 
 use super::disk::Disk;
 use super::keeper::Keeper;
-use super::kernel::{Faults, Kernel, MICROSECOND, MILLISECOND, SECOND, Shared};
+use super::kernel::{Faults, Kernel, MICROSECOND, MILLISECOND, SECOND, Shared, Stage, What};
 use super::plants::Plant;
 use super::primary::Primary;
 use super::random::Random;
@@ -16,6 +16,7 @@ use super::standby::{Standby, Wish};
 use super::truth::{MIB, SYSTEM, Truth};
 use crate::cluster::identity::Identity;
 use crate::cluster::instance::InstanceId;
+use crate::config::Zerocopy;
 use crate::data::core::Next;
 use crate::data::handoff::{Mailbox, ToControl, ToCore, mailbox};
 use crate::data::io::ReceiveIo;
@@ -50,6 +51,7 @@ pub(super) type Sights = BTreeSet<&'static str>;
 pub(super) const SIGHTS: &[&str] = &[
     "a block from a file",
     "a cancellation",
+    "a send without a copy",
     "a falsified byte",
     "a halt",
     "a keeper's failure",
@@ -163,7 +165,7 @@ impl Slot {
 /// I8: what is in flight is what the core knows of.
 fn check_operations(core: &mut DataCore<FakeRing>, inner: &Inner) {
     let mut blocks = 0;
-    let (mut replies, mut rooms) = (0, 0);
+    let (mut replies, mut rooms, mut sending, mut unreleased) = (0, 0, 0, Vec::new());
     let upstream = core.receive.as_ref().map(ReceiveIo::in_flight);
     for op in &inner.ops {
         match Purpose::of(op.token).expect("a token of this core's") {
@@ -184,7 +186,15 @@ fn check_operations(core: &mut DataCore<FakeRing>, inner: &Inner) {
                 assert!(mine || connection != current || known == [None; 2], "I8: the upstream's");
             }
             Purpose::Write(_) | Purpose::Sync(_) => {}
-            Purpose::Zerocopy(_) => panic!("the simulated ring does not take such sends"),
+            Purpose::Zerocopy(key) => {
+                unreleased.push(key);
+                let What::ZeroCopy(send) = &op.what else { panic!("a send without a copy") };
+                let known = core.senders.get_mut(key).and_then(|sender| sender.sending);
+                if let Stage::Sending = send.stage {
+                    assert_eq!(known, Some(op.id), "I8: a send that nobody knows of");
+                    sending += 1;
+                }
+            }
         }
     }
     for op in upstream.into_iter().flat_map(|(_, known)| known).flatten() {
@@ -193,6 +203,13 @@ fn check_operations(core: &mut DataCore<FakeRing>, inner: &Inner) {
     let reading = core.senders.iter().filter(|(_, sender)| sender.reading.is_some()).count();
     let polling = core.senders.iter().filter(|(_, sender)| sender.waiting_room.is_some()).count();
     assert_eq!((replies, rooms), (reading, polling), "I8: receives and polls in flight");
+    let waiting = core.senders.iter().filter(|(_, sender)| sender.sending.is_some()).count();
+    assert_eq!(sending, waiting, "I8: sends without a copy in flight");
+    for (slot, sender) in core.senders.iter() {
+        let key = core.senders.key_at(slot);
+        let held = unreleased.iter().filter(|of| Some(**of) == key).count();
+        assert_eq!(held, sender.unreleased as usize, "I8: a notification is lost");
+    }
     assert_eq!(blocks, core.blocks.loading(), "I8: reads in flight");
 }
 
@@ -269,6 +286,8 @@ fn storm(random: &mut Random) -> Faults {
         short_writes: rate(200),
         deadly_disk: 0,
         stuck_disk: rate(40),
+        no_memory: rate(20),
+        copied: rate(300),
         meanwhile: rate(300),
         early_wake_ups: rate(50),
         keeper: rate(60),
@@ -289,8 +308,8 @@ impl World {
         let durable = truth.record_end(from.saturating_add(old));
         let durable = if is_new || durable <= from { from } else { durable };
         let more = match random.below(8) {
-            0 => 7 * MIB,
-            1..3 => 3 * MIB,
+            0..2 => 7 * MIB,
+            2..4 => 3 * MIB,
             _ => random.below(2 * MIB) + 10_000,
         };
         let about = durable.saturating_add(more).min(truth.end());
@@ -310,6 +329,9 @@ impl World {
         config.wal_buffers = 1 << 20;
         config.max_wal_senders = 1000;
         config.max_send_size = 8192 << random.below(6);
+        let modes = [Zerocopy::Auto, Zerocopy::On, Zerocopy::Off];
+        config.zerocopy = modes[random.below(3) as usize];
+        kernel.borrow_mut().locks_memory = random.chance(900);
         let some = |random: &mut Random, choices: &[u64]| {
             Duration::from_secs(choices[random.below(choices.len() as u64) as usize])
         };
@@ -406,7 +428,11 @@ impl World {
             Standby::new(n, cores, at, &mut kernel.borrow_mut())
         });
         let standbys = standbys.collect();
-        let pace = 200 + random.below(2) * random.below(200_000);
+        let pace = match random.below(6) {
+            0..2 => 200,
+            2..4 => 200 + random.below(200_000),
+            _ => 400_000 + random.below(400_000),
+        };
         let mut world = Self {
             primary: Primary::new(truth, durable, goal, pace.max(more / 300)),
             keeper: Keeper::new(queue, holds),
@@ -632,8 +658,9 @@ impl World {
                     kernel.ripen(op);
                     assert!(
                         op.ripe_at.is_some(),
-                        "I8: {:?} never completes",
-                        Purpose::of(op.token)
+                        "I8: {:?} never completes: {}",
+                        Purpose::of(op.token),
+                        kernel.describe(op)
                     );
                 }
             }
@@ -649,7 +676,8 @@ impl World {
         assert_eq!(self.hub.holds.count(), 0, "a hold is left");
         assert_eq!(self.hub.senders(), 0, "a place among the senders is lost");
         let kernel = self.kernel.borrow();
-        let (no_space, removed, failed, opened) = (
+        let (zerocopied, no_space, removed, failed, opened) = (
+            kernel.zerocopied > 0,
             kernel.no_space > 0,
             self.keeper.removed > 0,
             self.keeper.failed > 0,
@@ -658,6 +686,7 @@ impl World {
         drop(kernel);
         let meanwhile = *self.meanwhiles.borrow() > 0;
         for (met, what) in [
+            (zerocopied, "a send without a copy"),
             (no_space, "no space"),
             (removed, "a removed segment"),
             (failed, "a keeper's failure"),

@@ -1,7 +1,7 @@
 //! A look at the cache from outside, for the simulation of a core: what is sent from
 //! here has to be pinned.
 
-use super::{CHUNK_SIZE, ChunkReader, Shared};
+use super::{CHUNK_SIZE, ChunkHold, ChunkReader, Shared};
 use std::sync::Arc;
 
 /// Watches one reader.
@@ -27,5 +27,29 @@ impl Audit {
     /// The mistake that [`Audit::is_unpinned`] is for.
     pub(crate) fn unpin(&self) {
         self.shared.directory.forget_hazard(self.reader);
+    }
+}
+
+/// The memory that a send without a copy reads, whoever holds it.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    shared: Arc<Shared>,
+    buffer: usize,
+    offset: usize,
+    len: usize,
+}
+
+impl Watched {
+    pub(crate) fn of(hold: &ChunkHold) -> Self {
+        let ChunkHold { shared, buffer, offset, len } = hold;
+        Self { shared: Arc::clone(shared), buffer: *buffer, offset: *offset, len: *len }
+    }
+
+    /// The bytes that the network would read now.
+    #[expect(unsafe_code, reason = "the simulation looks at memory as the network does")]
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        // SAFETY: inside the cache's memory, as the hold was; a simulated world has one
+        // thread, so nobody writes meanwhile.
+        unsafe { self.shared.memory.slice(self.buffer, self.offset, self.len) }.to_vec()
     }
 }
