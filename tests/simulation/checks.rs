@@ -47,7 +47,7 @@ impl Ground {
         if let Some((before, upto)) = model.published {
             // What of a timeline that has ended since lies behind its end is aside.
             let ended = wal.ended.iter().find(|ended| ended.tli == before).map(|ended| ended.end);
-            let floor = truth.last_end(before, upto.min(ended.unwrap_or(Lsn::MAX)));
+            let floor = truth.surely_ended(before, upto.min(ended.unwrap_or(Lsn::MAX)));
             promise!(
                 shared,
                 tli == before || ended.is_some() && tli > before,
@@ -67,7 +67,7 @@ impl Ground {
         if let Some(flush) = acknowledged {
             promise!(
                 shared,
-                wal.durable >= truth.last_end(tli, flush),
+                wal.durable >= truth.surely_ended(tli, flush),
                 "hub {id}: acknowledged {flush} of timeline {tli}, found {}",
                 wal.durable
             );

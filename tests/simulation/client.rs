@@ -98,6 +98,11 @@ impl Client {
         self.collect().await
     }
 
+    /// The answer to a command that was sent.
+    pub(crate) async fn answer(&mut self) -> Result<Rows, Fault> {
+        self.collect().await
+    }
+
     /// Everything up to ReadyForQuery.
     async fn collect(&mut self) -> Result<Rows, Fault> {
         let mut rows = Rows::new();

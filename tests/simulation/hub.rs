@@ -11,6 +11,7 @@ use crate::truth::MIB;
 use bytes::{Buf, BytesMut};
 use std::cell::{Cell as Flag, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use walhub::cluster::identity::Identity;
@@ -24,7 +25,7 @@ use walhub::ring::{ChunkReader, ChunkWriter};
 use walhub::store::append::{Action, WriteId};
 use walhub::store::control_file::{Cluster, ControlFile};
 use walhub::store::durable::read_small;
-use walhub::store::layout::Layout;
+use walhub::store::layout::{FileKind, Layout};
 use walhub::store::retention::{Holds, Receiving};
 use walhub::store::switch::Switch;
 use walhub::store::{RecoveredWal, StoreFault, recover};
@@ -44,6 +45,8 @@ pub(crate) type Told1 = Rc<RefCell<Option<Result<(), String>>>>;
 pub(crate) struct Order {
     job: Job,
     tell: Option<Told1>,
+    /// The keeper's turn in which it was given.
+    given: u64,
 }
 
 /// What comes to the core.
@@ -96,6 +99,10 @@ pub(crate) struct Process {
     pub(crate) next_pid: Flag<u32>,
     /// The process has to end.
     pub(crate) halted: Flag<bool>,
+    /// Turns that the keeper has had.
+    pub(crate) keeper_turns: Flag<u64>,
+    /// The most of them that something took for which a commit waits.
+    pub(crate) longest_wait: Flag<u64>,
 }
 
 /// The receive role.
@@ -141,6 +148,9 @@ pub(crate) async fn start(
     let recovered = recover(disk, layout).await?;
     let cluster = recovered.control.as_ref().and_then(|control| control.cluster.clone());
     let wal = recovered.wal.as_ref();
+    if ground.shared.plant == Plant::RemovesBeforeAHole {
+        ground.lose_before(wal.map_or(Lsn::INVALID, |wal| wal.extent.unbroken_from()));
+    }
     let extent = wal.map(|wal| wal.extent.clone()).unwrap_or_default();
     let holds = Arc::new(Holds::of(extent));
     let complete = wal.and_then(|wal| wal.complete);
@@ -193,12 +203,39 @@ pub(crate) async fn start(
         sessions: RefCell::default(),
         next_pid: Flag::new(1),
         halted: Flag::new(false),
+        keeper_turns: Flag::new(0),
+        longest_wait: Flag::new(0),
         ground,
     };
     if control.cluster.is_none() {
         drop(process.save_control(None));
     }
     Ok((Rc::new(process), keeper))
+}
+
+impl Ground {
+    /// The mistake: complete segments before `oldest` go.
+    fn lose_before(&self, oldest: Lsn) {
+        let size = self.shared.truth.borrow().size;
+        for path in self.segments() {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let FileKind::Segment(name) = FileKind::of(name, size) else { continue };
+            if name.no < oldest.segment(size) {
+                self.disk.disk.lose(&path);
+            }
+        }
+    }
+
+    /// The complete segments in pg_wal.
+    pub(crate) fn segments(&self) -> Vec<PathBuf> {
+        let size = self.shared.truth.borrow().size;
+        let is_segment = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            path.parent() == Some(self.layout.wal())
+                && matches!(FileKind::of(name, size), FileKind::Segment(_))
+        };
+        self.disk.disk.names().into_iter().filter(is_segment).collect()
+    }
 }
 
 /// As `serve::resume`.
@@ -220,13 +257,23 @@ fn resume(hub: &Hub, wal: RecoveredWal, writer: &mut ChunkWriter) -> Store {
     store
 }
 
+/// Does a commit wait for it?
+fn is_urgent(job: &Job) -> bool {
+    matches!(job, Job::Prepare { .. } | Job::Finalize { .. } | Job::Begin { .. } | Job::Switch(_))
+}
+
 /// The keeper's loop.
 pub(crate) async fn keep(process: Rc<Process>, mut keeper: Keeper<PlantedDisk>) {
     loop {
         let order = process.orders.borrow_mut().pop_front();
         match order {
-            Some(Order { job, tell }) => {
+            Some(Order { job, tell, given }) => {
+                let urgent = is_urgent(&job);
                 let done = keeper.run(job).await;
+                if urgent {
+                    let took = process.keeper_turns.get() - given;
+                    process.longest_wait.set(process.longest_wait.get().max(took));
+                }
                 process.deliver(done, tell);
             }
             None => {
@@ -253,12 +300,17 @@ impl Process {
     /// Posts a job and says where its outcome will be.
     pub(crate) fn order(&self, job: Job) -> Told1 {
         let told = Told1::default();
-        self.orders.borrow_mut().push_back(Order { job, tell: Some(Rc::clone(&told)) });
+        self.give(job, Some(Rc::clone(&told)));
         told
     }
 
+    fn give(&self, job: Job, tell: Option<Told1>) {
+        let given = self.keeper_turns.get();
+        self.orders.borrow_mut().push_back(Order { job, tell, given });
+    }
+
     pub(crate) fn post(&self, job: Job) {
-        self.orders.borrow_mut().push_back(Order { job, tell: None });
+        self.give(job, None);
     }
 
     /// As `serve::post`.

@@ -13,10 +13,15 @@
 mod archive;
 mod checks;
 mod client;
+mod expected;
 #[path = "../store_simulation/fake_disk.rs"]
-#[expect(dead_code, reason = "no disk is full here: the store's own simulation fills them")]
+#[expect(
+    dead_code,
+    reason = "no write fails here for want of space: the store's simulation has that"
+)]
 mod fake_disk;
 mod hub;
+mod kinds;
 mod network;
 mod plants;
 #[path = "../store_simulation/random.rs"]
@@ -29,6 +34,7 @@ mod upstream;
 mod walreceiver;
 mod world;
 
+use kinds::{Kind, SPECIAL};
 use plants::Plant;
 use shared::Traced;
 use std::collections::BTreeSet;
@@ -44,10 +50,52 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// The world of `WALHUB_WORLD`, by its name.
+fn asked() -> Kind {
+    let Ok(name) = std::env::var("WALHUB_WORLD") else { return Kind::Ordinary };
+    let mut all = SPECIAL.into_iter();
+    all.find(|kind| format!("{kind:?}") == name).unwrap_or_else(|| panic!("no world {name}"))
+}
+
+/// The worlds with one fault: those seeds fail that are expected to, and no others.
+#[test]
+fn special_worlds_end_as_expected() {
+    let seeds = number("WALHUB_SEEDS").map_or(expected::LISTED, |seeds| seeds / 10);
+    let seeds = seeds.max(expected::LISTED);
+    let (next, total) = (AtomicU64::new(0), seeds * SPECIAL.len() as u64);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (mut wrong, mut seen) = (Vec::new(), BTreeSet::new());
+    std::thread::scope(|scope| {
+        let work = || {
+            let (mut wrong, mut seen) = (Vec::new(), BTreeSet::new());
+            loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                if n >= total {
+                    return (wrong, seen);
+                }
+                let (kind, seed) = (SPECIAL[(n / seeds) as usize], n % seeds);
+                let outcome = world::run(seed, kind, Plant::Honest, Traced::No);
+                seen.extend(outcome.sights);
+                wrong.extend(expected::judge(kind, seed, outcome.result).err());
+            }
+        };
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            let (errors, sights) = worker.join().unwrap();
+            wrong.extend(errors);
+            seen.extend(sights);
+        }
+    });
+    wrong.sort();
+    assert!(wrong.is_empty(), "not as expected:\n{}", wrong.join("\n"));
+    let missing: Vec<_> = kinds::SIGHTS.iter().filter(|sight| !seen.contains(*sight)).collect();
+    assert!(missing.is_empty(), "never came up: {missing:?}");
+}
+
 #[test]
 fn promises_hold() {
     if let Some(seed) = number("WALHUB_SEED") {
-        let outcome = world::run(seed, Plant::Honest, Traced::Yes);
+        let outcome = world::run(seed, asked(), Plant::Honest, Traced::Yes);
         println!("{}", outcome.trace.join("\n"));
         println!("{:#?}", outcome.sights);
         return outcome.result.unwrap();
@@ -64,7 +112,7 @@ fn promises_hold() {
                 if seed >= seeds || broken.len() >= 10 {
                     return (broken, seen);
                 }
-                let outcome = world::run(seed, Plant::Honest, Traced::No);
+                let outcome = world::run(seed, Kind::Ordinary, Plant::Honest, Traced::No);
                 seen.extend(outcome.sights);
                 broken.extend(outcome.result.err());
             }
@@ -84,7 +132,11 @@ fn promises_hold() {
 /// Some seed among those that every run looks at finds the mistake, and by what it leads
 /// to: the error says one of `signs`.
 fn finds(plant: Plant, signs: &[&str]) {
-    let run = |seed| world::run(seed, plant, Traced::No).result.err();
+    finds_in(Kind::Ordinary, plant, signs);
+}
+
+fn finds_in(kind: Kind, plant: Plant, signs: &[&str]) {
+    let run = |seed| world::run(seed, kind, plant, Traced::No).result.err();
     let broken = (0..ENOUGH).find_map(run).expect("no seed noticed the mistake");
     assert!(signs.iter().any(|sign| broken.contains(sign)), "found by something else: {broken}");
 }
@@ -107,6 +159,16 @@ fn finds_serving_past_the_switchpoint() {
 #[test]
 fn finds_retention_by_unsaved_slots() {
     finds(Plant::RetainsByUnsavedSlots, &["needs WAL from"]);
+}
+
+#[test]
+fn finds_that_a_hole_costs_what_lies_before_it() {
+    finds_in(Kind::Hole, Plant::RemovesBeforeAHole, &["goes, and nobody gave it up"]);
+}
+
+#[test]
+fn finds_a_pipeline_that_is_forgotten() {
+    finds_in(Kind::Pipelines, Plant::ForgetsThePipeline, &["liveness"]);
 }
 
 #[test]

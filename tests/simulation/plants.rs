@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use walhub::store::disk::Disk;
+use walhub::store::retention::Space;
 
 /// A mistake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,6 +22,10 @@ pub(crate) enum Plant {
     ServesPastTheSwitchpoint,
     /// Retention goes by slots' positions that are not on disk.
     RetainsByUnsavedSlots,
+    /// A start removes what lies before the first segment that it can go on from.
+    RemovesBeforeAHole,
+    /// What a client sent behind a slot's command is forgotten.
+    ForgetsThePipeline,
     /// What the archive has under positions that are held is not looked at.
     ArchiveWinsSilently,
 }
@@ -148,6 +153,10 @@ impl Disk for PlantedDisk {
 
     async fn mkdir(&self, path: &Path) -> io::Result<()> {
         self.disk.mkdir(path).await
+    }
+
+    async fn space(&self, dir: &Path) -> io::Result<Space> {
+        self.disk.space(dir).await
     }
 
     async fn len(&self, file: &PlantedFile) -> io::Result<u64> {

@@ -1,9 +1,10 @@
 //! PostgreSQL servers, as far as their WAL goes: a primary writes, standbys follow it, any
 //! of them can be asked for WAL, and promoted.
 
+use crate::kinds::{GRACE, Kind};
 use crate::network::{Conn, End, Node};
 use crate::shared::{Shared, promise};
-use crate::truth::{MIB, SYSTEM};
+use crate::truth::{Branch, MIB, SYSTEM};
 use bytes::{Buf, BytesMut};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -44,6 +45,12 @@ pub(crate) struct Server {
     pub(crate) diverged: bool,
     /// What it asks for begins before what anybody still has.
     pub(crate) gap: bool,
+    /// What it was sent, flushed or not.
+    pub(crate) received: Lsn,
+    /// Of a timeline whose servers were rolled back: whose history it has.
+    pub(crate) branch: Option<Branch>,
+    /// The hub that it streamed from last, and when that ended.
+    pub(crate) left: Option<(usize, u64)>,
     /// Does it use slots at its hubs?
     pub(crate) slot: Option<String>,
     sessions: BTreeMap<Conn, Session>,
@@ -87,6 +94,9 @@ impl Server {
             oldest: truth.start,
             diverged: false,
             gap: false,
+            received: Lsn::INVALID,
+            branch: None,
+            left: None,
             slot: None,
             sessions: BTreeMap::new(),
         }
@@ -102,6 +112,45 @@ impl Server {
     /// What it was sent up to here is on its disk.
     pub(crate) fn flushed(&mut self, upto: Lsn) {
         self.flush = self.flush.max(upto);
+    }
+
+    /// The primary was rolled back, and what it writes differs from `first` on: who has more
+    /// has what nobody writes any more.
+    pub(crate) fn note_rollback(&mut self, first: Lsn) {
+        if self.id > 0 && self.flush.max(self.received) > first {
+            self.branch = Some(Branch::Left);
+        }
+    }
+
+    /// It was sent WAL. No server has two histories.
+    pub(crate) fn note_received(&mut self, tli: TimelineId, from: Lsn, wal: &[u8]) {
+        self.received = self.received.max(from.saturating_add(wal.len() as u64));
+        let branch = self.shared.truth.borrow().branch_of(tli, from, wal);
+        let known = self.branch;
+        promise!(
+            self.shared,
+            branch.is_none() || known.is_none() || branch == known,
+            "server {} is sent two histories of timeline {tli}, the second from {from} on",
+            self.id
+        );
+        self.branch = known.or(branch);
+    }
+
+    /// It finds its WAL gone at a hub. Nobody who left it a moment ago does.
+    pub(crate) fn note_gap(&mut self, hub: usize) {
+        self.gap = true;
+        let now = self.shared.steps.get();
+        if let Some((last, at)) = self.left
+            && self.shared.kind == Kind::Returns
+        {
+            promise!(
+                self.shared,
+                last != hub || now - at > GRACE,
+                "server {} is back after {} ms, and its WAL is gone",
+                self.id,
+                5 * (now - at)
+            );
+        }
     }
 
     /// Becomes the primary of a new timeline.
@@ -124,6 +173,7 @@ impl Server {
         (self.tli, self.flush) = (tli, flush);
         self.diverged = false;
         self.gap = false;
+        (self.received, self.branch, self.left) = (flush, None, None);
         self.restart();
     }
 

@@ -250,6 +250,9 @@ impl Session {
         let State::Task(task, _) = std::mem::replace(&mut self.state, State::Commands) else {
             return;
         };
+        if process.shared().plant == Plant::ForgetsThePipeline {
+            self.unread.clear();
+        }
         let done = SlotDone { task, result };
         let step = self.conversation.resume(&process.hub, &self.who, done, &mut self.out);
         self.follow(process, step);

@@ -1,6 +1,7 @@
 //! What everybody in a world shares: the truth, the network, the archive, chance and time.
 
 use crate::archive::Archive;
+use crate::kinds::Kind;
 use crate::network::Network;
 use crate::plants::Plant;
 use crate::random::Random;
@@ -22,6 +23,10 @@ pub(crate) struct Shared {
     /// Faults have stopped.
     pub(crate) calm: Cell<bool>,
     pub(crate) steps: Cell<u64>,
+    /// What the world is about.
+    pub(crate) kind: Kind,
+    /// So many days the clock is ahead of itself.
+    jumped: Cell<i64>,
     /// Servers that are up and can be connected to.
     pub(crate) servers_up: RefCell<Vec<bool>>,
     pub(crate) hubs_up: RefCell<Vec<bool>>,
@@ -39,6 +44,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         seed: u64,
+        kind: Kind,
         plant: Plant,
         servers: usize,
         hubs: usize,
@@ -54,6 +60,8 @@ impl Shared {
             random: RefCell::new(random),
             calm: Cell::new(false),
             steps: Cell::new(0),
+            kind,
+            jumped: Cell::new(0),
             servers_up: RefCell::new(vec![true; servers]),
             hubs_up: RefCell::new(vec![false; hubs]),
             isolated: RefCell::new(vec![0; hubs]),
@@ -75,7 +83,13 @@ impl Shared {
 
     /// The time of day: a step takes five milliseconds.
     pub(crate) fn now(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_000 + 5 * self.steps.get())
+        let ahead = Duration::from_secs(self.jumped.get().unsigned_abs() * 24 * 3600);
+        SystemTime::UNIX_EPOCH + ahead + Duration::from_millis(1_000_000 + 5 * self.steps.get())
+    }
+
+    /// The clock is so many days further, or back.
+    pub(crate) fn jump(&self, days: i64) {
+        self.jumped.set(self.jumped.get() + days);
     }
 
     /// A hub has told a server that it has WAL on disk.

@@ -11,6 +11,29 @@ pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const SYSTEM: SystemId = SystemId::new(0x7777_0002);
 pub(crate) const MAGIC: u16 = 0xD110;
 
+/// A history of a timeline from a snapshot on, to which its servers were rolled back.
+struct Left {
+    tli: TimelineId,
+    at: Lsn,
+    bytes: Vec<u8>,
+}
+
+impl Left {
+    fn holds(&self, from: Lsn, found: &[u8]) -> bool {
+        let offset = from.bytes_since(self.at) as usize;
+        self.bytes.get(offset..offset + found.len()) == Some(found)
+    }
+}
+
+/// One of the two histories of a timeline whose servers were rolled back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Branch {
+    /// That which was rolled back.
+    Left,
+    /// That which is written on.
+    Current,
+}
+
 /// One timeline, from its switchpoint on.
 struct Line {
     parent: Option<(TimelineId, Lsn)>,
@@ -39,6 +62,7 @@ pub(crate) struct Truth {
     /// Where the log begins: a segment's start.
     pub(crate) start: Lsn,
     lines: BTreeMap<TimelineId, Line>,
+    left: Option<Left>,
 }
 
 impl Truth {
@@ -48,13 +72,55 @@ impl Truth {
         let synth = Synth::new(SYSTEM, size, TimelineId::FIRST, MAGIC, start);
         let ends = vec![(start, synth)];
         let line = Line { parent: None, start, bytes: Vec::new(), ends, history: Bytes::new() };
-        let mut truth = Self { size, start, lines: BTreeMap::from([(TimelineId::FIRST, line)]) };
+        let lines = BTreeMap::from([(TimelineId::FIRST, line)]);
+        let mut truth = Self { size, start, lines, left: None };
         truth.write(TimelineId::FIRST, random.below(3 * MIB / 2), random);
         truth
     }
 
     fn line(&self, tli: TimelineId) -> &Line {
         &self.lines[&tli]
+    }
+
+    /// The servers of `tli` return to what they had at `at`, a record's end, and the same
+    /// job runs again: records of the same lengths, a fifth of them with other content.
+    /// Returns where the first of those begins; `None` when all are the same.
+    pub(crate) fn roll_back(
+        &mut self,
+        tli: TimelineId,
+        at: Lsn,
+        random: &mut Random,
+    ) -> Option<Lsn> {
+        let line = self.lines.get_mut(&tli).unwrap();
+        let offset = |lsn: Lsn| lsn.bytes_since(line.start) as usize;
+        let before = line.bytes[offset(at)..].to_vec();
+        let mut first = None;
+        for pair in line.ends.windows(2) {
+            let [(from, synth), (to, _)] = pair else { continue };
+            if *from < at || !random.chance(200) {
+                continue;
+            }
+            let Some(mut again) = record_up_to(synth, *to, random) else { continue };
+            line.bytes[offset(*from)..offset(*to)].copy_from_slice(&again.take_bytes().1);
+            first = first.or(Some(*from));
+        }
+        self.left = Some(Left { tli, at, bytes: before });
+        first
+    }
+
+    /// Which of two histories of a timeline do these bytes belong to? `None` when both have
+    /// them, or neither.
+    pub(crate) fn branch_of(&self, tli: TimelineId, from: Lsn, found: &[u8]) -> Option<Branch> {
+        let left = self.left.as_ref().filter(|left| left.tli == tli)?;
+        let shared = (left.at.bytes_since(from) as usize).min(found.len());
+        let (start, own) = (from.max(left.at), &found[shared..]);
+        let is_old = left.holds(start, own);
+        let is_new = self.first_written(tli, start, own).is_none();
+        match (is_old, is_new) {
+            (true, false) => Some(Branch::Left),
+            (false, true) => Some(Branch::Current),
+            _ => None,
+        }
     }
 
     /// Timelines so far.
@@ -150,6 +216,13 @@ impl Truth {
         if lsn <= self.start { self.start } else { self.writer_at(tli, lsn).0 }
     }
 
+    /// As [`Truth::last_end`], for somebody who may hold the history that was left: no
+    /// record of either that ends later is known to be whole.
+    pub(crate) fn surely_ended(&self, tli: TimelineId, lsn: Lsn) -> Lsn {
+        let left = self.left.as_ref().filter(|left| left.tli == tli);
+        self.last_end(tli, left.map_or(lsn, |left| left.at.min(lsn)))
+    }
+
     /// Calls back with `[from, to)` of a timeline in pieces; false when it has not got all
     /// of that.
     fn pieces(&self, tli: TimelineId, from: Lsn, to: Lsn, take: &mut dyn FnMut(&[u8])) -> bool {
@@ -184,6 +257,21 @@ impl Truth {
     /// The first position at which `found`, from `from` on, is not what was written on
     /// the timeline.
     pub(crate) fn first_false(&self, tli: TimelineId, from: Lsn, found: &[u8]) -> Option<Lsn> {
+        let wrong = self.first_written(tli, from, found)?;
+        let Some(left) = self.left.as_ref().filter(|left| left.tli == tli) else {
+            return Some(wrong);
+        };
+        // Those who have it from before a rollback have what was written then.
+        let shared = (left.at.bytes_since(from) as usize).min(found.len());
+        let (before, own) = found.split_at(shared);
+        match self.first_written(tli, from, before) {
+            None if left.holds(from.max(left.at), own) => None,
+            _ => Some(wrong),
+        }
+    }
+
+    /// As [`Truth::first_false`], of the history that is written on.
+    fn first_written(&self, tli: TimelineId, from: Lsn, found: &[u8]) -> Option<Lsn> {
         let to = from.saturating_add(found.len() as u64);
         let (mut at, mut rest, mut wrong) = (from, found, None);
         let whole = self.pieces(tli, from, to, &mut |bytes| {

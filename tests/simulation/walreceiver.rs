@@ -2,9 +2,11 @@
 //! Every byte that it is sent is looked at.
 
 use crate::client::{Client, Fault, Started, text};
+use crate::kinds::Kind;
 use crate::network::Node;
 use crate::server::{Server, Source};
 use crate::shared::{Shared, pause, promise};
+use crate::truth::SYSTEM;
 use bytes::{Buf, BytesMut};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -38,6 +40,9 @@ pub(crate) async fn run(shared: Rc<Shared>, me: Rc<RefCell<Server>>) {
 async fn follow(shared: &Rc<Shared>, me: &Rc<RefCell<Server>>, hub: usize) -> Result<(), Fault> {
     let id = me.borrow().id;
     let mut client = Client::open(shared, Node::Server(id), Node::Hub(hub)).await?;
+    if shared.kind == Kind::Pipelines {
+        talk_ahead(&mut client, id).await?;
+    }
     let slot = me.borrow().slot.clone();
     if let Some(slot) = &slot
         && !shared.calm.get()
@@ -94,6 +99,43 @@ async fn follow(shared: &Rc<Shared>, me: &Rc<RefCell<Server>>, hub: usize) -> Re
     }
 }
 
+/// Many commands at once, and their answers in the same order.
+async fn talk_ahead(client: &mut Client, id: usize) -> Result<(), Fault> {
+    let shared = Rc::clone(&client.shared);
+    let mut commands = Vec::new();
+    for n in 0..4 + shared.below(10) {
+        let slot = format!("p{id}_{n}");
+        let command = match shared.below(5) {
+            0 => ("IDENTIFY_SYSTEM".to_owned(), Ok(Some(SYSTEM.raw().to_string()))),
+            1 => ("TIMELINE_HISTORY 9999".to_owned(), Err("58P01")),
+            2 => ("SHOW wal_segment_size".to_owned(), Ok(Some("1MB".to_owned()))),
+            3 => (format!("DROP_REPLICATION_SLOT {slot}"), Err("42704")),
+            _ => {
+                let create = format!("CREATE_REPLICATION_SLOT {slot} PHYSICAL");
+                commands.push((create, Ok(Some(slot.clone()))));
+                (format!("DROP_REPLICATION_SLOT {slot}"), Ok(None))
+            }
+        };
+        commands.push(command);
+    }
+    let mut out = BytesMut::new();
+    for (command, _) in &commands {
+        frontend::query(&mut out, command);
+    }
+    client.send(&out);
+    for (command, due) in commands {
+        let answer = match client.answer().await {
+            Ok(rows) => Ok(rows.first().and_then(|row| text(row, 0).map(str::to_owned))),
+            Err(Fault::Server(error)) => Err(error.sqlstate),
+            Err(gone) => return Err(gone),
+        };
+        let due = due.map_err(str::to_owned);
+        promise!(shared, answer == due, "\"{command}\" is answered {answer:?}, not {due:?}");
+    }
+    shared.seen("a pipeline of commands");
+    Ok(())
+}
+
 fn refused(
     shared: &Shared,
     me: &Rc<RefCell<Server>>,
@@ -108,7 +150,7 @@ fn refused(
     }
     if error.sqlstate == "58P01" {
         shared.trace(|| format!("server {} finds WAL at {start} gone at hub {hub}", me.id));
-        me.gap = true;
+        me.note_gap(hub);
     }
     Err(fault)
 }
@@ -168,6 +210,7 @@ async fn stream(
                     promise!(shared, start == written, "server {id} gets {start} behind {written}");
                     let wrong = shared.truth.borrow().first_false(tli, start, wal);
                     promise!(shared, wrong.is_none(), "server {id} gets a false byte at {wrong:?}");
+                    me.borrow_mut().note_received(tli, start, wal);
                     written = start.saturating_add(wal.len() as u64);
                     if let Some(fork) = fork {
                         promise!(
@@ -198,7 +241,7 @@ async fn stream(
                     let mut me = me.borrow_mut();
                     me.flushed(written);
                     if error.sqlstate == "58P01" {
-                        me.gap = true;
+                        me.note_gap(hub);
                     }
                     return Err(Fault::Server(error));
                 }
@@ -212,7 +255,8 @@ async fn stream(
             return client.settle().await;
         }
         // Written and flushed now and then.
-        if written > me.borrow().flush && (shared.chance(300) || shared.calm.get()) {
+        let haste = if shared.kind == Kind::Returns { 3 } else { 300 };
+        if written > me.borrow().flush && (shared.chance(haste) || shared.calm.get()) {
             me.borrow_mut().flush = written;
         }
         let flush = me.borrow().flush;
@@ -238,7 +282,13 @@ async fn stream(
             Ok(0) => pause().await,
             Ok(_) => {}
             Err(gone) => {
-                me.borrow_mut().flushed(written);
+                let mut me = me.borrow_mut();
+                if shared.kind == Kind::Returns {
+                    // What it had not flushed it asks for again.
+                    me.left = Some((hub, shared.steps.get()));
+                } else {
+                    me.flushed(written);
+                }
                 return Err(gone);
             }
         }

@@ -3,6 +3,7 @@
 
 use crate::fake_disk::{FakeDisk, Faults};
 use crate::hub::{Ground, Model, Process, keep, start};
+use crate::kinds::{Kind, Script};
 use crate::network::Node;
 use crate::plants::{Plant, PlantedDisk};
 use crate::server::{Server, Source};
@@ -73,25 +74,26 @@ pub(crate) struct Outcome {
 }
 
 /// Runs one seed to its end.
-pub(crate) fn run(seed: u64, plant: Plant, traced: Traced) -> Outcome {
-    let mut world = World::new(seed, plant, traced);
+pub(crate) fn run(seed: u64, kind: Kind, plant: Plant, traced: Traced) -> Outcome {
+    let mut world = World::new(seed, kind, plant, traced);
     let result = world.live().map_err(|broken| format!("seed {seed}: {broken}"));
     let shared = Rc::clone(&world.shared);
     world.end();
     Outcome { result, sights: shared.sights(), trace: shared.take_trace() }
 }
 
-struct World {
-    shared: Rc<Shared>,
-    servers: Vec<Rc<RefCell<Server>>>,
-    walreceivers: Vec<Option<Work<()>>>,
+pub(crate) struct World {
+    pub(crate) shared: Rc<Shared>,
+    pub(crate) script: Script,
+    pub(crate) servers: Vec<Rc<RefCell<Server>>>,
+    pub(crate) walreceivers: Vec<Option<Work<()>>>,
     /// By server: until when it neither reads nor says anything.
-    stalled: Vec<u64>,
+    pub(crate) stalled: Vec<u64>,
     /// By server: it reads only every so many steps.
     pace: Vec<u64>,
-    hubs: Vec<HubNode>,
+    pub(crate) hubs: Vec<HubNode>,
     /// WAL is written up to so many bytes.
-    budget: u64,
+    pub(crate) budget: u64,
     /// How often a primary writes, of 1000.
     haste: u64,
     /// How often something befalls somebody, of 1000.
@@ -99,14 +101,14 @@ struct World {
     promotions: u64,
 }
 
-struct HubNode {
-    ground: Rc<Ground>,
+pub(crate) struct HubNode {
+    pub(crate) ground: Rc<Ground>,
     hosts: Vec<Node>,
     target: TargetSessionAttrs,
-    state: HubState,
+    pub(crate) state: HubState,
 }
 
-enum HubState {
+pub(crate) enum HubState {
     Down,
     Starting(Work<Result<Born, StoreFault>>, u64),
     Up { process: Rc<Process>, keeper: Work<()>, upstream: Work<()> },
@@ -144,6 +146,7 @@ fn ground(shared: &Rc<Shared>, id: usize) -> Ground {
     let limits = [None, Some(16), Some(17), Some(20), Some(21)];
     let max_slot_wal_keep_size = limits[random.below(5) as usize].map(|limit| limit * MIB);
     let retention = Policy { max_slot_wal_keep_size, ..Policy::default() };
+    let retention = shared.kind.policy(retention);
     let config = Config { wal_buffers, retention, ..plain_config() };
     Ground {
         shared: Rc::clone(shared),
@@ -159,10 +162,14 @@ fn ground(shared: &Rc<Shared>, id: usize) -> Ground {
 }
 
 impl World {
-    fn new(seed: u64, plant: Plant, traced: Traced) -> Self {
+    fn new(seed: u64, kind: Kind, plant: Plant, traced: Traced) -> Self {
+        let ordinary = kind == Kind::Ordinary;
         let shape = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
-        let (hubs, behind) = (1 + (shape % 3) as usize, 1 + (shape / 3 % 3) as usize);
-        let shared = Rc::new(Shared::new(seed, plant, 2 + behind, hubs, traced));
+        let (hubs, behind) = match ordinary {
+            true => (1 + (shape % 3) as usize, 1 + (shape / 3 % 3) as usize),
+            false => (1, 1),
+        };
+        let shared = Rc::new(Shared::new(seed, kind, plant, 2 + behind, hubs, traced));
         let mut servers = Vec::new();
         for id in 0..2 + behind {
             let source = match id {
@@ -175,7 +182,7 @@ impl World {
                 }
             };
             let mut server = Server::new(&shared, id, source);
-            if id >= 2 && shared.chance(600) {
+            if id >= 2 && if ordinary { shared.chance(600) } else { kind.has_slot() } {
                 server.slot = Some(format!("s{id}"));
             }
             servers.push(Rc::new(RefCell::new(server)));
@@ -191,20 +198,29 @@ impl World {
             if id > 0 && shared.chance(500) {
                 hosts.insert(0, Node::Hub(shared.below(id as u64) as usize));
             }
+            if !ordinary {
+                hosts = vec![Node::Server(0)];
+            }
             HubNode { ground, hosts, target, state: HubState::Down }
         });
         let hubs = nodes.collect();
         let walreceivers = servers.iter().map(|_| None).collect();
-        let (budget, haste) = match shared.chance(400) {
+        let (budget, haste) = match shared.chance(400) || !ordinary {
             true => ((9 + shared.below(6)) * MIB, 150),
             false => ((3 + shared.below(4)) * MIB, 60),
         };
-        let harm = [1, 4, 7][shared.below(3) as usize];
+        let haste = if kind == Kind::ManySlots { 25 } else { haste };
+        let harm = if ordinary { [1, 4, 7][shared.below(3) as usize] } else { 0 };
+        if !ordinary {
+            shared.archive.borrow_mut().there = false;
+        }
+        let script = Script::new(kind, seed);
         let stalled = vec![0; servers.len()];
-        let pace = |_| [1, 1, 15, 60][shared.below(4) as usize];
+        let pace = |_| if ordinary { [1, 1, 15, 60][shared.below(4) as usize] } else { 1 };
         let pace = (0..servers.len()).map(pace).collect();
         Self {
             shared,
+            script,
             servers,
             walreceivers,
             stalled,
@@ -224,8 +240,15 @@ impl World {
             if self.shared.chance(self.harm) {
                 self.befall();
             }
+            self.afflict();
         }
         self.heal();
+        if !self.shared.kind.converges() {
+            for _ in 0..3000 {
+                self.step()?;
+            }
+            return self.check_final();
+        }
         let mut late = 0;
         while !self.has_converged() {
             self.step()?;
@@ -360,6 +383,7 @@ impl World {
             }
             HubState::Up { process, keeper, upstream } => {
                 for _ in 0..1 + shared.below(6) {
+                    process.keeper_turns.set(process.keeper_turns.get() + 1);
                     assert!(poll(keeper).is_pending(), "a keeper ended");
                 }
                 process.pass();
@@ -386,7 +410,7 @@ impl World {
     }
 
     /// The hub's process is gone.
-    fn stop_hub(&mut self, id: usize) {
+    pub(crate) fn stop_hub(&mut self, id: usize) {
         let node = &mut self.hubs[id];
         let state = std::mem::replace(&mut node.state, HubState::Down);
         if let HubState::Up { process, keeper, upstream } = state {
@@ -407,7 +431,7 @@ impl World {
         }
     }
 
-    fn stop_server(&mut self, id: usize) {
+    pub(crate) fn stop_server(&mut self, id: usize) {
         self.walreceivers[id] = None;
         let mut server = self.servers[id].borrow_mut();
         server.up = false;
@@ -416,7 +440,7 @@ impl World {
         self.shared.trace(|| format!("server {id} goes down"));
     }
 
-    fn start_server(&mut self, id: usize) {
+    pub(crate) fn start_server(&mut self, id: usize) {
         self.servers[id].borrow_mut().up = true;
         self.shared.servers_up.borrow_mut()[id] = true;
     }
@@ -554,7 +578,7 @@ impl World {
     }
 
     /// A base backup of the newest primary.
-    fn make_anew(&mut self, id: usize) {
+    pub(crate) fn make_anew(&mut self, id: usize) {
         let primary = self.primary();
         self.walreceivers[id] = None;
         let source = match id {
@@ -587,6 +611,8 @@ impl World {
         shared.archive.borrow_mut().calm_down();
         for hub in &self.hubs {
             hub.ground.disk.disk.set_faults(Faults::default());
+            hub.ground.disk.disk.set_slowness(0);
+            hub.ground.disk.disk.enlarge();
         }
         self.stalled.fill(0);
         self.pace.fill(1);
@@ -699,7 +725,10 @@ impl World {
             };
             process.end();
             self.shared.take_broken().map_or(Ok(()), Err)?;
-            if self.is_followable(id) && (due, found) != (Some(end), Some(end)) {
+            if self.shared.kind.converges()
+                && self.is_followable(id)
+                && (due, found) != (Some(end), Some(end))
+            {
                 return Err(format!("hub {id} ended at {found:?}, the end is {end:?}"));
             }
         }

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::task::Poll;
 use walhub::store::disk::{Disk, parent};
+use walhub::store::retention::Space;
 
 pub(crate) const SECTOR: usize = 512;
 
@@ -43,6 +44,10 @@ struct State {
     random: Random,
     faults: Faults,
     full: bool,
+    /// Bytes of the whole disk; `None` when nobody asks.
+    capacity: Option<u64>,
+    /// A sync takes so many turns more than other work.
+    slowness: u64,
     inodes: Vec<Inode>,
     names: BTreeMap<PathBuf, usize>,
     durable_names: BTreeMap<PathBuf, usize>,
@@ -165,6 +170,8 @@ impl FakeDisk {
             random,
             faults: Faults::default(),
             full: false,
+            capacity: None,
+            slowness: 0,
             inodes: Vec::new(),
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
@@ -187,6 +194,34 @@ impl FakeDisk {
 
     pub(crate) fn set_full(&self, full: bool) {
         self.0.borrow_mut().full = full;
+    }
+
+    /// The disk is as large as what is on it and so many bytes.
+    pub(crate) fn leave_free(&self, bytes: u64) {
+        let state = &mut *self.0.borrow_mut();
+        state.capacity = Some(state.used() + bytes);
+    }
+
+    /// The disk has no end any more.
+    pub(crate) fn enlarge(&self) {
+        self.0.borrow_mut().capacity = None;
+    }
+
+    pub(crate) fn set_slowness(&self, turns: u64) {
+        self.0.borrow_mut().slowness = turns;
+    }
+
+    /// A file is gone, and no sync brings it back: somebody else removed it.
+    pub(crate) fn lose(&self, path: &Path) {
+        let state = &mut *self.0.borrow_mut();
+        let inode = state.names.remove(path);
+        assert!(inode.is_some(), "{} is not there", path.display());
+        state.durable_names.remove(path);
+        let concerns = |change: &NameChange| match change {
+            NameChange::Create(name, _) | NameChange::Unlink(name, _) => name == path,
+            NameChange::Rename(from, to, _) => from == path || to == path,
+        };
+        state.unsynced.retain(|change| !concerns(change));
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -319,6 +354,11 @@ impl FakeDisk {
 }
 
 impl State {
+    fn used(&self) -> u64 {
+        let files = self.names.values().filter(|inode| **inode != DIRECTORY);
+        files.map(|inode| self.inodes[*inode].cache.len() as u64).sum()
+    }
+
     /// Is there such a directory?
     fn look_for(&self, dir: &Path) -> io::Result<()> {
         let for_ever = self.directories.as_ref().is_none_or(|known| known.contains(dir));
@@ -394,6 +434,15 @@ async fn later() {
     .await;
 }
 
+impl FakeDisk {
+    async fn sync_takes(&self) {
+        let turns = 1 + self.0.borrow().slowness;
+        for _ in 0..turns {
+            later().await;
+        }
+    }
+}
+
 impl Disk for FakeDisk {
     type File = Rc<FakeFile>;
     type Watch = Weak<FakeFile>;
@@ -446,12 +495,12 @@ impl Disk for FakeDisk {
     }
 
     async fn sync_data(&self, file: &Self::File) -> io::Result<()> {
-        later().await;
+        self.sync_takes().await;
         self.sync_now(file)
     }
 
     async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        later().await;
+        self.sync_takes().await;
         self.0.borrow_mut().sync_dir(dir)
     }
 
@@ -468,6 +517,13 @@ impl Disk for FakeDisk {
     async fn mkdir(&self, path: &Path) -> io::Result<()> {
         later().await;
         self.make_directory(path)
+    }
+
+    async fn space(&self, dir: &Path) -> io::Result<Space> {
+        let state = self.0.borrow();
+        state.look_for(dir)?;
+        let total = state.capacity.unwrap_or(u64::MAX);
+        Ok(Space { total, free: total.saturating_sub(state.used()) })
     }
 
     async fn len(&self, file: &Self::File) -> io::Result<u64> {

@@ -1,0 +1,324 @@
+//! Worlds in which one thing goes wrong, on purpose and at length, and what must hold in
+//! them. The ordinary world has a little of everything; these have one fault each that it
+//! never meets.
+
+use crate::network::Node;
+use crate::random::Random;
+use crate::shared::promise;
+use crate::truth::MIB;
+use crate::world::{HubState, World};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use walhub::keeper::Job;
+use walhub::store::retention::{HighWatermark, Policy};
+use walhub::store::slots::{Create, InvalidSlots, Origin, SlotName};
+use walhub::wal::{Lsn, TimelineId};
+use walhub::wire::command::SlotLifetime;
+
+/// What a world is about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Kind {
+    /// A little of everything.
+    Ordinary,
+    /// The primary's storage is rolled back to a snapshot, and the same job runs again.
+    RolledBack,
+    /// A segment vanishes from the middle of pg_wal while the hub is down.
+    Hole,
+    /// The hub starts again with its disk above the high watermark.
+    FullDisk,
+    /// Hundreds of slots move, and the disk takes its time.
+    ManySlots,
+    /// The clock jumps by days, and back.
+    ClockJumps,
+    /// A client sends many commands before it reads an answer.
+    Pipelines,
+    /// A standby's connection breaks, and it is back seconds later.
+    Returns,
+}
+
+/// All but the ordinary one.
+pub(crate) const SPECIAL: [Kind; 7] = [
+    Kind::RolledBack,
+    Kind::Hole,
+    Kind::FullDisk,
+    Kind::ManySlots,
+    Kind::ClockJumps,
+    Kind::Pipelines,
+    Kind::Returns,
+];
+
+/// What the special worlds have to meet.
+pub(crate) const SIGHTS: &[&str] = &[
+    "a primary rolled back",
+    "a hole in pg_wal",
+    "a start above the watermark",
+    "hundreds of slots",
+    "a clock that jumps",
+    "a pipeline of commands",
+    "a standby that comes back",
+];
+
+/// A step is five milliseconds: so many are the time for which WAL is kept for somebody
+/// who has just gone, and for everybody after a start.
+pub(crate) const GRACE: u64 = 90 * 200;
+
+/// Slots of a hub with many.
+const SLOTS: usize = 200;
+
+/// What a commit waits for is done in so many turns of the keeper, whatever else it has to
+/// do. The files of all slots, one after the other, take five times as many.
+const PROMPT: u64 = 300;
+
+/// What is done to a world, and when.
+pub(crate) struct Script {
+    kind: Kind,
+    first: u64,
+    second: u64,
+    /// The snapshot that the primary returns to.
+    snapshot: Option<(TimelineId, Lsn)>,
+    /// Files that nobody gave up.
+    kept: Vec<PathBuf>,
+    /// Where the slots of a hub with many report to.
+    reports: BTreeMap<String, Arc<AtomicU64>>,
+    /// All of them are on disk.
+    settled: bool,
+    /// A primary that is rolled back had just begun a new segment.
+    on_a_boundary: bool,
+}
+
+impl Script {
+    pub(crate) fn new(kind: Kind, seed: u64) -> Self {
+        // Its own: the ordinary worlds are the same whatever is added here.
+        let mut random = Random::new(!seed);
+        // A rolled back primary has to have something to write yet.
+        let (first, apart) = match kind {
+            Kind::RolledBack => (100 + random.below(300), 100 + random.below(300)),
+            _ => (400 + random.below(1200), 200 + random.below(1500)),
+        };
+        let second = first + apart;
+        let (kept, reports) = (Vec::new(), BTreeMap::new());
+        let (settled, on_a_boundary) = (false, random.chance(500));
+        Self { kind, first, second, snapshot: None, kept, reports, settled, on_a_boundary }
+    }
+}
+
+impl Kind {
+    /// What a hub keeps.
+    pub(crate) fn policy(self, ordinary: Policy) -> Policy {
+        let none = Policy::default();
+        match self {
+            Self::Ordinary => ordinary,
+            Self::Hole => Policy { wal_keep_size: 1 << 30, ..none },
+            Self::FullDisk => Policy { high_watermark: Some(HighWatermark::Free(4 * MIB)), ..none },
+            Self::ClockJumps => {
+                Policy { idle_slot_timeout: Duration::from_secs(24 * 3600), ..none }
+            }
+            _ => none,
+        }
+    }
+
+    /// Does the standby behind the hub have a slot?
+    pub(crate) fn has_slot(self) -> bool {
+        matches!(self, Self::FullDisk | Self::ClockJumps)
+    }
+
+    /// Does everybody get to the newest timeline's end once faults have stopped? Whoever has
+    /// lost WAL, or holds another history, does not.
+    pub(crate) fn converges(self) -> bool {
+        !matches!(self, Self::RolledBack | Self::Hole | Self::Returns)
+    }
+}
+
+impl World {
+    /// What the world is about happens.
+    pub(crate) fn afflict(&mut self) {
+        let now = self.shared.steps.get();
+        // A standby that finds no WAL to begin with is made from a base backup.
+        let lost = { self.servers[2].borrow().gap && self.servers[2].borrow().left.is_none() };
+        if lost && self.script.kind != Kind::Ordinary {
+            self.make_anew(2);
+        }
+        let (first, second) = (self.script.first, self.script.second);
+        match self.script.kind {
+            Kind::Ordinary => {}
+            Kind::RolledBack if now == first => self.take_snapshot(),
+            Kind::RolledBack if now >= second => self.roll_back(),
+            Kind::Hole if now >= first => self.tear_a_hole(),
+            Kind::FullDisk if now == first => self.stalled[2] = u64::MAX,
+            Kind::FullDisk if now == second => self.fill_the_disk(),
+            Kind::ManySlots => self.move_slots(),
+            Kind::ClockJumps if now == first => {
+                self.walreceivers[2] = None;
+                self.stalled[2] = second + 700;
+                self.shared.network.borrow_mut().cut_off(Node::Server(2));
+            }
+            Kind::ClockJumps if now == second => self.jump(8),
+            Kind::ClockJumps if now == second + 600 => self.jump(-8),
+            Kind::Returns if now >= first && now.is_multiple_of(400) => {
+                self.shared.network.borrow_mut().cut_off(Node::Server(2));
+                self.shared.seen("a standby that comes back");
+            }
+            _ => {}
+        }
+        self.look_after();
+    }
+
+    /// What must hold at every step of a world.
+    fn look_after(&self) {
+        match self.script.kind {
+            Kind::Hole => self.look_for_files(),
+            Kind::FullDisk | Kind::ClockJumps => self.look_at_slot(),
+            _ => {}
+        }
+    }
+
+    fn take_snapshot(&mut self) {
+        let truth = self.shared.truth.borrow();
+        let tli = truth.newest();
+        self.script.snapshot = Some((tli, truth.end(tli)));
+        drop(truth);
+        self.shared.trace(|| "a snapshot of the primary is taken".to_owned());
+    }
+
+    /// The primary was at the snapshot once more and has come as far as before. Whoever has more than that holds a history
+    /// that nobody writes any more.
+    fn roll_back(&mut self) {
+        let Some((tli, at)) = self.script.snapshot else { return };
+        if self.shared.truth.borrow().end(tli) < at.saturating_add(20_000) {
+            return;
+        }
+        // The primary rests until the hub has everything.
+        self.budget = 0;
+        if std::mem::take(&mut self.script.on_a_boundary) {
+            let mut truth = self.shared.truth.borrow_mut();
+            truth.switch_segment(tli);
+            self.servers[0].borrow_mut().flush = truth.end(tli);
+            return;
+        }
+        let end = self.shared.truth.borrow().end(tli);
+        if self.hubs[0].ground.model.borrow().published != Some((tli, end)) {
+            return;
+        }
+        self.script.snapshot = None;
+        self.stop_server(0);
+        let first = {
+            let mut random = self.shared.random.borrow_mut();
+            self.shared.truth.borrow_mut().roll_back(tli, at, &mut random)
+        };
+        for server in &self.servers {
+            server.borrow_mut().note_rollback(first.unwrap_or(Lsn::MAX));
+        }
+        self.start_server(0);
+        self.budget = 30 * MIB;
+        self.shared.seen("a primary rolled back");
+        self.shared.trace(|| format!("the primary is rolled back to {at}, first other {first:?}"));
+    }
+
+    fn tear_a_hole(&mut self) {
+        let HubState::Up { .. } = self.hubs[0].state else { return };
+        if !self.script.kept.is_empty() {
+            return;
+        }
+        let ground = Rc::clone(&self.hubs[0].ground);
+        let mut complete = ground.segments();
+        complete.sort();
+        if complete.len() < 5 {
+            return;
+        }
+        self.stop_hub(0);
+        let middle = 1 + self.shared.below(complete.len() as u64 - 3) as usize;
+        let lost = complete.remove(middle);
+        ground.disk.disk.lose(&lost);
+        self.script.kept = complete;
+        self.shared.seen("a hole in pg_wal");
+        self.shared.trace(|| format!("{} vanishes", lost.display()));
+    }
+
+    fn look_for_files(&self) {
+        let ground = &self.hubs[0].ground;
+        let names: Vec<_> = ground.disk.disk.names();
+        let is_there = |kept: &PathBuf| names.iter().any(|n| n.file_name() == kept.file_name());
+        let lost = self.script.kept.iter().find(|kept| !is_there(kept));
+        promise!(self.shared, lost.is_none(), "{lost:?} goes, and nobody gave it up");
+    }
+
+    /// There is room for a few segments more than there are, so the watermark is exceeded
+    /// already; and the hub starts again.
+    fn fill_the_disk(&mut self) {
+        let ground = Rc::clone(&self.hubs[0].ground);
+        ground.disk.disk.leave_free(2 * MIB);
+        self.stop_hub(0);
+        self.stalled[2] = self.shared.steps.get() + 300;
+        self.shared.seen("a start above the watermark");
+        self.shared.trace(|| "the hub starts above the watermark".to_owned());
+    }
+
+    /// The slot of a standby that was away for seconds keeps its WAL.
+    fn look_at_slot(&self) {
+        let HubState::Up { process, .. } = &self.hubs[0].state else { return };
+        let slots = process.hub.holds.slots.lock();
+        let lost = slots.get("s2").and_then(|slot| slot.invalidated);
+        promise!(
+            self.shared,
+            lost.is_none(),
+            "slot s2 is invalidated ({lost:?}) though its standby was away for seconds"
+        );
+    }
+
+    fn jump(&self, days: i64) {
+        self.shared.jump(days);
+        self.shared.seen("a clock that jumps");
+        self.shared.trace(|| format!("the clock jumps by {days} days"));
+    }
+
+    /// Hundreds of standbys confirm what they have.
+    fn move_slots(&mut self) {
+        let HubState::Up { process, .. } = &self.hubs[0].state else { return };
+        let Some(cell) = process.hub.current_cell() else { return };
+        let durable = cell.durable();
+        let mut slots = process.hub.holds.slots.lock();
+        if self.script.reports.is_empty() {
+            for n in 0..SLOTS {
+                let name = SlotName::parse(&format!("many{n}")).unwrap();
+                let create = Create {
+                    name: name.clone(),
+                    lifetime: SlotLifetime::Persistent,
+                    origin: Origin::Asked,
+                    reserve: Some(process.hub.holds.oldest_kept()),
+                    pid: 100_000 + n as u32,
+                };
+                slots.create(create, 10_000).unwrap();
+                let key = name.to_string();
+                let (_, reports) =
+                    slots.acquire(&key, 100_000 + n as u32, InvalidSlots::Refuse).unwrap();
+                self.script.reports.insert(key, reports);
+                process.post(Job::SaveSlot(name));
+            }
+            self.shared.seen("hundreds of slots");
+        }
+        drop(slots);
+        if !self.script.settled && process.orders.borrow().is_empty() {
+            self.script.settled = true;
+            process.longest_wait.set(0);
+            self.hubs[0].ground.disk.disk.set_slowness(5);
+        }
+        for (name, reports) in &self.script.reports {
+            let reserved = process.hub.holds.oldest_kept();
+            let confirmed = durable.saturating_sub(self.shared.below(100_000)).max(reserved);
+            let before = reports.fetch_max(confirmed.raw(), Ordering::Relaxed);
+            let flush = Lsn::new(before.max(confirmed.raw()));
+            self.shared.promised.borrow_mut().insert((0, name.clone()), flush);
+        }
+        let most = process.longest_wait.get();
+        self.shared.trace(|| format!("the longest wait so far: {most}"));
+        promise!(
+            self.shared,
+            most <= PROMPT || !self.script.settled,
+            "what a commit waits for took {most} turns of the keeper"
+        );
+    }
+}
