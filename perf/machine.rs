@@ -1,10 +1,15 @@
 //! On what, when and of what was measured.
 
+use crate::fault::{Fault, Outcome};
 use crate::git;
 use serde::Serialize;
-use std::fs;
 use std::path::Path;
-use std::time::SystemTime;
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
+use walhub::bench::{measure, report};
+
+/// How long a machine is waited for that is to become quiet.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The machine and the commit.
 #[derive(Debug, Clone, Serialize)]
@@ -22,37 +27,42 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn look(congestion_control: String) -> Self {
-        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let seen = measure::Machine::this();
+        let mut date = report::date(SystemTime::now());
+        date.truncate("2000-01-01".len());
         Self {
-            date: date(SystemTime::now()),
+            date,
             commit: commit(),
-            kernel: line("/proc/sys/kernel/osrelease"),
-            cpu: value(&cpuinfo, "model name").unwrap_or("unknown").to_owned(),
-            cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            memory_gib: value(&meminfo, "MemTotal")
-                .and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok())
-                .map_or(0, |kib| (kib + (1 << 19)) >> 20),
+            kernel: seen.kernel,
+            cpu: if seen.cpu.is_empty() { "unknown".to_owned() } else { seen.cpu },
+            cpus: seen.cpus,
+            memory_gib: (seen.memory + (1 << 29)) >> 30,
             congestion_control,
-            load_average: load_average(),
+            load_average: seen.load_average,
         }
     }
 }
 
 /// The load averages of one, five and fifteen minutes.
 pub(crate) fn load_average() -> String {
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    load.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
+    measure::Machine::this().load_average
 }
 
-/// The first line of a file.
-pub(crate) fn line(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_default().lines().next().unwrap_or("unknown").to_owned()
-}
-
-fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    let line = text.lines().find(|line| line.starts_with(name))?;
-    Some(line.split_once(':')?.1.trim())
+/// Waits until the load average of one minute is below `limit`.
+pub(crate) fn wait_until_quiet(limit: f64) -> Outcome {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let load = load_average();
+        let minute = load.split(' ').next().and_then(|text| text.parse::<f64>().ok());
+        if minute.is_some_and(|minute| minute < limit) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            let text = format!("the load average stays above {limit} for {PATIENCE:?}: {load}");
+            return Err(Fault::new(text));
+        }
+        sleep(Duration::from_secs(1));
+    }
 }
 
 /// The commit that this was built from, with a plus when files differ from it.
@@ -61,35 +71,4 @@ fn commit() -> String {
         || "unknown".to_owned(),
         |tree| format!("{}{}", tree.head, if tree.clean { "" } else { "+" }),
     )
-}
-
-/// A day as ISO 8601 writes it, in UTC.
-fn date(now: SystemTime) -> String {
-    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    // Days since 1 March 0000; years that begin in March end with the leap day.
-    let days = seconds / 86_400 + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn days_are_those_of_the_calendar() {
-        let on = |days: u64| date(SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86_400));
-        assert_eq!(on(0), "1970-01-01");
-        assert_eq!(on(11_016), "2000-02-29");
-        assert_eq!(on(11_017), "2000-03-01");
-        assert_eq!(on(20_453), "2025-12-31");
-    }
 }

@@ -4,19 +4,19 @@
 //! run, every number is a median with its extremes, and what counts are ratios: the
 //! same machine, the same minutes, the same load. See `docs/performance.md`.
 
+mod bed;
 mod fault;
+mod fleet;
 mod floor;
 mod git;
-mod load;
 mod machine;
 mod network;
 mod options;
-mod process;
 mod report;
 mod rows;
-mod servers;
+#[path = "../tests/support/mod.rs"]
+mod support;
 mod versus;
-mod wait;
 
 use clap::Parser as _;
 use fault::{During, Fault, Outcome};
@@ -24,11 +24,11 @@ use machine::Machine;
 use options::Options;
 use report::Keeper;
 use rows::{ROWS, Run};
-use servers::{Programs, Workplace};
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use support::{process, scene::Scene};
 
 fn main() -> ExitCode {
     match perf(&Options::parse()) {
@@ -62,19 +62,29 @@ fn perf(options: &Options) -> Outcome {
     // First of all: it may begin the process anew.
     let congestion_control = network::isolate()?;
     let walhub = measured(options)?;
-    let programs = Programs::find()?;
-    let place = Workplace::new(&options.directory)?;
+    let scene = Scene::within(&options.directory, "walhub-perf");
+    leave_nothing_after_a_panic(scene.root().to_owned());
     let keeper = Keeper::new(Machine::look(congestion_control), options);
-    let mut run = Run { options, place: &place, programs: &programs, walhub, small_commits: None };
+    let mut run = Run { options, scene: &scene, walhub, small_commits: None };
     for row in &rows {
-        let report = (row.measure)(&mut run, row).during(format_args!(
-            "{} (logs are in {})",
-            row.name,
-            place.root().display()
-        ))?;
-        keeper.take(&report)?;
+        if let Some(limit) = options.max_load {
+            machine::wait_until_quiet(limit)?;
+        }
+        let report = (row.measure)(&mut run, row).inspect_err(|_| scene.fail());
+        keeper.take(&report.during(row.name)?)?;
     }
-    place.remove()
+    Ok(())
+}
+
+/// A panic aborts in a release build: nothing is dropped, and servers would stay.
+fn leave_nothing_after_a_panic(folder: PathBuf) {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        usual(panic);
+        process::kill_descendants();
+        support::scene::keep_logs(&folder);
+        std::process::exit(1);
+    }));
 }
 
 /// Compares two binaries; needs no PostgreSQL.

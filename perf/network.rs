@@ -5,9 +5,9 @@
 //! `TCP_CONGESTION` themselves.
 
 use crate::fault::{During, Fault, Outcome};
-use crate::machine::line;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus};
+use walhub::bench::measure;
 
 /// Says that this process was started in its own namespace.
 const INSIDE: &str = "WALHUB_PERF_NAMESPACE";
@@ -16,7 +16,7 @@ const CUBIC: &str = "cubic";
 /// Moves to a network namespace of our own, where root may make one, and says which
 /// congestion control holds. The process begins anew for that.
 pub(crate) fn isolate() -> Outcome<String> {
-    let host = || line("/proc/sys/net/ipv4/tcp_congestion_control");
+    let host = || measure::Machine::this().congestion_control;
     if !rustix::process::geteuid().is_root() {
         return Ok(format!("{} (the host's)", host()));
     }

@@ -33,6 +33,10 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) quick: bool,
 
+    /// Each row waits until the load average of one minute is below this, for ten minutes
+    #[arg(long, value_name = "LOAD")]
+    pub(crate) max_load: Option<f64>,
+
     /// Where data directories are made: a disk, not a tmpfs, because syncs are measured
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     pub(crate) directory: PathBuf,

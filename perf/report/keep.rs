@@ -62,20 +62,20 @@ impl Keeper {
         let kept = Kept { machine, repeats: *repeats, seconds: *seconds, report };
         let json = serde_json::to_string_pretty(&kept).during("JSON")?;
         write(&file(".json"), &(json + "\n"))?;
-        write(&file(".md"), &format!("{text}{}\n", self.circumstances()))?;
+        write(&file(".md"), &format!("{text}{}\n", self.circumstances(&report.load_average)))?;
         for plot in &report.plots {
             write(&file(&format!("-{}.svg", plot.name)), &plot.svg)?;
         }
         Ok(())
     }
 
-    fn circumstances(&self) -> String {
+    fn circumstances(&self, load_average: &str) -> String {
         let Machine { date, commit, kernel, cpu, cpus, memory_gib, .. } = &self.machine;
         format!(
             "{date}, commit {commit}. {cpu}, {cpus} CPUs, {memory_gib} GiB, Linux {kernel}, \
-             congestion control {}, load average at the start {}. Each server measured {} times \
+             congestion control {}, load average at the start {load_average}. Each server measured {} times \
              in turn, {} s each where a load is live.",
-            self.machine.congestion_control, self.machine.load_average, self.repeats, self.seconds,
+            self.machine.congestion_control, self.repeats, self.seconds,
         )
     }
 }

@@ -12,6 +12,7 @@ pub(crate) use samples::{Samples, median};
 pub(crate) use summary::summary;
 pub(crate) use table::{number, table};
 
+use crate::machine::load_average;
 use serde::{Deserialize, Serialize};
 
 /// A number that has to be on one side of another.
@@ -92,6 +93,8 @@ pub(crate) struct Report {
     pub(crate) title: String,
     /// What was done, so that it can be judged and done again.
     pub(crate) how: String,
+    /// When the row began: a machine with other work makes poor figures.
+    pub(crate) load_average: String,
     pub(crate) samples: Samples,
     pub(crate) ratios: Vec<Ratio>,
     pub(crate) goals: Vec<Goal>,
@@ -105,6 +108,7 @@ impl Report {
             row: row.to_owned(),
             title: title.to_owned(),
             how: how.into(),
+            load_average: load_average(),
             samples: Samples::default(),
             ratios: Vec::new(),
             goals: Vec::new(),

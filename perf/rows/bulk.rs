@@ -1,13 +1,13 @@
 //! Catching up: a fleet that starts far behind, and the bytes are all there.
 
 use super::{Row, Run};
+use crate::bed::{Bed, Way, write_wal};
 use crate::fault::Outcome;
+use crate::fleet;
 use crate::floor::bulk_sends;
-use crate::load::{Clock, Fleet, FleetPlan, Replies};
-use crate::process::CpuMeter;
 use crate::report::{Bound, Report, Samples};
-use crate::servers::{Bed, Way};
 use std::time::{Duration, Instant};
+use walhub::bench::measure::CpuMeter;
 use walhub::wal::Lsn;
 
 pub(super) const ROW: Row =
@@ -27,15 +27,15 @@ fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
          PostgreSQL's without the postmaster, which forks.",
     );
     for (standbys, mib) in sizes {
-        let mut bed = run.bed(standbys)?;
+        let mut bed = run.bed(standbys);
         // A standby serves what it has received since its base backup.
         bed.open(Way::Cascade)?;
-        bed.close(Way::Cascade)?;
-        let from = bed.primary.flush_lsn()?;
-        bed.primary.write_wal(mib)?;
-        let until = bed.primary.flush_lsn()?;
+        bed.close(Way::Cascade);
+        let from = bed.primary.flush_lsn();
+        write_wal(&bed.primary, mib);
+        let until = bed.primary.flush_lsn();
         // A hub begins with what its upstream has.
-        bed.hub.flag(&format!("--start-from={from}"));
+        bed.hub.set_flag(&format!("--start-from={from}"));
         let name = |who: &str| format!("{who}, {standbys} x {mib} MiB");
         for repeat in 0..run.options.repeats() {
             for way in [Way::Hub, Way::Direct, Way::Cascade] {
@@ -68,21 +68,15 @@ fn catch_up(
     name: &str,
 ) -> Outcome {
     let serving = bed.open(way)?;
+    let mut plan = fleet::plan(&serving, standbys, from);
+    plan.until = Some(until);
     let mut cpu = CpuMeter::start(serving.workers);
     let begun = Instant::now();
-    let plan = FleetPlan {
-        target: serving.address,
-        starts: vec![from; standbys],
-        until: Some(until),
-        replies: Replies::Interval,
-        tempers: Vec::new(),
-        connect_rate: None,
-    };
-    let fleet = Fleet::start(plan, Clock::start())?;
-    fleet.wait_finished(PATIENCE)?;
+    let standbys_at_work = fleet::start(plan)?;
+    fleet::wait_finished(&standbys_at_work, standbys, PATIENCE)?;
     let (span, cpu) = (begun.elapsed(), cpu.used());
-    drop(fleet.stop()?);
-    bed.close(way)?;
+    drop(fleet::stop(standbys_at_work)?);
+    bed.close(way);
     let gib = until.bytes_since(from) as f64 * standbys as f64 / GIB;
     samples.add(name, CPU, cpu.as_secs_f64() / gib);
     samples.add(name, RATE, gib / span.as_secs_f64());

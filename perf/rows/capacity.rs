@@ -2,9 +2,9 @@
 
 use super::live::{EACH_P99, Live, Load, through};
 use super::{Row, Run};
+use crate::bed::Way;
 use crate::fault::Outcome;
 use crate::report::{Bound, Report};
-use crate::servers::Way;
 
 pub(super) const ROW: Row =
     Row { name: "capacity", what: "how many standbys have a lag p99 of at most 250 ms", measure };
@@ -30,14 +30,14 @@ fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
     ));
     for (way, fleets) in [(Way::Hub, HUB), (Way::Direct, DIRECT)] {
         let fleets = run.options.sized(fleets, &[10, 20]);
-        let mut bed = run.bed(fleets.last().copied().unwrap_or(1))?;
+        let mut bed = run.bed(fleets.last().copied().unwrap_or(1));
         let mut first = 0;
         for repeat in 0..run.options.repeats() {
             let mut most = 0;
             for (place, &standbys) in fleets.iter().enumerate().skip(first) {
                 run.say(format_args!("round {}: {} feeds {standbys}", repeat + 1, way.name()));
                 let live = through(run, &mut bed, way, &load(standbys))?;
-                let lag = live.arrivals.each.ms(99.0);
+                let lag = live.each_ms(99.0);
                 report.samples.add(&format!("{}, {standbys}", way.name()), EACH_P99, lag);
                 if !keeps_up(&live) {
                     break;
@@ -56,5 +56,5 @@ fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
 }
 
 fn keeps_up(live: &Live) -> bool {
-    live.arrivals.missing == 0 && live.arrivals.each.ms(99.0) <= LIMIT_MS
+    live.missing == 0 && live.each_ms(99.0) <= LIMIT_MS
 }

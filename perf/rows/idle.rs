@@ -1,14 +1,13 @@
 //! Standbys to whom nothing happens.
 
-use super::live::GATHERING;
 use super::{Row, Run};
+use crate::bed::Way;
 use crate::fault::Outcome;
-use crate::load::{Clock, Fleet, FleetPlan, Replies};
-use crate::process::CpuMeter;
+use crate::fleet;
 use crate::report::{Bound, Report};
-use crate::servers::Way;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+use walhub::bench::measure::CpuMeter;
 
 pub(super) const ROW: Row =
     Row { name: "idle", what: "idle standbys: per cent of one CPU", measure };
@@ -23,28 +22,21 @@ fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
         "{standbys} standbys that stream and report every 10 s while nothing is written, for \
          {span:?}."
     ));
-    let mut bed = run.bed(standbys)?;
+    let mut bed = run.bed(standbys);
     for repeat in 0..run.options.repeats() {
         for way in [Way::Hub, Way::Direct] {
             run.say(format_args!("idle, round {}: {}", repeat + 1, way.name()));
             let serving = bed.open(way)?;
-            let plan = FleetPlan {
-                target: serving.address,
-                starts: vec![bed.primary.flush_lsn()?; standbys],
-                until: None,
-                replies: Replies::Interval,
-                tempers: Vec::new(),
-                connect_rate: None,
-            };
-            let fleet = Fleet::start(plan, Clock::start())?;
-            fleet.wait_streaming(GATHERING)?;
+            let plan = fleet::plan(&serving, standbys, bed.primary.flush_lsn());
+            let idle = fleet::start(plan)?;
+            fleet::wait_streaming(&idle, standbys)?;
             sleep(Duration::from_secs(1));
             let (mut cpu, begun) = (CpuMeter::start(serving.workers), Instant::now());
             sleep(span);
             let share = cpu.used().as_secs_f64() / begun.elapsed().as_secs_f64() * 100.0;
             report.samples.add(way.name(), SHARE, share);
-            drop(fleet.stop()?);
-            bed.close(way)?;
+            drop(fleet::stop(idle)?);
+            bed.close(way);
         }
     }
     report.ratio(SHARE, Way::Hub.name(), Way::Direct.name());

@@ -1,16 +1,19 @@
 //! Receiving, checking and syncing WAL as fast as a primary sends it.
 
 use super::{Row, Run};
-use crate::fault::{During, Fault, Outcome};
+use crate::bed::{Bed, fresh_folder, newest_segment, segment_start, write_wal};
+use crate::fault::{Fault, Outcome};
 use crate::floor::{SyncFloor, write_and_sync};
-use crate::process::{CpuMeter, Workers, signal};
 use crate::report::{Bound, Report};
-use crate::servers::{Bed, Hub};
+use crate::support::hub::Hub;
+use crate::support::process::Process;
+use crate::support::wait;
 use rustix::process::Signal;
-use std::fs;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+use walhub::bench::measure::{CpuMeter, Servers};
+use walhub::wal::Lsn;
 
 pub(super) const ROW: Row = Row {
     name: "ingest",
@@ -44,24 +47,23 @@ fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
          two segments bearing their final names (complete and synced). The bare loop writes as \
          much into files written before, by the same ring."
     ));
-    let bed = run.bed(0)?;
-    let start = bed.primary.segment_start()?;
+    let bed = run.bed(0);
+    let start = segment_start(&bed.primary);
     for repeat in 0..run.options.repeats() {
-        bed.primary.sql(&format!(
-            "select pg_create_physical_replication_slot('{}', true)",
-            slot(repeat)
-        ))?;
+        bed.primary
+            .sql(&format!("select pg_create_physical_replication_slot('{}', true)", slot(repeat)));
     }
-    bed.primary.write_wal(WARM_UP + mib + 64)?;
+    write_wal(&bed.primary, WARM_UP + mib + 64);
     for repeat in 0..run.options.repeats() {
         run.say(format_args!("ingest, round {}", repeat + 1));
         for (batch, name) in BATCHES {
-            let folder = run.folder("floor")?;
+            run.scene.clear("floor");
+            let folder = run.scene.folder("floor", None);
             let plan = SyncFloor { batch, total: mib << 20 };
             let span = write_and_sync(&folder, plan)?;
             report.samples.add(name, RATE, mib as f64 / span.as_secs_f64());
         }
-        run.place.clear("floor")?;
+        run.scene.clear("floor");
         let hub = hub(run, &bed, start, mib)?;
         hub.add(&mut report, HUB);
         receivewal(run, &bed, &slot(repeat), mib)?.add(&mut report, RECEIVEWAL);
@@ -97,35 +99,29 @@ impl Ingested {
     }
 }
 
-fn hub(run: &Run<'_>, bed: &Bed<'_>, start: walhub::wal::Lsn, mib: u64) -> Outcome<Ingested> {
-    run.place.clear("ingest")?;
-    let upstream = bed.primary.conninfo();
-    let mut hub = Hub::new(run.place, &run.walhub, &upstream, "ingest")?;
-    hub.flag(&format!("--start-from={start}"));
-    hub.flag("--wal-keep-size=64MB");
-    hub.spawn(run.place)?;
+fn hub(run: &Run<'_>, bed: &Bed<'_>, start: Lsn, mib: u64) -> Outcome<Ingested> {
+    run.scene.clear("ingest");
+    let mut hub = Hub::new(run.scene, "ingest", &bed.primary.conninfo())
+        .with_program(&run.walhub)
+        .flag(&format!("--start-from={start}"))
+        .flag("--wal-keep-size=64MB");
+    hub.launch();
     let ingested = watch(&hub.pg_wal(), hub.pid(), mib)?;
-    hub.stop()?;
+    hub.stop();
     Ok(ingested)
 }
 
 fn receivewal(run: &Run<'_>, bed: &Bed<'_>, slot: &str, mib: u64) -> Outcome<Ingested> {
-    let folder = run.place.folder_for("receivewal", run.programs)?;
-    let (out, err) = run.place.log("receivewal")?;
-    let mut receiver = run
-        .programs
-        .client("pg_receivewal")
-        .args(["--synchronous", "--no-loop", "-d", &bed.primary.conninfo()])
-        .args(["-S", slot, "-D"])
-        .arg(&folder)
-        .stdout(out)
-        .stderr(err)
-        .spawn()
-        .during("pg_receivewal")?;
-    let ingested = watch(&folder, receiver.id(), mib);
-    signal(&receiver, Signal::INT)?;
-    receiver.wait().during("pg_receivewal")?;
-    run.place.clear("receivewal")?;
+    let folder = fresh_folder(run.scene, "receivewal", &bed.primary);
+    let (_, out, err) = run.scene.log("receivewal");
+    let mut command = bed.primary.programs.client("pg_receivewal");
+    command.args(["--synchronous", "--no-loop", "-d", &bed.primary.conninfo()]);
+    command.args(["-S", slot, "-D"]).arg(&folder).stdout(out).stderr(err);
+    let mut receiver = Process::start(&mut command);
+    let ingested = watch(&folder, receiver.child().id(), mib);
+    receiver.signal(Signal::INT);
+    receiver.wait_end(wait::PATIENCE, "pg_receivewal ends");
+    run.scene.clear("receivewal");
     ingested
 }
 
@@ -143,7 +139,7 @@ fn watch(folder: &Path, pid: u32, mib: u64) -> Outcome<Ingested> {
             (None, Some(number))
                 if (number - *oldest.get_or_insert(number)) * SEGMENT >= WARM_UP << 20 =>
             {
-                let meter = CpuMeter::start(Workers::Process(pid));
+                let meter = CpuMeter::start(Servers::One(pid));
                 first = Some((number, Instant::now(), meter));
             }
             (Some((from, begun, meter)), Some(to)) if (to - *from) * SEGMENT >= mib << 20 => {
@@ -155,15 +151,4 @@ fn watch(folder: &Path, pid: u32, mib: u64) -> Outcome<Ingested> {
             _ => sleep(Duration::from_millis(1)),
         }
     }
-}
-
-/// The greatest number of a segment that has its final name.
-fn newest_segment(folder: &Path) -> Option<u64> {
-    let number = |name: &str| {
-        let (high, low) = (name.get(8..16)?, name.get(16..24)?);
-        let hex = |text| u64::from_str_radix(text, 16).ok();
-        (name.len() == 24).then_some((hex(high)? << 8) | hex(low)?)
-    };
-    let names = fs::read_dir(folder).ok()?;
-    names.filter_map(|entry| number(entry.ok()?.file_name().to_str()?)).max()
 }

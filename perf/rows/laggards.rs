@@ -2,13 +2,13 @@
 
 use super::live::{EACH_P99, LAST_P50, Load, measure as live};
 use super::{Row, Run};
+use crate::bed::{Bed, Making, Way, write_wal};
 use crate::fault::{Fault, Outcome};
-use crate::load::{Clock, Fleet, FleetPlan, Replies};
-use crate::process::CpuMeter;
+use crate::fleet;
 use crate::report::Report;
-use crate::servers::{Bed, Birth, Way};
 use std::time::{Duration, Instant};
-use walhub::wal::Lsn;
+use walhub::bench::measure::CpuMeter;
+use walhub::bench::standbys::StartAt;
 
 pub(super) const ROW: Row = Row {
     name: "laggards",
@@ -28,11 +28,10 @@ fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
          start evenly spread over {mib} MiB of older WAL in segments of 1 MiB. Latencies are \
          those of the live. CPU is that of all that was done until the laggards had arrived."
     ));
-    let bed = Birth { segment_mib: 1, ..run.birth(laggards + lively) };
-    let mut bed = Bed::new(&bed)?;
-    let from = bed.primary.flush_lsn()?;
-    bed.hub.flag(&format!("--start-from={from}"));
-    bed.primary.write_wal(mib)?;
+    let mut bed = Bed::new(&Making { segment_mib: 1, ..run.making(laggards + lively) });
+    let from = bed.primary.flush_lsn();
+    bed.hub.set_flag(&format!("--start-from={from}"));
+    write_wal(&bed.primary, mib);
     let load = Load::new(lively, 50.0, 1000);
     for repeat in 0..run.options.repeats() {
         for way in [Way::Hub, Way::Direct] {
@@ -42,31 +41,26 @@ fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
             let name = way.name();
             alone.add_latencies(&mut report.samples, &format!("{name}, live alone"));
 
-            let to = bed.primary.flush_lsn()?;
-            let starts = spread(from, to, laggards);
-            let bytes: u64 = starts.iter().map(|start| to.bytes_since(*start)).sum();
-            let plan = FleetPlan {
-                target: serving.address,
-                starts,
-                until: Some(to),
-                replies: Replies::Interval,
-                tempers: Vec::new(),
-                connect_rate: None,
-            };
-            let (mut cpu, begun) = (CpuMeter::start(serving.workers), Instant::now());
-            let fleet = Fleet::start(plan, Clock::start())?;
+            let to = bed.primary.flush_lsn();
+            let mut plan = fleet::plan(&serving, laggards, from);
+            plan.first = StartAt::Spread { from, to };
+            plan.until = Some(to);
+            let mut cpu = CpuMeter::start(serving.workers.clone());
+            let begun = Instant::now();
+            let lagging = fleet::start(plan)?;
             let beside = std::thread::scope(|scope| {
                 let watched = scope.spawn(|| live(run, &bed, &serving, &load));
-                fleet.wait_finished(PATIENCE)?;
+                fleet::wait_finished(&lagging, laggards, PATIENCE)?;
                 let (took, cpu) = (begun.elapsed(), cpu.used());
+                let bytes = lagging.progress().bytes;
                 let name = format!("{name}, live beside laggards");
                 report.samples.add(&name, DONE, took.as_secs_f64());
                 report.samples.add(&name, CPU, cpu.as_secs_f64() / (bytes as f64 / GIB));
                 watched.join().unwrap_or_else(|_| Err(Fault::new("the live fleet panicked")))
             })?;
-            drop(fleet.stop()?);
+            drop(fleet::stop(lagging)?);
             beside.add_latencies(&mut report.samples, &format!("{name}, live beside laggards"));
-            bed.close(way)?;
+            bed.close(way);
         }
     }
     for measure in [EACH_P99, LAST_P50] {
@@ -76,10 +70,4 @@ fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
         }
     }
     Ok(report)
-}
-
-/// Places at equal distances.
-fn spread(from: Lsn, to: Lsn, count: usize) -> Vec<Lsn> {
-    let step = to.bytes_since(from) / count.max(1) as u64;
-    (0..count as u64).map(|n| from.saturating_add(n * step)).collect()
 }

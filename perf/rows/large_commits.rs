@@ -2,9 +2,9 @@
 
 use super::live::{COMMIT_P50, CPU, CPU_GIB, LAST_P50, LAST_P99, Load, Subject, compare};
 use super::{Row, Run};
+use crate::bed::Way;
 use crate::fault::Outcome;
 use crate::report::{Bound, Report};
-use crate::servers::Way;
 
 pub(super) const KIB_8: Row =
     Row { name: "live-8k", what: "8 KiB commits, 256 a second: CPU per GiB", measure: kib_8 };
@@ -22,7 +22,7 @@ fn kib_64(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
 fn measure(
     run: &Run<'_>,
     row: &Row,
-    (per_second, size): (f64, usize),
+    (per_second, size): (f64, u64),
     (must, stretch): (Bound, Bound),
 ) -> Outcome<Report> {
     let standbys = run.options.sized(200, 20);

@@ -1,21 +1,26 @@
 //! A live load: commits on the primary, a fleet behind one server or another.
 
 use super::Run;
-use crate::fault::{Fault, Outcome};
+use crate::bed::{Bed, Serving, Way, conninfo_of};
+use crate::fault::{During, Fault, Outcome};
+use crate::fleet::{self, INTERVAL};
 use crate::floor::{LiveSends, live_sends};
-use crate::load::{
-    Arrivals, Clock, CommitPlan, Committers, Fleet, FleetPlan, Percentiles, Replies, Temper, nanos,
-};
-use crate::process::{CpuMeter, Memory};
 use crate::report::{Samples, median};
-use crate::servers::{Bed, Serving, Way};
+use hdrhistogram::Histogram;
+use std::sync::Arc;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use walhub::bench::clock::Clock;
+use walhub::bench::commits::Commits;
+use walhub::bench::measure::{CpuMeter, Memory};
+use walhub::bench::profile::{CommitSize, Figures, Load as Writing, Profile, Rate};
+use walhub::bench::sql::{self, SqlCommits, SqlPlan};
+use walhub::bench::standbys::{Behaviours, Fleet, FleetResult, Group, Replies};
 
-/// How long a fleet may take to gather.
-pub(super) const GATHERING: Duration = Duration::from_secs(180);
 /// How long the last commits may take to arrive.
 const DRAIN: Duration = Duration::from_secs(1);
+/// WAL of a commit beside the content of its message.
+const BESIDE_CONTENT: u64 = 104;
 
 pub(super) const CPU: &str = "CPU us/delivery";
 pub(super) const CPU_GIB: &str = "CPU s/GiB";
@@ -32,24 +37,25 @@ const WAL: &str = "WAL bytes/commit";
 pub(super) struct Load {
     pub(super) standbys: usize,
     pub(super) per_second: f64,
-    pub(super) size: usize,
+    /// Bytes of the message that each commit carries.
+    pub(super) size: u64,
     pub(super) sessions: usize,
     pub(super) replies: Replies,
-    /// How the first standbys read; the rest is good.
-    pub(super) tempers: Vec<Temper>,
+    /// Those among them that do not read as they could.
+    pub(super) behaviours: Behaviours,
     /// Commits that are not measured: how many a second, of which size.
-    pub(super) beside: Option<(f64, usize)>,
+    pub(super) beside: Option<(f64, u64)>,
 }
 
 impl Load {
-    pub(super) fn new(standbys: usize, per_second: f64, size: usize) -> Self {
+    pub(super) fn new(standbys: usize, per_second: f64, size: u64) -> Self {
         Self {
             standbys,
             per_second,
             size,
             sessions: 1,
-            replies: Replies::Interval,
-            tempers: Vec::new(),
+            replies: INTERVAL,
+            behaviours: Behaviours::default(),
             beside: None,
         }
     }
@@ -82,22 +88,35 @@ impl Subject {
 /// One measurement.
 #[derive(Debug)]
 pub(super) struct Live {
-    pub(super) cpu: Duration,
-    /// Commits that the schedule wanted while it was measured.
-    pub(super) commits: usize,
+    pub(super) cpu: f64,
     pub(super) standbys: usize,
     /// WAL that all standbys together received.
-    pub(super) bytes: u64,
+    bytes: u64,
     /// Private memory of the servers' processes at the end.
     pub(super) private_kib: f64,
-    pub(super) commit: Percentiles,
-    pub(super) arrivals: Arrivals,
+    /// What the committing sessions waited.
+    commit: Histogram<u64>,
+    /// From a commit's time to its receipt by each good standby, and by the last.
+    each: Histogram<u64>,
+    last: Histogram<u64>,
+    /// Commits that some good standby did not receive in time.
+    pub(super) missing: u64,
 }
 
 impl Live {
     /// CPU time for one commit to one standby, in microseconds.
     pub(super) fn cpu_per_delivery(&self) -> f64 {
-        self.cpu.as_secs_f64() * 1e6 / (self.commits * self.standbys) as f64
+        self.cpu * 1e6 / self.each.len() as f64
+    }
+
+    /// Milliseconds that so many per cent of the receipts did not exceed.
+    pub(super) fn each_ms(&self, percent: f64) -> f64 {
+        ms(&self.each, percent)
+    }
+
+    /// Likewise of the last standby's.
+    pub(super) fn last_ms(&self, percent: f64) -> f64 {
+        ms(&self.last, percent)
     }
 
     fn add(&self, samples: &mut Samples, name: &str) {
@@ -108,30 +127,25 @@ impl Live {
         };
         if self.standbys > 1 {
             add(CPU, self.cpu_per_delivery());
-            let gib = self.bytes as f64 / (1u64 << 30) as f64;
-            add(CPU_GIB, self.cpu.as_secs_f64() / gib);
+            add(CPU_GIB, self.cpu / (self.bytes as f64 / (1u64 << 30) as f64));
+        }
+        if self.standbys > 0 {
+            add(WAL, self.bytes as f64 / self.each.len() as f64);
         }
         self.add_latencies(samples, name);
-        if self.standbys > 0 {
-            let delivered = (self.commits * self.standbys) as f64;
-            samples.add(name, WAL, self.bytes as f64 / delivered);
-        }
     }
 
     /// The percentiles of commits and their arrival.
     pub(super) fn add_latencies(&self, samples: &mut Samples, name: &str) {
-        let Self { commit, arrivals: Arrivals { each, last, .. }, .. } = self;
-        // Of nobody there is nothing to wait for.
-        let last = if self.standbys > 0 { last } else { each };
-        for (measure, percentiles, percent) in [
-            (COMMIT_P50, commit, 50.0),
-            (COMMIT_P99, commit, 99.0),
-            (EACH_P50, each, 50.0),
-            (EACH_P99, each, 99.0),
-            (LAST_P50, last, 50.0),
-            (LAST_P99, last, 99.0),
+        for (measure, histogram, percent) in [
+            (COMMIT_P50, &self.commit, 50.0),
+            (COMMIT_P99, &self.commit, 99.0),
+            (EACH_P50, &self.each, 50.0),
+            (EACH_P99, &self.each, 99.0),
+            (LAST_P50, &self.last, 50.0),
+            (LAST_P99, &self.last, 99.0),
         ] {
-            let value = percentiles.ms(percent);
+            let value = ms(histogram, percent);
             if value.is_finite() {
                 samples.add(name, measure, value);
             }
@@ -139,10 +153,18 @@ impl Live {
     }
 }
 
+/// Not a number when nothing was recorded.
+fn ms(histogram: &Histogram<u64>, percent: f64) -> f64 {
+    if histogram.is_empty() {
+        return f64::NAN;
+    }
+    histogram.value_at_quantile(percent / 100.0) as f64 / 1e6
+}
+
 /// Measures all subjects in turn.
 pub(super) fn compare(run: &Run<'_>, load: &Load, subjects: &[Subject]) -> Outcome<Samples> {
     let mut samples = Samples::default();
-    let mut bed = run.bed(load.standbys)?;
+    let mut bed = run.bed(load.standbys);
     for repeat in 0..run.options.repeats() {
         for subject in subjects {
             let name = subject.name();
@@ -174,7 +196,7 @@ fn sends(run: &Run<'_>, load: &Load, samples: &mut Samples, name: &str) -> Outco
     let bytes = median(&known);
     let used = live_sends(LiveSends {
         connections: load.standbys,
-        bytes: if bytes.is_finite() { bytes as usize } else { load.size },
+        bytes: if bytes.is_finite() { bytes as usize } else { load.size as usize },
         per_second: load.per_second,
         span: run.options.span(),
     })?;
@@ -187,7 +209,7 @@ fn sends(run: &Run<'_>, load: &Load, samples: &mut Samples, name: &str) -> Outco
 pub(super) fn through(run: &Run<'_>, bed: &mut Bed<'_>, way: Way, load: &Load) -> Outcome<Live> {
     let serving = bed.open(way)?;
     let live = measure(run, bed, &serving, load);
-    bed.close(way)?;
+    bed.close(way);
     live
 }
 
@@ -198,58 +220,96 @@ pub(super) fn measure(
     serving: &Serving,
     load: &Load,
 ) -> Outcome<Live> {
-    let clock = Clock::start();
-    let plan = FleetPlan {
-        target: serving.address,
-        starts: vec![bed.primary.flush_lsn()?; load.standbys],
-        until: None,
-        replies: load.replies,
-        tempers: load.tempers.clone(),
-        connect_rate: None,
-    };
-    let fleet = Fleet::start(plan, clock)?;
-    fleet.wait_streaming(GATHERING)?;
-    let plan = |per_second, size, sessions| CommitPlan {
-        socket: bed.primary.socket(),
-        per_second,
-        size,
-        sessions,
-    };
+    let mut plan = fleet::plan(serving, load.standbys, bed.primary.flush_lsn());
+    plan.replies = load.replies;
+    plan.behaviours = load.behaviours.clone();
+    let (clock, commits) = (plan.clock, Arc::clone(&plan.commits));
+    let standbys = fleet::start(plan)?;
+    fleet::wait_streaming(&standbys, load.standbys)?;
     let beside = load
         .beside
-        .map(|(per_second, size)| Committers::start(&plan(per_second, size, 1), clock))
+        .map(|(per_second, size)| {
+            let commits = Arc::new(Commits::new(1));
+            committing(bed, (per_second, size, 1), clock, commits)
+        })
         .transpose()?;
-    let committers = Committers::start(&plan(load.per_second, load.size, load.sessions), clock)?;
+    let committers = committing(bed, (load.per_second, load.size, load.sessions), clock, commits)?;
     let span = run.options.span();
     sleep((span / 5).max(Duration::from_millis(500)));
-    fleet.record();
-    let mut cpu = CpuMeter::start(serving.workers);
-    let (begun, bytes) = (clock.now(), fleet.bytes());
-    clock.sleep_until(begun + nanos(span));
-    let (cpu, bytes, ended) = (cpu.used(), fleet.bytes() - bytes, clock.now());
-    let memory = Memory::of(serving.workers);
-    let mut commits = committers.stop()?;
-    if let Some(beside) = beside {
-        drop(beside.stop()?);
+    standbys.mark();
+    committers.mark();
+    let mut cpu = CpuMeter::start(serving.workers.clone());
+    let (end, bytes) = (Instant::now() + span, standbys.progress().bytes);
+    while Instant::now() < end {
+        sleep(Duration::from_millis(250).min(end.saturating_duration_since(Instant::now())));
+        // Threads that end soon are not forgotten.
+        cpu.used();
     }
-    sleep(DRAIN);
-    let end = clock.now();
-    let fleeted = fleet.stop()?;
-    commits.retain(|commit| (begun..ended).contains(&commit.due));
-    if commits.is_empty() {
+    committers.pause();
+    let beside = beside.map(SqlCommits::stop);
+    drain(&standbys, &committers);
+    let (cpu, bytes) = (cpu.used().as_secs_f64(), standbys.progress().bytes - bytes);
+    let memory = Memory::of(&serving.workers);
+    let written = committers.stop();
+    let result = fleet::stop(standbys)?;
+    let beside = beside.and_then(|beside| beside.progress.fault);
+    if let Some(fault) = beside.or(written.progress.fault) {
+        return Err(Fault::new(format!("the commits: {fault}")));
+    }
+    if written.latency.is_empty() {
         return Err(Fault::new("nothing was committed"));
     }
-    if fleeted.broken > 0 {
-        return Err(Fault::new(format!("{} streams broke", fleeted.broken)));
+    if result.end.reconnects > 0 {
+        return Err(Fault::new(format!("{} streams broke", result.end.reconnects)));
     }
-    let commit = commits.iter().map(|commit| commit.done.saturating_sub(commit.due)).collect();
+    let each = good(&result)?;
     Ok(Live {
         cpu,
-        commits: commits.len(),
         standbys: load.standbys,
         bytes,
-        private_kib: memory.private_kib,
-        commit: Percentiles::new(commit),
-        arrivals: Arrivals::new(&commits, &fleeted.receipts, end),
+        private_kib: memory.private as f64 / 1024.0,
+        commit: written.latency,
+        each,
+        missing: result.incomplete_commits,
+        last: result.last,
     })
+}
+
+/// Sessions that commit on the primary, over its Unix socket: who commits does not share
+/// the standbys' way. It has begun.
+fn committing(
+    bed: &Bed<'_>,
+    (per_second, size, sessions): (f64, u64, usize),
+    clock: Clock,
+    commits: Arc<Commits>,
+) -> Outcome<SqlCommits> {
+    let wal = size + BESIDE_CONTENT;
+    let figures = Figures {
+        rate: Some(Rate::PerSecond(((per_second * wal as f64) as u64).max(1))),
+        commit_size: Some(CommitSize::Fixed(wal)),
+        ..Figures::default()
+    };
+    let load = Writing::new(Profile::Custom, &figures).during("the load")?;
+    let target = conninfo_of(&bed.primary.unix_conninfo())?;
+    let plan = SqlPlan { target, load, clients: sessions, clock, commits };
+    let committing = sql::start(plan).during("the sessions that commit")?;
+    committing.begin();
+    Ok(committing)
+}
+
+/// Waits for the last commits; who does not get them has missed them.
+fn drain(fleet: &Fleet, committers: &SqlCommits) {
+    let deadline = Instant::now() + DRAIN;
+    while Instant::now() < deadline {
+        let progress = committers.progress();
+        if progress.settled && fleet.progress().slowest >= progress.end {
+            return;
+        }
+        sleep(Duration::from_millis(1));
+    }
+}
+
+fn good(result: &FleetResult) -> Outcome<Histogram<u64>> {
+    let good = result.groups.iter().find(|group| group.group == Group::Good);
+    good.map(|group| group.each.clone()).ok_or_else(|| Fault::new("there is no good standby"))
 }

@@ -14,10 +14,11 @@ mod small_commits;
 mod stalled;
 mod storm;
 
+use crate::bed::{Bed, Making};
 use crate::fault::{Fault, Outcome};
 use crate::options::Options;
 use crate::report::{Report, Samples};
-use crate::servers::{Bed, Birth, Programs, Workplace};
+use crate::support::scene::Scene;
 use std::path::PathBuf;
 
 /// A row of the table of targets.
@@ -72,8 +73,7 @@ pub(crate) fn chosen(names: &[String]) -> Outcome<Vec<Row>> {
 #[derive(Debug)]
 pub(crate) struct Run<'a> {
     pub(crate) options: &'a Options,
-    pub(crate) place: &'a Workplace,
-    pub(crate) programs: &'a Programs,
+    pub(crate) scene: &'a Scene,
     pub(crate) walhub: PathBuf,
     /// What several rows look at from different sides.
     pub(crate) small_commits: Option<Samples>,
@@ -81,14 +81,13 @@ pub(crate) struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// Fresh servers for at most so many standbys.
-    fn bed(&self, standbys: usize) -> Outcome<Bed<'a>> {
-        Bed::new(&self.birth(standbys))
+    fn bed(&self, standbys: usize) -> Bed<'a> {
+        Bed::new(&self.making(standbys))
     }
 
-    fn birth(&self, standbys: usize) -> Birth<'a> {
-        Birth {
-            place: self.place,
-            programs: self.programs,
+    fn making(&self, standbys: usize) -> Making<'a> {
+        Making {
+            scene: self.scene,
             walhub: self.walhub.clone(),
             serve_flags: self.options.serve_flags().map(str::to_owned).collect(),
             standbys,
@@ -102,11 +101,5 @@ impl<'a> Run<'a> {
         use std::io::Write as _;
         // Nowhere to report a failure to report.
         drop(writeln!(std::io::stderr(), "perf: {what}"));
-    }
-
-    /// A folder of its own for a row.
-    fn folder(&self, name: &str) -> Outcome<PathBuf> {
-        self.place.clear(name)?;
-        self.place.folder(name, None)
     }
 }

@@ -2,9 +2,9 @@
 
 use super::live::{CPU, LAST_P50, Load, through};
 use super::{Row, Run};
+use crate::bed::Way;
 use crate::fault::Outcome;
 use crate::report::{Curve, KeptPlot, Report, plot};
-use crate::servers::Way;
 
 pub(super) const ROW: Row =
     Row { name: "scaling", what: "cost per delivery and memory from 1 to 2000 standbys", measure };
@@ -29,14 +29,14 @@ fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
         let (mut costs, mut memories) = (Vec::new(), Vec::new());
         for &standbys in fleets {
             let name = format!("{}, {standbys}", way.name());
-            let mut bed = run.bed(standbys)?;
+            let mut bed = run.bed(standbys);
             for repeat in 0..run.options.repeats().min(ROUNDS) {
                 run.say(format_args!("scaling, round {}: {name}", repeat + 1));
                 let rate = (DELIVERIES / standbys as f64).min(100.0);
                 let load = Load::new(standbys, rate, 200);
                 let live = through(run, &mut bed, way, &load)?;
                 report.samples.add(&name, CPU, live.cpu_per_delivery());
-                report.samples.add(&name, LAST_P50, live.arrivals.last.ms(50.0));
+                report.samples.add(&name, LAST_P50, live.last_ms(50.0));
                 report.samples.add(&name, PRIVATE, live.private_kib / 1024.0);
             }
             costs.push((standbys as f64, report.samples.median(&name, CPU)));

@@ -5,10 +5,10 @@ use super::live::{
     compare,
 };
 use super::{Row, Run};
+use crate::bed::Way;
 use crate::fault::Outcome;
-use crate::load::Replies;
 use crate::report::{Bound, Report, Samples};
-use crate::servers::Way;
+use walhub::bench::standbys::Replies;
 
 pub(super) const COST: Row =
     Row { name: "live-commits", what: "200-byte commits: CPU per delivery", measure: cost };

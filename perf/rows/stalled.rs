@@ -2,10 +2,11 @@
 
 use super::live::{EACH_P50, EACH_P99, LAST_P50, LAST_P99, Load, through};
 use super::{Row, Run};
+use crate::bed::Way;
 use crate::fault::Outcome;
-use crate::load::Temper;
 use crate::report::{Bound, Report};
-use crate::servers::Way;
+use std::time::Duration;
+use walhub::bench::standbys::{Behaviours, Slow, Stalled};
 
 pub(super) const ROW: Row = Row {
     name: "stalled",
@@ -14,7 +15,7 @@ pub(super) const ROW: Row = Row {
 };
 
 /// What a slow one reads in a second; the load is ten times as much.
-const SLOW: f64 = 160_000.0;
+const SLOW: u64 = 160_000;
 
 fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
     let (good, bad) = run.options.sized((180, 10), (18, 1));
@@ -23,10 +24,13 @@ fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
          do not read and {bad} that read {SLOW} B/s besides. Latencies are those of the good."
     ));
     let alone = Load::new(good, 100.0, 16_000);
-    let mut tempers = vec![Temper::Stalled; bad];
-    tempers.extend(vec![Temper::Slow(SLOW); bad]);
-    let beside = Load { standbys: good + 2 * bad, tempers, ..alone.clone() };
-    let mut bed = run.bed(good + 2 * bad)?;
+    let behaviours = Behaviours {
+        slow: Some(Slow { count: bad, bytes_per_second: SLOW }),
+        stalled: Some(Stalled { count: bad, after: Duration::ZERO }),
+        ..Behaviours::default()
+    };
+    let beside = Load { standbys: good + 2 * bad, behaviours, ..alone.clone() };
+    let mut bed = run.bed(good + 2 * bad);
     let name = |way: Way, company: &str| format!("{}, {company}", way.name());
     let (by_themselves, among) = ("good alone", "good beside bad");
     for repeat in 0..run.options.repeats() {

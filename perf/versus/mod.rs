@@ -12,7 +12,7 @@ use self::binary::Binary;
 use self::kept::{Contest, Measured, Record};
 use self::rows::{ROWS, Row, Scale, USUAL};
 use crate::fault::{During, Fault, Outcome};
-use crate::machine::{Machine, load_average};
+use crate::machine::{Machine, load_average, wait_until_quiet};
 use crate::options::Options;
 use std::path::{Path, PathBuf};
 use walhub::bench::primary::ServerVersion;
@@ -47,6 +47,9 @@ pub(crate) fn versus(
         Record { machine: Machine::look(congestion_control), old, new, pairs, contests: vec![] };
     record.print_head()?;
     for row in rows {
+        if let Some(limit) = options.max_load {
+            wait_until_quiet(limit)?;
+        }
         let contest = contest(options, row, &record, scale)?;
         record.add(contest)?;
         // After each row: a run that is ended keeps what it has.

@@ -1,6 +1,7 @@
 //! A replication client that speaks the protocol byte by byte, so that it can also
 //! break it. It shares no code with the product: a mistake in a codec must not hide.
 
+use crate::wait;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -60,7 +61,15 @@ impl Client {
 
     /// A replication connection, ready for commands.
     pub(crate) fn connect(port: u16) -> Self {
-        Self::try_connect(port, &[("user", "postgres"), ("replication", "true")]).unwrap()
+        let parameters = [("user", "postgres"), ("replication", "true")];
+        wait::eventually("the server lets clients in", || {
+            match Self::try_connect(port, &parameters) {
+                Ok(client) => Some(client),
+                // cannot_connect_now: it is starting up.
+                Err(error) if error.sqlstate == "57P03" => None,
+                Err(error) => panic!("{error:?}"),
+            }
+        })
     }
 
     /// A connection with these startup parameters, or the server's refusal.

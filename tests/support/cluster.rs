@@ -122,13 +122,19 @@ impl<'a> Cluster<'a> {
 
     /// The same, with a replication slot there.
     pub(crate) fn standby_with(&self, name: &str, upstream: &str, slot: &str) -> Cluster<'a> {
+        let mut standby = self.new_standby(name, upstream);
+        standby.set(&format!("primary_slot_name={slot}"));
+        standby.started()
+    }
+
+    /// A standby that has never been started.
+    pub(crate) fn new_standby(&self, name: &str, upstream: &str) -> Cluster<'a> {
         let backup = self.backup.get_or_init(|| self.take_backup());
         let mut standby = self.copy_of(backup, name);
         fs::write(standby.data.join("standby.signal"), "").unwrap();
         standby.give_to_account(&standby.data.join("standby.signal"));
         standby.set(&format!("primary_conninfo={upstream} application_name={name}"));
-        standby.set(&format!("primary_slot_name={slot}"));
-        standby.started()
+        standby
     }
 
     /// A server from a base backup of this one as it is now; it is not started yet.

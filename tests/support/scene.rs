@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -22,6 +22,7 @@ const KEPT_LOG: u64 = 1 << 20;
 pub(crate) struct Scene {
     path: PathBuf,
     logs: Mutex<Vec<PathBuf>>,
+    failed: AtomicBool,
 }
 
 impl Scene {
@@ -39,12 +40,17 @@ impl Scene {
         drop(fs::remove_dir_all(&path));
         fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        Self { path, logs: Mutex::default() }
+        Self { path, logs: Mutex::default(), failed: AtomicBool::new(false) }
     }
 
     /// The folder.
     pub(crate) fn root(&self) -> &Path {
         &self.path
+    }
+
+    /// What it was for has failed, without a panic.
+    pub(crate) fn fail(&self) {
+        self.failed.store(true, Ordering::Relaxed);
     }
 
     /// Removes a folder of this one, which may be missing.
@@ -85,7 +91,7 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        if !thread::panicking() {
+        if !thread::panicking() && !self.failed.load(Ordering::Relaxed) {
             drop(fs::remove_dir_all(&self.path));
             return;
         }

@@ -63,7 +63,7 @@ fn server(flags: RunFlags) -> Result<ServerPlan, Mistake> {
     let servers = match (flags.server_pid.is_empty(), flags.server_match) {
         (true, _) => None,
         (false, None) => Some(Servers::Families(flags.server_pid)),
-        (false, Some(prefix)) => Some(Servers::Matching(flags.server_pid, prefix)),
+        (false, Some(beginning)) => Some(Servers::Matching(flags.server_pid, vec![beginning])),
     };
     let target = Box::new(conninfo("target", &text)?);
     Ok(ServerPlan::Target { target, text: without_password(&text), commits, servers })

@@ -10,8 +10,9 @@ pub enum Servers {
     One(u32),
     /// These with everything that descends from them.
     Families(Vec<u32>),
-    /// Of what descends from these, and of these, the ones whose command line begins so.
-    Matching(Vec<u32>, String),
+    /// Of what descends from these, and of these, the ones whose command line begins in one
+    /// of these ways.
+    Matching(Vec<u32>, Vec<String>),
 }
 
 impl Servers {
@@ -20,9 +21,9 @@ impl Servers {
         let mut pids = match self {
             Self::One(pid) => vec![*pid],
             Self::Families(roots) => families(roots),
-            Self::Matching(roots, prefix) => {
+            Self::Matching(roots, beginnings) => {
                 let mut pids = families(roots);
-                pids.retain(|pid| command_line(*pid).is_some_and(|line| line.starts_with(prefix)));
+                pids.retain(|pid| begins(*pid, beginnings));
                 pids
             }
         };
@@ -62,6 +63,12 @@ fn parent(pid: u32) -> Option<u32> {
     text.get(text.rfind(')')? + 1..)?.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// Does the command line of a process begin in one of these ways?
+fn begins(pid: u32, beginnings: &[String]) -> bool {
+    let line = command_line(pid).unwrap_or_default();
+    beginnings.iter().any(|beginning| line.starts_with(beginning))
+}
+
 /// With blanks between the arguments, as `ps` shows it.
 fn command_line(pid: u32) -> Option<String> {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
@@ -89,7 +96,9 @@ mod tests {
         }
         assert!(family.pids().contains(&root));
         assert!(!family.pids().contains(&std::process::id()));
-        let matching = |prefix: &str| Servers::Matching(vec![root], prefix.to_owned()).pids();
+        let matching = |beginning: &str| {
+            Servers::Matching(vec![root], vec!["nothing".to_owned(), beginning.to_owned()]).pids()
+        };
         while matching("sleep 987").is_empty() {
             assert!(std::time::Instant::now() < deadline);
             std::thread::sleep(std::time::Duration::from_millis(5));

@@ -98,7 +98,7 @@ impl Rig {
                 env!("CARGO_PKG_VERSION"),
                 version.major()
             ),
-            meter: Some(CpuMeter::new(Servers::One(hub.pid()))),
+            meter: Some(CpuMeter::start(Servers::One(hub.pid()))),
             hub: Some(hub),
             start,
         })
@@ -133,7 +133,7 @@ impl Rig {
             truth_from: TruthFrom::FirstReceiver,
             server: format!("{text} (server version {}.{})", version / 10_000, version % 10_000),
             hub: None,
-            meter: servers.clone().map(CpuMeter::new),
+            meter: servers.clone().map(CpuMeter::start),
             start: identity.xlogpos,
             identity,
         })
@@ -160,9 +160,9 @@ impl Rig {
         plan
     }
 
-    /// CPU seconds of the server, if its processes are known.
+    /// CPU seconds of the server since the run began, if its processes are known.
     pub(super) fn cpu(&mut self) -> Option<f64> {
-        Some(self.meter.as_mut()?.read().as_secs_f64())
+        Some(self.meter.as_mut()?.used().as_secs_f64())
     }
 
     /// Memory of the server, if its processes are known.

@@ -57,7 +57,10 @@ pub fn start(mut plan: FleetPlan) -> io::Result<Fleet> {
     plan.threads = plan.threads.clamp(1, plan.standbys.max(1));
     raise_descriptor_limit(plan.standbys as u64)?;
     let endpoints = endpoint::resolve(&plan.target)?;
-    let identity = scout::ask(&endpoints)?;
+    let identity = match plan.identity.take() {
+        Some(identity) => identity,
+        None => scout::ask(&endpoints)?,
+    };
     let threads = plan.threads;
     let shared = Arc::new(Shared::new(plan, endpoints, identity)?);
     let mut fleet = Fleet { shared: Arc::clone(&shared), threads: Vec::with_capacity(threads) };
@@ -103,6 +106,7 @@ impl Fleet {
             median: lsn(received.get(received.len() / 2)),
             fastest: lsn(received.last()),
             reconnects: counts.reconnects,
+            refusals: log.refusals,
             faults: log.fault_count,
             all_streaming: log.all_streaming,
             all_finished: log.all_finished,

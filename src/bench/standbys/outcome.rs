@@ -36,6 +36,8 @@ pub struct FleetProgress {
     pub fastest: Lsn,
     /// Streams that began anew.
     pub reconnects: u64,
+    /// Attempts to connect that failed, and streams that the server ended.
+    pub refusals: u64,
     /// Faults seen.
     pub faults: u64,
     /// When the good ones streamed all at once for the first time.

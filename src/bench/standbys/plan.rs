@@ -1,5 +1,6 @@
 //! What a fleet is to do.
 
+use super::scout::Identity;
 use crate::bench::clock::Clock;
 use crate::bench::commits::Commits;
 use crate::bench::truth::Truth;
@@ -14,6 +15,9 @@ use std::time::Duration;
 pub struct FleetPlan {
     /// Where they connect to; hosts are tried in this order.
     pub target: Vec<Conninfo>,
+    /// What the target says of itself, for a target that does not answer yet; else it is
+    /// asked at the start.
+    pub identity: Option<Identity>,
     /// How many.
     pub standbys: usize,
     /// Threads that they share.
@@ -175,6 +179,7 @@ impl FleetPlan {
     ) -> Self {
         Self {
             target: vec![target],
+            identity: None,
             standbys,
             threads: 1,
             first: StartAt::Segment,

@@ -44,6 +44,7 @@ pub(super) struct Shared {
 pub(super) struct Log {
     pub(super) faults: Vec<Fault>,
     pub(super) fault_count: u64,
+    pub(super) refusals: u64,
     pub(super) last_refusal: Option<String>,
     pub(super) storms: Vec<StormSeen>,
     /// Threads that have not yet obeyed the latest storm.
@@ -209,6 +210,8 @@ impl Shared {
     }
 
     pub(super) fn refusal(&self, text: String) {
-        self.log().last_refusal = Some(text);
+        let mut log = self.log();
+        log.refusals += 1;
+        log.last_refusal = Some(text);
     }
 }
