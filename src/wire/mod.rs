@@ -10,6 +10,7 @@
 pub mod backend;
 pub mod backend_read;
 pub mod command;
+pub mod command_phase;
 pub mod conninfo;
 pub mod copy;
 pub mod date;

@@ -8,7 +8,8 @@ use crate::standby::refusals;
 use crate::wal::{Lsn, SegmentName, SegmentSize, SystemId, TimelineId};
 use crate::wire::backend::{self, Column};
 use crate::wire::command::{Command, NewSlot, SlotLifetime, parse_command};
-use crate::wire::frame::{Frame, Malformed};
+use crate::wire::command_phase::{Asked, CommandPhase};
+use crate::wire::frame::Frame;
 use crate::wire::refusal::Refusal;
 use crate::wire::sqlstate;
 use crate::wire::startup::{ReplicationMode, Startup};
@@ -44,8 +45,7 @@ pub(super) struct Session {
     pub(super) pid: u32,
     pub(super) application_name: String,
     pub(super) wal_sender_timeout: Duration,
-    /// After an error in the extended protocol everything up to Sync is passed over.
-    skipping: bool,
+    phase: CommandPhase,
 }
 
 /// What comes after a message.
@@ -82,7 +82,7 @@ impl Session {
             pid,
             application_name: String::new(),
             wal_sender_timeout: WAL_SENDER_TIMEOUT,
-            skipping: false,
+            phase: CommandPhase::default(),
         };
         for (name, value) in startup.settings().map_err(refuse)? {
             match name.to_ascii_lowercase().as_str() {
@@ -117,35 +117,21 @@ impl Session {
         frame: &Frame<'_>,
         out: &mut BytesMut,
     ) -> Next {
-        match frame.tag {
-            b'X' => return Next::Close,
-            b'S' => {
-                self.skipping = false;
-                backend::ready_for_query(out);
-            }
-            // Stray copy messages and Flush, in PostgreSQL's place and silence.
-            b'd' | b'c' | b'f' | b'H' => {}
-            b'P' | b'B' | b'D' | b'E' | b'C' => {
-                if !self.skipping {
-                    self.skipping = true;
-                    backend::error(out, &refusals::extended_query());
-                }
-            }
-            b'Q' | b'F' if self.skipping => {}
-            b'F' => {
+        match self.phase.take(frame) {
+            Asked::Command(text) => return self.command(server, extent, text, out),
+            Asked::Nothing => {}
+            Asked::Ready => backend::ready_for_query(out),
+            Asked::Extended => backend::error(out, &refusals::extended_query()),
+            Asked::Fastpath => {
                 backend::error(out, &refusals::fastpath());
                 backend::ready_for_query(out);
             }
-            b'Q' => match frame.body.split_last() {
-                Some((0, text)) if !text.contains(&0) => {
-                    return self.command(server, extent, text, out);
-                }
-                _ => {
-                    backend::error(out, &Malformed::body("Query").refusal());
-                    return Next::Close;
-                }
-            },
-            tag => {
+            Asked::Terminate => return Next::Close,
+            Asked::Malformed(malformed) => {
+                backend::error(out, &malformed.refusal());
+                return Next::Close;
+            }
+            Asked::UnknownType(tag) => {
                 backend::error(out, &refusals::invalid_message_type(tag));
                 return Next::Close;
             }

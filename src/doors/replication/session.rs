@@ -14,15 +14,15 @@ use crate::wal::TimelineId;
 use crate::watermark::Cell;
 use crate::wire::backend::{self, BYTEA_OID, Column, TEXT_OID};
 use crate::wire::command::{Command, parse_command};
-use crate::wire::frame::{Frame, Malformed, next_frame};
+use crate::wire::command_phase::{Asked, CommandPhase};
+use crate::wire::frame::{Frame, next_frame};
 use crate::wire::refusal::{Refusal, Severity};
 use bytes::{Buf, BytesMut};
 
 /// The conversation with one client.
 #[derive(Debug, Default)]
 pub struct Conversation {
-    /// After an error in the extended protocol everything up to Sync is passed over.
-    skipping: bool,
+    phase: CommandPhase,
 }
 
 /// Everything from AuthenticationOk to the first ReadyForQuery.
@@ -90,35 +90,21 @@ impl Conversation {
         frame: &Frame<'_>,
         out: &mut BytesMut,
     ) -> Step {
-        match frame.tag {
-            b'X' => return Step::Close,
-            b'S' => {
-                self.skipping = false;
-                backend::ready_for_query(out);
-            }
-            // Stray copy messages and Flush, in PostgreSQL's place and silence.
-            b'd' | b'c' | b'f' | b'H' => {}
-            b'P' | b'B' | b'D' | b'E' | b'C' => {
-                if !self.skipping {
-                    self.skipping = true;
-                    fail(hub, session, &refusals::extended_query(), out);
-                }
-            }
-            b'Q' | b'F' if self.skipping => {}
-            b'F' => {
+        match self.phase.take(frame) {
+            Asked::Command(text) => return command(hub, session, text, out),
+            Asked::Nothing => {}
+            Asked::Ready => backend::ready_for_query(out),
+            Asked::Extended => fail(hub, session, &refusals::extended_query(), out),
+            Asked::Fastpath => {
                 fail(hub, session, &refusals::fastpath(), out);
                 backend::ready_for_query(out);
             }
-            b'Q' => match frame.body.split_last() {
-                Some((0, text)) if !text.contains(&0) => {
-                    return command(hub, session, text, out);
-                }
-                _ => {
-                    backend::error(out, &Malformed::body("Query").refusal());
-                    return Step::Close;
-                }
-            },
-            tag => {
+            Asked::Terminate => return Step::Close,
+            Asked::Malformed(malformed) => {
+                backend::error(out, &malformed.refusal());
+                return Step::Close;
+            }
+            Asked::UnknownType(tag) => {
                 backend::error(out, &refusals::invalid_message_type(tag));
                 return Step::Close;
             }
