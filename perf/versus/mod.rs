@@ -111,7 +111,7 @@ fn trial(options: &Options, row: &Row, walhub: &Path, scale: Scale) -> Outcome<R
             segment_size: SegmentSize::new(SEGMENT).ok_or_else(|| Fault::new("no such size"))?,
             hub: HubOptions {
                 program: Some(PathBuf::from(walhub)),
-                flags: options.serve_flags().map(str::to_owned).collect(),
+                flags: options.serve_flags().map(|flag| vec![flag.to_owned()]).collect(),
                 directory: Some(options.directory.clone()),
             },
         },

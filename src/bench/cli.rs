@@ -8,7 +8,7 @@ mod standbys;
 
 use super::report::compare::{Side, compare};
 use super::run::{Interrupt, become_hub};
-use super::terminal::Progress;
+use super::terminal::{Progress, print};
 pub use flags::{
     BenchCommand, BenchFlags, CompareFlags, FleetFlags, LoadFlags, OutputFlags, PrimaryFlags,
     RunFlags, StandbysFlags,
@@ -31,7 +31,7 @@ pub fn bench(flags: BenchFlags) -> Result<ExitCode, Box<dyn std::error::Error>> 
         BenchCommand::Standbys(flags) => standbys::standbys(*flags),
         BenchCommand::Compare(CompareFlags { a, b }) => {
             let text = compare(&Side::load(&a)?, &Side::load(&b)?);
-            io::stdout().write_all(text.as_bytes())?;
+            print(&text)?;
             Ok(ExitCode::SUCCESS)
         }
         BenchCommand::HubOfThisRun { arguments } => Err(become_hub(&arguments).into()),

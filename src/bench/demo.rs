@@ -8,6 +8,7 @@ use super::primary::ServerVersion;
 use super::profile::{Figures, Load, Profile, Rate};
 use super::run::{FleetOptions, HubOptions, Interrupt, RunPlan, ServerPlan, Work, run};
 use super::standbys::{Behaviours, Replies, Slots, Stalled, Storm, Verify};
+use super::terminal::print;
 use crate::wal::SegmentSize;
 use scene::Scene;
 use std::io::{self, Write as _};
@@ -35,7 +36,7 @@ pub fn demo() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let before_storm = scene.finish();
     match outcome {
         Ok(report) => {
-            io::stdout().write_all(words::words(&report, before_storm).as_bytes())?;
+            print(&words::words(&report, before_storm))?;
             Ok(if report.verdict.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Err(fault) => {

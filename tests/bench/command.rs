@@ -42,6 +42,18 @@ pub(crate) fn bench(args: &[&str]) -> Finished {
     walhub(&[&["bench"], args].concat())
 }
 
+/// Into a pipe that nobody reads any more.
+pub(crate) fn bench_without_output(args: &[&str]) -> Finished {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command(&[&["bench"], args].concat()).stdout(writer).output().unwrap();
+    Finished {
+        code: output.status.code(),
+        stdout: String::new(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
 /// A command that runs; dropped, it is killed.
 pub(crate) struct Running {
     process: Process,

@@ -148,6 +148,42 @@ fn a_catch_up_ends_with_its_wal() {
 }
 
 #[test]
+fn the_hubs_flags_can_be_given_again() {
+    let run = bench(&[
+        "run",
+        "--standbys=2",
+        "--rate=1MB",
+        "--warm-up=0",
+        "--duration=500ms",
+        "--cores=1",
+        "--json=-",
+        "--serve-arg=--cores=1",
+        "--serve-arg=--max-wal-senders",
+        "--serve-arg=7",
+        "--serve-arg=--wal-retrieve-retry-interval=1s",
+    ]);
+    assert_eq!(run.code, Some(0), "{run}");
+    check_verdict(&json(&run.stdout));
+}
+
+#[test]
+fn whoever_closes_our_output_hears_no_complaint() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.json");
+    let json = format!("--json={}", path.display());
+    let run = bench(&["run", "--standbys=1", "--warm-up=0", "--duration=300ms", "--quiet", &json]);
+    assert_eq!(run.code, Some(0), "{run}");
+    let path = path.to_str().unwrap();
+    for args in [
+        &["compare", path, path][..],
+        &["run", "--standbys=1", "--warm-up=0", "--duration=300ms", "--quiet"],
+    ] {
+        let run = command::bench_without_output(args);
+        assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{args:?}");
+    }
+}
+
+#[test]
 fn a_server_that_is_not_there_is_no_run() {
     for args in [
         &["run", "--target=host=127.0.0.1 port=1 user=u"][..],
@@ -169,7 +205,7 @@ fn ctrl_c_ends_a_run_with_its_report() {
     run.signal(Signal::INT);
     let run: Finished = run.finish();
     assert_eq!(run.code, Some(0), "{run}");
-    assert!(run.stdout.contains("ended early") && run.stdout.contains("last standby"), "{run}");
+    assert!(run.stdout.contains("interrupted") && run.stdout.contains("last standby"), "{run}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::flags::OutputFlags;
 use crate::bench::report::hgrm::hgrm;
 use crate::bench::report::table::{table, verdict};
 use crate::bench::report::{Latency, RunReport, page};
+use crate::bench::terminal::print;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -17,7 +18,7 @@ pub(super) fn hand_out(
     let json = output.json.as_deref();
     let to_stdout = json == Some(Path::new("-"));
     let text = if to_stdout { report.to_json() } else { table(report) };
-    io::stdout().write_all(text.as_bytes())?;
+    print(&text)?;
     if let Some(path) = json.filter(|_| !to_stdout) {
         write(path, &report.to_json())?;
     }

@@ -47,9 +47,9 @@ fn server(flags: RunFlags) -> Result<ServerPlan, Mistake> {
             ("--max-send-size", flags.max_send_size),
         ];
         for (flag, value) in own {
-            hub.flags.extend(value.map(|value| format!("{flag}={value}")));
+            hub.flags.extend(value.map(|value| vec![format!("{flag}={value}")]));
         }
-        hub.flags.extend(flags.serve_arg);
+        hub.flags.extend(serve_flags(flags.serve_arg)?);
         return Ok(ServerPlan::Hub {
             version: version(flags.major)?,
             segment_size: segment_size(&flags.wal_segment_size)?,
@@ -67,6 +67,26 @@ fn server(flags: RunFlags) -> Result<ServerPlan, Mistake> {
     };
     let target = Box::new(conninfo("target", &text)?);
     Ok(ServerPlan::Target { target, text: without_password(&text), commits, servers })
+}
+
+/// Flags that a run needs for itself.
+const RESERVED: [&str; 5] =
+    ["--directory", "-D", "--primary-conninfo", "--listen-addresses", "--port"];
+
+/// Arguments of `walhub serve`, flag by flag: a value may be an argument of its own.
+fn serve_flags(arguments: Vec<String>) -> Result<Vec<Vec<String>>, Mistake> {
+    let mut flags: Vec<Vec<String>> = Vec::new();
+    for argument in arguments {
+        let name = argument.split('=').next().unwrap_or_default();
+        if RESERVED.contains(&name) {
+            return Err(mistake("serve-arg", format!("a run sets {name} itself")));
+        }
+        match flags.last_mut() {
+            Some(flag) if !argument.starts_with('-') => flag.push(argument),
+            _ => flags.push(vec![argument]),
+        }
+    }
+    Ok(flags)
 }
 
 /// For reports, which travel.
@@ -276,7 +296,7 @@ mod tests {
     fn a_hub_gets_its_flags() {
         let plan = plan(&["--cores=2", "--serve-arg=--zerocopy", "--serve-arg=off"]).unwrap();
         let ServerPlan::Hub { hub, .. } = plan.server else { panic!() };
-        assert_eq!(hub.flags, ["--cores=2", "--zerocopy", "off"]);
+        assert_eq!(hub.flags, [&["--cores=2"][..], &["--zerocopy", "off"]]);
     }
 
     #[test]
@@ -294,6 +314,7 @@ mod tests {
             (&["--rate=max", "--commits-per-second=5"], "--profile"),
             (&["--commits-on=host=a"], "--target"),
             (&["--spread"], "--catch-up"),
+            (&["--serve-arg=--port=5432"], "a run sets --port itself"),
         ] {
             let error = plan(args).unwrap_err();
             assert!(error.contains(part), "{args:?}: {error}");

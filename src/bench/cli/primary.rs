@@ -7,7 +7,7 @@ use crate::bench::commits::Commits;
 use crate::bench::primary::{self, Primary, PrimaryPlan, PrimaryProgress};
 use crate::bench::report::say;
 use crate::bench::run::Interrupt;
-use crate::bench::terminal::{Status, Verbosity};
+use crate::bench::terminal::{Status, Verbosity, print};
 use crate::bench::truth::Truth;
 use crate::wal::{Lsn, SystemId};
 use std::io::{self, Write as _};
@@ -28,20 +28,15 @@ pub(super) fn primary(flags: PrimaryFlags) -> Result<ExitCode, Box<dyn std::erro
         Err(error) => return refuse(&error),
     };
     let interrupt = Interrupt::catch()?;
-    writeln!(
-        io::stdout(),
-        "A synthetic primary (PostgreSQL {version}) on {}; {what}; it begins with {}.",
+    print(&format!(
+        "A synthetic primary (PostgreSQL {version}) on {}; {what}; it begins with {}.\n",
         primary.address(),
         say::of(wait_for as u64, "receiver")
-    )?;
+    ))?;
     let end = serve(primary, wait_for, &interrupt, Status::new(verbosity));
     let written = say::bytes(end.bytes);
-    writeln!(
-        io::stdout(),
-        "{} in {written} of WAL, up to {}.",
-        say::of(end.commits, "commit"),
-        end.end
-    )?;
+    let commits = say::of(end.commits, "commit");
+    print(&format!("{commits} in {written} of WAL, up to {}.\n", end.end))?;
     match end.fault {
         None => Ok(ExitCode::SUCCESS),
         Some(fault) => {

@@ -8,6 +8,10 @@ use crate::bench::report::{RunReport, say};
 pub(super) fn words(report: &RunReport, before_storm: Option<(u64, u64)>) -> String {
     let results = &report.results;
     let mut parts = Vec::new();
+    if report.verdict.interrupted {
+        let seconds = say::digits(results.seconds);
+        parts.push(format!("Interrupted after {seconds} s of measuring."));
+    }
     let checked = report.verdict.received_bytes == report.verdict.verified_bytes;
     if report.verdict.is_good() && checked {
         parts.push(format!(
@@ -104,6 +108,15 @@ mod tests {
             assert!(text.replace('\n', " ").contains(part), "{part} is not in\n{text}");
         }
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    }
+
+    #[test]
+    fn an_interrupted_demo_says_so() {
+        let mut report = fixture::report();
+        report.verdict.interrupted = true;
+        let text = words(&report, None);
+        assert!(text.starts_with("Interrupted after 10.0 s of measuring."), "{text}");
+        assert!(!text.contains("reconnected"), "{text}");
     }
 
     #[test]

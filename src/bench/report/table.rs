@@ -54,7 +54,7 @@ pub fn verdict(report: &RunReport) -> Vec<String> {
     }
     lines.extend(verdict.problems.iter().map(|problem| format!("PROBLEM: {problem}")));
     if verdict.interrupted {
-        lines.push("ended early".to_owned());
+        lines.push("interrupted: ended before its time".to_owned());
     }
     lines
 }

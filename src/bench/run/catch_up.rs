@@ -39,7 +39,7 @@ pub(super) fn catch_up(
     let mut plan = plan.clone();
     if let ServerPlan::Hub { hub, .. } = &mut plan.server {
         let keep = (bulk.size >> 20).saturating_add(64);
-        hub.flags.splice(0..0, ["--wal-keep-size".to_owned(), format!("{keep}MB")]);
+        hub.flags.insert(0, vec![format!("--wal-keep-size={keep}MB")]);
     }
     let mut rig = Rig::build(&plan, load.clone(), interrupt)?;
     let mut timeline = Timeline::new();

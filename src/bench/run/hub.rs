@@ -28,8 +28,9 @@ pub const CHILD: &str = "hub-of-this-run";
 pub struct HubOptions {
     /// The walhub to run; none is this program.
     pub program: Option<PathBuf>,
-    /// Flags of `walhub serve`.
-    pub flags: Vec<String>,
+    /// Flags of `walhub serve`, each with its value if it has one. A later one takes the
+    /// place of an earlier one, and of what a run sets itself.
+    pub flags: Vec<Vec<String>>,
     /// Where its temporary directory is.
     pub directory: Option<PathBuf>,
 }
@@ -70,15 +71,18 @@ impl HubProcess {
                 command.env_remove(name);
             }
         }
+        let own = [
+            format!("--max-wal-senders={}", standbys + 100),
+            "--wal-retrieve-retry-interval=100ms".to_owned(),
+        ];
+        let flags = own.into_iter().map(|flag| vec![flag]).chain(options.flags.iter().cloned());
         let child = command
             .args(["bench", CHILD, "serve", "--directory"])
             .arg(scratch.path().join("hub"))
             .arg("--primary-conninfo")
             .arg(format!("host={} port={} user=walhub", primary.ip(), primary.port()))
             .args(["--listen-addresses", "127.0.0.1", "--port", &port.to_string()])
-            .args(["--max-wal-senders", &(standbys + 100).to_string()])
-            .args(["--wal-retrieve-retry-interval", "100ms"])
-            .args(&options.flags)
+            .args(last_of_each(flags.collect()).concat())
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
@@ -177,6 +181,21 @@ impl Drop for HubProcess {
     }
 }
 
+/// `walhub serve` takes each flag once: of those with the same name the last one stays.
+fn last_of_each(mut flags: Vec<Vec<String>>) -> Vec<Vec<String>> {
+    let name = |flag: &[String]| {
+        let word = flag.first().map_or("", String::as_str);
+        word.split('=').next().unwrap_or_default().to_owned()
+    };
+    let names: Vec<String> = flags.iter().map(|flag| name(flag)).collect();
+    let mut place = 0;
+    flags.retain(|flag| {
+        place += 1;
+        !names.get(place..).unwrap_or_default().contains(&name(flag))
+    });
+    flags
+}
+
 /// One that nobody listens on now. Somebody may before the hub does, and then it says so.
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
@@ -194,5 +213,20 @@ pub fn become_hub(arguments: &[OsString]) -> io::Error {
     match std::env::current_exe() {
         Ok(program) => Command::new(program).arg0("walhub").args(arguments).exec(),
         Err(error) => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_flag_takes_the_place_of_an_earlier_one() {
+        let flags = |texts: &[&str]| -> Vec<Vec<String>> {
+            texts.iter().map(|text| text.split(' ').map(str::to_owned).collect()).collect()
+        };
+        let given = flags(&["--a=1", "--b=2", "--a 3", "--c", "--bb=4", "--a=5"]);
+        assert_eq!(last_of_each(given), flags(&["--b=2", "--c", "--bb=4", "--a=5"]));
+        assert!(last_of_each(Vec::new()).is_empty());
     }
 }
