@@ -41,6 +41,7 @@ pub mod doors;
 pub mod hub;
 pub mod inspect;
 pub mod keeper;
+pub mod log;
 pub mod restorer;
 pub mod ring;
 pub mod serve;

@@ -1,8 +1,14 @@
 //! The `walhub` binary: subcommands, and errors as exit codes.
 
 use clap::Parser as _;
+use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 use walhub::cli::{Cli, Command};
+use walhub::log;
+
+/// What a shell says of a program that SIGPIPE ended.
+const OUTPUT_CLOSED: u8 = 141;
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -13,12 +19,19 @@ fn main() -> ExitCode {
         Command::Bench(flags) => walhub::bench::cli::bench(flags),
     };
     match result {
-        Ok(code) => code,
+        Ok(code) => {
+            log::finish();
+            code
+        }
+        Err(error) if is_closed_output(&*error) => ExitCode::from(OUTPUT_CLOSED),
         Err(error) => {
-            use std::io::Write as _;
-            // Nowhere to report a failure to report.
-            drop(writeln!(std::io::stderr(), "walhub: {error}"));
+            log::last_line(&format!("walhub: {error}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Has whoever reads our output seen enough? Errors of sockets come with words of their own.
+fn is_closed_output(error: &(dyn Error + 'static)) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }

@@ -8,15 +8,19 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, PipeReader, Read as _};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tracing::info;
 
 /// How often a running command is looked at for the hub's end.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+/// A longer line is logged in pieces.
+const LINE: usize = 1024;
 /// What a command gets to end by itself when it is asked to.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -41,28 +45,28 @@ pub enum Outcome {
 }
 
 /// Runs `line` by `/bin/sh -c` in `directory`, and waits for its end. Blocks. What it prints
-/// goes where the hub's own log goes.
+/// is logged line by line; what a process prints that it leaves behind is not.
 ///
 /// # Errors
 /// The shell could not be started or waited for.
 pub fn run(line: &OsStr, directory: &Path, stop: &AtomicBool) -> io::Result<Outcome> {
+    let (pipe, printed) = io::pipe()?;
     let mut child = Command::new("/bin/sh")
         .arg("-c")
         .arg(line)
         .current_dir(directory)
         .stdin(Stdio::null())
-        .stdout(io::stderr())
+        .stdout(printed.try_clone()?)
+        .stderr(printed)
         .process_group(0)
         .spawn()?;
     let group = Pid::from_child(&child);
     let ended = pidfd_open(group, PidfdFlags::empty())?;
-    let by = |limit: Option<Instant>| -> io::Result<Ended> {
+    let mut output = Output::new(pipe);
+    let mut by = |limit: Option<Instant>| -> io::Result<Ended> {
         loop {
-            let mut fds = [PollFd::new(&ended, PollFlags::IN)];
-            match poll(&mut fds, Some(&LOOK)) {
-                Ok(0) | Err(Errno::INTR) => {}
-                Ok(_) => return Ok(Ended::Yes),
-                Err(error) => return Err(error.into()),
+            if output.log_until(&ended)? == Ended::Yes {
+                return Ok(Ended::Yes);
             }
             let over = match limit {
                 Some(limit) => Instant::now() >= limit,
@@ -74,6 +78,7 @@ pub fn run(line: &OsStr, directory: &Path, stop: &AtomicBool) -> io::Result<Outc
         }
     };
     if by(None)? == Ended::Yes {
+        output.log_rest();
         return Ok(outcome(child.wait()?));
     }
     // The group may be gone already; then there is nothing to end.
@@ -81,6 +86,7 @@ pub fn run(line: &OsStr, directory: &Path, stop: &AtomicBool) -> io::Result<Outc
     if by(Some(Instant::now() + GRACE))? == Ended::No {
         kill_process_group(group, Signal::KILL).ok();
     }
+    output.log_rest();
     child.wait()?;
     Ok(Outcome::Stopped)
 }
@@ -89,6 +95,79 @@ pub fn run(line: &OsStr, directory: &Path, stop: &AtomicBool) -> io::Result<Outc
 enum Ended {
     Yes,
     No,
+}
+
+/// What a command prints.
+struct Output {
+    /// None when everybody has closed it.
+    pipe: Option<PipeReader>,
+    /// The line that has no end yet.
+    line: Vec<u8>,
+}
+
+impl Output {
+    fn new(pipe: PipeReader) -> Self {
+        Self { pipe: Some(pipe), line: Vec::new() }
+    }
+
+    /// Logs what comes, for a moment, or until `command` has ended.
+    fn log_until(&mut self, command: &OwnedFd) -> io::Result<Ended> {
+        let (printed, flags) = match &self.pipe {
+            Some(pipe) => (pipe.as_fd(), PollFlags::IN),
+            None => (command.as_fd(), PollFlags::empty()),
+        };
+        let mut fds =
+            [PollFd::new(command, PollFlags::IN), PollFd::from_borrowed_fd(printed, flags)];
+        match poll(&mut fds, Some(&LOOK)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let [ended, printed] = fds.map(|fd| !fd.revents().is_empty());
+        if self.pipe.is_some() && printed {
+            self.log_some();
+        }
+        Ok(if ended { Ended::Yes } else { Ended::No })
+    }
+
+    /// Logs what is in the pipe, and does not wait for more: a process that was left behind
+    /// may have it open for long.
+    fn log_rest(&mut self) {
+        const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+        while let Some(pipe) = &self.pipe
+            && poll(&mut [PollFd::new(pipe, PollFlags::IN)], Some(&AT_ONCE)).is_ok_and(|n| n > 0)
+        {
+            self.log_some();
+        }
+        self.log_line();
+    }
+
+    /// Reads once; there is something to read.
+    fn log_some(&mut self) {
+        let mut piece = [0; 4096];
+        let read = match self.pipe.as_mut().map(|pipe| pipe.read(&mut piece)) {
+            Some(Ok(read)) if read > 0 => read,
+            Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => return,
+            _ => {
+                self.pipe = None;
+                return;
+            }
+        };
+        for byte in piece.iter().take(read) {
+            if *byte == b'\n' || self.line.len() >= LINE {
+                self.log_line();
+            }
+            if *byte != b'\n' {
+                self.line.push(*byte);
+            }
+        }
+    }
+
+    fn log_line(&mut self) {
+        if !self.line.is_empty() {
+            info!("command: {}", String::from_utf8_lossy(&self.line));
+            self.line.clear();
+        }
+    }
 }
 
 fn outcome(status: ExitStatus) -> Outcome {
@@ -138,6 +217,15 @@ mod tests {
         let outcome = run(OsStr::new("echo 1 > here"), directory.path(), &never).unwrap();
         assert_eq!(outcome, Outcome::Done);
         assert_eq!(std::fs::read_to_string(directory.path().join("here")).unwrap(), "1\n");
+    }
+
+    /// More than a pipe holds, and a process that keeps it open.
+    #[test]
+    fn it_may_print_what_it_likes() {
+        let begun = Instant::now();
+        let line = "sleep 60 & head -c 300000 /dev/zero; yes | head -n 50000 >&2; exit 3";
+        assert_eq!(sh(line), Outcome::Failed { code: 3 });
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     }
 
     /// One that ignores SIGTERM goes with its children all the same.

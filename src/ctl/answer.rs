@@ -93,6 +93,9 @@ pub struct Status {
     pub catalog_xmin: Option<u32>,
     /// How archiving goes; null without an `--archive-command`.
     pub archiver: Option<Archiver>,
+    /// Lines of the log that standard error did not take, since the hub's start.
+    #[serde(default)]
+    pub log_lines_lost: u64,
 }
 
 /// WAL that is missing between what is kept.

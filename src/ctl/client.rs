@@ -60,7 +60,7 @@ enum Unasked {
 /// Asks a hub and prints its answer.
 ///
 /// # Errors
-/// Standard output or standard error cannot be written to.
+/// Standard output cannot be written to.
 pub fn ctl(flags: CtlFlags) -> Result<ExitCode, Box<dyn Error>> {
     let form = if flags.json { Form::Json } else { Form::Text };
     let (answer, code) = match ask(flags) {
@@ -72,11 +72,10 @@ pub fn ctl(flags: CtlFlags) -> Result<ExitCode, Box<dyn Error>> {
         }
     };
     if let Said::Error(failure) = &answer.said {
-        let mut err = io::stderr().lock();
-        writeln!(err, "walhub: {}", failure.message)?;
-        if let Some(hint) = &failure.hint {
-            writeln!(err, "HINT: {hint}")?;
-        }
+        let hint = failure.hint.as_ref().map(|hint| format!("HINT: {hint}\n"));
+        let text = format!("walhub: {}\n{}", failure.message, hint.unwrap_or_default());
+        // The exit status says it, too.
+        drop(io::stderr().write_all(text.as_bytes()));
     }
     match print(&answer, form) {
         // Who reads has seen enough.

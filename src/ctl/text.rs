@@ -119,9 +119,12 @@ fn write_status(status: &Status, out: &mut impl Write) -> io::Result<()> {
     line("Slots", format!("{} of {}", status.slots, status.max_replication_slots))?;
     let xid = |xid: Option<u32>| xid.map_or_else(|| NONE.to_owned(), |xid| xid.to_string());
     line("Feedback", format!("xmin {}, catalog {}", xid(status.xmin), xid(status.catalog_xmin)))?;
-    match &status.archiver {
-        Some(archiver) => line("Archive", archiver_text(archiver)),
-        None => Ok(()),
+    if let Some(archiver) = &status.archiver {
+        line("Archive", archiver_text(archiver))?;
+    }
+    match status.log_lines_lost {
+        0 => Ok(()),
+        lost => line("Log", format!("{lost} lines lost: standard error did not take them")),
     }
 }
 

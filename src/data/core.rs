@@ -22,6 +22,7 @@ use super::zerocopy::ZerocopyRole;
 use crate::fanout::{Cursor, Due, round::Round};
 use crate::hub::Hub;
 use crate::keeper::{JobDone, KeeperHandle};
+use crate::log;
 use crate::ring::{ChunkReader, Clock, Done, Outcome, Ring, Wait};
 use crate::standby::stream::Talk;
 use crate::wal::Lsn;
@@ -223,7 +224,7 @@ impl<R: Ring> DataCore<R> {
                     debug!(core = self.index, "data core stops");
                     return Ok(());
                 }
-                Next::Halt => std::process::exit(EXIT_HALTED),
+                Next::Halt => log::exit(EXIT_HALTED),
             }
         }
     }

@@ -20,6 +20,7 @@ use crate::data::handoff::{Inbox, Mailbox, ToControl, ToCore, mailbox};
 use crate::data::{CoreParts, DataCore, Peer, Receiver, Store};
 use crate::hub::Hub;
 use crate::keeper::{self, KeeperFault, KeeperHandle};
+use crate::log;
 use crate::restorer::Restorer;
 use crate::ring::{self, ChunkReader, Features, RingRefused, Setup, Support, Uring, Waker};
 use crate::serve::flags::{Mistake, ServeFlags};
@@ -32,7 +33,7 @@ use crate::watermark::{Bell, Cell};
 use crate::wire::secret::Secret;
 use post::Post;
 use recorder::KeeperRecorder;
-use std::io::{self, IsTerminal as _};
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc as threads;
@@ -239,12 +240,7 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
 fn start_log(level: &str) -> Result<(), ServeFault> {
     let level =
         level.parse::<tracing::Level>().map_err(|_| ServeFault::LogLevel(level.to_owned()))?;
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
-    Ok(())
+    log::start(level).map_err(|e| ServeFault::Io("start the log", e))
 }
 
 /// The settings as far as the kernel can follow them.
@@ -326,7 +322,7 @@ fn build_berth(index: usize, cpu: Option<usize>) -> Result<Berth, ServeFault> {
             let Ok(parts) = wait.recv() else { return };
             if let Err(error) = DataCore::new(ring, parts).run() {
                 error!("io_uring: {error}; the hub ends");
-                std::process::exit(1);
+                log::exit(1);
             }
         })
         .map_err(|e| ServeFault::Io("start a thread", e))?;

@@ -4,6 +4,7 @@
 //! The control thread is no place for that: it ends before the cores are waited for, and
 //! a core waits for its disk, which may never answer.
 
+use crate::log;
 use std::io;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -40,7 +41,7 @@ pub(super) fn start(limit: Duration) -> io::Result<oneshot::Receiver<&'static st
                  ending without it"
             ),
         }
-        std::process::exit(CUT_SHORT)
+        log::exit(CUT_SHORT)
     })?;
     Ok(first)
 }

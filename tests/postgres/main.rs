@@ -24,6 +24,7 @@ use support::{cluster, hub, process, programs, scene, wait};
 
 mod client;
 mod load;
+mod log;
 mod receivewal;
 mod segments;
 

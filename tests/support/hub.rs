@@ -5,8 +5,9 @@ use super::scene::{Port, Scene};
 use super::wait::{self, PATIENCE};
 use rustix::process::Signal;
 use serde_json::Value;
-use std::fs;
+use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
@@ -27,6 +28,8 @@ pub(crate) struct Hub<'a> {
     server: Option<Process>,
     /// The hard limit on open files, if it is not the tests' own.
     descriptors: Option<u32>,
+    /// Where it logs, if not to a file of the scene.
+    stderr: Option<File>,
 }
 
 impl<'a> Hub<'a> {
@@ -44,6 +47,7 @@ impl<'a> Hub<'a> {
             log: scene.path(&format!("{name}.log")),
             server: None,
             descriptors: None,
+            stderr: None,
         }
     }
 
@@ -74,6 +78,12 @@ impl<'a> Hub<'a> {
     /// May have so many open files at most.
     pub(crate) fn with_descriptors(mut self, most: u32) -> Self {
         self.descriptors = Some(most);
+        self
+    }
+
+    /// Logs to this.
+    pub(crate) fn logging_to(mut self, stderr: impl Into<OwnedFd>) -> Self {
+        self.stderr = Some(stderr.into().into());
         self
     }
 
@@ -110,6 +120,7 @@ impl<'a> Hub<'a> {
 
     fn spawn(&self) -> Process {
         let (_, out, err) = self.scene.log(&self.name);
+        let err = self.stderr.as_ref().map_or(err, |file| file.try_clone().unwrap().into());
         let mut command = match self.descriptors {
             None => unsteered(Command::new(&self.program)),
             Some(most) => limited(&self.program, most),

@@ -9,6 +9,7 @@ use crate::ctl::answer::{
 use crate::data::figures::{ReceiverFigures, StandbyFigures, StreamState};
 use crate::hub::Hub;
 use crate::hub::course::NamedBy;
+use crate::log;
 use crate::store::archive_status::{ArchiveStatus, Attempt};
 use crate::store::holes::Hole;
 use crate::store::retention::{MIN_KEPT_SEGMENTS, Policy, Receiving};
@@ -59,6 +60,7 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> Stat
         xmin: xid(needed.map(|needed| needed.xmin)),
         catalog_xmin: xid(needed.map(|needed| needed.catalog_xmin)),
         archiver: hub.archive_status().map(|status| archiver(&status)),
+        log_lines_lost: log::lost(),
     }
 }
 

@@ -1,3 +1,5 @@
+//! A start over directories as they are found, by plain files.
+
 use super::*;
 use crate::cluster::instance::InstanceId;
 use crate::store::control_file::Sealed;

@@ -1,0 +1,28 @@
+//! The message of a panic goes to the log like everything else. The process ends right after
+//! it (`panic = "abort"`), so that it is waited for, as long as the end of the process waits.
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::panic::PanicHookInfo;
+use tracing::error;
+
+/// From now on.
+pub(super) fn log_them() {
+    std::panic::set_hook(Box::new(|info| {
+        log(info);
+        super::finish();
+    }));
+}
+
+fn log(info: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("<unnamed>");
+    let place = info.location().map(ToString::to_string).unwrap_or_default();
+    let message = info.payload_as_str().unwrap_or("an object");
+    let backtrace = Backtrace::capture();
+    match backtrace.status() {
+        BacktraceStatus::Captured => {
+            error!("thread '{name}' panicked at {place}: {message}\n{backtrace}");
+        }
+        _ => error!("thread '{name}' panicked at {place}: {message}"),
+    }
+}

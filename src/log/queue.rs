@@ -1,0 +1,159 @@
+//! Lines that wait to be written: so many bytes at most, and beyond that they are counted
+//! and lost.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The lines that wait.
+#[derive(Debug)]
+pub(super) struct LogLines {
+    room: usize,
+    inner: Mutex<Inner>,
+    pushed: Condvar,
+    written: Condvar,
+    lost: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    waiting: Vec<u8>,
+    writer: Writer,
+    /// Lost since that was said last.
+    unsaid: u64,
+}
+
+/// What the thread that writes does.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Writer {
+    /// It waits for lines.
+    #[default]
+    Idle,
+    /// It has some that are not written.
+    Busy,
+}
+
+impl LogLines {
+    /// Holds `room` bytes.
+    pub(super) fn new(room: usize) -> Self {
+        Self {
+            room,
+            inner: Mutex::default(),
+            pushed: Condvar::new(),
+            written: Condvar::new(),
+            lost: AtomicU64::new(0),
+        }
+    }
+
+    /// Adds whole lines, or counts them as lost when there is no room. Never waits for the
+    /// thread that writes.
+    pub(super) fn push(&self, lines: &[u8]) {
+        let mut inner = self.lock();
+        if inner.waiting.len() + lines.len() > self.room {
+            self.lose(&mut inner, count(lines));
+            return;
+        }
+        inner.waiting.extend_from_slice(lines);
+        drop(inner);
+        self.pushed.notify_one();
+    }
+
+    /// Waits for lines and takes all of them. What was taken before counts as written.
+    pub(super) fn take(&self, mut lines: Vec<u8>) -> Vec<u8> {
+        lines.clear();
+        let mut inner = self.lock();
+        inner.writer = Writer::Idle;
+        self.written.notify_all();
+        while inner.waiting.is_empty() {
+            inner = self.pushed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+        inner.writer = Writer::Busy;
+        std::mem::swap(&mut inner.waiting, &mut lines);
+        lines
+    }
+
+    /// These could not be written.
+    pub(super) fn could_not_write(&self, lines: &[u8]) {
+        let mut inner = self.lock();
+        self.lose(&mut inner, count(lines));
+    }
+
+    /// How many lines were lost since this was asked last.
+    pub(super) fn take_unsaid(&self) -> u64 {
+        std::mem::take(&mut self.lock().unsaid)
+    }
+
+    /// How many lines were lost in all.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Waits until nothing waits and nothing is being written, for at most `limit`.
+    pub(super) fn wait_written(&self, limit: Duration) {
+        let until = Instant::now() + limit;
+        let mut inner = self.lock();
+        while !inner.waiting.is_empty() || inner.writer == Writer::Busy {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.written.wait_timeout(inner, left);
+            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn lose(&self, inner: &mut Inner, lines: u64) {
+        inner.unsaid += lines;
+        self.lost.fetch_add(lines, Ordering::Relaxed);
+    }
+
+    // Whoever panics with the lock held has changed nothing by halves.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many lines these are; one that has no end counts.
+fn count(lines: &[u8]) -> u64 {
+    lines.split_inclusive(|byte| *byte == b'\n').count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn what_has_no_room_is_counted() {
+        let queue = LogLines::new(10);
+        for line in ["1234\n", "5678\n", "x\n", "y\nz\n"] {
+            queue.push(line.as_bytes());
+        }
+        assert_eq!((queue.lost(), queue.take_unsaid(), queue.take_unsaid()), (3, 3, 0));
+        assert_eq!(queue.take(Vec::new()), b"1234\n5678\n");
+        queue.push(b"more\n");
+        queue.push(b"longer than all the room\n");
+        assert_eq!(queue.take(Vec::new()), b"more\n");
+        queue.could_not_write(b"rest of one\nanother\n");
+        assert_eq!((queue.lost(), queue.take_unsaid()), (6, 3));
+    }
+
+    #[test]
+    fn the_end_waits_for_the_writer_and_no_longer_than_it_may() {
+        let queue = Arc::new(LogLines::new(100));
+        queue.wait_written(Duration::from_secs(60));
+        queue.push(b"a\n");
+        let lines = queue.take(Vec::new());
+        // It is being written, and never is.
+        let begun = Instant::now();
+        queue.wait_written(Duration::from_millis(30));
+        assert!(begun.elapsed() >= Duration::from_millis(30));
+        let writer = {
+            let queue = Arc::clone(&queue);
+            std::thread::spawn(move || queue.take(lines))
+        };
+        queue.wait_written(Duration::from_secs(60));
+        queue.push(b"b\n");
+        assert_eq!(writer.join().unwrap(), b"b\n");
+    }
+}

@@ -1,0 +1,147 @@
+//! The thread that writes the log.
+
+use super::queue::LogLines;
+use rustix::event::{PollFd, PollFlags, poll};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
+use tracing::warn;
+
+/// Writes whatever comes, for as long as the process lives.
+pub(super) fn write_on(queue: &LogLines, mut to: impl Write + AsFd) -> ! {
+    let (mut lines, mut line) = (Vec::new(), Place::Begins);
+    loop {
+        lines = queue.take(lines);
+        let left = write(&mut to, &lines, &mut line);
+        if left > 0 {
+            let rest = lines.len().saturating_sub(left);
+            queue.could_not_write(lines.get(rest..).unwrap_or_default());
+            continue;
+        }
+        let lost = queue.take_unsaid();
+        if lost > 0 {
+            warn!("{lost} lines of the log were lost, because standard error did not take them");
+        }
+    }
+}
+
+/// Where the output stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// A line begins.
+    Begins,
+    /// A line was cut off.
+    Inside,
+}
+
+/// Writes lines; returns how many bytes of them could not be written.
+fn write(to: &mut (impl Write + AsFd), lines: &[u8], place: &mut Place) -> usize {
+    if *place == Place::Inside && write_all(to, b"\n") == 0 {
+        *place = Place::Begins;
+    }
+    if *place == Place::Inside {
+        return lines.len();
+    }
+    let left = write_all(to, lines);
+    let written = lines.get(..lines.len().saturating_sub(left)).unwrap_or_default();
+    if written.last().is_some_and(|byte| *byte != b'\n') {
+        *place = Place::Inside;
+    }
+    left
+}
+
+/// Writes bytes, however long that takes; returns how many could not be written.
+fn write_all(to: &mut (impl Write + AsFd), mut bytes: &[u8]) -> usize {
+    while !bytes.is_empty() {
+        match to.write(bytes) {
+            Ok(0) => break,
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // Whoever shares it with us made it so.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if wait_for_room(to).is_err() {
+                    break;
+                }
+            }
+            Err(_) => break,
+        }
+    }
+    bytes.len()
+}
+
+fn wait_for_room(to: &impl AsFd) -> io::Result<()> {
+    match poll(&mut [PollFd::new(to, PollFlags::OUT)], None) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+    use std::os::fd::BorrowedFd;
+
+    /// Takes so many bytes, then gives this error, and so on.
+    struct Output {
+        script: VecDeque<Result<usize, ErrorKind>>,
+        taken: Vec<u8>,
+        ready: std::fs::File,
+    }
+
+    impl Output {
+        fn new(script: &[Result<usize, ErrorKind>]) -> Self {
+            let ready = std::fs::File::options().write(true).open("/dev/null").unwrap();
+            Self { script: script.iter().copied().collect(), taken: Vec::new(), ready }
+        }
+    }
+
+    impl Write for Output {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let room = self.script.pop_front().unwrap_or(Ok(usize::MAX))?;
+            let written = room.min(bytes.len());
+            self.taken.extend_from_slice(&bytes[..written]);
+            Ok(written)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl AsFd for Output {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.ready.as_fd()
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_is_ended_before_the_next() {
+        let mut to = Output::new(&[
+            Ok(2),
+            Err(ErrorKind::Interrupted),
+            Err(ErrorKind::WouldBlock),
+            Ok(3),
+            Err(ErrorKind::StorageFull),
+            // The end of the line that was cut off finds no room either.
+            Err(ErrorKind::StorageFull),
+        ]);
+        let mut place = Place::Begins;
+        assert_eq!(write(&mut to, b"one\ntwo\n", &mut place), 3);
+        assert_eq!(place, Place::Inside);
+        assert_eq!(write(&mut to, b"three\n", &mut place), 6);
+        assert_eq!(write(&mut to, b"four\n", &mut place), 0);
+        assert_eq!(place, Place::Begins);
+        assert_eq!(to.taken, b"one\nt\nfour\n");
+    }
+
+    #[test]
+    fn nothing_written_cuts_nothing_off() {
+        let mut to = Output::new(&[Err(ErrorKind::BrokenPipe), Ok(0)]);
+        let mut place = Place::Begins;
+        for line in ["one\n", "two\n"] {
+            assert_eq!(write(&mut to, line.as_bytes(), &mut place), 4);
+        }
+        assert_eq!(write(&mut to, b"three\n", &mut place), 0);
+        assert_eq!(to.taken, b"three\n");
+    }
+}
