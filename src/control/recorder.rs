@@ -3,6 +3,7 @@
 
 use crate::cluster::identity::Identity;
 use crate::store::course::{FenceNote, UpstreamNote};
+use crate::store::evidence::Evidence;
 use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
 use crate::wal::{Lsn, TimelineId};
@@ -45,6 +46,9 @@ pub trait Recorder: Send + Sync {
 
     /// The upstream is another than the flag says, or the flag's again.
     fn save_upstream(&self, upstream: Option<UpstreamNote>) -> Saved;
+
+    /// A source has other bytes than we at this place, or has them no more.
+    fn save_evidence(&self, evidence: Option<&Evidence>) -> Saved;
 
     /// It is time to look after slots and old WAL; not waited for.
     fn retain(&self, tli: TimelineId, newest: Lsn, now: SystemTime);

@@ -11,6 +11,7 @@ use crate::hub::{Hub, tests};
 use crate::standby::client::StreamEnd;
 use crate::standby::refusals;
 use crate::store::course::{FenceNote, UpstreamNote};
+use crate::store::evidence::Evidence;
 use crate::store::retention::Holds;
 use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
@@ -56,6 +57,9 @@ impl Recorder for Forgetful {
         saved()
     }
     fn save_upstream(&self, _: Option<UpstreamNote>) -> Saved {
+        saved()
+    }
+    fn save_evidence(&self, _: Option<&Evidence>) -> Saved {
         saved()
     }
     fn retain(&self, _: TimelineId, _: Lsn, _: SystemTime) {}

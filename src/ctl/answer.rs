@@ -60,6 +60,8 @@ pub struct Status {
     pub upstream: UpstreamState,
     /// While it is fenced.
     pub fence: Option<Fence>,
+    /// Where another source had other bytes; while it stands nothing is received.
+    pub evidence: Option<OtherHistory>,
     /// Why receiving is paused; null when it is not.
     pub receiving_paused: Option<String>,
     /// The timeline that is received.
@@ -172,6 +174,21 @@ pub struct Fence {
     pub durable_lsn: String,
     /// When it was put up.
     pub since: String,
+}
+
+/// Evidence of another history.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OtherHistory {
+    /// The timeline.
+    pub timeline: u32,
+    /// The position that differs.
+    pub lsn: String,
+    /// Who had other bytes there.
+    pub upstream: String,
+    /// When that was found.
+    pub since: String,
+    /// What differed.
+    pub detail: String,
 }
 
 /// Who streams, and who has diverged.

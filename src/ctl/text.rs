@@ -1,6 +1,6 @@
 //! Answers for people.
 
-use super::answer::{Archiver, Fence, Said, Slot, Standby, Standbys, Status};
+use super::answer::{Archiver, Fence, OtherHistory, Said, Slot, Standby, Standbys, Status};
 use super::table::{self, Align, Column, Give, WIDTH};
 use crate::wire::units::format_duration;
 use std::io::{self, Write};
@@ -103,6 +103,9 @@ fn write_status(status: &Status, out: &mut impl Write) -> io::Result<()> {
     if let Some(fence) = &status.fence {
         line("Fence", fence_text(fence))?;
     }
+    if let Some(evidence) = &status.evidence {
+        line("Evidence", evidence_text(evidence))?;
+    }
     if let Some(why) = &status.receiving_paused {
         line("Receiving", format!("paused: {why}"))?;
     }
@@ -126,6 +129,14 @@ fn write_status(status: &Status, out: &mut impl Write) -> io::Result<()> {
         0 => Ok(()),
         lost => line("Log", format!("{lost} lines lost: standard error did not take them")),
     }
+}
+
+fn evidence_text(evidence: &OtherHistory) -> String {
+    format!(
+        "other WAL at {} on timeline {}, found at {} at {}; nothing is received before a source \
+         has ours there",
+        evidence.lsn, evidence.timeline, evidence.upstream, evidence.since
+    )
 }
 
 fn archiver_text(archiver: &Archiver) -> String {

@@ -1,7 +1,8 @@
 //! Where the hub is steered: which upstream it follows, whether it may receive at all,
-//! and how it stands to its upstream at this moment.
+//! where another source had other bytes, and how it stands to its upstream at this moment.
 
 use crate::store::course::{FenceNote, UpstreamNote};
+use crate::store::evidence::Evidence;
 use crate::upstream::state::UpstreamState;
 use crate::wire::conninfo::{Conninfo, ConninfoFault};
 use crate::wire::secret::Secret;
@@ -52,6 +53,7 @@ struct Inner {
     flag: Arc<Upstream>,
     set: Option<Arc<Upstream>>,
     fence: Option<FenceNote>,
+    evidence: Option<Arc<Evidence>>,
     standing: Standing,
 }
 
@@ -59,7 +61,13 @@ impl Course {
     /// Towards what the flag says.
     pub fn new(flag: Upstream) -> Self {
         let standing = Standing { state: UpstreamState::Connecting, since: SystemTime::now() };
-        Self(Mutex::new(Inner { flag: Arc::new(flag), set: None, fence: None, standing }))
+        Self(Mutex::new(Inner {
+            flag: Arc::new(flag),
+            set: None,
+            fence: None,
+            evidence: None,
+            standing,
+        }))
     }
 
     /// Takes up what an earlier run left. An upstream that was set instead of another
@@ -69,6 +77,7 @@ impl Course {
         flag: Secret,
         set: Option<UpstreamNote>,
         fence: Option<FenceNote>,
+        evidence: Option<Evidence>,
     ) -> Result<Resumed, ConninfoFault> {
         let resumed = match set {
             None => Resumed::ByFlag,
@@ -82,6 +91,7 @@ impl Course {
         let mut inner = self.lock();
         inner.flag = Arc::new(Upstream { text: flag, conninfo: inner.flag.conninfo.clone() });
         inner.fence = fence;
+        inner.evidence = evidence.map(Arc::new);
         Ok(resumed)
     }
 
@@ -112,6 +122,18 @@ impl Course {
     /// The fence is up, or down; on disk already.
     pub fn set_fence(&self, fence: Option<FenceNote>) {
         self.lock().fence = fence;
+    }
+
+    /// Where another source had other bytes than we, until one was seen to have the same
+    /// there: as long as it stands no stream begins.
+    pub fn evidence(&self) -> Option<Arc<Evidence>> {
+        self.lock().evidence.clone()
+    }
+
+    /// A difference was found: before it is on disk. Or it stands no more: after it is gone
+    /// from there.
+    pub fn set_evidence(&self, evidence: Option<Arc<Evidence>>) {
+        self.lock().evidence = evidence;
     }
 
     /// How the hub stands to its upstream.
@@ -157,16 +179,16 @@ mod tests {
             (upstream.conninfo.hosts[0].to_string(), by)
         };
         let same = course();
-        let resumed = same.resume(Secret::new("host=a"), Some(note()), None);
+        let resumed = same.resume(Secret::new("host=a"), Some(note()), None, None);
         assert_eq!(resumed, Ok(Resumed::AsSet));
         assert_eq!(hosts(&same), ("b:5432".to_owned(), NamedBy::Ctl));
         same.set_upstream(None);
         assert_eq!(hosts(&same), ("a:5432".to_owned(), NamedBy::Flag));
 
         let changed = Course::new(Upstream::parse("host=c").unwrap());
-        let resumed = changed.resume(Secret::new("host=c"), Some(note()), None);
+        let resumed = changed.resume(Secret::new("host=c"), Some(note()), None, None);
         assert_eq!(resumed, Ok(Resumed::FlagIsNewer));
         assert_eq!(hosts(&changed), ("c:5432".to_owned(), NamedBy::Flag));
-        assert_eq!(course().resume(Secret::new("host=a"), None, None), Ok(Resumed::ByFlag));
+        assert_eq!(course().resume(Secret::new("host=a"), None, None, None), Ok(Resumed::ByFlag));
     }
 }

@@ -95,7 +95,7 @@ pub enum Job {
     SaveSlot(SlotName),
     /// Remove a slot's file, durably, and the slot.
     DropSlot(SlotName),
-    /// Replace one of the operator's notes, durably, or remove it.
+    /// Replace one of the notes about the upstream, durably, or remove it.
     SaveNote {
         /// Which.
         note: Note,
@@ -117,13 +117,15 @@ pub enum Job {
     },
 }
 
-/// What an operator decided while the hub ran.
+/// What was decided, or found, about the upstream while the hub ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
     /// `walhub.fence`
     Fence,
     /// `walhub.auto`
     Upstream,
+    /// `walhub.evidence`
+    Evidence,
 }
 
 impl Job {
@@ -197,6 +199,7 @@ impl fmt::Display for JobKind {
             Self::DropSlot => f.write_str("remove a replication slot"),
             Self::SaveNote(Note::Fence) => f.write_str("save the fence"),
             Self::SaveNote(Note::Upstream) => f.write_str("save the upstream"),
+            Self::SaveNote(Note::Evidence) => f.write_str("save the evidence of a difference"),
             Self::SetAside => f.write_str("move all WAL aside"),
             Self::Switch => f.write_str("go on with another timeline"),
             Self::MarkHalted => f.write_str("write the halted marker"),

@@ -1,4 +1,5 @@
-//! What an operator decided while the hub ran, written down before it counts.
+//! What was decided, or found, about the upstream while the hub ran, written down before it
+//! counts.
 
 use super::job::Note;
 use super::work::Keeper;
@@ -15,6 +16,7 @@ impl<D: Disk> Keeper<D> {
         let path = match note {
             Note::Fence => self.layout.fence(),
             Note::Upstream => self.layout.auto(),
+            Note::Evidence => self.layout.evidence(),
         };
         let Some(bytes) = bytes else {
             match self.disk.unlink(&path).await {

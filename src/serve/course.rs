@@ -1,7 +1,9 @@
-//! Takes up the upstream and the fence that `walhub ctl` left in the directory.
+//! Takes up what an earlier run left in the directory about the upstream: the one that
+//! `walhub ctl` set, its fence, and the evidence of a difference.
 
 use crate::hub::course::{Course, Resumed};
 use crate::store::course::{FenceNote, UpstreamNote};
+use crate::store::evidence::Evidence;
 use crate::store::layout::Layout;
 use crate::store::sealed_text::Unreadable;
 use crate::wire::conninfo::ConninfoFault;
@@ -21,7 +23,7 @@ pub enum CourseFault {
         /// The system's words.
         error: io::Error,
     },
-    /// A file is damaged. It may be a fence, so this is not passed over.
+    /// A file is damaged. It may be a fence or evidence, so this is not passed over.
     #[error("file \"{}\" {fault}", path.display())]
     Unreadable {
         /// Which.
@@ -44,7 +46,8 @@ pub(super) fn resume(course: &Course, layout: &Layout, flag: Secret) -> Result<(
     let path = layout.auto();
     let upstream = read(&path, UpstreamNote::decode)?;
     let fence = read(&layout.fence(), FenceNote::decode)?;
-    let resumed = course.resume(flag, upstream, fence);
+    let evidence = read(&layout.evidence(), Evidence::decode)?;
+    let resumed = course.resume(flag, upstream, fence, evidence);
     match resumed.map_err(|fault| CourseFault::Conninfo { path: path.clone(), fault })? {
         Resumed::ByFlag => {}
         Resumed::AsSet => warn!(

@@ -7,6 +7,7 @@ use crate::hub::Hub;
 use crate::keeper::{Job, JobKind, KeeperHandle, Note};
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::course::{FenceNote, UpstreamNote};
+use crate::store::evidence::Evidence;
 use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
 use crate::wal::{Lsn, TimelineId};
@@ -130,6 +131,11 @@ impl Recorder for KeeperRecorder {
     fn save_upstream(&self, upstream: Option<UpstreamNote>) -> Saved {
         let bytes = upstream.map(|upstream| upstream.encode());
         self.order(Job::SaveNote { note: Note::Upstream, bytes })
+    }
+
+    fn save_evidence(&self, evidence: Option<&Evidence>) -> Saved {
+        let bytes = evidence.map(Evidence::encode);
+        self.order(Job::SaveNote { note: Note::Evidence, bytes })
     }
 
     fn retain(&self, tli: TimelineId, newest: Lsn, now: SystemTime) {

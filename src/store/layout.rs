@@ -7,6 +7,7 @@
 //!   walhub.begun           how far the first bytes were durable before they were served
 //!   walhub.fence           the hub is fenced (`walhub ctl fence`)
 //!   walhub.auto            the upstream that `walhub ctl upstream` set
+//!   walhub.evidence        where an upstream or the archive had other bytes than we
 //!   walhub.ctl             the socket for `walhub ctl`
 //!   walhub.state           last known state of the upstream, for `inspect`
 //!   slots/                 one file per replication slot
@@ -132,6 +133,11 @@ impl Layout {
     /// The upstream that was set while the hub ran.
     pub fn auto(&self) -> PathBuf {
         self.root.join("walhub.auto")
+    }
+
+    /// The note of a difference that was found.
+    pub fn evidence(&self) -> PathBuf {
+        self.root.join("walhub.evidence")
     }
 
     /// The socket for `walhub ctl`.

@@ -15,6 +15,7 @@ pub mod course;
 pub mod directory;
 pub mod disk;
 pub mod durable;
+pub mod evidence;
 pub mod fault;
 pub mod holes;
 pub mod inspect;

@@ -2,8 +2,11 @@
 //! itself, before any WAL is asked for.
 //!
 //! Histories are compared, never timeline numbers. An upstream that is merely behind
-//! is waited for; one of another cluster, or of another branch, is refused.
+//! is waited for; one of another cluster, or of another branch, is refused. Where a
+//! difference was found before, nobody is followed past it who has not shown the same
+//! bytes there, or a history that leaves our timeline at or before it.
 
+use super::place::{Place, Span};
 use super::state::UpstreamState;
 use crate::cluster::instance::{InstanceId, InstancePath};
 use crate::timeline::Forks;
@@ -41,6 +44,8 @@ pub struct Known {
     pub position: Position,
     /// The history of the timeline we are on; none when there is no such file.
     pub forks: Option<Vec<(TimelineId, Lsn)>>,
+    /// Where another source had other bytes than we, as long as that stands.
+    pub differs: Option<Place>,
     /// Where an empty directory begins.
     pub start_from: StartFrom,
 }
@@ -55,6 +60,9 @@ pub enum Verdict {
         /// From here.
         start: Lsn,
     },
+    /// Compare this WAL with ours first. When it is the same the difference stands no
+    /// more: decide again.
+    Compare(Span),
     /// Look for the oldest segment first.
     FindOldest {
         /// On this timeline.
@@ -148,7 +156,7 @@ fn go_on(seen: &Seen, known: &Known, tli: TimelineId, durable: Lsn, start: Lsn) 
         if seen.xlogpos < durable {
             return behind(seen, durable);
         }
-        return Verdict::Start { tli, start };
+        return compare(known, durable).unwrap_or(Verdict::Start { tli, start });
     }
     if seen.tli < tli {
         // A standby that has not followed yet, or the primary that was left behind.
@@ -178,12 +186,22 @@ fn go_on(seen: &Seen, known: &Known, tli: TimelineId, durable: Lsn, start: Lsn) 
     {
         return refuse(format!("its history of timeline {tli} differs from ours"));
     }
+    if let Some(compare) = compare(known, durable.min(end)) {
+        return compare;
+    }
     if durable >= end {
         // Nothing of our timeline is missing any more.
         let next = theirs.iter().map(|(t, _)| *t).find(|t| *t > tli).unwrap_or(seen.tli);
         return Verdict::Switch { next, at: end };
     }
     Verdict::Start { tli, start }
+}
+
+/// The comparison that is due with an upstream whose history is ours up to `end`, unless it
+/// has left ours at or before the place.
+fn compare(known: &Known, end: Lsn) -> Option<Verdict> {
+    let (place, (_, size)) = (known.differs?, known.cluster?);
+    (place.at < end).then(|| Verdict::Compare(place.span(size, end)))
 }
 
 fn end_of(forks: &Forks, tli: TimelineId) -> Option<Lsn> {
@@ -222,6 +240,7 @@ mod tests {
             cluster: Some((SystemId::new(7), SegmentSize::new(MIB).unwrap())),
             position: Position::At { tli: tli(t), durable: lsn(durable), start: lsn(start) },
             forks: (t > 1).then(|| forks.iter().map(|(t, e)| (tli(*t), lsn(*e))).collect()),
+            differs: None,
             start_from: StartFrom::Current,
         }
     }
@@ -297,6 +316,30 @@ mod tests {
         assert_eq!(name(&judge(&seen(3, 300, &[(1, 39), (2, 100)]), &ours)), "upstream refused");
         let no_file = Seen { forks: None, ..seen(3, 300, &[]) };
         assert_eq!(name(&judge(&no_file, &ours)), "upstream refused");
+    }
+
+    #[test]
+    fn nobody_is_followed_past_a_difference_before_the_place_was_compared() {
+        let ours = Known {
+            differs: Some(Place { tli: tli(2), at: lsn(70) }),
+            ..known(2, 100, 90, &[(1, 40)])
+        };
+        let compare = |to| Verdict::Compare(Span { tli: tli(2), from: lsn(0), to: lsn(to) });
+        // Whoever is where we are, or further; nobody who is behind us, or refused anyway.
+        assert_eq!(judge(&seen(2, 100, &[(1, 40)]), &ours), compare(100));
+        assert_eq!(judge(&seen(2, 9 * MIB, &[(1, 40)]), &ours), compare(100));
+        assert_eq!(name(&judge(&seen(2, 99, &[(1, 40)]), &ours)), "waiting for upstream");
+        assert_eq!(name(&judge(&seen(2, 200, &[(1, 41)]), &ours)), "upstream refused");
+        // A newer timeline that left ours after the place has to show it, one that left ours
+        // before or there is another way to go on.
+        let left = |end| seen(3, 300, &[(1, 40), (2, end)]);
+        for end in [71, 100] {
+            assert_eq!(judge(&left(end), &ours), compare(end));
+        }
+        assert_eq!(judge(&left(500), &ours), compare(100));
+        for end in [69, 70] {
+            assert_eq!(judge(&left(end), &ours), Verdict::Switch { next: tli(3), at: lsn(end) });
+        }
     }
 
     #[test]

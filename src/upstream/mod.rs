@@ -8,6 +8,7 @@ pub mod follow;
 pub mod judge;
 pub mod login;
 pub mod oldest;
+pub mod place;
 pub mod position;
 pub mod state;
 pub mod stream;

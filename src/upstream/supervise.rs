@@ -159,12 +159,6 @@ impl Supervisor {
         self.change(state, news);
     }
 
-    /// Did this host have another history, the last time it was asked?
-    pub fn had_diverged(&self, host: usize) -> bool {
-        let last = self.hosts.get(host).and_then(|host| host.last.as_ref());
-        matches!(last, Some(UpstreamState::Diverged { .. }))
-    }
-
     /// Has every host answered, the last time it was asked, that it lacks our position?
     pub fn all_have_gaps(&self) -> bool {
         let gap = |host: &Host| matches!(host.last, Some(UpstreamState::Gap { .. }));

@@ -44,6 +44,7 @@ mod kills;
 mod majors;
 mod measured;
 mod refusals;
+mod rollbacks;
 mod shutdown;
 mod slots;
 mod streaming;

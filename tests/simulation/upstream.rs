@@ -152,6 +152,7 @@ impl Task {
             cluster: hub.identity().map(|identity| (identity.system_id, identity.segment_size)),
             position: hub.position(),
             forks: self.own_forks(),
+            differs: None,
             start_from: StartFrom::Current,
         }
     }

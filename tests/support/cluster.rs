@@ -181,11 +181,24 @@ impl<'a> Cluster<'a> {
         self.copy_of(&self.data, name)
     }
 
+    /// A copy of this one's files, which must not be in use: a snapshot of its storage.
+    pub(crate) fn snapshot(&self, name: &str) -> PathBuf {
+        assert!(self.server.is_none(), "the files of {} are in use", self.name);
+        let snapshot = self.scene.folder(name, self.programs.account()).join("data");
+        copy_all(&self.data, &snapshot);
+        snapshot
+    }
+
+    /// Puts the files of a snapshot in the place of this server's, which must not run.
+    pub(crate) fn roll_back_to(&self, snapshot: &Path) {
+        assert!(self.server.is_none(), "the files of {} are in use", self.name);
+        fs::remove_dir_all(&self.data).unwrap();
+        copy_all(snapshot, &self.data);
+    }
+
     fn copy_of(&self, data: &Path, name: &str) -> Cluster<'a> {
         let copy = Self::bare(self.scene, name, self.programs);
-        let status =
-            Command::new("cp").args(["-a", "--reflink=auto"]).args([data, &copy.data]).status();
-        assert!(status.unwrap().success(), "cp -a {}", data.display());
+        copy_all(data, &copy.data);
         copy
     }
 
@@ -367,6 +380,11 @@ impl<'a> Cluster<'a> {
     pub(crate) fn pg_wal(&self) -> PathBuf {
         self.data.join("pg_wal")
     }
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    let status = Command::new("cp").args(["-a", "--reflink=auto"]).args([from, to]).status();
+    assert!(status.unwrap().success(), "cp -a {}", from.display());
 }
 
 /// The primary's standbys have all it has, and the same rows.

@@ -334,6 +334,11 @@ impl Inspection {
         self.0["cluster"]["system_id"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// Where another source had other bytes.
+    pub(crate) fn evidence(&self) -> Option<Lsn> {
+        self.0["evidence"]["at"].as_str().map(|at| at.parse().unwrap())
+    }
+
     /// What is wrong with the directory.
     pub(crate) fn wrong(&self) -> Vec<String> {
         let wrong = self.0["wrong"].as_array().into_iter().flatten();

@@ -4,7 +4,8 @@ use super::super::Shared;
 use super::super::registry::Client;
 use super::ages::Ages;
 use crate::ctl::answer::{
-    Archiver, Diverged, Fence, MissingWal, Slot, Standby, Standbys, Status, Upstream, UpstreamState,
+    Archiver, Diverged, Fence, MissingWal, OtherHistory, Slot, Standby, Standbys, Status, Upstream,
+    UpstreamState,
 };
 use crate::data::figures::{ReceiverFigures, StandbyFigures, StreamState};
 use crate::hub::Hub;
@@ -44,6 +45,13 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> Stat
         wal_segment_size: identity.as_ref().map(|identity| identity.segment_size.bytes()),
         upstream: upstream_state(hub),
         fence: fence(hub),
+        evidence: hub.course.evidence().map(|evidence| OtherHistory {
+            timeline: evidence.tli.raw(),
+            lsn: evidence.at.to_string(),
+            upstream: evidence.upstream.clone(),
+            since: date_millis(evidence.since),
+            detail: evidence.detail.clone(),
+        }),
         receiving_paused: paused.then(|| "the disk is above --disk-high-watermark".to_owned()),
         timeline: cell.as_ref().map(|cell| cell.tli().raw()),
         received_lsn: text(receiver.map(|figures| figures.received)),

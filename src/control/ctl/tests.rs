@@ -31,6 +31,8 @@ struct Scene {
 enum Core {
     Answers,
     Hangs,
+    /// Its stream had just ended over that when it is recalled.
+    FindsAnotherHistory,
 }
 
 impl Scene {
@@ -102,6 +104,13 @@ fn play(
 ) {
     while *running.borrow() == Running::Serving {
         match inbox.take() {
+            Some(ToCore::RecallUpstream) if core == Core::FindsAnotherHistory => {
+                let (at, detail) = (Lsn::new(0x500_1000), "other".to_owned());
+                let ended = UpstreamEnd::Diverged { at, detail };
+                for end in [ended, UpstreamEnd::Recalled] {
+                    news.blocking_send(ToControl::UpstreamEnded(end)).unwrap();
+                }
+            }
             Some(ToCore::RecallUpstream) if core == Core::Answers => {
                 news.blocking_send(ToControl::UpstreamEnded(UpstreamEnd::Recalled)).unwrap();
             }
@@ -186,6 +195,19 @@ fn a_fence_stays_the_same_until_it_is_taken_down() {
     assert_ne!(scene.ask(STATUS)["status"]["upstream"]["state"], "fenced");
     let again = scene.ask(b"{\"version\":1,\"command\":{\"unfence\":{}}}\n");
     assert_eq!(again["fence"], serde_json::Value::Null);
+    scene.stop();
+}
+
+/// What was found at that moment is not lost with the stream that was given up.
+#[test]
+fn a_difference_that_was_found_before_an_order_is_kept() {
+    let scene = Scene::new(Core::FindsAnotherHistory);
+    let set =
+        b"{\"version\":1,\"command\":{\"set_upstream\":{\"conninfo\":\"host=/nonexistent\"}}}\n";
+    assert_eq!(scene.ask(set)["upstream"]["set_by"], "ctl");
+    let status = scene.ask(STATUS);
+    let evidence = &status["status"]["evidence"];
+    assert_eq!((&evidence["lsn"], &evidence["detail"]), (&"0/5001000".into(), &"other".into()));
     scene.stop();
 }
 

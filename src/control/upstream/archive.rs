@@ -7,6 +7,7 @@
 //! ([`Feed`]), which makes all its own checks. At segment boundaries a found upstream takes
 //! over.
 
+use super::difference::{self, open_own};
 use super::feed::Feed;
 use super::probe::Probe;
 use super::steer::Order;
@@ -21,6 +22,7 @@ use crate::store::switch::Switch;
 use crate::timeline::History;
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::follow::{Course, course};
+use crate::upstream::place::Span;
 use crate::upstream::position::Position;
 use crate::upstream::state::UpstreamState;
 use crate::wal::walk::{WalkFault, Walker};
@@ -193,6 +195,10 @@ impl Task {
             () = turn.cut_short() => return Ok(Advance::Over),
         };
         let Some(mut course) = surveyed else { return Ok(Advance::Stuck) };
+        if let Some(place) = difference::place(&hub) {
+            let upto = course.ends.map_or(durable, |(_, end)| end.min(durable));
+            return self.compare_archive(restorer, &course, place.span(size, upto), turn).await;
+        }
         if let Some((next, at)) = course.ends
             && at == durable
         {
@@ -226,7 +232,7 @@ impl Task {
             let judged = match judged {
                 Ok(judged) => judged,
                 Err(unusable) => {
-                    self.tell_unusable(name, unusable);
+                    self.tell_unusable(name, unusable).await;
                     break Advance::Stuck;
                 }
             };
@@ -311,6 +317,7 @@ impl Task {
             UpstreamEnd::Diverged { at, detail } => {
                 warn!(target: LOG, "{detail}");
                 let file = self.file_at(at);
+                self.keep_difference(&in_archive(&file), at, &detail).await;
                 self.alarm(UpstreamState::ArchiveDiffers { file, at });
                 return Ok(Advance::Stuck);
             }
@@ -458,9 +465,53 @@ impl Task {
         judging.await.unwrap_or_else(|error| Err(Unusable::Unknown(error.to_string())))
     }
 
-    fn tell_unusable(&mut self, name: SegmentName, unusable: Unusable) {
+    /// Where a difference was found the archive must have our bytes.
+    async fn compare_archive(
+        &mut self,
+        restorer: &Restorer,
+        course: &Course,
+        span: Span,
+        turn: &mut Turn<'_>,
+    ) -> Result<Advance, Ends> {
+        let Some(identity) = self.shared.hub.identity() else { return Ok(Advance::Stuck) };
+        let size = identity.segment_size;
+        let ahead = Ahead::new(restorer, span.tli, size);
+        let names = ahead.names(span.from.segment(size), course);
+        let fetched = tokio::select! {
+            fetched = restorer.segment(names) => fetched.map_err(|_| Ends)?,
+            () = turn.cut_short() => return Ok(Advance::Over),
+        };
+        let (name, file) = match fetched {
+            Ok(Some(file)) => file,
+            Ok(None) => return Ok(Advance::Exhausted),
+            Err(_) => return Ok(Advance::Stuck),
+        };
+        let layout = Layout::new(&self.shared.hub.config.directory);
+        let own = SegmentName { tli: span.tli, ..name };
+        let comparing = tokio::task::spawn_blocking(move || {
+            let ours = open_own(&layout, own)?.ok_or(io::ErrorKind::NotFound)?;
+            check::first_difference(&File::open(file.path())?, &ours, name, span.to)
+        });
+        let compared = comparing.await.unwrap_or_else(|error| Err(error.into()));
+        match compared {
+            Ok(None) => {
+                let why = format!("{} has our WAL there", in_archive(&name.to_string()));
+                match self.forget_difference(&why).await {
+                    Ok(()) => return Ok(Advance::Further),
+                    Err(error) => error!(target: LOG, "{error}"),
+                }
+            }
+            Ok(Some(at)) => self.tell_unusable(name, Unusable::Differs(at)).await,
+            Err(error) => self.tell_unusable(name, Unusable::Unknown(error.to_string())).await,
+        }
+        Ok(Advance::Stuck)
+    }
+
+    async fn tell_unusable(&mut self, name: SegmentName, unusable: Unusable) {
         match unusable {
             Unusable::Differs(at) => {
+                let detail = "the archive has other WAL under positions that are stored here";
+                self.keep_difference(&in_archive(&name.to_string()), at, detail).await;
                 self.alarm(UpstreamState::ArchiveDiffers { file: name.to_string(), at });
             }
             Unusable::Unknown(error) => {
@@ -484,6 +535,11 @@ impl Task {
             );
         }
     }
+}
+
+/// An archive's file as a source of WAL.
+fn in_archive(file: &str) -> String {
+    format!("archive file \"{file}\"")
 }
 
 /// What was said once.
@@ -514,17 +570,6 @@ fn look(
     }
     let fault = check::walk_on(&mut walker, &theirs, name, upto)?;
     Ok(Ok((walker, fault)))
-}
-
-/// Our own file of the segment, complete or not.
-fn open_own(layout: &Layout, name: SegmentName) -> io::Result<Option<File>> {
-    for path in [layout.segment(name), layout.partial(name)] {
-        match File::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            file => return file.map(Some),
-        }
-    }
-    Ok(None)
 }
 
 /// Waits for something; with a stream, keeps that alive.

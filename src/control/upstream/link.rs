@@ -3,12 +3,13 @@
 use super::super::socket::Socket;
 use crate::upstream::credentials::{self, Credentials};
 use crate::upstream::login::{Login, LoginFault, Progress, Welcome, startup};
+use crate::upstream::stream::{Told, next_told};
 use crate::wal::{Lsn, TimelineId};
 use crate::wire::backend_read::{FromServer, ServerError};
 use crate::wire::conninfo::{Conninfo, Host, HostAddr, Keepalives};
 use crate::wire::frame::next_frame;
 use crate::wire::frontend;
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -180,6 +181,35 @@ impl Link {
                 None => fill(&mut self.socket, &mut self.unread).await?,
             }
         }
+    }
+
+    /// After CopyBothResponse: the WAL of the stream, which begins at `from`, up to `to`.
+    pub(super) async fn wal(&mut self, from: Lsn, to: Lsn) -> Result<Vec<u8>, LinkFault> {
+        let len = usize::try_from(to.bytes_since(from)).unwrap_or(usize::MAX);
+        let senseless = |what: &str| LinkFault::Protocol(what.to_owned());
+        let mut wal = Vec::new();
+        while wal.len() < len {
+            let told = next_told(&self.unread).map_err(|e| LinkFault::Protocol(e.to_string()))?;
+            let Some((told, taken)) = told else {
+                fill(&mut self.socket, &mut self.unread).await?;
+                continue;
+            };
+            match told {
+                Told::Wal { start, wal: piece } => {
+                    if start != from.saturating_add(wal.len() as u64) {
+                        return Err(senseless("WAL from another place than was asked for"));
+                    }
+                    wal.extend_from_slice(piece.get(..len - wal.len()).unwrap_or(piece));
+                }
+                Told::ReplyWanted | Told::Nothing => {}
+                Told::Error(error) => return Err(LinkFault::Server(error)),
+                Told::CopyDone | Told::Next { .. } | Told::ShutDown => {
+                    return Err(senseless("the stream ended before the WAL that was asked for"));
+                }
+            }
+            self.unread.advance(taken);
+        }
+        Ok(wal)
     }
 
     /// Ends a stream that was only a question; commands may follow.

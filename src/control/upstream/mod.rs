@@ -2,11 +2,13 @@
 //! they say, hands a stream to the first core and waits for its end.
 
 mod archive;
+mod difference;
 mod feed;
 mod link;
 mod probe;
 pub(super) mod steer;
 
+use self::difference::Kept;
 use self::link::{Link, LinkFault, Started, text};
 use self::steer::Order;
 use super::Shared;
@@ -27,6 +29,7 @@ use crate::upstream::apply::names_standby;
 use crate::upstream::judge::{Known, Seen, Verdict, judge};
 use crate::upstream::login::{LoginFault, create_slot, start_replication};
 use crate::upstream::oldest::OldestSearch;
+use crate::upstream::place::Span;
 use crate::upstream::state::UpstreamState;
 use crate::upstream::supervise::{News, Next, Supervisor};
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
@@ -48,9 +51,6 @@ const SHORT_ATTEMPT: Duration = Duration::from_secs(5);
 /// How long the first message of a stream is waited for at most. Our start lies before the
 /// upstream's end nearly always, so it comes at once.
 const FIRST_MESSAGE: Duration = Duration::from_secs(1);
-
-/// How long an upstream that had diverged must stream before that is believed.
-const CONFIRMATION: Duration = Duration::from_secs(5);
 
 /// History files fetched below the upstream's timeline: more generations than any
 /// cluster has.
@@ -88,6 +88,7 @@ pub(super) async fn run(
         removed: None,
         warned_of_apply: false,
         no_standby: NoStandby::NotMet,
+        kept: Kept::default(),
         told: archive::Told::default(),
         exhausted: None,
         failures: 0,
@@ -97,6 +98,9 @@ pub(super) async fn run(
         task.begin_course();
     }
     loop {
+        if let Err(error) = task.settle_difference().await {
+            tracing::error!(target: LOG, "{error}");
+        }
         let order = match task.next() {
             None => orders.recv().await,
             Some(Next::SleepUntil(at)) => task.wait(at, &mut orders).await,
@@ -130,6 +134,8 @@ struct Task {
     /// Was it said what `remote_apply` comes to here?
     warned_of_apply: bool,
     no_standby: NoStandby,
+    /// Of a difference that was found.
+    kept: Kept,
     /// What was said of the archive.
     told: archive::Told,
     /// The archive had nothing more for this position.
@@ -233,8 +239,12 @@ impl Task {
             self.ended(index, UpstreamState::Disconnected { why }).await;
             return None;
         }
-        let state = UpstreamState::Streaming { host: name, tli, start };
-        self.stay(index, state, start, orders).await
+        let mut news = Vec::new();
+        self.failures = 0;
+        let state = UpstreamState::Streaming { host: name.clone(), tli, start };
+        self.supervisor.started(index, state, &mut news);
+        self.tell(news);
+        self.stay(index, &name, start, orders).await
     }
 
     async fn failed(&mut self, index: usize, host: String, failure: Failure) {
@@ -256,20 +266,10 @@ impl Task {
     async fn stay(
         &mut self,
         index: usize,
-        state: UpstreamState,
+        host: &str,
         start: Lsn,
         orders: &mut mpsc::Receiver<Order>,
     ) -> Option<Order> {
-        // One that has another history will show it again within milliseconds; until
-        // then nothing has changed.
-        let had_diverged = self.supervisor.had_diverged(index);
-        let believed = if had_diverged { CONFIRMATION } else { Duration::ZERO };
-        let believed = tokio::time::sleep(believed);
-        let mut believed = std::pin::pin!(believed);
-        let mut untold = Some(state);
-        if !had_diverged {
-            self.started(index, untold.take());
-        }
         let end = loop {
             tokio::select! {
                 biased;
@@ -278,27 +278,17 @@ impl Task {
                     true => return Some(order),
                     false => self.obey(order).await,
                 },
-                () = &mut believed, if untold.is_some() => self.started(index, untold.take()),
             }
         };
         match end {
-            Some(end) => self.stream_ended(index, start, end).await,
+            Some(end) => self.stream_ended(index, host, start, end).await,
             // The control thread ends.
             None => std::future::pending().await,
         }
         None
     }
 
-    fn started(&mut self, index: usize, state: Option<UpstreamState>) {
-        if let Some(state) = state {
-            self.failures = 0;
-            let mut news = Vec::new();
-            self.supervisor.started(index, state, &mut news);
-            self.tell(news);
-        }
-    }
-
-    async fn stream_ended(&mut self, index: usize, start: Lsn, end: UpstreamEnd) {
+    async fn stream_ended(&mut self, index: usize, host: &str, start: Lsn, end: UpstreamEnd) {
         let state = match end {
             UpstreamEnd::Lost { error, at } => {
                 UpstreamState::Disconnected { why: format!("{error}; received up to {at}") }
@@ -312,7 +302,10 @@ impl Task {
                 let why = format!("the timeline ended at {at}, timeline {next} follows");
                 UpstreamState::Disconnected { why }
             }
-            UpstreamEnd::Diverged { at, detail } => UpstreamState::Diverged { at, detail },
+            UpstreamEnd::Diverged { at, detail } => {
+                self.keep_difference(host, at, &detail).await;
+                UpstreamState::Diverged { at, detail }
+            }
             UpstreamEnd::Refused { sqlstate, message } if sqlstate == REMOVED => {
                 return self.gap(index, start, message).await;
             }
@@ -492,9 +485,11 @@ impl Task {
         }
         let mut asked = ask(link, name).await?;
         let (known, verdict) = loop {
+            self.settle_difference().await.map_err(Failure::other)?;
             let known = self.known();
             match judge(&asked.seen, &known) {
                 Verdict::Switch { next, at } => self.switch(&mut asked, next, at).await?,
+                Verdict::Compare(span) => self.compare(&mut asked, span).await?,
                 verdict => break (known, verdict),
             }
         };
@@ -506,7 +501,9 @@ impl Task {
                 link.close().await;
                 return Err(Failure::State(state));
             }
-            Verdict::Switch { .. } => return Err(Failure::other("no timeline to follow")),
+            Verdict::Switch { .. } | Verdict::Compare(_) => {
+                return Err(Failure::other("no timeline to follow"));
+            }
         };
         self.save_histories(&mut link, tli, seen.tli, history).await?;
         if seen.path.is_empty() {
@@ -522,7 +519,7 @@ impl Task {
                 find_oldest(&mut link, tli, newest, seen.segment_size).await?
             }
             Verdict::Start { start, .. } => start,
-            Verdict::Not(_) | Verdict::Switch { .. } => {
+            Verdict::Not(_) | Verdict::Switch { .. } | Verdict::Compare(_) => {
                 return Err(Failure::other("no place to begin at"));
             }
         };
@@ -596,7 +593,19 @@ impl Task {
             cluster: hub.identity().map(|identity| (identity.system_id, identity.segment_size)),
             position: hub.position(),
             forks: self.own_forks(),
+            differs: difference::place(hub),
             start_from: self.start_from,
+        }
+    }
+
+    /// Where a difference was found the upstream must have our bytes.
+    async fn compare(&mut self, asked: &mut Asked, span: Span) -> Result<(), Failure> {
+        match difference::compare(&self.shared, &mut asked.link, span).await? {
+            Some(state) => Err(Failure::State(state)),
+            None => {
+                let why = format!("{} has our WAL there", asked.seen.host);
+                self.forget_difference(&why).await.map_err(Failure::other)
+            }
         }
     }
 

@@ -102,6 +102,7 @@ async fn answer(
         let mut link = asked.link;
         let found = match verdict {
             Verdict::Not(state) => Ok(Some(state)),
+            Verdict::Compare(span) => super::difference::compare(shared, &mut link, span).await,
             Verdict::Switch { .. } | Verdict::FindOldest { .. } => Ok(None),
             // Whether it still has the WAL only its answer tells.
             Verdict::Start { tli, start } => {
@@ -137,6 +138,7 @@ fn known(shared: &Shared) -> Known {
         cluster: identity.map(|identity| (identity.system_id, identity.segment_size)),
         position,
         forks,
+        differs: super::difference::place(hub),
         start_from: StartFrom::Current,
     }
 }

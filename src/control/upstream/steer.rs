@@ -93,6 +93,13 @@ impl Task {
                 Some(UpstreamEnd::Recalled) => return,
                 // The hub goes down.
                 Some(UpstreamEnd::Stopped) | None => std::future::pending().await,
+                Some(UpstreamEnd::Diverged { at, detail }) => {
+                    let host = match self.supervisor.state() {
+                        UpstreamState::Streaming { host, .. } => host.clone(),
+                        _ => "the upstream".to_owned(),
+                    };
+                    self.keep_difference(&host, at, &detail).await;
+                }
                 Some(end) => tracing::debug!(target: LOG, "the stream had ended: {end:?}"),
             }
         }

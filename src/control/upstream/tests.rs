@@ -10,6 +10,8 @@ use crate::data::handoff::{Inbox, Mailbox, ToControl, ToCore, UpstreamHandoff, m
 use crate::hub::{Hub, tests};
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::course::{FenceNote, UpstreamNote};
+use crate::store::evidence::Evidence;
+use crate::store::layout::Layout;
 use crate::store::retention::Holds;
 use crate::store::sealed_text::MAX_LEN;
 use crate::store::slots::SlotName;
@@ -17,11 +19,13 @@ use crate::store::switch::Switch;
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::login::Login;
 use crate::upstream::position::Position;
-use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
+use crate::wal::{Lsn, SegmentName, SegmentSize, SystemId, TimelineId};
 use crate::wire::backend::{self, Column};
 use crate::wire::backend_read::FromServer;
+use crate::wire::copy::xlog_data_header;
 use crate::wire::frame::next_frame;
 use crate::wire::refusal::Refusal;
+use crate::wire::time::PgTime;
 use bytes::{Buf, Bytes, BytesMut};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -85,6 +89,12 @@ impl Recorder for Notes {
             None => "upstream of the flag".to_owned(),
         })
     }
+    fn save_evidence(&self, evidence: Option<&Evidence>) -> Saved {
+        self.note(match evidence {
+            Some(evidence) => format!("evidence {} {}", evidence.tli, evidence.at),
+            None => "no evidence".to_owned(),
+        })
+    }
     fn retain(&self, _: TimelineId, newest: Lsn, _: SystemTime) {
         drop(self.note(format!("retain {newest}")));
     }
@@ -103,6 +113,8 @@ struct Server {
     oldest: Lsn,
     has_slot: bool,
     says_first: FirstWords,
+    /// Every byte of its WAL; none: it sends none.
+    wal: Option<u8>,
 }
 
 /// What a stream begins with.
@@ -121,6 +133,7 @@ const SERVER: Server = Server {
     oldest: Lsn::INVALID,
     has_slot: true,
     says_first: FirstWords::Keepalive,
+    wal: None,
 };
 
 /// Serves every connection by the script; what it was asked is noted.
@@ -208,7 +221,15 @@ fn answer(text: &str, server: &mut Server, out: &mut BytesMut) {
         }
         ["START_REPLICATION", .., start, "TIMELINE", _] => {
             backend::copy_both(out);
-            if start.parse::<Lsn>().unwrap() >= server.oldest {
+            let start = start.parse::<Lsn>().unwrap();
+            if start >= server.oldest {
+                if let Some(byte) = server.wal {
+                    let wal = server.xlogpos.parse::<Lsn>().unwrap().bytes_since(start) as usize;
+                    let header = xlog_data_header(start, start, PgTime::new(0), wal);
+                    out.extend_from_slice(&header);
+                    out.resize(out.len() + wal, byte);
+                    return;
+                }
                 if server.says_first == FirstWords::Keepalive {
                     out.extend_from_slice(b"d\0\0\0\x16k");
                     out.extend_from_slice(&[0; 17]);
@@ -376,6 +397,79 @@ fn the_overlap_is_given_up_before_a_gap_is_declared() {
     let saved = scene.saved();
     let gap = saved.iter().position(|what| what == "gap").unwrap();
     assert_eq!(saved[gap + 1..gap + 3], ["aside", "begin 77 1 0/7000000"]);
+}
+
+/// A stream from 0/5002000 on, with 16 kB of our own WAL in the open segment, all of one
+/// byte.
+fn receiving(directory: &std::path::Path, ours: u8) -> Scene {
+    let layout = Layout::new(directory);
+    std::fs::create_dir(layout.wal()).unwrap();
+    let size = SegmentSize::new(16 << 20).unwrap();
+    let no = Lsn::new(0x500_0000).segment(size);
+    let name = SegmentName { tli: TimelineId::FIRST, no, size };
+    std::fs::write(layout.partial(name), [ours; 0x4000]).unwrap();
+    let server = Server { xlogpos: "0/5004000", ..SERVER };
+    let scene = Scene::new(server, |config| config.directory = directory.to_owned());
+    let tli = scene.stream().tli;
+    let (durable, start) = (Lsn::new(0x500_4000), Lsn::new(0x500_2000));
+    scene.hub.set_position(Position::At { tli, durable, start });
+    scene
+}
+
+#[test]
+fn a_difference_is_kept_until_a_source_has_our_bytes_at_that_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let scene = receiving(directory.path(), 0xAA);
+    scene.server.lock().unwrap().wal = Some(0xBB);
+    scene.end(UpstreamEnd::Diverged { at: Lsn::new(0x500_2100), detail: "other".to_owned() });
+    scene.wait_for("diverged");
+    let saved = scene.saved();
+    assert_eq!(saved[saved.len() - 2..], ["evidence 1 0/5002100", "diverged"], "{saved:?}");
+
+    // Asked again and again for the place, and for no stream.
+    let asked = |text: &str| scene.asked.lock().unwrap().iter().filter(|a| *a == text).count();
+    let question = "START_REPLICATION 0/5000000 TIMELINE 1";
+    let standing = || scene.hub.course.standing().state.to_string();
+    let wait = |what: &str, done: &dyn Fn() -> bool| {
+        let end = Instant::now() + PATIENCE;
+        while !done() {
+            assert!(Instant::now() < end, "{what}: {} {:?}", standing(), scene.saved());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let before = asked(question);
+    wait("it is asked again", &|| asked(question) >= before + 2);
+    assert!(standing().contains("another history from 0/5000000 on"), "{}", standing());
+
+    // It has removed the place: that shows nothing.
+    scene.server.lock().unwrap().oldest = Lsn::new(0x500_2000);
+    wait("it cannot show it", &|| standing().contains("segment removed"));
+    assert!(standing().starts_with("diverged:"), "{}", standing());
+    assert!(scene.inbox.is_empty());
+    assert_eq!(scene.hub.course.evidence().unwrap().at, Lsn::new(0x500_2100));
+
+    // A source with our bytes.
+    {
+        let mut server = scene.server.lock().unwrap();
+        server.oldest = Lsn::INVALID;
+        server.wal = Some(0xAA);
+    }
+    assert_eq!(scene.stream().start, Lsn::new(0x500_2000));
+    assert!(scene.saved().contains(&"no evidence".to_owned()), "{:?}", scene.saved());
+    assert!(scene.hub.course.evidence().is_none());
+}
+
+#[test]
+fn evidence_goes_with_the_wal_that_it_is_about() {
+    let directory = tempfile::tempdir().unwrap();
+    let scene = receiving(directory.path(), 0xAA);
+    scene.server.lock().unwrap().wal = Some(0xBB);
+    scene.end(UpstreamEnd::Diverged { at: Lsn::new(0x500_2100), detail: "other".to_owned() });
+    scene.wait_for("diverged");
+    // As --on-gap restart-at-current leaves it.
+    scene.hub.set_position(Position::Empty);
+    assert_eq!(scene.stream().start, Lsn::new(0x500_0000));
+    assert!(scene.saved().contains(&"no evidence".to_owned()), "{:?}", scene.saved());
 }
 
 #[test]

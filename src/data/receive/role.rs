@@ -170,7 +170,7 @@ impl<F: Clone> Receiver<F> {
     }
 
     /// Makes the store ready for a stream that begins there. Bytes are never joined over a
-    /// hole, nor two timelines (I1).
+    /// hole, nor two timelines (I1), nor while it is not known whose history is ours (I13).
     fn prepare_store(
         &mut self,
         offer: &Offer,
@@ -178,6 +178,13 @@ impl<F: Clone> Receiver<F> {
         out: &mut Vec<Effect<F>>,
     ) -> Result<(), UpstreamEnd> {
         let Offer { tli, start, .. } = *offer;
+        if let Some(evidence) = self.hub.course.evidence() {
+            let error = format!(
+                "no stream begins while a difference stands, at {} on timeline {}",
+                evidence.at, evidence.tli
+            );
+            return Err(UpstreamEnd::Lost { error, at: start });
+        }
         let store = match &mut self.store {
             Some(store) => store,
             none => {

@@ -219,13 +219,13 @@ impl<F> Store<F> {
         None
     }
 
-    /// A record that does not continue our last one is another history; anything else
-    /// that is wrong with it may be different the next time.
+    /// A record that does not continue our last one is another history, in which that one
+    /// is not; anything else that is wrong with it may be different the next time.
     fn blame(&self, fault: &WalkFault) -> UpstreamEnd {
         let at = fault.at;
         match fault.kind {
             FaultKind::PrevLink { .. } => UpstreamEnd::Diverged {
-                at,
+                at: self.walker.last_record().unwrap_or(at),
                 detail: format!("the upstream's WAL does not continue ours: {fault}"),
             },
             _ => UpstreamEnd::Lost { error: format!("upstream sent invalid WAL: {fault}"), at },

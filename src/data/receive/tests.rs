@@ -6,6 +6,7 @@ use crate::hub::{Hub, tests::hub};
 use crate::keeper::{JobDone, JobKind};
 use crate::ring::{SystemClock, chunks};
 use crate::store::append::Begun;
+use crate::store::evidence::Evidence;
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::position::Position;
 use crate::wal::synth::Synth;
@@ -14,7 +15,7 @@ use crate::wire::copy::xlog_data_header;
 use crate::wire::time::PgTime;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 const SEGMENT: u64 = 16 << 20;
 const START: Lsn = Lsn::new(4 * SEGMENT);
@@ -29,15 +30,24 @@ struct Scene {
 }
 
 impl Scene {
-    /// An empty directory, and an upstream that streams.
-    fn streaming() -> Self {
+    /// An empty directory.
+    fn new() -> Self {
         let hub = Arc::new(hub("15.18"));
         let (writer, _readers) = chunks(8 << 20, 1).unwrap();
         let role = Receiver::new(Arc::clone(&hub), writer, None);
-        let mut scene = Self { hub, role, now: Instant::now(), effects: Vec::new() };
+        Self { hub, role, now: Instant::now(), effects: Vec::new() }
+    }
+
+    /// An upstream offers its stream.
+    fn offer(&mut self) -> Admission {
         let offer = Offer { tli: TLI, start: START, host: "primary".into() };
-        let admission = scene.tell(|role, at, out| role.on_offer(offer, at, out));
-        assert_eq!(admission, Admission::Accepted);
+        self.tell(|role, at, out| role.on_offer(offer, at, out))
+    }
+
+    /// An empty directory, and an upstream that streams.
+    fn streaming() -> Self {
+        let mut scene = Self::new();
+        assert_eq!(scene.offer(), Admission::Accepted);
         scene
     }
 
@@ -73,11 +83,17 @@ impl Scene {
 
     /// The next WAL, in one message.
     fn receive(&mut self, wal: &[u8]) {
+        let (taken, of) = self.send(wal);
+        assert_eq!(taken, of);
+    }
+
+    /// The same; how much of the message was taken, and how long it is.
+    fn send(&mut self, wal: &[u8]) -> (usize, usize) {
         let at = self.role.store().map_or(START, Store::received);
         let header = xlog_data_header(at, at, PgTime::new(0), wal.len());
         let message = [&header[..], wal].concat();
         let taken = self.tell(|role, at, out| role.on_bytes(&message, at.now, out));
-        assert_eq!(taken, message.len());
+        (taken, message.len())
     }
 
     /// Bytes that come after the end are nobody's.
@@ -301,4 +317,40 @@ fn late_answers_about_another_timeline_change_nothing() {
     let error = io::Error::from_raw_os_error(libc::EIO);
     scene.answer(JobDone::Failed { job: JobKind::Finalize { tli: two, no }, error });
     assert!(scene.came_out().is_empty(), "this timeline does not halt over it");
+}
+
+#[test]
+fn no_stream_begins_while_a_difference_stands() {
+    let mut scene = Scene::new();
+    scene.hub.course.set_evidence(Some(Arc::new(Evidence {
+        tli: TLI,
+        at: START,
+        upstream: "other".to_owned(),
+        since: SystemTime::UNIX_EPOCH,
+        detail: String::new(),
+    })));
+    assert_eq!(scene.offer(), Admission::Refused);
+    let told = scene.came_out().join("; ");
+    assert!(told.contains("Ended(Lost") && told.contains("a difference stands"), "{told}");
+    assert!(scene.role.store().is_none());
+    scene.hub.course.set_evidence(None);
+    assert_eq!(scene.offer(), Admission::Accepted);
+}
+
+/// What differs then is the record that we have before it: that is where others have to be
+/// compared, and where there are bytes of ours.
+#[test]
+fn a_record_that_does_not_continue_ours_is_told_with_the_place_of_our_last_one() {
+    let mut scene = Scene::receiving();
+    let last = START.saturating_add(40);
+    let mut wal = more();
+    // The record names another one before it, in good order otherwise.
+    wal[8..16].copy_from_slice(&(last.raw() + 8).to_le_bytes());
+    let length = u32::from_le_bytes(*wal.first_chunk().unwrap()) as usize;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&wal[24..length]), &wal[..20]);
+    wal[20..24].copy_from_slice(&crc.to_le_bytes());
+    assert_eq!(scene.send(&wal).0, 0);
+    scene.look();
+    let told = scene.came_out().join("; ");
+    assert!(told.contains(&format!("Diverged {{ at: {last:?}")), "{told}");
 }

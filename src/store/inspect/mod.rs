@@ -8,7 +8,8 @@ mod report;
 mod tests;
 
 pub use report::{
-    ClusterReport, EndReport, HaltedReport, RangeReport, Report, Running, SealedReport,
+    ClusterReport, EndReport, EvidenceReport, HaltedReport, RangeReport, Report, Running,
+    SealedReport,
 };
 
 use crate::cluster::instance::InstanceId;
@@ -17,6 +18,7 @@ use crate::store::directory::{Directory, DirectoryFault, lock_holder};
 use crate::store::disk::{Disk, run_ready};
 use crate::store::durable::read_note;
 use crate::store::durable::{read_small, replace_durably};
+use crate::store::evidence::Evidence;
 use crate::store::fault::{StoreFault, failed};
 use crate::store::holes::Extent;
 use crate::store::layout::Mark;
@@ -54,10 +56,12 @@ pub async fn inspect<D: Disk>(disk: &D, layout: &Layout) -> io::Result<Report> {
         end: None,
         halted: None,
         upstream: None,
+        evidence: None,
         wrong: Vec::new(),
     };
     report.read_state(disk, layout).await;
     report.read_halted(disk, layout).await;
+    report.read_evidence(disk, layout).await;
     report.check_access(layout.root());
     let control = match read_note(disk, &layout.control(), ControlFile::decode).await {
         Ok(Some(control)) => control,
@@ -299,6 +303,14 @@ impl Report {
             report.durable.as_deref().unwrap_or("the last complete segment")
         ));
         self.halted = Some(report);
+    }
+
+    async fn read_evidence<D: Disk>(&mut self, disk: &D, layout: &Layout) {
+        match read_note(disk, &layout.evidence(), Evidence::decode).await {
+            Ok(None) => {}
+            Ok(Some(evidence)) => self.evidence = Some(EvidenceReport::of(&evidence)),
+            Err(fault) => self.wrong.push(fault.to_string()),
+        }
     }
 
     fn check_access(&mut self, path: &Path) {

@@ -1,8 +1,10 @@
 //! What is said about a directory: for a program (JSON) and for a person.
 
 use crate::store::control_file::Cluster;
+use crate::store::evidence::Evidence;
 use crate::store::tail::Tail;
 use crate::wal::TimelineId;
+use crate::wire::date::date_millis;
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -33,6 +35,8 @@ pub struct Report {
     pub halted: Option<HaltedReport>,
     /// The upstream as the hub saw it last.
     pub upstream: Option<serde_json::Value>,
+    /// Where another source had other bytes.
+    pub evidence: Option<EvidenceReport>,
     /// What is wrong, in words; empty when nothing is.
     pub wrong: Vec<String>,
 }
@@ -120,6 +124,40 @@ pub struct HaltedReport {
     pub reason: String,
 }
 
+/// Evidence of another history, which keeps the hub from receiving.
+#[derive(Debug, Clone, Serialize)]
+pub struct EvidenceReport {
+    /// The timeline.
+    pub timeline: u32,
+    /// The position that differs.
+    pub at: String,
+    /// Who had other bytes there.
+    pub upstream: String,
+    /// When that was found.
+    pub since: String,
+    /// What differed.
+    pub detail: String,
+}
+
+impl EvidenceReport {
+    pub(super) fn of(evidence: &Evidence) -> Self {
+        Self {
+            timeline: evidence.tli.raw(),
+            at: evidence.at.to_string(),
+            upstream: evidence.upstream.clone(),
+            since: date_millis(evidence.since),
+            detail: evidence.detail.clone(),
+        }
+    }
+
+    fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
+        let Self { timeline, at, upstream, since, detail } = self;
+        writeln!(out, "Evidence:              at {at} on timeline {timeline}: {detail}")?;
+        writeln!(out, "  found:               at {upstream}, {since}")?;
+        writeln!(out, "  so:                  nothing is received before a source has ours there")
+    }
+}
+
 impl Report {
     /// The report for a person.
     pub fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
@@ -156,7 +194,9 @@ impl Report {
         if let Some(upstream) = &self.upstream {
             writeln!(out, "Upstream, last seen:   {upstream}")?;
         }
-        if self.wrong.is_empty() {
+        if let Some(evidence) = &self.evidence {
+            evidence.write_text(out)?;
+        } else if self.wrong.is_empty() {
             return writeln!(out, "Nothing is wrong.");
         }
         for wrong in &self.wrong {

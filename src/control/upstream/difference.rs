@@ -1,0 +1,186 @@
+//! Differences between our WAL and another source's. Where one was found is kept on disk as
+//! evidence before anything else is done, and until a source was seen to have our bytes at
+//! exactly that place no stream begins (I13). What is here is served meanwhile.
+
+use super::super::Shared;
+use super::link::{Link, LinkFault, Started};
+use super::{LOG, REMOVED, Task, done};
+use crate::hub::Hub;
+use crate::store::evidence::Evidence;
+use crate::store::layout::Layout;
+use crate::store::retention::Hold;
+use crate::upstream::login::start_replication;
+use crate::upstream::place::{Place, Span};
+use crate::upstream::state::UpstreamState;
+use crate::wal::{Lsn, SegmentName, SegmentSize};
+use crate::wire::date::date_millis;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// What the task has of the evidence that stands.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// Keeps the WAL that is to be compared.
+    hold: Option<Hold>,
+    disk: Disk,
+}
+
+/// Is the evidence in its file?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Disk {
+    #[default]
+    Saved,
+    /// It could not be written; tried again before each attempt.
+    Unsaved,
+}
+
+impl Task {
+    /// `source` has other bytes than we at `at`. Evidence that stands already stays: there
+    /// may be several such places, and nobody is followed before the first was compared.
+    pub(super) async fn keep_difference(&mut self, source: &str, at: Lsn, detail: &str) {
+        let hub = Arc::clone(&self.shared.hub);
+        let Some(tli) = self.own_timeline() else { return };
+        let is_ours = Place { tli, at }.is_ours(hub.position(), self.own_forks().as_deref());
+        if hub.course.evidence().is_some() || !is_ours {
+            return;
+        }
+        let (upstream, detail) = (source.to_owned(), detail.to_owned());
+        let evidence = Evidence { tli, at, upstream, since: SystemTime::now(), detail };
+        hub.course.set_evidence(Some(Arc::new(evidence)));
+        self.kept.disk = Disk::Unsaved;
+        tracing::error!(
+            target: LOG,
+            %at, timeline = %tli, source,
+            "evidence of another history: nothing is received before a source has our WAL there"
+        );
+        if let Err(error) = self.settle_difference().await {
+            tracing::error!(target: LOG, "{error}");
+        }
+    }
+
+    /// Before an attempt: evidence goes when none of our WAL is at its place any more, or it
+    /// is seen to that it is on disk, and that our WAL there stays.
+    pub(super) async fn settle_difference(&mut self) -> Result<(), String> {
+        let hub = Arc::clone(&self.shared.hub);
+        let Some(evidence) = hub.course.evidence() else { return Ok(()) };
+        let place = Place { tli: evidence.tli, at: evidence.at };
+        if !place.is_ours(hub.position(), self.own_forks().as_deref()) {
+            return self.forget_difference("our WAL from there on was set aside").await;
+        }
+        if let Some(identity) = hub.identity()
+            && self.kept.hold.is_none()
+        {
+            let from = place.span(identity.segment_size, Lsn::MAX).from;
+            self.kept.hold = Some(hub.holds.hold_restorable(from));
+        }
+        if self.kept.disk == Disk::Unsaved {
+            let saved = done(self.shared.recorder.save_evidence(Some(&evidence))).await;
+            saved
+                .map_err(|error| format!("could not save the evidence of a difference: {error}"))?;
+            self.kept.disk = Disk::Saved;
+        }
+        Ok(())
+    }
+
+    /// The evidence stands no more.
+    pub(super) async fn forget_difference(&mut self, why: &str) -> Result<(), String> {
+        let course = &self.shared.hub.course;
+        let Some(evidence) = course.evidence() else { return Ok(()) };
+        let gone = done(self.shared.recorder.save_evidence(None)).await;
+        gone.map_err(|error| format!("could not remove the evidence of a difference: {error}"))?;
+        course.set_evidence(None);
+        self.kept = Kept::default();
+        tracing::warn!(
+            target: LOG,
+            "the difference at {} on timeline {}, which {} had, stands no more: {why}",
+            evidence.at, evidence.tli, evidence.upstream
+        );
+        Ok(())
+    }
+}
+
+/// The place of the evidence that stands.
+pub(super) fn place(hub: &Hub) -> Option<Place> {
+    hub.course.evidence().map(|evidence| Place { tli: evidence.tli, at: evidence.at })
+}
+
+/// Compares what the upstream has of `span` with what we have. None: it is the same.
+pub(super) async fn compare(
+    shared: &Shared,
+    link: &mut Link,
+    span: Span,
+) -> Result<Option<UpstreamState>, LinkFault> {
+    let hub = &shared.hub;
+    let (Some(evidence), Some(identity)) = (hub.course.evidence(), hub.identity()) else {
+        return Ok(None);
+    };
+    let diverged = |at, detail| Ok(Some(UpstreamState::Diverged { at, detail }));
+    let unknown = |why: String| {
+        let (upstream, since) = (&evidence.upstream, date_millis(evidence.since));
+        let detail = format!("{upstream} had other WAL there at {since}, and {why}");
+        diverged(evidence.at, detail)
+    };
+    let theirs = match fetch(link, span).await {
+        Ok(theirs) => theirs,
+        Err(LinkFault::Server(error)) if error.sqlstate == REMOVED => {
+            return unknown(format!(
+                "this upstream cannot show whether it has ours: {}",
+                error.message
+            ));
+        }
+        Err(fault) => return Err(fault),
+    };
+    let (layout, size) = (Layout::new(&hub.config.directory), identity.segment_size);
+    let reading = tokio::task::spawn_blocking(move || read_own(&layout, span, size));
+    let ours = match reading.await {
+        Ok(Ok(ours)) => ours,
+        Ok(Err(error)) => return unknown(format!("our own cannot be read: {error}")),
+        Err(error) => return unknown(format!("our own was not read: {error}")),
+    };
+    match ours.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs) {
+        None => Ok(None),
+        Some(n) => diverged(
+            span.from.saturating_add(n as u64),
+            "the upstream has other WAL under positions that are stored here".to_owned(),
+        ),
+    }
+}
+
+/// The upstream's WAL, by a stream that is only a question.
+async fn fetch(link: &mut Link, span: Span) -> Result<Vec<u8>, LinkFault> {
+    match link.start(&start_replication(None, span.from, span.tli)).await? {
+        Started::Stream => {}
+        Started::TimelineEnded { next, at } => {
+            return Err(LinkFault::Protocol(format!(
+                "timeline {} ended at {at}, before {}, where its history says {next} follows",
+                span.tli, span.from
+            )));
+        }
+    }
+    let wal = link.wal(span.from, span.to).await?;
+    link.end_stream().await?;
+    Ok(wal)
+}
+
+/// Our own WAL.
+fn read_own(layout: &Layout, span: Span, size: SegmentSize) -> io::Result<Vec<u8>> {
+    let name = SegmentName { tli: span.tli, no: span.from.segment(size), size };
+    let file = open_own(layout, name)?.ok_or(io::ErrorKind::NotFound)?;
+    let mut wal = vec![0; span.to.bytes_since(span.from) as usize];
+    file.read_exact_at(&mut wal, span.from.segment_offset(size))?;
+    Ok(wal)
+}
+
+/// Our own file of a segment, complete or not.
+pub(super) fn open_own(layout: &Layout, name: SegmentName) -> io::Result<Option<File>> {
+    for path in [layout.segment(name), layout.partial(name)] {
+        match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            file => return file.map(Some),
+        }
+    }
+    Ok(None)
+}

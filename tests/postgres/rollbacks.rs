@@ -1,0 +1,166 @@
+//! A primary whose storage is rolled back to a snapshot: it runs the same job again, and
+//! what it writes is ours again where our WAL ends. Only further back the two differ.
+
+use crate::cluster::{Cluster, assert_converged};
+use crate::hub::Hub;
+use crate::load;
+use crate::scene::Scene;
+use crate::segments::complete_segments;
+use crate::streaming::wait_connected;
+use crate::wait;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+use walhub::wal::lsn::Lsn;
+
+/// A primary that stands at the beginning of a segment, with a hub and a standby of it.
+struct Stage<'a> {
+    scene: &'a Scene,
+    primary: Cluster<'a>,
+    /// A place for a second server; it does not run.
+    other: Cluster<'a>,
+    hub: Hub<'a>,
+    standby: Cluster<'a>,
+    snapshot: PathBuf,
+}
+
+impl<'a> Stage<'a> {
+    /// `conninfo` names the hub's upstreams, from the ports of the primary and the other.
+    fn new(scene: &'a Scene, conninfo: impl FnOnce(u16, u16) -> String) -> Self {
+        let mut primary = Cluster::primary_with_segments(scene, "primary", 1);
+        primary.set("log_replication_commands=on");
+        primary.stop_fast();
+        let other = primary.copy_of_files("other");
+        primary.start();
+        let hub = Hub::run(scene, "hub", &conninfo(primary.port(), other.port()));
+        load::prepare(scene, &primary);
+        wait_connected(&primary);
+        let standby = primary.standby("standby", &hub.conninfo());
+        standby.wait_streaming();
+        load::switch_segment(&primary);
+        primary.stop_fast();
+        let snapshot = primary.snapshot("snapshot");
+        Self { scene, primary, other, hub, standby, snapshot }
+    }
+
+    /// The job: not a byte of it depends on the time, but the letter it begins with.
+    fn run_job(&mut self, letter: char) -> Lsn {
+        self.primary.start();
+        self.primary.sql(&format!(
+            "select count(pg_logical_emit_message(false, 'job', \
+             case n when 1 then repeat('{letter}', 1000) else repeat('x', 1000) end)) \
+             from generate_series(1, 200) n"
+        ));
+        wait::until("the job is flushed", || {
+            self.primary.sql("select pg_current_wal_insert_lsn() = pg_current_wal_flush_lsn()")
+                == "t"
+        });
+        self.primary.flush_lsn()
+    }
+
+    /// The job runs, and everybody has its WAL; then the primary is rolled back, and it runs
+    /// again. The hub, restarted, has more to compare than the last page.
+    fn run_roll_back_and_run_again(&mut self) -> (Lsn, PathBuf) {
+        let end = self.run_job('a');
+        self.standby.wait_replayed(end);
+        wait::until("the hub has it all", || self.hub.inspect().record_end() >= end);
+        self.primary.kill();
+        let truth = self.primary.snapshot("truth");
+        self.hub.kill();
+        self.primary.roll_back_to(&self.snapshot);
+        assert_eq!(self.run_job('b'), end, "the same job gives as much WAL");
+        load::write_mib(&self.primary, 3);
+        self.hub.start();
+        self.hub.wait_state("diverged");
+        (end, truth)
+    }
+
+    /// Waits until the hub has asked for a stream twice more, and has taken nothing.
+    fn stays_apart(&self, end: Lsn) {
+        let log = self.scene.path("primary.log");
+        let asked =
+            || fs::read_to_string(&log).unwrap().matches("command: START_REPLICATION").count();
+        let before = asked();
+        wait::until("the hub has asked twice more", || {
+            assert_eq!(self.hub.inspect().record_end(), end, "the hub has joined two histories");
+            asked() >= before + 2
+        });
+        wait::stays(Duration::from_secs(1), "nothing of the other history is taken", || {
+            self.hub.inspect().record_end() == end && self.standby.replay_lsn() <= end
+        });
+        self.hub.wait_state("diverged");
+    }
+}
+
+#[test]
+fn a_primary_that_was_rolled_back_is_never_joined() {
+    let scene = Scene::new();
+    let mut stage =
+        Stage::new(&scene, |port, _| format!("host=127.0.0.1 port={port} user=postgres"));
+    let (end, truth) = stage.run_roll_back_and_run_again();
+    stage.stays_apart(end);
+    stage.hub.kill();
+    stage.hub.start();
+    stage.stays_apart(end);
+
+    let status = stage.hub.told(&["status"])["status"].clone();
+    assert_eq!(status["evidence"]["timeline"], 1, "{status}");
+    let at: Lsn = status["evidence"]["lsn"].as_str().unwrap().parse().unwrap();
+    assert!(at.raw() >> 20 == end.raw() >> 20 && at < end, "{at}, {end}");
+    let port = stage.primary.port().to_string();
+    assert!(status["evidence"]["upstream"].as_str().unwrap().contains(&port), "{status}");
+    let text = stage.hub.ctl().arg("status").output().unwrap().stdout;
+    assert!(String::from_utf8(text).unwrap().contains("Evidence:"));
+    assert_eq!(stage.hub.inspect().evidence(), Some(at));
+
+    // The true history comes back.
+    stage.primary.kill();
+    stage.primary.roll_back_to(&truth);
+    stage.primary.start();
+    wait_connected(&stage.primary);
+    load::write_mib(&stage.primary, 2);
+    assert_converged(&stage.primary, &[&stage.standby]);
+    let status = stage.hub.told(&["status"])["status"].clone();
+    assert!(status["evidence"].is_null(), "{status}");
+    assert!(!stage.hub.pg_wal().with_file_name("walhub.evidence").exists());
+    assert_eq!(stage.hub.inspect().evidence(), None);
+    stage.hub.assert_running();
+}
+
+/// One host's difference does not stop another that has our bytes.
+#[test]
+fn another_host_that_has_our_bytes_is_followed() {
+    let scene = Scene::new();
+    let mut stage = Stage::new(&scene, |primary, other| {
+        format!("host=127.0.0.1,127.0.0.1 port={primary},{other} user=postgres")
+    });
+    let (end, truth) = stage.run_roll_back_and_run_again();
+    stage.stays_apart(end);
+    stage.other.roll_back_to(&truth);
+    stage.other.start();
+    wait_connected(&stage.other);
+    load::write_mib(&stage.other, 2);
+    assert_converged(&stage.other, &[&stage.standby]);
+    assert!(complete_segments(&stage.hub.pg_wal()).len() > 2);
+    assert!(!stage.hub.pg_wal().with_file_name("walhub.evidence").exists());
+}
+
+/// The upstream no longer has the place: what it had there is not forgotten by that.
+#[test]
+fn a_place_that_the_upstream_has_removed_is_no_proof() {
+    let scene = Scene::new();
+    let mut stage =
+        Stage::new(&scene, |port, _| format!("host=127.0.0.1 port={port} user=postgres"));
+    let (end, _) = stage.run_roll_back_and_run_again();
+    for setting in ["wal_keep_size=0", "min_wal_size=2MB", "max_wal_size=2MB"] {
+        stage.primary.set(setting);
+    }
+    stage.primary.stop_fast();
+    stage.primary.start();
+    for _ in 0..4 {
+        load::write_mib(&stage.primary, 4);
+        stage.primary.sql("checkpoint");
+    }
+    stage.hub.wait_log(&["diverged", "has already been removed"]);
+    stage.stays_apart(end);
+}
