@@ -1,43 +1,47 @@
 //! The loop of a data core.
 //!
 //! ```text
-//! completions -> talk, blocks, receive role -> inbox -> round of sends -> timers -> sleep
+//! completions -> inbox -> receive role -> round of sends -> read-back -> timers -> sleep
+//!                             ▲                  │
+//!                             └─ between slices ─┘
 //! ```
 //!
 //! It runs at its own pace: whatever arrived while it was busy is one batch the next
-//! time. It sleeps only when nothing is due, after a second look at everything that can
-//! make something due (see `watermark`).
+//! time. Completions are collected first and then handled one by one; no role calls
+//! another, and none is called while it is at work. A core that receives looks at what has
+//! completed between two slices of sends, so that a batch that is synced does not wait for
+//! a large fleet. The loop sleeps only when nothing is due, after a second look at
+//! everything that can make something due (see `watermark`).
 
-use super::blocks::BlockPool;
-use super::files::Files;
-use super::handoff::{Inbox, StandbyHandoff, ToControl, ToCore, UpstreamHandoff};
+use super::context::Context;
+use super::figures::{About, Figures, Inquiry};
+use super::handoff::{Inbox, ToControl, ToCore, UpstreamHandoff};
 use super::io::{Halted, Peer, ReceiveIo};
 use super::moment::Moment;
+use super::readback::{Arrival, ReadBack};
 use super::receive::{EXIT_HALTED, Effect, Receiver};
-use super::send::Bench;
-use super::sender::{Pace, Phase, Sender};
-use super::table::{Key, Table};
+use super::send::{SendRole, Slice};
 use super::token::Purpose;
-use super::zerocopy::ZerocopyRole;
-use crate::fanout::{Cursor, Due, round::Round};
 use crate::hub::Hub;
 use crate::keeper::{JobDone, KeeperHandle};
 use crate::log;
 use crate::ring::{ChunkReader, Clock, Done, Outcome, Ring, Wait};
-use crate::standby::stream::Talk;
-use crate::wal::Lsn;
-use crate::watermark::{Bell, Cell};
-use crate::wire::backend;
-use bytes::BytesMut;
-use std::collections::{BTreeSet, VecDeque};
+use crate::watermark::Bell;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
-use tracing::{debug, error, warn};
+use tracing::debug;
 
 /// How often a core gives back files that nobody reads any more.
 const SWEEP: Duration = Duration::from_secs(10);
+
+/// How soon a core looks again whose keeper had no place for a job.
+const ASK_AGAIN: Duration = Duration::from_millis(5);
+
+/// How soon a core speaks again whose control thread had no place for its news.
+const SAY_AGAIN: Duration = Duration::from_millis(1);
 
 /// Everything a core is made of besides its ring.
 pub struct CoreParts {
@@ -61,82 +65,27 @@ pub struct CoreParts {
     pub peers: Vec<Peer>,
 }
 
-/// A data core: the standbys it owns, and on core 0 the receive role.
+/// A data core: its roles, and what they share.
 pub struct DataCore<R: Ring> {
-    pub(super) index: usize,
-    pub(super) ring: R,
-    pub(super) hub: Arc<Hub>,
-    pub(super) chunks: ChunkReader,
-    pub(super) keeper: KeeperHandle,
+    index: usize,
+    ring: R,
+    clock: R::Clock,
+    hub: Arc<Hub>,
     pub(super) receive: Option<ReceiveIo>,
-    pub(super) senders: Table<Sender>,
-    pub(super) blocks: BlockPool,
-    pub(super) files: Files,
-    pub(super) round: Round,
-    /// Who has to be looked at in the next round.
-    pub(super) due: Due,
-    pub(super) order: Vec<u32>,
-    pub(super) bench: Bench,
-    pub(super) zerocopy: ZerocopyRole,
-    pub(super) results: Vec<io::Result<usize>>,
-    pub(super) max_send_size: usize,
-    /// The cells of this core's standbys, as the last round saw them.
-    pub(super) seen: Vec<Seen>,
+    pub(super) send: SendRole,
+    pub(super) readback: ReadBack,
     inbox: Inbox,
     pub(super) bell: Arc<Bell>,
     control: mpsc::Sender<ToControl>,
-    /// News that found the control thread's queue full.
-    pub(super) unsaid: VecDeque<ToControl>,
-    pub(super) timers: BTreeSet<(Instant, Key)>,
-    /// Standbys that wait for a block nobody has begun to read yet.
-    pub(super) hungry: VecDeque<Key>,
-    /// Standbys that were sent from blocks in this pass.
-    pub(super) ahead: Vec<Key>,
-    /// Who waited for a block that has come; empty between two.
-    pub(super) waiting: Vec<Key>,
-    /// Standbys whose receive found no buffer.
-    pub(super) starved: Vec<Key>,
+    /// What the control thread has not been told: its queue was full.
+    news: VecDeque<ToControl>,
+    /// Completions that nobody has handled yet.
     pub(super) done: Vec<Done>,
-    pub(super) stopping: Option<Stopping>,
-    pub(super) clock: R::Clock,
+    /// What has come for standbys that wait; empty between two events.
+    arrivals: Vec<Arrival>,
+    /// The hub shuts down: whoever is still there at this time is cut.
+    stopping: Option<Instant>,
     swept_at: Instant,
-}
-
-/// What a round saw of a cell.
-#[derive(Debug)]
-pub(super) struct Seen {
-    cell: Arc<Cell>,
-    limit: Lsn,
-    followed: Followed,
-}
-
-/// Has a cell's timeline ended, and is the next one ready?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Followed {
-    NotYet,
-    Yes,
-}
-
-impl Followed {
-    fn of(cell: &Cell) -> Self {
-        if cell.next().is_some() { Self::Yes } else { Self::NotYet }
-    }
-}
-
-impl Seen {
-    /// What there is to be seen now.
-    pub(super) fn new(cell: &Arc<Cell>) -> Self {
-        Self { limit: cell.limit(), followed: Followed::of(cell), cell: Arc::clone(cell) }
-    }
-
-    pub(super) fn is_of(&self, cell: &Cell) -> bool {
-        self.cell.id() == cell.id()
-    }
-
-    /// Has something happened to the cell since?
-    pub(super) fn is_outdated(&self) -> bool {
-        self.cell.limit() != self.limit || Followed::of(&self.cell) != self.followed
-    }
 }
 
 /// What a core does after a pass of its loop.
@@ -152,59 +101,24 @@ pub(super) enum Next {
     Halt,
 }
 
-/// The hub shuts down.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Stopping {
-    /// Whoever is still there then is cut.
-    pub deadline: Instant,
-    /// Streams are told to end only when no more WAL can come.
-    pub told: Told,
-}
-
-/// Have this core's streams been told to end?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Told {
-    /// WAL that was received may still become durable.
-    NotYet,
-    /// Yes.
-    Yes,
-}
-
 impl<R: Ring> DataCore<R> {
     /// A core that has nobody yet.
     pub fn new(ring: R, parts: CoreParts) -> Self {
         let clock = ring.clock();
-        let zerocopy = ZerocopyRole::new(parts.hub.config.zerocopy);
-        let (keeper, peers) = (parts.keeper.clone(), parts.peers);
-        let receive = parts.receiver.map(|role| ReceiveIo::new(role, keeper, peers));
+        let CoreParts { index, hub, inbox, bell, chunks, keeper, control, receiver, peers } = parts;
         Self {
-            index: parts.index,
+            index,
             ring,
-            max_send_size: parts.hub.config.max_send_size,
-            hub: parts.hub,
-            chunks: parts.chunks,
-            receive,
-            keeper: parts.keeper,
-            senders: Table::default(),
-            blocks: BlockPool::default(),
-            files: Files::new(parts.index),
-            round: Round::default(),
-            due: Due::default(),
-            order: Vec::new(),
-            bench: Bench::default(),
-            zerocopy,
-            results: Vec::new(),
-            seen: Vec::new(),
-            inbox: parts.inbox,
-            bell: parts.bell,
-            control: parts.control,
-            unsaid: VecDeque::new(),
-            timers: BTreeSet::new(),
-            hungry: VecDeque::new(),
-            ahead: Vec::new(),
-            waiting: Vec::new(),
-            starved: Vec::new(),
+            receive: receiver.map(|role| ReceiveIo::new(role, keeper.clone(), peers)),
+            send: SendRole::new(index, Arc::clone(&hub), chunks),
+            readback: ReadBack::new(index, Arc::clone(&hub), keeper),
+            hub,
+            inbox,
+            bell,
+            control,
+            news: VecDeque::new(),
             done: Vec::new(),
+            arrivals: Vec::new(),
             stopping: None,
             swept_at: clock.now(),
             clock,
@@ -233,14 +147,14 @@ impl<R: Ring> DataCore<R> {
     pub(super) fn pass(&mut self) -> io::Result<Next> {
         self.ring.turn(Wait::No, &mut self.done)?;
         let now = self.clock.now();
-        let mut busy = self.complete(now);
+        let mut busy = self.handle_completions(now);
         busy |= self.read_inbox(now);
         busy |= self.drive_receiver(now);
-        busy |= self.round(now);
-        busy |= self.feed_hungry();
+        busy |= self.send_round(now)?;
+        busy |= self.feed_readers(now);
         busy |= self.run_timers(now);
         busy |= self.stop_if_told(now);
-        self.say_unsaid();
+        self.say_news();
         let halted = self.receive.as_ref().map_or(Halted::No, ReceiveIo::halted);
         Ok(if halted == Halted::ForGood {
             Next::Halt
@@ -257,11 +171,9 @@ impl<R: Ring> DataCore<R> {
     /// that, or is seen here (a store and a fence on either side).
     fn last_look(&mut self, now: Instant) -> Wait {
         self.bell.arm();
-        let moved = self.seen.iter().any(Seen::is_outdated);
-        let at_rest = self.stopping.is_some_and(|stopping| stopping.told == Told::NotYet)
-            && self.hub.is_at_rest();
-        let news = self.receive.as_ref().is_some_and(|receive| receive.role.has_missed());
-        if moved || at_rest || news || !self.inbox.is_empty() || !self.due.is_empty() {
+        let at_rest = self.stopping.is_some() && !self.send.is_stopping() && self.hub.is_at_rest();
+        let missed = self.receive.as_ref().is_some_and(|receive| receive.role.has_missed());
+        if self.send.is_due() || at_rest || missed || !self.inbox.is_empty() {
             Wait::No
         } else {
             self.next_deadline(now).map_or(Wait::Forever, Wait::Until)
@@ -276,56 +188,56 @@ impl<R: Ring> DataCore<R> {
     }
 
     fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        let timer = self.timers.first().map(|(at, _)| *at);
-        // The keeper's queue was full, and its answers go to others.
-        let hungry = (!self.hungry.is_empty()).then(|| now + Duration::from_millis(5));
+        let timer = self.send.deadline();
         let receiver = self.receive.as_ref().and_then(|receive| receive.deadline(now));
-        let sweep = (!self.senders.is_empty()).then(|| self.swept_at + SWEEP);
-        let stop = self.stopping.map(|stopping| stopping.deadline);
-        let unsaid = (!self.unsaid.is_empty()).then(|| now + Duration::from_millis(1));
-        [timer, receiver, hungry, sweep, stop, unsaid].into_iter().flatten().min()
+        let readers = self.readback.is_behind().then(|| now + ASK_AGAIN);
+        let sweep = (!self.send.is_empty()).then(|| self.swept_at + SWEEP);
+        let news = (!self.news.is_empty()).then(|| now + SAY_AGAIN);
+        [timer, receiver, readers, sweep, self.stopping, news].into_iter().flatten().min()
     }
 
     fn is_finished(&self, now: Instant) -> bool {
-        let Some(stopping) = self.stopping else { return false };
+        let Some(deadline) = self.stopping else { return false };
         let receiving = self.receive.as_ref().is_some_and(|receive| !receive.role.is_at_rest());
-        let gone = self.senders.is_empty() && !receiving && self.unsaid.is_empty();
-        gone || now >= stopping.deadline
+        let gone = self.send.is_empty() && !receiving && self.news.is_empty();
+        gone || now >= deadline
     }
 
-    /// Takes the completions that the ring has handed out. Returns whether there were any.
-    pub(super) fn complete(&mut self, now: Instant) -> bool {
-        let busy = !self.done.is_empty();
+    /// Handles the completions that the ring has handed out. Returns whether there were any.
+    fn handle_completions(&mut self, now: Instant) -> bool {
         let mut done = std::mem::take(&mut self.done);
+        let busy = !done.is_empty();
         for Done { token, outcome } in done.drain(..) {
-            match (Purpose::of(token), outcome) {
-                (Some(Purpose::Reply(key)), Outcome::Reply(result)) => {
-                    self.heard(key, result, now);
-                }
-                (Some(Purpose::Room(key)), Outcome::Writable(_)) => self.has_room(key),
-                (Some(Purpose::Zerocopy(key)), Outcome::ZeroCopySent(result)) => {
-                    self.zerocopy_sent(key, result, now);
-                }
-                (Some(Purpose::Zerocopy(key)), Outcome::ZeroCopyReleased(copied)) => {
-                    self.zerocopy_released(key, copied);
-                }
-                (Some(Purpose::Block(slot)), Outcome::Read(result, buffer)) => {
-                    self.block_loaded(slot, result, buffer);
-                }
-                (Some(purpose), outcome) => {
-                    if let Some(receive) = &mut self.receive {
-                        let at = (&mut self.ring, now);
-                        receive.complete((purpose, outcome), at, &mut self.unsaid);
-                    }
-                }
-                (None, _) => {}
+            if let Some(purpose) = Purpose::of(token) {
+                self.handle(purpose, outcome, now);
             }
         }
-        // Handlers may have looked at the ring again meanwhile.
-        if self.done.is_empty() {
-            self.done = done;
-        }
+        // The same memory serves for ever.
+        self.done = done;
         busy
+    }
+
+    fn handle(&mut self, purpose: Purpose, outcome: Outcome, now: Instant) {
+        let cx = &mut Context { ring: &mut self.ring, now, news: &mut self.news };
+        match (purpose, outcome) {
+            (Purpose::Reply(key), Outcome::Reply(result)) => self.send.on_reply(key, result, cx),
+            (Purpose::Room(key), Outcome::Writable(_)) => self.send.on_room(key, cx),
+            (Purpose::Zerocopy(key), Outcome::ZeroCopySent(result)) => {
+                self.send.on_zerocopy_sent(key, result, cx);
+            }
+            (Purpose::Zerocopy(key), Outcome::ZeroCopyReleased(copied)) => {
+                self.send.on_zerocopy_released(key, copied);
+            }
+            (Purpose::Block(slot), Outcome::Read(result, buffer)) => {
+                self.readback.on_read(slot, result, buffer, &mut self.arrivals);
+                self.deliver_arrivals(now);
+            }
+            (purpose, outcome) => {
+                if let Some(receive) = &mut self.receive {
+                    receive.complete(purpose, outcome, cx);
+                }
+            }
+        }
     }
 
     fn read_inbox(&mut self, now: Instant) -> bool {
@@ -334,48 +246,48 @@ impl<R: Ring> DataCore<R> {
             busy = true;
             // Whoever only asks changes nothing for the standbys.
             if !matches!(message, ToCore::Tell(_)) {
-                self.due.note_all();
+                self.send.note_all();
             }
-            match message {
-                ToCore::Standby(handoff) => self.adopt(*handoff, now),
-                ToCore::Upstream(handoff) => self.begin_receiving(*handoff, now),
-                ToCore::RecallUpstream => {
-                    self.tell_receiver(now, Receiver::recall);
-                }
-                ToCore::Tell(inquiry) => self.answer(inquiry),
-                ToCore::Cancel { pid } => self.cancel_stream(pid, now),
-                ToCore::Terminate { pid } => self.terminate_stream(pid, now),
-                ToCore::EndHubStreams => self.end_hub_streams(now),
-                ToCore::Keeper(JobDone::Opened { tli, no, result, .. }) => {
-                    if let Err(error) = &result {
-                        warn!("could not open WAL segment {} of timeline {tli}: {error}", no.raw());
-                        self.file_missing(tli, no, error);
-                    }
-                    self.files.opened(tli, no, result.ok());
-                    self.file_arrived(tli, no);
-                }
-                ToCore::Keeper(news) => {
-                    self.tell_receiver(now, |role, at, out| role.on_keeper(news, at, out));
-                }
-                ToCore::BeginAnew => {
-                    self.tell_receiver(now, |role, _, out| role.begin_anew(out));
-                    self.end_streams_set_aside();
-                }
-                ToCore::Switched { wal, told } => {
-                    let gone_on =
-                        self.tell_receiver(now, |role, _, out| role.go_on_with(*wal, out));
-                    let gone_on =
-                        gone_on.unwrap_or_else(|| Err("this core does not receive".to_owned()));
-                    // Who asked may have given up; the WAL is the same.
-                    drop(told.send(gone_on));
-                }
-                ToCore::Stop { deadline } => {
-                    self.stopping.get_or_insert(Stopping { deadline, told: Told::NotYet });
-                    self.tell_receiver(now, Receiver::stop);
-                }
-            }
+            self.obey(message, now);
         }
         busy
+    }
+
+    fn obey(&mut self, message: ToCore, now: Instant) {
+        let cx = &mut Context { ring: &mut self.ring, now, news: &mut self.news };
+        match message {
+            ToCore::Standby(handoff) => self.send.adopt(*handoff, cx),
+            ToCore::Upstream(handoff) => self.begin_receiving(*handoff, now),
+            ToCore::RecallUpstream => {
+                self.tell_receiver(now, Receiver::recall);
+            }
+            ToCore::Tell(inquiry) => self.answer(inquiry),
+            ToCore::Cancel { pid } => self.send.cancel(pid, cx),
+            ToCore::Terminate { pid } => self.send.terminate(pid, cx),
+            ToCore::EndHubStreams => self.send.end_hub_streams(cx),
+            ToCore::Keeper(JobDone::Opened { tli, no, result, .. }) => {
+                self.readback.on_opened(tli, no, result, &mut self.arrivals);
+                self.deliver_arrivals(now);
+            }
+            ToCore::Keeper(news) => {
+                self.tell_receiver(now, |role, at, out| role.on_keeper(news, at, out));
+            }
+            ToCore::BeginAnew => {
+                self.send.end_set_aside(cx);
+                self.tell_receiver(now, |role, _, out| role.begin_anew(out));
+            }
+            ToCore::Switched { wal, told } => {
+                let gone_on = self.tell_receiver(now, |role, _, out| role.go_on_with(*wal, out));
+                let gone_on =
+                    gone_on.unwrap_or_else(|| Err("this core does not receive".to_owned()));
+                // Who asked may have given up; the WAL is the same.
+                drop(told.send(gone_on));
+            }
+            ToCore::Stop { deadline } => {
+                self.stopping.get_or_insert(deadline);
+                self.tell_receiver(now, Receiver::stop);
+            }
+        }
     }
 
     /// The control thread has an upstream that streams. During shutdown its socket closes
@@ -384,7 +296,8 @@ impl<R: Ring> DataCore<R> {
         if let Some(receive) = &mut self.receive
             && self.stopping.is_none()
         {
-            receive.connect(handoff, (&mut self.ring, now), &mut self.unsaid);
+            let cx = &mut Context { ring: &mut self.ring, now, news: &mut self.news };
+            receive.connect(handoff, cx);
         }
     }
 
@@ -395,112 +308,69 @@ impl<R: Ring> DataCore<R> {
         event: impl FnOnce(&mut Receiver, &Moment<'_, R::Clock>, &mut Vec<Effect>) -> T,
     ) -> Option<T> {
         let receive = self.receive.as_mut()?;
-        Some(receive.tell((&mut self.ring, now), &mut self.unsaid, event))
+        let cx = &mut Context { ring: &mut self.ring, now, news: &mut self.news };
+        Some(receive.tell(cx, event))
     }
 
     /// Everything the receive role can do now. Returns whether it did anything.
     fn drive_receiver(&mut self, now: Instant) -> bool {
         let Some(receive) = &mut self.receive else { return false };
-        receive.drive((&mut self.ring, now), &mut self.unsaid)
+        receive.drive(&mut Context { ring: &mut self.ring, now, news: &mut self.news })
     }
 
-    /// Does this core have the receive role?
-    pub(super) const fn is_receiving(&self) -> bool {
-        self.receive.is_some()
-    }
-
-    /// Is the upstream left unread?
-    #[cfg(test)]
-    pub(super) fn is_paused(&self) -> bool {
-        self.receive.as_ref().is_some_and(|receive| receive.role.is_paused())
-    }
-
-    /// Between two submissions: publishes what has become durable meanwhile and starts
-    /// the next batch.
-    pub(super) fn look_at_receiver(&mut self, now: Instant) {
-        if let Err(error) = self.ring.turn(Wait::No, &mut self.done) {
-            error!("io_uring: {error}");
+    /// Sends to everybody who is due once. Returns whether there was anything to do.
+    fn send_round(&mut self, now: Instant) -> io::Result<bool> {
+        let cx = &mut Context { ring: &mut self.ring, now, news: &mut self.news };
+        let busy = self.send.begin_round(cx);
+        loop {
+            let cx = &mut Context { ring: &mut self.ring, now, news: &mut self.news };
+            if self.send.send_slice(&mut self.readback, cx) == Slice::Over {
+                return Ok(busy);
+            }
+            if self.receive.is_some() {
+                self.look_between_slices(now)?;
+            }
         }
-        self.complete(now);
+    }
+
+    /// Publishes what has become durable meanwhile and starts the next batch.
+    fn look_between_slices(&mut self, now: Instant) -> io::Result<()> {
+        self.ring.turn(Wait::No, &mut self.done)?;
+        self.handle_completions(now);
         self.drive_receiver(now);
+        Ok(())
     }
 
-    /// A standby comes from the control thread: its CopyBothResponse is the first thing
-    /// it is sent.
-    fn adopt(&mut self, handoff: StandbyHandoff, now: Instant) {
-        let mut welcome = BytesMut::new();
-        backend::copy_both(&mut welcome);
-        let socket = Arc::new(handoff.socket);
-        let delivery = self.delivery_to(&socket);
-        let key = self.senders.insert(Sender {
-            socket,
-            talk: Talk::new(now, handoff.session.wal_sender_timeout),
-            session: handoff.session,
-            permit: handoff.permit,
-            hold: handoff.hold,
-            member: self.hub.fleet.join(),
-            cell: handoff.cell,
-            cursor: Cursor::new(handoff.start),
-            outbox: welcome.to_vec(),
-            phase: Phase::Streaming,
-            reading: None,
-            waiting_room: None,
-            delivery,
-            sending: None,
-            unreleased: 0,
-            zerocopy_sends: 0,
-            waiting_block: None,
-            read_again: None,
-            heard: 0,
-            receives: 0,
-            quota_since: now,
-            ends_at: None,
-            timer: None,
-            pace: Pace::Catchup,
-        });
-        if !handoff.unread.is_empty() {
-            self.listen_to(key, &handoff.unread, now);
-        }
-        self.read_on(key);
-        self.set_timer(key);
-        self.end_if_slot_lost(key, now);
-        self.end_if_set_aside(key);
-        if let Some(Stopping { told: Told::Yes, .. }) = self.stopping {
-            self.tell_to_stop(key, now);
+    /// Has WAL read for standbys that wait for it. Returns whether more can be read in
+    /// another pass.
+    fn feed_readers(&mut self, now: Instant) -> bool {
+        let Self { ring, send, readback, arrivals, .. } = self;
+        let more = readback.feed(ring, send.cache(), |want| send.awaits(want), arrivals);
+        self.deliver_arrivals(now);
+        more
+    }
+
+    fn deliver_arrivals(&mut self, now: Instant) {
+        let cx = &mut Context { ring: &mut self.ring, now, news: &mut self.news };
+        for arrival in self.arrivals.drain(..) {
+            self.send.on_arrival(arrival, cx);
         }
     }
 
     /// Returns whether anything was due: it may have left something to be sent.
     fn run_timers(&mut self, now: Instant) -> bool {
-        let mut busy = !self.starved.is_empty();
-        while let Some(&(at, key)) = self.timers.first() {
-            if at > now {
-                break;
-            }
-            busy = true;
-            self.timers.pop_first();
-            if let Some(sender) = self.senders.get_mut(key) {
-                sender.timer = None;
-                self.timer_due(key, now);
-                self.due.note(key.index);
-                self.set_timer(key);
-            }
-        }
-        for key in std::mem::take(&mut self.starved) {
-            self.read_on(key);
-        }
+        let cx = &mut Context { ring: &mut self.ring, now, news: &mut self.news };
+        let busy = self.send.run_timers(cx);
         if now.saturating_duration_since(self.swept_at) >= SWEEP {
             self.swept_at = now;
-            self.files.sweep();
-            self.blocks.shrink();
+            self.readback.sweep();
         }
         busy
     }
 
     /// Returns whether the streams were told to end just now.
     fn stop_if_told(&mut self, now: Instant) -> bool {
-        let Some(stopping) = &mut self.stopping else { return false };
-        if stopping.told == Told::Yes {
+        if self.stopping.is_none() || self.send.is_stopping() {
             return false;
         }
         // Core 0 knows when the last batch is durable; the others wait for its word.
@@ -511,35 +381,48 @@ impl<R: Ring> DataCore<R> {
         if !last {
             return false;
         }
-        stopping.told = Told::Yes;
         if let Some(receive) = &self.receive {
             self.hub.come_to_rest();
             receive.wake_others();
         }
-        self.due.note_all();
-        for key in self.senders.keys() {
-            self.tell_to_stop(key, now);
-        }
+        self.send.stop(&mut Context { ring: &mut self.ring, now, news: &mut self.news });
         true
     }
 
-    /// Tells the control thread, now or as soon as its queue has room.
-    pub(super) fn say(&mut self, news: ToControl) {
-        self.unsaid.push_back(news);
-        self.say_unsaid();
+    /// Answers the control thread, with numbers only and never many at a time: the standbys
+    /// of a core must not feel that somebody looks.
+    fn answer(&self, Inquiry { about, answer }: Inquiry) {
+        let mut figures = Figures::default();
+        match about {
+            About::Receiver => {
+                figures.receiver = self.receive.as_ref().and_then(|receive| receive.role.figures());
+            }
+            About::Standbys(from) => {
+                (figures.standbys, figures.next) = self.send.figures(from);
+            }
+        }
+        // Whoever asked may have given up.
+        drop(answer.send(figures));
     }
 
-    fn say_unsaid(&mut self) {
-        while let Some(news) = self.unsaid.pop_front() {
+    /// Tells the control thread as much as its queue has room for.
+    fn say_news(&mut self) {
+        while let Some(news) = self.news.pop_front() {
             match self.control.try_send(news) {
                 Ok(()) => {}
                 Err(mpsc::error::TrySendError::Full(news)) => {
-                    self.unsaid.push_front(news);
+                    self.news.push_front(news);
                     return;
                 }
                 // The control thread has gone: its sockets close with it.
                 Err(mpsc::error::TrySendError::Closed(_)) => {}
             }
         }
+    }
+
+    /// Is the upstream left unread?
+    #[cfg(test)]
+    pub(super) fn is_paused(&self) -> bool {
+        self.receive.as_ref().is_some_and(|receive| receive.role.is_paused())
     }
 }

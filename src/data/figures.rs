@@ -1,17 +1,10 @@
-//! What a core says of itself when the control thread asks. Numbers only, and never many
-//! at a time: the standbys of a core must not feel that somebody looks.
+//! What a core says of itself when the control thread asks.
 
-use super::core::DataCore;
-use super::sender::{Pace, Phase, Sender};
 use crate::hub::feedback::Need;
-use crate::ring::Ring;
 use crate::standby::stream::Positions;
 use crate::wal::{Lsn, TimelineId};
 use crate::wire::time::PgTime;
 use tokio::sync::oneshot;
-
-/// Places in the table of standbys that are looked at for one answer.
-const PLACES: u32 = 128;
 
 /// A question to a core.
 #[derive(Debug)]
@@ -89,44 +82,4 @@ pub enum StreamState {
     Stopping,
     /// Its stream ends.
     Leaving,
-}
-
-impl StandbyFigures {
-    fn of(sender: &Sender) -> Self {
-        let state = match (&sender.phase, sender.pace) {
-            (Phase::Streaming, Pace::Catchup) => StreamState::Catchup,
-            (Phase::Streaming, Pace::Streaming) => StreamState::Streaming,
-            (Phase::TimelineEnded { .. }, _) => StreamState::EndOfTimeline,
-            (Phase::Stopping, _) => StreamState::Stopping,
-            _ => StreamState::Leaving,
-        };
-        Self {
-            pid: sender.session.pid,
-            tli: sender.cell.tli(),
-            state,
-            sent: sender.cursor.next(),
-            positions: sender.talk.positions(),
-            reply_time: sender.talk.replied_at(),
-        }
-    }
-}
-
-impl<R: Ring> DataCore<R> {
-    /// Answers the control thread.
-    pub(super) fn answer(&self, inquiry: Inquiry) {
-        let mut figures = Figures::default();
-        match inquiry.about {
-            About::Receiver => {
-                figures.receiver = self.receive.as_ref().and_then(|receive| receive.role.figures());
-            }
-            About::Standbys(from) => {
-                let end = from.saturating_add(PLACES).min(self.senders.places());
-                let senders = (from..end).filter_map(|place| self.senders.at(place));
-                figures.standbys = senders.map(StandbyFigures::of).collect();
-                figures.next = (end < self.senders.places()).then_some(end);
-            }
-        }
-        // Whoever asked may have given up.
-        drop(inquiry.answer.send(figures));
-    }
 }

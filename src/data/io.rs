@@ -1,9 +1,10 @@
 //! The receive role on a ring: hands it what happens on the upstream's socket and in its
 //! files, and carries out what it asks for.
 
+use super::context::Context;
 use super::handoff::{ToControl, UpstreamHandoff};
 use super::moment::Moment;
-use super::receive::{Admission, Effect, Farewell, Offer, Receiver};
+use super::receive::{Admission, Effect, Goodbye, Offer, Receiver};
 use super::token::Purpose;
 use crate::keeper::{Job, KeeperHandle};
 use crate::ring::{Buffer, Fd, OpId, Outcome, Outgoing, Ring, Then, Waker};
@@ -127,16 +128,10 @@ impl ReceiveIo {
     }
 
     /// The control thread has an upstream that streams.
-    pub(super) fn connect<R: Ring>(
-        &mut self,
-        handoff: UpstreamHandoff,
-        (ring, now): (&mut R, Instant),
-        news: &mut VecDeque<ToControl>,
-    ) {
+    pub(super) fn connect<R: Ring>(&mut self, handoff: UpstreamHandoff, cx: &mut Context<'_, R>) {
         let UpstreamHandoff { socket, unread, start, tli, host } = handoff;
         let offer = Offer { tli, start, host };
-        let admission =
-            self.role.on_offer(offer, &Moment::new(&ring.clock(), now), &mut self.effects);
+        let admission = cx.at(|at| self.role.on_offer(offer, at, &mut self.effects));
         if admission == Admission::Accepted {
             let mut buffer = Buffer::with_capacity(RECEIVE_BUFFER);
             let taken = buffer.append(&unread);
@@ -153,28 +148,28 @@ impl ReceiveIo {
                 self.role.on_lost(error, &mut self.effects);
             }
         }
-        self.carry_out(ring, news);
+        self.carry_out(cx);
     }
 
     /// Has the role handle something, and carries out what it asks for.
     pub(super) fn tell<R: Ring, T>(
         &mut self,
-        (ring, now): (&mut R, Instant),
-        news: &mut VecDeque<ToControl>,
+        cx: &mut Context<'_, R>,
         event: impl FnOnce(&mut Receiver, &Moment<'_, R::Clock>, &mut Vec<Effect>) -> T,
     ) -> T {
-        let told = event(&mut self.role, &Moment::new(&ring.clock(), now), &mut self.effects);
-        self.carry_out(ring, news);
+        let told = cx.at(|at| event(&mut self.role, at, &mut self.effects));
+        self.carry_out(cx);
         told
     }
 
     /// A completion of the receive role's.
     pub(super) fn complete<R: Ring>(
         &mut self,
-        (purpose, outcome): (Purpose, Outcome),
-        (ring, now): (&mut R, Instant),
-        news: &mut VecDeque<ToControl>,
+        purpose: Purpose,
+        outcome: Outcome,
+        cx: &mut Context<'_, R>,
     ) {
+        let now = cx.now;
         match (purpose, outcome) {
             (Purpose::Upstream(number), Outcome::Received(result, buffer))
                 if number == self.number =>
@@ -194,7 +189,7 @@ impl ReceiveIo {
             }
             _ => {}
         }
-        self.carry_out(ring, news);
+        self.carry_out(cx);
     }
 
     fn received(&mut self, result: io::Result<usize>, buffer: Buffer, now: Instant) {
@@ -213,20 +208,16 @@ impl ReceiveIo {
     }
 
     /// Everything the receive role can do now. Returns whether it did anything.
-    pub(super) fn drive<R: Ring>(
-        &mut self,
-        (ring, now): (&mut R, Instant),
-        news: &mut VecDeque<ToControl>,
-    ) -> bool {
-        let taken = self.take_in(now);
-        let carried = self.carry_out(ring, news);
-        self.tell((ring, now), news, |role, at, out| role.on_time(at, out));
-        if let Err(error) = self.say_unsaid(ring) {
+    pub(super) fn drive<R: Ring>(&mut self, cx: &mut Context<'_, R>) -> bool {
+        let taken = self.take_in(cx.now);
+        let carried = self.carry_out(cx);
+        self.tell(cx, Receiver::on_time);
+        if let Err(error) = self.say_unsaid(cx.ring) {
             self.role.on_lost(error, &mut self.effects);
         }
-        self.role.finish(now, &mut self.effects);
-        self.carry_out(ring, news);
-        self.read_on(ring);
+        self.role.finish(cx.now, &mut self.effects);
+        self.carry_out(cx);
+        self.read_on(cx.ring);
         self.post_jobs();
         taken > 0 || carried == Carried::Something
     }
@@ -241,7 +232,8 @@ impl ReceiveIo {
     }
 
     /// Carries out what the role asked for, in its order.
-    fn carry_out<R: Ring>(&mut self, ring: &mut R, news: &mut VecDeque<ToControl>) -> Carried {
+    fn carry_out<R: Ring>(&mut self, cx: &mut Context<'_, R>) -> Carried {
+        let Context { ring, news, .. } = cx;
         let mut carried = Carried::Nothing;
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
@@ -264,7 +256,7 @@ impl ReceiveIo {
                 Effect::UrgentJob(job) => self.jobs.push_front(job),
                 Effect::ForgetJobs => self.jobs.clear(),
                 Effect::Published => self.wake_others(),
-                Effect::Disconnect(farewell) => self.disconnect(farewell, ring),
+                Effect::Disconnect(goodbye) => self.disconnect(goodbye, *ring),
                 Effect::Ended(end) => news.push_back(ToControl::UpstreamEnded(end)),
                 Effect::Halt => self.halted = Halted::ForGood,
             }
@@ -274,9 +266,9 @@ impl ReceiveIo {
         carried
     }
 
-    fn disconnect<R: Ring>(&mut self, farewell: Farewell, ring: &mut R) {
+    fn disconnect<R: Ring>(&mut self, goodbye: Goodbye, ring: &mut R) {
         let Some(mut connection) = self.connection.take() else { return };
-        if farewell == Farewell::Terminate {
+        if goodbye == Goodbye::Terminate {
             let mut terminate = BytesMut::new();
             frontend::terminate(&mut terminate);
             connection.outbox.extend_from_slice(&terminate);

@@ -43,6 +43,12 @@ impl<T> Table<T> {
     }
 
     /// The value, unless it was removed meanwhile.
+    pub fn get(&self, key: Key) -> Option<&T> {
+        let slot = self.slots.get(key.index as usize)?;
+        if slot.generation == key.generation { slot.value.as_ref() } else { None }
+    }
+
+    /// The value, unless it was removed meanwhile.
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let slot = self.slots.get_mut(key.index as usize)?;
         if slot.generation == key.generation { slot.value.as_mut() } else { None }
@@ -51,11 +57,6 @@ impl<T> Table<T> {
     /// The value in a slot, whoever it is.
     pub fn at(&self, index: u32) -> Option<&T> {
         self.slots.get(index as usize)?.value.as_ref()
-    }
-
-    /// The value in a slot, whoever it is.
-    pub fn at_mut(&mut self, index: u32) -> Option<&mut T> {
-        self.slots.get_mut(index as usize)?.value.as_mut()
     }
 
     /// The key of the value that is in a slot.

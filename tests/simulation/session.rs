@@ -1,6 +1,6 @@
 //! A hub's clients: the conversation, and the send role for one standby, with the shipped
 //! conversation, cursor, cutting of messages, cells and holds. What is written here once
-//! more is `data::send` and `data::laggard` for a fleet of one.
+//! more is `data::send` and `data::readback` for a fleet of one.
 
 use crate::hub::{Process, Told1};
 use crate::network::{Conn, End, Node};
@@ -433,7 +433,7 @@ impl Sender {
         wal
     }
 
-    /// A block from the segment's file, checked page by page as `data::blocks` does.
+    /// A block from the segment's file, checked page by page as `data::readback` does.
     fn read(&mut self, process: &Process, at: Lsn, valid: Lsn) -> Result<Vec<u8>, Missing> {
         let size = process.shared().truth.borrow().size;
         let no = at.segment(size);

@@ -44,7 +44,7 @@ pub enum Effect<F = Fd> {
     /// The watermark has moved: wake the cores that sleep.
     Published,
     /// Close the connection to the upstream.
-    Disconnect(Farewell),
+    Disconnect(Goodbye),
     /// Tell the control thread that the stream has ended.
     Ended(UpstreamEnd),
     /// End the process: WAL could not be made durable (I9).
@@ -79,7 +79,7 @@ impl ToUpstream {
 
 /// How the connection to the upstream is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Farewell {
+pub enum Goodbye {
     /// With Terminate, so that the server logs no error.
     Terminate,
     /// Without a word.

@@ -28,7 +28,7 @@ pub struct Offer {
 
 /// The upstream's stream.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct StreamLink {
     pub(super) host: String,
     pub(super) clock: Clock,
     /// The next byte of the stream.
@@ -46,7 +46,7 @@ enum Asked {
     Yes,
 }
 
-impl Link {
+impl StreamLink {
     pub(super) fn new(offer: Offer, config: &Config, now: Instant) -> Self {
         let interval = config.wal_receiver_status_interval;
         Self {

@@ -14,7 +14,7 @@ mod role;
 mod tests;
 mod store;
 
-pub use effect::{Effect, Farewell, ToUpstream};
+pub use effect::{Effect, Goodbye, ToUpstream};
 pub use link::Offer;
 pub use role::{Admission, EXIT_HALTED, Receiver};
 pub use store::{Appended, Store};

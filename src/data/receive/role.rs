@@ -3,8 +3,8 @@
 //! Nothing is stored before it has passed the walk (page headers, record CRCs, links
 //! to the record before), and nothing is published before its batch is synced.
 
-use super::effect::{Effect, Farewell, ToUpstream};
-use super::link::{Link, Offer};
+use super::effect::{Effect, Goodbye, ToUpstream};
+use super::link::{Offer, StreamLink};
 use super::store::{Appended, Setback, Store};
 use crate::data::figures::ReceiverFigures;
 use crate::data::moment::Moment;
@@ -37,7 +37,7 @@ pub struct Receiver<F = Fd> {
     hub: Arc<Hub>,
     writer: ChunkWriter,
     store: Option<Store<F>>,
-    link: Option<Link>,
+    link: Option<StreamLink>,
     /// The stream has ended; it is reported when what it brought is durable.
     ended: Option<UpstreamEnd>,
     recall: Recall,
@@ -107,7 +107,7 @@ impl<F: Clone> Receiver<F> {
             written: store.appender.written_upto(),
             durable: store.appender.durable(),
             record_end: store.record_end(),
-            needed: self.link.as_ref().and_then(Link::told_need),
+            needed: self.link.as_ref().and_then(StreamLink::told_need),
         })
     }
 
@@ -162,7 +162,7 @@ impl<F: Clone> Receiver<F> {
             out.push(Effect::Ended(end));
             return Admission::Refused;
         }
-        self.link = Some(Link::new(offer, &self.hub.config, at.now));
+        self.link = Some(StreamLink::new(offer, &self.hub.config, at.now));
         self.look_at_fleet(at, out);
         self.tell_status(ReplyRequest::No, at, out);
         self.act(at.now, out);
@@ -432,7 +432,7 @@ impl<F: Clone> Receiver<F> {
     /// our disk has kept waiting for too long.
     pub fn on_time(&mut self, at: &Moment<'_, impl Clock>, out: &mut Vec<Effect<F>>) {
         self.look_at_fleet(at, out);
-        let owes = |link: &Link| self.positions().is_some_and(|now| link.owes_status(now));
+        let owes = |link: &StreamLink| self.positions().is_some_and(|now| link.owes_status(now));
         if self.link.as_ref().is_some_and(owes) {
             self.tell_status(ReplyRequest::No, at, out);
         }
@@ -482,13 +482,13 @@ impl<F: Clone> Receiver<F> {
     /// durable.
     fn end_stream(&mut self, end: UpstreamEnd, out: &mut Vec<Effect<F>>) {
         let Some(link) = self.link.take() else { return };
-        let farewell = match end {
+        let goodbye = match end {
             UpstreamEnd::Stopped | UpstreamEnd::Recalled | UpstreamEnd::Timeline { .. } => {
-                Farewell::Terminate
+                Goodbye::Terminate
             }
-            _ => Farewell::Silent,
+            _ => Goodbye::Silent,
         };
-        out.push(Effect::Disconnect(farewell));
+        out.push(Effect::Disconnect(goodbye));
         info!(host = %link.host, at = %link.expected, "upstream stream ends");
         let end = match link.next {
             Some(next) if !matches!(end, UpstreamEnd::Timeline { .. }) => next,

@@ -170,12 +170,12 @@ fn check_operations(core: &mut DataCore<FakeRing>, inner: &Inner) {
     for op in &inner.ops {
         match Purpose::of(op.token).expect("a token of this core's") {
             Purpose::Reply(key) => {
-                let known = core.senders.get_mut(key).and_then(|sender| sender.reading);
+                let known = core.send.sender(key).and_then(|sender| sender.reading);
                 assert_eq!(known, Some(op.id), "I8: a receive that nobody knows of");
                 replies += 1;
             }
             Purpose::Room(key) => {
-                let known = core.senders.get_mut(key).and_then(|sender| sender.waiting_room);
+                let known = core.send.sender(key).and_then(|sender| sender.waiting_room);
                 assert_eq!(known, Some(op.id), "I8: a poll that nobody knows of");
                 rooms += 1;
             }
@@ -189,7 +189,7 @@ fn check_operations(core: &mut DataCore<FakeRing>, inner: &Inner) {
             Purpose::Zerocopy(key) => {
                 unreleased.push(key);
                 let What::ZeroCopy(send) = &op.what else { panic!("a send without a copy") };
-                let known = core.senders.get_mut(key).and_then(|sender| sender.sending);
+                let known = core.send.sender(key).and_then(|sender| sender.sending);
                 if let Stage::Sending = send.stage {
                     assert_eq!(known, Some(op.id), "I8: a send that nobody knows of");
                     sending += 1;
@@ -200,17 +200,16 @@ fn check_operations(core: &mut DataCore<FakeRing>, inner: &Inner) {
     for op in upstream.into_iter().flat_map(|(_, known)| known).flatten() {
         assert!(inner.ops.iter().any(|other| other.id == op), "I8: the upstream's is lost");
     }
-    let reading = core.senders.iter().filter(|(_, sender)| sender.reading.is_some()).count();
-    let polling = core.senders.iter().filter(|(_, sender)| sender.waiting_room.is_some()).count();
+    let reading = core.send.senders().filter(|(_, sender)| sender.reading.is_some()).count();
+    let polling = core.send.senders().filter(|(_, sender)| sender.waiting_room.is_some()).count();
     assert_eq!((replies, rooms), (reading, polling), "I8: receives and polls in flight");
-    let waiting = core.senders.iter().filter(|(_, sender)| sender.sending.is_some()).count();
+    let waiting = core.send.senders().filter(|(_, sender)| sender.sending.is_some()).count();
     assert_eq!(sending, waiting, "I8: sends without a copy in flight");
-    for (slot, sender) in core.senders.iter() {
-        let key = core.senders.key_at(slot);
-        let held = unreleased.iter().filter(|of| Some(**of) == key).count();
+    for (key, sender) in core.send.senders() {
+        let held = unreleased.iter().filter(|of| **of == key).count();
         assert_eq!(held, sender.unreleased as usize, "I8: a notification is lost");
     }
-    assert_eq!(blocks, core.blocks.loading(), "I8: reads in flight");
+    assert_eq!(blocks, core.readback.loading(), "I8: reads in flight");
 }
 
 pub(super) struct World {

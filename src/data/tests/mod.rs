@@ -3,9 +3,8 @@
 mod bench;
 mod slots;
 
-use super::blocks::BlockPool;
 use super::handoff::ToCore;
-use super::listen::HUB_PAUSE;
+use super::send::HUB_PAUSE;
 use crate::keeper::{Job, JobDone};
 use crate::ring::Wait;
 use crate::store::append::Begun;
@@ -115,7 +114,7 @@ fn a_message_begun_past_the_end_of_its_timeline_is_finished_from_its_file() {
     file.write_all_at(&truth, 0).unwrap();
     let file = Arc::new(file.into());
     let unfinished = |bench: &Bench| {
-        let sender = bench.core.senders.at(0)?;
+        let sender = bench.core.send.senders().next()?.1;
         sender.cursor.unfinished().map(|rest| (rest.next, rest.end))
     };
     let mut cut = None;
@@ -134,7 +133,7 @@ fn a_message_begun_past_the_end_of_its_timeline_is_finished_from_its_file() {
     bench.hub.push_cell(Arc::clone(&child));
     old.seal(fork);
     old.link(child);
-    bench.core.blocks = BlockPool::default();
+    bench.core.readback.forget_blocks();
 
     let mut sent = Vec::new();
     let mut done = false;
@@ -198,7 +197,7 @@ fn hubs_below_are_sent_to_look_again_one_after_the_other() {
     let mut bench = Bench::serving(START);
     let mut other = bench.standby(|_| ());
     let mut hubs: Vec<_> = (0..8).map(|_| bench.hub_below()).collect();
-    bench.run_until("all are adopted", |bench| bench.core.senders.len() == 9);
+    bench.run_until("all are adopted", |bench| bench.core.send.senders().count() == 9);
     let begun = Instant::now();
     bench.post(ToCore::EndHubStreams);
     bench.run_until("the first ends", |_| hubs.iter_mut().any(|hub| hub.is_closed()));

@@ -11,8 +11,8 @@
 //! what was just read is sent from there. Only while the disk takes its time does the
 //! pool grow, so that many reads are on their way at once.
 
-use super::table::Key;
-use super::token::Purpose;
+use crate::data::table::Key;
+use crate::data::token::Purpose;
 use crate::ring::{Buffer, Fd, Ring};
 use crate::wal::Lsn;
 use crate::wal::page::{PAGE_SIZE, PageFault, PageHeader, PageRules};
@@ -245,7 +245,7 @@ impl BlockPool {
     }
 
     /// A read came back. Every page of the block is checked before any of it can be
-    /// sent. Returns which block it is; those who wait for it come into `waiting`.
+    /// sent. Those who wait for it come into `waiting`.
     pub fn loaded(
         &mut self,
         slot: u32,
@@ -253,38 +253,33 @@ impl BlockPool {
         mut buffer: Buffer,
         rules: &PageRules,
         waiting: &mut Vec<Key>,
-    ) -> (Option<BlockId>, Result<(), BlockFault>) {
-        let Some(Some(block)) = self.blocks.get_mut(slot as usize) else {
-            return (None, Ok(()));
-        };
-        let id = block.id;
+    ) -> Result<(), BlockFault> {
+        let Some(Some(block)) = self.blocks.get_mut(slot as usize) else { return Ok(()) };
         waiting.append(&mut block.waiting);
-        match check(id, block.valid_to, result, &buffer, rules) {
-            Ok(()) => {
-                block.state = State::Loaded { buffer, idle: 0, used: Used::NotYet };
-                (Some(id), Ok(()))
-            }
-            Err(fault) => {
+        let checked = check(block.id, block.valid_to, result, &buffer, rules);
+        match checked {
+            Ok(()) => block.state = State::Loaded { buffer, idle: 0, used: Used::NotYet },
+            Err(_) => {
                 buffer.clear();
                 self.spare.push(buffer);
                 self.blocks[slot as usize] = None;
-                (Some(id), Err(fault))
             }
         }
+        checked
     }
 
-    /// A read came back that nobody can judge any more: its place is free again.
-    pub fn forget(&mut self, slot: u32, mut buffer: Buffer) {
+    /// A read came back that nobody can judge any more: its place is free again. Returns
+    /// who waited for it.
+    pub fn forget(&mut self, slot: u32, mut buffer: Buffer) -> Vec<Key> {
         buffer.clear();
         self.spare.push(buffer);
-        if let Some(block) = self.blocks.get_mut(slot as usize) {
-            *block = None;
-        }
+        let block = self.blocks.get_mut(slot as usize).and_then(Option::take);
+        block.map_or_else(Vec::new, |block| block.waiting)
     }
 
     /// Blocks that are being read.
     #[cfg(all(test, not(walhub_loom)))]
-    pub(super) fn loading(&self) -> usize {
+    pub fn loading(&self) -> usize {
         let loading = |block: &&Block| matches!(block.state, State::Loading);
         self.blocks.iter().flatten().filter(loading).count()
     }
@@ -439,9 +434,7 @@ mod tests {
         let mut buffer = Buffer::with_capacity(BLOCK_SIZE);
         buffer.append(&[0; BLOCK_SIZE]);
         let mut waiting = Vec::new();
-        let (id, checked) =
-            pool.loaded(slot as u32, Ok(BLOCK_SIZE), buffer, &rules(), &mut waiting);
-        assert!(checked.is_ok() && id.is_some());
+        pool.loaded(slot as u32, Ok(BLOCK_SIZE), buffer, &rules(), &mut waiting).unwrap();
         assert_eq!(waiting, [Key { index: slot as u32, generation: 7 }]);
     }
 

@@ -5,28 +5,24 @@
 //! announced. So a cursor needs nothing that it has not got already, and the only
 //! memory that has to live on is the chunk's, which the ring holds (I7).
 
-use super::core::DataCore;
+use super::payload::LARGE;
 use super::sender::{Delivery, Sender};
-use super::table::Key;
-use super::token::Purpose;
+use super::senders::Senders;
 use crate::config::Zerocopy;
-use crate::ring::{ChunkHold, Copied, Ends, Fd, Pin, Ring};
+use crate::data::context::Context;
+use crate::data::table::Key;
+use crate::data::token::Purpose;
+use crate::ring::{ChunkHold, ChunkReader, Copied, Ends, Fd, Pin, Ring};
 use crate::wire::copy::XLOG_DATA_HEADER;
 use std::io;
-use std::time::Instant;
 use tracing::{debug, info, warn};
-
-/// Less than this is copied: pinning, and a notification for each send, cost about as
-/// much as copying some tens of kilobytes.
-pub(super) const LARGE: u64 = 64 << 10;
 
 /// What a core may do without copies.
 #[derive(Debug)]
-pub(super) struct ZerocopyRole {
+pub(super) struct ZerocopySends {
+    core: usize,
     mode: Zerocopy,
     memory: Memory,
-    /// Large pieces that were copied because too many chunks were held.
-    pub(super) refused: u64,
 }
 
 /// The cache's memory, as this core's ring sees it.
@@ -38,9 +34,9 @@ enum Memory {
     Refused,
 }
 
-impl ZerocopyRole {
-    pub(super) const fn new(mode: Zerocopy) -> Self {
-        Self { mode, memory: Memory::Untried, refused: 0 }
+impl ZerocopySends {
+    pub(super) const fn new(core: usize, mode: Zerocopy) -> Self {
+        Self { core, mode, memory: Memory::Untried }
     }
 
     /// How a standby at these ends of a TCP connection is sent large pieces, as far as
@@ -50,6 +46,52 @@ impl ZerocopyRole {
             (Zerocopy::Off, _) | (_, None) => Delivery::Copied,
             (Zerocopy::Auto, Some(ends)) if is_local(ends) => Delivery::Copied,
             (Zerocopy::Auto | Zerocopy::On, Some(_)) => Delivery::Zerocopy,
+        }
+    }
+
+    /// How a new standby is sent large pieces. The first that is sent them without a copy
+    /// has the cache's memory locked for it.
+    pub(super) fn delivery_to<R: Ring>(
+        &mut self,
+        socket: &Fd,
+        cache: &ChunkReader,
+        ring: &mut R,
+    ) -> Delivery {
+        if self.wish(ring.ends(socket)) == Delivery::Copied {
+            return Delivery::Copied;
+        }
+        if self.memory == Memory::Untried {
+            self.memory = match ring.register(cache) {
+                Ok(()) => Memory::Registered,
+                Err(error) => {
+                    warn!(
+                        core = self.core,
+                        "could not register --wal-buffers for sending without a copy: {error}; \
+                         everything is copied{}",
+                        if error.kind() == io::ErrorKind::OutOfMemory {
+                            " (raise the limit of locked memory: ulimit -l, LimitMEMLOCK=)"
+                        } else {
+                            ""
+                        }
+                    );
+                    Memory::Refused
+                }
+            };
+        }
+        if self.memory == Memory::Registered { Delivery::Zerocopy } else { Delivery::Copied }
+    }
+
+    /// Nothing reads the memory of a send any more.
+    pub(super) fn on_released(&self, senders: &mut Senders, key: Key, copied: Copied) {
+        let Some(sender) = senders.table.get_mut(key) else { return };
+        sender.unreleased = sender.unreleased.saturating_sub(1);
+        if copied == Copied::Yes
+            && self.mode == Zerocopy::Auto
+            && sender.delivery == Delivery::Zerocopy
+        {
+            // Twice the work for nothing, and the way to the peer stays the same.
+            sender.delivery = Delivery::Copied;
+            debug!(pid = sender.session.pid, "the kernel copies all the same: so do plain sends");
         }
     }
 }
@@ -64,21 +106,21 @@ fn is_local(Ends { peer, own }: Ends) -> bool {
 
 /// The rest of an announced message, if it is large, in one chunk of the cache, and may
 /// be held.
-pub(super) fn large_rest(sender: &Sender, pin: &Pin<'_>) -> Rest {
-    let Some(rest) = sender.cursor.unfinished() else { return Rest::Small };
+pub(super) fn large_rest(sender: &Sender, pin: &Pin<'_>) -> LargeRest {
+    let Some(rest) = sender.cursor.unfinished() else { return LargeRest::Small };
     let left = rest.end.bytes_since(rest.next);
     let at_hand = pin.bytes(sender.cell.id(), rest.next, left as usize).map_or(0, <[u8]>::len);
     if rest.header_sent < XLOG_DATA_HEADER || (at_hand as u64) < LARGE {
-        return Rest::Small;
+        return LargeRest::Small;
     }
     match pin.hold(sender.cell.id(), rest.next, left as usize) {
-        Some(hold) => Rest::Held(hold),
-        None => Rest::Refused,
+        Some(hold) => LargeRest::Held(hold),
+        None => LargeRest::Refused,
     }
 }
 
 /// What can be done with the rest of a message.
-pub(super) enum Rest {
+pub(super) enum LargeRest {
     /// Nothing that is worth it.
     Small,
     /// It can be sent without a copy.
@@ -87,83 +129,67 @@ pub(super) enum Rest {
     Refused,
 }
 
-impl<R: Ring> DataCore<R> {
-    /// How a new standby is sent large pieces. The first that is sent them without a copy
-    /// has the cache's memory locked for it.
-    pub(super) fn delivery_to(&mut self, socket: &Fd) -> Delivery {
-        if self.zerocopy.wish(self.ring.ends(socket)) == Delivery::Copied {
-            return Delivery::Copied;
-        }
-        if self.zerocopy.memory == Memory::Untried {
-            self.zerocopy.memory = match self.ring.register(&self.chunks) {
-                Ok(()) => Memory::Registered,
-                Err(error) => {
-                    warn!(
-                        core = self.index,
-                        "could not register --wal-buffers for sending without a copy: {error}; \
-                         everything is copied{}",
-                        if error.kind() == io::ErrorKind::OutOfMemory {
-                            " (raise the limit of locked memory: ulimit -l, LimitMEMLOCK=)"
-                        } else {
-                            ""
-                        }
-                    );
-                    Memory::Refused
-                }
-            };
-        }
-        if self.zerocopy.memory == Memory::Registered {
-            Delivery::Zerocopy
-        } else {
-            Delivery::Copied
-        }
-    }
-
+impl Senders {
     /// Sends what a hold holds: the next bytes of the standby's unfinished message.
     /// Returns how many those are.
-    pub(super) fn start_zerocopy(&mut self, key: Key, hold: ChunkHold) -> u64 {
-        let Some(sender) = self.senders.get_mut(key) else { return 0 };
+    pub(super) fn start_zerocopy<R: Ring>(
+        &mut self,
+        key: Key,
+        hold: ChunkHold,
+        cx: &mut Context<'_, R>,
+    ) -> u64 {
+        let Some(sender) = self.table.get_mut(key) else { return 0 };
         let len = hold.len() as u64;
         let token = Purpose::Zerocopy(key).token();
-        sender.sending = Some(self.ring.send_zerocopy(&sender.socket, hold, token));
+        sender.sending = Some(cx.ring.send_zerocopy(&sender.socket, hold, token));
         sender.unreleased += 1;
         sender.zerocopy_sends += 1;
         len
     }
 
-    /// A standby's header is out: the message behind it.
-    pub(super) fn follow_header(&mut self, key: Key) -> u64 {
-        let Some(sender) = self.senders.get_mut(key) else { return 0 };
+    /// A standby's header is out: the message that it announces.
+    pub(super) fn follow_header<R: Ring>(
+        &mut self,
+        key: Key,
+        cache: &ChunkReader,
+        cx: &mut Context<'_, R>,
+    ) -> u64 {
+        let Some(sender) = self.table.get_mut(key) else { return 0 };
         if sender.delivery == Delivery::Copied || sender.sending.is_some() {
             return 0;
         }
-        let rest = large_rest(sender, &self.chunks.pin());
+        let rest = large_rest(sender, &cache.pin());
         match rest {
-            Rest::Held(hold) => self.start_zerocopy(key, hold),
-            Rest::Refused => {
-                self.zerocopy.refused += 1;
+            LargeRest::Held(hold) => self.start_zerocopy(key, hold, cx),
+            LargeRest::Refused => {
+                self.refused_holds += 1;
                 0
             }
-            Rest::Small => 0,
+            LargeRest::Small => 0,
         }
     }
 
     /// The socket has taken what it took.
-    pub(super) fn zerocopy_sent(&mut self, key: Key, result: io::Result<usize>, now: Instant) {
-        let Some(sender) = self.senders.get_mut(key) else { return };
+    pub(super) fn on_zerocopy_sent<R: Ring>(
+        &mut self,
+        key: Key,
+        result: io::Result<usize>,
+        cx: &mut Context<'_, R>,
+    ) {
+        let Some(sender) = self.table.get_mut(key) else { return };
         sender.sending = None;
-        if sender.is_parting() {
-            return self.settle(key);
+        if sender.state.is_parting() {
+            return self.settle(key, cx);
         }
         match result {
             Ok(sent) => {
                 sender.cursor.advance(sent, &[], &[]);
                 sender.hold.advance(sender.cursor.next());
                 if sender.cursor.unfinished().is_some_and(|rest| rest.next < rest.end) {
-                    self.wait_for_room(key);
+                    self.wait_for_room(key, cx);
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_for_room(key),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_for_room(key, cx),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if is_about_zerocopy(&error) => {
                 let pid = sender.session.pid;
@@ -173,23 +199,9 @@ impl<R: Ring> DataCore<R> {
                     "sending without a copy does not work here, from now on it is copied: {error}"
                 );
             }
-            Err(error) => return self.disconnected(key, &error),
+            Err(error) => return self.disconnected(key, &error, cx),
         }
-        self.sent_on(key, now);
-    }
-
-    /// Nothing reads the memory of a send any more.
-    pub(super) fn zerocopy_released(&mut self, key: Key, copied: Copied) {
-        let Some(sender) = self.senders.get_mut(key) else { return };
-        sender.unreleased = sender.unreleased.saturating_sub(1);
-        if copied == Copied::Yes
-            && self.zerocopy.mode == Zerocopy::Auto
-            && sender.delivery == Delivery::Zerocopy
-        {
-            // Twice the work for nothing, and the way to the peer stays the same.
-            sender.delivery = Delivery::Copied;
-            debug!(pid = sender.session.pid, "the kernel copies all the same: so do plain sends");
-        }
+        self.sent_on(key, cx);
     }
 }
 
@@ -217,7 +229,7 @@ mod tests {
 
     #[test]
     fn unix_sockets_and_neighbours_are_copied_for() {
-        let wish = |mode, ends| ZerocopyRole::new(mode).wish(ends);
+        let wish = |mode, ends| ZerocopySends::new(0, mode).wish(ends);
         let (near, far) = (Some(ends("127.0.0.1:1")), Some(ends("192.0.2.2:1")));
         assert_eq!(wish(Zerocopy::On, near), Delivery::Zerocopy);
         assert_eq!(wish(Zerocopy::On, None), Delivery::Copied);

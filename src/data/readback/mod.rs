@@ -1,0 +1,10 @@
+//! Read-back: WAL that has left the cache, read from segment files for standbys that
+//! catch up. Who waits for what, which files are open, what is read next.
+
+pub mod blocks;
+pub mod files;
+mod role;
+
+pub use blocks::{BLOCK_SIZE, BlockId};
+pub use files::MAX_OPEN;
+pub use role::{Arrival, ReadBack, ReadFault, Want};

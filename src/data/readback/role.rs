@@ -1,0 +1,457 @@
+//! The role itself. First come, first served.
+
+use super::blocks::{AtHand, BLOCK_SIZE, BlockId, BlockPool, HOT};
+use super::files::{FileAnswer, Files};
+use crate::data::table::Key;
+use crate::hub::Hub;
+use crate::hub::page_rules::page_rules;
+use crate::keeper::KeeperHandle;
+use crate::ring::{Buffer, ChunkReader, Fd, Ring};
+use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
+use crate::watermark::{Cell, CellId};
+use crate::wire::refusal::Refusal;
+use crate::wire::sqlstate;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use tracing::{error, warn};
+
+/// Blocks that are read before a standby needs them: as many as one send takes.
+const AHEAD: u64 = 2;
+
+/// WAL that a standby needs next and that is neither in the cache nor in a block.
+#[derive(Debug, Clone)]
+pub struct Want {
+    /// Who needs it.
+    pub standby: Key,
+    /// The timeline it streams.
+    pub cell: Arc<Cell>,
+    /// The first byte it needs.
+    pub at: Lsn,
+    /// The end of its unfinished message, 0/0 without one. A message that was begun before
+    /// its timeline's end was known is finished from beyond that end.
+    pub message_end: Lsn,
+}
+
+impl Want {
+    /// The block that it waits for.
+    pub fn block(&self) -> BlockId {
+        BlockId::of(self.cell.id(), self.at)
+    }
+
+    /// Its WAL is good up to here.
+    fn valid_to(&self) -> Lsn {
+        self.cell.limit().max(self.message_end)
+    }
+
+    fn is_in(&self, tli: TimelineId, no: SegmentNo, size: SegmentSize) -> bool {
+        self.cell.tli() == tli && self.at.segment(size) == no
+    }
+}
+
+/// What has come of a standby's wait.
+#[derive(Debug)]
+pub enum Arrival {
+    /// The block is here.
+    Here(Key, BlockId),
+    /// It cannot be had.
+    Failed(Key, BlockId, ReadFault),
+}
+
+/// Why WAL cannot be read back.
+#[derive(Debug, Clone)]
+pub enum ReadFault {
+    /// The segment's file is not there: it was removed.
+    Removed(SegmentName),
+    /// It is unreadable, or not what belongs there.
+    Unreadable(Refusal),
+}
+
+/// What came of an attempt to have a block read.
+enum Fed {
+    /// A read was started.
+    Read,
+    /// It is here.
+    Here,
+    /// It is being read already.
+    Coming,
+    /// The keeper is opening the file.
+    FileComing,
+    /// No place in the pool, or in the keeper's queue.
+    Later,
+}
+
+/// The blocks and files of one core, and who waits for them.
+pub struct ReadBack {
+    hub: Arc<Hub>,
+    keeper: KeeperHandle,
+    blocks: BlockPool,
+    files: Files,
+    /// Those whose block nobody has begun to read yet.
+    awaiting_read: VecDeque<Want>,
+    /// Those whose file the keeper is opening.
+    awaiting_file: BTreeMap<(TimelineId, SegmentNo), Vec<Want>>,
+    /// Where standbys that were sent from blocks in this pass go on.
+    ahead: Vec<(Arc<Cell>, Lsn)>,
+    /// Who waited for a block that has come; empty between two.
+    waiting: Vec<Key>,
+}
+
+impl ReadBack {
+    /// Nothing is read yet, for the core with this number.
+    pub fn new(core: usize, hub: Arc<Hub>, keeper: KeeperHandle) -> Self {
+        Self {
+            hub,
+            keeper,
+            blocks: BlockPool::default(),
+            files: Files::new(core),
+            awaiting_read: VecDeque::new(),
+            awaiting_file: BTreeMap::new(),
+            ahead: Vec::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Bytes at `at`, at most `max` and not past the block; none when they are not here.
+    pub fn bytes(&self, cell: CellId, at: Lsn, max: usize) -> Option<&[u8]> {
+        self.blocks.bytes(cell, at, max)
+    }
+
+    /// Somebody has been sent, or offered, the bytes `[from, to)`. Returns whether any of
+    /// them are in a block.
+    pub fn touch(&mut self, cell: CellId, from: Lsn, to: Lsn) -> bool {
+        self.blocks.touch(cell, from, to)
+    }
+
+    /// A standby that was just sent from a block goes on at `next`.
+    pub fn note_ahead(&mut self, cell: &Arc<Cell>, next: Lsn) {
+        self.ahead.push((Arc::clone(cell), next));
+    }
+
+    /// A standby has nothing at hand: it gets in line.
+    pub fn wait(&mut self, want: Want) {
+        self.awaiting_read.push_back(want);
+    }
+
+    /// Is there somebody whose block nobody has begun to read, although its file is open?
+    /// The keeper's queue was full, perhaps, and its answers go to others.
+    pub fn is_behind(&self) -> bool {
+        !self.awaiting_read.is_empty()
+    }
+
+    /// Starts reads for those who have waited longest, while there is place, and no more
+    /// than fit the CPU's cache. After a round, so that blocks that have arrived were
+    /// used by those who waited for them. With nobody waiting it reads ahead of those who
+    /// were sent from blocks. Returns whether more can be read in another pass.
+    pub fn feed<R: Ring>(
+        &mut self,
+        ring: &mut R,
+        cache: &ChunkReader,
+        still_wanted: impl Fn(&Want) -> bool,
+        out: &mut Vec<Arrival>,
+    ) -> bool {
+        let mut reads = 0;
+        while reads < HOT {
+            let Some(want) = self.awaiting_read.pop_front() else { break };
+            if !still_wanted(&want) {
+                continue;
+            }
+            match self.read(ring, &want.cell, want.at, want.valid_to()) {
+                fed @ (Fed::Read | Fed::Coming) => {
+                    self.blocks.join(want.block(), want.standby);
+                    reads += usize::from(matches!(fed, Fed::Read));
+                }
+                Fed::Here => out.push(Arrival::Here(want.standby, want.block())),
+                Fed::FileComing => self.await_file(want),
+                Fed::Later => {
+                    self.awaiting_read.push_front(want);
+                    break;
+                }
+            }
+        }
+        let mut ahead = std::mem::take(&mut self.ahead);
+        for (cell, next) in ahead.drain(..) {
+            if reads < HOT && self.awaiting_read.is_empty() {
+                reads += self.read_ahead(ring, cache, &cell, next);
+            }
+        }
+        self.ahead = ahead;
+        reads >= HOT && !self.awaiting_read.is_empty()
+    }
+
+    /// Has the block at `at` read from its file; its WAL is good up to `valid_to`.
+    fn read<R: Ring>(&mut self, ring: &mut R, cell: &Cell, at: Lsn, valid_to: Lsn) -> Fed {
+        match self.blocks.at_hand(cell.id(), at) {
+            AtHand::Coming => return Fed::Coming,
+            AtHand::Yes => return Fed::Here,
+            AtHand::No if !self.blocks.has_place() => return Fed::Later,
+            AtHand::No => {}
+        }
+        let Some(size) = self.segment_size() else { return Fed::Later };
+        let id = BlockId::of(cell.id(), at);
+        match self.files.file(cell.tli(), at.segment(size), &self.keeper) {
+            FileAnswer::Open(file) => {
+                let place = (&file, id.start().segment_offset(size));
+                self.blocks.load(ring, id, valid_to, place);
+                Fed::Read
+            }
+            FileAnswer::Coming => Fed::FileComing,
+            FileAnswer::Busy => Fed::Later,
+        }
+    }
+
+    /// Has the next blocks of a standby read, unless growing the pool would be the price.
+    /// Returns how many reads that made.
+    fn read_ahead<R: Ring>(
+        &mut self,
+        ring: &mut R,
+        cache: &ChunkReader,
+        cell: &Cell,
+        next: Lsn,
+    ) -> usize {
+        let mut reads = 0;
+        for at in (0..AHEAD).map(|n| next.saturating_add(n * BLOCK_SIZE as u64)) {
+            if at >= cell.limit()
+                || !self.blocks.has_free_place()
+                || self.blocks.at_hand(cell.id(), at) != AtHand::No
+                || cache.pin().bytes(cell.id(), at, 1).is_some()
+            {
+                continue;
+            }
+            reads += usize::from(matches!(self.read(ring, cell, at, cell.limit()), Fed::Read));
+        }
+        reads
+    }
+
+    fn await_file(&mut self, want: Want) {
+        let Some(size) = self.segment_size() else { return };
+        let file = (want.cell.tli(), want.at.segment(size));
+        self.awaiting_file.entry(file).or_default().push(want);
+    }
+
+    fn segment_size(&self) -> Option<SegmentSize> {
+        self.hub.identity().map(|identity| identity.segment_size)
+    }
+
+    /// The keeper opened a file, or could not.
+    pub fn on_opened(
+        &mut self,
+        tli: TimelineId,
+        no: SegmentNo,
+        result: io::Result<Fd>,
+        out: &mut Vec<Arrival>,
+    ) {
+        let waited = self.awaiting_file.remove(&(tli, no)).unwrap_or_default();
+        match result {
+            Ok(file) => {
+                self.files.opened(tli, no, Some(file));
+                self.awaiting_read.extend(waited);
+            }
+            Err(error) => {
+                warn!("could not open WAL segment {} of timeline {tli}: {error}", no.raw());
+                self.files.opened(tli, no, None);
+                let Some(size) = self.segment_size() else { return };
+                let fault = unopened(SegmentName { tli, no, size }, &error);
+                let queued = extract(&mut self.awaiting_read, |want| want.is_in(tli, no, size));
+                let all = waited.into_iter().chain(queued);
+                out.extend(
+                    all.map(|want| Arrival::Failed(want.standby, want.block(), fault.clone())),
+                );
+            }
+        }
+    }
+
+    /// A read came back. Every page of the block is checked before any of it can be sent.
+    pub fn on_read(
+        &mut self,
+        slot: u32,
+        result: io::Result<usize>,
+        buffer: Buffer,
+        out: &mut Vec<Arrival>,
+    ) {
+        let Some(id) = self.blocks.id_of(slot) else { return };
+        let tli = self.hub.cells().iter().find(|cell| cell.id() == id.cell).map(|cell| cell.tli());
+        // Moved aside meanwhile: the streams of it are ended.
+        let Some(tli) = tli else { return drop(self.blocks.forget(slot, buffer)) };
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let fault = match page_rules(&self.hub, tli) {
+            Ok(rules) => {
+                let name =
+                    SegmentName { tli, no: id.start().segment(rules.size), size: rules.size };
+                let checked = self.blocks.loaded(slot, result, buffer, &rules, &mut waiting);
+                checked.err().map(|fault| {
+                    error!("could not serve WAL segment {name} at {}: {fault}", id.start());
+                    format!("could not read WAL segment {name}: {fault}")
+                })
+            }
+            Err(error) => {
+                waiting.extend(self.blocks.forget(slot, buffer));
+                error!("could not serve WAL of timeline {tli}: {error}");
+                Some(error)
+            }
+        };
+        match fault {
+            None => out.extend(waiting.drain(..).map(|key| Arrival::Here(key, id))),
+            Some(text) => {
+                let fault = ReadFault::Unreadable(Refusal::error(sqlstate::DATA_CORRUPTED, text));
+                let queued = extract(&mut self.awaiting_read, |want| want.block() == id);
+                let all = waiting.drain(..).chain(queued.into_iter().map(|want| want.standby));
+                out.extend(all.map(|key| Arrival::Failed(key, id, fault.clone())));
+            }
+        }
+        self.waiting = waiting;
+    }
+
+    /// Gives back what nobody has used for a while.
+    pub fn sweep(&mut self) {
+        self.files.sweep();
+        self.blocks.shrink();
+    }
+
+    /// Blocks that are being read.
+    #[cfg(all(test, not(walhub_loom)))]
+    pub fn loading(&self) -> usize {
+        self.blocks.loading()
+    }
+
+    /// Forgets the blocks that are here, as if others had taken their places.
+    #[cfg(all(test, not(walhub_loom)))]
+    pub fn forget_blocks(&mut self) {
+        self.blocks = BlockPool::default();
+    }
+}
+
+/// Takes out those that `matches` picks, in their order.
+fn extract(queue: &mut VecDeque<Want>, matches: impl Fn(&Want) -> bool) -> VecDeque<Want> {
+    let (out, rest) = std::mem::take(queue).into_iter().partition(matches);
+    *queue = rest;
+    out
+}
+
+/// A segment's file cannot be opened: whoever waits for it is told what PostgreSQL tells.
+/// Only a file that is not there was removed: who hears that may give up.
+fn unopened(name: SegmentName, error: &io::Error) -> ReadFault {
+    match error.kind() {
+        io::ErrorKind::NotFound => ReadFault::Removed(name),
+        // What came from the archive is not what belongs there.
+        io::ErrorKind::InvalidData => {
+            ReadFault::Unreadable(Refusal::error(sqlstate::DATA_CORRUPTED, error.to_string()))
+        }
+        _ => {
+            let text = format!("could not open file \"{name}\": {error}");
+            ReadFault::Unreadable(Refusal::error(sqlstate::IO_ERROR, text))
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(walhub_loom))]
+mod tests {
+    use super::*;
+    use crate::hub::tests::hub;
+    use crate::keeper::Job;
+    use crate::ring::{Setup, Uring, chunks};
+    use tokio::sync::mpsc;
+
+    const TLI: TimelineId = TimelineId::FIRST;
+    const SEGMENT: u64 = 16 << 20;
+    const START: Lsn = Lsn::new(4 * SEGMENT);
+
+    struct Scene {
+        readback: ReadBack,
+        ring: Uring,
+        cache: ChunkReader,
+        cell: Arc<Cell>,
+        jobs: mpsc::Receiver<Job>,
+        arrivals: Vec<Arrival>,
+    }
+
+    impl Scene {
+        /// Two segments of WAL, all of it durable and none of it in the cache.
+        fn new() -> Self {
+            let hub = Arc::new(hub("15.18"));
+            let cell = Arc::new(Cell::new(TLI, START, START.saturating_add(2 * SEGMENT)));
+            hub.push_cell(Arc::clone(&cell));
+            let (keeper, jobs) = mpsc::channel(8);
+            let readback = ReadBack::new(0, hub, KeeperHandle::to(keeper));
+            let ring = Uring::new(Setup::default()).unwrap();
+            let cache = chunks(4 << 20, 1).unwrap().1.remove(0);
+            Self { readback, ring, cache, cell, jobs, arrivals: Vec::new() }
+        }
+
+        fn want(&self, standby: u32, offset: u64) -> Want {
+            let standby = Key { index: standby, generation: 0 };
+            let (cell, at) = (Arc::clone(&self.cell), START.saturating_add(offset));
+            Want { standby, cell, at, message_end: Lsn::INVALID }
+        }
+
+        fn feed(&mut self, still_wanted: impl Fn(&Want) -> bool) {
+            let Self { readback, ring, cache, arrivals, .. } = self;
+            readback.feed(ring, cache, still_wanted, arrivals);
+        }
+
+        fn asked(&mut self) -> Vec<u64> {
+            let jobs = std::iter::from_fn(|| self.jobs.try_recv().ok());
+            let number = |job| match job {
+                Job::Open { no, .. } => no.raw(),
+                other => panic!("{other:?}"),
+            };
+            jobs.map(number).collect()
+        }
+
+        fn opened(&mut self, no: u64, result: io::Result<Fd>) {
+            self.readback.on_opened(TLI, SegmentNo::new(no), result, &mut self.arrivals);
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_had_fails_all_who_wait_for_it_and_nobody_else() {
+        let mut scene = Scene::new();
+        // Two in the first segment, one in the second.
+        for (standby, offset) in [(1, 0), (2, 9 << 20), (3, SEGMENT)] {
+            scene.readback.wait(scene.want(standby, offset));
+        }
+        scene.feed(|_| true);
+        assert_eq!(scene.asked(), [4, 5], "each file once");
+        // One more, who is still in line.
+        scene.readback.wait(scene.want(4, 100));
+        scene.opened(4, Err(io::ErrorKind::NotFound.into()));
+        let failed = scene.arrivals.drain(..).map(|arrival| match arrival {
+            Arrival::Failed(key, _, ReadFault::Removed(name)) => (key.index, name.no.raw()),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(failed.collect::<Vec<_>>(), [(1, 4), (2, 4), (4, 4)]);
+        assert!(!scene.readback.is_behind());
+        // The other's file comes, and its block is read.
+        scene.opened(5, Ok(Arc::new(tempfile::tempfile().unwrap().into())));
+        scene.feed(|_| true);
+        assert_eq!(scene.readback.loading(), 1);
+        assert!(scene.arrivals.is_empty());
+    }
+
+    #[test]
+    fn only_a_file_that_is_not_there_was_removed() {
+        let name = SegmentName {
+            tli: TLI,
+            no: SegmentNo::new(4),
+            size: SegmentSize::new(SEGMENT).unwrap(),
+        };
+        for (kind, state) in [
+            (io::ErrorKind::InvalidData, sqlstate::DATA_CORRUPTED),
+            (io::ErrorKind::PermissionDenied, sqlstate::IO_ERROR),
+        ] {
+            let ReadFault::Unreadable(refusal) = unopened(name, &kind.into()) else {
+                panic!("{kind:?}")
+            };
+            assert_eq!(refusal.sqlstate, state);
+        }
+    }
+
+    #[test]
+    fn nothing_is_read_for_one_who_has_gone() {
+        let mut scene = Scene::new();
+        scene.readback.wait(scene.want(1, 0));
+        scene.feed(|_| false);
+        assert!(scene.asked().is_empty() && !scene.readback.is_behind());
+    }
+}

@@ -1,0 +1,111 @@
+//! What others have done to a stream: it begins, it is cancelled, it has to end.
+
+use super::sender::Sender;
+use super::senders::Senders;
+use super::state::SenderState;
+use crate::data::context::Context;
+use crate::data::table::Key;
+use crate::ring::Ring;
+use crate::standby::refusals;
+use std::time::Duration;
+
+/// What lies between the ends of two hubs' streams, so that their hubs do not all come
+/// back at once.
+pub const HUB_PAUSE: Duration = Duration::from_millis(5);
+
+impl Senders {
+    /// A stream begins; its standby has said `unread` already.
+    pub(super) fn adopt<R: Ring>(
+        &mut self,
+        sender: Sender,
+        unread: &[u8],
+        cx: &mut Context<'_, R>,
+    ) -> Key {
+        let key = self.table.insert(sender);
+        if !unread.is_empty() {
+            self.listen_to(key, unread, cx);
+        }
+        self.read_on(key, cx);
+        self.set_timer(key);
+        self.end_if_slot_lost(key, cx);
+        self.end_if_set_aside(key, cx);
+        key
+    }
+
+    /// A CancelRequest with the right key.
+    pub(super) fn cancel<R: Ring>(&mut self, pid: u32, cx: &mut Context<'_, R>) {
+        let Some(key) = self.find(pid, SenderState::is_open) else { return };
+        let Some(sender) = self.table.get_mut(key) else { return };
+        let duty = sender.state.cancelled(refusals::cancelled());
+        self.perform(key, duty, cx);
+        self.step(key, cx);
+    }
+
+    /// The slot of a stream lost its WAL. Its user has to see that before it goes on.
+    pub(super) fn terminate<R: Ring>(&mut self, pid: u32, cx: &mut Context<'_, R>) {
+        let Some(key) = self.find(pid, SenderState::hears) else { return };
+        let Some(sender) = self.table.get_mut(key) else { return };
+        sender.log_end("terminated, because its replication slot was invalidated");
+        self.farewell(key, &refusals::administrator_command(), cx);
+    }
+
+    fn find(&self, pid: u32, is_meant: impl Fn(&SenderState) -> bool) -> Option<Key> {
+        let is_meant = |sender: &Sender| sender.session.pid == pid && is_meant(&sender.state);
+        let slot = self.table.iter().find(|(_, sender)| is_meant(sender))?.0;
+        self.table.key_at(slot)
+    }
+
+    /// Its slot may have been invalidated while the stream was on its way here, and the word
+    /// to end it come before it.
+    fn end_if_slot_lost<R: Ring>(&mut self, key: Key, cx: &mut Context<'_, R>) {
+        if let Some(sender) = self.table.get_mut(key)
+            && sender.hold.has_lost_slot()
+        {
+            let pid = sender.session.pid;
+            self.terminate(pid, cx);
+        }
+    }
+
+    /// The path above us changed: hubs below must look whether they are in it, one after
+    /// the other.
+    pub(super) fn end_hub_streams<R: Ring>(&mut self, cx: &mut Context<'_, R>) {
+        let mut at = cx.now;
+        for key in self.table.keys() {
+            if let Some(sender) = self.table.get_mut(key)
+                && sender.session.instance.is_some()
+                && sender.state.is_open()
+            {
+                sender.ends_at.get_or_insert(at);
+                at += HUB_PAUSE;
+                self.set_timer(key);
+            }
+        }
+    }
+
+    /// Our WAL was moved aside: what the streams of it wait for will never come.
+    pub(super) fn end_set_aside<R: Ring>(&mut self, cx: &mut Context<'_, R>) {
+        for key in self.table.keys() {
+            self.end_if_set_aside(key, cx);
+        }
+    }
+
+    /// Ends a stream whose line is no longer kept here; at its next start the standby
+    /// hears that its WAL has been removed.
+    fn end_if_set_aside<R: Ring>(&mut self, key: Key, cx: &mut Context<'_, R>) {
+        let Some(sender) = self.table.get_mut(key) else { return };
+        let cell = sender.cell.id();
+        if self.hub.cells().iter().any(|kept| kept.id() == cell) {
+            return;
+        }
+        sender.log_end("its WAL was moved aside");
+        self.close(key, cx);
+    }
+
+    /// Shutdown: the rest of the WAL, `COPY 0`, and goodbye.
+    pub(super) fn stop<R: Ring>(&mut self, key: Key, cx: &mut Context<'_, R>) {
+        let Some(sender) = self.table.get_mut(key) else { return };
+        let duty = sender.state.stop();
+        self.perform(key, duty, cx);
+        self.step(key, cx);
+    }
+}

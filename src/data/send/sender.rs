@@ -1,0 +1,214 @@
+//! One standby as its core sees it: socket, place in the WAL, talk, and where its stream
+//! stands.
+
+use super::quota::Quota;
+use super::state::SenderState;
+use crate::data::figures::StandbyFigures;
+use crate::data::handoff::StandbyHandoff;
+use crate::data::readback::BlockId;
+use crate::fanout::Cursor;
+use crate::hub::diverged::Diverged;
+use crate::hub::fleet::Member;
+use crate::hub::{Hub, SenderPermit};
+use crate::ring::{Fd, OpId};
+use crate::standby::client::Session;
+use crate::standby::stream::{Heard, Talk};
+use crate::store::retention::Hold;
+use crate::wal::Lsn;
+use crate::watermark::Cell;
+use crate::wire::backend;
+use bytes::BytesMut;
+use std::sync::Arc;
+use std::time::Instant;
+use tracing::info;
+
+/// A walsender: a standby's stream, from its CopyBothResponse to its end.
+#[derive(Debug)]
+pub struct Sender {
+    /// The socket. Operations in flight hold it too.
+    pub socket: Fd,
+    /// Who it is.
+    pub session: Session,
+    /// Its place among `max_wal_senders`.
+    pub permit: SenderPermit,
+    /// Keeps the WAL that is still to be sent.
+    pub hold: Hold,
+    /// What of it is told upstream.
+    pub member: Member,
+    /// The timeline it streams.
+    pub cell: Arc<Cell>,
+    /// How far it has been sent.
+    pub cursor: Cursor,
+    /// What it says.
+    pub talk: Talk,
+    /// How much it may say.
+    pub(super) quota: Quota,
+    /// Small messages that go out at the next message boundary, before more WAL.
+    pub outbox: Vec<u8>,
+    /// Where it stands between its beginning and its end.
+    pub state: SenderState,
+    /// A receive in flight.
+    pub reading: Option<OpId>,
+    /// A wait for room in the socket's buffer.
+    pub waiting_room: Option<OpId>,
+    /// A send without a copy that the socket has not taken yet.
+    pub sending: Option<OpId>,
+    /// How it is sent large pieces.
+    pub delivery: Delivery,
+    /// Sends without a copy whose memory is still in use.
+    pub unreleased: u32,
+    /// Sends without a copy so far.
+    pub zerocopy_sends: u64,
+    /// The WAL it needs next has to be read from its file first.
+    pub awaiting_block: Option<BlockId>,
+    /// A hub below that has to look again: its stream ends then.
+    pub ends_at: Option<Instant>,
+    /// The earliest entry in the core's timer heap.
+    pub timer: Option<Instant>,
+}
+
+/// How a standby is sent large pieces of WAL from the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// As all the rest: the socket copies them.
+    Copied,
+    /// The network reads them where they lie.
+    Zerocopy,
+}
+
+impl Sender {
+    /// A standby as it comes from the control thread: its CopyBothResponse is the first
+    /// thing it is sent. Returns what it has said already, too.
+    pub(super) fn begin(handoff: StandbyHandoff, member: Member, now: Instant) -> (Self, BytesMut) {
+        let mut welcome = BytesMut::new();
+        backend::copy_both(&mut welcome);
+        let StandbyHandoff { socket, unread, session, cell, start, hold, permit } = handoff;
+        let sender = Self {
+            socket: Arc::new(socket),
+            talk: Talk::new(now, session.wal_sender_timeout),
+            quota: Quota::new(now),
+            session,
+            permit,
+            hold,
+            member,
+            cell,
+            cursor: Cursor::new(start),
+            outbox: welcome.to_vec(),
+            state: SenderState::Catchup,
+            reading: None,
+            waiting_room: None,
+            sending: None,
+            delivery: Delivery::Copied,
+            unreleased: 0,
+            zerocopy_sends: 0,
+            awaiting_block: None,
+            ends_at: None,
+            timer: None,
+        };
+        (sender, unread)
+    }
+
+    /// Is there something to be sent now?
+    pub fn is_due(&self) -> bool {
+        if self.waiting_room.is_some() || self.sending.is_some() || self.state.is_parting() {
+            return false;
+        }
+        if self.awaiting_block.is_some() {
+            // An answer or a ping does not wait for the disk, unless a message is
+            // unfinished: nothing may come between its bytes.
+            return self.cursor.unfinished().is_none() && !self.outbox.is_empty();
+        }
+        self.is_owing() || self.state.sends_wal() && self.cursor.next_message() < self.cell.limit()
+    }
+
+    /// Was it sent all of a timeline that has ended, and has to be told?
+    pub fn is_at_end(&self) -> bool {
+        let has_to_be_told = || match self.state {
+            SenderState::Catchup | SenderState::Streaming => self.cell.next().is_some(),
+            SenderState::Stopping => true,
+            _ => false,
+        };
+        self.cell.end().is_some_and(|end| end <= self.cursor.next_message())
+            && self.waiting_room.is_none()
+            && self.sending.is_none()
+            && !self.is_owing()
+            && has_to_be_told()
+    }
+
+    /// Is something announced or queued that has to go out in any case?
+    pub fn is_owing(&self) -> bool {
+        self.cursor.unfinished().is_some() || !self.outbox.is_empty()
+    }
+
+    /// Does an operation in flight hold the socket?
+    pub const fn is_busy(&self) -> bool {
+        self.reading.is_some() || self.waiting_room.is_some() || self.sending.is_some()
+    }
+
+    /// When something has to be done, whatever happens.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let talk = if self.state.is_parting() { None } else { self.talk.deadline() };
+        let deadlines = [talk, self.quota.read_again(), self.ends_at, self.state.lingers_until()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Takes what it said.
+    pub(super) fn hear(&mut self, bytes: &[u8], hub: &Hub, now: Instant) -> Heard {
+        if self.state.keep(bytes) || !self.state.hears() {
+            return Heard::Replies;
+        }
+        let before = self.talk.feedback();
+        let heard = self.talk.hear(bytes, now);
+        // Past its end it has a branch that nobody follows, and needs what follows instead.
+        let positions = self.talk.positions();
+        let flush = positions.flush;
+        self.hold.confirm(self.cell.end().map_or(flush, |end| flush.min(end)));
+        self.member.applied(positions.apply);
+        if let Some(feedback) = self.talk.feedback().filter(|said| before != Some(*said)) {
+            self.member.feedback(&feedback, now);
+        }
+        // A standby comes back at the start of a segment, where nothing tells it from
+        // others; what it says of itself does.
+        self.note_diverged(hub, positions.flush.max(positions.apply));
+        heard
+    }
+
+    /// Notes that it was sent, or has, WAL past the end of its timeline.
+    pub(super) fn note_diverged(&self, hub: &Hub, at: Lsn) {
+        if let Some(end) = self.cell.end()
+            && at > end
+            && hub.has_records_behind(self.cell.tli(), end)
+        {
+            hub.note_diverged(Diverged {
+                application_name: self.session.application_name.clone(),
+                peer: self.session.peer.clone(),
+                tli: self.cell.tli(),
+                at,
+                end,
+            });
+        }
+    }
+
+    /// Writes into the log why its stream ends.
+    pub(super) fn log_end(&self, why: &str) {
+        let session = &self.session;
+        let positions = self.talk.positions();
+        info!(
+            pid = session.pid, application_name = %session.application_name,
+            peer = %session.peer, sent = %self.cursor.next(), flush = %positions.flush,
+            "stream ends: {why}"
+        );
+    }
+
+    /// What `walhub ctl` is told of it.
+    pub(super) fn figures(&self) -> StandbyFigures {
+        StandbyFigures {
+            pid: self.session.pid,
+            tli: self.cell.tli(),
+            state: self.state.shown(),
+            sent: self.cursor.next(),
+            positions: self.talk.positions(),
+            reply_time: self.talk.replied_at(),
+        }
+    }
+}
