@@ -1,7 +1,8 @@
 //! `walhub inspect`: shows a directory, or gives a copied one an ID of its own.
 
 use crate::cluster::instance::InstanceId;
-use crate::store::inspect::{Report, Running, inspect_now, replace_instance_id};
+use crate::status::{DirectoryStatus, LockStatus};
+use crate::store::inspect::{inspect_now, replace_instance_id};
 use crate::store::layout::Layout;
 use clap::Args;
 use std::error::Error;
@@ -50,10 +51,10 @@ pub fn inspect(flags: &InspectFlags) -> Result<ExitCode, Box<dyn Error>> {
 /// Looks at the directory of a hub that may be running: a file can get its final name,
 /// or go, between the listing and the look at it. What is still wrong at the last of
 /// several looks is wrong.
-fn look(layout: &Layout) -> io::Result<Report> {
+fn look(layout: &Layout) -> io::Result<DirectoryStatus> {
     let mut report = inspect_now(layout)?;
     for _ in 1..LOOKS {
-        if report.wrong.is_empty() || matches!(report.running, Running::No) {
+        if report.wrong.is_empty() || matches!(report.running, LockStatus::No) {
             break;
         }
         report = inspect_now(layout)?;

@@ -8,16 +8,16 @@
 //! primary --> upstream --> store --> watermark --> fanout --> standby --> standbys
 //! ```
 //!
-//! - words, which know nobody: [`wal`], [`wire`], [`timeline`], [`cluster`], [`ctl`];
+//! - words, which know nobody: [`wal`], [`wire`], [`timeline`], [`cluster`], [`status`];
 //! - stages, which know words and not each other: [`upstream`], [`archive`], [`store`],
 //!   [`watermark`], [`fanout`], [`standby`];
 //! - engines, which put stages together and do the I/O: [`ring`], [`data`], [`keeper`],
 //!   [`archiver`], [`restorer`], [`doors`], [`control`]; what they share is in [`hub`], what they were told
-//!   in [`config`].
+//!   in [`config`]; [`ctl`] is how a running hub is asked.
 
 // Words.
 pub mod cluster;
-pub mod ctl;
+pub mod status;
 pub mod timeline;
 pub mod wal;
 pub mod wire;
@@ -30,18 +30,23 @@ pub mod store;
 pub mod upstream;
 pub mod watermark;
 
-// Engines.
-pub mod archiver;
-pub mod bench;
-pub mod cli;
+// Shared.
 pub mod config;
-pub mod control;
-pub mod data;
+pub mod ctl;
 pub mod doors;
 pub mod hub;
-pub mod inspect;
+
+// Engines.
+pub mod archiver;
+pub mod control;
+pub mod data;
 pub mod keeper;
 pub mod log;
 pub mod restorer;
 pub mod ring;
+
+// The program.
+pub mod bench;
+pub mod cli;
+pub mod inspect;
 pub mod serve;

@@ -92,6 +92,11 @@ impl InstancePath {
         Self(std::iter::once(own).chain(self.0.iter().copied()).collect())
     }
 
+    /// The hubs, the nearest first.
+    pub fn ids(&self) -> &[InstanceId] {
+        &self.0
+    }
+
     /// Is this hub one of the path?
     pub fn contains(&self, id: InstanceId) -> bool {
         self.0.contains(&id)

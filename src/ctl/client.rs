@@ -3,7 +3,6 @@
 use super::address::Address;
 use super::answer::{Answer, Failure, NoAnswer, Said};
 use super::request::{Command, Request};
-use super::text;
 use crate::ctl::flags::{CtlCommand, CtlFlags, SlotAction};
 use crate::wire::secret::Secret;
 use crate::wire::units::{TimeUnit, parse_duration};
@@ -99,7 +98,7 @@ fn print(answer: &Answer, form: Form) -> io::Result<()> {
             serde_json::to_writer_pretty(&mut out, answer)?;
             out.push(b'\n');
         }
-        Form::Text => text::write(&answer.said, &mut out)?,
+        Form::Text => answer.said.write_text(&mut out)?,
     }
     io::stdout().lock().write_all(&out)
 }

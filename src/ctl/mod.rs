@@ -7,7 +7,5 @@ pub mod answer;
 mod client;
 pub mod flags;
 pub mod request;
-mod table;
-mod text;
 
 pub use client::ctl;

@@ -1,7 +1,8 @@
 //! The numbers that name a history: timeline and system.
 
 use std::fmt;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, ParseIntError};
+use std::str::FromStr;
 
 /// A timeline ID (`TimeLineID`), never zero. Printed in decimal, as PostgreSQL's
 /// messages and `IDENTIFY_SYSTEM` do.
@@ -57,6 +58,15 @@ impl SystemId {
 impl fmt::Display for SystemId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl FromStr for SystemId {
+    type Err = ParseIntError;
+
+    /// Accepts a decimal number.
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        text.parse().map(Self)
     }
 }
 

@@ -336,7 +336,7 @@ impl Inspection {
 
     /// Where another source had other bytes.
     pub(crate) fn evidence(&self) -> Option<Lsn> {
-        self.0["evidence"]["at"].as_str().map(|at| at.parse().unwrap())
+        self.0["evidence"]["lsn"].as_str().map(|at| at.parse().unwrap())
     }
 
     /// What is wrong with the directory.

@@ -2,7 +2,6 @@
 //! one answer a connection. However many ask, however slowly they read, however much
 //! they send: each has a place among a few, and a deadline.
 
-mod ages;
 mod door;
 mod figures;
 mod report;
@@ -10,13 +9,13 @@ mod report;
 pub use door::Door;
 pub(super) use figures::receiver;
 
-use self::ages::Ages;
 use super::Shared;
 use super::recorder::Saved;
 use super::upstream::steer::{Order, Steer};
 use crate::ctl::answer::{Answer, Dropped, Failure, Said};
 use crate::ctl::request::{Command, MAX_REQUEST, Request};
 use crate::hub::course::Upstream;
+use crate::status::Ages;
 use crate::store::slots::SlotName;
 use crate::wire::secret::Secret;
 use std::io;

@@ -2,62 +2,59 @@
 
 use super::super::Shared;
 use super::super::registry::Client;
-use super::ages::Ages;
-use crate::ctl::answer::{
-    Archiver, Diverged, Fence, MissingWal, OtherHistory, Slot, Standby, Standbys, Status, Upstream,
-    UpstreamState,
-};
 use crate::data::figures::{ReceiverFigures, StandbyFigures, StreamState};
 use crate::hub::Hub;
 use crate::hub::course::NamedBy;
 use crate::log;
+use crate::status::{
+    Ages, ArchiverStatus, DivergedStandby, EvidenceStatus, FenceStatus, FollowedUpstream,
+    HubStatus, MissingWal, SetBy, SlotStatus, StandbyStatus, StandbysStatus, UpstreamStatus,
+};
 use crate::store::archive_status::{ArchiveStatus, Attempt};
 use crate::store::holes::Hole;
 use crate::store::retention::{MIN_KEPT_SEGMENTS, Policy, Receiving};
-use crate::store::slots::WalStatus;
-use crate::upstream::state::UpstreamState as State;
+use crate::store::slots::{Origin, WalStatus};
+use crate::upstream::state::UpstreamState;
 use crate::wal::{Lsn, SegmentSize};
 use crate::wire::command::SlotLifetime;
-use crate::wire::date::date_millis;
 use crate::wire::time::PgTime;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> Status {
+pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> HubStatus {
     let hub = &shared.hub;
     let identity = hub.identity();
     let cell = hub.current_cell();
-    let text = |lsn: Option<Lsn>| lsn.map(|lsn| lsn.to_string());
     let needed = receiver.and_then(|figures| figures.needed);
     let needed = needed.map(|need| need.message(PgTime::default()));
     let xid = |xid: Option<u32>| xid.filter(|xid| *xid != 0);
     let paused = hub.receiving() == Receiving::Paused;
-    Status {
+    HubStatus {
         walhub_version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        started: date_millis(shared.started_at),
-        uptime_seconds: shared.started.elapsed().as_secs(),
-        instance_id: hub.instance.to_string(),
-        instance_path: hub.announced_path().to_string().split(',').map(str::to_owned).collect(),
-        system_id: identity.as_ref().map(|identity| identity.system_id.to_string()),
+        started: shared.started_at,
+        uptime: shared.started.elapsed(),
+        instance_id: hub.instance,
+        instance_path: hub.announced_path().ids().to_vec(),
+        system_id: identity.as_ref().map(|identity| identity.system_id),
         server_version: identity.as_ref().map(|identity| identity.server_version().to_owned()),
-        wal_segment_size: identity.as_ref().map(|identity| identity.segment_size.bytes()),
-        upstream: upstream_state(hub),
+        wal_segment_size: identity.as_ref().map(|identity| identity.segment_size),
+        upstream: upstream_status(hub),
         fence: fence(hub),
-        evidence: hub.course.evidence().map(|evidence| OtherHistory {
-            timeline: evidence.tli.raw(),
-            lsn: evidence.at.to_string(),
+        evidence: hub.course.evidence().map(|evidence| EvidenceStatus {
+            timeline: evidence.tli,
+            lsn: evidence.at,
             upstream: evidence.upstream.clone(),
-            since: date_millis(evidence.since),
+            since: evidence.since,
             detail: evidence.detail.clone(),
         }),
         receiving_paused: paused.then(|| "the disk is above --disk-high-watermark".to_owned()),
-        timeline: cell.as_ref().map(|cell| cell.tli().raw()),
-        received_lsn: text(receiver.map(|figures| figures.received)),
-        written_lsn: text(receiver.map(|figures| figures.written)),
-        durable_lsn: text(cell.as_ref().map(|cell| cell.durable())),
-        oldest_lsn: text(cell.is_some().then(|| hub.holds.oldest_kept())),
+        timeline: cell.as_ref().map(|cell| cell.tli()),
+        received_lsn: receiver.map(|figures| figures.received),
+        written_lsn: receiver.map(|figures| figures.written),
+        durable_lsn: cell.as_ref().map(|cell| cell.durable()),
+        oldest_lsn: cell.is_some().then(|| hub.holds.oldest_kept()),
         missing: hub.holds.holes().iter().map(missing).collect(),
         standbys: shared.registry.streams(),
         diverged: hub.diverged().len(),
@@ -73,17 +70,13 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> Stat
 }
 
 fn missing(hole: &Hole) -> MissingWal {
-    MissingWal {
-        segments: hole.to_string(),
-        start_lsn: hole.start().to_string(),
-        end_lsn: hole.end().to_string(),
-    }
+    MissingWal { segments: hole.to_string(), start_lsn: hole.start(), end_lsn: hole.end() }
 }
 
-fn archiver(status: &ArchiveStatus) -> Archiver {
+fn archiver(status: &ArchiveStatus) -> ArchiverStatus {
     let wal = |attempt: Option<Attempt>| attempt.map(|attempt| attempt.file.to_string());
-    let time = |attempt: Option<Attempt>| attempt.map(|attempt| date_millis(attempt.at));
-    Archiver {
+    let time = |attempt: Option<Attempt>| attempt.map(|attempt| attempt.at);
+    ArchiverStatus {
         archived_count: status.archived_count,
         last_archived_wal: wal(status.last_archived),
         last_archived_time: time(status.last_archived),
@@ -96,43 +89,45 @@ fn archiver(status: &ArchiveStatus) -> Archiver {
     }
 }
 
-fn upstream_state(hub: &Hub) -> UpstreamState {
+fn upstream_status(hub: &Hub) -> UpstreamStatus {
     let standing = hub.course.standing();
     let state = &standing.state;
     let (host, timeline, start) = match state {
-        State::Streaming { host, tli, start } => (Some(host), Some(tli), Some(start)),
-        State::Waiting { host, .. } | State::Refused { host, .. } => (Some(host), None, None),
+        UpstreamState::Streaming { host, tli, start } => (Some(host), Some(tli), Some(start)),
+        UpstreamState::Waiting { host, .. } | UpstreamState::Refused { host, .. } => {
+            (Some(host), None, None)
+        }
         _ => (None, None, None),
     };
-    UpstreamState {
+    UpstreamStatus {
         state: state.name().to_owned(),
-        since: date_millis(standing.since),
+        since: standing.since,
         text: state.to_string(),
         host: host.cloned(),
-        timeline: timeline.map(|tli| tli.raw()),
-        start_lsn: start.map(Lsn::to_string),
+        timeline: timeline.copied(),
+        start_lsn: start.copied(),
     }
 }
 
-pub(super) fn upstream(hub: &Hub) -> Upstream {
+pub(super) fn upstream(hub: &Hub) -> FollowedUpstream {
     let (upstream, named_by) = hub.course.upstream();
     let set_by = match named_by {
-        NamedBy::Flag => "flag",
-        NamedBy::Ctl => "ctl",
+        NamedBy::Flag => SetBy::Flag,
+        NamedBy::Ctl => SetBy::Ctl,
     };
-    Upstream {
+    FollowedUpstream {
         conninfo: upstream.conninfo.shown(),
-        set_by: set_by.to_owned(),
+        set_by,
         flag: hub.course.flag().conninfo.shown(),
     }
 }
 
-pub(super) fn fence(hub: &Hub) -> Option<Fence> {
-    hub.course.fence().map(|fence| Fence {
-        timeline: fence.tli.raw(),
-        lsn: fence.record_end.to_string(),
-        durable_lsn: fence.durable.to_string(),
-        since: date_millis(fence.since),
+pub(super) fn fence(hub: &Hub) -> Option<FenceStatus> {
+    hub.course.fence().map(|fence| FenceStatus {
+        timeline: fence.tli,
+        lsn: fence.record_end,
+        durable_lsn: fence.durable,
+        since: fence.since,
     })
 }
 
@@ -140,7 +135,7 @@ pub(super) fn standbys(
     shared: &Shared,
     figures: &HashMap<u32, StandbyFigures>,
     ages: &Ages,
-) -> Standbys {
+) -> StandbysStatus {
     let hub = &shared.hub;
     let durable = hub.current_cell().map_or(Lsn::INVALID, |cell| cell.durable());
     let slots: HashMap<u32, String> = {
@@ -153,17 +148,17 @@ pub(super) fn standbys(
         let slot_name = slots.get(&client.pid).cloned();
         standby(client, own, slot_name, &Lags { durable, ages, now })
     };
-    Standbys {
+    StandbysStatus {
         standbys: shared.registry.clients().into_iter().map(one).collect(),
         diverged: hub
             .diverged()
             .into_iter()
-            .map(|diverged| Diverged {
+            .map(|diverged| DivergedStandby {
                 application_name: diverged.application_name,
                 peer: diverged.peer,
-                timeline: diverged.tli.raw(),
-                left_lsn: diverged.end.to_string(),
-                lsn: diverged.at.to_string(),
+                timeline: diverged.tli,
+                left_lsn: diverged.end,
+                lsn: diverged.at,
             })
             .collect(),
     }
@@ -181,10 +176,8 @@ impl Lags<'_> {
         self.durable.raw().saturating_sub(lsn.raw())
     }
 
-    fn seconds(&self, lsn: Lsn) -> Option<f64> {
-        // More than a millisecond would be a claim.
-        let millis = self.ages.behind(lsn, self.now)?.as_millis();
-        Some(u32::try_from(millis).map_or(f64::from(u32::MAX), f64::from) / 1000.0)
+    fn age(&self, lsn: Lsn) -> Option<Duration> {
+        self.ages.behind(lsn, self.now)
     }
 }
 
@@ -193,7 +186,7 @@ fn standby(
     figures: Option<&StandbyFigures>,
     slot_name: Option<String>,
     lags: &Lags<'_>,
-) -> Standby {
+) -> StandbyStatus {
     let address: Option<SocketAddr> = client.peer.parse().ok();
     let said = |lsn: Lsn| (lsn != Lsn::INVALID).then_some(lsn);
     let position = |of: fn(&StandbyFigures) -> Lsn| figures.map(of).and_then(said);
@@ -202,28 +195,25 @@ fn standby(
         position(|figures| figures.positions.flush),
         position(|figures| figures.positions.apply),
     ];
-    let text = |lsn: Option<Lsn>| lsn.map(|lsn| lsn.to_string());
-    Standby {
+    StandbyStatus {
         pid: client.pid,
         user: client.user,
         application_name: client.application_name,
-        client_addr: address.map(|address| address.ip().to_string()),
+        client_addr: address.map(|address| address.ip()),
         client_port: address.map(|address| address.port()),
-        backend_start: date_millis(client.since),
-        instance_id: client.instance.map(|instance| instance.to_string()),
+        backend_start: client.since,
+        instance_id: client.instance,
         state: figures.map_or("startup", |figures| state(figures.state)).to_owned(),
-        timeline: figures.map(|figures| figures.tli.raw()),
-        sent_lsn: text(figures.map(|figures| figures.sent)),
-        write_lsn: text(write),
-        flush_lsn: text(flush),
-        replay_lsn: text(replay),
+        timeline: figures.map(|figures| figures.tli),
+        sent_lsn: figures.map(|figures| figures.sent),
+        write_lsn: write,
+        flush_lsn: flush,
+        replay_lsn: replay,
         flush_lag_bytes: flush.map(|lsn| lags.bytes(lsn)),
         replay_lag_bytes: replay.map(|lsn| lags.bytes(lsn)),
-        flush_lag_seconds: flush.and_then(|lsn| lags.seconds(lsn)),
-        replay_lag_seconds: replay.and_then(|lsn| lags.seconds(lsn)),
-        reply_time: figures
-            .and_then(|figures| figures.reply_time)
-            .map(|time| date_millis(SystemTime::from(time))),
+        flush_lag: flush.and_then(|lsn| lags.age(lsn)),
+        replay_lag: replay.and_then(|lsn| lags.age(lsn)),
+        reply_time: figures.and_then(|figures| figures.reply_time).map(SystemTime::from),
         slot_name,
     }
 }
@@ -238,7 +228,7 @@ const fn state(state: StreamState) -> &'static str {
     }
 }
 
-pub(super) fn slots(hub: &Hub) -> Vec<Slot> {
+pub(super) fn slots(hub: &Hub) -> Vec<SlotStatus> {
     // A slot whose WAL has a hole has lost some.
     let (oldest_kept, unbroken_from) = (hub.holds.oldest_kept(), hub.holds.unbroken_from());
     let newest = hub.current_cell().map_or(oldest_kept, |cell| cell.durable());
@@ -253,17 +243,17 @@ pub(super) fn slots(hub: &Hub) -> Vec<Slot> {
             (_, Some(from), Some(size)) => safe_wal_size(policy, size, from, newest),
             _ => None,
         };
-        Slot {
+        SlotStatus {
             slot_name: slot.name.to_string(),
             temporary: slot.lifetime == SlotLifetime::Temporary,
             active: slot.user.is_some(),
             active_pid: slot.user,
-            restart_lsn: slot.restart_lsn.map(|lsn| lsn.to_string()),
+            restart_lsn: slot.restart_lsn,
             wal_status: status.map(|status| status.to_string()),
             safe_wal_size: safe,
             invalidation_reason: slot.invalidated.map(|cause| cause.to_string()),
-            inactive_since: slot.idle_since.map(date_millis),
-            auto_created: slot.origin == crate::store::slots::Origin::AutoCreated,
+            inactive_since: slot.idle_since,
+            auto_created: slot.origin == Origin::AutoCreated,
         }
     });
     rows.collect()

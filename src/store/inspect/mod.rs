@@ -3,16 +3,14 @@
 //! The end of WAL is what a walk of the open segment finds at this moment. A start would
 //! find the same or less: it syncs first and then believes only the disk.
 
-mod report;
 #[cfg(test)]
 mod tests;
 
-pub use report::{
-    ClusterReport, EndReport, EvidenceReport, HaltedReport, RangeReport, Report, Running,
-    SealedReport,
-};
-
 use crate::cluster::instance::InstanceId;
+use crate::status::{
+    DirectoryStatus, EndOfWal, EvidenceStatus, HaltedStatus, LockStatus, RecordedCluster,
+    SealedTimeline, SegmentSpan,
+};
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::directory::{Directory, DirectoryFault, lock_holder};
 use crate::store::disk::{Disk, run_ready};
@@ -37,14 +35,14 @@ use std::path::Path;
 const MEASURED: usize = 4096;
 
 /// Looks at a directory.
-pub async fn inspect<D: Disk>(disk: &D, layout: &Layout) -> io::Result<Report> {
+pub async fn inspect<D: Disk>(disk: &D, layout: &Layout) -> io::Result<DirectoryStatus> {
     let names = disk.list(layout.wal()).await?;
-    let mut report = Report {
+    let mut report = DirectoryStatus {
         directory: layout.root().display().to_string(),
         running: match lock_holder(layout) {
-            Ok(None) => Running::No,
-            Ok(Some(pid)) => Running::Yes(pid),
-            Err(_) => Running::Unknown,
+            Ok(None) => LockStatus::No,
+            Ok(Some(pid)) => LockStatus::Yes(pid),
+            Err(_) => LockStatus::Unknown,
         },
         instance_id: None,
         cluster: None,
@@ -77,7 +75,7 @@ pub async fn inspect<D: Disk>(disk: &D, layout: &Layout) -> io::Result<Report> {
             return Ok(report);
         }
     };
-    report.instance_id = Some(control.instance.to_string());
+    report.instance_id = Some(control.instance);
     if let Some(cluster) = &control.cluster {
         report.look_at_wal(disk, layout, cluster, names).await;
     } else if names.iter().any(|name| looks_like_wal(name)) {
@@ -101,7 +99,7 @@ pub enum RenameFault {
 }
 
 /// Looks at a directory by plain system calls.
-pub fn inspect_now(layout: &Layout) -> io::Result<Report> {
+pub fn inspect_now(layout: &Layout) -> io::Result<DirectoryStatus> {
     run_ready(inspect(&PlainDisk, layout)).unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))
 }
 
@@ -126,7 +124,45 @@ pub fn replace_instance_id(layout: &Layout, new: InstanceId) -> Result<InstanceI
     run_ready(work).unwrap_or_else(|| Err(unused()))
 }
 
-impl Report {
+fn recorded(cluster: &Cluster) -> RecordedCluster {
+    let version = cluster.parameters.iter().find(|(name, _)| name == "server_version");
+    let sealed = cluster.sealed.iter().map(|sealed| SealedTimeline {
+        timeline: sealed.tli,
+        start: sealed.start,
+        end: sealed.end,
+    });
+    RecordedCluster {
+        system_id: cluster.system_id,
+        wal_segment_size: cluster.segment_size,
+        server_version: version.map(|(_, value)| value.clone()),
+        timeline: cluster.timeline,
+        start: cluster.start,
+        sealed: sealed.collect(),
+    }
+}
+
+fn evidence_status(evidence: Evidence) -> EvidenceStatus {
+    EvidenceStatus {
+        timeline: evidence.tli,
+        lsn: evidence.at,
+        upstream: evidence.upstream,
+        since: evidence.since,
+        detail: evidence.detail,
+    }
+}
+
+fn end_of_wal(timeline: TimelineId, tail: &Tail) -> EndOfWal {
+    EndOfWal {
+        timeline,
+        record_end: tail.record_end,
+        last_record: tail.last_record,
+        durable: tail.durable(),
+        resume: tail.resume,
+        ended_by: tail.ended_by.map(|fault| fault.to_string()),
+    }
+}
+
+impl DirectoryStatus {
     async fn look_at_wal<D: Disk>(
         &mut self,
         disk: &D,
@@ -135,7 +171,7 @@ impl Report {
         names: Vec<String>,
     ) {
         let size = cluster.segment_size;
-        self.cluster = Some(ClusterReport::of(cluster));
+        self.cluster = Some(recorded(cluster));
         for name in &names {
             if looks_like_wal(name) && FileKind::of(name, size) == FileKind::Other {
                 self.wrong.push(format!("\"{name}\" is no segment name of this cluster"));
@@ -155,7 +191,7 @@ impl Report {
         self.count_unarchived(disk, layout, size).await;
         self.measure(disk, layout, &listing, size).await;
         match self.find_end(disk, layout, cluster, &listing).await {
-            Ok(tail) => self.end = Some(EndReport::of(cluster.timeline, &tail)),
+            Ok(tail) => self.end = Some(end_of_wal(cluster.timeline, &tail)),
             Err(fault) => self.wrong.push(fault.to_string()),
         }
     }
@@ -163,18 +199,18 @@ impl Report {
     fn list(&mut self, listing: &Listing, size: SegmentSize) {
         let name = |tli, no| SegmentName { tli, no, size }.to_string();
         for range in &listing.segments {
-            self.segments.push(RangeReport {
-                timeline: range.tli.raw(),
+            self.segments.push(SegmentSpan {
+                timeline: range.tli,
                 first: name(range.tli, range.oldest),
                 last: name(range.tli, range.newest),
                 count: range.count(),
-                start: range.oldest.start(size).to_string(),
-                end: range.newest.end(size).to_string(),
+                start: range.oldest.start(size),
+                end: range.newest.end(size),
             });
         }
         self.open = listing.partials.iter().map(|(tli, no)| name(*tli, *no)).collect();
         self.spares = listing.spares.len();
-        self.histories = listing.histories.iter().map(|tli| tli.raw()).collect();
+        self.histories = listing.histories.clone();
         self.wrong.extend(
             listing
                 .other
@@ -266,10 +302,7 @@ impl Report {
         let complete = newest_range(listing, cluster);
         let begun = read_note(disk, &layout.begun(), BegunNote::decode).await?;
         let trusted = noted_beginning(begun, cluster, complete);
-        let halted = self.halted.as_ref().map(|halted| match &halted.durable {
-            Some(lsn) => lsn.parse().unwrap_or(Lsn::INVALID),
-            None => Lsn::INVALID,
-        });
+        let halted = self.halted.as_ref().map(|halted| halted.durable.unwrap_or(Lsn::INVALID));
         let search = TailSearch {
             layout,
             cluster,
@@ -292,15 +325,15 @@ impl Report {
     async fn read_halted<D: Disk>(&mut self, disk: &D, layout: &Layout) {
         let report = match read_note(disk, &layout.halted(), HaltedNote::decode).await {
             Ok(None) => return,
-            Ok(Some(note)) => {
-                HaltedReport { durable: Some(note.durable.to_string()), reason: note.reason }
-            }
-            Err(fault) => HaltedReport { durable: None, reason: fault.to_string() },
+            Ok(Some(note)) => HaltedStatus { durable: Some(note.durable), reason: note.reason },
+            Err(fault) => HaltedStatus { durable: None, reason: fault.to_string() },
         };
         self.wrong.push(format!(
             "a sync failed ({}): the next start believes nothing behind {}",
             report.reason,
-            report.durable.as_deref().unwrap_or("the last complete segment")
+            report
+                .durable
+                .map_or_else(|| "the last complete segment".to_owned(), |lsn| lsn.to_string())
         ));
         self.halted = Some(report);
     }
@@ -308,7 +341,7 @@ impl Report {
     async fn read_evidence<D: Disk>(&mut self, disk: &D, layout: &Layout) {
         match read_note(disk, &layout.evidence(), Evidence::decode).await {
             Ok(None) => {}
-            Ok(Some(evidence)) => self.evidence = Some(EvidenceReport::of(&evidence)),
+            Ok(Some(evidence)) => self.evidence = Some(evidence_status(evidence)),
             Err(fault) => self.wrong.push(fault.to_string()),
         }
     }

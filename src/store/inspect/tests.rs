@@ -39,7 +39,7 @@ fn hub() -> (tempfile::TempDir, Layout, Lsn) {
     (dir, layout, synth.position())
 }
 
-fn report(layout: &Layout) -> Report {
+fn report(layout: &Layout) -> DirectoryStatus {
     inspect_now(layout).unwrap()
 }
 
@@ -48,8 +48,8 @@ fn tells_what_is_there() {
     let (_dir, layout, end) = hub();
     let report = report(&layout);
     assert_eq!(report.wrong, Vec::<String>::new());
-    assert_eq!(report.running, Running::No);
-    assert_eq!(report.end.as_ref().unwrap().record_end, end.to_string());
+    assert_eq!(report.running, LockStatus::No);
+    assert_eq!(report.end.as_ref().unwrap().record_end, end);
     assert_eq!(report.segments[0].count, 3);
     let mut text = Vec::new();
     report.write_text(&mut text).unwrap();
@@ -107,12 +107,12 @@ fn a_copy_gets_an_id_of_its_own() {
     let new = InstanceId::new(6);
     assert_eq!(replace_instance_id(&layout, new).unwrap(), InstanceId::new(5));
     let after = report(&layout);
-    assert_eq!(after.instance_id, Some(new.to_string()));
-    assert_eq!(after.cluster.unwrap().system_id, "9");
+    assert_eq!(after.instance_id, Some(new));
+    assert_eq!(after.cluster.unwrap().system_id.raw(), 9);
     let _running = Directory::open(layout.root()).unwrap();
     let fault = replace_instance_id(&layout, new).unwrap_err();
     assert!(matches!(fault, RenameFault::Directory(DirectoryFault::Locked { .. })));
-    assert_eq!(report(&layout).running, Running::Yes(Some(std::process::id())));
+    assert_eq!(report(&layout).running, LockStatus::Yes(Some(std::process::id())));
     let empty = tempfile::tempdir().unwrap();
     let fault = replace_instance_id(&Layout::new(empty.path()), new).unwrap_err();
     assert!(matches!(fault, RenameFault::Unused(_)));

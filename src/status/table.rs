@@ -13,7 +13,7 @@ const NARROW: usize = 8;
 
 /// A column's head, and how it gives way when a line would be too long.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Column {
+pub(super) struct Heading {
     pub(super) head: &'static str,
     pub(super) align: Align,
     pub(super) give: Give,
@@ -37,7 +37,7 @@ pub(super) enum Give {
 
 /// Writes rows under their heads.
 pub(super) fn write(
-    columns: &[Column],
+    columns: &[Heading],
     rows: &[Vec<String>],
     out: &mut impl Write,
 ) -> io::Result<()> {
@@ -88,17 +88,17 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const COLUMNS: [Column; 3] = [
-        Column { head: "NAME", align: Align::Left, give: Give::Way },
-        Column { head: "LSN", align: Align::Left, give: Give::Nothing },
-        Column { head: "LAG", align: Align::Right, give: Give::Nothing },
+    const HEADINGS: [Heading; 3] = [
+        Heading { head: "NAME", align: Align::Left, give: Give::Way },
+        Heading { head: "LSN", align: Align::Left, give: Give::Nothing },
+        Heading { head: "LAG", align: Align::Right, give: Give::Nothing },
     ];
 
     fn lines(rows: &[[&str; 3]]) -> Vec<String> {
         let rows: Vec<Vec<String>> =
             rows.iter().map(|row| row.map(str::to_owned).to_vec()).collect();
         let mut out = Vec::new();
-        write(&COLUMNS, &rows, &mut out).unwrap();
+        write(&HEADINGS, &rows, &mut out).unwrap();
         String::from_utf8(out).unwrap().lines().map(str::to_owned).collect()
     }
 

@@ -12,14 +12,14 @@ const MOST: usize = 3600;
 
 /// What was durable when.
 #[derive(Debug, Default)]
-pub(super) struct Ages {
+pub struct Ages {
     /// Both grow.
     looks: VecDeque<(Instant, Lsn)>,
 }
 
 impl Ages {
     /// So much is durable now.
-    pub(super) fn note(&mut self, now: Instant, durable: Lsn) {
+    pub fn note(&mut self, now: Instant, durable: Lsn) {
         match self.looks.back() {
             Some((_, last)) if *last == durable => return,
             // The hub began anew.
@@ -34,7 +34,7 @@ impl Ages {
 
     /// For how long there has been WAL behind `lsn` here: zero when there is none; none
     /// when that was before the first look.
-    pub(super) fn behind(&self, lsn: Lsn, now: Instant) -> Option<Duration> {
+    pub fn behind(&self, lsn: Lsn, now: Instant) -> Option<Duration> {
         let (_, newest) = self.looks.back()?;
         if lsn >= *newest {
             return Some(Duration::ZERO);

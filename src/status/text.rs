@@ -1,52 +1,33 @@
-//! Answers for people.
+//! The model for people: tables, and lines that fit a terminal.
 
-use super::answer::{Archiver, Fence, OtherHistory, Said, Slot, Standby, Standbys, Status};
-use super::table::{self, Align, Column, Give, WIDTH};
+use super::table::{self, Align, Give, Heading, WIDTH};
+use super::{
+    ArchiverStatus, EvidenceStatus, FenceStatus, FollowedUpstream, HubStatus, SetBy, SlotStatus,
+    StandbyStatus, StandbysStatus,
+};
+use crate::wire::date::date_millis;
 use crate::wire::units::format_duration;
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::time::Duration;
 
-const fn name(head: &'static str) -> Column {
-    Column { head, align: Align::Left, give: Give::Way }
+const fn name(head: &'static str) -> Heading {
+    Heading { head, align: Align::Left, give: Give::Way }
 }
 
-const fn word(head: &'static str) -> Column {
-    Column { head, align: Align::Left, give: Give::Nothing }
+const fn word(head: &'static str) -> Heading {
+    Heading { head, align: Align::Left, give: Give::Nothing }
 }
 
-const fn number(head: &'static str) -> Column {
-    Column { head, align: Align::Right, give: Give::Nothing }
-}
-
-/// Writes an answer; an error is none.
-pub(super) fn write(said: &Said, out: &mut impl Write) -> io::Result<()> {
-    match said {
-        Said::Status(status) => write_status(status, out),
-        Said::Standbys(standbys) => write_standbys(standbys, out),
-        Said::Slots(slots) => write_slots(slots, out),
-        Said::Dropped(dropped) => writeln!(out, "dropped slot {}", dropped.slot_name),
-        Said::Upstream(upstream) => {
-            writeln!(out, "{}", upstream.conninfo)?;
-            if upstream.set_by == "ctl" {
-                writeln!(out, "(set by walhub ctl instead of: {})", upstream.flag)?;
-            }
-            Ok(())
-        }
-        Said::Fence(Some(fence)) => {
-            writeln!(out, "fenced")?;
-            writeln!(out, "timeline: {}", fence.timeline)?;
-            writeln!(out, "lsn: {}", fence.lsn)
-        }
-        Said::Fence(None) => writeln!(out, "not fenced"),
-        Said::Error(_) => Ok(()),
-    }
+const fn number(head: &'static str) -> Heading {
+    Heading { head, align: Align::Right, give: Give::Nothing }
 }
 
 /// What is not known.
 const NONE: &str = "-";
 
-fn or_none(text: &Option<String>) -> String {
-    text.clone().unwrap_or_else(|| NONE.to_owned())
+fn or_none<T: Display>(value: Option<T>) -> String {
+    value.map_or_else(|| NONE.to_owned(), |value| value.to_string())
 }
 
 /// Where the values of a status begin.
@@ -80,7 +61,8 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-fn write_status(status: &Status, out: &mut impl Write) -> io::Result<()> {
+/// How a hub is, in lines.
+pub fn write_hub(status: &HubStatus, out: &mut impl Write) -> io::Result<()> {
     let mut line = |head: &str, text: String| {
         let mut head = format!("{head}:");
         for piece in wrapped(&text, WIDTH - HEAD) {
@@ -89,17 +71,17 @@ fn write_status(status: &Status, out: &mut impl Write) -> io::Result<()> {
         }
         Ok::<_, io::Error>(())
     };
-    let up = Duration::from_secs(status.uptime_seconds);
-    let hub = format!("walhub {}, pid {}, up {}", status.walhub_version, status.pid, span(up));
+    let up = span(status.uptime);
+    let hub = format!("walhub {}, pid {}, up {up}", status.walhub_version, status.pid);
     line("Hub", hub)?;
-    line("Instance", status.instance_id.clone())?;
+    line("Instance", status.instance_id.to_string())?;
     for above in status.instance_path.iter().skip(1) {
-        line("  below", above.clone())?;
+        line("  below", above.to_string())?;
     }
-    line("System", or_none(&status.system_id))?;
-    line("Server version", or_none(&status.server_version))?;
+    line("System", or_none(status.system_id))?;
+    line("Server version", or_none(status.server_version.as_ref()))?;
     line("Upstream", status.upstream.text.clone())?;
-    line("  since", status.upstream.since.clone())?;
+    line("  since", date_millis(status.upstream.since))?;
     if let Some(fence) = &status.fence {
         line("Fence", fence_text(fence))?;
     }
@@ -109,19 +91,19 @@ fn write_status(status: &Status, out: &mut impl Write) -> io::Result<()> {
     if let Some(why) = &status.receiving_paused {
         line("Receiving", format!("paused: {why}"))?;
     }
-    line("Timeline", status.timeline.map_or_else(|| NONE.to_owned(), |tli| tli.to_string()))?;
-    line("Received", or_none(&status.received_lsn))?;
-    line("Written", or_none(&status.written_lsn))?;
-    line("Durable", or_none(&status.durable_lsn))?;
-    line("Oldest WAL kept", or_none(&status.oldest_lsn))?;
+    line("Timeline", or_none(status.timeline))?;
+    line("Received", or_none(status.received_lsn))?;
+    line("Written", or_none(status.written_lsn))?;
+    line("Durable", or_none(status.durable_lsn))?;
+    line("Oldest WAL kept", or_none(status.oldest_lsn))?;
     for missing in &status.missing {
         line("  missing", missing.segments.clone())?;
     }
     line("Standbys", format!("{} streaming, {} diverged", status.standbys, status.diverged))?;
     line("Senders", format!("{} of {}", status.senders, status.max_wal_senders))?;
     line("Slots", format!("{} of {}", status.slots, status.max_replication_slots))?;
-    let xid = |xid: Option<u32>| xid.map_or_else(|| NONE.to_owned(), |xid| xid.to_string());
-    line("Feedback", format!("xmin {}, catalog {}", xid(status.xmin), xid(status.catalog_xmin)))?;
+    let (xmin, catalog_xmin) = (or_none(status.xmin), or_none(status.catalog_xmin));
+    line("Feedback", format!("xmin {xmin}, catalog {catalog_xmin}"))?;
     if let Some(archiver) = &status.archiver {
         line("Archive", archiver_text(archiver))?;
     }
@@ -131,15 +113,18 @@ fn write_status(status: &Status, out: &mut impl Write) -> io::Result<()> {
     }
 }
 
-fn evidence_text(evidence: &OtherHistory) -> String {
+fn evidence_text(evidence: &EvidenceStatus) -> String {
     format!(
         "other WAL at {} on timeline {}, found at {} at {}; nothing is received before a source \
          has ours there",
-        evidence.lsn, evidence.timeline, evidence.upstream, evidence.since
+        evidence.lsn,
+        evidence.timeline,
+        evidence.upstream,
+        date_millis(evidence.since)
     )
 }
 
-fn archiver_text(archiver: &Archiver) -> String {
+fn archiver_text(archiver: &ArchiverStatus) -> String {
     let waiting = match archiver.waiting_segments + archiver.waiting_histories {
         0 => "nothing waits".to_owned(),
         1 => "1 file waits".to_owned(),
@@ -149,17 +134,18 @@ fn archiver_text(archiver: &Archiver) -> String {
         Some(wal) => format!("{} archived, the last one {wal}", archiver.archived_count),
         None => "none archived yet".to_owned(),
     };
-    let failed = match (&archiver.last_failed_wal, &archiver.last_failed_time) {
+    let failed = match (&archiver.last_failed_wal, archiver.last_failed_time) {
         (Some(wal), Some(time)) => {
-            format!("; {} failed attempts, the last one for {wal} at {time}", archiver.failed_count)
+            let (count, time) = (archiver.failed_count, date_millis(time));
+            format!("; {count} failed attempts, the last one for {wal} at {time}")
         }
         _ => String::new(),
     };
     format!("{waiting}; {last}{failed}")
 }
 
-fn fence_text(fence: &Fence) -> String {
-    format!("at {} on timeline {}, since {}", fence.lsn, fence.timeline, fence.since)
+fn fence_text(fence: &FenceStatus) -> String {
+    format!("at {} on timeline {}, since {}", fence.lsn, fence.timeline, date_millis(fence.since))
 }
 
 /// A time span in the two largest units.
@@ -174,7 +160,25 @@ fn span(span: Duration) -> String {
     }
 }
 
-fn write_standbys(standbys: &Standbys, out: &mut impl Write) -> io::Result<()> {
+/// Which upstream is followed.
+pub fn write_upstream(upstream: &FollowedUpstream, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "{}", upstream.conninfo)?;
+    match upstream.set_by {
+        SetBy::Ctl => writeln!(out, "(set by walhub ctl instead of: {})", upstream.flag),
+        SetBy::Flag => Ok(()),
+    }
+}
+
+/// The fence, for people and for scripts that read the last word of a line.
+pub fn write_fence(fence: Option<&FenceStatus>, out: &mut impl Write) -> io::Result<()> {
+    let Some(fence) = fence else { return writeln!(out, "not fenced") };
+    writeln!(out, "fenced")?;
+    writeln!(out, "timeline: {}", fence.timeline)?;
+    writeln!(out, "lsn: {}", fence.lsn)
+}
+
+/// Who streams, and below them who has diverged.
+pub fn write_standbys(standbys: &StandbysStatus, out: &mut impl Write) -> io::Result<()> {
     let columns = [
         number("PID"),
         name("NAME"),
@@ -199,30 +203,30 @@ fn write_standbys(standbys: &Standbys, out: &mut impl Write) -> io::Result<()> {
             standby.application_name.clone(),
             standby.peer.clone(),
             standby.timeline.to_string(),
-            standby.left_lsn.clone(),
-            standby.lsn.clone(),
+            standby.left_lsn.to_string(),
+            standby.lsn.to_string(),
         ]
     });
     table::write(&columns, &rows.collect::<Vec<_>>(), out)
 }
 
-fn standby_row(standby: &Standby) -> Vec<String> {
+fn standby_row(standby: &StandbyStatus) -> Vec<String> {
     // Who replays nothing lags by what it has not flushed.
-    let (bytes, seconds) = match standby.replay_lag_bytes {
-        Some(bytes) => (Some(bytes), standby.replay_lag_seconds),
-        None => (standby.flush_lag_bytes, standby.flush_lag_seconds),
+    let (bytes, lag) = match standby.replay_lag_bytes {
+        Some(bytes) => (Some(bytes), standby.replay_lag),
+        None => (standby.flush_lag_bytes, standby.flush_lag),
     };
     vec![
         standby.pid.to_string(),
         standby.application_name.clone(),
-        standby.client_addr.clone().unwrap_or_else(|| "local".to_owned()),
+        standby.client_addr.map_or_else(|| "local".to_owned(), |address| address.to_string()),
         standby.state.clone(),
-        standby.timeline.map_or_else(|| NONE.to_owned(), |tli| tli.to_string()),
-        or_none(&standby.flush_lsn),
-        or_none(&standby.replay_lsn),
-        bytes.map_or_else(|| NONE.to_owned(), size),
-        seconds.map_or_else(|| NONE.to_owned(), |seconds| format!("{seconds:.0}s")),
-        or_none(&standby.slot_name),
+        or_none(standby.timeline),
+        or_none(standby.flush_lsn),
+        or_none(standby.replay_lsn),
+        or_none(bytes.map(size)),
+        or_none(lag.map(|lag| format!("{:.0}s", lag.as_secs_f64()))),
+        or_none(standby.slot_name.as_ref()),
     ]
 }
 
@@ -233,7 +237,8 @@ fn size(bytes: u64) -> String {
     unit.map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
 }
 
-fn write_slots(slots: &[Slot], out: &mut impl Write) -> io::Result<()> {
+/// The replication slots.
+pub fn write_slots(slots: &[SlotStatus], out: &mut impl Write) -> io::Result<()> {
     let columns = [
         name("SLOT"),
         number("PID"),
@@ -256,12 +261,12 @@ fn write_slots(slots: &[Slot], out: &mut impl Write) -> io::Result<()> {
         };
         vec![
             slot.slot_name.clone(),
-            slot.active_pid.map_or_else(|| NONE.to_owned(), |pid| pid.to_string()),
-            or_none(&slot.restart_lsn),
-            or_none(&slot.wal_status),
-            or_none(&safe),
-            or_none(&slot.invalidation_reason),
-            or_none(&slot.inactive_since),
+            or_none(slot.active_pid),
+            or_none(slot.restart_lsn),
+            or_none(slot.wal_status.as_ref()),
+            or_none(safe),
+            or_none(slot.invalidation_reason.as_ref()),
+            or_none(slot.inactive_since.map(date_millis)),
             made.to_owned(),
         ]
     });
@@ -271,70 +276,75 @@ fn write_slots(slots: &[Slot], out: &mut impl Write) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ctl::answer::Diverged;
+    use crate::status::DivergedStandby;
+    use crate::wal::{Lsn, TimelineId};
     use proptest::prelude::*;
+    use std::time::UNIX_EPOCH;
 
-    fn standby(application_name: &str) -> Standby {
-        let lsn = || Some("1AB/3F000060".to_owned());
-        Standby {
+    fn standby(application_name: &str) -> StandbyStatus {
+        let lsn = Some(Lsn::new(0x1AB_3F00_0060));
+        StandbyStatus {
             pid: 2_000_123_456,
             user: "replicator".to_owned(),
             application_name: application_name.to_owned(),
-            client_addr: Some("2001:db8:1234:5678:9abc:def0:1234:5678".to_owned()),
+            client_addr: "2001:db8:1234:5678:9abc:def0:1234:5678".parse().ok(),
             client_port: Some(54321),
-            backend_start: "2026-01-01T00:00:00.000Z".to_owned(),
+            backend_start: UNIX_EPOCH,
             instance_id: None,
             state: "end of timeline".to_owned(),
-            timeline: Some(12),
-            sent_lsn: lsn(),
-            write_lsn: lsn(),
-            flush_lsn: lsn(),
-            replay_lsn: lsn(),
+            timeline: TimelineId::new(12),
+            sent_lsn: lsn,
+            write_lsn: lsn,
+            flush_lsn: lsn,
+            replay_lsn: lsn,
             flush_lag_bytes: Some(1 << 34),
             replay_lag_bytes: Some(1 << 34),
-            flush_lag_seconds: Some(12.5),
-            replay_lag_seconds: Some(3725.25),
+            flush_lag: Some(Duration::from_millis(12_500)),
+            replay_lag: Some(Duration::from_millis(3_725_250)),
             reply_time: None,
             slot_name: Some("a_slot_with_a_name_of_some_length".to_owned()),
         }
     }
 
-    fn text(said: &Said) -> String {
+    fn written(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
         let mut out = Vec::new();
-        write(said, &mut out).unwrap();
+        write(&mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn standbys_fit_a_terminal() {
-        let diverged = Diverged {
+        let diverged = DivergedStandby {
             application_name: "lost".to_owned(),
             peer: "10.0.0.1:55555".to_owned(),
-            timeline: 1,
-            left_lsn: "0/3000060".to_owned(),
-            lsn: "0/5000000".to_owned(),
+            timeline: TimelineId::FIRST,
+            left_lsn: Lsn::new(0x300_0060),
+            lsn: Lsn::new(0x500_0000),
         };
         let standbys = vec![standby("s1"), standby(&"name".repeat(15))];
-        let all = text(&Said::Standbys(Standbys { standbys, diverged: vec![diverged] }));
+        let all = StandbysStatus { standbys, diverged: vec![diverged] };
+        let all = written(|out| write_standbys(&all, out));
         for line in all.lines() {
             assert!(line.chars().count() <= WIDTH, "{line}");
         }
         assert!(all.contains("1AB/3F000060  1AB/3F000060 "), "{all}");
         assert!(all.contains("16GB") && all.contains("3725s"), "{all}");
         assert!(all.contains("lost  10.0.0.1:55555    1  0/3000060  0/5000000"), "{all}");
-        assert!(!text(&Said::Standbys(Standbys::default())).contains("iverged"));
+        let nobody = written(|out| write_standbys(&StandbysStatus::default(), out));
+        assert!(!nobody.contains("iverged"));
     }
 
     #[test]
     fn a_fence_is_easy_to_read_by_scripts() {
-        let fence = Fence {
-            timeline: 3,
-            lsn: "0/5000060".to_owned(),
-            durable_lsn: "0/5002000".to_owned(),
-            since: String::new(),
+        let fence = FenceStatus {
+            timeline: TimelineId::new(3).unwrap(),
+            lsn: Lsn::new(0x500_0060),
+            durable_lsn: Lsn::new(0x500_2000),
+            since: UNIX_EPOCH,
         };
-        assert_eq!(text(&Said::Fence(Some(fence))), "fenced\ntimeline: 3\nlsn: 0/5000060\n");
-        assert_eq!(text(&Said::Fence(None)), "not fenced\n");
+        let up = written(|out| write_fence(Some(&fence), out));
+        assert_eq!(up, "fenced\ntimeline: 3\nlsn: 0/5000060\n");
+        assert_eq!(written(|out| write_fence(None, out)), "not fenced\n");
     }
 
     #[test]

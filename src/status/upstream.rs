@@ -1,0 +1,83 @@
+//! Where the WAL comes from, and whether it may come.
+
+use super::form;
+use crate::wal::{Lsn, TimelineId};
+use serde::{Deserialize, Serialize};
+use std::time::SystemTime;
+
+/// The connection upstream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UpstreamStatus {
+    /// `streaming`, `disconnected`, ...
+    pub state: String,
+    /// Since when.
+    #[serde(with = "form::plain")]
+    pub since: SystemTime,
+    /// In words.
+    pub text: String,
+    /// Who.
+    pub host: Option<String>,
+    /// The timeline that is streamed.
+    #[serde(default, with = "form::optional")]
+    pub timeline: Option<TimelineId>,
+    /// From where on.
+    #[serde(default, with = "form::optional")]
+    pub start_lsn: Option<Lsn>,
+}
+
+/// Which upstream is followed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowedUpstream {
+    /// Without its password.
+    pub conninfo: String,
+    /// Who named it.
+    pub set_by: SetBy,
+    /// What the flag says, without its password.
+    pub flag: String,
+}
+
+/// Who named the upstream in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SetBy {
+    /// `--primary-conninfo`.
+    Flag,
+    /// `walhub ctl`.
+    Ctl,
+}
+
+/// A fence.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FenceStatus {
+    /// The timeline.
+    #[serde(with = "form::plain")]
+    pub timeline: TimelineId,
+    /// The end of the last whole record that the hub has. Everything that was acknowledged by it
+    /// lies before, so a standby that is here lacks none of it.
+    #[serde(with = "form::plain")]
+    pub lsn: Lsn,
+    /// The last byte that is durable: part of a record may lie past `lsn`.
+    #[serde(with = "form::plain")]
+    pub durable_lsn: Lsn,
+    /// When it was put up.
+    #[serde(with = "form::plain")]
+    pub since: SystemTime,
+}
+
+/// Evidence of another history, which keeps the hub from receiving.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvidenceStatus {
+    /// The timeline.
+    #[serde(with = "form::plain")]
+    pub timeline: TimelineId,
+    /// The position that differs.
+    #[serde(with = "form::plain")]
+    pub lsn: Lsn,
+    /// Who had other bytes there.
+    pub upstream: String,
+    /// When that was found.
+    #[serde(with = "form::plain")]
+    pub since: SystemTime,
+    /// What differed.
+    pub detail: String,
+}
