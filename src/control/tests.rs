@@ -18,6 +18,7 @@ use crate::store::switch::Switch;
 use crate::wal::{Lsn, TimelineId};
 use crate::watermark::Cell;
 use bytes::{Bytes, BytesMut};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -100,6 +101,9 @@ impl Bench {
     }
 
     fn around(hub: Arc<Hub>) -> Self {
+        // The tests that run beside each other dial some thousand connections.
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
         let bound = listener::bind(&hub.config).unwrap();
         let address = bound.addresses().first().copied();
         let (post, inbox) = mailbox(16, Arc::new(|| {}));

@@ -5,7 +5,7 @@
 use super::*;
 use crate::wal::{Lsn, TimelineId};
 use crate::watermark::{Cell, CellId};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 
 /// Where the cache's WAL begins: at a chunk and a segment.
 pub(crate) const FROM: Lsn = Lsn::new(3 * CHUNK_SIZE as u64);
@@ -393,10 +393,31 @@ pub(crate) fn memory_that_is_not_registered_is_refused_and_free_again<A: Arm>() 
     assert_eq!(send(&mut arm, &near, b"wal", Then::Nothing).unwrap(), 3);
 }
 
+/// Is the cache registered? Who may not lock so much memory skips the check, and says so.
+pub(super) fn is_locked(registered: io::Result<()>) -> bool {
+    match registered {
+        Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
+            let thread = std::thread::current();
+            let (test, needed) =
+                (thread.name().unwrap_or_default(), cache_memory(8 * CHUNK_SIZE) >> 10);
+            let why = "kB of memory are to be locked and may not be (ulimit -l)";
+            // Past what the test harness keeps to itself.
+            drop(writeln!(io::stderr(), "skipped: {test}: {needed} {why}"));
+            false
+        }
+        registered => {
+            registered.unwrap();
+            true
+        }
+    }
+}
+
 pub(crate) fn sends_without_a_copy_are_the_bytes<A: Arm>() {
     let mut arm = A::new();
     let cache = Cache::of(&arm);
-    arm.ring().register(&cache.reader).unwrap();
+    if !is_locked(arm.ring().register(&cache.reader)) {
+        return;
+    }
     let (near, mut far) = arm.connect();
     let places = [0, 8192, CHUNK_SIZE - 100, 3 * CHUNK_SIZE + 5];
     let mut copies = 0;
@@ -460,7 +481,9 @@ fn settle(arm: &mut impl Arm) {
 pub(crate) fn a_chunk_that_a_peer_has_not_read_is_not_written_again<A: Arm>() {
     let mut arm = A::new();
     let mut cache = Cache::of(&arm);
-    arm.ring().register(&cache.reader).unwrap();
+    if !is_locked(arm.ring().register(&cache.reader)) {
+        return;
+    }
     let (near, mut far) = arm.connect();
     let sent = fill_up_without_copies(&mut arm, &cache, &near);
     arm.moment();
@@ -480,7 +503,9 @@ pub(crate) fn a_chunk_that_a_peer_has_not_read_is_not_written_again<A: Arm>() {
 pub(crate) fn a_send_without_a_copy_is_not_cancelled<A: Arm>() {
     let mut arm = A::new();
     let cache = Cache::of(&arm);
-    arm.ring().register(&cache.reader).unwrap();
+    if !is_locked(arm.ring().register(&cache.reader)) {
+        return;
+    }
     let (near, mut far) = arm.connect();
     let op = arm.ring().send_zerocopy(&near, cache.hold(FROM, 64 << 10), Token(1));
     arm.ring().cancel(op);
@@ -494,7 +519,9 @@ pub(crate) fn a_send_without_a_copy_is_not_cancelled<A: Arm>() {
 pub(crate) fn a_reset_releases_what_a_peer_never_reads<A: Arm>() {
     let mut arm = A::new();
     let cache = Cache::of(&arm);
-    arm.ring().register(&cache.reader).unwrap();
+    if !is_locked(arm.ring().register(&cache.reader)) {
+        return;
+    }
     let (near, _far) = arm.connect();
     fill_up_without_copies(&mut arm, &cache, &near);
     assert!(arm.ring().counters().zerocopy_unreleased > 0);
@@ -507,7 +534,9 @@ pub(crate) fn a_reset_releases_what_a_peer_never_reads<A: Arm>() {
 pub(crate) fn a_peer_that_resets_releases_all<A: Arm>() {
     let mut arm = A::new();
     let cache = Cache::of(&arm);
-    arm.ring().register(&cache.reader).unwrap();
+    if !is_locked(arm.ring().register(&cache.reader)) {
+        return;
+    }
     let (near, far) = arm.connect();
     fill_up_without_copies(&mut arm, &cache, &near);
     arm.resets(far);

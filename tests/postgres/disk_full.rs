@@ -8,6 +8,7 @@ use crate::load;
 use crate::programs::are_we_root;
 use crate::scene::Scene;
 use crate::segments::{assert_identical, complete_segments};
+use crate::skip::skipped;
 use crate::streaming::wait_connected;
 use crate::wait;
 use rustix::process::Signal;
@@ -195,7 +196,7 @@ impl SmallDisk {
     /// None where that is not allowed, with the reason printed.
     fn mount(scene: &Scene, mib: u64) -> Option<Self> {
         if !are_we_root() {
-            eprintln!("skipped: mounting a small disk needs root");
+            skipped("mounting a small disk needs root");
             return None;
         }
         let image = scene.path("disk.img");
@@ -204,7 +205,7 @@ impl SmallDisk {
         let done = run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image))
             && run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&path));
         if !done {
-            eprintln!("skipped: no loop-mounted disk here");
+            skipped("no disk can be mounted from a file here");
         }
         done.then_some(Self { path })
     }
@@ -219,7 +220,7 @@ impl SmallDisk {
     fn freeze(&self) -> Option<Frost<'_>> {
         let frozen = run(Command::new("fsfreeze").arg("-f").arg(&self.path));
         if !frozen {
-            eprintln!("skipped: no disk can be frozen here");
+            skipped("no disk can be frozen here");
         }
         frozen.then_some(Frost(self))
     }

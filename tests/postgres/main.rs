@@ -20,7 +20,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use support::{cluster, hub, process, programs, scene, wait};
+use support::{cluster, hub, process, programs, scene, skip, wait};
 
 mod client;
 mod load;

@@ -10,14 +10,14 @@ use crate::programs::Programs;
 use crate::receivewal::Receiver;
 use crate::scene::Scene;
 use crate::segments::assert_identical;
+use crate::skip::skipped;
 use crate::streaming::wait_connected;
 use crate::wait;
 
 #[test]
 fn each_major_streams_through_the_hub() {
     let Ok(majors) = std::env::var("WALHUB_PG_MAJORS") else {
-        eprintln!("skipped: WALHUB_PG_MAJORS is not set");
-        return;
+        return skipped("WALHUB_PG_MAJORS is not set");
     };
     for major in majors.split_whitespace() {
         let programs = Programs::of(major.parse().unwrap());

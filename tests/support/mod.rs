@@ -15,4 +15,5 @@ pub(crate) mod hub;
 pub(crate) mod process;
 pub(crate) mod programs;
 pub(crate) mod scene;
+pub(crate) mod skip;
 pub(crate) mod wait;
