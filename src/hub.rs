@@ -1,7 +1,9 @@
 //! What the engines of one hub share: who it is, what it holds, who is connected.
 //!
-//! Nothing here is on the path of a byte: a data core looks at it when a stream
-//! begins or ends, the control thread when somebody asks.
+//! A byte that is sent from the cache passes nothing here: a data core looks when a stream
+//! begins or ends, and the control thread when somebody asks. A block of WAL that is read back
+//! from a file is checked by the rules of its timeline, for which the core looks at the cells
+//! and the histories each time.
 #![forbid(unsafe_code)]
 
 pub mod course;
