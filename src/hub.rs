@@ -28,7 +28,7 @@ use crate::wire::secret::Secret;
 use bytes::Bytes;
 use crossbeam::utils::CachePadded;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tracing::warn;
 
@@ -53,7 +53,6 @@ pub struct Hub {
     /// Where the last whole record of a timeline ended that this process has left.
     record_ends: RwLock<BTreeMap<u32, Lsn>>,
     senders: Arc<AtomicUsize>,
-    receiving_paused: AtomicBool,
     /// WAL bytes that each data core has sent.
     sent: Box<[CachePadded<AtomicU64>]>,
     rest: Rest,
@@ -80,7 +79,6 @@ impl Hub {
             above: RwLock::new(InstancePath::empty()),
             diverged: RwLock::default(),
             record_ends: RwLock::default(),
-            receiving_paused: AtomicBool::new(false),
             senders: Arc::new(AtomicUsize::new(0)),
             sent,
             rest: Rest::default(),
@@ -225,17 +223,9 @@ impl Hub {
         self.config.archive_command.as_ref().map(|_| self.holds.backlog.status())
     }
 
-    /// Says whether the disk is too full for more WAL.
-    pub fn set_receiving(&self, receiving: Receiving) {
-        self.receiving_paused.store(receiving == Receiving::Paused, Ordering::SeqCst);
-    }
-
     /// May WAL come in?
     pub fn receiving(&self) -> Receiving {
-        match self.receiving_paused.load(Ordering::SeqCst) {
-            true => Receiving::Paused,
-            false => Receiving::Open,
-        }
+        self.holds.receiving()
     }
 
     /// Shutdown: no watermark moves any more. Said by the receive role, which wakes the

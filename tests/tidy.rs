@@ -36,7 +36,6 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("sqlstate", "src/control/upstream/mod.rs: \"58P01\""),
     ("sqlstate", "src/control/upstream/mod.rs: \"42704\""),
     ("sqlstate", "src/control/upstream/mod.rs: \"42710\""),
-    ("type", "Answer"),
     ("type", "Board"),
     ("type", "Clock"),
     ("type", "Command"),
@@ -59,7 +58,6 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("type", "Started"),
     ("type", "Token"),
     ("type", "Told"),
-    ("type", "Waiting"),
     ("type", "Written"),
 ];
 

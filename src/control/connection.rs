@@ -398,3 +398,12 @@ pub(super) async fn post(
     tracing::warn!(core, "a data core's queue is full, and stays so");
     None
 }
+
+/// Puts a message into a core's queue, however long that is full.
+pub(super) async fn insist(shared: &Shared, core: usize, mut message: ToCore) {
+    let Some(mailbox) = shared.mailboxes.get(core) else { return };
+    while let Err(back) = mailbox.post(message) {
+        message = back;
+        tokio::time::sleep(POST_PAUSE).await;
+    }
+}

@@ -31,8 +31,7 @@ pub(super) async fn restore_history(shared: &Shared, tli: TimelineId) {
             ours.tli()
         );
     }
-    let saved = shared.recorder.save_history(tli, content.clone()).await;
-    match saved.unwrap_or_else(|_| Err("the keeper is gone".to_owned())) {
+    match shared.keeper.save_history(tli, content.to_vec()).await {
         Ok(()) => {
             info!("restored log file \"{}\" from archive", History::file_name(tli));
             hub.set_history(tli, content);

@@ -5,7 +5,6 @@ mod connection;
 pub mod ctl;
 mod history;
 pub mod listener;
-pub mod recorder;
 pub mod registry;
 mod retention;
 mod socket;
@@ -14,12 +13,12 @@ pub mod unix_socket;
 pub(crate) mod upstream;
 
 use self::listener::{Bound, Listener};
-use self::recorder::Recorder;
 use self::registry::Registry;
 use self::upstream::steer::Order;
 use crate::data::handoff::{Mailbox, ToControl};
 use crate::data::readback::MAX_OPEN;
 use crate::hub::Hub;
+use crate::keeper::KeeperClient;
 use crate::restorer::Restorer;
 use crate::standby::refusals;
 use std::io;
@@ -64,7 +63,7 @@ pub struct Control {
     /// One per data core; the first core receives from the upstream.
     pub mailboxes: Vec<Mailbox>,
     /// Writes down what has to survive.
-    pub recorder: Arc<dyn Recorder>,
+    pub keeper: KeeperClient,
     /// The archive, if there is one.
     pub restorer: Option<Arc<Restorer>>,
     /// The sockets to listen on.
@@ -80,7 +79,7 @@ struct Shared {
     hub: Arc<Hub>,
     registry: Arc<Registry>,
     mailboxes: Vec<Mailbox>,
-    recorder: Arc<dyn Recorder>,
+    keeper: KeeperClient,
     restorer: Option<Arc<Restorer>>,
     running: watch::Receiver<Running>,
     connections: Arc<AtomicUsize>,
@@ -106,14 +105,14 @@ impl Shared {
 /// Runs until the hub stops and every connection has ended; the caller bounds the
 /// latter. On a current-thread runtime with I/O and time.
 pub async fn run(control: Control) -> io::Result<()> {
-    let Control { hub, mailboxes, recorder, restorer, mut bound, mut news, running } = control;
+    let Control { hub, mailboxes, keeper, restorer, mut bound, mut news, running } = control;
     let (orders, ordered) = mpsc::channel(ORDERS);
     let first_pid = getrandom::u32().unwrap_or_default() >> 1;
     let shared = Arc::new(Shared {
         registry: Registry::new(Arc::clone(&hub), mailboxes.len(), first_pid),
         hub,
         mailboxes,
-        recorder,
+        keeper,
         restorer,
         running,
         connections: Arc::new(AtomicUsize::new(0)),

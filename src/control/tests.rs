@@ -1,76 +1,47 @@
 //! The control thread as a client sees it, with a data core that only takes and gives
 //! back sockets.
 
-use super::recorder::{Recorder, Saved};
 use super::{Control, Running, SPARE_CONNECTIONS, listener, run};
-use crate::cluster::identity::Identity;
 use crate::cluster::instance::InstanceId;
 use crate::config::Config;
 use crate::data::handoff::{Handback, Inbox, StandbyHandoff, ToControl, ToCore, mailbox};
 use crate::hub::{Hub, tests};
+use crate::keeper::{Job, JobDone, KeeperClient, Order, QUEUE, queue};
 use crate::standby::client::StreamEnd;
 use crate::standby::refusals;
-use crate::store::course::{FenceNote, UpstreamNote};
-use crate::store::evidence::Evidence;
 use crate::store::retention::Holds;
-use crate::store::slots::SlotName;
-use crate::store::switch::Switch;
 use crate::wal::{Lsn, TimelineId};
 use crate::watermark::Cell;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{mpsc, oneshot, watch};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Saves everything at once, nowhere.
-pub(super) struct Forgetful;
-
-impl Recorder for Forgetful {
-    fn save_history(&self, _: TimelineId, _: Bytes) -> Saved {
-        saved()
-    }
-    fn begin(&self, _: Arc<Identity>, _: TimelineId, _: Lsn) -> Saved {
-        saved()
-    }
-    fn save_identity(&self, _: Arc<Identity>) -> Saved {
-        saved()
-    }
-    fn switch(&self, _: Switch) -> Saved {
-        saved()
-    }
-    fn set_wal_aside(&self) -> Saved {
-        saved()
-    }
-    fn save_slot(&self, _: SlotName) -> Saved {
-        saved()
-    }
-    fn drop_slot(&self, _: SlotName) -> Saved {
-        saved()
-    }
-    fn save_fence(&self, _: Option<FenceNote>) -> Saved {
-        saved()
-    }
-    fn save_upstream(&self, _: Option<UpstreamNote>) -> Saved {
-        saved()
-    }
-    fn save_evidence(&self, _: Option<&Evidence>) -> Saved {
-        saved()
-    }
-    fn retain(&self, _: TimelineId, _: Lsn, _: SystemTime) {}
-    fn save_state(&self, _: String) {}
+/// A keeper that saves everything at once, nowhere. On a thread of its own, which ends with
+/// the last client.
+pub(super) fn forgetful() -> KeeperClient {
+    keeper_that(|job| JobDone::Done(job.kind()))
 }
 
-fn saved() -> Saved {
-    let (tell, saved) = oneshot::channel();
-    tell.send(Ok(())).unwrap();
-    saved
+/// A keeper that answers so.
+pub(super) fn keeper_that(answer: impl Fn(&Job) -> JobDone + Send + 'static) -> KeeperClient {
+    let (client, mut orders) = queue(QUEUE);
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            while let Some(Order { job, reply }) = orders.next().await {
+                reply.send(answer(&job));
+            }
+        });
+    });
+    client
 }
 
 struct Bench {
@@ -112,7 +83,7 @@ impl Bench {
         let control = Control {
             hub: Arc::clone(&hub),
             mailboxes: vec![post],
-            recorder: Arc::new(Forgetful),
+            keeper: forgetful(),
             restorer: None,
             bound,
             news: from_cores,

@@ -23,7 +23,7 @@ use super::receive::{EXIT_HALTED, Effect, Receiver};
 use super::send::{SendRole, Slice};
 use super::token::Purpose;
 use crate::hub::Hub;
-use crate::keeper::{JobDone, KeeperHandle};
+use crate::keeper::{CoreClient, JobDone};
 use crate::log;
 use crate::ring::{ChunkReader, Clock, Done, Outcome, Ring, Wait};
 use crate::watermark::Bell;
@@ -56,7 +56,7 @@ pub struct CoreParts {
     /// The newest WAL.
     pub chunks: ChunkReader,
     /// For files.
-    pub keeper: KeeperHandle,
+    pub keeper: CoreClient,
     /// News for the control thread.
     pub control: mpsc::Sender<ToControl>,
     /// The receive role, on core 0.
@@ -111,7 +111,7 @@ impl<R: Ring> DataCore<R> {
             ring,
             receive: receiver.map(|role| ReceiveIo::new(role, keeper.clone(), peers)),
             send: SendRole::new(index, Arc::clone(&hub), chunks),
-            readback: ReadBack::new(index, Arc::clone(&hub), keeper),
+            readback: ReadBack::new(Arc::clone(&hub), keeper),
             hub,
             inbox,
             bell,
@@ -265,12 +265,12 @@ impl<R: Ring> DataCore<R> {
             ToCore::Cancel { pid } => self.send.cancel(pid, cx),
             ToCore::Terminate { pid } => self.send.terminate(pid, cx),
             ToCore::EndHubStreams => self.send.end_hub_streams(cx),
-            ToCore::Keeper(JobDone::Opened { tli, no, result, .. }) => {
+            ToCore::Keeper(JobDone::Opened { tli, no, result }) => {
                 self.readback.on_opened(tli, no, result, &mut self.arrivals);
                 self.deliver_arrivals(now);
             }
             ToCore::Keeper(news) => {
-                self.tell_receiver(now, |role, at, out| role.on_keeper(news, at, out));
+                self.tell_receiver(now, |role, at, out| role.on_keeper(news, at.now, out));
             }
             ToCore::BeginAnew => {
                 self.send.end_set_aside(cx);

@@ -8,7 +8,7 @@ mod queue;
 use self::queue::ArrayQueue;
 use super::figures::Inquiry;
 use crate::hub::SenderPermit;
-use crate::keeper::JobDone;
+use crate::keeper::{CoreInbox, JobDone};
 use crate::standby::client::{Session, StreamEnd};
 use crate::store::RecoveredWal;
 use crate::store::retention::Hold;
@@ -97,7 +97,7 @@ pub enum ToCore {
     },
     /// The path above us changed: end the streams of hubs, so that they check again.
     EndHubStreams,
-    /// The keeper's answer to a job of this core's.
+    /// The keeper's answer to a job of this core's. It comes by a queue of its own.
     Keeper(JobDone),
     /// Our WAL was moved aside: the next upstream stream begins a new line (core 0).
     BeginAnew,
@@ -129,10 +129,18 @@ pub enum ToControl {
     UpstreamEnded(UpstreamEnd),
 }
 
-/// The control thread's and the keeper's end of a core's bounded queue.
+/// The keeper's answers that may wait for a core: to every file that it may have asked for,
+/// and to the orders of the receive role that fit into the keeper's queue.
+#[cfg(not(walhub_loom))]
+const ANSWERS: usize = super::readback::MAX_OPEN + crate::keeper::QUEUE + 64;
+#[cfg(walhub_loom)]
+const ANSWERS: usize = 1;
+
+/// The control thread's and the keeper's end of a core's bounded queues.
 #[derive(Clone)]
 pub struct Mailbox {
     queue: Arc<ArrayQueue<ToCore>>,
+    answers: Arc<ArrayQueue<JobDone>>,
     wake: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -140,13 +148,16 @@ pub struct Mailbox {
 #[derive(Debug)]
 pub struct Inbox {
     queue: Arc<ArrayQueue<ToCore>>,
+    answers: Arc<ArrayQueue<JobDone>>,
 }
 
-/// A queue to a core. `wake` must make a core that is about to sleep look again: the
+/// A queue to a core, and one for the keeper's answers. `wake` must make a core that is about to sleep look again: the
 /// message is in the queue before it is called.
 pub fn mailbox(capacity: usize, wake: Arc<dyn Fn() + Send + Sync>) -> (Mailbox, Inbox) {
     let queue = Arc::new(ArrayQueue::new(capacity));
-    (Mailbox { queue: Arc::clone(&queue), wake }, Inbox { queue })
+    let answers = Arc::new(ArrayQueue::new(ANSWERS));
+    let inbox = Inbox { queue: Arc::clone(&queue), answers: Arc::clone(&answers) };
+    (Mailbox { queue, answers, wake }, inbox)
 }
 
 impl Mailbox {
@@ -159,6 +170,14 @@ impl Mailbox {
     }
 }
 
+impl CoreInbox for Mailbox {
+    fn answer(&self, done: JobDone) {
+        // Only the queue of a core that has ended fills up: nobody empties it.
+        drop(self.answers.push(done));
+        (self.wake)();
+    }
+}
+
 impl fmt::Debug for Mailbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mailbox").field("queued", &self.queue.len()).finish_non_exhaustive()
@@ -166,14 +185,41 @@ impl fmt::Debug for Mailbox {
 }
 
 impl Inbox {
-    /// The next message.
+    /// The next message; the keeper's answers come first.
     pub fn take(&self) -> Option<ToCore> {
-        self.queue.pop()
+        self.answers.pop().map(ToCore::Keeper).or_else(|| self.queue.pop())
     }
 
     /// Is nothing there? A core looks here between raising its sleep flag and
     /// sleeping.
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.is_empty() && self.answers.is_empty()
+    }
+}
+
+#[cfg(all(test, not(walhub_loom)))]
+mod tests {
+    use super::*;
+    use crate::keeper::JobKind;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn a_queue_full_of_messages_has_room_for_the_keepers_answers() {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&woken);
+        let wake = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        let (mailbox, inbox) = mailbox(2, Arc::new(wake));
+        while mailbox.post(ToCore::BeginAnew).is_ok() {}
+        for _ in 0..ANSWERS {
+            mailbox.answer(JobDone::Done(JobKind::MarkHalted));
+        }
+        assert_eq!(woken.load(Ordering::Relaxed), 3 + ANSWERS);
+        let answers = std::iter::from_fn(|| inbox.take());
+        let answers = answers.take_while(|message| matches!(message, ToCore::Keeper(_)));
+        assert_eq!(answers.count(), ANSWERS);
+        assert!(matches!(inbox.take(), Some(ToCore::BeginAnew)), "one more was taken above");
+        assert!(inbox.is_empty());
     }
 }

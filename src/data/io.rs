@@ -6,7 +6,7 @@ use super::handoff::{ToControl, UpstreamHandoff};
 use super::moment::Moment;
 use super::receive::{Admission, Effect, Goodbye, Offer, Receiver};
 use super::token::Purpose;
-use crate::keeper::{Job, KeeperHandle};
+use crate::keeper::{CoreClient, Job};
 use crate::ring::{Buffer, Fd, OpId, Outcome, Outgoing, Ring, Then, Waker};
 use crate::store::append::WriteId;
 use crate::upstream::stream::MAX_BODY;
@@ -60,7 +60,7 @@ enum Carried {
 /// The receive role, its socket, and its jobs for the keeper.
 pub(super) struct ReceiveIo {
     pub(super) role: Receiver,
-    keeper: KeeperHandle,
+    keeper: CoreClient,
     peers: Vec<Peer>,
     connection: Option<Connection>,
     /// Counts upstream connections, so that a late completion is known as one.
@@ -84,7 +84,7 @@ struct Connection {
 }
 
 impl ReceiveIo {
-    pub(super) const fn new(role: Receiver, keeper: KeeperHandle, peers: Vec<Peer>) -> Self {
+    pub(super) const fn new(role: Receiver, keeper: CoreClient, peers: Vec<Peer>) -> Self {
         Self {
             role,
             keeper,
@@ -317,7 +317,7 @@ impl ReceiveIo {
     fn post_jobs(&mut self) {
         while let Some(job) = self.jobs.pop_front() {
             if let Err(job) = self.keeper.post(job) {
-                self.jobs.push_front(*job);
+                self.jobs.push_front(job);
                 return;
             }
         }

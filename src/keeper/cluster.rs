@@ -66,7 +66,10 @@ impl<D: Disk> Keeper<D> {
         control: &ControlFile,
     ) -> io::Result<JobDone<D::File>> {
         replace_durably(&self.disk, &self.layout.control(), control.encode()).await?;
-        self.size = control.cluster.as_ref().map(|cluster| cluster.segment_size).or(self.size);
+        if let Some(cluster) = &control.cluster {
+            self.size = Some(cluster.segment_size);
+            self.holds.begin(cluster.start);
+        }
         self.cluster = control.cluster.clone();
         Ok(JobDone::Done(JobKind::SaveControl))
     }

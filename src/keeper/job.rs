@@ -4,10 +4,9 @@ use crate::cluster::instance::InstanceId;
 use crate::store::RecoveredWal;
 use crate::store::append::Begun;
 use crate::store::control_file::ControlFile;
-use crate::store::retention::Receiving;
 use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
-use crate::wal::{Lsn, SegmentNo, SegmentSize, TimelineId};
+use crate::wal::{Lsn, SegmentNo, TimelineId};
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -17,11 +16,6 @@ use std::time::SystemTime;
 /// File work for the keeper. Jobs run one after the other, in the order given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Job {
-    /// The cluster is known: what follows needs its segment size.
-    UseCluster {
-        /// Size of every segment.
-        segment_size: SegmentSize,
-    },
     /// Make `<segment>.partial` ready for writing, durably.
     Prepare {
         /// Its timeline.
@@ -53,8 +47,6 @@ pub enum Job {
         tli: TimelineId,
         /// The segment.
         no: SegmentNo,
-        /// Who asks; comes back with the answer.
-        for_core: usize,
     },
     /// Take a segment that was fetched from the archive and checked, and lies synced under
     /// its temporary name: give it its own, durably, and open it.
@@ -82,7 +74,8 @@ pub enum Job {
     },
     /// Replace the state file, not durably.
     SaveState(String),
-    /// Look after the slots, and remove or recycle complete segments that nobody needs.
+    /// Look after the slots, and remove or recycle complete segments that nobody needs; the
+    /// files go in the keeper's own time. It looks by itself when a segment is complete.
     Retain {
         /// The timeline it is on.
         tli: TimelineId,
@@ -132,11 +125,10 @@ impl Job {
     /// What kind of job this is.
     pub fn kind(&self) -> JobKind {
         match *self {
-            Self::UseCluster { .. } => JobKind::UseCluster,
             Self::Prepare { tli, no, .. } => JobKind::Prepare { tli, no },
             Self::Finalize { tli, no } => JobKind::Finalize { tli, no },
             Self::Begin { tli, .. } => JobKind::Begin { tli },
-            Self::Open { tli, no, for_core } => JobKind::Open { tli, no, for_core },
+            Self::Open { tli, no } => JobKind::Open { tli, no },
             Self::Adopt { tli, no } => JobKind::Adopt { tli, no },
             Self::SaveControl(_) => JobKind::SaveControl,
             Self::SaveIdentity { .. } => JobKind::SaveIdentity,
@@ -157,11 +149,10 @@ impl Job {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the same names and fields as in Job")]
 pub enum JobKind {
-    UseCluster,
     Prepare { tli: TimelineId, no: SegmentNo },
     Finalize { tli: TimelineId, no: SegmentNo },
     Begin { tli: TimelineId },
-    Open { tli: TimelineId, no: SegmentNo, for_core: usize },
+    Open { tli: TimelineId, no: SegmentNo },
     Adopt { tli: TimelineId, no: SegmentNo },
     SaveControl,
     SaveIdentity,
@@ -179,7 +170,6 @@ pub enum JobKind {
 impl fmt::Display for JobKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UseCluster => f.write_str("remember the cluster"),
             Self::Prepare { tli, no } => {
                 write!(f, "prepare segment {} of timeline {tli}", no.raw())
             }
@@ -187,7 +177,7 @@ impl fmt::Display for JobKind {
                 write!(f, "give segment {} of timeline {tli} its final name", no.raw())
             }
             Self::Begin { tli } => write!(f, "note the beginning of timeline {tli}"),
-            Self::Open { tli, no, .. } => write!(f, "open segment {} of timeline {tli}", no.raw()),
+            Self::Open { tli, no } => write!(f, "open segment {} of timeline {tli}", no.raw()),
             Self::Adopt { tli, no } => {
                 write!(f, "take restored segment {} of timeline {tli}", no.raw())
             }
@@ -239,8 +229,6 @@ pub enum JobDone<F = Arc<OwnedFd>> {
         tli: TimelineId,
         /// The segment.
         no: SegmentNo,
-        /// Who asked.
-        for_core: usize,
         /// Open for reading at least.
         result: io::Result<F>,
     },
@@ -257,16 +245,6 @@ pub enum JobDone<F = Arc<OwnedFd>> {
     Switched(Box<RecoveredWal>),
     /// A job that hands nothing over succeeded.
     Done(JobKind),
-    /// Nothing before this position is kept any more; the files themselves go in the
-    /// keeper's own time.
-    Retained {
-        /// The oldest position still here.
-        oldest_kept: Lsn,
-        /// Sessions whose slots were invalidated: they have to go.
-        terminate: Vec<u32>,
-        /// May WAL come in?
-        receiving: Receiving,
-    },
     /// The job failed and left nothing half done that anybody would believe.
     Failed {
         /// Which.

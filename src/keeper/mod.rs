@@ -6,10 +6,12 @@
 //! operation: nothing else runs here.
 
 mod archive;
+mod client;
 mod cluster;
 mod job;
 mod notes;
 mod open_files;
+mod order;
 mod restored;
 mod retain;
 mod slots;
@@ -17,63 +19,59 @@ mod spares;
 mod uring_disk;
 mod work;
 
+pub use client::{CoreClient, KeeperClient, Orders, QUEUE, SaveFault, queue};
 pub use job::{Job, JobDone, JobKind, Note};
+pub use order::{CoreInbox, Order, Reply, SegmentSource};
 pub use uring_disk::UringDisk;
 pub use work::{Keeper, Tended};
 
 use crate::store::directory::Directory;
+use crate::store::disk::Disk;
 use crate::store::holes::Extent;
 use crate::store::retention::{Holds, Policy, Restorable};
 use crate::store::{Recovered, StoreFault, recover};
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use tokio::sync::{mpsc, oneshot};
-
-/// Jobs that wait, at most.
-pub const QUEUE: usize = 256;
+use tokio::sync::oneshot;
 
 /// Submission queue of the keeper's ring; one operation is in flight at a time.
 const RING_ENTRIES: u32 = 64;
-
-/// The way to the keeper. Dropping all of them ends its thread after the jobs that
-/// wait.
-#[derive(Clone, Debug)]
-pub struct KeeperHandle {
-    jobs: mpsc::Sender<Job>,
-}
-
-impl KeeperHandle {
-    /// The way to a simulated keeper.
-    #[cfg(all(test, not(walhub_loom)))]
-    pub(crate) fn to(jobs: mpsc::Sender<Job>) -> Self {
-        Self { jobs }
-    }
-
-    /// Queues a job; gives it back when the queue is full (or the keeper is gone).
-    pub fn post(&self, job: Job) -> Result<(), Box<Job>> {
-        self.jobs.try_send(job).map_err(|refused| Box::new(refused.into_inner()))
-    }
-
-    /// Queues a job, waiting for a place; gives it back when the keeper is gone. Only for
-    /// threads on which nobody else waits.
-    pub fn post_blocking(&self, job: Job) -> Result<(), Box<Job>> {
-        self.jobs.blocking_send(job).map_err(|refused| Box::new(refused.0))
-    }
-}
 
 /// A keeper at work, and what it found.
 #[derive(Debug)]
 pub struct Started {
     /// The way to it.
-    pub handle: KeeperHandle,
+    pub client: KeeperClient,
     /// What was in the directory.
     pub recovered: Recovered,
     /// Shared with everybody who needs WAL to stay.
     pub holds: Arc<Holds>,
-    /// Ends when all handles are dropped and the jobs are done; the directory's lock
+    /// What its thread waits for before it takes an order.
+    pub source: SourceSlot,
+    /// Ends when all clients are dropped and the orders are done; the directory's lock
     /// goes with it.
     pub thread: JoinHandle<()>,
+}
+
+/// Tells a keeper what there is beside its disk. Dropped, it tells that there is nothing.
+#[derive(Debug)]
+pub struct SourceSlot(oneshot::Sender<Source>);
+
+impl SourceSlot {
+    /// From now on, what is not on disk is asked of `source`.
+    pub fn fill(self, source: Arc<dyn SegmentSource>) {
+        // Only a panic drops the receiver, and that ends the process.
+        drop(self.0.send(Source(source)));
+    }
+}
+
+struct Source(Arc<dyn SegmentSource>);
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Source")
+    }
 }
 
 /// Why the keeper did not start.
@@ -90,34 +88,30 @@ pub enum KeeperFault {
     Store(#[from] StoreFault),
 }
 
-/// Recovers the directory and starts the thread that keeps it. `answer` is called on
-/// that thread, once for each job; it must not block.
-pub fn start(
-    directory: Directory,
-    policy: Policy,
-    answer: impl FnMut(JobDone) + Send + 'static,
-) -> Result<Started, KeeperFault> {
-    let (jobs, queue) = mpsc::channel(QUEUE);
+/// Recovers the directory and starts the thread that keeps it.
+pub fn start(directory: Directory, policy: Policy) -> Result<Started, KeeperFault> {
+    let (client, orders) = queue(QUEUE);
     let (tell, told) = oneshot::channel();
+    let (fill, source) = oneshot::channel();
     let thread = std::thread::Builder::new()
         .name("keeper".to_owned())
-        .spawn(move || serve(directory, policy, queue, tell, answer))
+        .spawn(move || run(directory, policy, orders, tell, source))
         .map_err(KeeperFault::Thread)?;
     let (recovered, holds) = told.blocking_recv().unwrap_or_else(|_| {
         // Only a panic drops the sender, and that ends the process.
         Err(KeeperFault::Thread(io::Error::other("it ended early")))
     })?;
-    Ok(Started { handle: KeeperHandle { jobs }, recovered, holds, thread })
+    Ok(Started { client, recovered, holds, source: SourceSlot(fill), thread })
 }
 
 type Found = Result<(Recovered, Arc<Holds>), KeeperFault>;
 
-fn serve(
+fn run(
     directory: Directory,
     policy: Policy,
-    queue: mpsc::Receiver<Job>,
+    orders: Orders,
     tell: oneshot::Sender<Found>,
-    answer: impl FnMut(JobDone),
+    source: oneshot::Receiver<Source>,
 ) {
     let mut builder = tokio_uring::builder();
     builder.entries(RING_ENTRIES);
@@ -147,7 +141,8 @@ fn serve(
             return give(tell, Err(fault.into()));
         }
         give(tell, Ok((recovered, holds)));
-        work_off(keeper, queue, answer).await;
+        let source = source.await.ok().map(|Source(source)| source);
+        serve(keeper, orders, source).await;
     });
 }
 
@@ -169,21 +164,23 @@ fn warn_of_holes(extent: &Extent, restorable: Restorable) {
     }
 }
 
-async fn work_off(
-    mut keeper: Keeper<UringDisk>,
-    mut queue: mpsc::Receiver<Job>,
-    mut answer: impl FnMut(JobDone),
+/// The keeper's life: orders one after the other, and background work while none waits. It
+/// ends when nobody is left who could give an order. What is not on disk is asked of
+/// `source`.
+pub async fn serve<D: Disk>(
+    mut keeper: Keeper<D>,
+    mut orders: Orders<D::File>,
+    source: Option<Arc<dyn SegmentSource<D::File>>>,
 ) {
     let mut tended = Tended::More;
     loop {
-        let job = match (queue.try_recv(), tended) {
-            (Ok(job), _) => job,
-            (Err(mpsc::error::TryRecvError::Disconnected), _) => return,
-            (Err(mpsc::error::TryRecvError::Empty), Tended::Idle) => match queue.recv().await {
-                Some(job) => job,
+        let order = match (orders.take(), tended) {
+            (Some(order), _) => order,
+            (None, Tended::Idle) => match orders.next().await {
+                Some(order) => order,
                 None => return,
             },
-            (Err(mpsc::error::TryRecvError::Empty), Tended::More) => {
+            (None, Tended::More) => {
                 tended = keeper.tend().await.unwrap_or_else(|error| {
                     tracing::warn!("background work on WAL segments failed: {error}");
                     Tended::Idle
@@ -191,9 +188,26 @@ async fn work_off(
                 continue;
             }
         };
-        answer(keeper.run(job).await);
+        let done = keeper.run(order.job).await;
+        deliver(done, order.reply, source.as_deref());
+        keeper.retain_if_due().await;
         tended = Tended::More;
     }
+}
+
+/// Sends an answer to where it goes. What is not on disk may be had from the archive, and
+/// what is read there may soon be followed by what has to be.
+fn deliver<F>(done: JobDone<F>, reply: Reply<F>, source: Option<&dyn SegmentSource<F>>) {
+    if let (Some(source), JobDone::Opened { tli, no, result }) = (source, &done) {
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return source.want(*tli, *no, reply);
+            }
+            Ok(_) => source.look_ahead(*tli, *no),
+            Err(_) => {}
+        }
+    }
+    reply.send(done);
 }
 
 fn give(tell: oneshot::Sender<Found>, found: Found) {
@@ -210,6 +224,7 @@ mod tests {
     use crate::wal::synth::Synth;
     use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, SystemId, TimelineId};
     use std::os::unix::fs::FileExt;
+    use std::sync::Mutex;
     use std::sync::mpsc::Receiver;
 
     const MIB: u64 = 1 << 20;
@@ -244,42 +259,60 @@ mod tests {
         World { dir: tempfile::tempdir().unwrap(), cluster, wal, ends }
     }
 
-    fn open(world: &World) -> (Started, Receiver<JobDone>) {
+    /// A keeper whose answers to a core come out at the other end.
+    struct Kept {
+        client: KeeperClient,
+        core: CoreClient,
+        answers: Receiver<JobDone>,
+        recovered: Recovered,
+        thread: JoinHandle<()>,
+    }
+
+    struct Answers(Mutex<std::sync::mpsc::Sender<JobDone>>);
+
+    impl CoreInbox for Answers {
+        fn answer(&self, done: JobDone) {
+            self.0.lock().unwrap().send(done).unwrap();
+        }
+    }
+
+    fn open(world: &World) -> Kept {
         let (sender, answers) = std::sync::mpsc::channel();
         let directory = Directory::open(&world.dir.path().join("hub")).unwrap();
-        let answer = move |done| sender.send(done).unwrap();
-        (start(directory, Policy::default(), answer).unwrap(), answers)
+        let Started { client, recovered, thread, .. } =
+            start(directory, Policy::default()).unwrap();
+        let core = client.for_core(Arc::new(Answers(Mutex::new(sender))));
+        Kept { client, core, answers, recovered, thread }
     }
 
-    fn ask(started: &Started, answers: &Receiver<JobDone>, job: Job) -> JobDone {
-        started.handle.post(job).unwrap();
-        answers.recv().unwrap()
-    }
+    impl Kept {
+        fn ask(&self, job: Job) -> JobDone {
+            self.core.post(job).unwrap();
+            self.answers.recv().unwrap()
+        }
 
-    fn stop(started: Started) {
-        drop(started.handle);
-        started.thread.join().unwrap();
+        fn stop(self) {
+            drop((self.client, self.core));
+            self.thread.join().unwrap();
+        }
     }
 
     #[test]
     fn a_life_on_a_real_disk() {
         let world = world();
         let tli = TimelineId::FIRST;
-        let (keeper, answers) = open(&world);
+        let keeper = open(&world);
         assert!(keeper.recovered.control.is_none() && keeper.recovered.wal.is_none());
         let control =
             ControlFile { instance: InstanceId::new(5), cluster: Some(world.cluster.clone()) };
-        let done = ask(&keeper, &answers, Job::SaveControl(Box::new(control.clone())));
+        let done = keeper.ask(Job::SaveControl(Box::new(control.clone())));
         assert!(matches!(done, JobDone::Done(JobKind::SaveControl)), "{done:?}");
-        keeper.holds.begin(world.cluster.start);
 
         let cut = world.ends.iter().copied().find(|end| *end > 5 * MIB / 2).unwrap();
         for no in 5..8 {
             let keep = Lsn::new(no * MIB);
             let no = SegmentNo::new(no);
-            let JobDone::Prepared { file, .. } =
-                ask(&keeper, &answers, Job::Prepare { tli, no, keep })
-            else {
+            let JobDone::Prepared { file, .. } = keeper.ask(Job::Prepare { tli, no, keep }) else {
                 panic!("not prepared")
             };
             let file = std::fs::File::from(file.try_clone().unwrap());
@@ -289,17 +322,17 @@ mod tests {
             file.sync_data().unwrap();
             if no.raw() == 5 {
                 let (start, upto) = (world.cluster.start, Lsn::new(5 * MIB + 9000));
-                let done = ask(&keeper, &answers, Job::Begin { tli, start, upto });
+                let done = keeper.ask(Job::Begin { tli, start, upto });
                 assert!(matches!(done, JobDone::Begun { begun: Begun::Wholly, .. }), "{done:?}");
             }
             if no.raw() == 5 {
-                let done = ask(&keeper, &answers, Job::Finalize { tli, no });
+                let done = keeper.ask(Job::Finalize { tli, no });
                 assert!(matches!(done, JobDone::Finalized { .. }), "{done:?}");
             }
         }
-        stop(keeper);
+        keeper.stop();
 
-        let (keeper, answers) = open(&world);
+        let keeper = open(&world);
         assert_eq!(keeper.recovered.control, Some(control));
         let wal = keeper.recovered.wal.clone().unwrap();
         assert_eq!(wal.durable, Lsn::new(5 * MIB + cut));
@@ -310,8 +343,8 @@ mod tests {
         assert_eq!(wal.prefix[..], world.wal[from..cut as usize]);
         let no = SegmentNo::new(6);
         let open = |no: SegmentNo| {
-            let done = ask(&keeper, &answers, Job::Open { tli, no, for_core: 3 });
-            let JobDone::Opened { result, for_core: 3, .. } = done else { panic!("{done:?}") };
+            let done = keeper.ask(Job::Open { tli, no });
+            let JobDone::Opened { result, .. } = done else { panic!("{done:?}") };
             result
         };
         let oldest = no.previous().unwrap();
@@ -319,12 +352,12 @@ mod tests {
         // Far ahead: 5 goes, though it is open here; 6 stays, because the next start's
         // walk begins in it.
         let newest = Lsn::new(100 * MIB);
-        let done = ask(
-            &keeper,
-            &answers,
-            Job::Retain { tli: TimelineId::FIRST, newest, now: std::time::SystemTime::now() },
-        );
-        assert!(matches!(done, JobDone::Retained { .. }), "{done:?}");
+        let done = keeper.ask(Job::Retain {
+            tli: TimelineId::FIRST,
+            newest,
+            now: std::time::SystemTime::now(),
+        });
+        assert!(matches!(done, JobDone::Done(JobKind::Retain)), "{done:?}");
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
         while world.dir.path().join("hub/pg_wal/000000010000000000000005").exists() {
             assert!(std::time::Instant::now() < deadline, "segment 5 is not removed");
@@ -335,7 +368,7 @@ mod tests {
         file.read_exact_at(&mut byte, 0).unwrap();
         assert_eq!(byte[0], world.wal[0], "an open file keeps its bytes");
         assert!(open(no).is_ok());
-        stop(keeper);
+        keeper.stop();
     }
 
     #[test]
@@ -364,12 +397,12 @@ mod tests {
         let control = ControlFile { instance, cluster: Some(world.cluster.clone()) };
         std::fs::write(layout.control(), control.encode()).unwrap();
         let began = std::time::Instant::now();
-        let (keeper, _answers) = open(&world);
+        let keeper = open(&world);
         let took = began.elapsed();
         let wal = keeper.recovered.wal.clone().unwrap();
         assert_eq!(wal.durable, synth.position());
         assert_eq!(wal.oldest, world.cluster.start);
         println!("65,536 segments: {took:?}");
-        stop(keeper);
+        keeper.stop();
     }
 }

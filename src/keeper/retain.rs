@@ -2,6 +2,7 @@
 //! takes from somebody is on disk before it is acted on.
 
 use super::job::JobDone;
+use super::job::JobKind;
 use super::work::Keeper;
 use crate::store::disk::Disk;
 use crate::store::durable::read_full;
@@ -48,6 +49,7 @@ impl<D: Disk> Keeper<D> {
         now: SystemTime,
     ) -> io::Result<JobDone<D::File>> {
         let size = self.segment_size()?;
+        self.now = now;
         self.find_start_of_walk(size).await?;
         if let Err(error) = self.tend_slots(size, now).await {
             // What is not written down keeps its WAL; what is not needed by it may go.
@@ -55,7 +57,6 @@ impl<D: Disk> Keeper<D> {
         }
         self.note_completions(size, now).await;
         let space = self.space().await;
-        let mut terminate = Vec::new();
         let plan = loop {
             let (names, plan) = self.plan(newest, now, size, space);
             if plan.invalidate.is_empty() {
@@ -70,13 +71,14 @@ impl<D: Disk> Keeper<D> {
                     restart_lsn = %at.unwrap_or(Lsn::INVALID),
                     "invalidating obsolete replication slot \"{name}\": {cause}"
                 );
-                terminate.extend(slots.invalidate(name, *cause));
+                slots.invalidate(name, *cause);
                 lost.push(name.clone());
             }
+            self.holds.slots.tell_revoked();
             self.save_lost(&lost, now).await?;
         };
-        if plan.receiving != self.receiving {
-            self.receiving = plan.receiving;
+        if plan.receiving != self.holds.receiving() {
+            self.holds.set_receiving(plan.receiving);
             match plan.receiving {
                 Receiving::Paused => warn!(
                     unarchived = self.holds.backlog.len(),
@@ -87,10 +89,18 @@ impl<D: Disk> Keeper<D> {
             }
         }
         self.horizon = self.horizon.max(plan.horizon);
-        let oldest_kept = self.holds.oldest_kept();
         self.look_at_restored(size);
         self.open.forget_closed();
-        Ok(JobDone::Retained { oldest_kept, terminate, receiving: self.receiving })
+        Ok(JobDone::Done(JobKind::Retain))
+    }
+
+    /// Looks after slots and old WAL when a segment was completed, by the time of day as it
+    /// was told last.
+    pub async fn retain_if_due(&mut self) {
+        let Some((tli, newest)) = self.completed_upto.take() else { return };
+        if let Err(error) = self.retain(self.within(tli, newest), self.now).await {
+            warn!("could not remove old segments: {error}");
+        }
     }
 
     /// One plan. It is in force when it takes nothing from anybody.
@@ -116,7 +126,7 @@ impl<D: Disk> Keeper<D> {
                 slots: &needs,
                 archived: &|no| unarchived.is_none_or(|oldest| no < oldest),
                 space,
-                receiving: self.receiving,
+                receiving: self.holds.receiving(),
                 ..Situation::new(size, oldest, newest)
             };
             plan(&self.policy, &situation)

@@ -19,7 +19,7 @@ use crate::store::durable::{read_full, replace_durably, write_full};
 use crate::store::layout::ArchiveFile;
 use crate::store::layout::{Layout, Listing, SegmentRange};
 use crate::store::notes::{BegunNote, HaltedNote};
-use crate::store::retention::{Holds, Policy, Receiving};
+use crate::store::retention::{Holds, Policy};
 use crate::store::switch::heirs;
 use crate::store::tail::leading_rest;
 use crate::wal::page::LONG_HEADER;
@@ -28,6 +28,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 use tracing::warn;
 
 /// Old segments that go in one step of background work.
@@ -61,8 +62,10 @@ pub struct Keeper<D: Disk> {
     pub(super) walk_start: Option<Lsn>,
     /// The plan in force lets segments before this one go. Before the first plan none goes.
     pub(super) horizon: SegmentNo,
-    /// May WAL come in?
-    pub(super) receiving: Receiving,
+    /// A segment was completed, up to here, and retention has not looked since.
+    pub(super) completed_upto: Option<(TimelineId, Lsn)>,
+    /// The time of day, as it was told last.
+    pub(super) now: SystemTime,
     /// Names were removed or changed since the directory was synced.
     pub(super) unsynced_names: bool,
     /// Segments from the archive.
@@ -89,7 +92,8 @@ impl<D: Disk> Keeper<D> {
             cluster,
             policy: Policy::default(),
             completed: Completions::default(),
-            receiving: Receiving::Open,
+            completed_upto: None,
+            now: SystemTime::UNIX_EPOCH,
             spares: Spares::new(&listing.spares),
             complete: complete_ranges(listing, complete),
             partials: listing.partials.iter().copied().collect(),
@@ -110,16 +114,12 @@ impl<D: Disk> Keeper<D> {
     pub async fn run(&mut self, job: Job) -> JobDone<D::File> {
         let kind = job.kind();
         let done = match job {
-            Job::UseCluster { segment_size } => {
-                self.size = Some(segment_size);
-                Ok(JobDone::Done(kind))
-            }
             Job::Prepare { tli, no, keep } => self.prepare(tli, no, keep).await,
             Job::Finalize { tli, no } => self.finalize(tli, no).await,
             Job::Begin { tli, start, upto } => self.begin(tli, start, upto).await,
-            Job::Open { tli, no, for_core } => {
+            Job::Open { tli, no } => {
                 let result = self.open(tli, no).await;
-                Ok(JobDone::Opened { tli, no, for_core, result })
+                Ok(JobDone::Opened { tli, no, result })
             }
             Job::Adopt { tli, no } => {
                 let result = self.adopt(tli, no).await;
@@ -254,6 +254,7 @@ impl<D: Disk> Keeper<D> {
         self.partials.remove(&(tli, no));
         self.archive_segment(name).await;
         self.completed.finished(no);
+        self.completed_upto = Some((tli, no.end(name.size)));
         let range = self.complete.iter_mut().rev().find(|range| range.tli == tli);
         match range {
             Some(range) if range.newest.next() == no => range.newest = no,
@@ -497,8 +498,7 @@ mod tests {
 
         // A laggard reads what was recovered; then the upstream goes on with the segment.
         let no = SegmentNo::new(FIRST);
-        let JobDone::Opened { result: Ok(reader), .. } = run(Job::Open { tli, no, for_core: 0 })
-        else {
+        let JobDone::Opened { result: Ok(reader), .. } = run(Job::Open { tli, no }) else {
             panic!("not opened")
         };
         for (no, from) in [(FIRST, 0), (FIRST + 1, MIB as usize)] {
@@ -517,7 +517,7 @@ mod tests {
                 newest,
                 now: std::time::SystemTime::UNIX_EPOCH
             }),
-            JobDone::Retained { .. }
+            JobDone::Done(JobKind::Retain)
         ));
         while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
         // Whatever became a spare is written over from here on.
@@ -548,7 +548,7 @@ mod tests {
         let complete = Some(SegmentRange { tli, oldest: old, newest: old });
         let mut keeper =
             Keeper::new(PlainDisk, layout.clone(), holds, &Listing::default(), complete, None);
-        run_ready(keeper.run(Job::UseCluster { segment_size: size })).unwrap();
+        keeper.size = Some(size);
         keeper.horizon = next;
 
         let keep = next.start(size);

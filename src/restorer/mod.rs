@@ -2,10 +2,10 @@
 //! thread nor the keeper waits for an archive.
 //!
 //! A data core knows nothing of it. It asks the keeper for a segment's file; what the
-//! keeper does not find comes here ([`Restorer::want`]), is fetched under a temporary name,
-//! checked and synced, goes back to the keeper for its real name, and then the core has its
-//! answer, late. One fetch serves all who wait, and the next segments are fetched before
-//! anybody asks for them.
+//! keeper does not find comes here with the core's address ([`SegmentSource::want`]), is
+//! fetched under a temporary name, checked and synced, gets its real name from the keeper,
+//! and then the core has its answer, late. One fetch serves all who wait, and the next
+//! segments are fetched before anybody asks for them.
 #![forbid(unsafe_code)]
 
 mod queue;
@@ -16,7 +16,7 @@ use crate::archive::restore::{Fetched, RestoreCommand};
 use crate::config::RestoreSettings;
 use crate::hub::Hub;
 use crate::hub::page_rules::page_rules;
-use crate::keeper::{Job, JobDone, KeeperHandle};
+use crate::keeper::{JobDone, KeeperClient, Reply, SegmentSource};
 use crate::store::layout::Layout;
 use crate::timeline::History;
 use crate::wal::{SegmentName, SegmentNo, SegmentSize, TimelineId, Walker};
@@ -30,7 +30,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::RecvError;
+use tokio::sync::{Semaphore, oneshot};
 use tracing::{debug, error, info};
 
 /// The longest history file that is believed to be one.
@@ -39,11 +40,8 @@ const MAX_HISTORY: u64 = 1 << 20;
 /// How often it is said that the command is broken.
 const BROKEN_PAUSE: Duration = Duration::from_secs(60);
 
-/// How long a full keeper's queue is left alone.
-const PAUSE: Duration = Duration::from_millis(1);
-
-/// Brings an answer to a data core.
-pub type Answer = Box<dyn Fn(usize, JobDone) + Send + Sync>;
+/// History files that are in the queue at one time, at most.
+const MAX_HISTORIES: usize = 64;
 
 /// The archive's files, for whoever needs them.
 pub struct Restorer {
@@ -58,8 +56,9 @@ struct Inner {
     /// Segments fetched ahead of need.
     ahead: u64,
     /// None once the hub ends, so that the keeper can.
-    keeper: Mutex<Option<KeeperHandle>>,
-    answer: Answer,
+    keeper: Mutex<Option<KeeperClient>>,
+    /// Places in the queue for history files.
+    histories_waiting: Arc<Semaphore>,
     stop: AtomicBool,
     /// Fetches for tasks of the control thread.
     fetches: AtomicU64,
@@ -103,8 +102,7 @@ impl Restorer {
         settings: &RestoreSettings,
         layout: Layout,
         hub: Arc<Hub>,
-        keeper: KeeperHandle,
-        answer: Answer,
+        keeper: KeeperClient,
     ) -> io::Result<Self> {
         let jobs = settings.jobs.get();
         let inner = Arc::new(Inner {
@@ -113,7 +111,7 @@ impl Restorer {
             hub,
             ahead: jobs as u64,
             keeper: Mutex::new(Some(keeper)),
-            answer,
+            histories_waiting: Arc::new(Semaphore::new(MAX_HISTORIES)),
             stop: AtomicBool::new(false),
             fetches: AtomicU64::new(0),
             histories: Mutex::new(()),
@@ -130,51 +128,25 @@ impl Restorer {
         Ok(Self { inner, threads: Mutex::new(threads) })
     }
 
-    /// A core needs a segment that is not on disk. It gets its answer when the file is
-    /// there, or when it is known that it will not come.
-    pub fn want(&self, tli: TimelineId, no: SegmentNo, core: usize) {
-        let Some(key) = self.inner.key(tli, no) else {
-            let result = Err(io::ErrorKind::NotFound.into());
-            return self.inner.tell(Waiting { tli, core }, no, result);
-        };
-        self.inner.lock().want(key, Waiting { tli, core });
-        self.inner.ready.notify_one();
-        self.look_ahead(tli, no);
-    }
-
-    /// A core reads this segment: what follows may be needed soon.
-    pub fn look_ahead(&self, tli: TimelineId, no: SegmentNo) {
-        let inner = &self.inner;
-        let (Some(identity), Some(cell)) = (inner.hub.identity(), inner.hub.cell_of(tli)) else {
-            return;
-        };
-        let size = identity.segment_size;
-        let here = inner.hub.holds.oldest_kept();
-        let follows = (1..=inner.ahead).map(|n| SegmentNo::new(no.raw().saturating_add(n)));
-        let gone = |no: &SegmentNo| no.start(size) < here && no.start(size) < cell.limit();
-        for no in follows.take_while(gone) {
-            if let Some(key) = inner.key(tli, no)
-                && inner.lock().foresee(key)
-            {
-                inner.ready.notify_one();
-            }
-        }
-    }
-
-    /// The keeper has taken a segment, or could not.
-    pub fn adopted(&self, tli: TimelineId, no: SegmentNo, result: io::Result<Arc<OwnedFd>>) {
-        self.inner.finish(Key { tli, no }, result);
-    }
-
-    /// Fetches a history file. None: the archive has none.
-    pub fn history(&self, tli: TimelineId) -> oneshot::Receiver<Restored<Bytes>> {
-        self.order(move |inner| inner.fetch_history(tli))
+    /// Fetches a history file. `None`: the archive has none. Many clients may ask; those
+    /// beyond `MAX_HISTORIES` wait for a place.
+    ///
+    /// # Errors
+    /// The hub ends.
+    pub async fn history(&self, tli: TimelineId) -> Result<Restored<Bytes>, RecvError> {
+        // Nobody closes it.
+        let place = Arc::clone(&self.inner.histories_waiting).acquire_owned().await.ok();
+        let fetched = self.order(move |inner| {
+            let _place = place;
+            inner.fetch_history(tli)
+        });
+        fetched.await
     }
 
     /// Fetches a segment under the first of these names that the archive has. Nothing in it
     /// has been looked at. None: the archive has none of them. A fetch that nobody waits for
     /// any more may still run when the same segment is asked for again, so that each has a
-    /// place of its own.
+    /// place of its own. Who asks has no more than a few under way.
     pub fn segment(
         &self,
         names: Vec<SegmentName>,
@@ -203,9 +175,7 @@ impl Restorer {
         work: impl FnOnce(&Inner) -> T + Send + 'static,
     ) -> oneshot::Receiver<T> {
         let (tell, told) = oneshot::channel();
-        // Who asked may have gone.
-        let work: Work = Box::new(move |inner| drop(tell.send(work(inner))));
-        self.inner.lock().order(work);
+        self.inner.lock().order(Box::new(Fetch { tell, work }));
         self.inner.ready.notify_one();
         told
     }
@@ -229,13 +199,62 @@ impl Restorer {
     }
 }
 
+impl SegmentSource for Restorer {
+    /// One core asks for no more segments than it may have files open, so the queue is
+    /// bounded by that.
+    fn want(&self, tli: TimelineId, no: SegmentNo, reply: Reply) {
+        let Some(key) = self.inner.key(tli, no) else {
+            let result = Err(io::ErrorKind::NotFound.into());
+            return reply.send(JobDone::Opened { tli, no, result });
+        };
+        self.inner.lock().want(key, Waiting { tli, reply });
+        self.inner.ready.notify_one();
+        self.look_ahead(tli, no);
+    }
+
+    fn look_ahead(&self, tli: TimelineId, no: SegmentNo) {
+        let inner = &self.inner;
+        let (Some(identity), Some(cell)) = (inner.hub.identity(), inner.hub.cell_of(tli)) else {
+            return;
+        };
+        let size = identity.segment_size;
+        let here = inner.hub.holds.oldest_kept();
+        let follows = (1..=inner.ahead).map(|n| SegmentNo::new(no.raw().saturating_add(n)));
+        let gone = |no: &SegmentNo| no.start(size) < here && no.start(size) < cell.limit();
+        for no in follows.take_while(gone) {
+            if let Some(key) = inner.key(tli, no)
+                && inner.lock().foresee(key)
+            {
+                inner.ready.notify_one();
+            }
+        }
+    }
+}
+
+/// A piece of work, and the task that waits for what comes of it.
+struct Fetch<T, W> {
+    tell: oneshot::Sender<T>,
+    work: W,
+}
+
+impl<T: Send, W: FnOnce(&Inner) -> T + Send> Work for Fetch<T, W> {
+    fn is_wanted(&self) -> bool {
+        !self.tell.is_closed()
+    }
+
+    fn run(self: Box<Self>, inner: &Inner) {
+        // Who asked may have gone meanwhile.
+        drop(self.tell.send((self.work)(inner)));
+    }
+}
+
 impl Inner {
     // A panic ends the process (`panic = "abort"`); only tests can poison a lock.
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keeper(&self) -> MutexGuard<'_, Option<KeeperHandle>> {
+    fn keeper(&self) -> MutexGuard<'_, Option<KeeperClient>> {
         self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -254,7 +273,7 @@ impl Inner {
             drop(queue);
             match next {
                 queue::Next::Segment(key) => self.restore_segment(key),
-                queue::Next::Work(work) => work(self),
+                queue::Next::Work(work) => work.run(self),
             }
             queue = self.lock();
         }
@@ -275,15 +294,8 @@ impl Inner {
             }
             Err(error) => return self.finish(key, Err(error)),
         }
-        let mut job = Job::Adopt { tli: key.tli, no: key.no };
-        loop {
-            let Some(keeper) = self.keeper().clone() else { return };
-            match keeper.post(job) {
-                Ok(()) => return,
-                Err(back) => job = *back,
-            }
-            std::thread::sleep(PAUSE);
-        }
+        let Some(keeper) = self.keeper().clone() else { return };
+        self.finish(key, keeper.adopt(key.tli, key.no));
     }
 
     /// Has the segment under its temporary name, checked, or under its own.
@@ -371,18 +383,13 @@ impl Inner {
     /// Whoever waits for the segment has an answer.
     fn finish(&self, key: Key, result: io::Result<Arc<OwnedFd>>) {
         let waiting = self.lock().finished(key);
-        for waiting in waiting {
+        for Waiting { tli, reply } in waiting {
             let result = match &result {
                 Ok(file) => Ok(Arc::clone(file)),
                 Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
             };
-            self.tell(waiting, key.no, result);
+            reply.send(JobDone::Opened { tli, no: key.no, result });
         }
-    }
-
-    fn tell(&self, waiting: Waiting, no: SegmentNo, result: io::Result<Arc<OwnedFd>>) {
-        let Waiting { tli, core } = waiting;
-        (self.answer)(core, JobDone::Opened { tli, no, for_core: core, result });
     }
 }
 

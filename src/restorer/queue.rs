@@ -1,6 +1,7 @@
 //! What the threads have to do next, and who waits for it.
 
 use super::Inner;
+use crate::keeper::Reply;
 use crate::wal::{SegmentNo, TimelineId};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,20 +16,26 @@ pub(super) struct Key {
     pub(super) no: SegmentNo,
 }
 
-/// A core that waits for a segment, and the timeline that it asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Somebody who waits for a segment, and the timeline that was asked for.
+#[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) tli: TimelineId,
-    pub(super) core: usize,
+    pub(super) reply: Reply,
 }
 
-/// A piece of work for the control thread.
-pub(super) type Work = Box<dyn FnOnce(&Inner) + Send>;
+/// A piece of work for a task.
+pub(super) trait Work: Send {
+    /// Does anybody wait for it still?
+    fn is_wanted(&self) -> bool;
+
+    /// Does it, and tells.
+    fn run(self: Box<Self>, inner: &Inner);
+}
 
 /// What a thread does next.
 pub(super) enum Next {
     Segment(Key),
-    Work(Work),
+    Work(Box<dyn Work>),
 }
 
 /// The control thread and the standbys take turns: neither waits for all of the other's.
@@ -42,7 +49,7 @@ enum Turn {
 /// The queue. What somebody waits for goes before what is only foreseen.
 #[derive(Default)]
 pub(super) struct Queue {
-    work: VecDeque<Work>,
+    work: VecDeque<Box<dyn Work>>,
     /// Whose turn it is when both want something.
     turn: Turn,
     needed: VecDeque<Key>,
@@ -79,7 +86,9 @@ impl Queue {
         true
     }
 
-    pub(super) fn order(&mut self, work: Work) {
+    /// A task wants something. What nobody waits for any more makes room.
+    pub(super) fn order(&mut self, work: Box<dyn Work>) {
+        self.work.retain(|work| work.is_wanted());
         self.work.push_back(work);
     }
 
@@ -109,8 +118,32 @@ mod tests {
         Key { tli: TimelineId::FIRST, no: SegmentNo::new(no) }
     }
 
-    fn core(core: usize) -> Waiting {
-        Waiting { tli: TimelineId::FIRST, core }
+    /// Somebody who waits, by the timeline that is asked for.
+    fn core(core: u32) -> Waiting {
+        Waiting { tli: TimelineId::new(1 + core).unwrap(), reply: Reply::Nobody }
+    }
+
+    fn cores(waiting: Vec<Waiting>) -> Vec<u32> {
+        waiting.into_iter().map(|waiting| waiting.tli.raw() - 1).collect()
+    }
+
+    struct Forgotten;
+
+    impl Work for Forgotten {
+        fn is_wanted(&self) -> bool {
+            false
+        }
+
+        fn run(self: Box<Self>, _: &Inner) {}
+    }
+
+    #[test]
+    fn work_that_nobody_waits_for_makes_room() {
+        let mut queue = Queue::default();
+        for _ in 0..1000 {
+            queue.order(Box::new(Forgotten));
+        }
+        assert_eq!(queue.work.len(), 1);
     }
 
     fn next(queue: &mut Queue) -> Option<Key> {
@@ -135,7 +168,7 @@ mod tests {
         assert_eq!(next(&mut queue), Some(key(3)));
         assert_eq!(next(&mut queue), Some(key(2)));
         assert_eq!(next(&mut queue), None);
-        assert_eq!(queue.finished(key(1)), [core(0), core(1), core(2)]);
+        assert_eq!(cores(queue.finished(key(1))), [0, 1, 2]);
         assert!(queue.finished(key(2)).is_empty());
         queue.want(key(1), core(2));
         assert_eq!(next(&mut queue), Some(key(1)), "asked again, fetched again");

@@ -3,11 +3,11 @@
 use super::*;
 use crate::archive::template::Template;
 use crate::hub::tests::hub;
+use crate::keeper::{CoreInbox, Job, Order, Orders, queue};
 use crate::wal::synth::Synth;
 use crate::wal::{Lsn, SegmentSize};
 use std::num::NonZeroUsize;
 use std::sync::mpsc as answers;
-use tokio::sync::mpsc;
 
 const SEGMENT: u64 = 16 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -16,7 +16,8 @@ const TLI: TimelineId = TimelineId::FIRST;
 struct World {
     root: tempfile::TempDir,
     restorer: Restorer,
-    jobs: mpsc::Receiver<Job>,
+    orders: Orders,
+    tell: answers::Sender<(usize, JobDone)>,
     answers: answers::Receiver<(usize, JobDone)>,
 }
 
@@ -46,20 +47,23 @@ impl World {
             command: Template::parse(command, &['f', 'p', 'r']).unwrap(),
             jobs: NonZeroUsize::new(2).unwrap(),
         };
-        let (keeper, jobs) = mpsc::channel(64);
+        let (keeper, orders) = queue(64);
         let (tell, answers) = answers::channel();
-        let answer = Box::new(move |core, done| tell.send((core, done)).unwrap());
-        let keeper = KeeperHandle::to(keeper);
-        let restorer = Restorer::start(&settings, layout, hub, keeper, answer).unwrap();
-        Self { root, restorer, jobs, answers }
+        let restorer = Restorer::start(&settings, layout, hub, keeper).unwrap();
+        Self { root, restorer, orders, tell, answers }
     }
 
-    fn job(&mut self) -> Job {
+    fn want(&self, no: SegmentNo, core: usize) {
+        let inbox = Inbox { core, tell: Mutex::new(self.tell.clone()) };
+        self.restorer.want(TLI, no, Reply::Core(Arc::new(inbox)));
+    }
+
+    fn order(&mut self) -> Order {
         let end = Instant::now() + PATIENCE;
         loop {
-            match self.jobs.try_recv() {
-                Ok(job) => return job,
-                Err(_) => assert!(Instant::now() < end, "no job comes"),
+            match self.orders.take() {
+                Some(order) => return order,
+                None => assert!(Instant::now() < end, "no job comes"),
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -68,8 +72,7 @@ impl World {
     /// The answer: which core, and the kind of the error.
     fn answer(&self) -> (usize, Option<io::ErrorKind>) {
         let (core, done) = self.answers.recv_timeout(PATIENCE).unwrap();
-        let JobDone::Opened { for_core, result, .. } = done else { panic!("{done:?}") };
-        assert_eq!(core, for_core);
+        let JobDone::Opened { result, .. } = done else { panic!("{done:?}") };
         (core, result.err().map(|error| error.kind()))
     }
 
@@ -89,6 +92,18 @@ impl Drop for World {
     }
 }
 
+/// Where a core takes its answers.
+struct Inbox {
+    core: usize,
+    tell: Mutex<answers::Sender<(usize, JobDone)>>,
+}
+
+impl CoreInbox for Inbox {
+    fn answer(&self, done: JobDone) {
+        self.tell.lock().unwrap().send((self.core, done)).unwrap();
+    }
+}
+
 fn name(no: u64) -> String {
     let size = SegmentSize::new(SEGMENT).unwrap();
     SegmentName { tli: TLI, no: SegmentNo::new(no), size }.to_string()
@@ -98,16 +113,18 @@ fn name(no: u64) -> String {
 fn one_fetch_serves_all_and_the_next_segments_come_ahead() {
     let mut world = World::new("echo %f >> asked; cp archive/%f %p");
     let no = SegmentNo::new(4);
-    world.restorer.want(TLI, no, 0);
-    world.restorer.want(TLI, no, 1);
+    world.want(no, 0);
+    world.want(no, 1);
     let mut adopted = Vec::new();
     for _ in 0..3 {
-        let Job::Adopt { tli, no } = world.job() else { panic!("another job") };
+        let Order { job: Job::Adopt { tli, no }, reply } = world.order() else {
+            panic!("another job")
+        };
         assert_eq!(tli, TLI);
         let path = Layout::new(world.root.path()).restoring(&name(no.raw()));
         assert_eq!(std::fs::metadata(&path).unwrap().len(), SEGMENT);
         let file = File::open(path).unwrap();
-        world.restorer.adopted(tli, no, Ok(Arc::new(file.into())));
+        reply.send(JobDone::Adopted { tli, no, result: Ok(Arc::new(file.into())) });
         adopted.push(no.raw());
     }
     adopted.sort_unstable();
@@ -128,7 +145,7 @@ fn what_the_archive_lacks_is_missing_and_what_is_broken_is_not() {
         ("truncate -s 15M %p", io::ErrorKind::NotFound),
     ] {
         let world = World::new(command);
-        world.restorer.want(TLI, SegmentNo::new(9), 0);
+        world.want(SegmentNo::new(9), 0);
         assert_eq!(world.answer(), (0, Some(kind)), "{command}");
         assert_eq!(std::fs::read_dir(world.root.path().join("pg_wal")).unwrap().count(), 0);
     }
@@ -141,8 +158,9 @@ fn histories() {
     let text = "1\t0/3000060\tno recovery target specified\n";
     std::fs::write(archive.join("00000002.history"), text).unwrap();
     std::fs::write(archive.join("00000003.history"), "a tale").unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let fetch =
-        |tli| world.restorer.history(TimelineId::new(tli).unwrap()).blocking_recv().unwrap();
+        |tli| runtime.block_on(world.restorer.history(TimelineId::new(tli).unwrap())).unwrap();
     assert_eq!(fetch(2), Ok(Some(Bytes::from_static(text.as_bytes()))));
     assert!(fetch(3).unwrap_err().contains("00000003.history"));
     assert_eq!(fetch(4), Ok(None));

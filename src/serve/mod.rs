@@ -5,8 +5,6 @@ mod course;
 pub mod flags;
 mod limits;
 mod pin;
-mod post;
-mod recorder;
 mod watchdog;
 
 use crate::archiver;
@@ -19,7 +17,7 @@ use crate::control::{Control, Running};
 use crate::data::handoff::{Inbox, Mailbox, ToControl, ToCore, mailbox};
 use crate::data::{CoreParts, DataCore, Peer, Receiver, Store};
 use crate::hub::Hub;
-use crate::keeper::{self, KeeperFault, KeeperHandle};
+use crate::keeper::{self, Job, KeeperClient, KeeperFault};
 use crate::log;
 use crate::restorer::Restorer;
 use crate::ring::{self, ChunkReader, Features, RingRefused, Setup, Support, Uring, Waker};
@@ -31,8 +29,6 @@ use crate::store::recover::RecoveredWal;
 use crate::upstream::position::Position;
 use crate::watermark::{Bell, Cell};
 use crate::wire::secret::Secret;
-use post::Post;
-use recorder::KeeperRecorder;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -129,10 +125,7 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
         .map_err(|e| ServeFault::Io("listen on the socket walhub.ctl in the directory", e))?;
     let bound = bind(&config)?.with_ctl(ctl);
 
-    let post = Arc::new(Post::default());
-    let answers = Arc::clone(&post);
-    let keeper =
-        keeper::start(directory, config.retention.clone(), move |done| answers.deliver(done))?;
+    let keeper = keeper::start(directory, config.retention.clone())?;
     let recovered = keeper.recovered;
     if let Some(halted) = &recovered.halted {
         warn!(
@@ -151,12 +144,11 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     };
     let hub = Arc::new(Hub::new(Arc::clone(&config), control.instance, keeper.holds));
     course::resume(&hub.course, &layout, flag)?;
-    let recorder =
-        KeeperRecorder::start(Arc::clone(&hub), keeper.handle.clone(), Arc::clone(&post))
-            .map_err(|e| ServeFault::Io("start a thread", e))?;
     if control.cluster.is_none() {
-        // Written again with the cluster; until then only the ID could be lost.
-        drop(recorder.save_instance());
+        // A new directory gets its ID before it has a cluster, so that a loop is seen at the
+        // first connection. It is written again with the cluster; until then only the ID
+        // could be lost.
+        keeper.client.note(Job::SaveControl(Box::new(control.clone())));
     }
 
     let cores = config.cores.get();
@@ -182,7 +174,6 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
 
     let (news, from_cores) = mpsc::channel(NEWS);
     let (mailboxes, inboxes): (Vec<_>, Vec<_>) = berths.iter().map(door).unzip();
-    post.open(Arc::clone(&hub), mailboxes.clone());
     if let Some(first) = berths.first() {
         let (bell, waker) = (Arc::clone(&first.bell), first.waker.clone());
         hub.fleet.wake_by(Box::new(move || {
@@ -191,14 +182,18 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
             }
         }));
     }
-    let restorer = start_restorer(&config, layout.clone(), &hub, &keeper.handle, &post)?;
+    let restorer = start_restorer(&config, layout.clone(), &hub, &keeper.client)?;
+    match &restorer {
+        Some(restorer) => keeper.source.fill(Arc::<Restorer>::clone(restorer)),
+        None => drop(keeper.source),
+    }
     let peers = berths.iter().skip(1);
     let peers = peers.map(|berth| Peer { bell: berth.bell.clone(), waker: berth.waker.clone() });
     let peers = peers.collect();
     let receiver = Receiver::new(Arc::clone(&hub), writer, store);
-    let parts = Crew { hub: &hub, keeper: &keeper.handle, news, peers };
-    let threads = parts.board(berths, inboxes, readers, receiver);
-    drop(keeper.handle);
+    let parts = Crew { hub: &hub, keeper: &keeper.client, news, peers };
+    let doors = mailboxes.iter().cloned().zip(inboxes).collect();
+    let threads = parts.board(berths, doors, readers, receiver);
 
     let archiver = config.archive_command.clone().map(|command| {
         let started = archiver::start(command, layout, Arc::clone(&hub.holds));
@@ -210,7 +205,7 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     let control = Control {
         hub,
         mailboxes: mailboxes.clone(),
-        recorder: Arc::new(recorder),
+        keeper: keeper.client,
         restorer: restorer.clone(),
         bound,
         news: from_cores,
@@ -289,16 +284,12 @@ fn start_restorer(
     config: &Config,
     layout: Layout,
     hub: &Arc<Hub>,
-    keeper: &KeeperHandle,
-    post: &Arc<Post>,
+    keeper: &KeeperClient,
 ) -> Result<Option<Arc<Restorer>>, ServeFault> {
     let Some(settings) = &config.restore else { return Ok(None) };
-    let post_to = Arc::clone(post);
-    let answer = Box::new(move |core, done| post_to.answer(core, done));
-    let started = Restorer::start(settings, layout, Arc::clone(hub), keeper.clone(), answer);
-    let restorer = Arc::new(started.map_err(|e| ServeFault::Io("start a thread", e))?);
-    post.ask_archive(Arc::clone(&restorer));
-    Ok(Some(restorer))
+    let started = Restorer::start(settings, layout, Arc::clone(hub), keeper.clone());
+    let restorer = started.map_err(|e| ServeFault::Io("start a thread", e))?;
+    Ok(Some(Arc::new(restorer)))
 }
 
 /// Starts a data core's thread: the ring belongs to the thread that makes it.
@@ -346,7 +337,7 @@ fn door(berth: &Berth) -> (Mailbox, Inbox) {
 /// What every core gets.
 struct Crew<'a> {
     hub: &'a Arc<Hub>,
-    keeper: &'a KeeperHandle,
+    keeper: &'a KeeperClient,
     news: mpsc::Sender<ToControl>,
     /// All cores but the first, whose receive role wakes them.
     peers: Vec<Peer>,
@@ -357,14 +348,14 @@ impl Crew<'_> {
     fn board(
         self,
         berths: Vec<Berth>,
-        inboxes: Vec<Inbox>,
+        doors: Vec<(Mailbox, Inbox)>,
         readers: Vec<ChunkReader>,
         receiver: Receiver,
     ) -> Vec<std::thread::JoinHandle<()>> {
         let (mut receiver, mut peers) = (Some(receiver), self.peers);
         let mut threads = Vec::new();
-        for (index, ((berth, inbox), chunks)) in
-            berths.into_iter().zip(inboxes).zip(readers).enumerate()
+        for (index, ((berth, (mailbox, inbox)), chunks)) in
+            berths.into_iter().zip(doors).zip(readers).enumerate()
         {
             let parts = CoreParts {
                 index,
@@ -372,7 +363,7 @@ impl Crew<'_> {
                 inbox,
                 bell: berth.bell,
                 chunks,
-                keeper: self.keeper.clone(),
+                keeper: self.keeper.for_core(Arc::new(mailbox)),
                 control: self.news.clone(),
                 receiver: receiver.take(),
                 peers: std::mem::take(&mut peers),

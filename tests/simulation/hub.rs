@@ -1,7 +1,7 @@
 //! A hub's process: what the engines do, step by step, with the shipped parts. The keeper,
 //! the store, the cells, the conversations are the real ones; what is written here once
 //! more is the order in which the engines call them (`serve`, `data::receive`,
-//! `serve::post`, `serve::recorder`).
+//! `keeper::serve`, `control::upstream`).
 
 use crate::network::{Conn, End, Node};
 use crate::plants::{Plant, PlantedDisk, PlantedFile};
@@ -26,7 +26,7 @@ use walhub::store::append::{Action, WriteId};
 use walhub::store::control_file::{Cluster, ControlFile};
 use walhub::store::durable::read_small;
 use walhub::store::layout::{FileKind, Layout};
-use walhub::store::retention::{Holds, Receiving};
+use walhub::store::retention::Holds;
 use walhub::store::switch::Switch;
 use walhub::store::{RecoveredWal, StoreFault, recover};
 use walhub::upstream::end::UpstreamEnd;
@@ -293,6 +293,9 @@ impl Process {
     /// Gives the cache's memory back: the process is gone.
     pub(crate) fn end(self: Rc<Self>) {
         let ground = Rc::clone(&self.ground);
+        let mut model = ground.model.borrow_mut();
+        model.released = model.released.max(self.hub.holds.oldest_kept());
+        drop(model);
         let Ok(process) = Rc::try_unwrap(self) else { panic!("a task outlives its process") };
         *ground.writer.borrow_mut() = Some(process.receive.into_inner().writer);
     }
@@ -313,7 +316,7 @@ impl Process {
         self.give(job, None);
     }
 
-    /// As `serve::post`.
+    /// As `keeper::serve`, and what the control thread does with the answers.
     fn deliver(&self, done: JobDone<PlantedFile>, tell: Option<Told1>) {
         let answer = |tell: Option<Told1>, result| {
             if let Some(tell) = tell {
@@ -331,26 +334,16 @@ impl Process {
                 self.shared().trace(|| format!("hub {}: {job}: {error}", self.ground.id));
                 answer(tell, Err(error.to_string()));
             }
-            JobDone::Retained { ref terminate, receiving, .. } => {
-                self.hub.set_receiving(receiving);
-                for session in self.sessions.borrow_mut().values_mut() {
-                    session.terminate_if(terminate);
-                }
-                self.inbox.borrow_mut().push_back(News::Keeper(done));
-            }
             done => self.inbox.borrow_mut().push_back(News::Keeper(done)),
         }
     }
 
-    /// As `serve::recorder`.
     fn save_control(&self, cluster: Option<Cluster>) -> Told1 {
         let control = ControlFile { instance: self.hub.instance, cluster };
         self.order(Job::SaveControl(Box::new(control)))
     }
 
     pub(crate) fn begin(&self, identity: &Identity, tli: TimelineId, start: Lsn) -> Told1 {
-        self.hub.holds.begin(start);
-        self.post(Job::UseCluster { segment_size: identity.segment_size });
         self.ground.model.borrow_mut().released = start;
         self.save_control(Some(Cluster {
             system_id: identity.system_id,
@@ -384,9 +377,22 @@ impl Process {
         self.post(Job::Retain { tli, newest: newest.saturating_add(15 * MIB), now });
     }
 
+    /// What retention has given up, and whom it has told to go.
+    fn look_at_retention(&self) {
+        let holds = &self.hub.holds;
+        if holds.oldest_kept() > self.ground.model.borrow().released {
+            self.ground.check_retained(holds, holds.oldest_kept());
+        }
+        let revoked = holds.slots.lock().take_revoked();
+        for session in self.sessions.borrow_mut().values_mut() {
+            session.terminate_if(&revoked);
+        }
+    }
+
     /// One pass of the core's loop, or a part of it.
     pub(crate) fn pass(&self) {
         let shared = self.shared();
+        self.look_at_retention();
         let receive = &mut *self.receive.borrow_mut();
         if !receive.operations.is_empty() && shared.chance(700) {
             self.complete_one(receive);
@@ -527,17 +533,10 @@ impl Process {
     }
 
     fn receiver_news(&self, receive: &mut Receive, news: JobDone<PlantedFile>) {
-        if let JobDone::Opened { tli, no, result, .. } = news {
+        if let JobDone::Opened { tli, no, result } = news {
             let file = result.map_err(|error| error.kind());
             for session in self.sessions.borrow_mut().values_mut() {
                 session.opened(self, (tli, no), &file);
-            }
-            return;
-        }
-        if let JobDone::Retained { oldest_kept, receiving, .. } = news {
-            self.ground.check_retained(&self.hub.holds, oldest_kept);
-            if receiving == Receiving::Paused {
-                self.end_stream(receive, UpstreamEnd::NoSpace);
             }
             return;
         }

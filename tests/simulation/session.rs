@@ -416,7 +416,7 @@ impl Sender {
                     if wal.is_empty() && self.asked != Some(no) {
                         self.asked = Some(no);
                         let tli = self.cell.tli();
-                        process.post(Job::Open { tli, no, for_core: 0 });
+                        process.post(Job::Open { tli, no });
                     }
                     break;
                 }

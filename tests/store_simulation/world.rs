@@ -506,6 +506,7 @@ impl<P: Plant> World<P> {
                 }
                 _ => {}
             }
+            self.look_at_horizon(process)?;
             let answers = std::mem::take(&mut *process.answers.borrow_mut());
             for answer in answers {
                 ready |= self.answer(process, answer)?;
@@ -528,6 +529,16 @@ impl<P: Plant> World<P> {
             }
         }
         Err(format!("no progress: {:?} jobs {:?}", process.appender, process.jobs.borrow()))
+    }
+
+    /// What retention has given up is archived.
+    fn look_at_horizon(&mut self, process: &Process<Rc<FakeFile>>) -> Result<(), Broken> {
+        let oldest_kept = process.holds.oldest_kept();
+        if oldest_kept > self.released {
+            self.released = oldest_kept;
+            self.check_archive(oldest_kept)?;
+        }
+        Ok(())
     }
 
     fn cut_off(&mut self) -> End {
@@ -625,11 +636,6 @@ impl<P: Plant> World<P> {
                 appender.begun(Ok(Begun::Partly), out);
             }
             JobDone::Begun { begun, .. } => appender.begun(Ok(begun), out),
-            JobDone::Retained { oldest_kept, .. } => {
-                self.released = self.released.max(oldest_kept);
-                promise!(process.holds.oldest_kept() == oldest_kept, "two horizons");
-                self.check_archive(oldest_kept)?;
-            }
             JobDone::Done(JobKind::SaveControl) => return Ok(true),
             JobDone::Done(JobKind::MarkHalted) => process.marked = true,
             JobDone::Done(_)

@@ -1,7 +1,6 @@
 //! What a client waits for when it creates or drops a slot: the keeper, or another
 //! session that still uses it.
 
-use super::super::recorder::Saved;
 use super::{Client, refuse};
 use crate::doors::replication::step::{SlotDone, SlotTask};
 use crate::standby::answers::MAX_MESSAGE;
@@ -14,9 +13,9 @@ impl Client {
     pub(super) async fn carry_out(&mut self, task: SlotTask) -> io::Result<Option<SlotDone>> {
         let result = match &task {
             SlotTask::Create { name } | SlotTask::CreateThenStart { name, .. } => {
-                done(self.shared.recorder.save_slot(name.clone())).await
+                self.shared.keeper.save_slot(name.clone()).await
             }
-            SlotTask::Drop { name } => done(self.shared.recorder.drop_slot(name.clone())).await,
+            SlotTask::Drop { name } => self.shared.keeper.drop_slot(name.clone()).await,
             SlotTask::AwaitFree { name } => {
                 if !self.await_free(name).await? {
                     return Ok(None);
@@ -24,7 +23,7 @@ impl Client {
                 Ok(())
             }
         };
-        Ok(Some(SlotDone { task, result }))
+        Ok(Some(SlotDone { task, result: result.map_err(|fault| fault.to_string()) }))
     }
 
     /// Waits until nobody uses the slot. False: the client has gone, or has to.
@@ -53,8 +52,4 @@ impl Client {
             }
         }
     }
-}
-
-async fn done(saved: Saved) -> Result<(), String> {
-    saved.await.unwrap_or_else(|_| Err("the keeper is gone".to_owned()))
 }

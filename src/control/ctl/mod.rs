@@ -10,7 +10,6 @@ pub use door::Door;
 pub(super) use figures::receiver;
 
 use super::Shared;
-use super::recorder::Saved;
 use super::upstream::steer::{Order, Steer};
 use crate::ctl::answer::{Answer, Dropped, Failure, Said};
 use crate::ctl::request::{Command, MAX_REQUEST, Request};
@@ -193,7 +192,7 @@ impl Desk {
         begun.map_err(|in_use| {
             fault(&in_use).with_hint("`walhub ctl slots` shows the slots and who uses them.")
         })?;
-        done(self.shared.recorder.drop_slot(slot)).await.map_err(|error| {
+        self.shared.keeper.drop_slot(slot).await.map_err(|error| {
             Failure::new(format!("could not remove replication slot \"{name}\": {error}"))
         })?;
         tracing::info!("dropped replication slot \"{name}\", as walhub ctl asked");
@@ -204,10 +203,6 @@ impl Desk {
 fn named(conninfo: &Secret) -> Result<Arc<Upstream>, Failure> {
     let upstream = Upstream::parse(conninfo.reveal());
     upstream.map(Arc::new).map_err(|fault| Failure::new(format!("invalid upstream: {fault}")))
-}
-
-async fn done(saved: Saved) -> Result<(), String> {
-    saved.await.unwrap_or_else(|_| Err("the keeper is gone".to_owned()))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::control::listener::Bound;
-use crate::control::tests::Forgetful;
+use crate::control::tests::forgetful;
 use crate::control::{Control, Running};
 use crate::ctl::address::Address;
 use crate::data::figures::{About, Figures, Inquiry, ReceiverFigures};
@@ -48,7 +48,7 @@ impl Scene {
         let control = Control {
             hub: Arc::clone(&hub),
             mailboxes: vec![post],
-            recorder: Arc::new(Forgetful),
+            keeper: forgetful(),
             restorer: None,
             bound: Bound::default().with_ctl(Door::open(directory.path()).unwrap()),
             news: from_cores,

@@ -11,7 +11,7 @@ use super::difference::{self, open_own};
 use super::feed::Feed;
 use super::probe::Probe;
 use super::steer::Order;
-use super::{LOG, Task, done};
+use super::{LOG, Task};
 use crate::archive::check;
 use crate::config::OnGap;
 use crate::hub::page_rules::page_rules;
@@ -363,8 +363,8 @@ impl Task {
                 Some(content) => content,
                 None => match restorer.history(next).await.map_err(|_| Ends)? {
                     Ok(Some(content)) => {
-                        let saved = self.shared.recorder.save_history(next, content.clone());
-                        if let Err(error) = done(saved).await {
+                        let saved = self.shared.keeper.save_history(next, content.to_vec());
+                        if let Err(error) = saved.await {
                             warn!(target: LOG, "could not save the history of timeline {next}: {error}");
                             return Ok(None);
                         }
@@ -428,12 +428,10 @@ impl Task {
             );
             return Ok(Advance::Stuck);
         }
-        let switched = done(self.shared.recorder.switch(Switch { from, to: next, at })).await;
-        self.removed = None;
-        match switched {
+        match self.go_on_with(Switch { from, to: next, at }).await {
             Ok(()) => Ok(Advance::Further),
             Err(error) => {
-                error!(target: LOG, "could not go on with timeline {next}: {error}");
+                error!(target: LOG, "{error}");
                 Ok(Advance::Stuck)
             }
         }

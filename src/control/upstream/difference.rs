@@ -4,7 +4,7 @@
 
 use super::super::Shared;
 use super::link::{Link, LinkFault, Started};
-use super::{LOG, REMOVED, Task, done};
+use super::{LOG, REMOVED, Task};
 use crate::hub::Hub;
 use crate::store::evidence::Evidence;
 use crate::store::layout::Layout;
@@ -77,7 +77,7 @@ impl Task {
             self.kept.hold = Some(hub.holds.hold_restorable(from));
         }
         if self.kept.disk == Disk::Unsaved {
-            let saved = done(self.shared.recorder.save_evidence(Some(&evidence))).await;
+            let saved = self.shared.keeper.save_evidence(Some(&evidence)).await;
             saved
                 .map_err(|error| format!("could not save the evidence of a difference: {error}"))?;
             self.kept.disk = Disk::Saved;
@@ -89,7 +89,7 @@ impl Task {
     pub(super) async fn forget_difference(&mut self, why: &str) -> Result<(), String> {
         let course = &self.shared.hub.course;
         let Some(evidence) = course.evidence() else { return Ok(()) };
-        let gone = done(self.shared.recorder.save_evidence(None)).await;
+        let gone = self.shared.keeper.save_evidence(None).await;
         gone.map_err(|error| format!("could not remove the evidence of a difference: {error}"))?;
         course.set_evidence(None);
         self.kept = Kept::default();

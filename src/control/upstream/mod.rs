@@ -7,29 +7,30 @@ mod feed;
 mod link;
 mod probe;
 pub(super) mod steer;
+mod switching;
 
 use self::difference::Kept;
 use self::link::{Link, LinkFault, Started, text};
 use self::steer::Order;
+use self::switching::Switching;
 use super::Shared;
-use super::recorder::Saved;
 use crate::cluster::identity::Identity;
 use crate::config::{MissingSlot, OnGap};
 use crate::data::handoff::{ToCore, UpstreamHandoff};
 use crate::hub::course::{Standing, Upstream};
-use crate::upstream::apply::ReportApply;
-use crate::upstream::end::UpstreamEnd;
-use crate::upstream::position::Position;
-use crate::upstream::position::StartFrom;
-
+use crate::keeper::Job;
+use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::retention::Receiving;
 use crate::store::switch::Switch;
 use crate::timeline::History;
+use crate::upstream::apply::ReportApply;
 use crate::upstream::apply::names_standby;
+use crate::upstream::end::UpstreamEnd;
 use crate::upstream::judge::{Known, Seen, Verdict, judge};
 use crate::upstream::login::{LoginFault, create_slot, start_replication};
 use crate::upstream::oldest::OldestSearch;
 use crate::upstream::place::Span;
+use crate::upstream::position::{Position, StartFrom};
 use crate::upstream::state::UpstreamState;
 use crate::upstream::supervise::{News, Next, Supervisor};
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
@@ -126,7 +127,7 @@ struct Task {
     supervisor: Supervisor,
     ends: mpsc::Receiver<UpstreamEnd>,
     /// A switch of timelines that is under way, whether or not its attempt still is.
-    switching: Option<Saved>,
+    switching: Option<Switching>,
     /// Where to begin when there is no WAL; `current` after a gap was jumped.
     start_from: StartFrom,
     /// The upstream no longer has this start of ours.
@@ -359,13 +360,14 @@ impl Task {
             "beginning anew at the upstream's position (--on-gap restart-at-current); our WAL up \
              to here is moved aside and no longer served"
         );
-        match done(self.shared.recorder.set_wal_aside()).await {
+        match self.shared.keeper.set_aside(self.shared.hub.instance).await {
             Ok(()) => {
+                self.begin_anew().await;
                 self.start_from = StartFrom::Current;
                 self.removed = None;
                 self.supervisor.forget();
             }
-            Err(error) => tracing::error!(target: LOG, error, "could not move our WAL aside"),
+            Err(error) => tracing::error!(target: LOG, %error, "could not move our WAL aside"),
         }
     }
 
@@ -415,7 +417,8 @@ impl Task {
         self.shared.hub.course.set_standing(Standing { state, since });
         let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
         let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        self.shared.recorder.save_state(self.supervisor.state().to_json(since));
+        // Only `inspect` reads it; the next change writes it again.
+        self.shared.keeper.note(Job::SaveState(self.supervisor.state().to_json(since)));
     }
 }
 
@@ -643,13 +646,7 @@ impl Task {
             let host = asked.seen.host.clone();
             return Err(Failure::State(UpstreamState::Refused { host, why }));
         }
-        let switched = self.shared.recorder.switch(Switch { from, to: next, at });
-        self.removed = None;
-        let switched = self.switching.insert(switched).await;
-        self.switching = None;
-        switched.unwrap_or_else(|_| Err("the keeper is gone".to_owned())).map_err(|error| {
-            Failure::other(format!("could not go on with timeline {next}: {error}"))
-        })
+        self.go_on_with(Switch { from, to: next, at }).await.map_err(Failure::other)
     }
 
     /// A primary that waits for this hub to replay is told something else: once it is said
@@ -705,7 +702,7 @@ impl Task {
             }
             let file = if one == of { content.take() } else { fetch_history(link, one).await? };
             let Some(file) = file.filter(|file| known.as_ref() != Some(file)) else { continue };
-            done(self.shared.recorder.save_history(one, file.clone())).await.map_err(|error| {
+            self.shared.keeper.save_history(one, file.to_vec()).await.map_err(|error| {
                 Failure::other(format!("could not save the history of timeline {one}: {error}"))
             })?;
             self.shared.hub.set_history(one, file);
@@ -728,15 +725,29 @@ impl Task {
         start: Lsn,
     ) -> Result<(), Failure> {
         let hub = &self.shared.hub;
-        let recorder = &self.shared.recorder;
+        let keeper = &self.shared.keeper;
+        let (mode, parameters) =
+            (identity.data_directory_mode.clone(), identity.parameters.clone());
         let saved = match position {
-            Position::Empty => recorder.begin(Arc::clone(&identity), tli, start),
+            Position::Empty => {
+                let cluster = Cluster {
+                    system_id: identity.system_id,
+                    segment_size: identity.segment_size,
+                    data_directory_mode: mode,
+                    parameters,
+                    timeline: tli,
+                    start,
+                    sealed: Vec::new(),
+                };
+                let control = ControlFile { instance: hub.instance, cluster: Some(cluster) };
+                keeper.save_control(control).await
+            }
             Position::At { .. } if hub.identity().is_some_and(|old| *old == *identity) => {
                 return Ok(());
             }
-            Position::At { .. } => recorder.save_identity(Arc::clone(&identity)),
+            Position::At { .. } => keeper.save_identity(mode, parameters).await,
         };
-        done(saved).await.map_err(|error| {
+        saved.map_err(|error| {
             Failure::other(format!("could not write the control file: {error}"))
         })?;
         hub.set_identity(identity);
@@ -744,16 +755,11 @@ impl Task {
     }
 }
 
-/// Tells every core that the hubs below have to look again, however long its queue is full.
+/// Tells every core that the hubs below have to look again.
 async fn end_hub_streams(shared: Arc<Shared>) {
     for core in 0..shared.mailboxes.len() {
-        let tell = || super::connection::post(&shared, core, ToCore::EndHubStreams, || true);
-        while tell().await.is_none() {}
+        super::connection::insist(&shared, core, ToCore::EndHubStreams).await;
     }
-}
-
-async fn done(saved: Saved) -> Result<(), String> {
-    saved.await.unwrap_or_else(|_| Err("the keeper is gone".to_owned()))
 }
 
 /// Who is it? In the order of a walreceiver; 13 and 14 standbys want IDENTIFY_SYSTEM

@@ -3,7 +3,7 @@
 //! it counts.
 
 use super::super::ctl;
-use super::{LOG, NoStandby, Task, done};
+use super::{LOG, NoStandby, Task};
 use crate::data::handoff::ToCore;
 use crate::hub::course::Upstream;
 use crate::store::course::{FenceNote, UpstreamNote};
@@ -58,6 +58,7 @@ impl Task {
     /// A timeline's end that was decided is not left half way.
     pub(super) async fn end_switching(&mut self) {
         if let Some(switching) = self.switching.take() {
+            // Whoever asked for it has given up.
             drop(switching.await);
         }
     }
@@ -84,10 +85,7 @@ impl Task {
     /// Ends the stream to the core, if there is one. Whatever was under way may have been
     /// given up at any point: the core knows, and says so behind all that it said before.
     async fn recall(&mut self) {
-        let recall = || ToCore::RecallUpstream;
-        let post = || super::super::connection::post(&self.shared, 0, recall(), || true);
-        // However long its queue is full.
-        while post().await.is_none() {}
+        super::super::connection::insist(&self.shared, 0, ToCore::RecallUpstream).await;
         loop {
             match self.ends.recv().await {
                 Some(UpstreamEnd::Recalled) => return,
@@ -130,9 +128,8 @@ impl Task {
             primary_conninfo: upstream.text.clone(),
             instead_of: flag.text.clone(),
         });
-        done(self.shared.recorder.save_upstream(note))
-            .await
-            .map_err(|error| format!("could not save the upstream: {error}"))?;
+        let saved = self.shared.keeper.save_upstream(note).await;
+        saved.map_err(|error| format!("could not save the upstream: {error}"))?;
         let shown = upstream.as_ref().unwrap_or(&flag).conninfo.shown();
         tracing::info!(target: LOG, "the upstream is \"{shown}\" from now on, as walhub ctl asked");
         course.set_upstream(upstream);
@@ -152,9 +149,8 @@ impl Task {
         let figures = figures.ok_or("the receiving core did not say where its WAL ends")?;
         let since = SystemTime::now();
         let fence = FenceNote { tli, record_end: figures.record_end.min(durable), durable, since };
-        done(self.shared.recorder.save_fence(Some(fence)))
-            .await
-            .map_err(|error| format!("could not save the fence: {error}; receiving goes on"))?;
+        let saved = self.shared.keeper.save_fence(Some(fence)).await;
+        saved.map_err(|error| format!("could not save the fence: {error}; receiving goes on"))?;
         hub.course.set_fence(Some(fence));
         Ok(())
     }
@@ -165,9 +161,8 @@ impl Task {
         }
         let course = &self.shared.hub.course;
         if course.fence().is_some() {
-            done(self.shared.recorder.save_fence(None))
-                .await
-                .map_err(|error| format!("could not remove the fence: {error}"))?;
+            let saved = self.shared.keeper.save_fence(None).await;
+            saved.map_err(|error| format!("could not remove the fence: {error}"))?;
             course.set_fence(None);
             tracing::info!(target: LOG, "unfenced, as walhub ctl asked");
         }

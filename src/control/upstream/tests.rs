@@ -1,21 +1,19 @@
 //! The supervision of the upstream against a server that says what a script has.
 
 use super::super::listener::Bound;
-use super::super::recorder::{Recorder, Saved};
+use super::super::tests::keeper_that;
 use super::super::{Control, Running, run};
-use crate::cluster::identity::Identity;
 use crate::cluster::instance::{InstanceId, InstancePath};
 use crate::config::{Config, MissingSlot, OnGap};
 use crate::data::handoff::{Inbox, Mailbox, ToControl, ToCore, UpstreamHandoff, mailbox};
 use crate::hub::{Hub, tests};
+use crate::keeper::{Job, JobDone, KeeperClient, Note};
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::evidence::Evidence;
 use crate::store::layout::Layout;
 use crate::store::retention::Holds;
 use crate::store::sealed_text::MAX_LEN;
-use crate::store::slots::SlotName;
-use crate::store::switch::Switch;
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::login::Login;
 use crate::upstream::position::Position;
@@ -26,82 +24,58 @@ use crate::wire::copy::xlog_data_header;
 use crate::wire::frame::next_frame;
 use crate::wire::refusal::Refusal;
 use crate::wire::time::PgTime;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{mpsc, oneshot, watch};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Messages that wait for the core.
 const QUEUE: usize = 16;
 
-/// Notes what it is asked to save.
-struct Notes {
-    hub: Arc<Hub>,
-    saved: Arc<Mutex<Vec<String>>>,
-}
-
-impl Notes {
-    fn note(&self, what: String) -> Saved {
-        self.saved.lock().unwrap().push(what);
-        let (tell, saved) = oneshot::channel();
-        tell.send(Ok(())).unwrap();
-        saved
+/// What a job would have left behind, in a word.
+fn noted(job: &Job) -> String {
+    match job {
+        Job::SaveHistory { tli, .. } => format!("history {tli}"),
+        Job::SaveControl(control) => {
+            let cluster = control.cluster.as_ref().unwrap();
+            format!("begin {} {} {}", cluster.system_id, cluster.timeline, cluster.start)
+        }
+        Job::SaveIdentity { .. } => "identity".to_owned(),
+        Job::SetAside(_) => "aside".to_owned(),
+        Job::SaveNote { note: Note::Fence, bytes: Some(bytes) } => {
+            let fence = FenceNote::decode(bytes).unwrap();
+            format!("fence {} {} {}", fence.tli, fence.record_end, fence.durable)
+        }
+        Job::SaveNote { note: Note::Fence, bytes: None } => "no fence".to_owned(),
+        Job::SaveNote { note: Note::Upstream, bytes: Some(bytes) } => {
+            let note = UpstreamNote::decode(bytes).unwrap();
+            format!("upstream {}", note.primary_conninfo.reveal())
+        }
+        Job::SaveNote { note: Note::Evidence, bytes: Some(bytes) } => {
+            let evidence = Evidence::decode(bytes).unwrap();
+            format!("evidence {} {}", evidence.tli, evidence.at)
+        }
+        Job::SaveNote { note: Note::Evidence, bytes: None } => "no evidence".to_owned(),
+        Job::SaveNote { note: Note::Upstream, bytes: None } => "upstream of the flag".to_owned(),
+        Job::SaveState(json) => {
+            let state: serde_json::Value = serde_json::from_str(json).unwrap();
+            state["state"].as_str().unwrap().to_owned()
+        }
+        job => format!("{job:?}"),
     }
 }
 
-impl Recorder for Notes {
-    fn save_history(&self, tli: TimelineId, _: Bytes) -> Saved {
-        self.note(format!("history {tli}"))
-    }
-    fn begin(&self, identity: Arc<Identity>, tli: TimelineId, start: Lsn) -> Saved {
-        self.note(format!("begin {} {tli} {start}", identity.system_id))
-    }
-    fn save_identity(&self, _: Arc<Identity>) -> Saved {
-        self.note("identity".to_owned())
-    }
-    fn switch(&self, plan: Switch) -> Saved {
-        self.hub.set_position(Position::At { tli: plan.to, durable: plan.at, start: plan.at });
-        self.note(format!("switch {} {} {}", plan.from, plan.to, plan.at))
-    }
-    fn set_wal_aside(&self) -> Saved {
-        self.hub.set_position(Position::Empty);
-        self.note("aside".to_owned())
-    }
-    fn save_slot(&self, name: SlotName) -> Saved {
-        self.note(format!("slot {name}"))
-    }
-    fn drop_slot(&self, name: SlotName) -> Saved {
-        self.note(format!("drop slot {name}"))
-    }
-    fn save_fence(&self, fence: Option<FenceNote>) -> Saved {
-        self.note(match fence {
-            Some(fence) => format!("fence {} {} {}", fence.tli, fence.record_end, fence.durable),
-            None => "no fence".to_owned(),
-        })
-    }
-    fn save_upstream(&self, upstream: Option<UpstreamNote>) -> Saved {
-        self.note(match upstream {
-            Some(note) => format!("upstream {}", note.primary_conninfo.reveal()),
-            None => "upstream of the flag".to_owned(),
-        })
-    }
-    fn save_evidence(&self, evidence: Option<&Evidence>) -> Saved {
-        self.note(match evidence {
-            Some(evidence) => format!("evidence {} {}", evidence.tli, evidence.at),
-            None => "no evidence".to_owned(),
-        })
-    }
-    fn retain(&self, _: TimelineId, newest: Lsn, _: SystemTime) {
-        drop(self.note(format!("retain {newest}")));
-    }
-    fn save_state(&self, json: String) {
-        let state: serde_json::Value = serde_json::from_str(&json).unwrap();
-        drop(self.note(state["state"].as_str().unwrap().to_owned()));
-    }
+/// A keeper that notes what it is asked for.
+fn note_taker(saved: &Arc<Mutex<Vec<String>>>) -> KeeperClient {
+    let saved = Arc::clone(saved);
+    keeper_that(move |job| {
+        saved.lock().unwrap().push(noted(job));
+        JobDone::Done(job.kind())
+    })
 }
 
 /// A server: what it says of itself, and from where on it has WAL.
@@ -265,14 +239,13 @@ impl Scene {
         let holds = Arc::new(Holds::new(Lsn::INVALID));
         let hub = Arc::new(Hub::new(Arc::new(config), InstanceId::new(0xE), holds));
         let saved = Arc::default();
-        let recorder = Notes { hub: Arc::clone(&hub), saved: Arc::clone(&saved) };
         let (mailbox, inbox) = mailbox(QUEUE, Arc::new(|| {}));
         let (news, from_cores) = mpsc::channel(16);
         let (running, is_running) = watch::channel(Running::Serving);
         let control = Control {
             hub: Arc::clone(&hub),
             mailboxes: vec![mailbox.clone()],
-            recorder: Arc::new(recorder),
+            keeper: note_taker(&saved),
             restorer: None,
             bound: Bound::default(),
             news: from_cores,
@@ -297,9 +270,12 @@ impl Scene {
     }
 
     fn stream(&self) -> UpstreamHandoff {
-        match self.next() {
-            ToCore::Upstream(handoff) => *handoff,
-            other => panic!("{other:?}"),
+        loop {
+            match self.next() {
+                ToCore::Upstream(handoff) => return *handoff,
+                ToCore::BeginAnew => assert_eq!(self.hub.position(), Position::Empty),
+                other => panic!("{other:?}"),
+            }
         }
     }
 

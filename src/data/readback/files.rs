@@ -1,6 +1,6 @@
 //! The segment files that a core reads for standbys that catch up.
 
-use crate::keeper::{Job, KeeperHandle};
+use crate::keeper::{CoreClient, Job};
 use crate::ring::Fd;
 use crate::wal::{SegmentNo, TimelineId};
 use std::collections::BTreeMap;
@@ -9,12 +9,11 @@ use std::collections::BTreeMap;
 /// descriptors that WAL is written through.
 pub const MAX_OPEN: usize = 256;
 
-/// Open segment files of one core. The keeper opens them; a file that nobody used
+/// Open segment files of a core. The keeper opens them; a file that nobody used
 /// between two sweeps is given back, so that a removed segment frees its space, and the
 /// one that was not used for longest when there are too many.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Files {
-    core: usize,
     open: BTreeMap<(TimelineId, SegmentNo), Entry>,
     /// Counts the times that a file was asked for.
     uses: u64,
@@ -47,13 +46,8 @@ enum FileState {
 }
 
 impl Files {
-    /// No files yet, for the core with this number.
-    pub const fn new(core: usize) -> Self {
-        Self { core, open: BTreeMap::new(), uses: 0, swept: 0 }
-    }
-
     /// The file of a segment; the keeper is asked for it when it is not open.
-    pub fn file(&mut self, tli: TimelineId, no: SegmentNo, keeper: &KeeperHandle) -> FileAnswer {
+    pub fn file(&mut self, tli: TimelineId, no: SegmentNo, keeper: &CoreClient) -> FileAnswer {
         self.uses += 1;
         if let Some(entry) = self.open.get_mut(&(tli, no)) {
             entry.used = self.uses;
@@ -62,7 +56,7 @@ impl Files {
                 FileState::Asked => FileAnswer::Coming,
             };
         }
-        if !self.has_room() || keeper.post(Job::Open { tli, no, for_core: self.core }).is_err() {
+        if !self.has_room() || keeper.post(Job::Open { tli, no }).is_err() {
             return FileAnswer::Busy;
         }
         self.open.insert((tli, no), Entry { state: FileState::Asked, used: self.uses });
@@ -102,31 +96,38 @@ impl Files {
 #[cfg(all(test, not(walhub_loom)))]
 mod tests {
     use super::*;
+    use crate::keeper::{CoreInbox, JobDone, Order, queue};
     use std::fs::File;
     use std::sync::Arc;
-    use tokio::sync::mpsc;
 
     const TLI: TimelineId = TimelineId::FIRST;
 
-    fn ask(files: &mut Files, no: u64, keeper: &KeeperHandle) -> FileAnswer {
+    /// The test answers by itself.
+    struct Nowhere;
+
+    impl CoreInbox for Nowhere {
+        fn answer(&self, _: JobDone) {}
+    }
+
+    fn ask(files: &mut Files, no: u64, keeper: &CoreClient) -> FileAnswer {
         files.file(TLI, SegmentNo::new(no), keeper)
     }
 
-    fn is_open(files: &mut Files, no: u64, keeper: &KeeperHandle) -> bool {
+    fn is_open(files: &mut Files, no: u64, keeper: &CoreClient) -> bool {
         matches!(ask(files, no, keeper), FileAnswer::Open(_))
     }
 
     #[test]
     fn no_more_files_are_open_than_may_be() {
-        let (jobs, mut asked) = mpsc::channel(MAX_OPEN + 1);
-        let keeper = KeeperHandle::to(jobs);
-        let mut files = Files::new(0);
+        let (keeper, mut asked) = queue(MAX_OPEN + 1);
+        let keeper = keeper.for_core(Arc::new(Nowhere));
+        let mut files = Files::default();
         let most = MAX_OPEN as u64;
         for no in 0..most {
             assert!(matches!(ask(&mut files, no, &keeper), FileAnswer::Coming));
         }
         assert!(matches!(ask(&mut files, most, &keeper), FileAnswer::Busy), "all are awaited");
-        while let Ok(Job::Open { tli, no, .. }) = asked.try_recv() {
+        while let Some(Order { job: Job::Open { tli, no }, .. }) = asked.take() {
             files.opened(tli, no, Some(Arc::new(File::open("/dev/null").unwrap().into())));
         }
         assert!(is_open(&mut files, 0, &keeper));
@@ -138,9 +139,9 @@ mod tests {
 
     #[test]
     fn a_sweep_closes_what_was_not_used_since_the_last_one() {
-        let (jobs, _asked) = mpsc::channel(2);
-        let keeper = KeeperHandle::to(jobs);
-        let mut files = Files::new(0);
+        let (keeper, _asked) = queue(2);
+        let keeper = keeper.for_core(Arc::new(Nowhere));
+        let mut files = Files::default();
         for no in [0, 1] {
             ask(&mut files, no, &keeper);
             files.opened(

@@ -5,7 +5,7 @@ use super::files::{FileAnswer, Files};
 use crate::data::table::Key;
 use crate::hub::Hub;
 use crate::hub::page_rules::page_rules;
-use crate::keeper::KeeperHandle;
+use crate::keeper::CoreClient;
 use crate::ring::{Buffer, ChunkReader, Fd, Ring};
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 use crate::watermark::{Cell, CellId};
@@ -84,7 +84,7 @@ enum Fed {
 /// The blocks and files of one core, and who waits for them.
 pub struct ReadBack {
     hub: Arc<Hub>,
-    keeper: KeeperHandle,
+    keeper: CoreClient,
     blocks: BlockPool,
     files: Files,
     /// Those whose block nobody has begun to read yet.
@@ -99,12 +99,12 @@ pub struct ReadBack {
 
 impl ReadBack {
     /// Nothing is read yet, for the core with this number.
-    pub fn new(core: usize, hub: Arc<Hub>, keeper: KeeperHandle) -> Self {
+    pub fn new(hub: Arc<Hub>, keeper: CoreClient) -> Self {
         Self {
             hub,
             keeper,
             blocks: BlockPool::default(),
-            files: Files::new(core),
+            files: Files::default(),
             awaiting_read: VecDeque::new(),
             awaiting_file: BTreeMap::new(),
             ahead: Vec::new(),
@@ -349,20 +349,26 @@ fn unopened(name: SegmentName, error: &io::Error) -> ReadFault {
 mod tests {
     use super::*;
     use crate::hub::tests::hub;
-    use crate::keeper::Job;
+    use crate::keeper::{CoreInbox, Job, JobDone, Order, Orders, queue};
     use crate::ring::{Setup, Uring, chunks};
-    use tokio::sync::mpsc;
 
     const TLI: TimelineId = TimelineId::FIRST;
     const SEGMENT: u64 = 16 << 20;
     const START: Lsn = Lsn::new(4 * SEGMENT);
+
+    /// The test answers by itself.
+    struct Nowhere;
+
+    impl CoreInbox for Nowhere {
+        fn answer(&self, _: JobDone) {}
+    }
 
     struct Scene {
         readback: ReadBack,
         ring: Uring,
         cache: ChunkReader,
         cell: Arc<Cell>,
-        jobs: mpsc::Receiver<Job>,
+        orders: Orders,
         arrivals: Vec<Arrival>,
     }
 
@@ -372,11 +378,11 @@ mod tests {
             let hub = Arc::new(hub("15.18"));
             let cell = Arc::new(Cell::new(TLI, START, START.saturating_add(2 * SEGMENT)));
             hub.push_cell(Arc::clone(&cell));
-            let (keeper, jobs) = mpsc::channel(8);
-            let readback = ReadBack::new(0, hub, KeeperHandle::to(keeper));
+            let (keeper, orders) = queue(8);
+            let readback = ReadBack::new(hub, keeper.for_core(Arc::new(Nowhere)));
             let ring = Uring::new(Setup::default()).unwrap();
             let cache = chunks(4 << 20, 1).unwrap().1.remove(0);
-            Self { readback, ring, cache, cell, jobs, arrivals: Vec::new() }
+            Self { readback, ring, cache, cell, orders, arrivals: Vec::new() }
         }
 
         fn want(&self, standby: u32, offset: u64) -> Want {
@@ -391,8 +397,8 @@ mod tests {
         }
 
         fn asked(&mut self) -> Vec<u64> {
-            let jobs = std::iter::from_fn(|| self.jobs.try_recv().ok());
-            let number = |job| match job {
+            let jobs = std::iter::from_fn(|| self.orders.take());
+            let number = |order: Order| match order.job {
                 Job::Open { no, .. } => no.raw(),
                 other => panic!("{other:?}"),
             };

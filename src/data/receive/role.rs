@@ -22,7 +22,7 @@ use crate::wal::{Lsn, SegmentNo, TimelineId};
 use crate::wire::copy::ReplyRequest;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 /// How long the keeper may take to write the `halted` marker before the process ends
@@ -157,7 +157,7 @@ impl<F: Clone> Receiver<F> {
         if self.link.is_some() || self.ended.is_some() {
             return Admission::Refused;
         }
-        if let Err(end) = self.prepare_store(&offer, at.time_of_day(), out) {
+        if let Err(end) = self.prepare_store(&offer) {
             self.act(at.now, out);
             out.push(Effect::Ended(end));
             return Admission::Refused;
@@ -171,12 +171,7 @@ impl<F: Clone> Receiver<F> {
 
     /// Makes the store ready for a stream that begins there. Bytes are never joined over a
     /// hole, nor two timelines (I1), nor while it is not known whose history is ours (I13).
-    fn prepare_store(
-        &mut self,
-        offer: &Offer,
-        time_of_day: SystemTime,
-        out: &mut Vec<Effect<F>>,
-    ) -> Result<(), UpstreamEnd> {
+    fn prepare_store(&mut self, offer: &Offer) -> Result<(), UpstreamEnd> {
         let Offer { tli, start, .. } = *offer;
         if let Some(evidence) = self.hub.course.evidence() {
             let error = format!(
@@ -195,9 +190,6 @@ impl<F: Clone> Receiver<F> {
         };
         if store.appender.out_of_space() {
             store.appender.resume(&mut self.actions);
-            // What standbys have let go meanwhile may be the space that is missing.
-            let (tli, newest) = (store.appender.tli(), store.appender.durable());
-            out.push(Effect::Job(Job::Retain { tli, newest, now: time_of_day }));
         }
         store.appender.warm_up(&mut self.actions);
         if tli != store.cell.tli() || start > store.received() {
@@ -300,6 +292,10 @@ impl<F: Clone> Receiver<F> {
             return Taken::NotYet;
         }
         if !new.is_empty() {
+            // The keeper has looked at the disk.
+            if self.hub.receiving() == Receiving::Paused {
+                return Taken::End(UpstreamEnd::NoSpace);
+            }
             match store.append(&mut self.writer, new) {
                 Ok(Appended::Taken) => store.appender.received(end, &mut self.actions),
                 Ok(Appended::NoRoom) => {
@@ -348,12 +344,7 @@ impl<F: Clone> Receiver<F> {
     }
 
     /// The keeper answers.
-    pub fn on_keeper(
-        &mut self,
-        news: JobDone<F>,
-        at: &Moment<'_, impl Clock>,
-        out: &mut Vec<Effect<F>>,
-    ) {
+    pub fn on_keeper(&mut self, news: JobDone<F>, now: Instant, out: &mut Vec<Effect<F>>) {
         if let JobDone::Done(JobKind::MarkHalted)
         | JobDone::Failed { job: JobKind::MarkHalted, .. } = news
         {
@@ -373,8 +364,6 @@ impl<F: Clone> Receiver<F> {
             }
             JobDone::Finalized { no, .. } => {
                 store.appender.finalized(no);
-                let (tli, newest) = (store.appender.tli(), store.appender.durable());
-                out.push(Effect::Job(Job::Retain { tli, newest, now: at.time_of_day() }));
             }
             JobDone::Begun { begun, .. } => store.appender.begun(Ok(begun), actions),
             JobDone::Failed { job: JobKind::Prepare { no, .. }, error } => {
@@ -387,16 +376,12 @@ impl<F: Clone> Receiver<F> {
                 store.appender.begun(Err(&error), actions);
             }
             JobDone::Failed { job, error } => warn!("could not {job}: {error}"),
-            JobDone::Retained { receiving: Receiving::Paused, .. } => {
-                self.end_stream(UpstreamEnd::NoSpace, out);
-            }
-            JobDone::Retained { .. }
-            | JobDone::Done(_)
+            JobDone::Done(_)
             | JobDone::Opened { .. }
             | JobDone::Adopted { .. }
             | JobDone::Switched(_) => {}
         }
-        self.act(at.now, out);
+        self.act(now, out);
     }
 
     /// Does, or has done, what the appender asked for.

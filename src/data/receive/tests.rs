@@ -7,6 +7,7 @@ use crate::keeper::{JobDone, JobKind};
 use crate::ring::{SystemClock, chunks};
 use crate::store::append::Begun;
 use crate::store::evidence::Evidence;
+use crate::store::retention::Receiving;
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::position::Position;
 use crate::wal::synth::Synth;
@@ -70,7 +71,7 @@ impl Scene {
     }
 
     fn answer(&mut self, news: JobDone<u64>) {
-        self.tell(|role, at, out| role.on_keeper(news, at, out));
+        self.tell(|role, at, out| role.on_keeper(news, at.now, out));
     }
 
     /// Has it look at the clock, as after everything that happens.
@@ -261,10 +262,23 @@ fn no_space_drops_back_to_the_durable_mark() {
     let admission = scene.tell(|role, at, out| role.on_offer(offer, at, out));
     assert_eq!(admission, Admission::Accepted);
     let came_out = scene.came_out();
-    let kinds = [JobKind::Retain, JobKind::Prepare { tli: TLI, no: SegmentNo::new(4) }];
-    for kind in kinds {
-        assert!(came_out.contains(&format!("job: {kind}")), "{came_out:?}");
-    }
+    let kind = JobKind::Prepare { tli: TLI, no: SegmentNo::new(4) };
+    assert!(came_out.contains(&format!("job: {kind}")), "{came_out:?}");
+}
+
+#[test]
+fn while_the_disk_is_too_full_nothing_more_is_taken() {
+    let mut scene = Scene::receiving();
+    scene.hub.holds.set_receiving(Receiving::Paused);
+    let received = scene.role.store().map(Store::received);
+    let at = received.unwrap();
+    let wal = more();
+    let message = [&xlog_data_header(at, at, PgTime::new(0), wal.len())[..], &wal].concat();
+    scene.tell(|role, at, out| role.on_bytes(&message, at.now, out));
+    scene.look();
+    assert_eq!(scene.role.store().map(Store::received), received);
+    let came_out = scene.came_out();
+    assert!(came_out.contains(&"Ended(NoSpace)".to_owned()), "{came_out:?}");
 }
 
 /// I1: bytes are never joined over a hole, nor two timelines.

@@ -4,19 +4,18 @@ use super::disk::Name;
 use super::kernel::{Kernel, MILLISECOND, SECOND};
 use super::plants::Plant;
 use super::truth::MIB;
-use crate::keeper::{Job, JobDone};
+use crate::keeper::{Job, JobDone, Order, Orders, Reply};
 use crate::store::append::Begun;
-use crate::store::retention::{Holds, Receiving};
+use crate::store::retention::Holds;
 use crate::wal::{Lsn, SegmentSize};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
 
 pub(super) struct Keeper {
-    jobs: mpsc::Receiver<Job>,
+    orders: Orders,
     /// The one it is at, done at that time.
-    current: Option<(Job, Duration)>,
+    current: Option<(Order, Duration)>,
     holds: Arc<Holds>,
     size: SegmentSize,
     /// Jobs that failed although nothing was wrong with them.
@@ -28,31 +27,30 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(jobs: mpsc::Receiver<Job>, holds: Arc<Holds>) -> Self {
+    pub(super) fn new(orders: Orders, holds: Arc<Holds>) -> Self {
         let size = SegmentSize::new(MIB).unwrap();
-        Self { jobs, current: None, holds, size, failed: 0, removed: 0, opened: 0, owed: None }
+        Self { orders, current: None, holds, size, failed: 0, removed: 0, opened: 0, owed: None }
     }
 
     /// When it has something to do.
     pub(super) fn next_at(&mut self, kernel: &mut Kernel) -> Option<Duration> {
         if self.current.is_none() {
-            let job = self.jobs.try_recv().ok()?;
+            let order = self.orders.take()?;
             let done = kernel.now + kernel.delay(MILLISECOND);
-            self.current = Some((job, done));
+            self.current = Some((order, done));
         }
         self.current.as_ref().map(|(_, done)| *done)
     }
 
-    /// Finishes the job at hand. Returns the answer and which core gets it.
-    pub(super) fn work(&mut self, kernel: &mut Kernel) -> Option<(usize, JobDone)> {
-        let (job, _) = self.current.take()?;
+    /// Finishes the job at hand. Returns the answer and who gets it.
+    pub(super) fn work(&mut self, kernel: &mut Kernel) -> Option<(Reply, JobDone)> {
+        let (Order { job, reply }, _) = self.current.take()?;
         if let Some(Job::Finalize { no, .. }) = self.owed.take() {
             kernel.disk.finalize(no);
         }
         let kind = job.kind();
         let fails = kernel.random.chance(kernel.faults.keeper);
         let full = || io::Error::from_raw_os_error(libc::ENOSPC);
-        let mut core = 0;
         let done = match job {
             Job::Prepare { .. } | Job::Begin { .. } | Job::Finalize { .. } if fails => {
                 self.failed += 1;
@@ -70,6 +68,7 @@ impl Keeper {
                 } else {
                     kernel.disk.finalize(no);
                 }
+                self.retain(kernel, no.end(self.size));
                 JobDone::Finalized { tli, no }
             }
             Job::Begin { tli, start, upto } => {
@@ -77,8 +76,7 @@ impl Keeper {
                 let begun = if whole { Begun::Wholly } else { Begun::Partly };
                 JobDone::Begun { tli, begun }
             }
-            Job::Open { tli, no, for_core } => {
-                core = for_core;
+            Job::Open { tli, no } => {
                 let result = if kernel.disk.name(no) == Name::Removed {
                     let needed = self.holds.oldest_hold().is_some_and(|at| at < no.end(self.size));
                     assert!(!needed, "I6: segment {} was removed while it was needed", no.raw());
@@ -90,26 +88,25 @@ impl Keeper {
                     self.opened += 1;
                     Ok(kernel.open(no))
                 };
-                JobDone::Opened { tli, no, for_core, result }
-            }
-            Job::Retain { newest, .. } => {
-                // Keeps as little as it may.
-                let held = match kernel.plant {
-                    Plant::HoldsNothing => None,
-                    _ => self.holds.oldest_hold(),
-                };
-                let kept = newest.saturating_sub(MIB).min(held.unwrap_or(Lsn::MAX));
-                let before = kernel.disk.oldest();
-                kernel.disk.remove_before(kept.segment(self.size));
-                self.removed += u64::from(kernel.disk.oldest() != before);
-                let (oldest_kept, terminate) = (kernel.disk.oldest(), Vec::new());
-                JobDone::Retained { oldest_kept, terminate, receiving: Receiving::Open }
+                JobDone::Opened { tli, no, result }
             }
             Job::MarkHalted { .. } => JobDone::Done(kind),
             job => panic!("a core asks for {job:?}"),
         };
         let pause = SECOND * u32::from(kernel.random.chance(kernel.faults.late));
         kernel.now += pause / 1000;
-        Some((core, done))
+        Some((reply, done))
+    }
+
+    /// Keeps as little as it may.
+    fn retain(&mut self, kernel: &mut Kernel, newest: Lsn) {
+        let held = match kernel.plant {
+            Plant::HoldsNothing => None,
+            _ => self.holds.oldest_hold(),
+        };
+        let kept = newest.saturating_sub(MIB).min(held.unwrap_or(Lsn::MAX));
+        let before = kernel.disk.oldest();
+        kernel.disk.remove_before(kept.segment(self.size));
+        self.removed += u64::from(kernel.disk.oldest() != before);
     }
 }

@@ -23,7 +23,7 @@ use crate::data::io::ReceiveIo;
 use crate::data::token::Purpose;
 use crate::data::{CoreParts, DataCore, Peer, Receiver, Store};
 use crate::hub::Hub;
-use crate::keeper::KeeperHandle;
+use crate::keeper::queue;
 use crate::ring::{self, Audit, ChunkWriter, Wait, Waker};
 use crate::store::append::Beginning;
 use crate::store::retention::Holds;
@@ -348,7 +348,7 @@ impl World {
         let found = begin(truth, &hub, from, durable, &mut writer);
         hub.set_cells(found.cells);
         hub.set_position(found.position);
-        let (jobs, queue) = mpsc::channel(1 + random.below(6) as usize);
+        let (keeper, orders) = queue(1 + random.below(6) as usize);
         let (say, news) = mpsc::channel(1 + random.below(4) as usize);
         let bells: Vec<Arc<Bell>> = (0..cores).map(|_| Arc::default()).collect();
         let wakers: Vec<Waker> = (0..cores).map(|_| Waker::simulated()).collect();
@@ -393,15 +393,15 @@ impl World {
                     flag.store(true, Ordering::Relaxed);
                 }
             };
-            let (mailbox, inbox) = mailbox(1 + random.below(4) as usize, Arc::new(wake));
-            mailboxes.push(mailbox);
+            let (mailbox, inbox) = mailbox(1 + random.below(2) as usize, Arc::new(wake));
+            mailboxes.push(mailbox.clone());
             let parts = CoreParts {
                 index,
                 hub: Arc::clone(&hub),
                 inbox,
                 bell: Arc::clone(&bells[index]),
                 chunks,
-                keeper: KeeperHandle::to(jobs.clone()),
+                keeper: keeper.for_core(Arc::new(mailbox)),
                 control: say.clone(),
                 receiver: receiver.take(),
                 peers: std::mem::take(&mut peers),
@@ -434,7 +434,7 @@ impl World {
         };
         let mut world = Self {
             primary: Primary::new(truth, durable, goal, pace.max(more / 300)),
-            keeper: Keeper::new(queue, holds),
+            keeper: Keeper::new(orders, holds),
             posts: (0..cores).map(|_| VecDeque::new()).collect(),
             posts_at: SECOND,
             news_at: SECOND,
@@ -747,8 +747,8 @@ impl World {
             Actor::Primary => self.move_primary(),
             Actor::Keeper => {
                 let answer = self.keeper.work(&mut self.kernel.borrow_mut());
-                if let Some((core, done)) = answer {
-                    self.posts[core].push_back(ToCore::Keeper(done));
+                if let Some((reply, done)) = answer {
+                    reply.send(done);
                 }
             }
             Actor::Control => self.hear_news(),
@@ -788,7 +788,7 @@ impl World {
     }
 
     fn post(&mut self) {
-        let pause = self.kernel.borrow_mut().delay(200 * MICROSECOND);
+        let pause = self.kernel.borrow_mut().delay(5 * MILLISECOND);
         self.posts_at = self.now() + pause;
         for core in 0..self.posts.len() {
             while let Some(message) = self.posts[core].pop_front() {

@@ -6,7 +6,7 @@ use super::super::handoff::{Mailbox, StandbyHandoff, ToCore, UpstreamHandoff, ma
 use super::super::{CoreParts, DataCore, Receiver};
 use crate::cluster::instance::InstanceId;
 use crate::hub::{Hub, tests};
-use crate::keeper::{Job, KeeperHandle};
+use crate::keeper::{Orders, queue};
 use crate::ring::{Setup, Uring, Wait, chunks};
 use crate::standby::client::Session;
 use crate::store::slots::SlotUse;
@@ -33,7 +33,7 @@ pub(super) struct Bench {
     pub(super) hub: Arc<Hub>,
     mailbox: Mailbox,
     /// What the core asks of the keeper.
-    pub(super) jobs: mpsc::Receiver<Job>,
+    pub(super) orders: Orders,
     next_pid: u32,
 }
 
@@ -68,20 +68,20 @@ impl Bench {
         };
         let (mailbox, inbox) = mailbox(256, Arc::new(wake));
         let (writer, mut readers) = chunks(8 << 20, 1).unwrap();
-        let (keeper, jobs) = mpsc::channel(64);
+        let (keeper, orders) = queue(64);
         let parts = CoreParts {
             index: 0,
             hub: Arc::clone(&hub),
             inbox,
             bell,
             chunks: readers.remove(0),
-            keeper: KeeperHandle::to(keeper),
+            keeper: keeper.for_core(Arc::new(mailbox.clone())),
             control: mpsc::channel(64).0,
             receiver: receiver(writer),
             peers: Vec::new(),
         };
         let core = DataCore::new(ring, parts);
-        Self { core, hub, mailbox, jobs, next_pid: 1 }
+        Self { core, hub, mailbox, orders, next_pid: 1 }
     }
 
     pub(super) fn post(&self, message: ToCore) {

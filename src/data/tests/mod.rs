@@ -5,7 +5,7 @@ mod slots;
 
 use super::handoff::ToCore;
 use super::send::HUB_PAUSE;
-use crate::keeper::{Job, JobDone};
+use crate::keeper::{Job, JobDone, Order};
 use crate::ring::Wait;
 use crate::store::append::Begun;
 use crate::wal::{Lsn, TimelineId};
@@ -71,10 +71,10 @@ fn a_laggard_that_waits_for_its_block_is_answered_and_asked() {
     let mut laggard = bench.standby(|session| session.wal_sender_timeout = timeout);
     let mut asked = None;
     bench.run_until("the file is asked for", |bench| {
-        asked = bench.jobs.try_recv().ok();
+        asked = bench.orders.take();
         asked.is_some()
     });
-    let Some(Job::Open { tli, no, for_core }) = asked else { panic!("{asked:?}") };
+    let Some(Order { job: Job::Open { tli, no }, reply }) = asked else { panic!("{asked:?}") };
     assert_eq!(laggard.next().map(|(tag, _)| tag), Some(b'W'));
     let heard = Instant::now();
     laggard.send(&status(ReplyRequest::Yes));
@@ -93,7 +93,7 @@ fn a_laggard_that_waits_for_its_block_is_answered_and_asked() {
     let file = tempfile::tempfile().unwrap();
     file.write_all_at(&wal(2 << 20), 0).unwrap();
     let result = Ok(Arc::new(file.into()));
-    bench.post(ToCore::Keeper(JobDone::Opened { tli, no, for_core, result }));
+    reply.send(JobDone::Opened { tli, no, result });
     let mut first = None;
     bench.run_until("its WAL comes", |_| {
         first = laggard.next();
@@ -119,9 +119,9 @@ fn a_message_begun_past_the_end_of_its_timeline_is_finished_from_its_file() {
     };
     let mut cut = None;
     bench.run_until("its socket takes part of a message", |bench| {
-        if let Ok(Job::Open { tli, no, for_core }) = bench.jobs.try_recv() {
+        if let Some(Order { job: Job::Open { tli, no }, reply }) = bench.orders.take() {
             let result = Ok(Arc::clone(&file));
-            bench.post(ToCore::Keeper(JobDone::Opened { tli, no, for_core, result }));
+            reply.send(JobDone::Opened { tli, no, result });
         }
         cut = unfinished(bench);
         cut.is_some_and(|(next, end)| next > START.saturating_add(9000) && next < end)
@@ -240,7 +240,7 @@ fn a_catch_up_ends_though_the_upstream_falls_silent_while_it_is_not_read() {
 
 /// Does the keeper's work.
 fn keep(bench: &mut Bench, folder: &tempfile::TempDir) {
-    while let Ok(job) = bench.jobs.try_recv() {
+    while let Some(Order { job, reply }) = bench.orders.take() {
         let done = match job {
             Job::Prepare { tli, no, .. } => {
                 let file = std::fs::File::options()
@@ -255,6 +255,6 @@ fn keep(bench: &mut Bench, folder: &tempfile::TempDir) {
             Job::Begin { tli, .. } => JobDone::Begun { tli, begun: Begun::Wholly },
             other => panic!("{other:?}"),
         };
-        bench.post(ToCore::Keeper(done));
+        reply.send(done);
     }
 }

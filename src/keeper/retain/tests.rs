@@ -87,9 +87,9 @@ fn run(keeper: &mut Keeper<PlainDisk>, job: Job) -> JobDone {
 fn retain(keeper: &mut Keeper<PlainDisk>, seconds: u64) -> (Vec<u32>, Receiving) {
     let newest = Lsn::new(NEWEST * MIB + 5);
     let done = run(keeper, Job::Retain { tli: TimelineId::FIRST, newest, now: at(seconds) });
-    let JobDone::Retained { terminate, receiving, .. } = done else { panic!("{done:?}") };
+    assert!(matches!(done, JobDone::Done(_)), "{done:?}");
     while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
-    (terminate, receiving)
+    (keeper.holds.slots.lock().take_revoked(), keeper.holds.receiving())
 }
 
 /// A slot on disk that keeps WAL from there on.

@@ -1,12 +1,12 @@
 //! The positions that connected standbys still need, how far removal has gone, the slots,
 //! and what waits for the archive.
 
-use super::Plan;
+use super::{Plan, Receiving};
 use crate::store::archive_status::Backlog;
 use crate::store::holes::{Extent, Hole};
 use crate::store::slots::{InvalidSlots, SlotFault, SlotUse, Slots};
 use crate::wal::{Lsn, SegmentSize};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The WAL asked for is gone.
@@ -27,6 +27,8 @@ pub struct Holds {
     pub slots: Arc<Slots>,
     /// What has to be archived before it goes. A lock of its own, never taken with others.
     pub backlog: Backlog,
+    /// The disk is too full for more WAL.
+    paused: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -45,7 +47,25 @@ impl Holds {
     /// Nobody holds anything, and this is here.
     pub fn of(here: Extent) -> Self {
         let inner = Mutex::new(Inner { here, positions: Vec::new() });
-        Self { slots: Arc::default(), backlog: Backlog::default(), inner }
+        Self {
+            slots: Arc::default(),
+            backlog: Backlog::default(),
+            paused: AtomicBool::new(false),
+            inner,
+        }
+    }
+
+    /// May WAL come in?
+    pub fn receiving(&self) -> Receiving {
+        match self.paused.load(Ordering::Acquire) {
+            true => Receiving::Paused,
+            false => Receiving::Open,
+        }
+    }
+
+    /// Says whether WAL may come in. Who receives it looks before taking any.
+    pub fn set_receiving(&self, receiving: Receiving) {
+        self.paused.store(receiving == Receiving::Paused, Ordering::Release);
     }
 
     /// The WAL begins here: for a directory that was empty until now.

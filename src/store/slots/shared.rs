@@ -13,6 +13,7 @@ use tokio::sync::futures::Notified;
 pub struct Slots {
     table: Mutex<SlotTable>,
     freed: Notify,
+    revoked: Notify,
 }
 
 impl Slots {
@@ -31,6 +32,16 @@ impl Slots {
     /// Comes when some slot may be free that was not. Made before one looks.
     pub fn freed(&self) -> Notified<'_> {
         self.freed.notified()
+    }
+
+    /// Comes when somebody's slot was invalidated.
+    pub fn revoked(&self) -> Notified<'_> {
+        self.revoked.notified()
+    }
+
+    /// Says that somebody's slot was invalidated.
+    pub fn tell_revoked(&self) {
+        self.revoked.notify_one();
     }
 
     /// Says that some slot may be free.

@@ -69,6 +69,8 @@ pub enum SlotFault {
 #[derive(Debug, Default)]
 pub struct SlotTable {
     slots: BTreeMap<String, Slot>,
+    /// Sessions whose slots were invalidated, and that have not been told.
+    revoked: Vec<u32>,
 }
 
 impl SlotTable {
@@ -219,14 +221,19 @@ impl SlotTable {
         self.iter().filter_map(|slot| Some((slot.name.clone(), slot.need(now)?))).unzip()
     }
 
-    /// A slot loses its WAL. Returns who uses it and has to go; what that session still
-    /// reports does not count.
-    pub fn invalidate(&mut self, name: &SlotName, cause: Cause) -> Option<u32> {
-        let slot = self.slots.get_mut(name.as_str())?;
+    /// A slot loses its WAL. Whoever uses it has to go; what that session still reports does
+    /// not count.
+    pub fn invalidate(&mut self, name: &SlotName, cause: Cause) {
+        let Some(slot) = self.slots.get_mut(name.as_str()) else { return };
         slot.restart_lsn = None;
         slot.invalidated = Some(cause);
         slot.reported = Arc::default();
-        slot.user
+        self.revoked.extend(slot.user);
+    }
+
+    /// The sessions that have to go because their slots were invalidated, once.
+    pub fn take_revoked(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.revoked)
     }
 
     /// Every slot loses its WAL: it was moved aside.

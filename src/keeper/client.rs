@@ -1,0 +1,261 @@
+//! The way to the keeper.
+//!
+//! Its queue is bounded. A task that finds it full waits for a place, and so does a thread
+//! of the restorer; a data core, which waits for nothing, gets its job back and asks again;
+//! what is only noted is dropped, because the next note says more.
+
+use super::job::{Job, JobDone, Note};
+use super::order::{CoreInbox, Order, Reply};
+use crate::cluster::instance::InstanceId;
+use crate::store::RecoveredWal;
+use crate::store::control_file::ControlFile;
+use crate::store::course::{FenceNote, UpstreamNote};
+use crate::store::evidence::Evidence;
+use crate::store::slots::SlotName;
+use crate::store::switch::Switch;
+use crate::wal::{SegmentNo, TimelineId};
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Orders that wait, at most.
+pub const QUEUE: usize = 256;
+
+/// Something is not on disk.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveFault {
+    /// The system's words.
+    #[error(transparent)]
+    Io(io::Error),
+    /// The hub ends.
+    #[error("the keeper is gone")]
+    Gone,
+}
+
+/// The way to the keeper. Dropping all of them ends its thread after the orders that wait.
+#[derive(Debug)]
+pub struct KeeperClient<F = Arc<OwnedFd>> {
+    orders: mpsc::Sender<Order<F>>,
+}
+
+impl<F> Clone for KeeperClient<F> {
+    fn clone(&self) -> Self {
+        Self { orders: self.orders.clone() }
+    }
+}
+
+/// The keeper's end of its queue.
+#[derive(Debug)]
+pub struct Orders<F = Arc<OwnedFd>> {
+    pub(super) orders: mpsc::Receiver<Order<F>>,
+}
+
+/// A queue to a keeper, in which so many orders may wait.
+pub fn queue<F>(capacity: usize) -> (KeeperClient<F>, Orders<F>) {
+    let (client, orders) = mpsc::channel(capacity);
+    (KeeperClient { orders: client }, Orders { orders })
+}
+
+impl<F> Orders<F> {
+    /// The next order, if one waits.
+    pub fn take(&mut self) -> Option<Order<F>> {
+        self.orders.try_recv().ok()
+    }
+
+    /// The next order. None: nobody is left who could give one.
+    pub async fn next(&mut self) -> Option<Order<F>> {
+        self.orders.recv().await
+    }
+}
+
+impl<F> KeeperClient<F> {
+    /// The way for a data core, which takes its answers from `inbox`.
+    pub fn for_core(&self, inbox: Arc<dyn CoreInbox<F>>) -> CoreClient<F> {
+        CoreClient { client: self.clone(), inbox }
+    }
+
+    /// Stores a history file, durably.
+    pub async fn save_history(&self, tli: TimelineId, bytes: Vec<u8>) -> Result<(), SaveFault> {
+        self.save(Job::SaveHistory { tli, bytes }).await
+    }
+
+    /// Replaces the control file of a directory without a cluster, durably.
+    pub async fn save_control(&self, control: ControlFile) -> Result<(), SaveFault> {
+        self.save(Job::SaveControl(Box::new(control))).await
+    }
+
+    /// Replaces what the control file says of how the cluster describes itself, durably.
+    pub async fn save_identity(
+        &self,
+        data_directory_mode: String,
+        parameters: Vec<(String, String)>,
+    ) -> Result<(), SaveFault> {
+        self.save(Job::SaveIdentity { data_directory_mode, parameters }).await
+    }
+
+    /// Ends our timeline on disk. When an earlier switch away from the same timeline was
+    /// begun and could not be finished, that one is finished instead.
+    pub async fn switch(&self, plan: Switch) -> Result<Box<RecoveredWal>, SaveFault> {
+        match self.ask(Job::Switch(plan)).await? {
+            JobDone::Switched(wal) => Ok(wal),
+            other => Err(other.into()),
+        }
+    }
+
+    /// Moves all WAL aside. The hub's own ID stays.
+    pub async fn set_aside(&self, instance: InstanceId) -> Result<(), SaveFault> {
+        self.save(Job::SetAside(instance)).await
+    }
+
+    /// Writes down a slot that was created; on failure there is no such slot.
+    pub async fn save_slot(&self, name: SlotName) -> Result<(), SaveFault> {
+        self.save(Job::SaveSlot(name)).await
+    }
+
+    /// Removes a slot, what is on disk of it first.
+    pub async fn drop_slot(&self, name: SlotName) -> Result<(), SaveFault> {
+        self.save(Job::DropSlot(name)).await
+    }
+
+    /// Puts the fence up on disk, or takes it down.
+    pub async fn save_fence(&self, fence: Option<FenceNote>) -> Result<(), SaveFault> {
+        let bytes = fence.map(|fence| fence.encode());
+        self.save(Job::SaveNote { note: Note::Fence, bytes }).await
+    }
+
+    /// Writes down an upstream in the flag's place, or that the flag's counts again.
+    pub async fn save_upstream(&self, upstream: Option<UpstreamNote>) -> Result<(), SaveFault> {
+        let bytes = upstream.map(|upstream| upstream.encode());
+        self.save(Job::SaveNote { note: Note::Upstream, bytes }).await
+    }
+
+    /// Writes down where an upstream has other bytes, or that there is no such place any more.
+    pub async fn save_evidence(&self, evidence: Option<&Evidence>) -> Result<(), SaveFault> {
+        let bytes = evidence.map(Evidence::encode);
+        self.save(Job::SaveNote { note: Note::Evidence, bytes }).await
+    }
+
+    /// Has something done for which nobody waits. A queue that is full loses it.
+    pub fn note(&self, job: Job) {
+        drop(self.orders.try_send(Order { job, reply: Reply::Nobody }));
+    }
+
+    /// Gives a segment that was fetched from the archive its name, and opens it. Blocks:
+    /// only for threads on which nobody else waits.
+    ///
+    /// # Errors
+    /// As the keeper found; [`io::ErrorKind::NotFound`] when there is no such file.
+    pub fn adopt(&self, tli: TimelineId, no: SegmentNo) -> io::Result<F> {
+        let (tell, told) = oneshot::channel();
+        let order = Order { job: Job::Adopt { tli, no }, reply: Reply::Task(tell) };
+        let gone = || io::Error::other(SaveFault::Gone);
+        self.orders.blocking_send(order).map_err(|_| gone())?;
+        match told.blocking_recv() {
+            Ok(JobDone::Adopted { result, .. }) => result,
+            Ok(_) | Err(_) => Err(gone()),
+        }
+    }
+
+    async fn save(&self, job: Job) -> Result<(), SaveFault> {
+        match self.ask(job).await? {
+            JobDone::Done(_) => Ok(()),
+            other => Err(other.into()),
+        }
+    }
+
+    async fn ask(&self, job: Job) -> Result<JobDone<F>, SaveFault> {
+        let (tell, told) = oneshot::channel();
+        let order = Order { job, reply: Reply::Task(tell) };
+        self.orders.send(order).await.map_err(|_| SaveFault::Gone)?;
+        told.await.map_err(|_| SaveFault::Gone)
+    }
+}
+
+impl<F> From<JobDone<F>> for SaveFault {
+    /// Of an answer that is not the one asked for: a failure.
+    fn from(done: JobDone<F>) -> Self {
+        match done {
+            JobDone::Failed { error, .. } => Self::Io(error),
+            _ => Self::Gone,
+        }
+    }
+}
+
+/// A data core's way to the keeper.
+pub struct CoreClient<F = Arc<OwnedFd>> {
+    client: KeeperClient<F>,
+    inbox: Arc<dyn CoreInbox<F>>,
+}
+
+impl<F> Clone for CoreClient<F> {
+    fn clone(&self) -> Self {
+        Self { client: self.client.clone(), inbox: Arc::clone(&self.inbox) }
+    }
+}
+
+impl<F> CoreClient<F> {
+    /// Asks for a job, whose answer comes to the core's inbox; gives it back when the queue
+    /// is full (or the keeper is gone).
+    pub fn post(&self, job: Job) -> Result<(), Job> {
+        let order = Order { job, reply: Reply::Core(Arc::clone(&self.inbox)) };
+        self.client.orders.try_send(order).map_err(|refused| refused.into_inner().job)
+    }
+}
+
+impl<F> fmt::Debug for CoreClient<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CoreClient").finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(walhub_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fleet_that_creates_its_slots_at_once_waits_for_places() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (client, mut orders) = queue::<()>(4);
+            let save = |n: u32| {
+                let client = client.clone();
+                let name = SlotName::parse(&format!("node_{n}")).unwrap();
+                tokio::spawn(async move { client.save_slot(name).await })
+            };
+            let fleet: Vec<_> = (0..500).map(save).collect();
+            drop(client);
+            let mut saved = 0;
+            while let Some(Order { job, reply }) = orders.next().await {
+                assert!(orders.orders.len() <= 4);
+                let done = match saved {
+                    // Each has the answer to its own order, whatever came of the others.
+                    7 => JobDone::Failed { job: job.kind(), error: io::Error::other("full") },
+                    _ => JobDone::Done(job.kind()),
+                };
+                reply.send(done);
+                saved += 1;
+            }
+            let mut failed = Vec::new();
+            for (n, one) in fleet.into_iter().enumerate() {
+                if let Err(fault) = one.await.unwrap() {
+                    failed.push((n, fault.to_string()));
+                }
+            }
+            assert_eq!((saved, failed), (500, vec![(7, "full".to_owned())]));
+        });
+    }
+
+    #[test]
+    fn who_waits_for_a_keeper_that_ends_hears_of_it() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (client, mut orders) = queue::<()>(1);
+        runtime.block_on(async {
+            let ask = tokio::spawn(async move { client.save_fence(None).await });
+            let order = orders.next().await.unwrap();
+            drop((order, orders));
+            assert!(matches!(ask.await.unwrap(), Err(SaveFault::Gone)));
+        });
+    }
+}
