@@ -26,6 +26,8 @@ mod network;
 mod plants;
 #[path = "../store_simulation/random.rs"]
 mod random;
+#[path = "../store_simulation/seeds.rs"]
+mod seeds;
 mod server;
 mod session;
 mod shared;
@@ -36,19 +38,14 @@ mod world;
 
 use kinds::{Kind, SPECIAL};
 use plants::Plant;
+use seeds::Tally;
 use shared::Traced;
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 60;
 
 /// So many lead to every situation, and find every mistake.
 const ENOUGH: u64 = 500;
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
 
 /// The world of `WALHUB_WORLD`, by its name.
 fn asked() -> Kind {
@@ -60,73 +57,34 @@ fn asked() -> Kind {
 /// The worlds with one fault: those seeds fail that are expected to, and no others.
 #[test]
 fn special_worlds_end_as_expected() {
-    let seeds = number("WALHUB_SEEDS").map_or(expected::LISTED, |seeds| seeds / 10);
-    let seeds = seeds.max(expected::LISTED);
-    let (next, total) = (AtomicU64::new(0), seeds * SPECIAL.len() as u64);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let (mut wrong, mut seen) = (Vec::new(), BTreeSet::new());
-    std::thread::scope(|scope| {
-        let work = || {
-            let (mut wrong, mut seen) = (Vec::new(), BTreeSet::new());
-            loop {
-                let n = next.fetch_add(1, Ordering::Relaxed);
-                if n >= total {
-                    return (wrong, seen);
-                }
-                let (kind, seed) = (SPECIAL[(n / seeds) as usize], n % seeds);
-                let outcome = world::run(seed, kind, Plant::Honest, Traced::No);
-                seen.extend(outcome.sights);
-                wrong.extend(expected::judge(kind, seed, outcome.result).err());
-            }
-        };
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        for worker in workers {
-            let (errors, sights) = worker.join().unwrap();
-            wrong.extend(errors);
-            seen.extend(sights);
-        }
+    let each = (seeds::count(0) / 10).max(expected::LISTED);
+    let tally = seeds::run(each * SPECIAL.len() as u64, |n| {
+        let (kind, seed) = (SPECIAL[(n / each) as usize], n % each);
+        let outcome = world::run(seed, kind, Plant::Honest, Traced::No);
+        let wrong = expected::judge(kind, seed, outcome.result).err();
+        Tally { broken: Vec::from_iter(wrong), seen: outcome.sights }
     });
-    wrong.sort();
-    assert!(wrong.is_empty(), "not as expected:\n{}", wrong.join("\n"));
-    let missing: Vec<_> = kinds::SIGHTS.iter().filter(|sight| !seen.contains(*sight)).collect();
-    assert!(missing.is_empty(), "never came up: {missing:?}");
+    tally.assert_kept();
+    tally.assert_seen(kinds::SIGHTS);
 }
 
 #[test]
 fn promises_hold() {
-    if let Some(seed) = number("WALHUB_SEED") {
+    if let Some(seed) = seeds::alone() {
         let outcome = world::run(seed, asked(), Plant::Honest, Traced::Yes);
         println!("{}", outcome.trace.join("\n"));
         println!("{:#?}", outcome.sights);
         return outcome.result.unwrap();
     }
-    let seeds = number("WALHUB_SEEDS").unwrap_or(SEEDS);
-    let next = AtomicU64::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let (mut broken, mut seen) = (Vec::new(), BTreeSet::new());
-    std::thread::scope(|scope| {
-        let work = || {
-            let (mut broken, mut seen) = (Vec::new(), BTreeSet::new());
-            loop {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= seeds || broken.len() >= 10 {
-                    return (broken, seen);
-                }
-                let outcome = world::run(seed, Kind::Ordinary, Plant::Honest, Traced::No);
-                seen.extend(outcome.sights);
-                broken.extend(outcome.result.err());
-            }
-        };
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        for worker in workers {
-            let (errors, sights) = worker.join().unwrap();
-            broken.extend(errors);
-            seen.extend(sights);
-        }
+    let count = seeds::count(SEEDS);
+    let tally = seeds::run(count, |seed| {
+        let outcome = world::run(seed, Kind::Ordinary, Plant::Honest, Traced::No);
+        Tally { broken: Vec::from_iter(outcome.result.err()), seen: outcome.sights }
     });
-    assert!(broken.is_empty(), "broken promises:\n{}", broken.join("\n"));
-    let missing: Vec<_> = world::SIGHTS.iter().filter(|sight| !seen.contains(*sight)).collect();
-    assert!(seeds < ENOUGH || missing.is_empty(), "never came up: {missing:?}");
+    tally.assert_kept();
+    if count >= ENOUGH {
+        tally.assert_seen(world::SIGHTS);
+    }
 }
 
 /// Some seed among those that every run looks at finds the mistake, and by what it leads
@@ -136,9 +94,7 @@ fn finds(plant: Plant, signs: &[&str]) {
 }
 
 fn finds_in(kind: Kind, plant: Plant, signs: &[&str]) {
-    let run = |seed| world::run(seed, kind, plant, Traced::No).result.err();
-    let broken = (0..ENOUGH).find_map(run).expect("no seed noticed the mistake");
-    assert!(signs.iter().any(|sign| broken.contains(sign)), "found by something else: {broken}");
+    seeds::finds(ENOUGH, signs, |seed| world::run(seed, kind, plant, Traced::No).result.err());
 }
 
 #[test]

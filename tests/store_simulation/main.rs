@@ -10,53 +10,38 @@ mod fake_disk;
 mod model;
 mod plants;
 mod random;
+mod seeds;
 mod world;
 
 use plants::{
     BelievesTheCache, ForgetsWhatWaits, Honest, KeepsOldTail, NoDirectorySync, NoSyncInRecovery,
     Plant, PublishesBeforeSync,
 };
-use std::sync::atomic::{AtomicU64, Ordering};
+use seeds::Tally;
 
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 300;
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
 #[test]
 fn promises_hold() {
-    if let Some(seed) = number("WALHUB_SEED") {
+    if let Some(seed) = seeds::alone() {
         return world::run(seed, Honest).unwrap();
     }
-    let seeds = number("WALHUB_SEEDS").unwrap_or(SEEDS);
-    let next = AtomicU64::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let broken: Vec<String> = std::thread::scope(|scope| {
-        let work = || {
-            let mut broken = Vec::new();
-            loop {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= seeds || broken.len() >= 10 {
-                    return broken;
-                }
-                broken.extend(world::run(seed, Honest).err());
-            }
-        };
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    let count = seeds::count(SEEDS);
+    let mut tally = seeds::run(count, |seed| {
+        let broken = Vec::from_iter(world::run(seed, Honest).err());
+        Tally { broken, ..Tally::default() }
     });
-    assert!(broken.is_empty(), "broken promises:\n{}", broken.join("\n"));
-    let missing = world::not_seen();
-    assert!(seeds < SEEDS || missing.is_empty(), "never came up: {missing:?}");
+    tally.assert_kept();
+    tally.seen = world::seen_so_far();
+    if count >= SEEDS {
+        tally.assert_seen(world::EXPECTED);
+    }
 }
 
 /// Some seed finds the mistake, and by what it leads to: the error says one of `signs`.
 fn finds<P: Plant>(plant: impl Fn() -> P, signs: &[&str]) {
-    let broken = (0..5000).find_map(|seed| world::run(seed, plant()).err());
-    let broken = broken.expect("no seed noticed the mistake");
-    assert!(signs.iter().any(|sign| broken.contains(sign)), "found by something else: {broken}");
+    seeds::finds(5000, signs, |seed| world::run(seed, plant()).err());
 }
 
 #[test]

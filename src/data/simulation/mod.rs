@@ -16,63 +16,39 @@ mod primary;
 mod random;
 mod ring;
 mod scenes;
+#[path = "../../../tests/store_simulation/seeds.rs"]
+mod seeds;
 mod standby;
 mod tap;
 mod truth;
 mod world;
 
 use plants::Plant;
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use seeds::Tally;
 
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 300;
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
 #[test]
 fn promises_hold() {
-    if let Some(seed) = number("WALHUB_SEED") {
+    if let Some(seed) = seeds::alone() {
         let seen = world::run(seed, Plant::Honest).unwrap();
         return println!("{seen:#?}");
     }
-    let seeds = number("WALHUB_SEEDS").unwrap_or(SEEDS);
-    let next = AtomicU64::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let (mut broken, mut seen) = (Vec::new(), BTreeSet::new());
-    std::thread::scope(|scope| {
-        let work = || {
-            let (mut broken, mut seen) = (Vec::new(), BTreeSet::new());
-            loop {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= seeds || broken.len() >= 10 {
-                    return (broken, seen);
-                }
-                match world::run(seed, Plant::Honest) {
-                    Ok(sights) => seen.extend(sights),
-                    Err(error) => broken.push(error),
-                }
-            }
-        };
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        for worker in workers {
-            let (errors, sights) = worker.join().unwrap();
-            broken.extend(errors);
-            seen.extend(sights);
-        }
+    let count = seeds::count(SEEDS);
+    let tally = seeds::run(count, |seed| match world::run(seed, Plant::Honest) {
+        Ok(seen) => Tally { seen, ..Tally::default() },
+        Err(broken) => Tally { broken: vec![broken], ..Tally::default() },
     });
-    assert!(broken.is_empty(), "broken promises:\n{}", broken.join("\n"));
-    let missing: Vec<_> = world::SIGHTS.iter().filter(|sight| !seen.contains(*sight)).collect();
-    assert!(seeds < SEEDS || missing.is_empty(), "never came up: {missing:?}");
+    tally.assert_kept();
+    if count >= SEEDS {
+        tally.assert_seen(world::SIGHTS);
+    }
 }
 
 /// Some seed finds the mistake, and by what it leads to: the error says one of `signs`.
 fn finds(plant: Plant, signs: &[&str]) {
-    let broken = (0..2000).find_map(|seed| world::run(seed, plant).err());
-    let broken = broken.expect("no seed noticed the mistake");
-    assert!(signs.iter().any(|sign| broken.contains(sign)), "found by something else: {broken}");
+    seeds::finds(2000, signs, |seed| world::run(seed, plant).err());
 }
 
 #[test]
