@@ -108,11 +108,6 @@ fn finds_a_poll_that_never_began() {
 }
 
 #[test]
-fn finds_a_chunk_rewritten_under_a_send() {
-    finds(Plant::ReleasesEarly, &["I7: a chunk changes while the network reads it", "false byte"]);
-}
-
-#[test]
 fn finds_a_lost_notification() {
     finds(Plant::LosesNotification, &["I8: a notification is lost"]);
 }

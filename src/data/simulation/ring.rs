@@ -9,7 +9,7 @@ use super::plants::Plant;
 use super::random::Random;
 use super::truth::{MIB, Truth};
 use crate::data::token::Purpose;
-use crate::ring::conformance::{Arm, FROM, REPLIES, conforms};
+use crate::ring::conformance::{self, Arm, FROM, REPLIES, conforms};
 use crate::ring::{
     Audit, Buffer, ChunkHold, ChunkRange, ChunkReader, Clock, Copied, Counters, Done, Ends, Fd,
     OpId, Outcome, Outgoing, ReplyBuffer, Ring, Token, Wait, Watched,
@@ -18,6 +18,7 @@ use crate::wal::{Lsn, SegmentSize};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
+use std::marker::PhantomData;
 use std::net::Shutdown;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -568,13 +569,31 @@ impl Ring for FakeRing {
     }
 }
 
-/// The simulated ring, for the checks that the real one has to pass as well.
-struct FakeArm {
-    ring: FakeRing,
-    truth: &'static Truth,
+/// Which mistake a simulated ring makes.
+trait Planted {
+    const PLANT: Plant;
 }
 
-impl FakeArm {
+struct Honest;
+
+impl Planted for Honest {
+    const PLANT: Plant = Plant::Honest;
+}
+
+struct ReleasesEarly;
+
+impl Planted for ReleasesEarly {
+    const PLANT: Plant = Plant::ReleasesEarly;
+}
+
+/// The simulated ring, for the checks that the real one has to pass as well.
+struct FakeArm<P> {
+    ring: FakeRing,
+    truth: &'static Truth,
+    planted: PhantomData<P>,
+}
+
+impl<P> FakeArm<P> {
     fn socket<T>(&self, id: SocketId, act: impl FnOnce(&mut Socket) -> T) -> T {
         act(self.ring.kernel.borrow_mut().socket(id))
     }
@@ -596,7 +615,7 @@ impl FakeArm {
     }
 }
 
-impl Arm for FakeArm {
+impl<P: Planted> Arm for FakeArm<P> {
     type Ring = FakeRing;
     type Peer = SocketId;
 
@@ -605,14 +624,14 @@ impl Arm for FakeArm {
         let truth = Truth::any(&mut random);
         let mut disk = Disk::new(truth, FROM, FROM);
         disk.prepare(FROM.segment(SegmentSize::new(MIB).unwrap()), FROM);
-        let kernel = Kernel::new(random, Faults::default(), Plant::Honest, disk);
+        let kernel = Kernel::new(random, Faults::default(), P::PLANT, disk);
         let kernel: Shared = Rc::new(RefCell::new(kernel));
         let clock = FakeClock::new(&kernel, Instant::now());
         // The checks bring a cache of their own, and nobody pins this one.
         let (_, readers) = crate::ring::chunks(0, 1).unwrap();
         let audit = Audit::of(&readers[0], 0);
         let ring = FakeRing::new(&kernel, &clock, REPLIES, audit, Box::new(|| ()));
-        Self { ring, truth }
+        Self { ring, truth, planted: PhantomData }
     }
 
     fn ring(&mut self) -> &mut FakeRing {
@@ -678,4 +697,10 @@ impl Arm for FakeArm {
     }
 }
 
-conforms!(FakeArm);
+conforms!(FakeArm<Honest>);
+
+#[test]
+#[should_panic(expected = "I7: a chunk changes while the network reads it")]
+fn finds_a_chunk_rewritten_under_a_send() {
+    conformance::a_chunk_that_a_peer_has_not_read_is_not_written_again::<FakeArm<ReleasesEarly>>();
+}
