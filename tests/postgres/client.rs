@@ -256,7 +256,14 @@ impl Client {
     /// Reads some; 0 when the server has closed, in whatever way.
     fn fill(&mut self) -> usize {
         let mut buffer = vec![0; 256 * 1024];
-        match self.socket.read(&mut buffer) {
+        let read = loop {
+            match self.socket.read(&mut buffer) {
+                // A signal for whoever else is in this process.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        match read {
             Ok(count) => {
                 self.unread.extend(&buffer[..count]);
                 count

@@ -5,14 +5,30 @@ use crate::client::Client;
 use crate::cluster::{Cluster, assert_converged};
 use crate::hub::Hub;
 use crate::load;
+use crate::programs::are_we_root;
 use crate::receivewal::Receiver;
 use crate::scene::Scene;
 use crate::segments::{assert_identical, complete_segments};
+use crate::skip::skipped;
 use crate::streaming::wait_connected;
 use crate::wait;
+use rustix::process::{Resource, getrlimit};
 use std::fs;
 use std::time::Duration;
 use walhub::wal::lsn::Lsn;
+
+/// What a hub with `--wal-buffers=8MB` locks for sends without a copy.
+const LOCKED: u64 = 12 << 20;
+
+/// May the hub lock so much memory? Otherwise that is said.
+fn may_lock() -> bool {
+    let limit = getrlimit(Resource::Memlock).current;
+    let may = are_we_root() || limit.is_none_or(|limit| limit >= LOCKED);
+    if !may {
+        skipped("12288 kB of memory are to be locked and may not be (ulimit -l)");
+    }
+    may
+}
 
 /// A hub whose cache goes round after 8 MiB and that tells of its sends.
 fn hub<'a>(scene: &'a Scene, primary: &Cluster<'_>) -> Hub<'a> {
@@ -38,6 +54,9 @@ fn sends(hub: &Hub<'_>) -> u64 {
 
 #[test]
 fn receivers_are_byte_identical_while_one_reads_nothing() {
+    if !may_lock() {
+        return;
+    }
     let scene = Scene::new();
     let primary = Cluster::primary_with_segments(&scene, "primary", 1);
     let mut hub = hub(&scene, &primary);
@@ -88,6 +107,9 @@ fn receivers_are_byte_identical_while_one_reads_nothing() {
 
 #[test]
 fn a_hub_that_is_killed_or_stopped_meanwhile_comes_back() {
+    if !may_lock() {
+        return;
+    }
     let scene = Scene::new();
     let primary = Cluster::primary_with_segments(&scene, "primary", 1);
     let mut hub = hub(&scene, &primary);
