@@ -5,6 +5,7 @@ mod connection;
 pub mod ctl;
 mod history;
 pub mod listener;
+mod orders;
 pub mod registry;
 mod retention;
 mod socket;
@@ -13,8 +14,8 @@ pub mod unix_socket;
 pub(crate) mod upstream;
 
 use self::listener::{Bound, Listener};
+use self::orders::Order;
 use self::registry::Registry;
-use self::upstream::steer::Order;
 use crate::data::handoff::{Mailbox, ToControl};
 use crate::data::readback::MAX_OPEN;
 use crate::hub::Hub;

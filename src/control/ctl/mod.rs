@@ -10,7 +10,7 @@ pub use door::Door;
 pub(super) use figures::receiver;
 
 use super::Shared;
-use super::upstream::steer::{Order, Steer};
+use super::orders::{Order, Steer};
 use crate::ctl::answer::{Answer, Dropped, Failure, Said};
 use crate::ctl::request::{Command, MAX_REQUEST, Request};
 use crate::hub::course::Upstream;

@@ -7,10 +7,10 @@
 //! ([`Feed`]), which makes all its own checks. At segment boundaries a found upstream takes
 //! over.
 
+use super::super::orders::Order;
 use super::difference::{self, open_own};
 use super::feed::Feed;
 use super::probe::Probe;
-use super::steer::Order;
 use super::{LOG, Task};
 use crate::archive::check;
 use crate::config::OnGap;

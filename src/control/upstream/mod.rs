@@ -6,14 +6,14 @@ mod difference;
 mod feed;
 mod link;
 mod probe;
-pub(super) mod steer;
+mod steer;
 mod switching;
 
 use self::difference::Kept;
 use self::link::{Link, LinkFault, Started, text};
-use self::steer::Order;
 use self::switching::Switching;
 use super::Shared;
+use super::orders::Order;
 use crate::cluster::identity::Identity;
 use crate::config::{MissingSlot, OnGap};
 use crate::data::handoff::{ToCore, UpstreamHandoff};
@@ -236,7 +236,7 @@ impl Task {
         };
         let message = ToCore::Upstream(Box::new(handoff));
         if super::connection::post(&self.shared, 0, message, || true).await.is_none() {
-            let why = "the receiving core does not come to its queue".to_owned();
+            let why = "the receiving core is not taking messages from its queue".to_owned();
             self.ended(index, UpstreamState::Disconnected { why }).await;
             return None;
         }

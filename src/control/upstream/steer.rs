@@ -3,6 +3,7 @@
 //! it counts.
 
 use super::super::ctl;
+use super::super::orders::{Order, Steer};
 use super::{LOG, NoStandby, Task};
 use crate::data::handoff::ToCore;
 use crate::hub::course::Upstream;
@@ -12,27 +13,6 @@ use crate::upstream::position::Position;
 use crate::upstream::state::UpstreamState;
 use std::sync::Arc;
 use std::time::SystemTime;
-use tokio::sync::oneshot;
-
-/// An order, and who waits for it.
-#[derive(Debug)]
-pub(in super::super) struct Order {
-    /// What to do.
-    pub(in super::super) steer: Steer,
-    /// Told when it is done, or why it is not. Doing what is done already is no fault.
-    pub(in super::super) answer: oneshot::Sender<Result<(), String>>,
-}
-
-/// What to do.
-#[derive(Debug)]
-pub(in super::super) enum Steer {
-    /// Follow this upstream; none for the one of `--primary-conninfo`.
-    Follow(Option<Arc<Upstream>>),
-    /// Receive and acknowledge nothing more.
-    Fence,
-    /// Receive again, from this upstream if one is named.
-    Unfence(Option<Arc<Upstream>>),
-}
 
 impl Task {
     /// Does the order end what is under way?
