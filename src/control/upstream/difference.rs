@@ -4,7 +4,7 @@
 
 use super::super::Shared;
 use super::link::{Link, LinkFault, Started};
-use super::{LOG, REMOVED, Task};
+use super::{LOG, Task};
 use crate::hub::Hub;
 use crate::store::evidence::Evidence;
 use crate::store::layout::Layout;
@@ -14,6 +14,7 @@ use crate::upstream::place::{Place, Span};
 use crate::upstream::state::UpstreamState;
 use crate::wal::{Lsn, SegmentName, SegmentSize};
 use crate::wire::date::date_millis;
+use crate::wire::sqlstate;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -125,7 +126,7 @@ pub(super) async fn compare(
     };
     let theirs = match fetch(link, span).await {
         Ok(theirs) => theirs,
-        Err(LinkFault::Server(error)) if error.sqlstate == REMOVED => {
+        Err(LinkFault::Server(error)) if error.sqlstate == sqlstate::UNDEFINED_FILE => {
             return unknown(format!(
                 "this upstream cannot show whether it has ours: {}",
                 error.message

@@ -35,6 +35,7 @@ use crate::upstream::state::UpstreamState;
 use crate::upstream::supervise::{News, Next, Supervisor};
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use crate::wire::conninfo::{ServerNature, TargetSessionAttrs};
+use crate::wire::sqlstate;
 use crate::wire::units::{SizeUnit, parse_bytes};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -59,15 +60,6 @@ const MAX_HISTORIES: u32 = 1024;
 
 /// The log target of the upstream's state.
 const LOG: &str = "walhub::upstream";
-
-/// object_not_in_prerequisite_state: only a hub that is below us answers a login so.
-const LOOP: &str = "55000";
-/// undefined_file: WAL or history that is not there.
-const REMOVED: &str = "58P01";
-/// undefined_object: no such slot.
-const MISSING: &str = "42704";
-/// duplicate_object: the slot exists.
-const DUPLICATE: &str = "42710";
 
 /// Keeps the hub connected until the task is dropped.
 pub(super) async fn run(
@@ -252,8 +244,9 @@ impl Task {
         let state = match failure {
             Failure::State(state) => state,
             Failure::Removed { start, message } => return self.gap(index, start, message).await,
+            // Only a hub that is below us answers a login with this one.
             Failure::Link(LinkFault::Login(LoginFault::Server(error)))
-                if error.sqlstate == LOOP =>
+                if error.sqlstate == sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE =>
             {
                 UpstreamState::Refused { host, why: error.to_string() }
             }
@@ -307,7 +300,7 @@ impl Task {
                 self.keep_difference(host, at, &detail).await;
                 UpstreamState::Diverged { at, detail }
             }
-            UpstreamEnd::Refused { sqlstate, message } if sqlstate == REMOVED => {
+            UpstreamEnd::Refused { sqlstate, message } if sqlstate == sqlstate::UNDEFINED_FILE => {
                 return self.gap(index, start, message).await;
             }
             UpstreamEnd::Refused { sqlstate, message } => {
@@ -539,7 +532,8 @@ impl Task {
         let sql = start_replication(slot, start, tli);
         let started = match link.start(&sql).await {
             Err(LinkFault::Server(error))
-                if error.sqlstate == MISSING && hub.config.missing_slot == MissingSlot::Create =>
+                if error.sqlstate == sqlstate::UNDEFINED_OBJECT
+                    && hub.config.missing_slot == MissingSlot::Create =>
             {
                 create(&mut link, slot).await?;
                 link.start(&sql).await
@@ -555,7 +549,7 @@ impl Task {
             Err(fault) => Ok(Err(fault)),
         };
         match first {
-            Ok(Err(LinkFault::Server(error))) if error.sqlstate == REMOVED => {
+            Ok(Err(LinkFault::Server(error))) if error.sqlstate == sqlstate::UNDEFINED_FILE => {
                 return Err(Failure::Removed { start, message: error.message });
             }
             Ok(first) => first?,
@@ -830,7 +824,7 @@ async fn fetch_history(link: &mut Link, tli: TimelineId) -> Result<Option<Bytes>
             let missing = || LinkFault::Protocol(format!("no answer to TIMELINE_HISTORY {tli}"));
             content.map(Some).ok_or_else(missing)
         }
-        Err(LinkFault::Server(error)) if error.sqlstate == REMOVED => Ok(None),
+        Err(LinkFault::Server(error)) if error.sqlstate == sqlstate::UNDEFINED_FILE => Ok(None),
         Err(fault) => Err(fault),
     }
 }
@@ -842,7 +836,7 @@ async fn create(link: &mut Link, slot: Option<&str>) -> Result<(), LinkFault> {
             tracing::info!(target: LOG, slot = name, "created the replication slot upstream");
             Ok(())
         }
-        Err(LinkFault::Server(error)) if error.sqlstate == DUPLICATE => Ok(()),
+        Err(LinkFault::Server(error)) if error.sqlstate == sqlstate::DUPLICATE_OBJECT => Ok(()),
         Err(fault) => Err(fault),
     }
 }
@@ -865,7 +859,9 @@ async fn find_oldest(
         };
         match there {
             Ok(()) => search.found(),
-            Err(LinkFault::Server(error)) if error.sqlstate == REMOVED => search.removed(),
+            Err(LinkFault::Server(error)) if error.sqlstate == sqlstate::UNDEFINED_FILE => {
+                search.removed()
+            }
             Err(fault) => return Err(fault),
         }
     }
