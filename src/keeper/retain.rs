@@ -49,7 +49,7 @@ impl<D: Disk> Keeper<D> {
         now: SystemTime,
     ) -> io::Result<JobDone<D::File>> {
         let size = self.segment_size()?;
-        self.now = now;
+        self.now = Some(now);
         self.find_start_of_walk(size).await?;
         if let Err(error) = self.tend_slots(size, now).await {
             // What is not written down keeps its WAL; what is not needed by it may go.
@@ -95,10 +95,11 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Looks after slots and old WAL when a segment was completed, by the time of day as it
-    /// was told last.
+    /// was told last. Before it was told, that waits: what was completed would look years old.
     pub async fn retain_if_due(&mut self) {
+        let Some(now) = self.now else { return };
         let Some((tli, newest)) = self.completed_upto.take() else { return };
-        if let Err(error) = self.retain(self.within(tli, newest), self.now).await {
+        if let Err(error) = self.retain(self.within(tli, newest), now).await {
             warn!("could not remove old segments: {error}");
         }
     }

@@ -64,8 +64,8 @@ pub struct Keeper<D: Disk> {
     pub(super) horizon: SegmentNo,
     /// A segment was completed, up to here, and retention has not looked since.
     pub(super) completed_upto: Option<(TimelineId, Lsn)>,
-    /// The time of day, as it was told last.
-    pub(super) now: SystemTime,
+    /// The time of day, as it was told last; none before it was told.
+    pub(super) now: Option<SystemTime>,
     /// Names were removed or changed since the directory was synced.
     pub(super) unsynced_names: bool,
     /// Segments from the archive.
@@ -93,7 +93,7 @@ impl<D: Disk> Keeper<D> {
             policy: Policy::default(),
             completed: Completions::default(),
             completed_upto: None,
-            now: SystemTime::UNIX_EPOCH,
+            now: None,
             spares: Spares::new(&listing.spares),
             complete: complete_ranges(listing, complete),
             partials: listing.partials.iter().copied().collect(),

@@ -217,6 +217,31 @@ fn time_is_that_of_the_files_over_a_restart() {
 }
 
 #[test]
+fn segments_completed_before_the_time_is_known_are_not_old() {
+    let world = World::new();
+    for no in OLDEST..NEWEST {
+        std::fs::remove_file(world.layout.segment(segment(no))).unwrap();
+    }
+    let wal_keep_time = Duration::from_secs(3600);
+    let mut keeper = world.open(Policy { wal_keep_time, ..Policy::default() });
+    let tli = TimelineId::FIRST;
+    let newest = OLDEST + 2 * MIN_KEPT_SEGMENTS;
+    for no in OLDEST..newest {
+        let (no, keep) = (SegmentNo::new(no), Lsn::new(no * MIB));
+        assert!(matches!(
+            run(&mut keeper, Job::Prepare { tli, no, keep }),
+            JobDone::Prepared { .. }
+        ));
+        assert!(matches!(run(&mut keeper, Job::Finalize { tli, no }), JobDone::Finalized { .. }));
+        run_ready(keeper.retain_if_due()).unwrap();
+    }
+    let (newest, now) = (Lsn::new(newest * MIB), SystemTime::now());
+    run(&mut keeper, Job::Retain { tli, newest, now });
+    while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
+    assert_eq!(world.first(), OLDEST);
+}
+
+#[test]
 fn on_a_full_disk_rules_and_idle_slots_go_and_then_nothing_comes_in() {
     let world = World::new();
     // No disk has so much.
