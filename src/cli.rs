@@ -1,4 +1,4 @@
-//! The command line: the subcommands. What each of them takes stands with it.
+//! The command line: the subcommands. Each subcommand's flags are defined in its module.
 
 use crate::bench::cli::BenchFlags;
 use crate::ctl::flags::CtlFlags;

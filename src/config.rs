@@ -18,8 +18,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Everything `walhub serve` was told. Names are the flags', which are PostgreSQL's
-/// where the meaning is.
+/// Every setting of `walhub serve`. Names are those of the flags, which are PostgreSQL's where the
+/// meaning is the same.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `--directory`: the hub's own directory, which holds `pg_wal`.
@@ -28,7 +28,7 @@ pub struct Config {
     pub primary_conninfo: Conninfo,
     /// `--primary-slot-name`: physical slot to use upstream.
     pub primary_slot_name: Option<String>,
-    /// `--create-slot`: what to do about a slot that is not there.
+    /// `--create-slot`: what to do about a missing slot.
     pub missing_slot: MissingSlot,
     /// `--start-from`: where an empty directory begins.
     pub start_from: StartFrom,
@@ -52,25 +52,25 @@ pub struct Config {
     pub wal_buffers: usize,
     /// `--max-send-size`, bytes of one send.
     pub max_send_size: usize,
-    /// `--wal-keep-size` and all other rules of what is kept for whom.
+    /// `--wal-keep-size` and all other retention rules.
     pub retention: Policy,
     /// `--archive-command`, for every file that is received.
     pub archive_command: Option<Template>,
     /// Replication slots of standbys.
     pub slots: SlotSettings,
-    /// What of the standbys is told upstream.
+    /// What the upstream is told about the standbys.
     pub feedback: FeedbackSettings,
     /// The archive as a source of WAL.
     pub restore: Option<RestoreSettings>,
-    /// `--max-wal-senders`: replication connections at one time.
+    /// `--max-wal-senders`: most concurrent replication connections.
     pub max_wal_senders: usize,
-    /// `--wal-sender-timeout`; zero switches it off.
+    /// `--wal-sender-timeout`; zero disables it.
     pub wal_sender_timeout: Duration,
-    /// `--wal-receiver-timeout`; zero switches it off.
+    /// `--wal-receiver-timeout`; zero disables it.
     pub wal_receiver_timeout: Duration,
-    /// `--wal-receiver-status-interval`; zero: only replies that are due anyway.
+    /// `--wal-receiver-status-interval`; zero sends only replies that are due anyway.
     pub wal_receiver_status_interval: Duration,
-    /// `--wal-retrieve-retry-interval`: the least time between two failures upstream.
+    /// `--wal-retrieve-retry-interval`: the least time between two upstream failures.
     pub wal_retrieve_retry_interval: Duration,
     /// `--cluster-name`: our application name upstream, unless the conninfo has one.
     pub cluster_name: String,
@@ -86,7 +86,7 @@ pub const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(60);
 /// What to do when `--primary-slot-name` does not exist upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MissingSlot {
-    /// Say so and try again later, as a standby does.
+    /// Log it and try again later, as a standby does.
     Refuse,
     /// Create it, with its WAL reserved (`--create-slot`).
     Create,
@@ -107,9 +107,9 @@ impl std::str::FromStr for StartFrom {
 /// What to do when the upstream no longer has our position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnGap {
-    /// Keep serving what we have, keep asking, and say it loudly.
+    /// Keep serving what we have, keep asking, and log it loudly.
     Stop,
-    /// Move our WAL aside and begin again at the upstream's position.
+    /// Set our WAL aside and begin again at the upstream's position.
     RestartAtCurrent,
 }
 
@@ -125,14 +125,14 @@ impl std::str::FromStr for OnGap {
     }
 }
 
-/// Which CPUs the data cores are bound to.
+/// The CPUs to which the data cores are bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PinCores {
-    /// To one each, where enough CPUs stay free for everything else.
+    /// One each, where enough CPUs stay free for everything else.
     Auto,
-    /// To none.
+    /// None.
     Off,
-    /// To these, in this order.
+    /// These, in this order.
     To(Vec<usize>),
 }
 
@@ -162,10 +162,10 @@ impl std::str::FromStr for PinCores {
     }
 }
 
-/// Which standbys are sent large pieces without copying them.
+/// Which standbys are sent large pieces without a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Zerocopy {
-    /// Those on other hosts, as long as the kernel really does without the copy.
+    /// Those on other hosts, as long as the kernel really avoids the copy.
     Auto,
     /// All that are connected by TCP.
     On,
@@ -186,10 +186,10 @@ impl std::str::FromStr for Zerocopy {
     }
 }
 
-/// What TCP connections of clients are set to. None and zero are the system's defaults.
+/// TCP settings of client connections. `None` and zero mean the system's defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TcpSettings {
-    /// `--tcp-congestion`; the upstream's connection too.
+    /// `--tcp-congestion`; applies to the upstream's connection too.
     pub congestion: Option<String>,
     /// `--tcp-keepalives-idle`.
     pub keepalives_idle: Duration,
@@ -218,7 +218,7 @@ pub enum ConfigFault {
     /// `--zerocopy`.
     #[error("invalid value \"{0}\": expected \"auto\", \"on\" or \"off\"")]
     Zerocopy(String),
-    /// `--listen-addresses`: no address.
+    /// `--listen-addresses`: not an address.
     #[error("invalid listen address \"{0}\": expected \"localhost\" or a loopback IP address")]
     ListenAddress(String),
     /// `--listen-addresses`: reachable from other hosts.
@@ -229,7 +229,7 @@ pub enum ConfigFault {
     ListenElsewhere(String),
 }
 
-/// Reads `--listen-addresses`: comma-separated, loopback only, empty for none.
+/// Reads `--listen-addresses`: comma-separated, loopback only; empty means none.
 pub fn listen_addresses(text: &str) -> Result<Vec<IpAddr>, ConfigFault> {
     let mut addresses = Vec::new();
     for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {

@@ -1,19 +1,19 @@
 //! walhub: one physical standby upstream, hundreds of stock PostgreSQL standbys
 //! downstream, no replay.
 //!
-//! A byte of WAL travels through the stages from top to bottom; what standbys say
-//! travels back up:
+//! A byte of WAL travels through the stages from left to right; what standbys report
+//! travels back:
 //!
 //! ```text
 //! primary --> upstream --> store --> watermark --> fanout --> standby --> standbys
 //! ```
 //!
-//! - words, which know nobody: [`wal`], [`wire`], [`timeline`], [`cluster`], [`status`];
-//! - stages, which know words and not each other: [`upstream`], [`archive`], [`store`],
+//! - words, which depend on nothing else: [`wal`], [`wire`], [`timeline`], [`cluster`], [`status`];
+//! - stages, which depend on words but not on each other: [`upstream`], [`archive`], [`store`],
 //!   [`watermark`], [`fanout`], [`standby`];
-//! - engines, which put stages together and do the I/O: [`ring`], [`data`], [`keeper`],
-//!   [`archiver`], [`restorer`], [`doors`], [`control`]; what they share is in [`hub`], what they were told
-//!   in [`config`]; [`ctl`] is how a running hub is asked.
+//! - engines, which join stages and do the I/O: [`ring`], [`data`], [`keeper`], [`archiver`],
+//!   [`restorer`], [`doors`], [`control`]; what they share is in [`hub`], their settings are in
+//!   [`config`]; [`ctl`] asks a running hub.
 
 // Words.
 pub mod cluster;

@@ -1,10 +1,9 @@
-//! The watermark: how far the WAL of a timeline is durable, published by the one
-//! core that receives, observed by all cores that send.
+//! The watermark: how far the WAL of a timeline is durable. The one core that receives publishes
+//! it; all cores that send observe it.
 //!
-//! One append-only [`Cell`] per timeline. A cursor belongs to a cell, and no
-//! position of a cell ever goes back; so there is no pair of (timeline, LSN) that
-//! could tear, and nothing that a sender has seen becomes untrue. Keeps I2's
-//! "each cell monotone" and gives I3 its limit.
+//! There is one append-only [`Cell`] per timeline. A cursor belongs to a cell, and a cell's
+//! position never goes back. So no pair of (timeline, LSN) can tear, and nothing that a sender has
+//! seen becomes untrue. This keeps I2's "each cell monotone" and gives I3 its limit.
 //!
 //! A [`Bell`] per core says whether the core sleeps. Release/acquire alone loses
 //! wake-ups here (both sides may read the old value), hence the fences.
@@ -20,7 +19,7 @@ use crossbeam::utils::CachePadded;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 
-/// Names a cell in this process; never given twice.
+/// Names a cell in this process; never reused.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct CellId(u32);
 
@@ -38,9 +37,9 @@ impl CellId {
     }
 }
 
-/// One timeline's WAL as far as it is durable here.
+/// How far one timeline's WAL is durable here.
 ///
-/// Written by the receive role only, read by everybody.
+/// Only the receive role writes it; every core reads it.
 #[derive(Debug)]
 pub struct Cell {
     id: CellId,
@@ -81,8 +80,8 @@ impl Cell {
         self.start
     }
 
-    /// Everything before this position is durable here. Whoever reads it also sees
-    /// the bytes and the chunks that were filled before it was published.
+    /// Everything before this position is durable here. A caller that reads it also sees the bytes
+    /// and the chunks that were filled before it was published.
     pub fn durable(&self) -> Lsn {
         Lsn::new(self.durable.load(Ordering::Acquire))
     }
@@ -96,8 +95,8 @@ impl Cell {
         self.durable.store(to.raw(), Ordering::Release);
     }
 
-    /// The switchpoint, once the timeline has ended. It may lie before
-    /// [`Cell::durable`]: then the rest belongs to a branch that nobody follows.
+    /// The switchpoint, once the timeline has ended. It may lie before [`Cell::durable`]: the rest
+    /// then belongs to an abandoned branch.
     pub fn end(&self) -> Option<Lsn> {
         let end = Lsn::new(self.end.load(Ordering::Acquire));
         (end != Lsn::MAX).then_some(end)
@@ -117,7 +116,7 @@ impl Cell {
         self.end().map_or(durable, |end| end.min(durable))
     }
 
-    /// The timeline that follows, when it is ready to be streamed.
+    /// The timeline that follows, once it is ready to be streamed.
     pub fn next(&self) -> Option<Arc<Cell>> {
         self.next.get().cloned()
     }
@@ -129,7 +128,7 @@ impl Cell {
     }
 }
 
-/// Shutdown: does no watermark move any more?
+/// Shutdown: whether the watermarks have stopped moving.
 #[derive(Debug)]
 pub struct Rest(AtomicBool);
 
@@ -140,26 +139,25 @@ impl Default for Rest {
 }
 
 impl Rest {
-    /// None moves. Afterwards the caller asks every [`Bell`].
+    /// Marks that no watermark moves any more. Afterwards the caller asks every [`Bell`].
     pub fn come(&self) {
         self.0.store(true, Ordering::Release);
     }
 
-    /// Is it so? Whoever reads it sees every watermark where it came to rest.
+    /// Whether the mark is set. A caller that reads `true` sees every watermark's final position.
     pub fn has_come(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }
 
-/// Does this core sleep? One bell per core, asked by everybody who has work for it.
+/// Whether a core sleeps. There is one bell per core, asked by every thread that has work for it.
 ///
-/// The core: [`Bell::arm`], look at every watermark and every queue once more,
-/// sleep only if all are as before, [`Bell::disarm`]. The others: make the work
-/// visible, then [`Bell::rings_needed`].
+/// The core: [`Bell::arm`], check every watermark and every queue once more, sleep only if nothing
+/// has changed, [`Bell::disarm`]. The others: make the work visible, then [`Bell::rings_needed`].
 #[derive(Debug)]
 pub struct Bell {
-    /// Every change is a read-modify-write: one chain of changes, in which an old "awake"
-    /// of a publisher cannot be taken for an answer to a newer "I sleep".
+    /// Every change is a read-modify-write. That makes one chain of changes, in which a publisher's
+    /// old "awake" cannot be taken for an answer to a newer "I sleep".
     sleeping: CachePadded<AtomicBool>,
 }
 
@@ -170,25 +168,25 @@ impl Default for Bell {
 }
 
 impl Bell {
-    /// A bell of a core that is awake.
+    /// The bell of a core that is awake.
     pub fn new() -> Self {
         Self { sleeping: CachePadded::new(AtomicBool::new(false)) }
     }
 
-    /// "I am going to sleep." Work that was made visible before somebody found the
-    /// core awake is seen by every look that follows this call.
+    /// "I am going to sleep." If a thread made work visible and then found the core awake, every
+    /// check after this call sees that work.
     pub fn arm(&self) {
         self.sleeping.swap(true, Ordering::Relaxed);
         full_fence(Fence::Arm);
     }
 
-    /// "I am awake." After sleeping, or when the last look found work.
+    /// "I am awake." Called after sleeping, or when the last check found work.
     pub fn disarm(&self) {
         self.sleeping.swap(false, Ordering::Relaxed);
     }
 
-    /// Must the caller wake the core? True for one caller per sleep: it has taken
-    /// over the duty, and a wake-up costs it microseconds.
+    /// Whether the caller must wake the core. True for one caller per sleep, which then has the
+    /// duty. A wake-up costs it microseconds.
     #[must_use = "the caller that gets true must wake the core, nobody else will"]
     pub fn rings_needed(&self) -> bool {
         full_fence(Fence::Ring);

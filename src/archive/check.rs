@@ -1,5 +1,5 @@
-//! How far a segment from the archive is WAL. A file of full size may be only partly
-//! valid: archived before it was full, or prepared and never filled.
+//! How far a segment from the archive is WAL. A file of full size may be only partly valid: it may
+//! have been archived before it was full, or prepared and never filled.
 
 use crate::wal::walk::{WalkFault, Walker};
 use crate::wal::{Lsn, SegmentName};
@@ -26,17 +26,17 @@ pub enum CheckFault {
     Io {
         /// The segment.
         name: SegmentName,
-        /// The system's words.
+        /// The system's error.
         error: io::Error,
     },
 }
 
-/// Feeds the segment's file from the walk's place to `upto` or the segment's end, and
-/// returns what ended the walk before, if something did. A file that is too short counts
-/// as one of zeros from there on.
+/// Feeds the segment's file from the walk's position to `upto` or the segment's end. Returns the
+/// fault that ended the walk before that, if any. A file that is too short counts as zeros from
+/// there on.
 ///
 /// # Errors
-/// The operating system's.
+/// The operating system's error.
 pub fn walk_on(
     walker: &mut Walker,
     file: &File,
@@ -58,11 +58,11 @@ pub fn walk_on(
     Ok(None)
 }
 
-/// A whole segment, as it lies before WAL that is here: every page and record of it.
-/// `walker` stands at the segment's start.
+/// Checks every page and record of a whole segment that precedes the WAL held here. `walker` stands
+/// at the segment's start.
 ///
 /// # Errors
-/// What does not belong.
+/// The segment is not WAL, or it cannot be read.
 pub fn whole(mut walker: Walker, file: &File, name: SegmentName) -> Result<(), CheckFault> {
     match walk_on(&mut walker, file, name, Lsn::MAX) {
         Ok(None) => Ok(()),
@@ -71,11 +71,11 @@ pub fn whole(mut walker: Walker, file: &File, name: SegmentName) -> Result<(), C
     }
 }
 
-/// The first position at which two files of a segment differ, up to `upto`. One that is
-/// shorter differs where it ends.
+/// The first position below `upto` at which two files of a segment differ. A shorter file differs
+/// where it ends.
 ///
 /// # Errors
-/// The operating system's.
+/// The operating system's error.
 pub fn first_difference(
     theirs: &File,
     ours: &File,

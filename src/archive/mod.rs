@@ -1,4 +1,4 @@
-//! The WAL archive: what `restore_command` brings, what `archive_command` takes away.
+//! The WAL archive: what `restore_command` fetches and `archive_command` stores.
 
 pub mod check;
 pub mod restore;

@@ -1,4 +1,4 @@
-//! `restore_command`: one file of the archive, by PostgreSQL's rules.
+//! `restore_command`: fetches one file of the archive, by PostgreSQL's rules.
 //!
 //! Source: `src/backend/access/transam/xlogarchive.c`, `RestoreArchivedFile`.
 
@@ -10,33 +10,33 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-/// `%r`, the oldest file that is still needed: none can be named. A hub replays nothing,
-/// and nobody knows how far back its standbys will ask. PostgreSQL says the same as long as
-/// it knows no restart point; by their names all other files are newer.
+/// `%r`, the oldest file that is still needed: a hub cannot name one. It replays nothing, and it
+/// cannot know how far back its standbys will ask. PostgreSQL passes the same value as long as it
+/// knows no restart point; every other file name sorts after it.
 const OLDEST_NEEDED: &str = "000000000000000000000000";
 
-/// The command, and where it runs.
+/// The command, and the directory in which it runs.
 #[derive(Debug, Clone)]
 pub struct RestoreCommand {
     template: Template,
     directory: PathBuf,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fetched {
     /// The file is here.
     Here,
     /// The archive has no such file, or not all of it yet.
     NotThere,
-    /// The hub ends.
+    /// The hub is stopping.
     Stopped,
 }
 
-/// The archive's answer is unusable; somebody has to look.
+/// The archive's answer is unusable; an operator has to act.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreFault {
-    /// The command could not be run, or was ended.
+    /// The command could not be run, or was terminated.
     #[error("could not restore file \"{file}\" from archive: {reason}")]
     Broken {
         /// Which file.
@@ -44,24 +44,24 @@ pub enum RestoreFault {
         /// In PostgreSQL's words.
         reason: String,
     },
-    /// It gave more than the file can hold.
+    /// It produced more than the file can hold.
     #[error("archive file \"{file}\" has wrong size: {found} instead of {expected}")]
     WrongSize {
         /// Which file.
         file: String,
-        /// Bytes that came.
+        /// Bytes produced.
         found: u64,
         /// Bytes of a segment.
         expected: u64,
     },
-    /// The operating system.
+    /// An operating system error.
     #[error("could not {action} \"{}\": {error}", path.display())]
     Io {
         /// The verb.
         action: &'static str,
         /// On what.
         path: PathBuf,
-        /// Its words.
+        /// The system's error.
         error: io::Error,
     },
 }
@@ -72,12 +72,12 @@ impl RestoreCommand {
         Self { template, directory: directory.to_owned() }
     }
 
-    /// Has `file` put at `target`, a path inside the directory. Blocks. What lies there is
-    /// removed first, and nothing is left there unless the file is [`Fetched::Here`]. With
-    /// `size` a shorter file counts as one that is being copied to the archive just now.
+    /// Has the command put `file` at `target`, a path inside the directory. Blocks. An existing
+    /// target is removed first, and nothing is left there unless the file is [`Fetched::Here`]. If
+    /// `size` is given, a shorter file counts as one that is still being copied to the archive.
     ///
     /// # Errors
-    /// The command is broken, or the file too long.
+    /// The command is broken, or the file is too long.
     pub fn fetch(
         &self,
         file: &str,

@@ -1,8 +1,8 @@
-//! Runs a command by the shell, in a process group of its own, until it ends or the hub does.
+//! Runs a command with the shell, in its own process group, until it ends or the hub stops.
 //!
 //! Source: `src/backend/access/transam/xlogarchive.c`, `RestoreArchivedFile`, and
-//! `src/backend/postmaster/pgarch.c`, `pgarch_archiveXlog`: an exit code above 125 (not found,
-//! not executable, ended by a signal) is a broken command, any other a file that is not there.
+//! `src/backend/postmaster/pgarch.c`, `pgarch_archiveXlog`. An exit code above 125 (not found, not
+//! executable, ended by a signal) means a broken command, any other a missing file.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -17,11 +17,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tracing::info;
 
-/// How often a running command is looked at for the hub's end.
+/// How often the hub checks for its own stop while a command runs.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 /// A longer line is logged in pieces.
 const LINE: usize = 1024;
-/// What a command gets to end by itself when it is asked to.
+/// How long a command has to end by itself after it is asked to.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// How a command ended.
@@ -34,18 +34,18 @@ pub enum Outcome {
         /// The code.
         code: i32,
     },
-    /// The command itself is broken or was ended: exit code above 125 or a signal; in
+    /// The command itself is broken or was terminated: exit code above 125 or a signal; in
     /// PostgreSQL's words.
     Broken {
         /// What happened.
         reason: String,
     },
-    /// The hub ends; so did the command.
+    /// The hub is stopping; the command was ended.
     Stopped,
 }
 
-/// Runs `line` by `/bin/sh -c` in `directory`, and waits for its end. Blocks. What it prints
-/// is logged line by line; what a process prints that it leaves behind is not.
+/// Runs `line` with `/bin/sh -c` in `directory` and waits for its end. Blocks. The command's output
+/// is logged line by line; output of a process that it leaves behind is not.
 ///
 /// # Errors
 /// The shell could not be started or waited for.
@@ -97,11 +97,11 @@ enum Ended {
     No,
 }
 
-/// What a command prints.
+/// The output of a command.
 struct Output {
-    /// None when everybody has closed it.
+    /// `None` when every process has closed it.
     pipe: Option<PipeReader>,
-    /// The line that has no end yet.
+    /// The last line, still incomplete.
     line: Vec<u8>,
 }
 
@@ -110,7 +110,7 @@ impl Output {
         Self { pipe: Some(pipe), line: Vec::new() }
     }
 
-    /// Logs what comes, for a moment, or until `command` has ended.
+    /// Logs what arrives for a moment, or until `command` has ended.
     fn log_until(&mut self, command: &OwnedFd) -> io::Result<Ended> {
         let (printed, flags) = match &self.pipe {
             Some(pipe) => (pipe.as_fd(), PollFlags::IN),
@@ -129,8 +129,8 @@ impl Output {
         Ok(if ended { Ended::Yes } else { Ended::No })
     }
 
-    /// Logs what is in the pipe, and does not wait for more: a process that was left behind
-    /// may have it open for long.
+    /// Logs what is in the pipe without waiting for more: a process that was left behind may keep
+    /// it open for long.
     fn log_rest(&mut self) {
         const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         while let Some(pipe) = &self.pipe
@@ -141,7 +141,7 @@ impl Output {
         self.log_line();
     }
 
-    /// Reads once; there is something to read.
+    /// Reads once; the caller knows there is something to read.
     fn log_some(&mut self) {
         let mut piece = [0; 4096];
         let read = match self.pipe.as_mut().map(|pipe| pipe.read(&mut piece)) {
@@ -228,7 +228,7 @@ mod tests {
         assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     }
 
-    /// One that ignores SIGTERM goes with its children all the same.
+    /// A command that ignores SIGTERM is killed with its children all the same.
     #[test]
     fn it_ends_with_the_hub() {
         let stop = Arc::new(AtomicBool::new(false));

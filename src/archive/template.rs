@@ -1,4 +1,4 @@
-//! `restore_command` and `archive_command` as they are written, with their placeholders.
+//! The text of `restore_command` and `archive_command`, with their placeholders.
 //!
 //! Source: `src/common/percentrepl.c` and `src/common/archive.c`, `BuildRestoreCommand`.
 
@@ -31,11 +31,11 @@ pub enum TemplateFault {
 pub type Value<'a> = (char, &'a OsStr);
 
 impl Template {
-    /// Reads a command in which the placeholders of `allowed` may stand, and `%%`.
+    /// Reads a command that may hold the placeholders in `allowed`, and `%%`.
     ///
     /// # Errors
-    /// Another placeholder, or none behind a `%`. PostgreSQL finds out when the command is
-    /// run; here the hub does not start.
+    /// Another placeholder, or nothing after a `%`. PostgreSQL notices only when it runs the
+    /// command; here the hub does not start.
     pub fn parse(text: &str, allowed: &[char]) -> Result<Self, TemplateFault> {
         if text.contains('\0') {
             return Err(TemplateFault::ZeroByte);
@@ -55,8 +55,7 @@ impl Template {
         Ok(Self { text: text.to_owned() })
     }
 
-    /// The command line with all values in place, word for word: nothing is quoted, as in
-    /// PostgreSQL.
+    /// The command line with all values inserted literally: nothing is quoted, as in PostgreSQL.
     pub fn expand(&self, values: &[Value<'_>]) -> OsString {
         let mut line = Vec::with_capacity(self.text.len() + 128);
         let mut chars = self.text.chars();
@@ -75,13 +74,13 @@ impl Template {
         OsString::from_vec(line)
     }
 
-    /// As it was written.
+    /// The original text.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 }
 
-/// The values of `restore_command`: file, where to, and the oldest file still needed.
+/// The values of `restore_command`: file, where to put it, and the oldest file still needed.
 pub fn restore_values<'a>(file: &'a OsStr, path: &'a Path, oldest: &'a OsStr) -> [Value<'a>; 3] {
     [('f', file), ('p', path.as_os_str()), ('r', oldest)]
 }
@@ -114,7 +113,7 @@ mod tests {
     }
 
     proptest! {
-        /// What was read expands, and without placeholders into itself.
+        /// Accepted text expands, and without placeholders it expands to itself.
         #[test]
         fn plain_text_stays(text in "[^%\0]*") {
             let template = Template::parse(&text, &[]).unwrap();

@@ -1,9 +1,9 @@
-//! Which cluster the WAL is of, as its servers describe themselves.
+//! Which cluster the WAL belongs to, as its servers describe themselves.
 
 use crate::wal::{SegmentSize, SystemId};
 
-/// Which cluster this is, as its servers describe themselves; remembered over
-/// restarts, so that the hub can serve while the upstream is away.
+/// Which cluster this is, as its servers describe themselves. It is kept across restarts, so that
+/// the hub can serve while the upstream is away.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The cluster.
@@ -12,8 +12,8 @@ pub struct Identity {
     pub segment_size: SegmentSize,
     /// `data_directory_mode` as the upstream shows it, `0700` or `0750`.
     pub data_directory_mode: String,
-    /// The upstream's parameter statuses in the order it sent them, `server_version`
-    /// among them, without the hub's own `walhub.` ones.
+    /// The upstream's parameter statuses in the order it sent them, including `server_version` but
+    /// not the hub's own `walhub.` ones.
     pub parameters: Vec<(String, String)>,
 }
 
@@ -23,7 +23,7 @@ impl Identity {
         self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// The upstream's version, word for word; empty when it did not say.
+    /// The upstream's version, word for word; empty when it sent none.
     pub fn server_version(&self) -> &str {
         self.parameter("server_version").unwrap_or_default()
     }
@@ -39,8 +39,7 @@ impl Identity {
     }
 }
 
-/// `PQserverVersion`'s reading of a version text: leading `%d.%d`, 0 when there is
-/// no number.
+/// Reads a version text as `PQserverVersion` does: leading `%d.%d`, 0 when there is no number.
 pub fn server_version_num(text: &str) -> u32 {
     let mut parts = text.splitn(2, '.');
     let mut number = || {

@@ -1,10 +1,9 @@
-//! Who a hub is, and who stands above it: what keeps hubs from forming a loop.
+//! A hub's identity and the hubs above it, which keep hubs from forming a loop.
 //!
-//! Every hub has a persistent random ID. It announces to its clients, as the
-//! parameter status `walhub.instance_path`, its own ID followed by the IDs of the
-//! hubs above it; and it tells its own ID to its upstream as the startup option
-//! `walhub.instance_id`, which PostgreSQL accepts silently. A hub that finds itself
-//! above itself, or below, refuses the connection.
+//! Every hub has a persistent random ID. It announces its own ID, followed by the IDs of the hubs
+//! above it, to its clients as the parameter status `walhub.instance_path`. It sends its own ID to
+//! its upstream as the startup option `walhub.instance_id`, which PostgreSQL accepts silently. A
+//! hub that finds itself above itself, or below, refuses the connection.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +14,7 @@ pub const INSTANCE_PATH: &str = "walhub.instance_path";
 /// The startup option that carries one hub's ID upwards.
 pub const INSTANCE_ID: &str = "walhub.instance_id";
 
-/// Hubs in one line from the primary down; more is a mistake, or an attack.
+/// The most hubs in one line from the primary down; more is a mistake, or an attack.
 pub const MAX_HOPS: usize = 32;
 
 /// A hub's own number, drawn once for its directory.
@@ -30,7 +29,7 @@ impl InstanceId {
         Ok(Self(u128::from_be_bytes(raw)))
     }
 
-    /// From the number as it was kept.
+    /// From the stored number.
     pub const fn new(raw: u128) -> Self {
         Self(raw)
     }
@@ -53,7 +52,7 @@ impl fmt::Debug for InstanceId {
     }
 }
 
-/// The text was no hub's ID, or no path of them.
+/// The text was neither a hub's ID nor a path of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidInstance {
     /// Not 32 lower-case hexadecimal digits.
@@ -76,13 +75,12 @@ impl FromStr for InstanceId {
     }
 }
 
-/// Hubs from the nearest to the one beside the primary; empty below a PostgreSQL
-/// server.
+/// Hubs from the nearest to the one directly below the primary; empty below a PostgreSQL server.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct InstancePath(Vec<InstanceId>);
 
 impl InstancePath {
-    /// Nobody above: the upstream is PostgreSQL.
+    /// No hub above: the upstream is PostgreSQL.
     pub const fn empty() -> Self {
         Self(Vec::new())
     }
@@ -97,12 +95,12 @@ impl InstancePath {
         &self.0
     }
 
-    /// Is this hub one of the path?
+    /// Whether this hub is in the path.
     pub fn contains(&self, id: InstanceId) -> bool {
         self.0.contains(&id)
     }
 
-    /// Is there no hub?
+    /// Whether the path is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

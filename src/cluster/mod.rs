@@ -1,4 +1,4 @@
-//! Words of a cluster: which one it is, and which hubs hand its WAL on. No I/O.
+//! The vocabulary of a cluster: which one it is, and which hubs pass its WAL on. No I/O.
 #![forbid(unsafe_code)]
 
 pub mod identity;

@@ -1,4 +1,4 @@
-//! What of the standbys is told upstream.
+//! What the upstream is told about the standbys.
 
 use crate::upstream::apply::ReportApply;
 use std::str::FromStr;
@@ -7,26 +7,26 @@ use std::time::Duration;
 /// `--hot-standby-feedback`, `--feedback-max-age`, `--report-apply`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FeedbackSettings {
-    /// Is the standbys' feedback passed on?
+    /// Whether the standbys' feedback is passed on.
     pub hot_standby_feedback: HotStandbyFeedback,
-    /// How long one transaction ID of a standby may hold back the primary's vacuum; zero
-    /// for ever.
+    /// How long one transaction ID of a standby may hold back the primary's vacuum; zero means
+    /// forever.
     pub max_age: Duration,
     /// What is reported as replayed.
     pub report_apply: ReportApply,
 }
 
-/// `--hot-standby-feedback`. Whether there is any, each standby decides.
+/// `--hot-standby-feedback`. Each standby decides whether to send any.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum HotStandbyFeedback {
-    /// What standbys say is passed on.
+    /// The standbys' feedback is passed on.
     #[default]
     On,
-    /// The upstream hears that nothing is needed.
+    /// The upstream is told that nothing is needed.
     Off,
 }
 
-/// A value that is none of the choices.
+/// A value that is not one of the choices.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid value \"{value}\": expected {expected}")]
 pub struct NoChoice {

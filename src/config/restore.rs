@@ -8,6 +8,6 @@ use std::num::NonZeroUsize;
 pub struct RestoreSettings {
     /// Fetches a file of the archive.
     pub command: Template,
-    /// So many run at one time, and so many segments are fetched ahead of need.
+    /// Number of commands running at one time, and of segments fetched ahead of need.
     pub jobs: NonZeroUsize,
 }

@@ -1,20 +1,20 @@
-//! Replication slots of standbys: how many, and which come into being by themselves.
+//! Replication slots of standbys: how many, and which are created automatically.
 
 use crate::store::slots::SlotName;
 use crate::wire::units::{TimeUnit, UnitFault, parse_duration};
 use std::str::FromStr;
 use std::time::Duration;
 
-/// How long an automatically created slot lives unused, unless it is said: a standby that
-/// is gone for longer has found another hub.
+/// How long an automatically created slot may stay unused, unless `ttl=` says otherwise: a standby
+/// that is gone for longer has found another hub.
 const TTL: Duration = Duration::from_secs(86_400);
 
 /// `--max-replication-slots` and `--auto-create-slots`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotSettings {
-    /// How many there may be.
+    /// The most slots that may exist.
     pub max: usize,
-    /// Which are created by START_REPLICATION.
+    /// Which slots START_REPLICATION creates.
     pub auto_create: Option<AutoCreate>,
 }
 
@@ -22,16 +22,16 @@ pub struct SlotSettings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AutoCreate {
     pattern: String,
-    /// How many there may be.
+    /// The most such slots that may exist.
     pub limit: usize,
-    /// How long one lives unused; zero for ever.
+    /// How long one may stay unused; zero means forever.
     pub ttl: Duration,
 }
 
-/// A value that is none.
+/// An invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AutoCreateFault {
-    /// The pattern fits no name.
+    /// The pattern matches no name.
     #[error(
         "\"{0}\" fits no slot name: expected lower case letters, numbers, \"_\", and the wildcards \
          \"*\" and \"?\""
@@ -51,7 +51,7 @@ impl FromStr for AutoCreate {
     fn from_str(text: &str) -> Result<Self, AutoCreateFault> {
         let mut parts = text.split(',').map(str::trim);
         let pattern = parts.next().unwrap_or_default().to_owned();
-        // What fits something, fits this.
+        // A pattern that matches any name matches this one.
         let example = pattern.replace(['*', '?'], "x");
         if SlotName::parse(&example).is_err() {
             return Err(AutoCreateFault::Pattern(pattern));
@@ -70,15 +70,15 @@ impl FromStr for AutoCreate {
 }
 
 impl AutoCreate {
-    /// Is a slot of this name created by itself?
+    /// Whether a slot of this name is created automatically.
     pub fn fits(&self, name: &SlotName) -> bool {
         fits(self.pattern.as_bytes(), name.as_str().as_bytes())
     }
 }
 
-/// `*` is any run of characters, `?` any one.
+/// `*` matches any run of characters, `?` any one.
 fn fits(pattern: &[u8], name: &[u8]) -> bool {
-    // The last `*`, and where its run would go on.
+    // The last `*`, and where its run would continue.
     let (mut at, mut retry) = ((0, 0), None);
     loop {
         let (p, n) = at;

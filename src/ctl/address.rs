@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Longest path in a `sockaddr_un`, without its final zero byte.
 const PATH_MAX: usize = 107;
 
-/// A path that fits, as long as this lives: a long one leads through the open directory.
+/// A path that fits while this value lives: a long one leads through the open directory.
 #[derive(Debug)]
 pub struct Address {
     path: PathBuf,
@@ -19,7 +19,7 @@ impl Address {
     /// The socket `name` in `directory`.
     ///
     /// # Errors
-    /// The directory cannot be opened, where that is necessary.
+    /// The directory cannot be opened, when that is needed.
     pub fn of(directory: &Path, name: &str) -> io::Result<Self> {
         let path = directory.join(name);
         if path.as_os_str().len() <= PATH_MAX {

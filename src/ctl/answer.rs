@@ -1,5 +1,5 @@
-//! The envelope of what a hub answers: one line of JSON, `{"version":1,"status":{...}}` or
-//! another of [`Said`]. What is in it is the model of [`status`](crate::status).
+//! The envelope of a hub's answers: one line of JSON, `{"version":1,"status":{...}}` or another of
+//! [`Said`]. Its content is the model of [`status`](crate::status).
 
 use super::request::VERSION;
 use crate::status::text;
@@ -12,12 +12,12 @@ use std::io::{self, Write};
 pub struct Answer {
     /// [`VERSION`].
     pub version: u32,
-    /// What is said.
+    /// The content.
     #[serde(flatten)]
     pub said: Said,
 }
 
-/// What a hub can say.
+/// The kinds of answer from a hub.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Said {
@@ -31,14 +31,14 @@ pub enum Said {
     Dropped(Dropped),
     /// To `upstream`, `set_upstream` and `reset_upstream`.
     Upstream(FollowedUpstream),
-    /// To `fence` and `unfence`: the fence that is up; null when there is none.
+    /// To `fence` and `unfence`: the current fence; null when there is none.
     Fence(Option<FenceStatus>),
-    /// No.
+    /// A refusal.
     Error(Failure),
 }
 
 impl Said {
-    /// Writes it for people; an error is for another stream.
+    /// Writes it for people; an error goes to another stream.
     pub fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
         match self {
             Self::Status(status) => text::write_hub(status, out),
@@ -52,7 +52,7 @@ impl Said {
     }
 }
 
-/// A slot that is gone.
+/// A slot that was dropped.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Dropped {
     /// Its name.
@@ -62,7 +62,7 @@ pub struct Dropped {
 /// Why not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
-    /// What stands against it.
+    /// Why not.
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
@@ -80,13 +80,13 @@ impl Failure {
     }
 }
 
-/// Why a line is no answer.
+/// Why a line is not an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum NoAnswer {
-    /// Not JSON, or not these words.
+    /// Not JSON, or not of this form.
     #[error("the answer makes no sense: {0}")]
     Invalid(#[from] serde_json::Error),
-    /// From another time.
+    /// Of another version.
     #[error("the hub speaks version {0}, this program version {VERSION}")]
     Version(u32),
 }
@@ -99,7 +99,7 @@ impl Answer {
 
     /// Its line, with the newline.
     pub fn encode(&self) -> Vec<u8> {
-        // Plain structs with text keys: the only ways for this to fail do not occur.
+        // Plain structs with text keys: serialization cannot fail.
         let mut line = serde_json::to_vec(self).expect("an answer is always JSON");
         line.push(b'\n');
         line

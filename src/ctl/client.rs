@@ -1,4 +1,4 @@
-//! The program that asks.
+//! The client side of `walhub ctl`.
 
 use super::address::Address;
 use super::answer::{Answer, Failure, NoAnswer, Said};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// The hub said no.
+/// The hub refused.
 const REFUSED: u8 = 1;
 
 /// The hub could not be asked.
@@ -73,11 +73,11 @@ pub fn ctl(flags: CtlFlags) -> Result<ExitCode, Box<dyn Error>> {
     if let Said::Error(failure) = &answer.said {
         let hint = failure.hint.as_ref().map(|hint| format!("HINT: {hint}\n"));
         let text = format!("walhub: {}\n{}", failure.message, hint.unwrap_or_default());
-        // The exit status says it, too.
+        // The exit status reports it, too.
         drop(io::stderr().write_all(text.as_bytes()));
     }
     match print(&answer, form) {
-        // Who reads has seen enough.
+        // The reader has closed the pipe: it has seen enough.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
         other => other?,
     }
@@ -134,7 +134,7 @@ fn command(typed: CtlCommand) -> io::Result<Command> {
     })
 }
 
-/// What was typed, or what standard input says.
+/// The value from the command line, or from standard input.
 fn secret(typed: String) -> io::Result<Secret> {
     if typed != "-" {
         return Ok(Secret::new(typed));
@@ -148,11 +148,11 @@ fn secret(typed: String) -> io::Result<Secret> {
 fn exchange(directory: &Path, line: &[u8], deadline: Instant) -> io::Result<Vec<u8>> {
     let address = Address::of(directory, "walhub.ctl")?;
     let mut socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Connecting waits for the listener as long as writing may.
+    // The write timeout also limits how long connecting waits for the listener.
     socket.set_write_timeout(Some(left(deadline)?))?;
     socket.connect(&SockAddr::unix(address.path())?)?;
     match socket.write_all(line) {
-        // It may have said why before it has read all.
+        // The hub may have sent its reason before it read everything.
         Err(error)
             if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
         other => other?,

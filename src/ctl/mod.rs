@@ -1,5 +1,5 @@
-//! `walhub ctl`: what a running hub can be asked, its answers, and the program that asks.
-//! The hub's side is in [`control`](crate::control).
+//! `walhub ctl`: the requests to a running hub, its answers, and the client. The hub's side is in
+//! [`control`](crate::control).
 #![forbid(unsafe_code)]
 
 pub mod address;

@@ -1,4 +1,4 @@
-//! What a hub is asked: one line of JSON.
+//! A request to a hub: one line of JSON.
 //!
 //! ```text
 //! {"version":1,"command":"status"}
@@ -8,11 +8,11 @@
 use crate::wire::secret::Secret;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Of requests and answers. It changes when a field changes its meaning or goes; fields
-/// may be added to answers without that.
+/// The version of requests and answers. It changes when a field changes its meaning or is removed;
+/// answers may gain fields without it.
 pub const VERSION: u32 = 1;
 
-/// No request is longer, its newline included.
+/// No request is longer, including its newline.
 pub const MAX_REQUEST: usize = 64 << 10;
 
 /// A request.
@@ -29,13 +29,13 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Command {
-    /// How it is.
+    /// The hub's state.
     Status,
-    /// Who streams, and who has diverged.
+    /// The connected standbys, and those that have diverged.
     Standbys,
     /// The replication slots.
     Slots,
-    /// Drop a replication slot that nobody uses.
+    /// Drop a replication slot that is not in use.
     DropSlot {
         /// Its name.
         name: String,
@@ -50,7 +50,7 @@ pub enum Command {
     },
     /// Follow the upstream of `--primary-conninfo` again.
     ResetUpstream,
-    /// Receive and acknowledge nothing more.
+    /// Stop receiving and acknowledging.
     Fence,
     /// Receive again.
     Unfence {
@@ -60,13 +60,13 @@ pub enum Command {
     },
 }
 
-/// Why a line is no request.
+/// Why a line is not a request.
 #[derive(Debug, thiserror::Error)]
 pub enum NoRequest {
-    /// Not JSON, or not these words.
+    /// Not JSON, or not of this form.
     #[error("invalid request: {0}")]
     Invalid(#[from] serde_json::Error),
-    /// From another time.
+    /// Of another version.
     #[error("the request has version {0}, this hub knows version {VERSION}")]
     Version(u32),
 }
@@ -79,7 +79,7 @@ impl Request {
 
     /// Its line, with the newline.
     pub fn encode(&self) -> Vec<u8> {
-        // Plain enums and text: the only ways for this to fail do not occur.
+        // Plain enums and text: serialization cannot fail.
         let mut line = serde_json::to_vec(self).expect("a request is always JSON");
         line.push(b'\n');
         line
@@ -91,7 +91,7 @@ impl Request {
         struct Versioned {
             version: u32,
         }
-        // What another version says need not be understood to say which it is.
+        // A request of another version need not be understood to name its version.
         let Versioned { version } = serde_json::from_slice(line)?;
         if version != VERSION {
             return Err(NoRequest::Version(version));
@@ -100,7 +100,7 @@ impl Request {
     }
 }
 
-/// A secret goes over the socket as it is: nobody else can read there.
+/// Sends a secret in clear over the socket: no other user can read there.
 mod text {
     use super::{Deserialize, Deserializer, Secret, Serializer};
 
@@ -113,7 +113,7 @@ mod text {
     }
 }
 
-/// The same for one that may be left out.
+/// The same for an optional secret.
 mod optional_text {
     use super::{Deserialize, Deserializer, Secret, Serialize, Serializer};
 

@@ -1,4 +1,4 @@
-//! How far one standby has been sent, down to the byte of a message cut short.
+//! How far one standby has been sent, to the byte inside an unfinished message.
 
 use super::message::Message;
 use crate::wal::Lsn;
@@ -6,21 +6,21 @@ use crate::wire::copy::XLOG_DATA_HEADER;
 
 /// A standby's place in its timeline's WAL.
 ///
-/// A full socket takes part of a message. Its length is announced by then, so the rest
-/// of exactly that message has to follow, whatever happens to the timeline meanwhile:
-/// [`Unfinished`] is that rest.
+/// A full socket accepts part of a message. Its length is already announced, so the rest of exactly
+/// that message has to follow, whatever happens to the timeline meanwhile. [`Unfinished`] is
+/// that rest.
 #[derive(Debug, Clone)]
 pub struct Cursor {
     next: Lsn,
     unfinished: Option<Unfinished>,
 }
 
-/// The rest of a message whose beginning is in the socket.
+/// The rest of a message whose beginning was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unfinished {
     /// The whole header, sent or not.
     pub header: [u8; XLOG_DATA_HEADER],
-    /// How much of the header is sent.
+    /// How much of the header was sent.
     pub header_sent: usize,
     /// The next WAL byte to send.
     pub next: Lsn,
@@ -36,30 +36,30 @@ impl Unfinished {
 }
 
 impl Cursor {
-    /// A cursor at the position that the standby asked for.
+    /// A cursor at the position that the standby requested.
     pub const fn new(start: Lsn) -> Self {
         Self { next: start, unfinished: None }
     }
 
-    /// The first WAL byte that is not sent yet.
+    /// The first WAL byte that has not been sent.
     pub fn next(&self) -> Lsn {
         self.unfinished.as_ref().map_or(self.next, |rest| rest.next)
     }
 
-    /// The start of the next message that is not begun yet: everything before it is
-    /// sent or announced.
+    /// The start of the next message that has not been begun: everything before it is sent or
+    /// announced.
     pub const fn next_message(&self) -> Lsn {
         self.next
     }
 
-    /// The rest of a message cut short.
+    /// The rest of an unfinished message.
     pub const fn unfinished(&self) -> Option<&Unfinished> {
         self.unfinished.as_ref()
     }
 
-    /// Accounts `sent` bytes of what was offered: the rest of the unfinished message
-    /// (or the beginning of that rest, and then nothing behind it), then `messages`
-    /// with their `headers`. Returns the WAL bytes among them.
+    /// Accounts for `sent` bytes of what was offered: the rest of the unfinished message (or the
+    /// beginning of that rest, with nothing after it), then `messages` with their `headers`.
+    /// Returns the WAL bytes among them.
     ///
     /// # Panics
     /// When `sent` is more than was offered.
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The bytes of the whole stream, to be compared with what short sends put together.
+    /// The bytes of the whole stream, to be compared with the result of short sends.
     fn stream(messages: &[Message], headers: &[[u8; XLOG_DATA_HEADER]]) -> Vec<u8> {
         let mut out = Vec::new();
         for (message, header) in messages.iter().zip(headers) {

@@ -1,7 +1,7 @@
-//! Which standbys have to be looked at: those to whom something happened, or all of
-//! them when a watermark moved. A fleet that waits costs a round nothing.
+//! Which standbys have to be checked: those that had an event, or all of them when a watermark
+//! moved. Waiting standbys cost a round nothing.
 
-/// The standbys to look at in the next round, each once.
+/// The standbys to check in the next round, each once.
 #[derive(Debug, Default)]
 pub struct Due {
     noted: Vec<bool>,
@@ -9,18 +9,18 @@ pub struct Due {
     whom: Whom,
 }
 
-/// Who has to be looked at.
+/// Which standbys have to be checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Whom {
     /// Those that were noted.
     #[default]
     Noted,
-    /// Everybody.
+    /// All of them.
     All,
 }
 
 impl Due {
-    /// Something happened to this standby.
+    /// Notes an event of this standby.
     pub fn note(&mut self, standby: u32) {
         let place = standby as usize;
         if place >= self.noted.len() {
@@ -31,18 +31,18 @@ impl Due {
         }
     }
 
-    /// Something happened that may concern everybody.
+    /// Notes an event that may concern every standby.
     pub const fn note_all(&mut self) {
         self.whom = Whom::All;
     }
 
-    /// Does nobody have to be looked at?
+    /// Whether no standby has to be checked.
     pub fn is_empty(&self) -> bool {
         self.whom == Whom::Noted && self.some.is_empty()
     }
 
-    /// Whom to look at now; those that were noted come into `standbys`. What happens
-    /// from here on is for the round after.
+    /// Which standbys to check now; those that were noted are put into `standbys`. Later events
+    /// count for the next round.
     pub fn take(&mut self, standbys: &mut Vec<u32>) -> Whom {
         standbys.clear();
         std::mem::swap(standbys, &mut self.some);
@@ -66,7 +66,7 @@ mod tests {
         }
         assert!(!due.is_empty());
         assert_eq!((due.take(&mut whom), &whom[..]), (Whom::Noted, &[7, 2][..]));
-        // What comes during the round is for the next one.
+        // An event during the round counts for the next one.
         due.note(7);
         due.note_all();
         assert_eq!((due.take(&mut whom), &whom[..]), (Whom::All, &[7][..]));

@@ -12,7 +12,7 @@ pub const MAX_MESSAGE: u64 = 16 * PAGE_SIZE as u64;
 pub struct Message {
     /// First byte.
     pub start: Lsn,
-    /// First byte behind it.
+    /// First byte after it.
     pub end: Lsn,
 }
 
@@ -23,10 +23,9 @@ impl Message {
     }
 }
 
-/// Cuts `[from, to)` into messages of at most [`MAX_MESSAGE`] bytes, together at most
-/// `budget` bytes but at least one message. A message that is not the last of the
-/// range ends on a page boundary, so that a receiver's flush position does not come to
-/// rest inside a record (`XLogSendPhysical`).
+/// Cuts `[from, to)` into messages of at most [`MAX_MESSAGE`] bytes, together at most `budget`
+/// bytes but at least one message. Every message but the last of the range ends on a page boundary,
+/// so that a receiver's flush position does not rest inside a record (`XLogSendPhysical`).
 pub fn cut(from: Lsn, to: Lsn, budget: u64) -> impl Iterator<Item = Message> {
     let mut start = from;
     std::iter::from_fn(move || {

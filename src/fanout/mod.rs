@@ -1,4 +1,4 @@
-//! Stage 4: who gets what next. Speaks of positions and sizes, never of bytes or
+//! Stage 4: which standby gets what next. Works with positions and sizes, never with bytes or
 //! sockets.
 #![forbid(unsafe_code)]
 

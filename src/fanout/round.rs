@@ -1,23 +1,23 @@
-//! Who is served in a round, and in which order.
+//! Which standbys are served in a round, and in which order.
 
 use crate::wal::Lsn;
 
-/// A standby this close to the watermark is live: its messages are small and its
-/// commit is waiting. Bytes.
+/// A standby this close to the watermark is live: its messages are small and a commit is waiting
+/// for it. Bytes.
 pub const LIVE_DISTANCE: u64 = 1 << 20;
 
-/// Sends in one submission. Between submissions a core looks at its other role, so
-/// this bounds how long a finished fdatasync waits to be published.
+/// Sends in one submission. Between submissions a core checks its other role, so this bounds how
+/// long a finished fdatasync waits to be published.
 pub const SLICE: usize = 32;
 
-/// WAL bytes that one round may send to standbys that are catching up, before
-/// completions are looked at again and live standbys have their next turn.
+/// WAL bytes that one round may send to standbys that are catching up, before completions are
+/// checked again and live standbys have their next turn.
 pub const LAGGARD_BUDGET: u64 = 4 << 20;
 
 /// The standbys due in one round: the live ones first, then those that catch up.
 ///
-/// Each round begins with another standby, so that the last of a large fleet is not
-/// always the same one.
+/// Each round begins with a different standby, so that the last of a large fleet is not always the
+/// same one.
 #[derive(Debug, Default)]
 pub struct Round {
     live: Vec<u32>,
@@ -33,8 +33,8 @@ impl Round {
         self.turn = self.turn.wrapping_add(1);
     }
 
-    /// Notes a standby that has something to be sent: its next byte is at `next`, it
-    /// may be sent up to `limit`.
+    /// Notes a standby with WAL to send: its next byte is at `next`, and it may be sent up to
+    /// `limit`.
     pub fn note(&mut self, standby: u32, next: Lsn, limit: Lsn) {
         if limit.bytes_since(next) <= LIVE_DISTANCE {
             self.live.push(standby);
@@ -43,7 +43,7 @@ impl Round {
         }
     }
 
-    /// Is nobody due?
+    /// Whether no standby is due.
     pub fn is_empty(&self) -> bool {
         self.live.is_empty() && self.laggards.is_empty()
     }

@@ -1,24 +1,24 @@
-//! How old WAL is: when which position became durable here.
+//! How old WAL is: when each position became durable here.
 //!
-//! Looked at once a second, so an age is right to a second. That costs the cores nothing,
-//! and unlike a round trip it goes on growing while a standby stands still.
+//! The durable position is sampled once a second, so an age is accurate to a second. That costs the
+//! cores nothing, and unlike a round trip an age keeps growing while a standby stands still.
 
 use crate::wal::Lsn;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Looks remembered; about an hour of a hub that receives all the time.
+/// Samples kept; about an hour of a hub that receives all the time.
 const MOST: usize = 3600;
 
-/// What was durable when.
+/// Which position was durable when.
 #[derive(Debug, Default)]
 pub struct Ages {
-    /// Both grow.
+    /// Both values increase.
     looks: VecDeque<(Instant, Lsn)>,
 }
 
 impl Ages {
-    /// So much is durable now.
+    /// Notes that WAL up to `durable` is durable now.
     pub fn note(&mut self, now: Instant, durable: Lsn) {
         match self.looks.back() {
             Some((_, last)) if *last == durable => return,
@@ -32,8 +32,8 @@ impl Ages {
         self.looks.push_back((now, durable));
     }
 
-    /// For how long there has been WAL behind `lsn` here: zero when there is none; none
-    /// when that was before the first look.
+    /// For how long there has been WAL past `lsn` here: zero when there is none; `None` when it was
+    /// there before the first sample.
     pub fn behind(&self, lsn: Lsn, now: Instant) -> Option<Duration> {
         let (_, newest) = self.looks.back()?;
         if lsn >= *newest {
@@ -41,7 +41,7 @@ impl Ages {
         }
         let first = self.looks.partition_point(|(_, durable)| *durable <= lsn);
         let before = first.checked_sub(1).and_then(|place| self.looks.get(place));
-        // Before the first look nothing is known.
+        // Nothing is known about the time before the first sample.
         before?;
         let (at, _) = self.looks.get(first)?;
         Some(now.saturating_duration_since(*at))

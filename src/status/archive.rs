@@ -1,10 +1,10 @@
-//! How archiving goes.
+//! The progress of archiving.
 
 use super::form;
 use serde::{Deserialize, Serialize};
 use std::time::SystemTime;
 
-/// How archiving goes since the hub's start, as in `pg_stat_archiver`, and the backlog.
+/// The progress of archiving since the hub's start, as in `pg_stat_archiver`, and the backlog.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ArchiverStatus {
     /// Files that were archived.
@@ -21,10 +21,10 @@ pub struct ArchiverStatus {
     /// When that was.
     #[serde(default, with = "form::optional")]
     pub last_failed_time: Option<SystemTime>,
-    /// Complete segments that wait.
+    /// Complete segments still to be archived.
     pub waiting_segments: usize,
-    /// History files that wait.
+    /// History files still to be archived.
     pub waiting_histories: usize,
-    /// The file whose turn it is.
+    /// The next file.
     pub next_wal: Option<String>,
 }

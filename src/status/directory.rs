@@ -1,4 +1,4 @@
-//! What a hub's directory holds, whether its hub runs or not.
+//! What a hub's directory holds, whether the hub is running or not.
 
 use super::form;
 use super::upstream::EvidenceStatus;
@@ -13,12 +13,12 @@ use std::io::{self, Write};
 pub struct DirectoryStatus {
     /// The directory.
     pub directory: String,
-    /// Is a hub running here?
+    /// Whether a hub is running here.
     pub running: LockStatus,
     /// This hub's own ID.
     #[serde(with = "form::optional")]
     pub instance_id: Option<InstanceId>,
-    /// Whose WAL it is; none before the first upstream was seen.
+    /// Whose WAL it is; absent before the first upstream was seen.
     pub cluster: Option<RecordedCluster>,
     /// Complete segments: ranges without a hole.
     pub segments: Vec<SegmentSpan>,
@@ -29,13 +29,13 @@ pub struct DirectoryStatus {
     /// Timelines with a history file.
     #[serde(with = "form::list")]
     pub histories: Vec<TimelineId>,
-    /// Files that wait for the archive, by their marks; none where nothing was ever archived.
+    /// Files marked to be archived; absent where nothing was ever archived.
     pub waiting_for_archive: Option<usize>,
     /// The end of the current timeline's WAL.
     pub end: Option<EndOfWal>,
     /// The marker of a failed sync.
     pub halted: Option<HaltedStatus>,
-    /// The upstream as the hub saw it last.
+    /// The upstream as the hub last saw it.
     pub upstream: Option<serde_json::Value>,
     /// Where another source had other bytes.
     pub evidence: Option<EvidenceStatus>,
@@ -43,19 +43,19 @@ pub struct DirectoryStatus {
     pub wrong: Vec<String>,
 }
 
-/// Is a hub running?
+/// Whether a hub is running.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LockStatus {
-    /// Nobody holds the lock.
+    /// The lock is free.
     No,
-    /// Somebody does; the process ID if the file tells it.
+    /// The lock is held; the process ID if the file holds it.
     Yes(Option<u32>),
     /// The lock file cannot be read.
     Unknown,
 }
 
-/// Whose WAL it is.
+/// The cluster whose WAL it is.
 #[derive(Debug, Clone, Serialize)]
 pub struct RecordedCluster {
     /// As text: JSON readers round numbers of this size.
@@ -135,7 +135,7 @@ pub struct EndOfWal {
 /// The marker of a failed sync.
 #[derive(Debug, Clone, Serialize)]
 pub struct HaltedStatus {
-    /// Everything below was durable before; a start believes nothing from there on.
+    /// Everything below was durable before; a start trusts nothing from there on.
     #[serde(with = "form::optional")]
     pub durable: Option<Lsn>,
     /// What happened.

@@ -1,5 +1,5 @@
-//! The forms of values in JSON, for serde's `with`. A form for what may be absent reads a
-//! field that is not there as absent, if the field says `default`.
+//! The forms of values in JSON, for serde's `with`. A form for an optional value reads a missing
+//! field as absent, if the field says `default`.
 
 use crate::cluster::instance::InstanceId;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 /// A value with a form in JSON that is not serde's own.
 pub(super) trait Form: Sized {
-    /// What stands in JSON.
+    /// What JSON holds.
     type Written: Serialize + for<'de> Deserialize<'de>;
 
     fn write(&self) -> Self::Written;
@@ -26,7 +26,7 @@ fn read_text<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|fault: T::Err| format!("\"{text}\": {fault}"))
 }
 
-/// Values that are text in JSON, as they are printed.
+/// Values that are text in JSON, in their printed form.
 macro_rules! text {
     ($($value:ty),*) => {$(
         impl Form for $value {
@@ -174,7 +174,7 @@ pub(super) mod optional_seconds {
     ) -> Result<Option<Duration>, D::Error> {
         let seconds = Option::<f64>::deserialize(from)?;
         let span = seconds.map(|seconds| {
-            // What it means to the millisecond.
+            // The value to the millisecond.
             Duration::try_from_secs_f64((seconds * 1000.0).round() / 1000.0)
         });
         span.transpose().map_err(D::Error::custom)

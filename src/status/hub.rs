@@ -1,4 +1,4 @@
-//! How a hub is.
+//! The state of a hub.
 
 use super::archive::ArchiverStatus;
 use super::form;
@@ -8,17 +8,17 @@ use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, SystemTime};
 
-/// How a hub is.
+/// The state of a hub.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HubStatus {
-    /// Of the program.
+    /// The program's version.
     pub walhub_version: String,
-    /// Its process.
+    /// Its process ID.
     pub pid: u32,
     /// When it started.
     #[serde(with = "form::plain")]
     pub started: SystemTime,
-    /// Since then.
+    /// The time since then.
     #[serde(rename = "uptime_seconds", with = "form::whole_seconds")]
     pub uptime: Duration,
     /// Its own ID.
@@ -30,61 +30,61 @@ pub struct HubStatus {
     /// The cluster.
     #[serde(default, with = "form::optional")]
     pub system_id: Option<SystemId>,
-    /// As its clients are told.
+    /// The server version that its clients are told.
     pub server_version: Option<String>,
     /// `wal_segment_size`.
     #[serde(default, with = "form::optional")]
     pub wal_segment_size: Option<SegmentSize>,
     /// The connection upstream.
     pub upstream: UpstreamStatus,
-    /// While it is fenced.
+    /// The fence, while there is one.
     pub fence: Option<FenceStatus>,
-    /// Where another source had other bytes; while it stands nothing is received.
+    /// Where another source had other bytes; nothing is received as long as this is set.
     pub evidence: Option<EvidenceStatus>,
     /// Why receiving is paused; null when it is not.
     pub receiving_paused: Option<String>,
     /// The timeline that is received.
     #[serde(default, with = "form::optional")]
     pub timeline: Option<TimelineId>,
-    /// Received and checked; null when the receiving core does not say.
+    /// Received and checked; null when the receiving core does not report it.
     #[serde(default, with = "form::optional")]
     pub received_lsn: Option<Lsn>,
-    /// In its file.
+    /// Written to its file.
     #[serde(default, with = "form::optional")]
     pub written_lsn: Option<Lsn>,
     /// On disk: what standbys are sent, and what is acknowledged upstream.
     #[serde(default, with = "form::optional")]
     pub durable_lsn: Option<Lsn>,
-    /// The oldest that is kept.
+    /// The oldest position that is kept.
     #[serde(default, with = "form::optional")]
     pub oldest_lsn: Option<Lsn>,
-    /// What was missing behind that when the hub started.
+    /// WAL past that position that was missing when the hub started.
     #[serde(default)]
     pub missing: Vec<MissingWal>,
     /// Standbys that stream.
     pub standbys: usize,
-    /// Standbys that hold WAL which nobody follows.
+    /// Standbys that hold WAL of an abandoned branch.
     pub diverged: usize,
     /// Replication connections, streaming or not.
     pub senders: usize,
-    /// The most there may be.
+    /// The maximum.
     pub max_wal_senders: usize,
     /// Replication slots.
     pub slots: usize,
-    /// The most there may be.
+    /// The maximum.
     pub max_replication_slots: usize,
-    /// The oldest transaction that the upstream was told standbys need.
+    /// The oldest transaction that standbys need, as reported to the upstream.
     pub xmin: Option<u32>,
     /// The same for catalogs.
     pub catalog_xmin: Option<u32>,
     /// How archiving goes; null without an `--archive-command`.
     pub archiver: Option<ArchiverStatus>,
-    /// Lines of the log that standard error did not take, since the hub's start.
+    /// Log lines that standard error did not accept since the hub's start.
     #[serde(default)]
     pub log_lines_lost: u64,
 }
 
-/// WAL that is missing between what is kept.
+/// WAL that is missing inside the range that is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissingWal {
     /// The name of the segment, or the first and the last one with ` .. ` between them.
@@ -92,7 +92,7 @@ pub struct MissingWal {
     /// The first position that is missing.
     #[serde(with = "form::plain")]
     pub start_lsn: Lsn,
-    /// The first that is here again.
+    /// The first position that is here again.
     #[serde(with = "form::plain")]
     pub end_lsn: Lsn,
 }

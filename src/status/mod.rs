@@ -1,13 +1,13 @@
-//! Words of what a hub says of itself: one model, which everybody prints who is asked.
+//! The vocabulary of a hub's self-description: one model, printed by every reporter.
 //!
-//! [`HubStatus`], [`StandbysStatus`], [`SlotStatus`], [`FollowedUpstream`] and
-//! [`FenceStatus`] are of a hub that runs, [`DirectoryStatus`] is of its directory. Whoever
-//! knows fills them; here they get their forms, JSON by serde and [`text`] for people. No
-//! locks, no I/O, no clock.
+//! [`HubStatus`], [`StandbysStatus`], [`SlotStatus`], [`FollowedUpstream`] and [`FenceStatus`]
+//! describe a running hub, [`DirectoryStatus`] its directory. The values come from the owners of
+//! the data; this module gives them their forms, JSON by serde and [`text`] for people. No locks,
+//! no I/O, no clock.
 //!
-//! In JSON positions and identifiers are text, times are ISO 8601 in UTC to the millisecond,
-//! what is not known is null. What has a name (a state, a cause) is that name, so that a
-//! program reads the names of a newer hub as well.
+//! In JSON positions and identifiers are text, times are ISO 8601 in UTC to the millisecond, and
+//! unknown values are null. Named values (a state, a cause) appear as their names, so that a
+//! program can read the names of a newer hub as well.
 #![forbid(unsafe_code)]
 
 mod ages;

@@ -10,24 +10,24 @@ use std::time::SystemTime;
 pub struct SlotStatus {
     /// Its name.
     pub slot_name: String,
-    /// Does it go with its session?
+    /// Whether it is dropped when its session ends.
     pub temporary: bool,
-    /// Does somebody use it?
+    /// Whether it is in use.
     pub active: bool,
-    /// Who.
+    /// The process that uses it.
     pub active_pid: Option<u32>,
-    /// From where on it keeps WAL.
+    /// The position from which it keeps WAL.
     #[serde(default, with = "form::optional")]
     pub restart_lsn: Option<Lsn>,
     /// `reserved`, `extended`, `unreserved`, `lost`.
     pub wal_status: Option<String>,
-    /// How much may still come until it is in danger; null without a limit.
+    /// How much more WAL may come before it is in danger; null without a limit.
     pub safe_wal_size: Option<i64>,
     /// `wal_removed`, `idle_timeout`.
     pub invalidation_reason: Option<String>,
-    /// Unused since.
+    /// Since when it has been unused.
     #[serde(default, with = "form::optional")]
     pub inactive_since: Option<SystemTime>,
-    /// Did `--auto-create-slots` make it?
+    /// Whether `--auto-create-slots` created it.
     pub auto_created: bool,
 }

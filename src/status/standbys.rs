@@ -1,4 +1,4 @@
-//! Who is connected, and who has diverged.
+//! The connected standbys, and those that have diverged.
 
 use super::form;
 use crate::cluster::instance::InstanceId;
@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-/// Who streams, and who has diverged.
+/// The streaming standbys, and those that have diverged.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StandbysStatus {
     /// Connected, by process number.
     pub standbys: Vec<StandbyStatus>,
-    /// Those that hold WAL which nobody follows, connected or not.
+    /// Those that hold WAL of an abandoned branch, connected or not.
     pub diverged: Vec<DivergedStandby>,
 }
 
@@ -23,13 +23,13 @@ pub struct StandbyStatus {
     pub pid: u32,
     /// The user name it gave.
     pub user: String,
-    /// What it calls itself.
+    /// Its application name.
     pub application_name: String,
     /// Null over a Unix socket.
     pub client_addr: Option<IpAddr>,
     /// Null over a Unix socket.
     pub client_port: Option<u16>,
-    /// When it was let in.
+    /// When it connected.
     #[serde(with = "form::plain")]
     pub backend_start: SystemTime,
     /// Its ID when it is a hub.
@@ -40,23 +40,23 @@ pub struct StandbyStatus {
     /// Null before it streams.
     #[serde(default, with = "form::optional")]
     pub timeline: Option<TimelineId>,
-    /// How far its socket has taken the WAL; null before it streams.
+    /// How far its socket has accepted the WAL; null before it streams.
     #[serde(default, with = "form::optional")]
     pub sent_lsn: Option<Lsn>,
-    /// Written by it; null before it said so, as all that follows.
+    /// Written by it; null before it has reported, as are all that follow.
     #[serde(default, with = "form::optional")]
     pub write_lsn: Option<Lsn>,
-    /// On its disk.
+    /// Flushed by it.
     #[serde(default, with = "form::optional")]
     pub flush_lsn: Option<Lsn>,
-    /// Replayed.
+    /// Replayed by it.
     #[serde(default, with = "form::optional")]
     pub replay_lsn: Option<Lsn>,
-    /// From `flush_lsn` to what is durable at the hub.
+    /// Bytes from `flush_lsn` to what is durable at the hub.
     pub flush_lag_bytes: Option<u64>,
-    /// From `replay_lsn` to there.
+    /// Bytes from `replay_lsn` to there.
     pub replay_lag_bytes: Option<u64>,
-    /// Since the first byte that it has not flushed became durable at the hub.
+    /// Time since the first byte that it has not flushed became durable at the hub.
     #[serde(default, rename = "flush_lag_seconds", with = "form::optional_seconds")]
     pub flush_lag: Option<Duration>,
     /// The same for replay.
@@ -72,17 +72,17 @@ pub struct StandbyStatus {
 /// A standby that left the history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DivergedStandby {
-    /// What it calls itself.
+    /// Its application name.
     pub application_name: String,
-    /// Where it came from last.
+    /// Its last address.
     pub peer: String,
-    /// The timeline it is on.
+    /// Its timeline.
     #[serde(with = "form::plain")]
     pub timeline: TimelineId,
     /// Where that timeline ended: what it has from here on is its own.
     #[serde(with = "form::plain")]
     pub left_lsn: Lsn,
-    /// What it has, or asked for.
+    /// What it has, or requested.
     #[serde(with = "form::plain")]
     pub lsn: Lsn,
 }

@@ -5,13 +5,13 @@ use std::io::{self, Write};
 /// The widest line.
 pub(super) const WIDTH: usize = 100;
 
-/// Between two columns.
+/// Blanks between two columns.
 const GAP: usize = 2;
 
-/// No column is made narrower to fit.
+/// No column is narrowed below this to fit.
 const NARROW: usize = 8;
 
-/// A column's head, and how it gives way when a line would be too long.
+/// A column's head, and how it yields when a line would be too long.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Heading {
     pub(super) head: &'static str,
@@ -19,23 +19,23 @@ pub(super) struct Heading {
     pub(super) give: Give,
 }
 
-/// On which side the blanks are.
+/// How values are aligned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Align {
     Left,
     Right,
 }
 
-/// May a column's values be cut?
+/// Whether a column's values may be cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Give {
     /// Names can be recognized from their beginnings.
     Way,
-    /// Half a number is a wrong one.
+    /// Half a number would be a wrong number.
     Nothing,
 }
 
-/// Writes rows under their heads.
+/// Writes rows below their heads.
 pub(super) fn write(
     columns: &[Heading],
     rows: &[Vec<String>],

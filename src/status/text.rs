@@ -23,17 +23,17 @@ const fn number(head: &'static str) -> Heading {
     Heading { head, align: Align::Right, give: Give::Nothing }
 }
 
-/// What is not known.
+/// Stands for what is unknown.
 const NONE: &str = "-";
 
 fn or_none<T: Display>(value: Option<T>) -> String {
     value.map_or_else(|| NONE.to_owned(), |value| value.to_string())
 }
 
-/// Where the values of a status begin.
+/// The column where the values of a status begin.
 const HEAD: usize = 18;
 
-/// A text in lines of at most so many characters, cut between words where it has any.
+/// Splits a text into lines of at most this many characters, between words where possible.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
@@ -61,7 +61,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// How a hub is, in lines.
+/// The hub's state, in lines.
 pub fn write_hub(status: &HubStatus, out: &mut impl Write) -> io::Result<()> {
     let mut line = |head: &str, text: String| {
         let mut head = format!("{head}:");
@@ -160,7 +160,7 @@ fn span(span: Duration) -> String {
     }
 }
 
-/// Which upstream is followed.
+/// The upstream in force.
 pub fn write_upstream(upstream: &FollowedUpstream, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{}", upstream.conninfo)?;
     match upstream.set_by {
@@ -177,7 +177,7 @@ pub fn write_fence(fence: Option<&FenceStatus>, out: &mut impl Write) -> io::Res
     writeln!(out, "lsn: {}", fence.lsn)
 }
 
-/// Who streams, and below them who has diverged.
+/// The connected standbys, and below them those that have diverged.
 pub fn write_standbys(standbys: &StandbysStatus, out: &mut impl Write) -> io::Result<()> {
     let columns = [
         number("PID"),
@@ -211,7 +211,7 @@ pub fn write_standbys(standbys: &StandbysStatus, out: &mut impl Write) -> io::Re
 }
 
 fn standby_row(standby: &StandbyStatus) -> Vec<String> {
-    // Who replays nothing lags by what it has not flushed.
+    // A standby that replays nothing lags by what it has not flushed.
     let (bytes, lag) = match standby.replay_lag_bytes {
         Some(bytes) => (Some(bytes), standby.replay_lag),
         None => (standby.flush_lag_bytes, standby.flush_lag),

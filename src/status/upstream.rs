@@ -15,12 +15,12 @@ pub struct UpstreamStatus {
     pub since: SystemTime,
     /// In words.
     pub text: String,
-    /// Who.
+    /// The host.
     pub host: Option<String>,
     /// The timeline that is streamed.
     #[serde(default, with = "form::optional")]
     pub timeline: Option<TimelineId>,
-    /// From where on.
+    /// The position from which it is streamed.
     #[serde(default, with = "form::optional")]
     pub start_lsn: Option<Lsn>,
 }
@@ -30,13 +30,13 @@ pub struct UpstreamStatus {
 pub struct FollowedUpstream {
     /// Without its password.
     pub conninfo: String,
-    /// Who named it.
+    /// Where it was set.
     pub set_by: SetBy,
     /// What the flag says, without its password.
     pub flag: String,
 }
 
-/// Who named the upstream in force.
+/// Where the upstream in force was set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SetBy {
@@ -52,14 +52,14 @@ pub struct FenceStatus {
     /// The timeline.
     #[serde(with = "form::plain")]
     pub timeline: TimelineId,
-    /// The end of the last whole record that the hub has. Everything that was acknowledged by it
-    /// lies before, so a standby that is here lacks none of it.
+    /// The end of the last whole record that the hub has. Everything the hub acknowledged lies
+    /// before it, so a standby at this position has all of that.
     #[serde(with = "form::plain")]
     pub lsn: Lsn,
     /// The last byte that is durable: part of a record may lie past `lsn`.
     #[serde(with = "form::plain")]
     pub durable_lsn: Lsn,
-    /// When it was put up.
+    /// When it was set.
     #[serde(with = "form::plain")]
     pub since: SystemTime,
 }
@@ -73,7 +73,7 @@ pub struct EvidenceStatus {
     /// The position that differs.
     #[serde(with = "form::plain")]
     pub lsn: Lsn,
-    /// Who had other bytes there.
+    /// The source that had other bytes there.
     pub upstream: String,
     /// When that was found.
     #[serde(with = "form::plain")]

@@ -1,12 +1,12 @@
 //! Timeline history files: `0000000N.history`, one line for each ancestor.
 //!
-//! The bytes are kept and passed on as they came. Tools compare them, and PostgreSQL's
-//! own files hold blank lines and reasons that no writer would make again.
+//! The bytes are kept and passed on unchanged. Tools compare them, and PostgreSQL's own files hold
+//! blank lines and reasons that no writer would reproduce.
 
 use crate::wal::{Ancestor, Fork, Lsn, TimelineId};
 use bytes::Bytes;
 
-/// A timeline and the ancestors through which it came to be.
+/// A timeline and the ancestors from which it descends.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct History {
     tli: TimelineId,
@@ -29,7 +29,7 @@ pub struct Entry {
 pub type Forks = [(TimelineId, Lsn)];
 
 impl History {
-    /// Timeline 1: it has no ancestors, and no file.
+    /// Timeline 1: it has neither ancestors nor a file.
     pub const fn first() -> Self {
         Self { tli: TimelineId::FIRST, entries: Vec::new(), bytes: Bytes::new() }
     }
@@ -50,7 +50,7 @@ impl History {
         Ok(Self { tli, entries, bytes })
     }
 
-    /// The timeline whose history this is.
+    /// The timeline to which this history belongs.
     pub const fn tli(&self) -> TimelineId {
         self.tli
     }
@@ -80,12 +80,12 @@ impl History {
         self.entries.last().map_or(Lsn::INVALID, |entry| entry.end)
     }
 
-    /// Is `tli` this timeline or an ancestor?
+    /// Whether `tli` is this timeline or an ancestor.
     pub fn contains(&self, tli: TimelineId) -> bool {
         tli == self.tli || self.entries.iter().any(|entry| entry.tli == tli)
     }
 
-    /// Does this timeline descend from `ancestor` by the way that it says it came itself?
+    /// Whether this timeline descends from `ancestor` along the line that `ancestor` itself gives.
     pub fn begins_with(&self, ancestor: &Self) -> bool {
         let ends = |entries: &[Entry]| {
             entries.iter().map(|entry| (entry.tli, entry.end)).collect::<Vec<_>>()
@@ -95,13 +95,13 @@ impl History {
         before.is_some_and(|before| ends(before) == ends(&ancestor.entries))
     }
 
-    /// Where the ancestor `tli` was left (`tliSwitchPoint`); none for this timeline
-    /// itself and for strangers.
+    /// Where the ancestor `tli` was left (`tliSwitchPoint`); `None` for this timeline itself and
+    /// for timelines outside its history.
     pub fn switchpoint_of(&self, tli: TimelineId) -> Option<Lsn> {
         self.entries.iter().find(|entry| entry.tli == tli).map(|entry| entry.end)
     }
 
-    /// The timeline that goes on where the ancestor `tli` was left.
+    /// The timeline that continues where the ancestor `tli` was left.
     pub fn next_after(&self, tli: TimelineId) -> Option<TimelineId> {
         let at = self.entries.iter().position(|entry| entry.tli == tli)?;
         Some(self.entries.get(at + 1).map_or(self.tli, |child| child.tli))
@@ -112,8 +112,8 @@ impl History {
         if lsn >= self.start() {
             return self.tli;
         }
-        // After a point-in-time recovery that stopped before an older fork an
-        // ancestor's range is empty, so the newest that holds the position counts.
+        // An ancestor's range is empty after a point-in-time recovery that stopped before an older
+        // fork, so the newest that holds the position counts.
         let begins = self.entries.iter().map(|entry| entry.end);
         let begins = std::iter::once(Lsn::INVALID).chain(begins);
         let ranges = self.entries.iter().zip(begins);
@@ -121,7 +121,7 @@ impl History {
         holder.map_or(self.tli, |(entry, _)| entry.tli)
     }
 
-    /// The fork, for the check of pages; none for timeline 1.
+    /// The fork, for the check of pages; `None` for timeline 1.
     pub fn fork(&self) -> Option<Fork> {
         let ancestor = |entry: &Entry| Ancestor { tli: entry.tli, end: entry.end };
         Fork::new(&self.entries.iter().map(ancestor).collect::<Vec<_>>())
@@ -132,7 +132,7 @@ impl History {
         format!("{:08X}.history", tli.raw())
     }
 
-    /// The timeline whose history file is named so.
+    /// The timeline whose history file has this name.
     pub fn parse_file_name(name: &str) -> Option<TimelineId> {
         let digits = name.strip_suffix(".history")?;
         let tli = TimelineId::new(u32::from_str_radix(digits, 16).ok()?)?;
@@ -140,8 +140,8 @@ impl History {
     }
 }
 
-/// A history file that PostgreSQL would refuse. In its words: the first line is its
-/// message, the second its hint.
+/// A history file that PostgreSQL would refuse, in its words: the first line is its message, the
+/// second its hint.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum HistoryFault {
     /// A line does not begin with a timeline.
@@ -170,13 +170,13 @@ pub enum HistoryFault {
         History::file_name(*child)
     )]
     NotBelowChild {
-        /// The timeline whose file it is.
+        /// The timeline to which the file belongs.
         child: TimelineId,
     },
 }
 
-/// None for blank lines and comments. PostgreSQL scans `%u\t%X/%X` and takes what is
-/// behind as the reason; white space between the fields is free there.
+/// `None` for blank lines and comments. PostgreSQL scans `%u\t%X/%X` and takes what follows as the
+/// reason; white space between the fields is free there.
 fn parse_line(line: &[u8]) -> Result<Option<Entry>, HistoryFault> {
     let text = skip_space(line);
     if matches!(text.first(), None | Some(b'#')) {
@@ -197,7 +197,7 @@ fn switchpoint(text: &[u8]) -> Option<(Lsn, &[u8])> {
     Some((Lsn::new(u64::from(high) << 32 | u64::from(low)), rest))
 }
 
-/// The number at the front of `text`, and what is behind it.
+/// The number at the front of `text`, and what follows it.
 fn number(text: &[u8], radix: u32) -> Option<(u32, &[u8])> {
     let digit = |byte: &u8| char::from(*byte).is_digit(radix);
     let len = text.iter().take_while(|byte| digit(byte)).count();
@@ -213,7 +213,7 @@ fn skip_space(text: &[u8]) -> &[u8] {
     text.get(len..).unwrap_or_default()
 }
 
-/// A line as it may stand in a message: bounded, and in one line.
+/// A line as it may stand in a message: bounded in length, and on one line.
 fn quote(line: &[u8]) -> String {
     let head = line.get(..100).unwrap_or(line);
     String::from_utf8_lossy(head).escape_debug().to_string()

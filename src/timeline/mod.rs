@@ -1,4 +1,4 @@
-//! Words of timelines: history files, and what they say about positions. No I/O.
+//! The vocabulary of timelines: history files, and what they say about positions. No I/O.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 

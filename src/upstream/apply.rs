@@ -1,9 +1,9 @@
-//! The replay position that the upstream is told. A hub replays nothing; what it says
-//! decides about commits that wait for `synchronous_commit = remote_apply`.
+//! The replay position reported to the upstream. A hub replays nothing, but what it reports decides
+//! about commits that wait for `synchronous_commit = remote_apply`.
 
 use crate::wal::Lsn;
 
-/// `--report-apply`: the replay position that the upstream is told.
+/// `--report-apply`: the replay position reported to the upstream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ReportApply {
     /// None: 0/0.
@@ -19,28 +19,28 @@ pub enum ReportApply {
 #[derive(Debug, Clone, Copy)]
 pub struct ApplyReport {
     choice: ReportApply,
-    /// The slowest standby's position, when there was one last.
+    /// The slowest standby's position, from when one was last connected.
     last: Lsn,
 }
 
 impl ApplyReport {
-    /// Nobody has replayed anything yet.
+    /// Nothing has been replayed yet.
     pub const fn new(choice: ReportApply) -> Self {
         Self { choice, last: Lsn::INVALID }
     }
 
-    /// Does it depend on standbys?
+    /// Whether it depends on standbys.
     pub fn is_of_standbys(&self) -> bool {
         self.choice == ReportApply::Slowest
     }
 
-    /// What all connected standbys have replayed. Without any the last value stays.
+    /// Notes what all connected standbys have replayed. The last value stays while there is none.
     pub fn note(&mut self, slowest: Option<Lsn>) {
         self.last = slowest.unwrap_or(self.last);
     }
 
-    /// What is reported beside this flush. A standby may be ahead of our disk's report,
-    /// never of what we say is flushed.
+    /// The replay position to report with this flush. A standby may be ahead of the flush position
+    /// that we report, but the reported replay position never is.
     pub fn value(&self, flush: Lsn) -> Lsn {
         match self.choice {
             ReportApply::None => Lsn::INVALID,
@@ -50,8 +50,8 @@ impl ApplyReport {
     }
 }
 
-/// Does `synchronous_standby_names` name this standby? As `syncrep_gram.y` reads it: a
-/// list, perhaps in brackets behind `FIRST n`, `ANY n` or `n`; any case; `*` is everybody.
+/// Whether `synchronous_standby_names` names this standby, read as `syncrep_gram.y` does: a list,
+/// perhaps in brackets after `FIRST n`, `ANY n` or `n`; in any case; `*` matches every standby.
 pub fn names_standby(list: &str, application_name: &str) -> bool {
     let inner = match (list.find('('), list.rfind(')')) {
         (Some(begin), Some(end)) if begin < end => list.get(begin + 1..end).unwrap_or_default(),

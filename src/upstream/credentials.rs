@@ -1,6 +1,5 @@
-//! Who we are at the upstream: the user's name and password, from the conninfo or from
-//! the files that stand in for it. Read anew at each connection, so that a changed
-//! password is found.
+//! Our identity at the upstream: the user's name and password, from the conninfo or from the files
+//! that replace it. They are read anew for each connection, so that a changed password is found.
 
 use crate::wire::conninfo::{Conninfo, Host};
 use crate::wire::secret::Secret;
@@ -8,7 +7,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// More than a password file or a list of local users has.
+/// No password file or list of local users is longer.
 const MAX_FILE: u64 = 1 << 20;
 
 /// A user name, and a password if there is one.
@@ -18,7 +17,7 @@ pub(crate) struct Credentials {
     pub(crate) password: Option<Secret>,
 }
 
-/// None: nobody knows the user's name.
+/// `None` when the user's name is unknown.
 pub(crate) fn find(conninfo: &Conninfo, host: &Host) -> Option<Credentials> {
     let user = conninfo.user.clone().or_else(operating_system_user)?;
     let passfile = match (&conninfo.password, &conninfo.passfile) {
@@ -40,7 +39,7 @@ fn operating_system_user() -> Option<String> {
     })
 }
 
-/// A file that others can read is left alone, as libpq does.
+/// A file that others can read is ignored, as in libpq.
 fn read_passfile(path: &Path) -> Option<String> {
     let shown = path.display();
     let file = std::fs::File::open(path).ok()?;

@@ -2,10 +2,10 @@
 
 use crate::wal::{Lsn, TimelineId};
 
-/// How the upstream stream ended. The receive role has set the hub's position before.
+/// How the upstream stream ended. The receive role has already set the hub's position.
 #[derive(Debug)]
 pub enum UpstreamEnd {
-    /// The connection broke, or what came on it was no protocol.
+    /// The connection broke, or its bytes were not the protocol.
     Lost {
         /// What went wrong.
         error: String,
@@ -18,10 +18,10 @@ pub enum UpstreamEnd {
     Timeline {
         /// The timeline that follows.
         next: TimelineId,
-        /// Where it forks off.
+        /// Its switchpoint.
         at: Lsn,
     },
-    /// The upstream has other bytes under positions that we hold.
+    /// The upstream has other bytes at positions that we hold.
     Diverged {
         /// The first such position.
         at: Lsn,
@@ -32,13 +32,13 @@ pub enum UpstreamEnd {
     Refused {
         /// Its SQLSTATE.
         sqlstate: String,
-        /// Its words.
+        /// Its message.
         message: String,
     },
     /// Our disk is full; the batch was dropped.
     NoSpace,
-    /// There is no stream any more, and it was recalled: said once for each recall,
-    /// after the end of a stream that was there.
+    /// There is no stream any more, and it was recalled. Reported once per recall, after the end of
+    /// a stream that existed.
     Recalled,
     /// We are shutting down.
     Stopped,

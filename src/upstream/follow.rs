@@ -1,23 +1,23 @@
-//! Which timeline an archive leads to, decided by the histories in it.
+//! The timeline to which an archive leads, decided by the histories in it.
 
 use crate::timeline::History;
 use crate::wal::{Lsn, TimelineId};
 
-/// Where the histories lead from where we are.
+/// Where the histories lead from our position.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Course {
-    /// Our timeline ends there, and this one follows; none while it goes on.
+    /// Our timeline ends at that position, and this one follows; `None` while it continues.
     pub ends: Option<(TimelineId, Lsn)>,
     /// The history that says so.
     pub history: Option<History>,
-    /// The newest timeline that left ours before our end, and where. An archive alone is no
-    /// reason to give up what we hold: somebody may have promoted a copy for a test.
+    /// The newest timeline that left ours before our end, and where. An archive alone is no reason
+    /// to discard what we hold: a copy may have been promoted for a test.
     pub passed: Option<(TimelineId, Lsn)>,
 }
 
-/// Decides, as `rescanLatestTimeLine` does: the newest timeline that descends from ours, and
-/// left it at or behind what we hold. `own` is our timeline's history, `newer` those of newer
-/// timelines, oldest first.
+/// Decides as `rescanLatestTimeLine` does: the newest timeline that descends from ours and left it
+/// at or past what we hold. `own` is our timeline's history, `newer` those of newer timelines,
+/// oldest first.
 pub fn course(own: &History, newer: &[History], durable: Lsn) -> Course {
     let mut course = Course::default();
     for history in newer.iter().rev().filter(|history| history.begins_with(own)) {
@@ -67,12 +67,12 @@ mod tests {
         assert_eq!(goes(&second, &both[1..], 0x600), (Some((3, 0x900)), false));
         // We hold more than it took over.
         assert_eq!(goes(&first, &both, 0x501), (None, true));
-        // 3 left 1 earlier than 2 did: for us, too early.
+        // 3 left 1 earlier than 2 did, which is too early for us.
         let test = history(3, "1\t0/300\ttest\n");
         let newer = [second.clone(), test.clone()];
         assert_eq!(goes(&first, &newer, 0x400), (Some((2, 0x500)), true));
         assert_eq!(goes(&first, &newer, 0x300), (Some((3, 0x300)), false));
-        // Another 2 than ours has other children.
+        // The child of another timeline 2 than ours.
         let other = history(3, "1\t0/501\ta\n2\t0/900\tb\n");
         assert_eq!(goes(&second, &[other], 0x600), (None, false));
         assert_eq!(goes(&second, &[test], 0x600), (None, false));

@@ -1,10 +1,10 @@
-//! May this upstream be followed, and from where? Decided from what it said of
-//! itself, before any WAL is asked for.
+//! Whether this upstream may be followed, and from where. Decided from what it says of itself,
+//! before any WAL is requested.
 //!
-//! Histories are compared, never timeline numbers. An upstream that is merely behind
-//! is waited for; one of another cluster, or of another branch, is refused. Where a
-//! difference was found before, nobody is followed past it who has not shown the same
-//! bytes there, or a history that leaves our timeline at or before it.
+//! Histories are compared, never timeline numbers. An upstream that is merely behind is waited for;
+//! one of another cluster, or of another branch, is refused. Where a difference was found before,
+//! no upstream is followed past it unless it has shown the same bytes there, or a history that
+//! leaves our timeline at or before it.
 
 use super::place::{Place, Span};
 use super::state::UpstreamState;
@@ -14,7 +14,7 @@ use crate::upstream::position::Position;
 use crate::upstream::position::StartFrom;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 
-/// What an upstream said of itself.
+/// What an upstream says of itself.
 #[derive(Debug, Clone)]
 pub struct Seen {
     /// Its name in the log.
@@ -27,9 +27,9 @@ pub struct Seen {
     pub xlogpos: Lsn,
     /// `SHOW wal_segment_size`.
     pub segment_size: SegmentSize,
-    /// The history of its timeline; none when there is no such file.
+    /// The history of its timeline; `None` when there is no such file.
     pub forks: Option<Vec<(TimelineId, Lsn)>>,
-    /// The hubs from it upwards, when it is one.
+    /// The path from it upwards, when it is a hub.
     pub path: InstancePath,
 }
 
@@ -42,9 +42,9 @@ pub struct Known {
     pub cluster: Option<(SystemId, SegmentSize)>,
     /// Where the receive role stands.
     pub position: Position,
-    /// The history of the timeline we are on; none when there is no such file.
+    /// The history of our timeline; `None` when there is no such file.
     pub forks: Option<Vec<(TimelineId, Lsn)>>,
-    /// Where another source had other bytes than we, as long as that stands.
+    /// Where another source had other bytes than ours, as long as that is unresolved.
     pub differs: Option<Place>,
     /// Where an empty directory begins.
     pub start_from: StartFrom,
@@ -53,36 +53,36 @@ pub struct Known {
 /// The decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Ask for the stream.
+    /// Request the stream.
     Start {
         /// On this timeline.
         tli: TimelineId,
         /// From here.
         start: Lsn,
     },
-    /// Compare this WAL with ours first. When it is the same the difference stands no
-    /// more: decide again.
+    /// Compare this WAL with ours first. When it is the same the difference is resolved: decide
+    /// again.
     Compare(Span),
     /// Look for the oldest segment first.
     FindOldest {
         /// On this timeline.
         tli: TimelineId,
-        /// Start of the segment it is writing: that one is there.
+        /// Start of the segment it is writing, which is known to exist.
         newest: Lsn,
     },
-    /// Our timeline has ended, and all of it is here (or more than all): go on with the
-    /// one that follows, then decide again.
+    /// Our timeline has ended, and all of it is here (or more than all): continue with the one that
+    /// follows, then decide again.
     Switch {
         /// The timeline that follows.
         next: TimelineId,
         /// Where ours ended.
         at: Lsn,
     },
-    /// Don't.
+    /// Do not follow it.
     Not(UpstreamState),
 }
 
-/// Decides.
+/// Makes the decision.
 pub fn judge(seen: &Seen, known: &Known) -> Verdict {
     let refuse =
         |why: String| Verdict::Not(UpstreamState::Refused { host: seen.host.clone(), why });
@@ -108,9 +108,9 @@ pub fn judge(seen: &Seen, known: &Known) -> Verdict {
             ));
         }
     }
-    // Whoever receives its WAL asks for the file, too: a PostgreSQL standby ends each
-    // attempt over the answer. Stored here, the WAL could be served to nobody, and the
-    // next start could not tell which timelines its pages may carry.
+    // Every receiver of its WAL requests the file, too: a PostgreSQL standby fails each attempt on
+    // the answer. The WAL stored here could be served to no standby, and the next start could not
+    // tell which timelines its pages may carry.
     if seen.tli != TimelineId::FIRST && seen.forks.is_none() {
         return refuse(format!(
             "it has no history file of its timeline {}, as after pg_resetwal; without it no \
@@ -159,7 +159,7 @@ fn go_on(seen: &Seen, known: &Known, tli: TimelineId, durable: Lsn, start: Lsn) 
         return compare(known, durable).unwrap_or(Verdict::Start { tli, start });
     }
     if seen.tli < tli {
-        // A standby that has not followed yet, or the primary that was left behind.
+        // A standby that has not followed yet, or the old primary.
         return match ours.and_then(|forks| end_of(forks, seen.tli)) {
             Some(end) if seen.xlogpos <= end => behind(seen, durable),
             Some(end) => refuse(format!(
@@ -197,8 +197,8 @@ fn go_on(seen: &Seen, known: &Known, tli: TimelineId, durable: Lsn, start: Lsn) 
     Verdict::Start { tli, start }
 }
 
-/// The comparison that is due with an upstream whose history is ours up to `end`, unless it
-/// has left ours at or before the place.
+/// The comparison that is due with an upstream that shares our history up to `end`, unless it has
+/// left ours at or before the place.
 fn compare(known: &Known, end: Lsn) -> Option<Verdict> {
     let (place, (_, size)) = (known.differs?, known.cluster?);
     (place.at < end).then(|| Verdict::Compare(place.span(size, end)))
@@ -325,13 +325,14 @@ mod tests {
             ..known(2, 100, 90, &[(1, 40)])
         };
         let compare = |to| Verdict::Compare(Span { tli: tli(2), from: lsn(0), to: lsn(to) });
-        // Whoever is where we are, or further; nobody who is behind us, or refused anyway.
+        // Every upstream at or past our position is compared; one that is behind us, or refused
+        // anyway, is not.
         assert_eq!(judge(&seen(2, 100, &[(1, 40)]), &ours), compare(100));
         assert_eq!(judge(&seen(2, 9 * MIB, &[(1, 40)]), &ours), compare(100));
         assert_eq!(name(&judge(&seen(2, 99, &[(1, 40)]), &ours)), "waiting for upstream");
         assert_eq!(name(&judge(&seen(2, 200, &[(1, 41)]), &ours)), "upstream refused");
-        // A newer timeline that left ours after the place has to show it, one that left ours
-        // before or there is another way to go on.
+        // A newer timeline that left ours after the place has to show it. One that left ours before
+        // or there is another way to continue.
         let left = |end| seen(3, 300, &[(1, 40), (2, end)]);
         for end in [71, 100] {
             assert_eq!(judge(&left(end), &ours), compare(end));

@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 
-/// Parameter statuses kept of one server; PostgreSQL sends some fifteen.
+/// The most parameter statuses kept of one server; PostgreSQL sends some fifteen.
 const MAX_PARAMETERS: usize = 64;
 
 /// The longest name or value kept. All of them go into the control file, whose length
@@ -23,7 +23,7 @@ const MAX_PARAMETER: usize = 1280;
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginFault {
-    /// The server said no.
+    /// The server refused.
     #[error("{0}")]
     Server(ServerError),
     /// The server wants a password, and there is none.
@@ -31,22 +31,22 @@ pub enum LoginFault {
         "the server asks for a password, and none is given (primary_conninfo, PGPASSWORD or passfile)"
     )]
     NoPassword,
-    /// An authentication method that is not spoken.
+    /// The authentication method is not supported.
     #[error("the server asks for an authentication method that walhub does not know ({0})")]
     UnknownMethod(String),
-    /// SCRAM went wrong: the server does not know the password, or the exchange is none.
+    /// SCRAM failed: the server does not know the password, or the exchange is not valid.
     #[error("SCRAM authentication failed: {0}")]
     Scram(std::io::Error),
     /// The server let us in without proving that it knows the password.
     #[error("the server ended SCRAM authentication before it proved who it is")]
     Unproven,
-    /// A message that has no place here.
+    /// A message that does not belong here.
     #[error("unexpected message from the server while logging in")]
     Unexpected,
-    /// More parameter statuses than anybody sends.
+    /// More parameter statuses than any server sends.
     #[error("the server sends too many parameters")]
     TooManyParameters,
-    /// A parameter status longer than any.
+    /// A parameter status longer than any server's.
     #[error("the server sends a parameter that is too long")]
     LongParameter,
     /// `walhub.instance_path` is damaged.
@@ -54,10 +54,10 @@ pub enum LoginFault {
     Path(#[from] InvalidInstance),
 }
 
-/// How far the login is.
+/// The progress of the login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// Write what there is to write, read on.
+    /// Write what is pending, continue reading.
     Underway,
     /// ReadyForQuery: commands may follow.
     Ready,
@@ -102,13 +102,13 @@ pub fn startup(
 }
 
 impl Login {
-    /// Before the first answer.
+    /// The state before the first answer.
     pub fn new(user: &str, password: Option<Secret>) -> Self {
         Self { user: user.to_owned(), password, scram: Scram::Idle, parameters: Vec::new() }
     }
 
-    /// Takes one message; an answer goes into `out`. May take milliseconds at a
-    /// SASLContinue, as SCRAM is meant to.
+    /// Takes one message; an answer goes into `out`. May take milliseconds at a SASLContinue, as
+    /// SCRAM intends.
     pub fn take(
         &mut self,
         message: &FromServer<'_>,
@@ -118,7 +118,7 @@ impl Login {
             FromServer::Auth(request) => self.authenticate(request, out)?,
             FromServer::ParameterStatus { name, value } => self.parameter(name, value)?,
             FromServer::BackendKeyData { .. } | FromServer::Notice(_) => {}
-            // We ask for 3.0 and nothing beyond.
+            // We requested 3.0 and no options.
             FromServer::NegotiateProtocol { .. } => return Err(LoginFault::Unexpected),
             FromServer::ReadyForQuery => return Ok(Progress::Ready),
             FromServer::Error(error) => return Err(LoginFault::Server(error.clone())),
@@ -163,7 +163,7 @@ impl Login {
                 if !mechanisms.iter().any(|name| name == SCRAM_SHA_256) {
                     return Err(LoginFault::UnknownMethod(mechanisms.join(", ")));
                 }
-                // No TLS here, so nothing to bind to.
+                // There is no TLS here, so nothing to bind to.
                 let scram =
                     ScramSha256::new(self.password()?.as_bytes(), ChannelBinding::unsupported());
                 frontend::sasl_initial(out, SCRAM_SHA_256, scram.message());
@@ -195,7 +195,7 @@ impl Login {
         given.filter(|text| !text.is_empty()).ok_or(LoginFault::NoPassword)
     }
 
-    /// Ends the login: what the server said of itself, and the hubs from it upwards.
+    /// Ends the login; returns what the server said of itself, and the hubs from it upwards.
     pub fn finish(self) -> Result<Welcome, LoginFault> {
         let mut parameters = self.parameters;
         let path = match parameters.iter().position(|(name, _)| name == INSTANCE_PATH) {
@@ -212,7 +212,7 @@ impl Login {
 pub struct Welcome {
     /// Its parameter statuses, in its order.
     pub parameters: Vec<(String, String)>,
-    /// The hubs from it upwards, when it is one.
+    /// The path from it upwards, when it is a hub.
     pub path: InstancePath,
 }
 

@@ -1,7 +1,7 @@
-//! Finding the oldest segment an upstream still has, by asking for few.
+//! Finding the oldest segment an upstream still has, with few requests.
 //!
-//! What a server keeps is one run of segments up to the newest, so doubling steps
-//! backwards and then halving finds its start. No I/O here.
+//! A server keeps one run of segments up to the newest, so doubling steps backwards followed by
+//! halving finds its start. No I/O here.
 
 use crate::wal::{Lsn, SegmentNo, SegmentSize};
 
@@ -9,26 +9,26 @@ use crate::wal::{Lsn, SegmentNo, SegmentSize};
 #[derive(Debug, Clone)]
 pub struct OldestSearch {
     size: SegmentSize,
-    /// The lowest segment known to be there.
+    /// The lowest segment known to exist.
     present: u64,
     /// The highest segment known to be missing. Segment 0 never exists.
     missing: u64,
-    /// The next step backwards; none once something was missing.
+    /// The next step backwards; `None` once a segment was missing.
     step: Option<u64>,
 }
 
 impl OldestSearch {
-    /// `newest` lies in a segment that is there.
+    /// `newest` lies in a segment that exists.
     pub const fn new(newest: Lsn, size: SegmentSize) -> Self {
         Self { size, present: newest.segment(size).raw(), missing: 0, step: Some(1) }
     }
 
-    /// The segment start to try next; none when [`OldestSearch::oldest`] is the answer.
+    /// The segment start to try next; `None` when [`OldestSearch::oldest`] is the answer.
     pub fn probe(&self) -> Option<Lsn> {
         self.candidate().map(|no| SegmentNo::new(no).start(self.size))
     }
 
-    /// The segment of the last probe is there.
+    /// Notes that the segment of the last probe exists.
     pub fn found(&mut self) {
         if let Some(no) = self.candidate() {
             self.present = no;
@@ -36,7 +36,7 @@ impl OldestSearch {
         }
     }
 
-    /// The segment of the last probe has been removed.
+    /// Notes that the segment of the last probe has been removed.
     pub fn removed(&mut self) {
         if let Some(no) = self.candidate() {
             self.missing = no;
@@ -44,7 +44,7 @@ impl OldestSearch {
         }
     }
 
-    /// Start of the oldest segment known to be there.
+    /// Start of the oldest segment known to exist.
     pub fn oldest(&self) -> Lsn {
         SegmentNo::new(self.present).start(self.size)
     }

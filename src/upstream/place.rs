@@ -1,13 +1,13 @@
-//! The place of a difference: where an upstream or the archive had other bytes than we. From
-//! a later position on two histories can look the same, so it is this place that has to be
-//! compared before anybody is followed again.
+//! The place of a difference: where an upstream or the archive had other bytes than ours. Later on,
+//! two histories can look the same, so it is this place that has to be compared before any source
+//! is followed again.
 
 use super::position::Position;
 use crate::timeline::Forks;
 use crate::wal::page::PAGE_SIZE;
 use crate::wal::{Lsn, SegmentSize, TimelineId};
 
-/// How far before the place the comparison begins, in its segment.
+/// How far before the place the comparison begins, within its segment.
 const REACH: u64 = 1 << 20;
 
 /// A position of our WAL at which another source had other bytes.
@@ -26,14 +26,14 @@ pub struct Span {
     pub tli: TimelineId,
     /// First byte.
     pub from: Lsn,
-    /// After the last byte, in the same segment.
+    /// First byte after it, in the same segment.
     pub to: Lsn,
 }
 
 impl Place {
-    /// What of our WAL up to `end` proves, when another source has the same, that it has our
-    /// history at the place: the place, a page from there on, and what lies before it in its
-    /// segment, up to 1 MiB.
+    /// The part of our WAL up to `end` that proves, when another source has the same, that the
+    /// source has our history at the place: the place, a page from there on, and what precedes it
+    /// in its segment, up to 1 MiB.
     pub fn span(self, size: SegmentSize, end: Lsn) -> Span {
         let segment = self.at.segment(size);
         let reach = self.at.saturating_sub(REACH).page_start();
@@ -45,8 +45,8 @@ impl Place {
         }
     }
 
-    /// Is there WAL of ours at the place, as part of what we hold? There is none any more when
-    /// it was set aside from there on: with all the rest, or after a switchpoint.
+    /// Whether our WAL still holds the place. It does not after it was set aside from there on:
+    /// together with all the rest, or after a switchpoint.
     pub fn is_ours(self, position: Position, forks: Option<&Forks>) -> bool {
         let Position::At { tli, durable, .. } = position else { return false };
         let end = match self.tli == tli {

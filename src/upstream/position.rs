@@ -2,7 +2,7 @@
 
 use crate::wal::{Lsn, TimelineId};
 
-/// Where the receive role stands: what it asks the next upstream connection for.
+/// Where the receive role stands: what it requests from the next upstream connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Position {
     /// The directory holds no WAL; `--start-from` decides.

@@ -1,4 +1,4 @@
-//! How the hub stands to its upstream, in words for the log and for `inspect`.
+//! The hub's relation to its upstream, in words for the log and for `inspect`.
 
 use crate::wal::{Lsn, TimelineId};
 use std::fmt;
@@ -6,25 +6,25 @@ use std::fmt;
 /// One state, with what a reader needs to act on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamState {
-    /// No connection was tried yet.
+    /// No connection has been tried yet.
     Connecting,
     /// WAL is coming in.
     Streaming {
-        /// From whom.
+        /// The host.
         host: String,
         /// On which timeline.
         tli: TimelineId,
-        /// From where on.
+        /// From this position on.
         start: Lsn,
     },
     /// There is no connection; WAL comes in from the archive.
     Restoring {
         /// On which timeline.
         tli: TimelineId,
-        /// From where on.
+        /// From this position on.
         start: Lsn,
     },
-    /// The archive has other bytes under positions that we hold.
+    /// The archive has other bytes at positions that we hold.
     ArchiveDiffers {
         /// The file in the archive.
         file: String,
@@ -38,7 +38,7 @@ pub enum UpstreamState {
     },
     /// The upstream is behind us; it is expected to catch up.
     Waiting {
-        /// Who.
+        /// The host.
         host: String,
         /// Everything before this is on our disk.
         ours: Lsn,
@@ -47,19 +47,19 @@ pub enum UpstreamState {
     },
     /// The upstream will not be followed: another cluster, another history, a loop.
     Refused {
-        /// Who.
+        /// The host.
         host: String,
         /// Why not.
         why: String,
     },
-    /// The upstream no longer has the WAL that comes next for us.
+    /// The upstream no longer has the WAL that we need next.
     Gap {
         /// The position we need.
         at: Lsn,
-        /// The upstream's words.
+        /// The upstream's message.
         message: String,
     },
-    /// The upstream has other bytes under positions that we hold.
+    /// The upstream has other bytes at positions that we hold.
     Diverged {
         /// The first such position.
         at: Lsn,
@@ -68,14 +68,14 @@ pub enum UpstreamState {
     },
     /// Our disk is full.
     NoSpace,
-    /// An operator has put up a fence: no upstream is asked for anything.
+    /// An operator has fenced the hub: nothing is requested from any upstream.
     Fenced {
         /// On which timeline.
         tli: TimelineId,
         /// The end of the last whole record that is here.
         at: Lsn,
     },
-    /// The hub is going down.
+    /// The hub is stopping.
     Stopped,
 }
 
@@ -98,7 +98,7 @@ impl UpstreamState {
         }
     }
 
-    /// Which of several hosts' states is told: the one that needs a human most.
+    /// Ranks several hosts' states: the highest, the one that most needs an operator, is reported.
     pub(crate) const fn severity(&self) -> u8 {
         match self {
             Self::Connecting => 0,
@@ -113,7 +113,7 @@ impl UpstreamState {
         }
     }
 
-    /// Must somebody act, or does it heal by itself?
+    /// Whether an operator has to act, or the state resolves by itself.
     pub const fn is_alarm(&self) -> bool {
         self.severity() >= 5
     }

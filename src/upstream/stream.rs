@@ -10,8 +10,8 @@ use crate::wire::frame::next_frame;
 use crate::wire::time::PgTime;
 use std::time::{Duration, Instant};
 
-/// The longest message taken from an upstream. PostgreSQL sends at most 128 KiB of WAL
-/// in one; the bound only keeps memory bounded.
+/// The longest message accepted from an upstream. PostgreSQL sends at most 128 KiB of WAL in one;
+/// the limit only bounds memory.
 pub const MAX_BODY: usize = 512 << 10;
 
 /// One message from upstream.
@@ -24,7 +24,7 @@ pub enum Told<'a> {
         /// The bytes.
         wal: &'a [u8],
     },
-    /// It wants a status reply at once.
+    /// A status reply is wanted at once.
     ReplyWanted,
     /// CopyDone: the timeline has ended; our CopyDone is owed.
     CopyDone,
@@ -37,22 +37,22 @@ pub enum Told<'a> {
     },
     /// It ended the stream with an error.
     Error(ServerError),
-    /// It is shutting down in good order, having sent everything.
+    /// It shut down cleanly, after sending everything.
     ShutDown,
     /// Nothing that concerns the stream.
     Nothing,
 }
 
-/// What came is no replication stream.
+/// What came is not a replication stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoStream {
-    /// Not even a message.
+    /// It is not even a message.
     #[error("upstream sent something that is no message: {0}")]
     Malformed(String),
-    /// A message that has no place in a stream.
+    /// A message that does not belong in a stream.
     #[error("upstream sent an unexpected message of type \"{}\" in the stream", .0.escape_ascii())]
     Unexpected(u8),
-    /// CopyData with something else than WAL or a keepalive.
+    /// CopyData with something other than WAL or a keepalive.
     #[error("upstream sent an invalid replication message")]
     Payload,
     /// The row that names the next timeline cannot be read.
@@ -60,8 +60,8 @@ pub enum NoStream {
     NextTimeline,
 }
 
-/// Reads the next whole message from the front of `bytes`; none when it is not all
-/// there. Returns the message and its length.
+/// Reads the next whole message from the front of `bytes`; `None` while it is incomplete. Returns
+/// the message and its length.
 pub fn next_told(bytes: &[u8]) -> Result<Option<(Told<'_>, usize)>, NoStream> {
     let frame = match next_frame(bytes, MAX_BODY) {
         Ok(Some(frame)) => frame,
@@ -83,8 +83,8 @@ pub fn next_told(bytes: &[u8]) -> Result<Option<(Told<'_>, usize)>, NoStream> {
             Ok(_) => return Err(NoStream::Unexpected(tag)),
             Err(malformed) => return Err(NoStream::Malformed(malformed.to_string())),
         },
-        // Notices and parameter changes may come at any time; after CopyDone the row
-        // description and two CommandComplete stand around the row.
+        // Notices and parameter changes may come at any time; after CopyDone a row description
+        // precedes the row and two CommandComplete follow.
         b'N' | b'S' | b'T' | b'C' | b'Z' => Told::Nothing,
         tag => return Err(NoStream::Unexpected(tag)),
     };
@@ -101,22 +101,22 @@ fn next_timeline(row: &[Option<&[u8]>]) -> Result<Told<'static>, NoStream> {
     }
 }
 
-/// How long an upstream may be left unread when no timeout says: as long as with
-/// PostgreSQL's default of 60 s.
+/// How long an upstream may be left unread when there is no timeout: as long as with PostgreSQL's
+/// default of 60 s.
 const UNREAD_LIMIT: Duration = Duration::from_secs(30);
 
-/// Where this hub stands, as the upstream is told.
+/// Where this hub stands, as reported to the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Positions {
     /// Received and written.
     pub write: Lsn,
     /// Durable.
     pub flush: Lsn,
-    /// Replayed, by whomever.
+    /// Replayed, by whichever server.
     pub apply: Lsn,
 }
 
-/// When something is owed to the upstream, and when it is given up.
+/// When something is owed to the upstream, and when the connection is abandoned.
 #[derive(Debug)]
 pub struct Clock {
     status_interval: Duration,
@@ -134,17 +134,17 @@ pub struct Clock {
 pub enum Due {
     /// Nothing yet.
     Nothing,
-    /// A status reply, which wants an answer or not.
+    /// A status reply, which requests an answer or not.
     Status(ReplyRequest),
     /// The upstream is silent for too long.
     GiveUp,
-    /// Our disk is behind for so long: an upstream socket left unread can freeze a
-    /// primary's checkpointer.
+    /// Our disk has been behind for too long: an upstream socket left unread can freeze a primary's
+    /// checkpointer.
     DiskTooSlow(Duration),
 }
 
 impl Clock {
-    /// A stream that begins now. Zero switches an interval or timeout off.
+    /// A stream that begins now. Zero disables an interval or timeout.
     pub fn new(now: Instant, status_interval: Duration, timeout: Duration) -> Self {
         Self {
             status_interval,
@@ -168,20 +168,20 @@ impl Clock {
         self.paused_at.get_or_insert(now);
     }
 
-    /// Reading goes on.
+    /// Reading continues.
     pub fn resume(&mut self, now: Instant) {
         if self.paused_at.take().is_some() {
-            // What it says is in the socket; it has not been silent.
+            // Its messages are in the socket; it has not been silent.
             self.heard(now);
         }
     }
 
-    /// Is the upstream left unread?
+    /// Whether the upstream is left unread.
     pub const fn is_paused(&self) -> bool {
         self.paused_at.is_some()
     }
 
-    /// Does a status reply say something new? One goes out after every write and flush.
+    /// Whether a status reply would say something new. One goes out after every write and flush.
     pub fn has_news(&self, positions: Positions) -> bool {
         self.told != Some(positions) && !self.status_interval.is_zero()
     }
@@ -200,13 +200,13 @@ impl Clock {
         StatusReply { write, flush, apply, client_time, reply }
     }
 
-    /// How long the upstream may be left unread. It has a bound without a timeout, too:
+    /// How long the upstream may be left unread. It is bounded even without a timeout: an operator
     /// who trusts the network does not thereby let our disk freeze the primary.
     fn unread_limit(&self) -> Duration {
         if self.timeout.is_zero() { UNREAD_LIMIT } else { self.timeout / 2 }
     }
 
-    /// When [`Clock::due`] has to be asked next.
+    /// When [`Clock::due`] has to be called next.
     pub fn deadline(&self) -> Option<Instant> {
         let timed = !self.timeout.is_zero();
         let status = (!self.status_interval.is_zero()).then(|| self.told_at + self.status_interval);
@@ -216,8 +216,8 @@ impl Clock {
         [status, paused, silent].into_iter().flatten().min()
     }
 
-    /// What the clock asks for. After a status that wants an answer the upstream counts
-    /// as pinged.
+    /// What the clock asks for. After a status that requests an answer, the upstream counts as
+    /// pinged.
     pub fn due(&mut self, now: Instant) -> Due {
         if let Some(paused_at) = self.paused_at {
             let unread = now.saturating_duration_since(paused_at);

@@ -1,16 +1,16 @@
 //! Which host to try next, and when: a state machine without I/O.
 //!
-//! Hosts are tried in the order of the conninfo, all of them in one round. After a
-//! round without success the next begins at once when the failure before is older
-//! than `wal_retrieve_retry_interval`, else after the rest of it, as PostgreSQL's
-//! startup process does. A host that has to change before it can be followed is asked
-//! more slowly. Every change is reported once.
+//! Hosts are tried in the order of the conninfo, all of them in one round. When a round ends
+//! without success, the next begins at once if the failure before is older than
+//! `wal_retrieve_retry_interval`, else after the rest of it, as PostgreSQL's startup process does.
+//! A host that has to change before it can be followed is asked less often. Every change is
+//! reported once.
 
 use super::state::UpstreamState;
 use std::time::{Duration, Instant};
 
-/// How much longer than `wal_retrieve_retry_interval` a host is left alone whose
-/// answer can only change by somebody's doing.
+/// How much longer than `wal_retrieve_retry_interval` a host is left alone whose answer can change
+/// only if someone acts.
 const SLOW_FACTOR: u32 = 6;
 
 /// How long an upstream may be behind us before that is worth a warning.
@@ -25,14 +25,14 @@ pub enum Next {
     SleepUntil(Instant),
 }
 
-/// What to tell.
+/// What to report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
     /// The state changed: log and state file.
     Changed(UpstreamState),
-    /// One host's answer is new, the state as a whole is not (yet) another: log only.
+    /// One host's answer is new, but the state as a whole is not (yet): log only.
     Host(UpstreamState),
-    /// Still waiting for an upstream behind us, for over a minute: warn once.
+    /// Still waiting, for over a minute, for an upstream behind us: warn once.
     LongWait(UpstreamState),
 }
 
@@ -57,7 +57,7 @@ struct Host {
 }
 
 impl Supervisor {
-    /// Nothing tried yet.
+    /// Nothing has been tried yet.
     pub fn new(hosts: usize, retry_interval: Duration) -> Self {
         Self {
             retry_interval,
@@ -69,7 +69,7 @@ impl Supervisor {
         }
     }
 
-    /// The state as it was told last.
+    /// The state as last reported.
     pub const fn state(&self) -> &UpstreamState {
         &self.state
     }
@@ -88,7 +88,7 @@ impl Supervisor {
             }
             self.next_host += 1;
         }
-        // Everybody left is one to be asked slowly.
+        // Every remaining host is one to be asked less often.
         self.next_host = 0;
         let soonest = self.hosts.iter().filter_map(|host| host.not_before).min();
         let at = soonest.unwrap_or(now + self.retry_interval);
@@ -101,7 +101,7 @@ impl Supervisor {
         if let Some(host) = self.hosts.get_mut(host) {
             *host = Host::default();
         }
-        // Our position moves on: who lacked the old one may well have the next.
+        // Our position advances: a host that lacked the old one may well have the next.
         for host in &mut self.hosts {
             if matches!(host.last, Some(UpstreamState::Gap { .. })) {
                 *host = Host::default();
@@ -110,7 +110,7 @@ impl Supervisor {
         self.change(state, news);
     }
 
-    /// The attempt at `host`, or the stream from it, ended so.
+    /// The attempt at `host`, or the stream from it, ended with `state`.
     pub fn ended(&mut self, now: Instant, host: usize, state: UpstreamState, news: &mut Vec<News>) {
         let was_streaming = matches!(self.state, UpstreamState::Streaming { .. });
         let slow = matches!(
@@ -138,7 +138,7 @@ impl Supervisor {
             }
         }
         if was_streaming {
-            // libpq begins with the first host again, and so do we.
+            // libpq starts with the first host again, and so do we.
             self.change(state, news);
             self.round_ends(now);
             return;
@@ -154,27 +154,27 @@ impl Supervisor {
         }
     }
 
-    /// Something else than a host decides the state: the archive.
+    /// Something other than a host decides the state: the archive.
     pub fn note(&mut self, state: UpstreamState, news: &mut Vec<News>) {
         self.change(state, news);
     }
 
-    /// Has every host answered, the last time it was asked, that it lacks our position?
+    /// Whether every host said, the last time it was asked, that it lacks our position.
     pub fn all_have_gaps(&self) -> bool {
         let gap = |host: &Host| matches!(host.last, Some(UpstreamState::Gap { .. }));
         self.hosts.iter().all(gap)
     }
 
-    /// What we ask for has changed (another start, a hub that began anew behind a gap):
-    /// everybody may be asked at once.
+    /// What we ask for has changed (another start, a hub that began anew past a gap): every host
+    /// may be asked at once.
     pub fn forget(&mut self) {
         self.hosts.fill_with(Host::default);
         self.next_host = 0;
         self.round_not_before = None;
     }
 
-    /// An operator has ended what was under way: the hub stands so, and `hosts` are to be
-    /// tried from the first on, without a pause for what was before.
+    /// An operator has ended what was under way: the hub is in `state`, and all `hosts` are to be
+    /// tried from the first on, without a pause for earlier failures.
     pub fn interrupted(&mut self, hosts: usize, state: UpstreamState, news: &mut Vec<News>) {
         self.hosts = std::iter::repeat_with(Host::default).take(hosts).collect();
         self.next_host = 0;
@@ -198,7 +198,7 @@ impl Supervisor {
     }
 }
 
-/// Is this the same answer again? Positions move while one waits; that is no news.
+/// Whether this is the same answer again. Positions move while a hub waits; that is no news.
 fn same_kind(a: &UpstreamState, b: &UpstreamState) -> bool {
     match (a, b) {
         (UpstreamState::Waiting { host: a, .. }, UpstreamState::Waiting { host: b, .. }) => a == b,

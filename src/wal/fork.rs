@@ -4,7 +4,7 @@ use super::ids::TimelineId;
 use super::lsn::Lsn;
 use std::sync::Arc;
 
-/// A timeline before the one that is streamed, and where it was left.
+/// An ancestor of the streamed timeline, and where it was left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ancestor {
     /// The ancestor.
@@ -15,9 +15,9 @@ pub struct Ancestor {
 
 /// Where a timeline left its ancestors, from its history file.
 ///
-/// A page carries the timeline on which it was *begun*. The page that holds the
-/// switchpoint was begun by the parent and is continued by the child under the parent's
-/// number; the first page that starts at or behind the switchpoint carries the child's.
+/// A page carries the timeline on which it was *begun*. The parent begins the page that holds the
+/// switchpoint, and the child continues it under the parent's number. The first page that starts at
+/// or past the switchpoint carries the child's.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fork {
     ancestors: Arc<[Ancestor]>,
@@ -25,8 +25,8 @@ pub struct Fork {
 }
 
 impl Fork {
-    /// From the ancestors in the order of the history file, the parent last; none when
-    /// there are none.
+    /// The ancestors in the order of the history file, the parent last. Returns `None` when there
+    /// are none.
     pub fn new(ancestors: &[Ancestor]) -> Option<Self> {
         let start = ancestors.last()?.end;
         Some(Self { ancestors: ancestors.into(), start })
@@ -37,18 +37,18 @@ impl Fork {
         self.start
     }
 
-    /// May a page that starts at `page`, before the fork, carry `tli`?
+    /// Whether a page that starts at `page`, before the fork, may carry `tli`.
     pub(super) fn allows(&self, page: Lsn, tli: u32) -> bool {
-        // The newest of several, as tliOfPointInHistory: after a point-in-time recovery
-        // that stopped before an older fork, an ancestor's range can be empty.
+        // The newest of several, as in `tliOfPointInHistory`: an ancestor's range can be empty
+        // after a point-in-time recovery that stopped before an older fork.
         let begins = self.ancestors.iter().map(|older| older.end);
         let begins = std::iter::once(Lsn::INVALID).chain(begins);
         let ranges = self.ancestors.iter().zip(begins);
         let holds = |ancestor: &Ancestor, begin: Lsn| begin <= page && page < ancestor.end;
         match ranges.filter(|(ancestor, begin)| holds(ancestor, *begin)).last() {
             Some((ancestor, _)) if ancestor.tli.raw() == tli => true,
-            // A history may have lost its beginning (for PostgreSQL a parent's file that
-            // is no longer there is no error): then the pages know better.
+            // A history may have lost its beginning (PostgreSQL accepts that a parent's file is
+            // gone). The pages then know better.
             Some((_, begin)) => begin.is_invalid() && tli != 0 && self.older_than_all(tli),
             None => false,
         }
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn empty_range_of_an_ancestor() {
-        // Recovery along timeline 2 stopped before 2 had left 1.
+        // Recovery along timeline 2 stopped before the point where 2 had left 1.
         let fork = fork(&[(1, 0x9000), (2, 0x5000)]);
         assert!(fork.allows(Lsn::new(0x4000), 1));
         assert!(!fork.allows(Lsn::new(0x4000), 2));

@@ -13,7 +13,7 @@ impl TimelineId {
     /// The first timeline of a cluster; it has no history file.
     pub const FIRST: Self = Self(NonZeroU32::MIN);
 
-    /// None for 0, which is no timeline.
+    /// Returns `None` for 0, which is no timeline.
     pub const fn new(raw: u32) -> Option<Self> {
         match NonZeroU32::new(raw) {
             Some(id) => Some(Self(id)),

@@ -26,12 +26,12 @@ impl Lsn {
         self.0
     }
 
-    /// Is this 0/0, which PostgreSQL reads as "unknown"?
+    /// Whether this is 0/0, which PostgreSQL reads as "unknown".
     pub const fn is_invalid(self) -> bool {
         self.0 == 0
     }
 
-    /// `self + bytes`; none past the end of the number space.
+    /// `self + bytes`; `None` past the end of the number space.
     pub const fn checked_add(self, bytes: u64) -> Option<Self> {
         match self.0.checked_add(bytes) {
             Some(raw) => Some(Self(raw)),
@@ -39,12 +39,12 @@ impl Lsn {
         }
     }
 
-    /// `self + bytes`, held at [`Lsn::MAX`].
+    /// `self + bytes`, capped at [`Lsn::MAX`].
     pub const fn saturating_add(self, bytes: u64) -> Self {
         Self(self.0.saturating_add(bytes))
     }
 
-    /// `self - bytes`, held at 0.
+    /// `self - bytes`, but not below 0.
     pub const fn saturating_sub(self, bytes: u64) -> Self {
         Self(self.0.saturating_sub(bytes))
     }
@@ -54,7 +54,7 @@ impl Lsn {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// Where the next record may start: 8-byte aligned upwards (`MAXALIGN`).
+    /// Where the next record may start: rounded up to 8 bytes (`MAXALIGN`).
     pub const fn align8(self) -> Self {
         Self(self.0.saturating_add(7) & !7)
     }

@@ -1,7 +1,7 @@
-//! Words of the write-ahead log: positions, names, pages, records, and the walk that
+//! The vocabulary of the write-ahead log: positions, names, pages, records, and the walk that
 //! proves them. No I/O.
 #![forbid(unsafe_code)]
-// I11: bytes of peers and disks never panic. Tests may.
+// I11: bytes from peers and disks never cause a panic. Tests may panic.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 pub mod fork;

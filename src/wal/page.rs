@@ -1,9 +1,8 @@
-//! WAL pages: 8 KiB blocks with a header each, and what a page of one stream must
-//! look like.
+//! WAL pages: 8 KiB blocks, each with a header, and what a page of one stream must look like.
 //!
-//! [`PageRules`] is shared by the walk, by the check of what upstream sends and by the
-//! check of pages read back from segment files: a page that is not ours is caught by
-//! its own header before a byte of it goes on.
+//! The walk, the check of what upstream sends and the check of pages read back from segment files
+//! share [`PageRules`]. A foreign page is caught by its own header before any of its bytes are
+//! passed on.
 
 use super::fork::Fork;
 use super::ids::{SystemId, TimelineId};
@@ -11,17 +10,17 @@ use super::lsn::Lsn;
 use super::segment::SegmentSize;
 use std::fmt;
 
-/// `XLOG_BLCKSZ` of every server we speak with; checked in long headers.
+/// `XLOG_BLCKSZ` of every supported server; checked in long headers.
 pub const PAGE_SIZE: usize = 8192;
 /// Bytes of a page header inside a segment (`SizeOfXLogShortPHD`).
 pub const SHORT_HEADER: usize = 24;
 /// Bytes of the page header that opens a segment (`SizeOfXLogLongPHD`).
 pub const LONG_HEADER: usize = 40;
 
-/// `XLOG_PAGE_MAGIC` of PostgreSQL 13, the oldest server we speak with.
+/// `XLOG_PAGE_MAGIC` of PostgreSQL 13, the oldest supported server.
 const OLDEST_MAGIC: u16 = 0xD106;
-/// Every magic so far is D0xx or D1xx; beyond this it is no WAL page of any future we
-/// can prepare for.
+/// Every magic so far is D0xx or D1xx. Anything beyond is no WAL page of a version we can prepare
+/// for.
 const NEWEST_MAGIC: u16 = 0xDFFF;
 
 impl Lsn {
@@ -41,9 +40,9 @@ impl Lsn {
     }
 }
 
-/// The major version that writes pages with this magic; none for a development build
-/// or a server newer than 18. Such pages are walked all the same: the layout has been
-/// stable since 9.3, so only a warning is due.
+/// The major version that writes pages with this magic; `None` for a development build or a server
+/// newer than 18. Such pages are walked all the same: the layout has been stable since 9.3, so a
+/// warning is enough.
 pub const fn server_major_of_magic(magic: u16) -> Option<u16> {
     match magic {
         0xD106 => Some(13),
@@ -67,7 +66,7 @@ impl PageInfo {
     pub const LONG_HEADER: u16 = 2;
     /// Full-page images of the page may be removed (`XLP_BKP_REMOVABLE`).
     pub const BKP_REMOVABLE: u16 = 4;
-    /// The record that should go on here was given up after a crash
+    /// The record that should continue here was abandoned after a crash
     /// (`XLP_FIRST_IS_OVERWRITE_CONTRECORD`).
     pub const FIRST_IS_OVERWRITE_CONTRECORD: u16 = 8;
 
@@ -81,22 +80,22 @@ impl PageInfo {
         self.0
     }
 
-    /// Does the page open with the rest of an earlier record?
+    /// Whether the page opens with the rest of an earlier record.
     pub const fn first_is_contrecord(self) -> bool {
         self.0 & Self::FIRST_IS_CONTRECORD != 0
     }
 
-    /// Is the header a long one?
+    /// Whether the header is a long one.
     pub const fn long(self) -> bool {
         self.0 & Self::LONG_HEADER != 0
     }
 
-    /// Was the record that should go on here given up after a crash?
+    /// Whether the record that should continue here was abandoned after a crash.
     pub const fn overwrite_contrecord(self) -> bool {
         self.0 & Self::FIRST_IS_OVERWRITE_CONTRECORD != 0
     }
 
-    /// Are all flags known ones (`XLP_ALL_FLAGS`)?
+    /// Whether all flags are known (`XLP_ALL_FLAGS`).
     const fn known(self) -> bool {
         self.0 & !0x000F == 0
     }
@@ -119,7 +118,7 @@ pub struct LongHeader {
     pub blcksz: u32,
 }
 
-/// A page header as it lies in the page; nothing is checked but the bytes' number.
+/// A page header as stored in the page; only the number of bytes is checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PageHeader {
     /// `xlp_magic`: names the WAL format, and so the server's major version.
@@ -130,8 +129,8 @@ pub struct PageHeader {
     pub tli: u32,
     /// `xlp_pageaddr`: the page's own position, which catches recycled files.
     pub addr: Lsn,
-    /// `xlp_rem_len`: bytes still missing of the record that goes on here, those of
-    /// this page included.
+    /// `xlp_rem_len`: the missing bytes of the record that continues here, including those on this
+    /// page.
     pub rem_len: u32,
     /// Present when the flags say so.
     pub long: Option<LongHeader>,
@@ -156,7 +155,7 @@ impl PageHeader {
         })
     }
 
-    /// Bytes of this header; the page's content starts behind them.
+    /// Bytes of this header; the page's content starts after them.
     pub const fn size(&self) -> usize {
         if self.long.is_some() { LONG_HEADER } else { SHORT_HEADER }
     }
@@ -202,18 +201,18 @@ pub struct PageRules {
     pub system: SystemId,
     /// The cluster's `wal_segment_size`; long headers name it.
     pub size: SegmentSize,
-    /// The timeline that is streamed, or that the file name says.
+    /// The timeline that is streamed, or that the file name gives.
     pub tli: TimelineId,
     /// The magic of all pages; learned from the first page when not known before.
     pub magic: Option<u16>,
-    /// Where `tli` left its ancestors; none for timeline 1, and then every page must
-    /// carry `tli` itself.
+    /// Where `tli` left its ancestors; `None` for timeline 1, where every page must carry
+    /// `tli` itself.
     pub fork: Option<Fork>,
 }
 
 impl PageRules {
-    /// Checks the header of the page that starts at `at`, as `XLogReaderValidatePageHeader`
-    /// does, and by the history which timeline it carries.
+    /// Checks the header of the page that starts at `at`, as `XLogReaderValidatePageHeader` does.
+    /// Also checks the page's timeline against the history.
     pub fn check(&mut self, at: Lsn, header: &PageHeader) -> Result<(), PageFault> {
         self.check_magic(header.magic)?;
         let opens_segment = at.segment_offset(self.size) == 0;
@@ -231,8 +230,8 @@ impl PageRules {
         Ok(())
     }
 
-    /// The fork, when it lies inside the page that starts at `page`: behind it, this
-    /// page's header does not tell parent from child.
+    /// The fork, when it lies inside the page that starts at `page`. Past the fork, this page's
+    /// header does not tell parent from child.
     pub(super) fn fork_inside(&self, page: Lsn) -> Option<Lsn> {
         let start = self.fork.as_ref()?.start();
         (page < start && start < page.saturating_add(PAGE_SIZE as u64)).then_some(start)
@@ -268,11 +267,10 @@ impl PageRules {
     }
 }
 
-/// A page header that is not of this stream. In PostgreSQL's words, without the
-/// position: the caller knows it.
+/// A page header that is not of this stream, in PostgreSQL's words. The caller adds the position.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PageFault {
-    /// Fewer bytes than the header has.
+    /// Fewer bytes than a header has.
     #[error("page header is cut short")]
     Truncated,
     /// Not the magic of this cluster's pages; 0000 where nothing was written yet.
@@ -281,7 +279,7 @@ pub enum PageFault {
         /// `xlp_magic`.
         found: u16,
     },
-    /// Unknown flags, or a long header where a short one belongs, or the reverse.
+    /// Unknown flags, a long header where a short one belongs, or the reverse.
     #[error("invalid info bits {0:?}")]
     InfoBits(PageInfo),
     /// The page belongs elsewhere: the file was recycled.
@@ -317,7 +315,7 @@ pub enum PageFault {
         /// `xlp_xlog_blcksz`.
         found: u32,
     },
-    /// The page was begun on a timeline that our history does not have at that place.
+    /// The page was begun on a timeline that our history does not have at this position.
     #[error("unexpected timeline ID {found} on timeline {walked}")]
     Timeline {
         /// `xlp_tli`.
@@ -334,7 +332,7 @@ mod tests {
 
     #[test]
     fn first_bytes_of_a_segment_of_postgres_15() {
-        // 000000010000000000000006 of a cluster that initdb made with --wal-segsize=1.
+        // Segment 000000010000000000000006 of a cluster made with initdb --wal-segsize=1.
         let bytes = [
             0x10, 0xD1, 0x07, 0, 1, 0, 0, 0, 0, 0, 0x60, 0, 0, 0, 0, 0, 0xD9, 0, 0, 0, 0, 0, 0, 0,
             0xA2, 0x25, 0x45, 0xCD, 0xC1, 0x80, 0x03, 0x6B, 0, 0, 0x10, 0, 0, 0x20, 0, 0,

@@ -5,18 +5,18 @@ use super::lsn::Lsn;
 /// Bytes of a record header (`SizeOfXLogRecord`), also the shortest record.
 pub const RECORD_HEADER: usize = 24;
 
-/// The longest record any server can read back: 13 to 15 allocate it whole
-/// (`MaxAllocSize`), 16 and newer do not write beyond 1020 MiB.
+/// The longest record any server can read back: 13 to 15 allocate it in one piece (`MaxAllocSize`);
+/// 16 and newer write no more than 1020 MiB.
 pub const MAX_RECORD: u32 = 0x3FFF_FFFF;
 
 /// `RM_XLOG_ID`: records about the log itself.
 pub const RM_XLOG: u8 = 0;
 
-/// `RM_XACT_ID`: transactions' ends.
+/// `RM_XACT_ID`: ends of transactions.
 pub const RM_XACT: u8 = 1;
 
-/// Where a record that names its timeline carries it: behind the record header and the
-/// two bytes of a short data header comes a 64-bit field, then `ThisTimeLineID`.
+/// Where a record that names its timeline carries it: after the record header and the two bytes of
+/// a short data header come a 64-bit field and `ThisTimeLineID`.
 pub const TIMELINE_OFFSET: usize = RECORD_HEADER + 2 + 8;
 
 /// `xl_info` of a record of [`RM_XLOG`], without the low four bits that belong to the
@@ -26,22 +26,22 @@ pub mod xlog_info {
     pub const CHECKPOINT_SHUTDOWN: u8 = 0x00;
     /// Does nothing.
     pub const NOOP: u8 = 0x20;
-    /// The rest of the segment is not used.
+    /// The rest of the segment is unused.
     pub const SWITCH: u8 = 0x40;
     /// `full_page_writes` was changed.
     pub const FPW_CHANGE: u8 = 0x80;
-    /// Images of pages.
+    /// Page images.
     pub const FPI: u8 = 0xB0;
-    /// First words of a promoted server.
+    /// Written at the end of recovery by a promoted server.
     pub const END_OF_RECOVERY: u8 = 0x90;
-    /// Stands where the rest of a record was lost in a crash.
+    /// Replaces the rest of a record that was lost in a crash.
     pub const OVERWRITE_CONTRECORD: u8 = 0xD0;
 }
 
-/// A record header as it lies in the log; nothing is checked.
+/// A record header as stored in the log; nothing is checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RecordHeader {
-    /// `xl_tot_len`: bytes of the whole record, header included, page headers not.
+    /// `xl_tot_len`: bytes of the whole record, including its header but not page headers.
     pub tot_len: u32,
     /// `xl_xid`.
     pub xid: u32,
@@ -88,27 +88,27 @@ impl RecordHeader {
         self.info & 0xF0
     }
 
-    /// An `XLOG_SWITCH`: the rest of its segment is zeros.
+    /// Whether this is an `XLOG_SWITCH`: the rest of its segment is zeros.
     pub const fn is_switch(&self) -> bool {
         self.rmid == RM_XLOG && self.rmgr_info() == xlog_info::SWITCH
     }
 
-    /// Does the record carry the timeline that it was written on? A server that opens a
-    /// timeline writes one of these before anything of its clients.
+    /// Whether the record carries the timeline on which it was written. A server that opens a
+    /// timeline writes one of these before any record of its clients.
     pub const fn names_timeline(&self) -> bool {
         use xlog_info::{CHECKPOINT_SHUTDOWN, END_OF_RECOVERY};
         self.rmid == RM_XLOG && matches!(self.rmgr_info(), CHECKPOINT_SHUTDOWN | END_OF_RECOVERY)
     }
 
-    /// May the record stand on a new timeline before the one that names it?
+    /// Whether the record may stand on a new timeline before the one that names it.
     pub const fn may_precede_timeline(&self) -> bool {
         use xlog_info::{FPW_CHANGE, OVERWRITE_CONTRECORD};
         self.rmid == RM_XLOG && matches!(self.rmgr_info(), FPW_CHANGE | OVERWRITE_CONTRECORD)
     }
 }
 
-/// Ends a record's CRC-32C: `body` is that of bytes 24 to the end, the first 20 bytes
-/// of the header come last.
+/// Completes a record's CRC-32C. `body` covers bytes 24 to the end; the first 20 bytes of the
+/// header come last.
 #[inline]
 pub fn finish_crc(body: u32, header: &[u8; RECORD_HEADER]) -> u32 {
     let covered: Option<&[u8; 20]> = header.first_chunk();

@@ -9,7 +9,7 @@ use std::fmt;
 pub struct SegmentSize(u32);
 
 impl SegmentSize {
-    /// None unless `bytes` is a power of two between 1 MiB and 1 GiB
+    /// Returns `None` unless `bytes` is a power of two between 1 MiB and 1 GiB
     /// (`IsValidWalSegSize`).
     pub const fn new(bytes: u64) -> Option<Self> {
         if bytes.is_power_of_two() && bytes >= 1 << 20 && bytes <= 1 << 30 {
@@ -40,12 +40,12 @@ impl SegmentNo {
         self.0
     }
 
-    /// The segment after this one; held at the last number.
+    /// The segment after this one; capped at the last number.
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
 
-    /// The segment before this one; none before segment 0.
+    /// The segment before this one; `None` for segment 0.
     pub const fn previous(self) -> Option<Self> {
         match self.0.checked_sub(1) {
             Some(raw) => Some(Self(raw)),
@@ -53,12 +53,12 @@ impl SegmentNo {
         }
     }
 
-    /// First position of the segment, held at [`Lsn::MAX`].
+    /// First position of the segment, capped at [`Lsn::MAX`].
     pub const fn start(self, size: SegmentSize) -> Lsn {
         Lsn::new(self.0.saturating_mul(size.bytes()))
     }
 
-    /// First position after the segment, held at [`Lsn::MAX`].
+    /// First position after the segment, capped at [`Lsn::MAX`].
     pub const fn end(self, size: SegmentSize) -> Lsn {
         self.next().start(size)
     }
@@ -81,8 +81,8 @@ impl Lsn {
     }
 }
 
-/// A segment of a timeline; prints as its 24 hex digit file name (`XLogFileName`). Those of
-/// one cluster are ordered as their names are.
+/// A segment of a timeline; prints as its 24 hex digit file name (`XLogFileName`). Segments of one
+/// cluster sort as their names do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SegmentName {
     /// Timeline in the first eight digits.
@@ -94,7 +94,7 @@ pub struct SegmentName {
 }
 
 impl SegmentName {
-    /// Parses exactly 24 upper-case hex digits; none for anything else.
+    /// Parses exactly 24 upper-case hex digits; returns `None` for anything else.
     pub fn parse(name: &str, size: SegmentSize) -> Option<Self> {
         let hex = |part: &str| u32::from_str_radix(part, 16).ok();
         let upper = |b: u8| b.is_ascii_digit() || (b'A'..=b'F').contains(&b);

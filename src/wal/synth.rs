@@ -1,8 +1,8 @@
-//! Writes valid WAL without a server: for tests, and for the load generator's primary.
+//! Writes valid WAL without a server, for tests and for the load generator's primary.
 //!
-//! What comes out is laid out and chained as PostgreSQL does it, and pg_waldump reads
-//! it. Nobody can replay it: most records mean nothing (`XLOG_NOOP` with data), and the
-//! pages in the images belong to no table.
+//! The output is laid out and chained as PostgreSQL does it, and pg_waldump reads it. It cannot be
+//! replayed: most records mean nothing (`XLOG_NOOP` with data), and the pages in the images belong
+//! to no table.
 
 use super::ids::{SystemId, TimelineId};
 use super::lsn::Lsn;
@@ -10,13 +10,13 @@ use super::page::{LongHeader, PAGE_SIZE, PageHeader, PageInfo};
 use super::record::{RECORD_HEADER, RM_XACT, RM_XLOG, RecordHeader, finish_crc, xlog_info};
 use super::segment::SegmentSize;
 
-/// Bytes of the WAL that [`Synth::commit`] writes, page headers apart.
+/// Bytes of the WAL that [`Synth::commit`] writes, without page headers.
 pub const COMMIT_RECORD: u64 = 40;
 
 /// `XLR_BLOCK_ID_DATA_SHORT`
 const DATA_SHORT: u8 = 255;
 
-/// What a record is, apart from what it carries.
+/// What a record is, without its payload.
 #[derive(Clone, Copy, Debug)]
 struct RecordId {
     rmid: u8,
@@ -30,7 +30,7 @@ impl RecordId {
     }
 }
 
-/// A writer of WAL into memory, on one timeline after the other.
+/// Writes WAL into memory, on one timeline after another.
 #[derive(Clone, Debug)]
 pub struct Synth {
     system: SystemId,
@@ -39,7 +39,7 @@ pub struct Synth {
     magic: u16,
     at: Lsn,
     prev: Lsn,
-    /// Flags due in the next page header besides those that the layout asks for.
+    /// Flags for the next page header, besides those that the layout requires.
     flags: u16,
     taken: Lsn,
     bytes: Vec<u8>,
@@ -49,7 +49,7 @@ impl Synth {
     /// Starts at the page boundary `start`, as if the log began there.
     ///
     /// # Panics
-    /// When `start` is no page boundary.
+    /// When `start` is not a page boundary.
     pub fn new(
         system: SystemId,
         size: SegmentSize,
@@ -77,8 +77,8 @@ impl Synth {
         self.data_record(xlog_info::NOOP, payload)
     }
 
-    /// Writes the commit of `xid` at `time` (microseconds since 2000); returns the
-    /// record's start. It takes [`COMMIT_RECORD`] bytes, page headers apart.
+    /// Writes the commit of `xid` at `time` (microseconds since 2000); returns the record's start.
+    /// It takes [`COMMIT_RECORD`] bytes, without page headers.
     pub fn commit(&mut self, xid: u32, time: i64) -> Lsn {
         /// `XLOG_XACT_COMMIT`
         const COMMIT: u8 = 0x00;
@@ -90,16 +90,16 @@ impl Synth {
     /// returns the record's start.
     ///
     /// # Panics
-    /// When `image` is no page of 8 KiB.
+    /// When `image` is not a page of 8 KiB.
     pub fn image(&mut self, relation: u32, block: u32, image: &[u8]) -> Lsn {
-        /// Block reference 0, main fork with an image, no data of its own; the image has
-        /// 8192 bytes, no hole and no flags (which differ between the majors).
+        /// Block reference 0, main fork with an image, no data of its own. The image has 8192
+        /// bytes, no hole and no flags (which differ between major versions).
         const BLOCK: [u8; 9] = [0, 0x10, 0, 0, 0, 0x20, 0, 0, 0];
         assert!(image.len() == PAGE_SIZE, "the image of a page has {PAGE_SIZE} bytes");
         let mut head = [0; BLOCK.len() + 16];
         let fields = [
             &BLOCK[..],
-            // pg_default, and the database that initdb makes first.
+            // pg_default, and the database that initdb creates first.
             &1663u32.to_le_bytes(),
             &1u32.to_le_bytes(),
             &relation.to_le_bytes(),
@@ -127,9 +127,9 @@ impl Synth {
         start
     }
 
-    /// Crashes in the middle of a record that carries `payload`, of which everything up
-    /// to the `pages`-th page boundary was written, and recovers: the next page says
-    /// that the record was given up. Returns the start of the lost record.
+    /// Crashes in the middle of a record that carries `payload`, after writing everything up to the
+    /// `pages`-th page boundary, and recovers: the next page says that the record was abandoned.
+    /// Returns the start of the lost record.
     ///
     /// # Panics
     /// When the record does not reach that far.
@@ -148,7 +148,7 @@ impl Synth {
         lost
     }
 
-    /// Promotes: what follows is `tli`, which starts here. Returns the switchpoint.
+    /// Promotes: what follows is on `tli`, which starts here. Returns the switchpoint.
     pub fn promote(&mut self, tli: TimelineId) -> Lsn {
         let switchpoint = self.at;
         let time = [0; 8];
@@ -169,7 +169,7 @@ impl Synth {
         self.prev
     }
 
-    /// Makes room for `bytes` more, so that writing them does not move the others.
+    /// Reserves room for `bytes` more, so that writing them does not reallocate.
     pub fn reserve(&mut self, bytes: usize) {
         self.bytes.reserve(bytes);
     }
@@ -194,8 +194,8 @@ impl Synth {
         }
     }
 
-    /// Writes a record behind the last. Its body comes in parts so that nobody has to
-    /// put it together first.
+    /// Writes a record after the last. Its body comes in parts so that no caller has to join them
+    /// first.
     fn write(&mut self, id: RecordId, body: [&[u8]; 3]) -> Lsn {
         let mut crc = 0;
         let mut len = RECORD_HEADER;
@@ -220,8 +220,8 @@ impl Synth {
         start
     }
 
-    /// Lays a part of a record over as many pages as it takes. Of the record there are
-    /// `left` bytes yet to come with this part; returns how many behind it.
+    /// Lays a part of a record over as many pages as it takes. `left` bytes of the record are still
+    /// to come, including this part; returns how many come after it.
     fn spread(&mut self, part: &[u8], mut left: usize) -> usize {
         let mut rest = part;
         while !rest.is_empty() {

@@ -1,8 +1,8 @@
-//! Every interleaving of publishing and sleeping, with the memory model's liberties:
-//! `RUSTFLAGS="--cfg walhub_loom" cargo test --lib models`.
+//! Every interleaving of publishing and sleeping that the memory model permits: `RUSTFLAGS="--cfg
+//! walhub_loom" cargo test --lib models`.
 //!
-//! A core that sleeps over work is a deadlock to the checker. Each model also runs
-//! without one of the fences and must then fail.
+//! The checker reports a core that sleeps over work as a deadlock. Each model also runs without one
+//! of the fences and must then fail.
 
 use super::sync::planted::plant;
 use super::sync::{AtomicU64, Fence, Ordering};
@@ -15,8 +15,8 @@ use std::sync::Arc;
 const START: Lsn = Lsn::new(100);
 const NEXT: Lsn = Lsn::new(200);
 
-/// What cores share; the notification stands for the descriptor that a ring reads: it
-/// is kept when nobody sleeps.
+/// What cores share. The notification stands for the descriptor that a ring reads: it is kept when
+/// no core sleeps.
 struct Hub {
     cell: Cell,
     bell: Bell,
@@ -38,8 +38,8 @@ impl Hub {
         }
     }
 
-    /// The core's loop until all that is `expected` has been seen. `last_look` is what
-    /// it looks at between arming and sleeping.
+    /// The core's loop until everything in `expected` has been seen. `last_look` is what it checks
+    /// between arming and sleeping.
     fn run_until(&self, expected: Work, last_look: fn(&Self) -> Work) {
         loop {
             let seen = everything(self);
@@ -57,7 +57,7 @@ impl Hub {
     }
 }
 
-/// Work that a core sees: is WAL published, is a standby handed over?
+/// Work that a core sees: whether WAL is published and a standby is handed over.
 type Work = (bool, bool);
 
 fn watermark_only(hub: &Hub) -> Work {
@@ -81,8 +81,8 @@ fn publish_and_sleep() {
     });
 }
 
-/// The receiver publishes while the control thread hands a standby over: the core must
-/// see both, though only one of them may have rung.
+/// The receiver publishes while the control thread hands a standby over. The core must see both,
+/// though only one of them may have rung.
 fn two_ring_one_sleeps(last_look: fn(&Hub) -> Work) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);

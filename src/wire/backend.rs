@@ -1,4 +1,4 @@
-//! What a server writes. Every function appends one whole message.
+//! The messages a server writes. Every function appends one whole message.
 
 use super::refusal::{Refusal, Severity};
 use bytes::{BufMut, BytesMut};
@@ -63,12 +63,12 @@ pub fn backend_key_data(out: &mut BytesMut, pid: u32, key: u32) {
     });
 }
 
-/// ReadyForQuery; a hub has no transactions, so always idle.
+/// ReadyForQuery. A hub has no transactions, so the status is always idle.
 pub fn ready_for_query(out: &mut BytesMut) {
     message(out, b'Z', |body| body.put_u8(b'I'));
 }
 
-/// NegotiateProtocolVersion: we speak 3.`minor` and none of these options.
+/// NegotiateProtocolVersion: we speak 3.`minor` and support none of these options.
 pub fn negotiate_protocol_version(out: &mut BytesMut, minor: u16, unknown: &[&str]) {
     message(out, b'v', |body| {
         body.put_u16(3);
@@ -96,7 +96,7 @@ pub fn row_description(out: &mut BytesMut, columns: &[Column<'_>]) {
     });
 }
 
-/// DataRow; none is NULL.
+/// DataRow; no value is NULL.
 pub fn data_row(out: &mut BytesMut, values: &[Option<&[u8]>]) {
     message(out, b'D', |body| {
         body.put_u16(count(values.len()));
@@ -122,7 +122,7 @@ pub fn empty_query(out: &mut BytesMut) {
     message(out, b'I', |_| {});
 }
 
-/// CopyBothResponse: text format, no columns, as every walsender says it.
+/// CopyBothResponse: text format, no columns, as every walsender sends it.
 pub fn copy_both(out: &mut BytesMut) {
     message(out, b'W', |body| {
         body.put_u8(0);
@@ -187,8 +187,8 @@ pub(super) fn length_prefixed(out: &mut BytesMut, body: impl FnOnce(&mut BytesMu
     }
 }
 
-/// Appends a zero-terminated text. A zero byte inside would end it early for the
-/// reader and shift every field after it, so the text ends there for us too.
+/// Appends a zero-terminated text. A zero byte inside would end it early for the reader and shift
+/// every later field, so the text is cut there.
 pub(super) fn put_text(out: &mut BytesMut, text: &str) {
     out.put_slice(without_zero(text.as_bytes()));
     out.put_u8(0);
@@ -198,9 +198,9 @@ fn without_zero(bytes: &[u8]) -> &[u8] {
     bytes.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
-/// A length or count in the width the message has for it.
+/// A length or count in the width that the message has for it.
 ///
-/// Panics when our own message outgrows it; nothing a peer sends gets near.
+/// Panics when our own message outgrows it; nothing a peer sends comes near that.
 pub(super) fn count<N: TryFrom<usize>>(n: usize) -> N {
     match N::try_from(n) {
         Ok(n) => n,

@@ -1,19 +1,19 @@
-//! Reads a server's messages, as the client: walhub's view of its upstream.
+//! Reads a server's messages, as a client: walhub's view of its upstream.
 
 use super::frame::{Frame, Malformed};
 use super::reader::{Reader, Short};
 use std::fmt;
 
-/// What a server says.
+/// A message from a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FromServer<'a> {
     /// A step of authentication.
     Auth(AuthRequest<'a>),
-    /// ParameterStatus; may come at any time, also inside a stream.
+    /// ParameterStatus; may come at any time, even inside a stream.
     ParameterStatus {
         /// The setting.
         name: String,
-        /// Its value now.
+        /// Its current value.
         value: String,
     },
     /// BackendKeyData.
@@ -25,7 +25,7 @@ pub enum FromServer<'a> {
     },
     /// NegotiateProtocolVersion.
     NegotiateProtocol {
-        /// The minor version that the server goes on with.
+        /// The minor version with which the server continues.
         minor: u16,
         /// Protocol options that it does not know.
         unknown: Vec<String>,
@@ -34,7 +34,7 @@ pub enum FromServer<'a> {
     ReadyForQuery,
     /// RowDescription: the columns' names.
     RowDescription(Vec<String>),
-    /// DataRow; none is NULL.
+    /// DataRow; no value is NULL.
     DataRow(Vec<Option<&'a [u8]>>),
     /// CommandComplete with its tag.
     CommandComplete(String),
@@ -54,7 +54,7 @@ pub enum FromServer<'a> {
     CopyData(&'a [u8]),
     /// CopyDone.
     CopyDone,
-    /// NotificationResponse, which nobody asked for.
+    /// NotificationResponse; walhub never asks for one.
     Notification,
 }
 
@@ -70,13 +70,13 @@ pub enum AuthRequest<'a> {
         /// Four random bytes.
         salt: [u8; 4],
     },
-    /// One of these mechanisms.
+    /// One of these SASL mechanisms.
     Sasl(Vec<String>),
-    /// The exchange goes on with this.
+    /// The exchange continues with this.
     SaslContinue(&'a [u8]),
     /// The exchange ends with this.
     SaslFinal(&'a [u8]),
-    /// A method that walhub does not have: Kerberos, GSSAPI, SSPI, ...
+    /// A method that walhub does not support: Kerberos, GSSAPI, SSPI, ...
     Other(u32),
 }
 
@@ -99,15 +99,15 @@ impl AuthRequest<'_> {
 /// An error or notice of the server.
 #[derive(Clone, PartialEq, Eq, Debug, Default, thiserror::Error)]
 pub struct ServerError {
-    /// Untranslated where the server says it so.
+    /// Severity, untranslated where the server sends it so.
     pub severity: String,
-    /// Five characters.
+    /// SQLSTATE, five characters.
     pub sqlstate: String,
     /// The primary message.
     pub message: String,
-    /// More about the case.
+    /// The detail.
     pub detail: Option<String>,
-    /// What to do about it.
+    /// The hint.
     pub hint: Option<String>,
 }
 
@@ -124,7 +124,7 @@ impl fmt::Display for ServerError {
 }
 
 impl<'a> FromServer<'a> {
-    /// Takes a message apart.
+    /// Parses a message.
     pub fn parse(frame: Frame<'a>) -> Result<Self, Malformed> {
         let mut reader = Reader::new(frame.body);
         let name = name_of(frame.tag).ok_or(Malformed::Type { tag: frame.tag })?;
@@ -137,11 +137,11 @@ impl<'a> FromServer<'a> {
             b'S' => Self::ParameterStatus { name: body.text()?, value: body.text()? },
             b'K' => Self::BackendKeyData { pid: body.u32()?, key: body.rest() },
             b'v' => {
-                // Major and minor; the major is 3, as what we asked for.
+                // Major and minor; the major is 3, as requested.
                 body.u16()?;
                 let minor = body.u16()?;
                 let names = body.u32()?;
-                // Each takes a byte at least, so the body's end bounds the loop.
+                // Each takes at least one byte, so the end of the body bounds the loop.
                 let unknown = (0..names).map(|_| body.text()).collect::<Result<_, _>>()?;
                 Self::NegotiateProtocol { minor, unknown }
             }
@@ -213,7 +213,7 @@ fn auth_request<'a>(body: &mut Reader<'a>) -> Result<AuthRequest<'a>, Short> {
     })
 }
 
-/// The column's name; its type matters to nobody here.
+/// The column's name; its type is not used here.
 fn column(body: &mut Reader<'_>) -> Result<String, Short> {
     const TABLE_TYPE_FORMAT: usize = 18;
     let name = body.text()?;

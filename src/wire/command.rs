@@ -1,5 +1,4 @@
-//! The replication command grammar, as PostgreSQL 13 to 18 have it together
-//! (`repl_gram.y`).
+//! The replication command grammar: the union of PostgreSQL 13 to 18 (`repl_gram.y`).
 
 mod token;
 
@@ -19,18 +18,18 @@ pub enum Command {
     TimelineHistory(TimelineId),
     /// CREATE_REPLICATION_SLOT, either option syntax.
     CreateSlot {
-        /// Not checked yet to be a slot name.
+        /// Not yet checked to be a slot name.
         name: String,
-        /// Gone with the session or not.
+        /// Whether the slot ends with the session.
         lifetime: SlotLifetime,
-        /// What is to be created.
+        /// What to create.
         kind: NewSlot,
     },
     /// DROP_REPLICATION_SLOT
     DropSlot {
-        /// Not checked yet to be a slot name.
+        /// Not yet checked to be a slot name.
         name: String,
-        /// What to do when somebody uses it.
+        /// What to do when the slot is in use.
         when_active: WhenActive,
     },
     /// ALTER_REPLICATION_SLOT; its options are for logical slots only.
@@ -39,11 +38,11 @@ pub enum Command {
     ReadSlot(String),
     /// START_REPLICATION, physical.
     StartPhysical {
-        /// Not checked yet to be a slot name.
+        /// Not yet checked to be a slot name.
         slot: Option<String>,
         /// First byte wanted.
         start: Lsn,
-        /// Without it: the server's current one.
+        /// `None` is the server's current timeline.
         timeline: Option<TimelineId>,
     },
     /// START_REPLICATION ... LOGICAL
@@ -51,8 +50,7 @@ pub enum Command {
         /// The slot named.
         slot: String,
     },
-    /// BASE_BACKUP with whatever options: the two grammars of it are the matter
-    /// of the server that takes the backup.
+    /// BASE_BACKUP with any options. The server that takes the backup knows its two grammars.
     BaseBackup,
     /// UPLOAD_MANIFEST
     UploadManifest,
@@ -74,7 +72,7 @@ pub enum NewSlot {
     Physical,
     /// Keeps WAL from now on (`RESERVE_WAL`).
     PhysicalReserved,
-    /// Not a thing a hub can have.
+    /// A logical slot, which a hub cannot have.
     Logical,
 }
 
@@ -87,13 +85,13 @@ pub enum WhenActive {
     Wait,
 }
 
-/// Why a text is no replication command.
+/// Why a text is not a replication command.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CommandFault {
-    /// The first word is no keyword: SQL, which a physical walsender has none of.
+    /// The first word is not a keyword: SQL, which a physical walsender does not run.
     #[error("cannot execute SQL commands in WAL sender for physical replication")]
     Sql,
-    /// A keyword, and then not what must follow it.
+    /// A keyword followed by something that may not follow it.
     #[error("syntax error")]
     Syntax,
     /// A quote without its end.
@@ -102,10 +100,10 @@ pub enum CommandFault {
     /// There is no timeline 0.
     #[error("invalid timeline 0")]
     InvalidTimeline,
-    /// A slot option twice, or one of the other kind of slot.
+    /// A slot option given twice, or one for the other kind of slot.
     #[error("conflicting or redundant options")]
     ConflictingOptions,
-    /// A slot option nobody knows.
+    /// An unknown slot option.
     #[error("unrecognized option: {0}")]
     UnrecognizedOption(String),
     /// A slot option that is neither on nor off.
@@ -114,7 +112,7 @@ pub enum CommandFault {
 }
 
 impl CommandFault {
-    /// What the client is told; the session goes on.
+    /// The error for the client; the session continues.
     pub fn refusal(&self) -> Refusal {
         let state = match self {
             Self::Sql => sqlstate::FEATURE_NOT_SUPPORTED,
@@ -129,10 +127,10 @@ impl CommandFault {
     }
 }
 
-/// Reads a Query's text (up to its first zero byte).
+/// Reads the text of a Query (up to its first zero byte).
 ///
-/// With the command come the notices that go out before its result: names that
-/// were cut to 63 bytes.
+/// Returns the command and the notices that go out before its result: names that were cut to 63
+/// bytes.
 pub fn parse_command(text: &[u8]) -> Result<(Command, Vec<Refusal>), CommandFault> {
     let text = text.split(|&b| b == 0).next().unwrap_or_default();
     let mut parser = Parser { lexer: Lexer::new(text), peeked: None, bad_option: None };
@@ -149,8 +147,7 @@ pub fn parse_command(text: &[u8]) -> Result<(Command, Vec<Refusal>), CommandFaul
 struct Parser<'a> {
     lexer: Lexer<'a>,
     peeked: Option<Option<Token>>,
-    /// Options that are grammatical and wrong are complained about only when the
-    /// whole command is grammatical.
+    /// The first wrong option. It is reported only when the whole command is grammatical.
     bad_option: Option<CommandFault>,
 }
 
@@ -158,8 +155,8 @@ impl Parser<'_> {
     fn command(&mut self) -> Result<Command, CommandFault> {
         let keyword = match self.next() {
             Ok(Some(Token::Keyword(keyword))) => keyword,
-            // An unterminated quote in front is found by the scanner before
-            // anybody asks what kind of command it is.
+            // The scanner finds an unterminated quote at the front before the parser asks what kind
+            // of command it is.
             Err(CommandFault::UnterminatedQuote) => return Err(CommandFault::UnterminatedQuote),
             _ => return Err(CommandFault::Sql),
         };
@@ -231,7 +228,7 @@ impl Parser<'_> {
         loop {
             let name = match self.next()? {
                 Some(Token::Identifier(name)) => name,
-                // The one keyword that the grammar does not take for a name.
+                // The one keyword that the grammar does not accept as a name.
                 Some(Token::Keyword(Keyword::ReadSlot)) => return Err(CommandFault::Syntax),
                 Some(Token::Keyword(keyword)) => keyword.word().to_ascii_lowercase(),
                 _ => return Err(CommandFault::Syntax),
@@ -405,7 +402,7 @@ impl SlotOption {
         Self { name: name.to_owned(), value: None }
     }
 
-    /// Narrower than a setting's Boolean (`defGetBoolean`).
+    /// Accepts less than a Boolean setting does (`defGetBoolean`).
     fn boolean(self) -> Result<bool, CommandFault> {
         let word = match &self.value {
             None | Some(Token::Number(1)) => return Ok(true),

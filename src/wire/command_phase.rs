@@ -1,6 +1,5 @@
-//! The command phase of a connection: between startup and stream, what each message asks
-//! for. Replication connections speak simple queries only; what an answer says is the
-//! server's.
+//! The command phase of a connection, between startup and stream: what each message asks for.
+//! Replication connections speak simple queries only. The content of an answer is up to the server.
 
 use super::frame::{Frame, Malformed};
 
@@ -14,7 +13,7 @@ pub struct CommandPhase {
 enum Reading {
     #[default]
     Messages,
-    /// After an error in the extended protocol: everything up to Sync is passed over.
+    /// After an error in the extended protocol: skips everything up to Sync.
     UpToSync,
 }
 
@@ -25,14 +24,14 @@ pub enum Asked<'a> {
     Command(&'a [u8]),
     /// ReadyForQuery (Sync).
     Ready,
-    /// Something of the extended protocol, the first since the last Sync. Its error is
-    /// followed by no ReadyForQuery.
+    /// A message of the extended protocol, the first since the last Sync. No ReadyForQuery follows
+    /// its error.
     Extended,
-    /// A function call. Its error is followed by ReadyForQuery.
+    /// A function call. ReadyForQuery follows its error.
     Fastpath,
     /// No answer.
     Nothing,
-    /// The connection's end, without an answer.
+    /// The end of the connection, without an answer.
     Terminate,
     /// A Query whose text does not end where the message does. The connection ends.
     Malformed(Malformed),
@@ -49,7 +48,7 @@ impl CommandPhase {
                 self.reading = Reading::Messages;
                 Asked::Ready
             }
-            // Stray copy messages and Flush, in PostgreSQL's place and silence.
+            // PostgreSQL, too, silently ignores stray copy messages and Flush here.
             (b'd' | b'c' | b'f' | b'H', _) => Asked::Nothing,
             (b'P' | b'B' | b'D' | b'E' | b'C' | b'Q' | b'F', Reading::UpToSync) => Asked::Nothing,
             (b'P' | b'B' | b'D' | b'E' | b'C', Reading::Messages) => {

@@ -1,9 +1,8 @@
 //! Connection strings as libpq understands them: both syntaxes, several hosts,
 //! the PG* environment, the defaults.
 //!
-//! Every option of libpq 18 is known. One that walhub cannot honour is refused
-//! by name, but only when it would make a difference: what `pg_basebackup -R`
-//! writes is accepted.
+//! Every option of libpq 18 is known. An option that walhub cannot honour is refused by name, but
+//! only when it would make a difference: what `pg_basebackup -R` writes is accepted.
 
 mod keyword;
 mod shown;
@@ -20,27 +19,26 @@ use std::path::PathBuf;
 use std::time::Duration;
 pub use target::{ServerNature, TargetSessionAttrs};
 
-/// Where servers put their sockets: Debian's place, then PostgreSQL's own.
+/// Where servers put their sockets: Debian's directory, then PostgreSQL's own.
 const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 const NEEDS_TLS: &str = "is for TLS, which walhub does not speak yet (sslmode=disable says that \
                          none is wanted)";
 const DEFAULT_PORT: u16 = 5432;
-/// A physical walsender has no database; this is the word that stands for it in
-/// password files.
+/// A physical walsender has no database; this word stands for it in password files.
 const PASSFILE_DATABASE: &str = "replication";
 
-/// A connection string, understood.
+/// A parsed connection string.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Conninfo {
-    /// At least one; to be tried in this order.
+    /// At least one, in the order in which to try them.
     pub hosts: Vec<Host>,
-    /// None: the name of the operating system's user.
+    /// `None` is the name of the operating system's user.
     pub user: Option<String>,
-    /// Of no meaning to a physical walsender.
+    /// Meaningless to a physical walsender.
     pub dbname: Option<String>,
-    /// For all hosts; without it the password file is asked.
+    /// For all hosts; without it the password file is consulted.
     pub password: Option<Secret>,
-    /// None when nobody named one and there is no home directory.
+    /// `None` when none was given and there is no home directory.
     pub passfile: Option<PathBuf>,
     /// `application_name`, else `fallback_application_name`.
     pub application_name: Option<String>,
@@ -48,13 +46,13 @@ pub struct Conninfo {
     pub options: Option<String>,
     /// Whether TLS is tried.
     pub sslmode: SslMode,
-    /// For each host; none waits for as long as it takes.
+    /// For each host; `None` waits indefinitely.
     pub connect_timeout: Option<Duration>,
     /// TCP keepalive.
     pub keepalives: Keepalives,
-    /// `TCP_USER_TIMEOUT`; none is the system's.
+    /// `TCP_USER_TIMEOUT`; `None` is the system's.
     pub tcp_user_timeout: Option<Duration>,
-    /// Which of the hosts is wanted.
+    /// Which kind of host is wanted.
     pub target_session_attrs: TargetSessionAttrs,
 }
 
@@ -67,7 +65,7 @@ pub struct Host {
     pub port: u16,
 }
 
-/// How to get to a server.
+/// How to reach a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum HostAddr {
     /// By TCP: to `hostaddr` if it is known, else to what `name` resolves to.
@@ -81,7 +79,7 @@ pub enum HostAddr {
     Unix(PathBuf),
 }
 
-/// `sslmode`, as far as it can be had without TLS.
+/// `sslmode`, as far as it can be honoured without TLS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SslMode {
     /// Never.
@@ -92,7 +90,7 @@ pub enum SslMode {
     Prefer,
 }
 
-/// TCP keepalive; what is none is the system's.
+/// TCP keepalive; `None` is the system's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Keepalives {
     /// `keepalives=0`
@@ -103,12 +101,12 @@ pub enum Keepalives {
         idle: Option<Duration>,
         /// Between probes.
         interval: Option<Duration>,
-        /// Probes before the connection is given up.
+        /// Probes before the connection is abandoned.
         count: Option<u32>,
     },
 }
 
-/// Why a string is no connection string that walhub can use.
+/// Why walhub cannot use a connection string.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ConninfoFault {
     /// A word without `=`.
@@ -123,13 +121,13 @@ pub enum ConninfoFault {
     /// Not `name=value`.
     #[error("URI query parameters must have the form name=value")]
     Parameter,
-    /// `%` without two hexadecimal digits, or bytes that are no text.
+    /// `%` without two hexadecimal digits, or bytes that are not valid text.
     #[error("invalid percent-encoded token in URI")]
     PercentEncoding,
-    /// No option of libpq.
+    /// Not an option of libpq.
     #[error("invalid connection option \"{0}\"")]
     UnknownOption(String),
-    /// A value that the option does not have.
+    /// A value that the option does not allow.
     #[error("invalid {option} value: \"{value}\"")]
     InvalidValue {
         /// The option.
@@ -160,13 +158,12 @@ pub enum ConninfoFault {
         /// How many hosts there are.
         hosts: usize,
     },
-    /// An option that walhub cannot honour, whatever its value (which may be a
-    /// secret).
+    /// An option that walhub cannot honour with any value (the value may be a secret).
     #[error("connection option \"{option}\" {why}")]
     UnsupportedOption {
         /// The option.
         option: &'static str,
-        /// What stands against it.
+        /// Why not.
         why: &'static str,
     },
     /// A value that walhub cannot honour.
@@ -176,13 +173,13 @@ pub enum ConninfoFault {
         option: &'static str,
         /// The value given.
         value: String,
-        /// What stands against it.
+        /// Why not.
         why: &'static str,
     },
 }
 
 impl Conninfo {
-    /// Reads `text` and, for what it does not say, the environment.
+    /// Reads `text`, and the environment for what the text leaves out.
     pub fn parse(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConninfoFault> {
         let values = Values::gather(text, env)?;
         let hosts = values.hosts()?;
@@ -211,8 +208,8 @@ impl Conninfo {
         })
     }
 
-    /// The password for one of the hosts: the one given, or what the password
-    /// file (its text, if there is one) says.
+    /// The password for one of the hosts: the one given, or the one in `passfile` (the text of the
+    /// password file, if there is one).
     pub fn password_for(&self, host: &Host, user: &str, passfile: Option<&str>) -> Option<Secret> {
         self.password.clone().or_else(|| {
             passfile::lookup(passfile?, &host.passfile_name(), host.port, PASSFILE_DATABASE, user)
@@ -232,7 +229,7 @@ impl Host {
         }
     }
 
-    /// The socket's path when the host is reached by one.
+    /// The path of the socket, when the host is reached through one.
     pub fn socket_path(&self) -> Option<PathBuf> {
         match &self.addr {
             HostAddr::Unix(directory) => Some(directory.join(format!(".s.PGSQL.{}", self.port))),
@@ -253,7 +250,7 @@ impl fmt::Display for Host {
     }
 }
 
-/// What the string and the environment say, by option.
+/// What the string and the environment give, by option.
 struct Values(BTreeMap<&'static str, String>);
 
 impl Values {
@@ -265,7 +262,7 @@ impl Values {
                 None => return Err(ConninfoFault::UnknownOption(name)),
             };
         }
-        // An option set to nothing in the string still hides the environment.
+        // An option that is empty in the string still hides the environment.
         for keyword in KEYWORDS {
             if let Some(value) = keyword.env.and_then(env) {
                 values.entry(keyword.name).or_insert(value);
@@ -274,7 +271,7 @@ impl Values {
         Ok(Self(values))
     }
 
-    /// None when it is not given, or empty.
+    /// `None` when it is missing or empty.
     fn given(&self, option: &str) -> Option<&str> {
         self.0.get(option).map(String::as_str).filter(|value| !value.is_empty())
     }
@@ -295,7 +292,7 @@ impl Values {
                 value: value.to_owned(),
                 why: "demands TLS, which walhub does not speak yet",
             }),
-            // There is no TLS on Unix-domain sockets; libpq ignores it there, too.
+            // Unix-domain sockets have no TLS; libpq ignores the option there, too.
             "require" | "verify-ca" | "verify-full" => Ok(SslMode::Disable),
             _ => Err(ConninfoFault::InvalidValue { option: "sslmode", value: value.to_owned() }),
         }
@@ -391,7 +388,7 @@ impl Values {
     }
 }
 
-/// Where one entry of the host list may lead.
+/// The addresses of one entry of the host list.
 fn addresses_of(name: String, hostaddr: &str) -> Result<Vec<HostAddr>, ConninfoFault> {
     if !hostaddr.is_empty() {
         let address = hostaddr.parse().map_err(|_| ConninfoFault::InvalidValue {

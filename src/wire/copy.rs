@@ -1,7 +1,7 @@
-//! The messages inside CopyData of a physical stream, both directions.
+//! The messages inside CopyData of a physical stream, in both directions.
 //!
-//! Encoders give whole frames (CopyData's type byte and length included) in
-//! arrays, so that the send path can point at them; parsers take CopyData's body.
+//! Encoders return whole frames (including CopyData's type byte and length) in arrays, so that the
+//! send path can point at them; parsers take CopyData's body.
 
 use super::reader::{Reader, Short};
 use super::refusal::Refusal;
@@ -9,7 +9,7 @@ use super::sqlstate;
 use super::time::PgTime;
 use crate::wal::Lsn;
 
-/// Bytes in front of the WAL in an XLogData frame.
+/// Bytes before the WAL in an XLogData frame.
 pub const XLOG_DATA_HEADER: usize = 30;
 /// A keepalive frame.
 pub const KEEPALIVE_FRAME: usize = 23;
@@ -18,10 +18,10 @@ pub const STATUS_FRAME: usize = 39;
 /// A hot standby feedback frame.
 pub const FEEDBACK_FRAME: usize = 30;
 
-/// The most WAL bytes that one frame may carry and still be read by libpq.
+/// The most WAL bytes that one frame may carry so that libpq can still read it.
 const MAX_WAL: usize = (1 << 30) - XLOG_DATA_HEADER;
 
-/// Does the sender of a keepalive or status want an answer at once?
+/// Whether the sender of a keepalive or status wants an immediate answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReplyRequest {
     /// No.
@@ -44,12 +44,12 @@ impl ReplyRequest {
     }
 }
 
-/// The bytes that go before `wal_bytes` bytes of WAL that start at `start`.
+/// The bytes that precede `wal_bytes` bytes of WAL that start at `start`.
 ///
-/// `wal_end` is how far the sender could send at present, not this message's end.
+/// `wal_end` is how far the sender could send at present, not the end of this message.
 ///
 /// # Panics
-/// When `wal_bytes` is near 1 GiB or above; senders cut far below.
+/// When `wal_bytes` is near 1 GiB or above; senders cut far below that.
 pub fn xlog_data_header(
     start: Lsn,
     wal_end: Lsn,
@@ -74,7 +74,7 @@ pub fn keepalive(wal_end: Lsn, send_time: PgTime, reply: ReplyRequest) -> [u8; K
     frame.bytes
 }
 
-/// What a sender of WAL says.
+/// A message from a sender of WAL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FromSender<'a> {
     /// WAL.
@@ -85,7 +85,7 @@ pub enum FromSender<'a> {
         wal_end: Lsn,
         /// The sender's clock.
         send_time: PgTime,
-        /// The bytes.
+        /// The WAL.
         wal: &'a [u8],
     },
     /// A sign of life.
@@ -94,14 +94,14 @@ pub enum FromSender<'a> {
         wal_end: Lsn,
         /// The sender's clock.
         send_time: PgTime,
-        /// Must we answer now?
+        /// Whether we must answer now.
         reply: ReplyRequest,
     },
 }
 
 impl<'a> FromSender<'a> {
-    /// Reads CopyData's body as strictly as a walreceiver does: a keepalive has
-    /// exactly its size.
+    /// Reads CopyData's body as strictly as a walreceiver does: a keepalive must have its exact
+    /// size.
     pub fn parse(payload: &'a [u8]) -> Result<Self, CopyFault> {
         let mut reader = Reader::new(payload);
         match reader.u8().map_err(|Short| CopyFault::Empty)? {
@@ -136,7 +136,7 @@ pub struct StatusReply {
     pub apply: Lsn,
     /// The receiver's clock.
     pub client_time: PgTime,
-    /// Does the receiver want a keepalive now?
+    /// Whether the receiver wants a keepalive now.
     pub reply: ReplyRequest,
 }
 
@@ -153,8 +153,8 @@ impl StatusReply {
     }
 }
 
-/// What a standby's queries still need: two transaction IDs with their epochs.
-/// All zeros: nothing.
+/// What a standby's queries still need: two transaction IDs with their epochs. All zeros mean
+/// nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HotStandbyFeedback {
     /// The receiver's clock.
@@ -182,7 +182,7 @@ impl HotStandbyFeedback {
     }
 }
 
-/// What a receiver of WAL says.
+/// A message from a receiver of WAL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FromReceiver {
     /// How far it is.
@@ -192,8 +192,8 @@ pub enum FromReceiver {
 }
 
 impl FromReceiver {
-    /// Reads CopyData's body as leniently as a walsender does: bytes behind the
-    /// last field are ignored.
+    /// Reads CopyData's body as leniently as a walsender does: bytes after the last field are
+    /// ignored.
     pub fn parse(payload: &[u8]) -> Result<Self, CopyFault> {
         let mut reader = Reader::new(payload);
         match reader.u8().map_err(|Short| CopyFault::Empty)? {
@@ -216,19 +216,19 @@ impl FromReceiver {
     }
 }
 
-/// CopyData that is no message of a physical stream.
+/// CopyData that is not a message of a physical stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CopyFault {
-    /// Nothing inside.
+    /// It is empty.
     #[error("no data left in message")]
     Empty,
     /// It ends before its last field.
     #[error("insufficient data left in message")]
     Short,
-    /// It goes on behind its last field.
+    /// It continues past its last field.
     #[error("invalid keepalive message: bytes left behind the last field")]
     Long,
-    /// No message begins so.
+    /// No message begins with this byte.
     #[error("invalid replication message type {0}")]
     UnknownTag(u8),
 }
@@ -240,7 +240,7 @@ impl From<Short> for CopyFault {
 }
 
 impl CopyFault {
-    /// What a walsender tells its client. None: it closes without a word.
+    /// What a walsender tells its client. `None`: it closes without a message.
     pub fn refusal(self) -> Option<Refusal> {
         match self {
             Self::UnknownTag(_) => None,
@@ -266,7 +266,7 @@ struct Frame<const N: usize> {
 }
 
 impl<const N: usize> Frame<N> {
-    /// A frame that is complete with these N bytes.
+    /// The complete frame, with these last N bytes.
     fn whole(tag: u8) -> Self {
         Self::new(N as u32 - 1, tag)
     }

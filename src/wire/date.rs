@@ -1,4 +1,4 @@
-//! A time as ISO 8601 writes it.
+//! A time in ISO 8601 form.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,7 +22,7 @@ pub fn parse_date_millis(text: &str) -> Option<SystemTime> {
     let since_epoch = days_until(year, month, day)? * 86_400 + hour * 3600 + minute * 60 + second;
     let millis = millis.parse().ok().filter(|millis| *millis < 1000)?;
     let time = UNIX_EPOCH + Duration::from_secs(since_epoch) + Duration::from_millis(millis);
-    // What does not come back as it was is no such time: a 30th of February, a 61st minute.
+    // A time that does not come back unchanged does not exist: a 30th of February, a 61st minute.
     (date_millis(time) == text).then_some(time)
 }
 

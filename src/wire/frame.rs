@@ -6,19 +6,19 @@ use super::refusal::Refusal;
 /// Type byte and length word.
 pub const FRAME_HEADER: usize = 5;
 
-/// A whole message, still lying in the buffer it arrived in.
+/// A whole message, still in the buffer in which it arrived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Frame<'a> {
     /// The message type.
     pub tag: u8,
     /// What follows the length word.
     pub body: &'a [u8],
-    /// Bytes to drop from the buffer once the message is done with.
+    /// Bytes to drop from the buffer once the message has been handled.
     pub len: usize,
 }
 
-/// A message that cannot be what the protocol allows. The stream has lost its
-/// framing or its peer its mind: the connection ends.
+/// A message that the protocol does not allow. The stream has lost its framing or the peer is
+/// broken: the connection ends.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Malformed {
     /// The length word does not even cover itself.
@@ -26,7 +26,7 @@ pub enum Malformed {
     Length {
         /// The message type.
         tag: u8,
-        /// The length word as it stands.
+        /// The length word as received.
         length: i32,
     },
     /// More than this side is ready to hold at this point of the session.
@@ -39,7 +39,7 @@ pub enum Malformed {
         /// Allowed bytes.
         limit: usize,
     },
-    /// The body does not have the fields its type has.
+    /// The body does not have the fields of its type.
     #[error("malformed {message} message")]
     Body {
         /// The message's name in the protocol's documentation.
@@ -54,12 +54,12 @@ pub enum Malformed {
 }
 
 impl Malformed {
-    /// A body without the fields its type has.
+    /// A body that does not have the fields of its type.
     pub const fn body(message: &'static str) -> Self {
         Self::Body { message }
     }
 
-    /// What a client that sent it is told before the connection closes.
+    /// What the client is told before the connection closes.
     pub fn refusal(&self) -> Refusal {
         match self {
             Self::Length { .. } | Self::TooLong { .. } => {
@@ -73,7 +73,7 @@ impl Malformed {
     }
 }
 
-/// The first message of `buf`; none when it has not arrived whole.
+/// The first message of `buf`; `None` until it has fully arrived.
 ///
 /// An announced body above `max_body` is refused as soon as its header is here,
 /// so a peer cannot make the buffer grow beyond that.

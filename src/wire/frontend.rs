@@ -54,7 +54,7 @@ pub fn sasl_response(out: &mut BytesMut, data: &[u8]) {
     message(out, b'p', |body| body.put_slice(data));
 }
 
-/// CopyData around a payload that does not come with its frame.
+/// CopyData around a payload that does not bring its own frame.
 pub fn copy_data(out: &mut BytesMut, payload: &[u8]) {
     message(out, b'd', |body| body.put_slice(payload));
 }
@@ -69,7 +69,7 @@ pub fn terminate(out: &mut BytesMut) {
     message(out, b'X', |_| {});
 }
 
-/// One of the requests that stand in place of a startup packet.
+/// One of the requests that take the place of a startup packet.
 fn request(out: &mut BytesMut, minor: u16, rest: impl FnOnce(&mut BytesMut)) {
     length_prefixed(out, |body| {
         body.put_u16(1234);

@@ -1,14 +1,14 @@
-//! Reads a client's typed messages, as the server.
+//! Reads a client's typed messages, as a server.
 
 use super::frame::{Frame, Malformed};
 use super::reader::Reader;
 
-/// What a client says after the startup packet.
+/// A message from a client after the startup packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FromClient<'a> {
     /// Query: the text without its zero byte.
     Query(&'a [u8]),
-    /// The answer to an authentication request; its form depends on which.
+    /// The answer to an authentication request; its form depends on the request.
     Password(&'a [u8]),
     /// CopyData's payload.
     CopyData(&'a [u8]),
@@ -29,7 +29,7 @@ pub enum FromClient<'a> {
 }
 
 impl<'a> FromClient<'a> {
-    /// Names the message; [`Malformed::Type`] when there is no such one.
+    /// Names the message; [`Malformed::Type`] for an unknown type.
     pub fn parse(frame: Frame<'a>) -> Result<Self, Malformed> {
         Ok(match frame.tag {
             b'Q' => {

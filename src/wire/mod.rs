@@ -1,9 +1,8 @@
-//! Words of the wire: PostgreSQL's messages of both directions, the replication
-//! grammar, connection strings and setting values. No I/O, no clock.
+//! The vocabulary of the wire: PostgreSQL's messages in both directions, the replication grammar,
+//! connection strings and setting values. No I/O, no clock.
 //!
-//! Everything a peer can send is read through [`reader::Reader`] and the lexers
-//! here: foreign bytes never panic (I11) and never make us allocate more than they
-//! are long.
+//! Everything a peer can send is read through [`reader::Reader`] and the lexers here. Foreign bytes
+//! never cause a panic (I11) and never make us allocate more than their length.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 

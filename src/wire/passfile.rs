@@ -2,10 +2,10 @@
 
 use super::secret::Secret;
 
-/// The password of the first line `host:port:database:user:password` that fits.
+/// The password of the first line `host:port:database:user:password` that matches.
 ///
-/// A field `*` fits everything; a backslash takes the next character as it is.
-/// For replication, `database` is the word `replication`.
+/// A field `*` matches everything; a backslash takes the next character literally. For replication,
+/// `database` is the word `replication`.
 pub fn lookup(text: &str, host: &str, port: u16, database: &str, user: &str) -> Option<Secret> {
     let port = port.to_string();
     text.lines()
@@ -19,7 +19,7 @@ pub fn lookup(text: &str, host: &str, port: u16, database: &str, user: &str) -> 
         })
 }
 
-/// What follows the field at the front of `line`, if that field fits.
+/// What follows the field at the front of `line`, if that field matches.
 fn after_match<'a>(line: &'a str, wanted: &str) -> Option<&'a str> {
     if let Some(rest) = line.strip_prefix("*:") {
         return Some(rest);

@@ -5,7 +5,7 @@
 #[error("insufficient data left in message")]
 pub struct Short;
 
-/// A message body being taken apart, front to back.
+/// Reads a message body from front to back.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {
     rest: &'a [u8],
@@ -22,7 +22,7 @@ impl<'a> Reader<'a> {
         self.rest
     }
 
-    /// Nothing left?
+    /// Whether everything has been read.
     pub const fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
@@ -77,7 +77,7 @@ impl<'a> Reader<'a> {
         Ok(text)
     }
 
-    /// A zero-terminated text; what is no UTF-8 becomes U+FFFD.
+    /// A zero-terminated text; bytes that are not UTF-8 become U+FFFD.
     pub fn text(&mut self) -> Result<String, Short> {
         self.zero_terminated().map(|bytes| String::from_utf8_lossy(bytes).into_owned())
     }

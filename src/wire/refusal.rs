@@ -4,14 +4,14 @@
 use super::sqlstate;
 use std::fmt;
 
-/// How bad it is, and what happens to the session.
+/// How serious it is, and what happens to the session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Severity {
     /// For information.
     Notice,
     /// Something deserves attention.
     Warning,
-    /// The command failed, the session goes on.
+    /// The command failed; the session continues.
     Error,
     /// The session ends.
     Fatal,
@@ -31,8 +31,8 @@ impl Severity {
 
 /// One error or notice as the client will see it.
 ///
-/// Texts are PostgreSQL's own wherever it has one: tools match on SQLSTATE, and
-/// people search for the words.
+/// Texts are PostgreSQL's own where it has one: tools match on SQLSTATE, and people search for the
+/// wording.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refusal {
     /// Also decides between ErrorResponse and NoticeResponse.
@@ -41,14 +41,14 @@ pub struct Refusal {
     pub sqlstate: &'static str,
     /// The primary message, without a full stop.
     pub message: String,
-    /// More about the case at hand.
+    /// The detail.
     pub detail: Option<String>,
-    /// What to do about it.
+    /// The hint.
     pub hint: Option<String>,
 }
 
 impl Refusal {
-    /// The command fails; the session goes on.
+    /// The command fails; the session continues.
     pub fn error(sqlstate: &'static str, message: impl Into<String>) -> Self {
         Self::new(Severity::Error, sqlstate, message.into())
     }
@@ -58,34 +58,34 @@ impl Refusal {
         Self::new(Severity::Fatal, sqlstate, message.into())
     }
 
-    /// Nothing is refused, but the client should know.
+    /// Nothing is refused: a warning.
     pub fn warning(sqlstate: &'static str, message: impl Into<String>) -> Self {
         Self::new(Severity::Warning, sqlstate, message.into())
     }
 
-    /// Nothing is refused; a remark.
+    /// Nothing is refused: a notice.
     pub fn notice(sqlstate: &'static str, message: impl Into<String>) -> Self {
         Self::new(Severity::Notice, sqlstate, message.into())
     }
 
-    /// The peer broke the protocol; nothing it sends next can be trusted.
+    /// The peer violated the protocol; nothing it sends next can be trusted.
     pub fn protocol_violation(message: impl Into<String>) -> Self {
         Self::fatal(sqlstate::PROTOCOL_VIOLATION, message)
     }
 
-    /// With more about the case.
+    /// With a detail.
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
         self
     }
 
-    /// With advice.
+    /// With a hint.
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Does the session end with it?
+    /// Whether the session ends with it.
     pub fn ends_session(&self) -> bool {
         self.severity == Severity::Fatal
     }

@@ -1,5 +1,5 @@
-//! The server's side of the first packets of a connection: encryption requests,
-//! cancel requests, the startup packet and what it asks for.
+//! The server's side of the first packets of a connection: encryption requests, cancel requests,
+//! and the startup packet with its parameters.
 
 use super::backend;
 use super::reader::{Reader, Short};
@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 /// Bounds of a first packet's length, without the length word itself.
 const PACKET_BYTES: std::ops::RangeInclusive<usize> = 4..=10_000;
-/// The major "version" of the requests that are no startup packet.
+/// The major "version" of the requests that are not startup packets.
 const REQUEST_MAJOR: u16 = 1234;
 const CANCEL_MINOR: u16 = 5678;
 const SSL_MINOR: u16 = 5679;
@@ -31,11 +31,11 @@ pub enum FirstPacket {
     Ssl,
     /// GSSENCRequest: likewise.
     Gss,
-    /// CancelRequest: nothing is ever answered.
+    /// CancelRequest: never answered.
     Cancel {
-        /// The backend meant.
+        /// The backend to cancel.
         pid: u32,
-        /// The key that it was given.
+        /// The key it was given.
         key: u32,
     },
     /// StartupMessage of protocol 3.x.
@@ -45,9 +45,9 @@ pub enum FirstPacket {
 /// A StartupMessage's content.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Startup {
-    /// The minor version asked for.
+    /// The minor version requested.
     pub minor: u16,
-    /// Names and values in the order sent; what is no UTF-8 became U+FFFD.
+    /// Names and values in the order sent; bytes that are not UTF-8 became U+FFFD.
     pub params: Vec<(String, String)>,
 }
 
@@ -65,13 +65,13 @@ pub enum ReplicationMode {
 /// What NegotiateProtocolVersion must say.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Negotiation<'a> {
-    /// The minor version that goes on.
+    /// The minor version with which the session continues.
     pub minor: u16,
-    /// Protocol options that nobody here knows.
+    /// Protocol options that are unknown here.
     pub unknown: Vec<&'a str>,
 }
 
-/// Why a connection ends before it began.
+/// Why a connection ends before the session begins.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StartupFault {
     /// HTTP, TLS, port scanners, nonsense: closed without an answer.
@@ -80,24 +80,24 @@ pub enum StartupFault {
     /// Likewise.
     #[error("invalid length of cancel request packet")]
     CancelLength,
-    /// Another protocol than 3.x.
+    /// A protocol other than 3.x.
     #[error("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.0")]
     Protocol {
-        /// The major version asked for.
+        /// The major version requested.
         major: u16,
-        /// The minor version asked for.
+        /// The minor version requested.
         minor: u16,
     },
     /// The parameters do not end where the packet does.
     #[error("invalid startup packet layout: expected terminator as last byte")]
     Layout,
-    /// Nobody asks.
+    /// There is no user name.
     #[error("no PostgreSQL user name specified in startup packet")]
     NoUser,
     /// `replication` is neither a Boolean nor `database`.
     #[error("invalid value for parameter \"replication\": \"{0}\"")]
     Replication(String),
-    /// `options` has something that is no `-c name=value`.
+    /// `options` has something that is not `-c name=value`.
     #[error("invalid command-line argument for server process: {0}")]
     Argument(String),
     /// A setting in `options` has a name only.
@@ -106,12 +106,12 @@ pub enum StartupFault {
 }
 
 impl StartupFault {
-    /// A second SSLRequest is no request but a protocol nobody speaks.
+    /// A second SSLRequest is not a request but an unsupported protocol.
     pub const SECOND_SSL: Self = Self::Protocol { major: REQUEST_MAJOR, minor: SSL_MINOR };
-    /// A second GSSENCRequest likewise.
+    /// Likewise a second GSSENCRequest.
     pub const SECOND_GSS: Self = Self::Protocol { major: REQUEST_MAJOR, minor: GSS_MINOR };
 
-    /// What the client is told. None: the connection closes without a word.
+    /// What the client is told. `None`: the connection closes without a message.
     pub fn refusal(&self) -> Option<Refusal> {
         let state = match self {
             Self::Length | Self::CancelLength => return None,
@@ -133,8 +133,8 @@ impl StartupFault {
         })
     }
 
-    /// Writes the answer in the form that the client reads: those of protocol 2
-    /// and older know another one.
+    /// Writes the answer in the form that the client reads: protocol 2 and older use a different
+    /// one.
     pub fn answer(&self, out: &mut BytesMut) {
         let Some(refusal) = self.refusal() else { return };
         match self {
@@ -144,8 +144,8 @@ impl StartupFault {
     }
 }
 
-/// The packet at the front of `buf` and its size; none when it has not arrived
-/// whole. An impossible length is refused as soon as it is here.
+/// The packet at the front of `buf` and its size; `None` until it has fully arrived. An impossible
+/// length is refused as soon as it is here.
 pub fn next_first_packet(buf: &[u8]) -> Result<Option<(FirstPacket, usize)>, StartupFault> {
     let mut reader = Reader::new(buf);
     let Ok(length) = reader.u32() else { return Ok(None) };
@@ -167,7 +167,7 @@ impl FirstPacket {
             (REQUEST_MAJOR, SSL_MINOR) => Ok(Self::Ssl),
             (REQUEST_MAJOR, GSS_MINOR) => Ok(Self::Gss),
             (REQUEST_MAJOR, CANCEL_MINOR) => match (reader.u32(), reader.u32()) {
-                // Only four-byte keys are ever given out here.
+                // Only four-byte keys are ever issued here.
                 (Ok(pid), Ok(key)) if reader.is_empty() => Ok(Self::Cancel { pid, key }),
                 _ => Err(StartupFault::CancelLength),
             },
@@ -191,7 +191,7 @@ impl Startup {
         if reader.is_empty() { Ok(Self { minor, params }) } else { Err(StartupFault::Layout) }
     }
 
-    /// The last value given for a parameter; PostgreSQL, too, lets the last one win.
+    /// The last value given for a parameter, as in PostgreSQL.
     pub fn param(&self, name: &str) -> Option<&str> {
         self.params.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
@@ -206,7 +206,7 @@ impl Startup {
         }
     }
 
-    /// The kind of session. `database` counts in lower case only.
+    /// The kind of session. `database` is recognized in lower case only.
     pub fn replication(&self) -> Result<ReplicationMode, StartupFault> {
         match self.param("replication") {
             None => Ok(ReplicationMode::None),
@@ -219,9 +219,8 @@ impl Startup {
         }
     }
 
-    /// What must be negotiated; none when the client asked for nothing that we
-    /// do not speak, and then nothing may be sent: libpq ends a connection whose
-    /// server negotiates about nothing.
+    /// What must be negotiated; `None` when the client asked for nothing unsupported. Nothing may
+    /// be sent then: libpq ends a connection whose server negotiates nothing.
     pub fn negotiation(&self) -> Option<Negotiation<'_>> {
         let unknown: Vec<&str> = self
             .params
@@ -232,9 +231,8 @@ impl Startup {
         (self.minor > MINOR || !unknown.is_empty()).then_some(Negotiation { minor: MINOR, unknown })
     }
 
-    /// Settings that the client wants for its session, in the order in which they
-    /// take effect: those in `options`, then parameters that are settings. Names
-    /// are settings' names, thus case-insensitive.
+    /// Settings that the client wants for its session, in the order in which they take effect:
+    /// those in `options`, then parameters that are settings. Their names are case-insensitive.
     pub fn settings(&self) -> Result<Vec<(String, String)>, StartupFault> {
         let mut settings = parse_options(self.param("options").unwrap_or_default())?;
         settings.extend(
@@ -250,13 +248,13 @@ impl Startup {
     }
 }
 
-/// Switches of the `postgres` command line that a client may send and that take
-/// no argument, and those that do. Both are read over: they tune query execution.
+/// Switches of the `postgres` command line that a client may send: those without an argument, and
+/// those with one. Both are ignored: they tune query execution.
 const FLAGS: &str = "bEeFijlnOPsT";
 const FLAGS_WITH_VALUE: &str = "BCDdfhkNprStvW";
 
-/// The settings in a command line as `options` has it: `-c name=value`,
-/// `-cname=value`, `--name=value`.
+/// The settings in a command line in the form of `options`: `-c name=value`, `-cname=value`,
+/// `--name=value`.
 pub fn parse_options(options: &str) -> Result<Vec<(String, String)>, StartupFault> {
     let mut arguments = VecDeque::from(split_options(options));
     let mut settings = Vec::new();
@@ -267,7 +265,7 @@ pub fn parse_options(options: &str) -> Result<Vec<(String, String)>, StartupFaul
             return Err(bad());
         }
         if argument == "--" {
-            // Ends the switches; anything behind it is one too many.
+            // Ends the switches; any argument after it is one too many.
             return match arguments.pop_front() {
                 Some(surplus) => Err(StartupFault::Argument(surplus)),
                 None => Ok(settings),
@@ -303,8 +301,7 @@ fn long_option(switch: char, text: &str) -> Result<(String, String), StartupFaul
     }
 }
 
-/// Splits at white space; a backslash takes the next character as it is
-/// (`pg_split_opts`).
+/// Splits at white space; a backslash takes the next character literally (`pg_split_opts`).
 fn split_options(options: &str) -> Vec<String> {
     let mut arguments = Vec::new();
     let mut current: Option<String> = None;

@@ -20,15 +20,14 @@ impl PgTime {
         self.0
     }
 
-    /// This instant after `earlier`, in microseconds; negative when the two
-    /// clocks disagree.
+    /// Microseconds from `earlier` to this instant; negative when the two clocks disagree.
     pub const fn micros_since(self, earlier: Self) -> i64 {
         self.0.saturating_sub(earlier.0)
     }
 }
 
 impl From<SystemTime> for PgTime {
-    /// Held at the ends of the number space, some 290,000 years away.
+    /// Capped at the ends of the number space, some 290,000 years away.
     fn from(time: SystemTime) -> Self {
         let epoch = UNIX_EPOCH + Duration::from_secs(EPOCH_OFFSET);
         let micros = |span: Duration| i64::try_from(span.as_micros()).unwrap_or(i64::MAX);

@@ -8,10 +8,10 @@ use winnow::error::EmptyError;
 use winnow::prelude::*;
 use winnow::token::{one_of, take_while};
 
-/// PostgreSQL's Booleans: any unambiguous beginning of `true`, `false`, `yes`,
-/// `no`, `on`, `off`, or `1`, `0`; any case.
+/// PostgreSQL's Booleans: any unambiguous prefix of `true`, `false`, `yes`, `no`, `on`, `off`, or
+/// `1`, `0`; in any case.
 pub fn parse_bool(text: &str) -> Option<bool> {
-    // "o" alone could be either.
+    // "o" alone is ambiguous.
     const WORDS: [(&str, usize, bool); 8] = [
         ("true", 1, true),
         ("false", 1, false),
@@ -72,18 +72,18 @@ impl TimeUnit {
     }
 }
 
-/// A value that is no size or no duration.
+/// A value that is neither a size nor a duration.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum UnitFault {
-    /// No number at its front.
+    /// No number at the front.
     #[error("invalid value: \"{0}\"")]
     NotANumber(String),
-    /// A unit nobody knows, or of the other kind.
+    /// An unknown unit, or one of the other kind.
     #[error("invalid value: \"{text}\". {hint}")]
     UnknownUnit {
         /// The whole value.
         text: String,
-        /// PostgreSQL's hint with the units that would do.
+        /// PostgreSQL's hint with the units that are valid.
         hint: &'static str,
     },
     /// Negative, or above PostgreSQL's largest integer in the setting's unit.
@@ -91,7 +91,7 @@ pub enum UnitFault {
     OutOfRange(String),
 }
 
-/// Units from large to small, in the smallest one.
+/// Units from large to small, in multiples of the smallest one.
 type Units = [(&'static str, u64)];
 
 const SIZES: &Units =
@@ -138,9 +138,8 @@ fn format(amount: u64, units: &Units) -> String {
 
 /// The amount in the smallest of `units`.
 ///
-/// PostgreSQL's arithmetic with its roundings: a fraction goes to the nearest
-/// multiple of the next smaller unit, then the whole to the setting's unit, and
-/// must fit an `int` there.
+/// Arithmetic and rounding are PostgreSQL's: a fraction is rounded to the nearest multiple of the
+/// next smaller unit, then the whole to the setting's unit, where it must fit an `int`.
 fn parse(text: &str, base: u64, units: &Units, hint: &'static str) -> Result<u64, UnitFault> {
     let mut rest = text.trim_start_matches(is_space);
     let number = number(&mut rest).map_err(|_| UnitFault::NotANumber(text.to_owned()))?;
@@ -172,9 +171,8 @@ const fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c')
 }
 
-/// A number as C reads it: 0x is hexadecimal, a leading 0 octal, else decimal
-/// with an optional fraction and exponent. (C also knows hexadecimal fractions;
-/// nobody writes settings so.)
+/// A number as C reads it: 0x is hexadecimal, a leading 0 octal, anything else decimal with an
+/// optional fraction and exponent. (C also accepts hexadecimal fractions, which no setting uses.)
 fn number(input: &mut &str) -> Result<f64, EmptyError> {
     let sign = opt(one_of(['+', '-'])).parse_next(input)?;
     let fraction = (
@@ -194,8 +192,8 @@ fn number(input: &mut &str) -> Result<f64, EmptyError> {
     Ok(if sign == Some('-') { -magnitude } else { magnitude })
 }
 
-/// A decimal number, unless C would take its digits for octal: those are left
-/// to it, with a fraction only behind octal digits.
+/// A decimal number, unless C would read its digits as octal. Those are left to the octal parser,
+/// and octal digits count as decimal only with a fraction.
 fn decimal(text: &str) -> Option<f64> {
     let whole = text.bytes().take_while(u8::is_ascii_digit);
     let leading_zero = text.starts_with('0') && whole.clone().count() > 1;

@@ -9,10 +9,10 @@ use crate::status::{
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What was answered before, and what was written for people below it.
+/// The JSON of earlier answers, each with its text for people below it.
 const SNAPSHOT: &str = include_str!("snapshot.txt");
 
-/// 2 January 2026, 03:04:05, and so many milliseconds.
+/// 2 January 2026, 03:04:05, plus this many milliseconds.
 fn time(millis: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(1_767_323_045_000 + millis)
 }
@@ -96,7 +96,7 @@ fn full() -> HubStatus {
     }
 }
 
-/// A hub that has just begun.
+/// A hub that has just started.
 fn bare() -> HubStatus {
     HubStatus {
         system_id: None,

@@ -4,8 +4,8 @@ use crate::wal::lsn::Lsn;
 use crate::wal::page::PageFault;
 use std::fmt;
 
-/// The end of a walk. Behind the newest WAL that is nothing bad: what was never written
-/// ends it, or what an older use of the file left there.
+/// The end of a walk. At the end of the newest WAL this is normal: the walk meets space that was
+/// never written, or the remains of an older use of the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WalkFault {
     /// Start of the record, or of the page, that does not belong.
@@ -36,36 +36,36 @@ pub enum FaultKind {
     },
     /// The bytes are not those that were written.
     Checksum,
-    /// The page does not go on with the record that is not complete yet.
+    /// The page does not continue the incomplete record.
     NoContrecordFlag,
-    /// The page goes on with a record, but of another length.
+    /// The page continues a record, but one of another length.
     ContrecordLength {
         /// `xlp_rem_len`.
         found: u32,
         /// Bytes still missing.
         expected: u32,
     },
-    /// The page goes on with a record where a new one is due.
+    /// The page continues a record where a new one is due.
     ContrecordRequested,
-    /// Not zeros behind an XLOG_SWITCH.
+    /// Not zeros after an XLOG_SWITCH.
     DataAfterSwitch,
     /// A record of the parent that does not end where the child starts.
     AcrossFork {
         /// Start of the child.
         fork: Lsn,
     },
-    /// A record behind the switchpoint that is not of the timeline walked.
+    /// A record past the switchpoint that is not of the timeline walked.
     OtherBranch {
         /// Start of the timeline walked.
         fork: Lsn,
     },
-    /// No position is left for the bytes.
+    /// The bytes would pass the last possible position.
     EndOfNumbers,
 }
 
 impl WalkFault {
-    /// Was nothing written here yet: does the log end in zeros, as prepared files do?
-    /// Otherwise there is something else: an older use of the file, or damage.
+    /// Whether nothing was written here yet: whether the log ends in zeros, as prepared files do.
+    /// Otherwise something else is there: an older use of the file, or damage.
     pub const fn is_unwritten(&self) -> bool {
         matches!(
             self.kind,

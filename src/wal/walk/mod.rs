@@ -1,11 +1,10 @@
 //! The walk: follows WAL from record to record and stops at the first byte that does
 //! not belong.
 //!
-//! One walker serves the check of what upstream sends, recovery and `inspect`. It takes
-//! bytes in any pieces, holds no more of a record than its header (the CRC runs along),
-//! and comes to the same end however the bytes were cut. What it checks is what
-//! PostgreSQL's `xlogreader.c` checks, and by the history also which timeline a page
-//! and a record are from.
+//! One walker serves the check of what upstream sends, recovery and `inspect`. It takes bytes in
+//! pieces of any size and keeps no more of a record than its header (the CRC runs along). It comes
+//! to the same end however the bytes were cut. It checks what PostgreSQL's `xlogreader.c` checks,
+//! and also checks the timeline of each page and record against the history.
 //!
 //! ```text
 //!  page header --+--> First --------+-- no contrecord ----------> Record <----------+
@@ -30,8 +29,8 @@ use super::page::{
 use super::record::{MAX_RECORD, RECORD_HEADER, RecordHeader, finish_crc};
 use partial::{Partial, Skipped};
 
-/// Walks WAL that arrives in pieces. Cheap to clone: a caller who must be able to take
-/// bytes back walks them with a clone first.
+/// Walks WAL that arrives in pieces. Cheap to clone: a caller that must be able to take bytes back
+/// walks them with a clone first.
 #[derive(Clone, Debug)]
 pub struct Walker {
     rules: PageRules,
@@ -45,16 +44,16 @@ pub struct Walker {
     page_head: [u8; LONG_HEADER],
     /// Start of the walked timeline; 0 without ancestors.
     fork: Lsn,
-    /// The fork, while the page at hand holds it.
+    /// The fork, while the current page holds it.
     fork_inside: Option<Lsn>,
-    /// Has a record behind the fork said that it is of the walked timeline?
+    /// Whether a record past the fork has said that it is of the walked timeline.
     fork_named: bool,
-    /// May the record skipped at the start have been an XLOG_SWITCH?
+    /// Whether the record skipped at the start may have been an XLOG_SWITCH.
     maybe_switch: bool,
     fault: Option<WalkFault>,
 }
 
-/// What stands at the next byte of page content.
+/// What the next byte of page content belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Next {
     /// Whatever the first page says.
@@ -69,13 +68,13 @@ enum Next {
     Zeros { end: Lsn, behind: Behind },
 }
 
-/// What zeros stand behind.
+/// What the zeros follow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Behind {
     /// An XLOG_SWITCH that was read.
     Switch,
-    /// The end of a skipped record that may have been one: only what follows in the
-    /// next segment proves it, so `record_end` stays before the zeros.
+    /// The end of a skipped record that may have been one. Only what follows in the next segment
+    /// proves it, so `record_end` stays before the zeros.
     MaybeSwitch,
 }
 
@@ -83,14 +82,13 @@ enum Behind {
 type Found = (Lsn, FaultKind);
 
 impl Walker {
-    /// Starts at the page boundary `at`. When that page goes on with an earlier record,
-    /// the rest of that record is skipped, and nobody has checked it: see
-    /// [`Walker::proven_from`]. Of the first record's prev-link only the direction is
-    /// known, so `at` must lie before the first byte that may be left from an older use
-    /// of the file.
+    /// Starts at the page boundary `at`. When that page continues an earlier record, the rest of
+    /// that record is skipped unchecked: see [`Walker::proven_from`]. The first record's prev-link
+    /// is only known to point back, so `at` must lie before the first byte that may be left from an
+    /// older use of the file.
     ///
     /// # Panics
-    /// When `at` is no page boundary.
+    /// When `at` is not a page boundary.
     pub fn new(rules: PageRules, at: Lsn) -> Self {
         assert!(at.page_offset() == 0, "a walk starts at a page boundary, not at {at}");
         let fork = rules.fork.as_ref().map_or(Lsn::INVALID, |fork| fork.start());
@@ -111,8 +109,8 @@ impl Walker {
         }
     }
 
-    /// Feeds the next bytes. At the first fault the walk is over: `position` falls back
-    /// to `record_end`, and every later call returns the same fault.
+    /// Feeds the next bytes. The first fault ends the walk: `position` falls back to `record_end`,
+    /// and every later call returns the same fault.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), WalkFault> {
         if let Some(fault) = self.fault {
             return Err(fault);
@@ -130,9 +128,9 @@ impl Walker {
         self.at
     }
 
-    /// End of the last complete record (`EndRecPtr`): rounded up to 8 bytes, behind an
-    /// XLOG_SWITCH the end of the segment once its zeros were seen. Before the first
-    /// record: the start of the walk. It never passes what was fed.
+    /// End of the last complete record (`EndRecPtr`), rounded up to 8 bytes; after an XLOG_SWITCH,
+    /// the end of the segment once its zeros were seen. Before the first record: the start of the
+    /// walk. It never passes what was fed.
     pub const fn record_end(&self) -> Lsn {
         self.record_end
     }
@@ -142,10 +140,9 @@ impl Walker {
         self.last_record
     }
 
-    /// Where checking began: from here to `record_end` every byte was checked. Before it
-    /// lies the rest of an earlier record, which was only counted and may be torn. None
-    /// while there is nothing else: a walk that must prove what it passes has then
-    /// started too late.
+    /// Where checking began: every byte from here to `record_end` was checked. Before it lies the
+    /// rest of an earlier record, which was only counted and may be torn. `None` while there is
+    /// nothing else: a walk that must prove what it passes has then started too late.
     pub const fn proven_from(&self) -> Option<Lsn> {
         self.proven_from
     }
@@ -155,15 +152,14 @@ impl Walker {
         &self.rules
     }
 
-    /// The magic of the pages when it is none of PostgreSQL 13 to 18: worth a warning,
-    /// once.
+    /// The magic of the pages when it is not that of PostgreSQL 13 to 18: worth a warning, once.
     pub fn unknown_magic(&self) -> Option<u16> {
         self.rules.magic.filter(|magic| server_major_of_magic(*magic).is_none())
     }
 
     fn feed_all(&mut self, bytes: &[u8]) -> Result<(), Found> {
-        // Positions below are sums of what was fed; this is the one place where they
-        // could leave the number space.
+        // The positions below are sums of what was fed. Only here could they leave the number
+        // space.
         let room = Lsn::MAX.bytes_since(self.at);
         if bytes.len() as u64 > room.saturating_sub(PAGE_SIZE as u64) {
             return Err((self.at, FaultKind::EndOfNumbers));
@@ -175,7 +171,7 @@ impl Walker {
         Ok(())
     }
 
-    /// Takes what belongs together from the front of `rest`; never nothing.
+    /// Takes what belongs together from the front of `rest`; always takes something.
     fn step<'b>(&mut self, rest: &'b [u8]) -> Result<&'b [u8], Found> {
         if let Next::Zeros { end, behind } = self.next {
             return self.zeros(rest, end, behind);
@@ -199,7 +195,7 @@ impl Walker {
         Ok(if left.is_empty() { behind } else { cut(rest, taken).1 })
     }
 
-    /// The header of the page at hand, `offset` bytes of which are here already.
+    /// The header of the current page, of which `offset` bytes are already here.
     fn page_header<'b>(
         &mut self,
         rest: &'b [u8],
@@ -212,8 +208,8 @@ impl Walker {
             *to = *from;
         }
         if offset + piece.len() == due {
-            // A short header behind which the flags announce a long one is caught by
-            // the rules; what is parsed as its tail does not matter.
+            // The rules catch a short header whose flags announce a long one, so it does not matter
+            // what is parsed as its tail.
             let header =
                 PageHeader::parse(&self.page_head).map_err(|fault| page_fault(page, fault))?;
             self.rules.check(page, &header).map_err(|fault| page_fault(page, fault))?;
@@ -223,7 +219,7 @@ impl Walker {
         Ok(behind)
     }
 
-    /// Does the page go on where the one before it stopped?
+    /// Whether the page continues where the one before it stopped.
     fn enter_page(&mut self, page: Lsn, content: Lsn, header: &PageHeader) -> Result<(), Found> {
         self.fork_inside = self.rules.fork_inside(page);
         let contrecord = header.info.first_is_contrecord();
@@ -257,8 +253,8 @@ impl Walker {
         self.proven_from.get_or_insert(at);
     }
 
-    /// Records that lie whole in `content`, which ends with the page at the latest: the
-    /// fast path. Anything odd goes the slow way, where faults are found.
+    /// The fast path: records that lie whole in `content`, which ends with the page at the latest.
+    /// Anything odd takes the slow path, where faults are found.
     fn records<'b>(&mut self, content: &'b [u8]) -> Result<&'b [u8], Found> {
         let mut rest = content;
         while let Some((head, behind_head)) = rest.split_first_chunk::<RECORD_HEADER>() {
@@ -308,7 +304,7 @@ impl Walker {
         }
     }
 
-    /// `have` bytes of the partial record are here.
+    /// Called when `have` bytes of the partial record are here.
     fn check_partial(&mut self, have: u32) -> Result<(), Found> {
         let start = self.partial.start;
         let header = self.partial.header();
@@ -336,7 +332,7 @@ impl Walker {
         Ok(())
     }
 
-    /// A record is proven and ends, padding included, at `end`.
+    /// A record is proven and ends, including its padding, at `end`.
     fn complete(&mut self, start: Lsn, end: Lsn, header: &RecordHeader) -> Result<(), Found> {
         if start < self.fork && self.fork < end {
             // The parent's last record ends where the child starts.
@@ -355,8 +351,7 @@ impl Walker {
         Ok(())
     }
 
-    /// Behind an XLOG_SWITCH not even page headers are written: zeros to the end of the
-    /// segment.
+    /// After an XLOG_SWITCH the rest of the segment is zeros, without even page headers.
     fn zeros<'b>(&mut self, rest: &'b [u8], end: Lsn, behind: Behind) -> Result<&'b [u8], Found> {
         let due = usize::try_from(end.bytes_since(self.at)).unwrap_or(usize::MAX);
         let (piece, left) = cut(rest, due);
@@ -394,8 +389,8 @@ impl Walker {
         rest
     }
 
-    /// The prev-link names the previous record exactly. Of the first record only so much
-    /// is known that it points back.
+    /// The prev-link names the previous record exactly. The first record's is only known to point
+    /// back.
     #[inline]
     /// I1: a record names the one before it.
     fn check_prev(&self, start: Lsn, found: Lsn) -> Result<(), Found> {
@@ -406,10 +401,10 @@ impl Walker {
         if good { Ok(()) } else { Err((start, FaultKind::PrevLink { found })) }
     }
 
-    /// Is `start` behind the fork on the page that holds it? That page carries the
-    /// parent's number, so it cannot tell a record of the child from what the parent
-    /// wrote there. But a server that opens a timeline first says so, and until it did
-    /// nothing else is taken. (Servers we do not know may begin otherwise.)
+    /// Whether `start` is past the fork on the page that holds it. That page carries the parent's
+    /// number, so it cannot tell a record of the child from what the parent wrote there. But a
+    /// server that opens a timeline says so first, so no other record is accepted before that.
+    /// (Unknown servers may begin otherwise.)
     fn on_fork_page(&self, start: Lsn) -> bool {
         !self.fork_named
             && start >= self.fork

@@ -1,4 +1,4 @@
-//! What a walk keeps of a record that it has not wholly seen.
+//! What a walk keeps of a record that it has not fully seen.
 
 use crate::wal::lsn::Lsn;
 use crate::wal::record::{RECORD_HEADER, RecordHeader, TIMELINE_OFFSET, finish_crc};
@@ -15,14 +15,14 @@ pub(super) struct Partial {
 }
 
 impl Partial {
-    /// Records are 8-aligned, so the length lies on the page on which they start.
+    /// Records are 8-byte aligned, so the length lies on the page where they start.
     pub(super) const LENGTH_KNOWN: u32 = 8;
 
     pub(super) const fn start(start: Lsn) -> Self {
         Self { start, head: [0; RECORD_HEADER], timeline: [0; 4], have: 0, crc: 0 }
     }
 
-    /// Takes bytes that do not reach beyond [`Partial::next_check`].
+    /// Takes bytes that do not reach past [`Partial::next_check`].
     pub(super) fn take(&mut self, piece: &[u8]) {
         let have = self.have as usize;
         if have < RECORD_HEADER {
@@ -38,7 +38,7 @@ impl Partial {
         self.have = self.have.saturating_add(u32::try_from(piece.len()).unwrap_or(u32::MAX));
     }
 
-    /// Bytes of the record at which the walk must look next.
+    /// Bytes of the record at which the walk must check next.
     pub(super) fn next_check(&self) -> u32 {
         let marks = [Self::LENGTH_KNOWN, RECORD_HEADER as u32, self.tot_len()];
         marks.into_iter().find(|mark| self.have < *mark).unwrap_or(self.padded_len())
@@ -57,7 +57,7 @@ impl Partial {
         self.tot_len().saturating_add(7) & !7
     }
 
-    /// Zero fields where the header is not here yet.
+    /// Fields are zero where the header is not here yet.
     pub(super) fn header(&self) -> RecordHeader {
         RecordHeader::parse(&self.head)
     }
@@ -70,7 +70,7 @@ impl Partial {
         finish_crc(self.crc, &self.head)
     }
 
-    /// The timeline a record names that names one.
+    /// The timeline that the record names, if it names one.
     pub(super) const fn timeline(&self) -> u32 {
         u32::from_le_bytes(self.timeline)
     }
@@ -80,7 +80,7 @@ impl Partial {
     }
 }
 
-/// A record whose beginning lies before the walk.
+/// A record that begins before the walk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Skipped {
     whole: u32,
@@ -97,7 +97,7 @@ impl Skipped {
         self.left
     }
 
-    /// Takes bytes, at most those left.
+    /// Takes bytes, at most as many as are left.
     pub(super) fn take(&mut self, piece: &[u8]) {
         if let Some(at) = 8usize.checked_sub(self.left as usize) {
             lay(&mut self.tail, at, piece);
@@ -107,8 +107,8 @@ impl Skipped {
         self.left = self.left.saturating_sub(u32::try_from(piece.len()).unwrap_or(u32::MAX));
     }
 
-    /// Was this the end of a bare record header, and that of an XLOG_SWITCH? The last
-    /// eight bytes of a header are info, rmid, padding and CRC.
+    /// Whether this was the end of a bare record header, and that of an XLOG_SWITCH. The last eight
+    /// bytes of a header are info, rmid, padding and CRC.
     pub(super) fn may_be_switch(&self) -> bool {
         let [info, rmid, pad0, pad1, ..] = self.tail;
         let mut head = [0; RECORD_HEADER];
@@ -119,7 +119,7 @@ impl Skipped {
     }
 }
 
-/// Lays `piece` into `into` from `at` on, as far as there is room.
+/// Copies `piece` into `into` from `at` on, as far as there is room.
 fn lay(into: &mut [u8], at: usize, piece: &[u8]) {
     for (to, from) in into.iter_mut().skip(at).zip(piece) {
         *to = *from;

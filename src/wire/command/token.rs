@@ -12,8 +12,7 @@ use winnow::token::{any, take_till, take_while};
 /// `NAMEDATALEN - 1`
 const IDENTIFIER_BYTES: usize = 63;
 
-/// One token. Words that are keywords come as [`Token::Keyword`]: they are exact,
-/// and in upper case only.
+/// One token. Keywords come as [`Token::Keyword`]: they match exactly, in upper case only.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Token {
     Keyword(Keyword),
@@ -31,8 +30,8 @@ pub(super) enum Token {
 
 macro_rules! keywords {
     ($($name:ident = $word:literal),+ $(,)?) => {
-        /// The words of all versions; those of BASE_BACKUP are left to the
-        /// server that takes it.
+        /// The words of all versions, without those of BASE_BACKUP: the server that takes the
+        /// backup reads them.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub(super) enum Keyword { $($name),+ }
 
@@ -74,10 +73,10 @@ keywords! {
     UseSnapshot = "USE_SNAPSHOT",
 }
 
-/// Reads tokens off a command's text, one at a time.
+/// Reads tokens from the text of a command, one at a time.
 pub(super) struct Lexer<'a> {
     rest: &'a [u8],
-    /// Remarks about names that were cut.
+    /// Notices about names that were cut.
     pub(super) notices: Vec<Refusal>,
 }
 
@@ -86,7 +85,7 @@ impl<'a> Lexer<'a> {
         Self { rest: text, notices: Vec::new() }
     }
 
-    /// The next token; none at the end.
+    /// The next token; `None` at the end.
     pub(super) fn next(&mut self) -> Result<Option<Token>, CommandFault> {
         self.rest = without_leading_space(self.rest);
         // As in the scanner, the longest match wins: `0/1` before the number 0,
@@ -117,8 +116,8 @@ impl<'a> Lexer<'a> {
         .map(Some)
     }
 
-    /// What stands before the closing quote; a doubled quote is one of the text.
-    /// (In quoted identifiers it is not: the scanner has no such rule.)
+    /// The text before the closing quote; a doubled quote stands for one. (Quoted identifiers have
+    /// no such rule in the scanner.)
     fn text(&mut self) -> Result<Vec<u8>, CommandFault> {
         let mut text = Vec::new();
         loop {
@@ -133,7 +132,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Cuts a name to what a name may be long (`truncate_identifier`).
+    /// Cuts a name to the longest permitted length (`truncate_identifier`).
     fn identifier(&mut self, name: &[u8]) -> String {
         match name.split_at_checked(IDENTIFIER_BYTES) {
             Some((kept, cut)) if !cut.is_empty() => {
@@ -178,7 +177,7 @@ fn take<'a>(input: &mut &'a [u8], which: impl Fn(u8) -> bool) -> Result<&'a [u8]
     take_while(1.., which).parse_next(input)
 }
 
-/// Bytes up to the quote, which is read too.
+/// Bytes up to the quote, which is consumed too.
 fn until<'a>(input: &mut &'a [u8], quote: u8) -> Result<&'a [u8], CommandFault> {
     (take_till(0.., quote), any)
         .map(|(part, _)| part)
@@ -186,8 +185,8 @@ fn until<'a>(input: &mut &'a [u8], quote: u8) -> Result<&'a [u8], CommandFault> 
         .map_err(|_: EmptyError| CommandFault::UnterminatedQuote)
 }
 
-/// What the C library makes of too many digits: held at the largest 64-bit
-/// number, then the low 32 bits of that.
+/// What the C library makes of too many digits: capped at the largest 64-bit number, of which the
+/// low 32 bits are kept.
 fn wrapping(digits: &[u8], radix: u32) -> u32 {
     digits.iter().fold(0u64, |sum, &digit| {
         let digit = char::from(digit).to_digit(radix).unwrap_or_default();

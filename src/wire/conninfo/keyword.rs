@@ -1,28 +1,28 @@
-//! Every connection option of libpq 18, and how walhub stands to it.
+//! Every connection option of libpq 18, and how walhub treats it.
 
 /// A connection option.
 pub(super) struct Keyword {
     pub(super) name: &'static str,
-    /// The environment variable that gives it where the string does not.
+    /// The environment variable that gives it when the string does not.
     pub(super) env: Option<&'static str>,
     pub(super) stance: Stance,
 }
 
-/// How walhub stands to an option.
+/// How walhub treats an option.
 #[derive(Clone, Copy)]
 pub(super) enum Stance {
     /// It does what libpq does.
     Honoured,
-    /// It has no bearing on an unencrypted replication connection, or only
-    /// makes weaker what is impossible anyway.
+    /// It has no bearing on an unencrypted replication connection, or only weakens what is
+    /// impossible anyway.
     Harmless,
-    /// Some values ask for nothing that walhub does not do anyway; others would,
-    /// for the reason given. No other value is valid.
+    /// Some values ask only for what walhub does anyway. The other valid values are refused for
+    /// the reason given.
     Choice { fine: &'static [&'static str], refused: &'static [&'static str], why: &'static str },
-    /// To ignore it would be to do something else than was asked.
+    /// Ignoring it would do something other than was asked.
     Refused { why: &'static str },
-    /// It describes how TLS is to be done. Without TLS that is a lie, unless the
-    /// string says that no TLS is wanted.
+    /// It describes how to use TLS. Without TLS that would be a lie, unless the string says that no
+    /// TLS is wanted.
     Tls,
 }
 
@@ -35,7 +35,7 @@ const NO_METHODS: &str = "restricts authentication, which walhub cannot do yet";
 const NO_PEER: &str = "checks the server's owner, which walhub cannot do yet";
 const ONLY_30: &str = "demands a newer protocol than 3.0, the one walhub speaks";
 
-/// The option of that name. Names are exact.
+/// The option with that name. Names match exactly.
 pub(super) fn find(name: &str) -> Option<&'static Keyword> {
     KEYWORDS.iter().find(|keyword| keyword.name == name)
 }
@@ -117,7 +117,7 @@ pub(super) const KEYWORDS: &[Keyword] = &[
     keyword("krbsrvname", "PGKRBSRVNAME", Harmless),
     keyword("gsslib", "PGGSSLIB", Harmless),
     keyword("gssdelegation", "PGGSSDELEGATION", Harmless),
-    // walhub's own connection is a physical one whatever this says.
+    // walhub's own connection is physical whatever this says.
     unlisted("replication", Harmless),
     keyword("target_session_attrs", "PGTARGETSESSIONATTRS", Honoured),
     keyword(
@@ -127,7 +127,7 @@ pub(super) const KEYWORDS: &[Keyword] = &[
     ),
     unlisted("scram_client_key", Refused { why: NO_KEYS }),
     unlisted("scram_server_key", Refused { why: NO_KEYS }),
-    // A server that insists on OAuth fails us by name at authentication.
+    // A server that insists on OAuth is refused by name at authentication.
     unlisted("oauth_issuer", Harmless),
     unlisted("oauth_client_id", Harmless),
     unlisted("oauth_client_secret", Harmless),

@@ -1,10 +1,9 @@
-//! A connection string to be shown: what it and the environment came to, without the
-//! password.
+//! A connection string for display: what it and the environment resolve to, without the password.
 
 use super::{Conninfo, HostAddr, TargetSessionAttrs};
 
 impl Conninfo {
-    /// As libpq would take it, but for the password.
+    /// As libpq would accept it, but without the password.
     pub fn shown(&self) -> String {
         let mut words = Vec::new();
         let mut say = |name: &str, value: &str| words.push(format!("{name}={}", quoted(value)));

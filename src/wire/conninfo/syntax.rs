@@ -1,6 +1,6 @@
-//! libpq's two syntaxes of connection strings, down to pairs of option and value.
+//! libpq's two syntaxes of connection strings, parsed into pairs of option and value.
 //!
-//! Faults do not quote what they found: it might be a piece of a password.
+//! Errors do not quote what they found: it might be a piece of a password.
 
 use super::ConninfoFault;
 use percent_encoding::percent_decode_str;
@@ -12,7 +12,7 @@ use winnow::token::{any, none_of, take_till};
 /// Pairs in the order given. Later ones win.
 pub(super) type Pairs = Vec<(String, String)>;
 
-/// Takes either syntax apart.
+/// Parses either syntax.
 pub(super) fn pairs(text: &str) -> Result<Pairs, ConninfoFault> {
     match ["postgresql://", "postgres://"].iter().find_map(|scheme| text.strip_prefix(scheme)) {
         Some(rest) => uri(rest),
@@ -48,7 +48,7 @@ fn key_value(text: &str) -> Result<Pairs, ConninfoFault> {
     }
 }
 
-/// A value without quotes ends at white space.
+/// An unquoted value ends at white space.
 fn bare(input: &mut &str) -> Result<String, EmptyError> {
     if input.starts_with('\'') {
         return Err(EmptyError);
@@ -88,7 +88,7 @@ fn quoted(input: &mut &str) -> Result<String, EmptyError> {
 fn uri(text: &str) -> Result<Pairs, ConninfoFault> {
     let mut pairs = Vec::new();
     let mut rest = text;
-    // Credentials are there if an @ comes before any slash.
+    // There are credentials if an @ comes before any slash.
     if let Some((credentials, behind)) =
         text.split_once('@').filter(|(credentials, _)| !credentials.contains('/'))
     {
@@ -108,7 +108,7 @@ fn uri(text: &str) -> Result<Pairs, ConninfoFault> {
     Ok(pairs)
 }
 
-/// The two lists as the options `host` and `port` have them.
+/// The two lists in the form of the options `host` and `port`.
 fn host_list(rest: &mut &str) -> Result<(String, String), ConninfoFault> {
     let (mut hosts, mut ports) = (String::new(), String::new());
     loop {
@@ -145,7 +145,7 @@ fn host<'a>(rest: &mut &'a str) -> Result<&'a str, ConninfoFault> {
 }
 
 fn uri_params(params: &str, pairs: &mut Pairs) -> Result<(), ConninfoFault> {
-    // libpq takes one & at the end for an end.
+    // libpq accepts one trailing &.
     for param in params.strip_suffix('&').unwrap_or(params).split('&') {
         let (name, value) = param.split_once('=').ok_or(ConninfoFault::Parameter)?;
         if value.contains('=') {
@@ -153,7 +153,7 @@ fn uri_params(params: &str, pairs: &mut Pairs) -> Result<(), ConninfoFault> {
         }
         let (name, value) = (decode(name)?, decode(value)?);
         pairs.push(match (name.as_str(), value.as_str()) {
-            // JDBC's way to say it.
+            // JDBC's spelling.
             ("ssl", "true") => ("sslmode".to_owned(), "require".to_owned()),
             _ => (name, value),
         });
@@ -161,7 +161,7 @@ fn uri_params(params: &str, pairs: &mut Pairs) -> Result<(), ConninfoFault> {
     Ok(())
 }
 
-/// Nothing is pushed for an empty part: it leaves the environment its say.
+/// An empty part pushes nothing, so the environment can still give the value.
 fn push_decoded(pairs: &mut Pairs, name: &str, part: &str) -> Result<(), ConninfoFault> {
     if !part.is_empty() {
         pairs.push((name.to_owned(), decode(part)?));
@@ -169,7 +169,7 @@ fn push_decoded(pairs: &mut Pairs, name: &str, part: &str) -> Result<(), Conninf
     Ok(())
 }
 
-/// Every % must begin a byte in hexadecimal, and not that of the zero byte.
+/// Every % must begin a byte in hexadecimal, other than the zero byte.
 fn decode(part: &str) -> Result<String, ConninfoFault> {
     let hex = |bytes: Option<&[u8]>| {
         bytes.is_some_and(|b| b.len() == 2 && b.iter().all(u8::is_ascii_hexdigit))

@@ -8,19 +8,19 @@ pub enum TargetSessionAttrs {
     /// Anything.
     #[default]
     Any,
-    /// A server that lets everybody write.
+    /// A server that permits writing.
     ReadWrite,
-    /// A server that lets nobody write.
+    /// A server that permits only reading.
     ReadOnly,
     /// A server that is not in recovery.
     Primary,
     /// A server that is in recovery.
     Standby,
-    /// A standby, and when no host is one, anything.
+    /// A standby, or any server when no host is a standby.
     PreferStandby,
 }
 
-/// What a server is, as far as it said so.
+/// What a server is, as far as it has said.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ServerNature {
     /// `in_hot_standby`: it is in recovery.
@@ -42,8 +42,8 @@ impl TargetSessionAttrs {
         }
     }
 
-    /// Why a server is not what is wanted, in libpq's words; none when it is. Nobody is
-    /// refused to `PreferStandby` for good: whoever asks decides when to settle for less.
+    /// Why a server is not what is wanted, in libpq's words; `None` when it is. `PreferStandby`
+    /// refuses no server for good: the caller decides when to settle for less.
     pub const fn objection(self, server: ServerNature) -> Option<&'static str> {
         let ServerNature { in_hot_standby, read_only } = server;
         match self {
@@ -58,7 +58,7 @@ impl TargetSessionAttrs {
     }
 }
 
-/// None of libpq's words.
+/// Not one of libpq's words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UnknownTarget;
 

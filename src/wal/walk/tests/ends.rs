@@ -1,4 +1,4 @@
-//! Where the log ends: zeros, torn pages, what an older use of the file left.
+//! Where the log ends: zeros, torn pages, remains of an older use of the file.
 
 use super::*;
 
@@ -44,7 +44,7 @@ fn zeros_within_a_record() {
     let mut synth = synth(MIB);
     synth.record(b"whole");
     let torn = synth.record(&[8; 20_000]);
-    // Torn at a sector in the page, and at a page.
+    // Torn at a sector inside the page, and at a page.
     let (fault, record_end) = fault_after(synth.clone(), |bytes| bytes[12_288..].fill(0));
     assert_eq!((record_end, fault.at), (torn, torn.page_start().saturating_add(2 * PAGE)));
     let (fault, record_end) = fault_after(synth, |bytes| bytes[17_000..].fill(0));
@@ -53,8 +53,8 @@ fn zeros_within_a_record() {
 
 #[test]
 fn recycled_segment_behind_the_end() {
-    // An older segment of the same cluster, recycled: everything is right about it
-    // but the page addresses.
+    // An older, recycled segment of the same cluster: everything is right except the page
+    // addresses.
     let mut older = synth(MIB);
     while older.position().raw() < 2 * MIB {
         older.record(&[6; 500]);
@@ -91,7 +91,7 @@ fn record_that_never_came_whole() {
 fn seeming_switch(rem_len: usize, pad: u8) -> Vec<u8> {
     let mut synth = synth(MIB);
     let mut body = vec![0x11; 16_000];
-    // The record starts behind the long header; its rest is all that is on page two.
+    // The record starts after the long header; page two holds only its rest.
     body.truncate(PAGE_SIZE - 40 - 24 + rem_len);
     let end = body.len();
     body[end - 8..].copy_from_slice(&[0x40, 0, pad, 0, 1, 2, 3, 4]);

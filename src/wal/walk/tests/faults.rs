@@ -48,7 +48,7 @@ fn prev_links() {
     let (fault, end) = fault_after(synth.clone(), |bytes| bytes[at] ^= 8);
     assert!(matches!(fault.kind, FaultKind::PrevLink { .. }));
     assert_eq!((fault.at, end), (second, second));
-    // Of the first record only the direction is known.
+    // The first record's prev-link is only known to point back.
     let first = MIB + 40;
     let (fault, _) = fault_after(synth, |bytes| {
         bytes[48..56].copy_from_slice(&first.to_le_bytes());

@@ -3,7 +3,7 @@
 use super::*;
 use crate::wal::record::{RM_XLOG, xlog_info};
 
-/// A parent's log; then the same log left at `at` records for timeline 2. Returns
+/// A parent's log, and the same log left after `before` records for timeline 2. Returns
 /// parent bytes, child bytes, switchpoint.
 fn parent_and_child(before: usize, len: usize) -> (Vec<u8>, Vec<u8>, Lsn, Synth) {
     let mut parent = synth(MIB);
@@ -22,9 +22,9 @@ fn parent_and_child(before: usize, len: usize) -> (Vec<u8>, Vec<u8>, Lsn, Synth)
     (parent.take_bytes().1, child.take_bytes().1, switchpoint, after)
 }
 
-/// Parents, as records before the fork and their length: the switchpoint lies at the
-/// start of the log, inside the first page, 152 bytes before its end, in a later page,
-/// and on a page boundary.
+/// Parents, as the number of records before the fork and their length. The switchpoint lies at the
+/// start of the log, inside the first page, 152 bytes before its end, in a later page, and on a
+/// page boundary.
 const PARENTS: [(usize, usize); 5] = [(0, 200), (1, 200), (40, 200), (200, 200), (1, 8152)];
 
 #[test]
@@ -39,8 +39,8 @@ fn child_is_walked_from_its_parents_prefix() {
 
 #[test]
 fn parents_tail_behind_the_switchpoint_is_not_taken() {
-    // The whole fork segment was copied: right addresses, prev-links, checksums, and
-    // the parent's number on pages where it is legal.
+    // The whole fork segment was copied: addresses, prev-links and checksums are right, and the
+    // parent's number stands on pages where it is legal.
     for (before, len) in PARENTS {
         let (parent, _, switchpoint, _) = parent_and_child(before, len);
         let (walker, result) = walk(rules_on(2, &[(1, switchpoint)]), Lsn::new(MIB), &parent);
@@ -68,7 +68,7 @@ fn parents_tail_behind_the_childs_first_records_is_not_taken() {
 #[test]
 fn record_across_the_switchpoint_is_not_taken() {
     let (parent, ..) = parent_and_child(50, 200);
-    // Inside a record of one page, and inside one that goes on behind the page.
+    // Inside a record of one page, and inside one that continues past the page.
     for switchpoint in [MIB + 40 + 24 + 50 * 200 + 104, MIB + 40 + 40 * 200 + 64] {
         let rules = rules_on(2, &[(1, Lsn::new(switchpoint))]);
         let (walker, result) = walk(rules, Lsn::new(MIB), &parent);

@@ -1,4 +1,4 @@
-//! What is whole is walked to its end.
+//! An intact log is walked to its end.
 
 use super::*;
 
@@ -177,7 +177,7 @@ fn nothing_is_proven_while_a_record_is_skipped() {
     let (walker, _) = walk(rules(), from, &bytes[PAGE_SIZE..3 * PAGE_SIZE]);
     assert_eq!((walker.proven_from(), walker.record_end()), (None, from));
 
-    // Torn where nobody checks: what follows is taken, what was skipped is told.
+    // Torn where nothing is checked: what follows is accepted, and what was skipped is reported.
     bytes[2 * PAGE_SIZE + 1000..2 * PAGE_SIZE + 2000].fill(0);
     synth.record(b"next");
     bytes.extend(synth.take_bytes().1);

@@ -1,4 +1,4 @@
-//! The walk against logs that are whole, that end, that are damaged.
+//! The walk against logs that are intact, that end, that are damaged.
 
 mod ends;
 mod faults;
@@ -37,14 +37,14 @@ fn synth(start: u64) -> Synth {
     Synth::new(SYSTEM, size(), tli(1), MAGIC, Lsn::new(start))
 }
 
-/// Fills with records of `len` bytes until the next starts at `page_offset` of some
-/// page behind the first two.
+/// Fills with records of `len` bytes until the next starts at `page_offset` of some page after the
+/// first two.
 fn fill_to(synth: &mut Synth, page_offset: usize) {
     let due = synth.position().page_start().raw() + 2 * PAGE + page_offset as u64;
     while synth.position().raw() + 4000 < due {
         synth.raw_record(10, 0, &[0xAB; 576]);
     }
-    // The rest, but for the page headers in between.
+    // The rest, without the page headers in between.
     let mut left = due - synth.position().raw();
     if synth.position().page_start().raw() < due - page_offset as u64 {
         left -= 24;
@@ -60,7 +60,7 @@ fn walk(rules: PageRules, start: Lsn, bytes: &[u8]) -> (Walker, Result<(), WalkF
     (walker, result)
 }
 
-/// What a walk came to, in a form that can be compared.
+/// The result of a walk, in a form that can be compared.
 fn outcome(walker: &Walker) -> (Lsn, Lsn, Option<Lsn>, Option<WalkFault>) {
     (walker.position(), walker.record_end(), walker.last_record(), walker.fault)
 }

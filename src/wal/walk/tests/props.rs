@@ -46,7 +46,7 @@ proptest! {
         walks_to(write(2 * MIB - back * PAGE, &parts));
     }
 
-    /// Any cuts of the input, good or damaged, come to the same end.
+    /// However the input is cut, good or damaged, the walk comes to the same end.
     #[test]
     fn cuts_do_not_matter(
         parts in parts(),
@@ -85,8 +85,8 @@ proptest! {
         prop_assert_eq!(outcome(&pieces), outcome(&whole));
     }
 
-    /// A changed byte of a record ends the walk at that record, never behind it. (The
-    /// padding behind a record carries nothing and is not checked.)
+    /// A changed byte of a record ends the walk at that record, never past it. (The padding after a
+    /// record carries nothing and is not checked.)
     #[test]
     fn a_changed_byte_is_caught_at_its_record(
         lens in proptest::collection::vec(prop_oneof![3 => 0usize..400, 1 => 7000usize..20_000], 2..20),
@@ -105,7 +105,7 @@ proptest! {
             .collect();
         let (first, mut bytes) = synth.take_bytes();
         let (before, start, len) = records[victim.index(records.len())];
-        // The byte-th byte of the record, page headers not counted.
+        // The byte-th byte of the record, not counting page headers.
         let mut at = start;
         for _ in 0..byte.index(len as usize) {
             at = at.saturating_add(1);
@@ -116,13 +116,13 @@ proptest! {
         bytes[at.bytes_since(first) as usize] ^= flip;
         let (walker, result) = walk(rules(), first, &bytes);
         prop_assert!(walker.record_end() == before, "{} for {before}", walker.record_end());
-        // A length that grew may ask for more than there is: then no fault yet.
+        // A length that grew may ask for more than there is: there is no fault yet.
         if let Err(fault) = result {
             prop_assert_eq!(fault.at, start);
         }
     }
 
-    /// Whatever the bytes: no panic, and the good records end before what was fed.
+    /// Whatever the bytes are, nothing panics, and the good records end before what was fed.
     #[test]
     fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..20_000), page in 0u64..200) {
         let start = Lsn::new(MIB + page * PAGE);
