@@ -1,8 +1,8 @@
-//! Is the house in order? What `docs/architecture.md` says of rooms, threads and invariants, and
-//! the other documents of flags, states and figures, is compared with the code; what has no
-//! place in the code at all is looked for. It reads files and runs nothing.
+//! Compares the documents with the code: what `docs/architecture.md` says about rooms, threads and
+//! invariants, and the other documents about flags, states and figures. Also looks for what does
+//! not belong in the code at all. It reads files and runs nothing.
 //!
-//! Each rule has a test of its own beside it that plants what it has to find.
+//! Each rule has a test beside it that plants what the rule has to find.
 
 #[path = "tidy/figures.rs"]
 mod figures;
@@ -24,8 +24,8 @@ mod words;
 use clap::CommandFactory;
 use project::{Finding, Project};
 
-/// What is known to be out of order: the rule, and the finding's subject. One that is found no
-/// more has to go from here.
+/// Known violations: the rule, and the finding's subject. An exception that is no longer found
+/// has to be removed from here.
 const EXCEPTIONS: &[(&str, &str)] = &[
     (
         "circle",
@@ -56,7 +56,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("type", "Written"),
 ];
 
-/// Panics over findings that are no known exceptions, and over exceptions that are not found.
+/// Panics on findings that are not known exceptions, and on exceptions that are not found.
 fn hold(rule: &str, findings: Vec<Finding>) {
     let report = judge(rule, findings, EXCEPTIONS);
     assert!(report.is_empty(), "{rule}:\n  {}", report.join("\n  "));

@@ -1,10 +1,10 @@
 //! Rule: a figure in a document is that of the kept result it cites.
 //!
-//! On the pages with figures a table with a column `walhub` has a column `kept`, whose cells cite a result and say which
-//! of its measures the row shows: ``[bulk](…/2026-01-01-bulk.md) `CPU s/GiB` of
-//! `200 x 128 MiB` to `PostgreSQL, direct` ``. The columns `walhub`, `direct` and `cascade` hold
-//! the medians of these subjects, of the variant behind `of`, divided by the median of the
-//! subject behind `to`. `must` and `stretch` hold a bound and whether the result met it.
+//! On the pages with figures, a table with a column `walhub` has a column `kept`. Its cells cite a
+//! result and say which of its measures the row shows: ``[bulk](…/2026-01-01-bulk.md) `CPU s/GiB`
+//! of `200 x 128 MiB` to `PostgreSQL, direct` ``. The columns `walhub`, `direct` and `cascade` hold
+//! the medians of these subjects, in the variant that follows `of`, divided by the median of the
+//! subject that follows `to`. `must` and `stretch` hold a bound and whether the result met it.
 
 use crate::markdown::{self, Table, codes};
 use crate::project::{Finding, Project};
@@ -14,7 +14,7 @@ use serde_json::Value;
 const SUBJECTS: [(&str, &str); 3] =
     [("walhub", "walhub"), ("direct", "PostgreSQL, direct"), ("cascade", "PostgreSQL, cascade")];
 
-/// Where a table about walhub is one of figures.
+/// The pages on which every table about walhub holds figures.
 const PAGES: [&str; 2] = ["README.md", "docs/performance.md"];
 
 const RESULTS: &str = "perf/results/";
@@ -27,7 +27,6 @@ struct Citation<'a> {
     divisor: Option<&'a str>,
 }
 
-/// The rule.
 pub(crate) fn figures(project: &Project) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (page, text) in project.pages() {
@@ -67,7 +66,7 @@ fn cited<'a>(project: &Project, cell: &'a str) -> Result<Citation<'a>, String> {
     let json = project.files.get(&format!("{RESULTS}{name}.json"));
     let json = json.ok_or_else(|| format!("cites {name}, which is not kept"))?;
     let result: Value = serde_json::from_str(json).map_err(|e| format!("{name}: {e}"))?;
-    // DATE-ROW: of one row the newest counts.
+    // The name is DATE-ROW; only the newest result of a row may be cited.
     let row = name.get(11..).unwrap_or_default();
     let newest = project.files.keys().filter_map(|path| {
         let name = path.strip_prefix(RESULTS)?.strip_suffix(".json")?;
@@ -90,7 +89,7 @@ impl Citation<'_> {
         self.result["samples"].get(sample)?.get(self.measure)?["median"].as_f64()
     }
 
-    /// A subject in a variant, or a sample that is called as the variant alone.
+    /// A subject in a variant, or a sample named by the variant alone.
     fn of_subject(&self, subject: &str, variant: Option<&str>) -> Option<f64> {
         let Some(variant) = variant else { return self.median(subject) };
         self.median(&format!("{subject}, {variant}"))
@@ -108,7 +107,7 @@ impl Citation<'_> {
         Some(value / by)
     }
 
-    /// The target whose measured value this is.
+    /// The target with this measured value.
     fn goal(&self, measured: f64) -> Option<&Value> {
         let goals = self.result["goals"].as_array()?;
         goals.iter().find(|goal| {
@@ -156,13 +155,13 @@ fn faults(table: &Table, row: &[String], citation: &Citation<'_>) -> Vec<String>
     faults
 }
 
-/// A number as it is shown.
+/// A number as a cell shows it.
 struct Shown {
     value: f64,
     decimals: usize,
 }
 
-/// The number that a cell begins with; emphasis does not count.
+/// The number that a cell begins with, ignoring emphasis.
 fn number(cell: &str) -> Option<Shown> {
     let cell = cell.trim_matches('*');
     let end = cell.find(|c: char| !(c.is_ascii_digit() || ".,".contains(c))).unwrap_or(cell.len());

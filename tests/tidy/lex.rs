@@ -1,15 +1,14 @@
-//! Rust source as tokens: enough to tell code from comments and texts.
+//! Rust source as tokens: enough to tell code from comments and string literals.
 
-/// What a token is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// An identifier or a keyword.
     Word(String),
-    /// A string literal of any form, without its quotes; escapes stay as they are written.
+    /// A string literal of any form, without its quotes; escapes stay as written.
     Text(String),
-    /// A comment with its marks.
+    /// A comment with its delimiters.
     Comment(String),
-    /// One sign.
+    /// One punctuation character.
     Sign(char),
     /// A number, a character, a lifetime.
     Other,
@@ -58,7 +57,7 @@ struct Lexer<'a> {
     line: usize,
 }
 
-/// Reads a whole source file.
+/// The tokens of a whole source file.
 pub(crate) fn tokens(source: &str) -> Vec<Token> {
     let mut lexer = Lexer { rest: source, line: 1 };
     std::iter::from_fn(|| lexer.next()).collect()
@@ -118,7 +117,7 @@ impl Lexer<'_> {
         self.take(at)
     }
 
-    /// From a quotation mark to the next that is not escaped.
+    /// From a quotation mark to the next one that is not escaped.
     fn quoted(&mut self) -> String {
         self.take(1);
         let mut escaped = false;
@@ -137,7 +136,7 @@ impl Lexer<'_> {
         let mut chars = self.rest.chars().skip(1);
         let (first, second) = (chars.next(), chars.next());
         let len = if first == Some('\\') {
-            // The closing mark is not the escaped one.
+            // Skip an escaped quote: it does not close the literal.
             self.rest[3..].find('\'').map_or(self.rest.len(), |end| end + 4)
         } else if second == Some('\'') {
             2 + first.map_or(0, char::len_utf8)
@@ -175,7 +174,7 @@ impl Lexer<'_> {
     }
 }
 
-/// The tokens of the product: without what is compiled for tests alone.
+/// The tokens of the product, without code that is compiled only for tests.
 pub(crate) fn without_tests(tokens: &[Token]) -> Vec<Token> {
     let mut kept = Vec::new();
     let mut at = 0;
@@ -204,7 +203,7 @@ pub(crate) fn attribute(tokens: &[Token]) -> Option<&[Token]> {
     opens.then(|| &tokens[..1 + group_len(&tokens[1..])])
 }
 
-/// Is what follows this attribute compiled for tests alone?
+/// Whether the code after this attribute is compiled only for tests.
 pub(crate) fn is_for_tests(attribute: &[Token]) -> bool {
     attribute.get(2).is_some_and(|token| token.is_word("cfg"))
         && !holds(&attribute[4..]).is_possible
@@ -240,7 +239,7 @@ fn holds(predicate: &[Token]) -> Outside {
     }
 }
 
-/// What commas divide, brackets counted.
+/// The parts between commas outside brackets.
 pub(crate) fn split(tokens: &[Token]) -> Vec<&[Token]> {
     let (mut parts, mut begin, mut at) = (Vec::new(), 0, 0);
     while at < tokens.len() {
@@ -256,7 +255,7 @@ pub(crate) fn split(tokens: &[Token]) -> Vec<&[Token]> {
     parts
 }
 
-/// The length of what an opening bracket begins, with both brackets.
+/// The length of the group that begins with an opening bracket, including both brackets.
 pub(crate) fn group_len(tokens: &[Token]) -> usize {
     let mut depth = 0_u32;
     for (at, token) in tokens.iter().enumerate() {
@@ -272,7 +271,7 @@ pub(crate) fn group_len(tokens: &[Token]) -> usize {
     tokens.len()
 }
 
-/// The length of the item, field or variant that stands at the beginning.
+/// The length of the item, field or variant at the beginning.
 fn item_len(tokens: &[Token]) -> usize {
     const ITEMS: [&str; 16] = [
         "async",

@@ -2,10 +2,10 @@
 
 use crate::project::{Finding, Project};
 
-/// A row of a table: its cells, without the blanks around them.
+/// A row of a table: its cells, trimmed.
 pub(crate) type Row = Vec<String>;
 
-/// A table with the heading it stands under and its line.
+/// A table with its heading and its line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Table {
     pub(crate) heading: String,
@@ -15,7 +15,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// The place of a column.
+    /// The index of a column.
     pub(crate) fn column(&self, name: &str) -> Option<usize> {
         self.head.iter().position(|cell| cell == name)
     }
@@ -31,7 +31,7 @@ pub(crate) fn prose(page: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// The tables of a page; faults of their form go to `faults`.
+/// The tables of a page; malformed ones are passed to `faults`.
 pub(crate) fn tables(page: &str, mut faults: impl FnMut(usize, &str)) -> Vec<Table> {
     let mut tables: Vec<Table> = Vec::new();
     let (mut heading, mut open, mut last) = (String::new(), None::<usize>, 0);
@@ -101,12 +101,12 @@ pub(crate) fn table(project: &Project, page: &str, heading: &str) -> Option<Tabl
     tables.into_iter().find(|table| table.heading == heading)
 }
 
-/// What stands in backticks in a text.
+/// The parts of a text in backticks.
 pub(crate) fn codes(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
 
-/// Rule: tables have a head, a rule, and rows as wide as the head.
+/// Rule: tables have a head, a line of dashes, and rows with as many cells as the head.
 pub(crate) fn broken_tables(project: &Project) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (page, text) in project.pages() {

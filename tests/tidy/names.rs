@@ -12,7 +12,7 @@ pub(crate) fn flags_of(command: &clap::Command) -> BTreeSet<String> {
     own.chain(command.get_subcommands().flat_map(flags_of)).collect()
 }
 
-/// The flags of the programs beside the product: fields of their `clap` structs.
+/// The flags of the programs outside the product: fields of their `clap` structs.
 fn other_flags(project: &Project) -> BTreeSet<String> {
     let mut flags = BTreeSet::new();
     for (_, text) in project.under("perf/options.rs", ".rs") {

@@ -1,10 +1,10 @@
-//! The project as its files stand: paths and texts, read from the disk or written in a test.
+//! The project as a set of files: paths and texts, read from the disk or written in a test.
 
 use crate::lex::{self, Token};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// All files that a rule may want to see, by their paths from the root with `/`.
+/// All files that a rule may read, by their paths from the root with `/`.
 #[derive(Debug, Default)]
 pub(crate) struct Project {
     pub(crate) files: BTreeMap<String, String>,
@@ -13,10 +13,10 @@ pub(crate) struct Project {
 /// Something that a rule forbids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Finding {
-    /// What it is about, without anything that moves: it names the finding in a list of
-    /// known exceptions.
+    /// What it is about, without anything that changes, such as a line number: it names the
+    /// finding in the list of known exceptions.
     pub(crate) subject: String,
-    /// Where it was seen, and what would be right.
+    /// Where it was found, and what would be right.
     pub(crate) detail: String,
 }
 
@@ -26,7 +26,7 @@ impl Finding {
     }
 }
 
-/// The folders that are read, and the endings of what is read in them.
+/// The folders that are read, and the extensions of the files read in them.
 const FOLDERS: [&str; 6] = ["src", "tests", "perf", "benches", "docs", ".ci"];
 const ENDINGS: [&str; 3] = [".rs", ".md", ".json"];
 
@@ -70,7 +70,7 @@ impl Project {
         self.files.get(path).map_or("", String::as_str)
     }
 
-    /// The files of a folder (or the one file) with an ending.
+    /// The files of a folder (or the one file) with this extension.
     pub(crate) fn under<'a>(
         &'a self,
         folder: &'a str,

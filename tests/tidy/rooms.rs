@@ -1,5 +1,5 @@
-//! Rules about the rooms of `src/`: the table of them in `docs/architecture.md` says which room
-//! may use which, and no files use each other in a circle.
+//! Rules about the rooms of `src/`: the table in `docs/architecture.md` says which room may use
+//! which, and no files use each other in a circle.
 
 use crate::markdown::{self, codes};
 use crate::project::{Finding, Project};
@@ -18,8 +18,8 @@ struct Rooms {
 }
 
 impl Rooms {
-    /// Reads the table: a cell of the first column holds one room or several, `may use` holds
-    /// rooms by their names and whole kinds in italics.
+    /// Reads the table: a cell of the first column holds one or several rooms, `may use` holds
+    /// rooms by name and whole kinds in italics.
     fn of(project: &Project) -> Result<Self, Finding> {
         let missing = |what: &str| Finding::new(format!("table of rooms: {what}"), PAGE);
         let table = markdown::table(project, PAGE, "Rooms").ok_or_else(|| missing("none"))?;
@@ -86,8 +86,8 @@ pub(crate) fn arrows(project: &Project) -> Vec<Finding> {
     findings
 }
 
-/// Rule: the table speaks of rooms that are there, of all of them, and of arrows that are there;
-/// *words* and *stages* use nothing but words.
+/// Rule: the table lists exactly the rooms that exist, and only arrows that exist; *words* and
+/// *stages* use only words.
 pub(crate) fn table(project: &Project) -> Vec<Finding> {
     let rooms = match Rooms::of(project) {
         Ok(rooms) => rooms,
@@ -127,7 +127,7 @@ pub(crate) fn table(project: &Project) -> Vec<Finding> {
     findings
 }
 
-/// Does the table name `to` itself for `from`, and not only its kind?
+/// Whether the table lists `to` for `from` by name, and not only by kind.
 fn named(project: &Project, from: &str, to: &str) -> bool {
     let Some(table) = markdown::table(project, PAGE, "Rooms") else { return false };
     let (Some(room), Some(uses)) = (table.column("room"), table.column("may use")) else {
@@ -141,7 +141,7 @@ fn named(project: &Project, from: &str, to: &str) -> bool {
 }
 
 /// Rule: no circle of files. A module's file and those of its children are one piece, in which a
-/// child may use what its parents define: such arrows close no circle.
+/// child may use what its parents define: such arrows do not count.
 pub(crate) fn circles(project: &Project) -> Vec<Finding> {
     let tree = Tree::of(project);
     let ties = |arrow: &Arrow| !arrow.handed_on && !is_inside(&arrow.from, &arrow.to);
@@ -170,7 +170,7 @@ pub(crate) fn circles(project: &Project) -> Vec<Finding> {
     findings
 }
 
-/// Is the module of one file inside that of another?
+/// Whether the module of one file is inside that of another.
 fn is_inside(file: &str, other: &str) -> bool {
     let folder = other.strip_suffix("/mod.rs").or_else(|| other.strip_suffix(".rs"));
     folder.is_some_and(|folder| file.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/')))

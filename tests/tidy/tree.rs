@@ -1,12 +1,12 @@
 //! The modules of the product, and which file takes names from which.
 //!
-//! Read are the paths in the code: of `use`, and those written out in place, that begin with
-//! `crate`, `self`, `super`, with a module declared in the file, or with a name that a `use`
-//! brought in. A name that a module hands on counts as taken from where it is defined. A module
-//! that only hands a name on (`pub use`, and no other mention) takes nothing for itself.
+//! It reads the paths in the code, in `use` and written out in place, that begin with `crate`,
+//! `self`, `super`, a module declared in the file, or a name that a `use` imported. A re-exported
+//! name counts as taken from the file that defines it. A module that only re-exports a name
+//! (`pub use`, and no other mention) takes nothing for itself.
 //!
-//! Not seen are calls of methods whose type nobody names, names that a glob brings in, and
-//! what macros make. Code for tests alone is left out: it may know everybody.
+//! It does not see method calls on types that the file does not name, names imported by a glob,
+//! and code that macros generate. Code only for tests is left out: it may use every room.
 
 use crate::lex::{self, Kind, Token};
 use crate::project::Project;
@@ -20,7 +20,7 @@ type Place = Vec<String>;
 struct Module {
     file: String,
     children: BTreeSet<String>,
-    /// Names brought in, and the paths they stand for as they are written.
+    /// Imported names, and the paths they stand for as written.
     imports: BTreeMap<String, Vec<String>>,
     /// Paths in the code.
     mentions: Vec<Mention>,
@@ -32,17 +32,17 @@ struct Module {
 struct Mention {
     path: Vec<String>,
     line: usize,
-    /// Only handed on.
+    /// Only re-exported.
     handed_on: bool,
 }
 
-/// A type that is defined in the product.
+/// A type defined in the product.
 #[derive(Debug, Clone)]
 pub(crate) struct TypeDefinition {
     pub(crate) name: String,
     pub(crate) file: String,
     pub(crate) line: usize,
-    /// Can other files name it?
+    /// Whether other files can name it.
     pub(crate) is_visible: bool,
 }
 
@@ -51,10 +51,10 @@ pub(crate) struct TypeDefinition {
 pub(crate) struct Arrow {
     pub(crate) from: String,
     pub(crate) to: String,
-    /// As it is written.
+    /// As written.
     pub(crate) path: String,
     pub(crate) line: usize,
-    /// The file only hands the name on.
+    /// The file only re-exports the name.
     pub(crate) handed_on: bool,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct Arrow {
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
     modules: BTreeMap<Place, Module>,
-    /// Files of `src/` that are for tests alone.
+    /// Files of `src/` that are only for tests.
     test_files: BTreeSet<String>,
 }
 
@@ -84,7 +84,7 @@ impl Tree {
         files.map(|(path, text)| (path, lex::without_tests(&lex::tokens(text)))).collect()
     }
 
-    /// Files of `src/` that no module names.
+    /// Files of `src/` that no module declares.
     pub(crate) fn strays<'a>(&self, project: &'a Project) -> Vec<&'a str> {
         let known: BTreeSet<_> = self.modules.values().map(|module| module.file.as_str()).collect();
         let stray = |path: &&str| !known.contains(path) && !self.test_files.contains(*path);
@@ -95,7 +95,7 @@ impl Tree {
         self.modules.values().flat_map(|module| &module.types)
     }
 
-    /// Who takes what from whom, between files.
+    /// Which file takes which name from which other file.
     pub(crate) fn arrows(&self) -> BTreeSet<Arrow> {
         let mut arrows = BTreeSet::new();
         for (place, module) in &self.modules {
@@ -115,9 +115,9 @@ impl Tree {
         arrows
     }
 
-    /// The file in which a path ends that is written at `place`; `None` outside the product.
+    /// The file in which a path written at `place` ends; `None` outside the product.
     fn resolve(&self, place: &[String], path: &[String], depth: u32) -> Option<String> {
-        // A name that stands for itself in a circle of imports.
+        // A circle of imports leads back to this name.
         if depth > 32 {
             return None;
         }
@@ -242,7 +242,7 @@ impl Module {
         }
     }
 
-    /// Notes the path that begins here; says how many tokens it takes, at least one.
+    /// Records the path that begins here; returns how many tokens it takes, at least one.
     fn mention(&mut self, tokens: &[Token], before: Option<&Token>) -> usize {
         let mut path = Vec::new();
         let mut at = 0;
@@ -267,7 +267,7 @@ impl Module {
         let [keyword, name, ..] = tokens else { return };
         let (Some(word), Some(name)) = (keyword.word(), name.word()) else { return };
         let upper = name.starts_with(|c: char| c.is_ascii_uppercase());
-        // An associated type of a trait is no type of its own.
+        // An associated type of a trait is not a type of its own.
         let associated = word == "type" && before.is_none_or(|token| !visible(token));
         if !defines.contains(&word) || !upper || associated {
             return;
@@ -307,7 +307,7 @@ fn inline(tokens: &[Token]) -> Option<(&str, &[Token])> {
     Some((name, &tokens[2..2 + lex::group_len(&tokens[2..])]))
 }
 
-/// The names of modules declared for tests alone.
+/// The names of modules declared only for tests.
 fn test_modules(tokens: &[Token]) -> Vec<String> {
     let product = lex::without_tests(tokens);
     let declarations = |tokens: &[Token]| -> Vec<String> {
@@ -329,7 +329,7 @@ fn child_files(file: &str, name: &str) -> [String; 2] {
     [format!("{folder}/{name}.rs"), format!("{folder}/{name}/mod.rs")]
 }
 
-/// The paths of a `use`, each with the name it gets here.
+/// The paths of a `use`, each with its name in this file.
 fn use_leaves(tree: &[Token], prefix: &[String], leaves: &mut Vec<(Vec<String>, String)>) {
     let mut path = prefix.to_vec();
     let mut at = 0;

@@ -1,4 +1,4 @@
-//! Rules about the words of the code: what it may hold, and what the documents have to know.
+//! Rules about words in the code: which it may contain, and which the documents must mention.
 
 use crate::lex::{Kind, Token};
 use crate::markdown;
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const PAGE: &str = "docs/architecture.md";
 
-/// Rule: what docs say and what code says is the same set.
+/// Rule: the documents and the code name the same set.
 fn same(docs: &BTreeSet<String>, code: &BTreeSet<String>) -> Vec<Finding> {
     let only = |some: &BTreeSet<String>, others: &BTreeSet<String>, whose: &str| {
         let missing = some.difference(others);
@@ -19,7 +19,7 @@ fn same(docs: &BTreeSet<String>, code: &BTreeSet<String>) -> Vec<Finding> {
     findings
 }
 
-/// Rule: every invariant that is written down is named where it is kept, and the reverse.
+/// Rule: the code names every documented invariant, and no other.
 pub(crate) fn invariants(project: &Project) -> Vec<Finding> {
     let items = markdown::prose(project.text(PAGE)).filter_map(|(_, line)| {
         let (number, _) = line.strip_prefix("- **")?.split_once("**")?;
@@ -43,8 +43,8 @@ fn is_invariant(word: &str) -> bool {
     (1..=2).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Rule: the table of threads names the threads that a hub starts. The load generator's are its
-/// own.
+/// Rule: the table of threads names the threads that a hub starts. The load generator's threads
+/// are not in it.
 pub(crate) fn threads(project: &Project) -> Vec<Finding> {
     let mut docs = BTreeSet::new();
     for row in markdown::table(project, PAGE, "Threads").map(|table| table.rows).unwrap_or_default()
@@ -95,14 +95,14 @@ fn numberless(name: &str) -> String {
     }
 }
 
-/// The first two signs of PostgreSQL's SQLSTATEs (`errcodes.txt`).
+/// The first two characters of PostgreSQL's SQLSTATEs (`errcodes.txt`).
 const CLASSES: [&str; 44] = [
     "00", "01", "02", "03", "08", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "21", "22",
     "23", "24", "25", "26", "27", "28", "2B", "2D", "2F", "34", "38", "39", "3B", "3D", "3F", "40",
     "42", "44", "53", "54", "55", "57", "58", "72", "F0", "HV", "P0", "XX",
 ];
 
-/// Rule: an SQLSTATE is written once, in its file.
+/// Rule: SQLSTATEs are written only in `src/wire/sqlstate.rs`.
 pub(crate) fn sqlstates(project: &Project) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (path, tokens) in Tree::of(project).files(project) {
@@ -128,8 +128,8 @@ fn is_sqlstate(text: &str) -> bool {
     class && ((c == b'0' && sign(d) && sign(e)) || ((c.is_ascii_digit() || c == b'P') && digits))
 }
 
-/// Rule: a type that other files can name has a name of its own: in the hub, and in the load
-/// generator, which is a program of its own.
+/// Rule: no two types that other files can name have the same name. The hub and the load
+/// generator are separate programs, each with its own names.
 pub(crate) fn types(project: &Project) -> Vec<Finding> {
     let tree = Tree::of(project);
     let mut places: BTreeMap<_, Vec<String>> = BTreeMap::new();
@@ -142,7 +142,7 @@ pub(crate) fn types(project: &Project) -> Vec<Finding> {
     twice.map(|((name, _), places)| Finding::new(name, places.join(", "))).collect()
 }
 
-/// Rule: only the ring is unsafe.
+/// Rule: only `src/ring/` has unsafe code.
 pub(crate) fn unsafe_code(project: &Project) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (path, tokens) in project.sources() {
@@ -154,7 +154,7 @@ pub(crate) fn unsafe_code(project: &Project) -> Vec<Finding> {
     findings
 }
 
-/// Rule: nothing is left to do.
+/// Rule: no reminder of unfinished work is left.
 pub(crate) fn reminders(project: &Project) -> Vec<Finding> {
     let reminders = ["FIXME", "TODO", "XXX", "HACK"];
     let has = |text: &str| {
@@ -174,7 +174,7 @@ pub(crate) fn reminders(project: &Project) -> Vec<Finding> {
     findings
 }
 
-/// Rule: a file says first what it is for.
+/// Rule: a file begins with a comment that says what it is for.
 pub(crate) fn headers(project: &Project) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (path, tokens) in project.sources() {
