@@ -177,8 +177,6 @@ fn output_that_nobody_reads_ends_quietly() {
     assert_eq!(ended(&["inspect", &directory], closed()), (Some(141), quiet.clone()));
     assert_eq!(ended(&["inspect", &directory, "--json"], closed()), (Some(141), quiet.clone()));
     assert_eq!(ended(&["ctl", "-D", &directory, "status"], closed()), (Some(0), quiet.clone()));
-    let primary = ["bench", "primary", "--listen", "127.0.0.1:0", "--quiet"];
-    assert_eq!(ended(&primary, closed()), (Some(141), quiet.clone()));
     assert_eq!(ended(&["--help"], closed()).1, quiet);
     // A disk that is full is said.
     for args in [&["inspect", &directory][..], &["ctl", "-D", &directory, "status"]] {
