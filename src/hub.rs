@@ -1,9 +1,9 @@
-//! What the engines of one hub share: who it is, what it holds, who is connected.
+//! What the engines of one hub share: its identity, what it holds, which standbys are connected.
 //!
-//! A byte that is sent from the cache passes nothing here: a data core looks when a stream
-//! begins or ends, and the control thread when somebody asks. A block of WAL that is read back
-//! from a file is checked by the rules of its timeline, for which the core looks at the cells
-//! and the histories each time.
+//! Bytes sent from the cache do not pass through here: a data core uses this when a stream
+//! begins or ends, and the control thread when it is asked something. A block of WAL that is
+//! read back from a file is checked by the rules of its timeline; for each block the core
+//! consults the cells and the histories.
 #![forbid(unsafe_code)]
 
 pub mod course;
@@ -40,9 +40,9 @@ pub struct Hub {
     pub instance: InstanceId,
     /// Positions that connected standbys still need.
     pub holds: Arc<Holds>,
-    /// The connected standbys, as far as the upstream is told of them.
+    /// The connected standbys, as far as they are reported upstream.
     pub fleet: Arc<Fleet>,
-    /// Which upstream is followed, and whether any is.
+    /// Which upstream is followed, if any.
     pub course: Course,
     identity: RwLock<Option<Arc<Identity>>>,
     cells: RwLock<Vec<Arc<Cell>>>,
@@ -50,7 +50,7 @@ pub struct Hub {
     position: RwLock<Position>,
     above: RwLock<InstancePath>,
     diverged: RwLock<DivergedStandbys>,
-    /// Where the last whole record of a timeline ended that this process has left.
+    /// For each timeline that this process has left: where its last whole record ended.
     record_ends: RwLock<BTreeMap<u32, Lsn>>,
     senders: Arc<AtomicUsize>,
     /// WAL bytes that each data core has sent.
@@ -59,7 +59,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// A hub that knows nothing of its cluster yet.
+    /// A hub that does not know its cluster yet.
     pub fn new(config: Arc<Config>, instance: InstanceId, holds: Arc<Holds>) -> Self {
         let cores = config.cores.get();
         let sent = (0..cores).map(|_| CachePadded::new(AtomicU64::new(0))).collect();
@@ -95,7 +95,7 @@ impl Hub {
         *write(&self.identity) = Some(identity);
     }
 
-    /// The cell that grows, the last of its line; none before the first WAL.
+    /// The cell that grows, the last of its line; `None` before the first WAL.
     pub fn current_cell(&self) -> Option<Arc<Cell>> {
         read(&self.cells).last().cloned()
     }
@@ -105,8 +105,8 @@ impl Hub {
         read(&self.cells).iter().rev().find(|cell| cell.tli() == tli).cloned()
     }
 
-    /// The cell of an ancestor of which nothing was ever here, with those between: all of
-    /// it would have to come from the archive. `forks` are the current timeline's.
+    /// The cell of an ancestor of which no WAL was ever here, made with those between: all of it
+    /// would have to come from the archive. `forks` are the current timeline's.
     pub fn past_cell(&self, tli: TimelineId, forks: &Forks) -> Option<Arc<Cell>> {
         let mut cells = write(&self.cells);
         let mut next = cells.last().cloned()?;
@@ -138,7 +138,7 @@ impl Hub {
         write(&self.cells).push(cell);
     }
 
-    /// Replaces all cells: after recovery, and when the hub begins anew behind a gap.
+    /// Replaces all cells: after recovery, and when the hub begins anew after a gap.
     pub fn set_cells(&self, cells: Vec<Arc<Cell>>) {
         *write(&self.cells) = cells;
     }
@@ -148,17 +148,17 @@ impl Hub {
         read(&self.histories).get(&tli.raw()).cloned()
     }
 
-    /// Makes a history file known; it is on disk already.
+    /// Makes a history file known that is on disk already.
     pub fn set_history(&self, tli: TimelineId, content: Bytes) {
         write(&self.histories).insert(tli.raw(), content);
     }
 
-    /// Where the receive role stands.
+    /// The receive role's position.
     pub fn position(&self) -> Position {
         *read(&self.position)
     }
 
-    /// Says where the receive role stands; before it reports that a stream ended.
+    /// Sets the receive role's position, before the role reports that a stream ended.
     pub fn set_position(&self, position: Position) {
         *write(&self.position) = position;
     }
@@ -173,7 +173,7 @@ impl Hub {
         std::mem::replace(&mut *write(&self.above), path)
     }
 
-    /// A standby has, or asks for, WAL of a timeline behind its end.
+    /// A standby has, or asks for, WAL of a timeline past its end.
     pub fn note_diverged(&self, standby: Diverged) {
         let Diverged { application_name, peer, tli, at, end } = &standby;
         let (name, peer, tli, at, end) = (application_name.clone(), peer.clone(), *tli, *at, *end);
@@ -186,14 +186,14 @@ impl Hub {
         }
     }
 
-    /// The last whole record that we have of a timeline ends there; before it is sealed.
+    /// Sets where our last whole record of a timeline ends; called before it is sealed.
     pub fn set_record_end(&self, tli: TimelineId, record_end: Lsn) {
         write(&self.record_ends).insert(tli.raw(), record_end);
     }
 
-    /// May a standby have got a record from us that lies behind the timeline's end? The
-    /// beginning of one is none: it was never replayed, and the next timeline's WAL goes
-    /// over it.
+    /// May a standby have got a record from us that lies past the timeline's end? The beginning
+    /// of a record does not count: it was never replayed, and the next timeline's WAL overwrites
+    /// it.
     pub fn has_records_behind(&self, tli: TimelineId, end: Lsn) -> bool {
         read(&self.record_ends).get(&tli.raw()).is_none_or(|record_end| *record_end > end)
     }
@@ -203,7 +203,7 @@ impl Hub {
         write(&self.diverged).streams(application_name, peer);
     }
 
-    /// Standbys that hold WAL nobody follows.
+    /// Standbys that hold WAL which nobody follows.
     pub fn diverged(&self) -> Vec<Diverged> {
         read(&self.diverged).list().cloned().collect()
     }
@@ -213,12 +213,12 @@ impl Hub {
         self.above().announced_by(self.instance)
     }
 
-    /// Replication connections at this moment.
+    /// The current number of replication connections.
     pub fn senders(&self) -> usize {
         self.senders.load(Ordering::Relaxed)
     }
 
-    /// How archiving goes; none without an `archive_command`.
+    /// How archiving is going; `None` without an `archive_command`.
     pub fn archive_status(&self) -> Option<ArchiveStatus> {
         self.config.archive_command.as_ref().map(|_| self.holds.backlog.status())
     }
@@ -228,8 +228,8 @@ impl Hub {
         self.holds.receiving()
     }
 
-    /// Shutdown: no watermark moves any more. Said by the receive role, which wakes the
-    /// other cores after it.
+    /// Shutdown: no watermark moves any more. Called by the receive role, which wakes the other
+    /// cores afterwards.
     pub fn come_to_rest(&self) {
         self.rest.come();
     }
@@ -239,7 +239,7 @@ impl Hub {
         self.rest.has_come()
     }
 
-    /// A data core has sent so many bytes of WAL more; once per round.
+    /// Adds to the WAL bytes that a data core has sent; called once per round.
     pub fn note_sent(&self, core: usize, bytes: u64) {
         if let Some(sent) = self.sent.get(core) {
             sent.fetch_add(bytes, Ordering::Relaxed);
@@ -251,7 +251,7 @@ impl Hub {
         self.sent.iter().map(|sent| sent.load(Ordering::Relaxed))
     }
 
-    /// A place among `max_wal_senders`; none when all are taken.
+    /// A place among `max_wal_senders`; `None` when all are taken.
     pub fn take_sender(&self) -> Option<SenderPermit> {
         let max = self.config.max_wal_senders;
         self.senders
@@ -261,7 +261,7 @@ impl Hub {
     }
 }
 
-/// A replication connection's place among `max_wal_senders`, free again on drop.
+/// A replication connection's place among `max_wal_senders`, freed on drop.
 #[derive(Debug)]
 pub struct SenderPermit(Arc<AtomicUsize>);
 
@@ -271,8 +271,8 @@ impl Drop for SenderPermit {
     }
 }
 
-// A thread that panics takes the process with it (`panic = "abort"`); a poisoned
-// lock can only be seen by tests, and its value is whole.
+// A thread that panics takes the process with it (`panic = "abort"`). Only tests can see a
+// poisoned lock, and its value is whole.
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }

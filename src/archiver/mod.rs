@@ -1,9 +1,10 @@
-//! Engine: the archiver, a thread of its own. Runs `archive_command` for one complete file
-//! after the other, and again until it succeeds.
+//! Engine: the archiver, a thread of its own. It runs `archive_command` for one complete file
+//! after another, and repeats it until it succeeds.
 //!
-//! Source: `src/backend/postmaster/pgarch.c` of PostgreSQL 15, whose order and pacing this
-//! has. Where a command is broken (not found, not executable, ended by a signal), the process
-//! there ends, and its postmaster starts another one later; here it is waited that long.
+//! Source: `src/backend/postmaster/pgarch.c` of PostgreSQL 15; order and pacing are the same.
+//! When a command is broken (not found, not executable, ended by a signal), PostgreSQL's
+//! archiver process ends and its postmaster starts another one later. Here the thread waits that
+//! long.
 
 use crate::archive::shell::{self, Outcome};
 use crate::archive::template::{Template, archive_values};
@@ -24,23 +25,23 @@ use tracing::{debug, error, info, warn};
 /// Attempts in a row (`NUM_ARCHIVE_RETRIES`).
 const ATTEMPTS: u32 = 3;
 
-/// When the archiver looks again though nobody has called (`PGARCH_AUTOWAKE_INTERVAL`).
+/// After how long the archiver checks again without being woken (`PGARCH_AUTOWAKE_INTERVAL`).
 const AUTOWAKE: Duration = Duration::from_secs(60);
 
-/// How long nothing is tried with a broken command (`PGARCH_RESTART_INTERVAL`).
+/// How long nothing is tried after a command was found broken (`PGARCH_RESTART_INTERVAL`).
 const RESTART: Duration = Duration::from_secs(10);
 
-/// What a command that runs gets to end by itself when the hub ends: one that is cut short
+/// How long a running command may take to end by itself at shutdown. A command that is cut short
 /// may leave half a file in the archive.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Between two attempts.
+/// The pause between two attempts.
 #[cfg(not(test))]
 const PAUSE: Duration = Duration::from_secs(1);
 #[cfg(test)]
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// An archiver at work.
+/// A running archiver.
 #[derive(Debug)]
 pub struct Archiver {
     holds: Arc<Holds>,
@@ -51,7 +52,7 @@ pub struct Archiver {
 /// Starts archiving what is in the backlog of `holds`.
 ///
 /// # Errors
-/// No thread is to be had.
+/// The thread could not be started.
 pub fn start(command: Template, layout: Layout, holds: Arc<Holds>) -> io::Result<Archiver> {
     let cut = Arc::new(AtomicBool::new(false));
     let work = Work {
@@ -67,7 +68,7 @@ pub fn start(command: Template, layout: Layout, holds: Arc<Holds>) -> io::Result
 }
 
 impl Archiver {
-    /// Waits until the thread has ended. Nothing more is begun; a command that runs may end by
+    /// Waits until the thread has ended. No further command is begun; a running one may end by
     /// itself, but not for long.
     pub fn finish(self) {
         let patience = self.holds.backlog.stop() + PATIENCE;
@@ -84,20 +85,20 @@ struct Work {
     command: Template,
     layout: Layout,
     holds: Arc<Holds>,
-    /// Ends the command that runs.
+    /// Set to end the running command.
     cut: Arc<AtomicBool>,
-    /// A file for which it was given up for a while.
+    /// A file whose archiving was given up for a while.
     in_trouble: Option<ArchiveFile>,
 }
 
 /// Why there is a pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pause {
-    /// Nothing waits, or it was tried often enough.
+    /// Nothing waits, or the attempts are used up.
     Usual,
     /// The command is broken.
     Broken,
-    /// The hub ends.
+    /// The hub shuts down.
     ForGood,
 }
 
@@ -127,7 +128,7 @@ impl Work {
         }
     }
 
-    /// Archives what waits, in its order, until nothing does or it does not succeed.
+    /// Archives the waiting files in order, until none is left or one fails for now.
     fn work_off(&mut self) -> Pause {
         while let Some(file) = self.holds.backlog.next() {
             let mut failures = 0;
@@ -171,7 +172,7 @@ impl Work {
             Ok(Turn::Orphan) => {
                 warn!("write-ahead log file \"{file}\" has gone before it was archived");
                 self.holds.backlog.forget(file);
-                // It may have come between the two.
+                // The file may have appeared between the two checks.
                 if ready(exists(&PlainDisk, &self.layout.archived(file))).is_ok_and(|there| there) {
                     self.holds.backlog.add(file);
                 }
@@ -222,7 +223,7 @@ impl Work {
     fn succeeded(&mut self, file: ArchiveFile) {
         debug!("archived write-ahead log file \"{file}\"");
         if let Err(error) = ready(mark_done(&PlainDisk, &self.layout, file)) {
-            // Should it still be here at the next start, it is archived once more.
+            // If it is still here at the next start, it is archived once more.
             let path = self.layout.mark(file, Mark::Done);
             warn!("could not create archive status file \"{}\": {error}", path.display());
         }
@@ -239,7 +240,7 @@ impl Work {
         self.holds.backlog.failed(file, SystemTime::now());
     }
 
-    /// Somebody may have marked a file by hand, to have it archived once more.
+    /// A file may have been marked by hand, to have it archived once more.
     fn look_for_marks(&self) {
         let Some(size) = self.holds.backlog.size() else { return };
         match ready(PlainDisk.list(&self.layout.archive_status())) {

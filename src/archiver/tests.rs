@@ -28,7 +28,7 @@ impl World {
         Self { folder, layout, holds }
     }
 
-    /// A file that waits, with its own name in it.
+    /// Adds a file that waits, whose content is its own name.
     fn add(&self, file: ArchiveFile) {
         std::fs::write(self.layout.archived(file), file.to_string()).unwrap();
         std::fs::write(self.layout.mark(file, Mark::Ready), "").unwrap();
@@ -93,7 +93,7 @@ fn a_command_that_fails_is_tried_again_and_loses_nothing() {
     let archiver = world.start("echo %f >> TO/tried; test -e TO/on && cp %p TO/%f");
     let tried = || std::fs::read_to_string(world.to("tried")).unwrap_or_default();
     world.wait(|| world.holds.backlog.status().failed_count == 3);
-    // Now nothing is tried for a minute, unless another file comes.
+    // From now on nothing is tried for a minute, unless another file comes.
     std::fs::write(world.to("on"), "").unwrap();
     world.add(segment(8));
     world.wait_for_all();
@@ -105,7 +105,7 @@ fn a_command_that_fails_is_tried_again_and_loses_nothing() {
     assert_eq!((status.archived_count, status.failed_count), (2, 3));
 }
 
-/// PostgreSQL's archiver ends then; until it would be back nothing is tried.
+/// PostgreSQL's archiver ends then; nothing is tried until it would be back.
 #[test]
 fn a_broken_command_is_left_alone_for_a_while() {
     let world = World::new();
@@ -141,7 +141,7 @@ fn marks_made_by_hand_and_files_that_have_gone() {
     assert_eq!(world.holds.backlog.status().archived_count, 2);
 }
 
-/// A command gets time to end by itself, and no more than that.
+/// A command gets time to end by itself, but no more than that.
 #[test]
 fn the_end_of_the_hub_waits_for_a_command_but_not_for_long() {
     let world = World::new();

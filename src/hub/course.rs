@@ -1,5 +1,5 @@
-//! Where the hub is steered: which upstream it follows, whether it may receive at all,
-//! where another source had other bytes, and how it stands to its upstream at this moment.
+//! How the hub is steered: which upstream it follows, whether it may receive at all, where
+//! another source had other bytes, and its current state towards its upstream.
 
 use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::evidence::Evidence;
@@ -9,24 +9,24 @@ use crate::wire::secret::Secret;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-/// An upstream as somebody named it.
+/// An upstream as the user named it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// The connection string, word for word.
     pub text: Secret,
-    /// What it and the environment mean.
+    /// Its meaning, the environment included.
     pub conninfo: Conninfo,
 }
 
 impl Upstream {
-    /// Reads a connection string in the environment of this process.
+    /// Parses a connection string in the environment of this process.
     pub fn parse(text: &str) -> Result<Self, ConninfoFault> {
         let conninfo = Conninfo::parse(text, &|name| std::env::var(name).ok())?;
         Ok(Self { text: Secret::new(text), conninfo })
     }
 }
 
-/// Who named the upstream in force.
+/// Where the upstream in force was named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NamedBy {
     /// `--primary-conninfo`.
@@ -35,16 +35,16 @@ pub enum NamedBy {
     Ctl,
 }
 
-/// How the hub stands to its upstream, and since when.
+/// The hub's state towards its upstream, and since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     /// The state.
     pub state: UpstreamState,
-    /// When it became that.
+    /// When it entered that state.
     pub since: SystemTime,
 }
 
-/// The course of a hub. Only the control thread steers; everybody may look.
+/// The course of a hub. Only the control thread changes it; every thread may read it.
 #[derive(Debug)]
 pub struct Course(Mutex<Inner>);
 
@@ -58,7 +58,7 @@ struct Inner {
 }
 
 impl Course {
-    /// Towards what the flag says.
+    /// A course that follows the flag.
     pub fn new(flag: Upstream) -> Self {
         let standing = Standing { state: UpstreamState::Connecting, since: SystemTime::now() };
         Self(Mutex::new(Inner {
@@ -70,8 +70,8 @@ impl Course {
         }))
     }
 
-    /// Takes up what an earlier run left. An upstream that was set instead of another
-    /// flag than today's is none; says whether it counts.
+    /// Takes over what an earlier run left. An upstream that was set in place of another flag
+    /// than today's is ignored. Returns which upstream counts.
     pub fn resume(
         &self,
         flag: Secret,
@@ -95,7 +95,7 @@ impl Course {
         Ok(resumed)
     }
 
-    /// The upstream in force, and who named it.
+    /// The upstream in force, and where it was named.
     pub fn upstream(&self) -> (Arc<Upstream>, NamedBy) {
         let inner = self.lock();
         match &inner.set {
@@ -104,12 +104,12 @@ impl Course {
         }
     }
 
-    /// What `--primary-conninfo` says.
+    /// The upstream of `--primary-conninfo`.
     pub fn flag(&self) -> Arc<Upstream> {
         Arc::clone(&self.lock().flag)
     }
 
-    /// Another upstream is in force; none for the flag's.
+    /// Sets another upstream; `None` returns to the flag's.
     pub fn set_upstream(&self, upstream: Option<Arc<Upstream>>) {
         self.lock().set = upstream;
     }
@@ -119,29 +119,29 @@ impl Course {
         self.lock().fence
     }
 
-    /// The fence is up, or down; on disk already.
+    /// Sets or removes the fence; it is on disk already.
     pub fn set_fence(&self, fence: Option<FenceNote>) {
         self.lock().fence = fence;
     }
 
-    /// Where another source had other bytes than we, until one was seen to have the same
-    /// there: as long as it stands no stream begins.
+    /// Where another source had other bytes than this hub, until a source is found to have the
+    /// same bytes there. While it stands, no stream begins.
     pub fn evidence(&self) -> Option<Arc<Evidence>> {
         self.lock().evidence.clone()
     }
 
-    /// A difference was found: before it is on disk. Or it stands no more: after it is gone
-    /// from there.
+    /// Sets the evidence of a difference before it is on disk, or removes it after it was
+    /// removed from disk.
     pub fn set_evidence(&self, evidence: Option<Arc<Evidence>>) {
         self.lock().evidence = evidence;
     }
 
-    /// How the hub stands to its upstream.
+    /// The hub's state towards its upstream.
     pub fn standing(&self) -> Standing {
         self.lock().standing.clone()
     }
 
-    /// Says how it stands now.
+    /// Sets the state.
     pub fn set_standing(&self, standing: Standing) {
         self.lock().standing = standing;
     }
@@ -159,7 +159,7 @@ pub enum Resumed {
     ByFlag,
     /// The one that was set while the hub ran.
     AsSet,
-    /// The flag's: it was changed since the other was set.
+    /// The flag's: it has changed since the other was set.
     FlagIsNewer,
 }
 

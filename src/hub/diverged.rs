@@ -1,12 +1,11 @@
-//! Standbys that hold WAL which nobody follows: they were sent more of a timeline than
-//! the switchpoint left of it. PostgreSQL cannot take such a standby on; somebody has to
-//! rewind it or make it anew, and should hear of it from here.
+//! Standbys that hold WAL which nobody follows: they were sent WAL of a timeline past its
+//! switchpoint. PostgreSQL cannot continue such a standby. An operator has to rewind or rebuild
+//! it, and should learn of it here.
 
 use crate::wal::{Lsn, TimelineId};
 use std::collections::BTreeMap;
 
-/// Standbys remembered at one time. One that is asked to leave again and again counts
-/// once.
+/// The most standbys that are remembered. One that is turned away again and again counts once.
 const MOST: usize = 1024;
 
 /// A standby that left the history.
@@ -14,24 +13,24 @@ const MOST: usize = 1024;
 pub struct Diverged {
     /// `application_name`.
     pub application_name: String,
-    /// Where it came from last.
+    /// Its most recent address.
     pub peer: String,
     /// The timeline it is on.
     pub tli: TimelineId,
-    /// What it had, or asked for, of that timeline.
+    /// The position that it had, or asked for, on that timeline.
     pub at: Lsn,
-    /// Where the timeline ended: what it has from here on is its own.
+    /// Where the timeline ended: WAL that it has from here on is its own.
     pub end: Lsn,
 }
 
-/// The list of them.
+/// The list of diverged standbys.
 #[derive(Debug, Default)]
 pub struct DivergedStandbys {
     by_name: BTreeMap<(String, String), Diverged>,
 }
 
 impl DivergedStandbys {
-    /// Notes one; says whether that is news.
+    /// Notes one; returns whether it is new.
     pub fn note(&mut self, standby: Diverged) -> bool {
         let host = standby.peer.rsplit_once(':').map_or(standby.peer.as_str(), |(host, _)| host);
         let key = (standby.application_name.clone(), host.to_owned());
@@ -43,7 +42,7 @@ impl DivergedStandbys {
         news
     }
 
-    /// A standby streams WAL of our history: it was made anew, or is another one.
+    /// A standby streams WAL of our history: it was rebuilt, or is another one.
     pub fn streams(&mut self, application_name: &str, peer: &str) {
         let host = peer.rsplit_once(':').map_or(peer, |(host, _)| host);
         self.by_name.remove(&(application_name.to_owned(), host.to_owned()));

@@ -1,15 +1,15 @@
-//! Hot standby feedback of all standbys: what the upstream has to be told.
+//! The combined hot standby feedback of all standbys, as the upstream has to be told.
 //!
-//! Transaction IDs are compared with their epochs, as 64-bit numbers. What is passed on
-//! is always a number that some standby sent: the upstream ignores what it thinks
-//! impossible, such as a foreign epoch.
+//! Transaction IDs are compared together with their epochs, as 64-bit numbers. The number passed
+//! on is always one that some standby sent: the upstream ignores what it considers impossible,
+//! such as a foreign epoch.
 
 use crate::wire::copy::HotStandbyFeedback;
 use crate::wire::time::PgTime;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Below are transaction IDs with a meaning of their own (`FirstNormalTransactionId`).
+/// Transaction IDs below this have a special meaning (`FirstNormalTransactionId`).
 const FIRST_NORMAL: u32 = 3;
 
 /// A transaction ID with its epoch.
@@ -17,7 +17,7 @@ const FIRST_NORMAL: u32 = 3;
 pub struct FullXid(u64);
 
 impl FullXid {
-    /// None for an ID that names no transaction.
+    /// Returns `None` for an ID that names no transaction.
     pub const fn new(epoch: u32, xid: u32) -> Option<Self> {
         if xid < FIRST_NORMAL { None } else { Some(Self((epoch as u64) << 32 | xid as u64)) }
     }
@@ -31,7 +31,7 @@ impl FullXid {
     }
 }
 
-/// The oldest transactions that somebody needs; none at all at first.
+/// The oldest transactions that are needed; none by default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Need {
     /// For queries.
@@ -41,7 +41,7 @@ pub struct Need {
 }
 
 impl Need {
-    /// What a standby says.
+    /// What a standby's message asks for.
     pub const fn of(feedback: &HotStandbyFeedback) -> Self {
         Self {
             xmin: FullXid::new(feedback.xmin_epoch, feedback.xmin),
@@ -54,7 +54,7 @@ impl Need {
         self.xmin.is_none() && self.catalog_xmin.is_none()
     }
 
-    /// The message upstream. Zeros say that nothing is needed.
+    /// The message for the upstream. Zeros mean that nothing is needed.
     pub fn message(&self, client_time: PgTime) -> HotStandbyFeedback {
         let xid = |of: Option<FullXid>| of.map_or(0, FullXid::xid);
         let epoch = |of: Option<FullXid>| of.map_or(0, FullXid::epoch);
@@ -68,7 +68,7 @@ impl Need {
     }
 }
 
-/// One number of one standby, and since when it has been that.
+/// One number of one standby, and since when it has had that value.
 #[derive(Debug, Clone, Copy)]
 struct Held {
     xid: FullXid,
@@ -85,7 +85,7 @@ impl Held {
 /// What every standby needs.
 #[derive(Debug)]
 pub struct Feedback {
-    /// A number that stays the same for longer does not count; zero for no such rule.
+    /// A number that stays the same for longer does not count; zero disables the rule.
     max_age: Duration,
     standbys: BTreeMap<u64, [Option<Held>; 2]>,
 }
@@ -96,7 +96,7 @@ impl Feedback {
         Self { max_age, standbys: BTreeMap::new() }
     }
 
-    /// A standby has spoken.
+    /// A standby sent feedback.
     pub fn heard(&mut self, who: u64, need: Need, now: Instant) {
         if need.is_nothing() {
             return self.gone(who);
@@ -108,7 +108,7 @@ impl Feedback {
         }
     }
 
-    /// A standby has gone, and with it what it needed.
+    /// A standby is gone, and so is what it needed.
     pub fn gone(&mut self, who: u64) {
         self.standbys.remove(&who);
     }
@@ -123,7 +123,7 @@ impl Feedback {
         Need { xmin: oldest(0), catalog_xmin: oldest(1) }
     }
 
-    /// When the next number runs out.
+    /// When the next number expires.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         if self.max_age.is_zero() {
             return None;

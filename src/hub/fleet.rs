@@ -1,6 +1,5 @@
-//! What the connected standbys of all cores need and have, as far as the upstream is
-//! told of it. Cores note changes here; the core that receives looks when something has
-//! changed.
+//! What the connected standbys of all cores need and have, as far as it is reported upstream.
+//! Cores note changes here; the receiving core checks when something has changed.
 
 use super::feedback::{Feedback, Need};
 use crate::config::{FeedbackSettings, HotStandbyFeedback as Setting};
@@ -17,9 +16,9 @@ use std::time::Instant;
 pub struct Fleet {
     settings: FeedbackSettings,
     inner: Mutex<Inner>,
-    /// Counts what has changed since the beginning.
+    /// Counts changes since the start.
     changes: AtomicU64,
-    /// What was reported last as replayed by all.
+    /// The last value reported as replayed by all.
     slowest: AtomicU64,
     wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -27,7 +26,7 @@ pub struct Fleet {
 struct Inner {
     next: u64,
     feedback: Feedback,
-    /// The replay position of each; zero before it said one. Some never do.
+    /// The replay position of each standby; zero before its first report. Some never report.
     applied: BTreeMap<u64, Arc<AtomicU64>>,
 }
 
@@ -40,10 +39,10 @@ impl Fleet {
         Arc::new(Self { settings, inner, changes, slowest, wake: OnceLock::new() })
     }
 
-    /// From now on `wake` makes the core that receives look at what has changed. It is
-    /// called after the change.
+    /// From now on `wake` makes the receiving core check for changes. It is called after each
+    /// change.
     pub fn wake_by(&self, wake: Box<dyn Fn() + Send + Sync>) {
-        // Said once, when the cores are there.
+        // This is called once, when the cores exist.
         drop(self.wake.set(wake));
     }
 
@@ -57,7 +56,7 @@ impl Fleet {
         Member { fleet: Arc::clone(self), id, applied, need: Need::default() }
     }
 
-    /// Changes with everything that may have to be told.
+    /// A counter that changes with everything that may have to be reported.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::SeqCst)
     }
@@ -72,12 +71,12 @@ impl Fleet {
         self.lock().feedback.deadline(now)
     }
 
-    /// What all have replayed that have said so; none without anybody.
+    /// What all standbys that report have replayed; `None` when none reports.
     pub fn slowest(&self) -> Option<Lsn> {
         let inner = self.lock();
         let mut slowest = inner.slowest()?;
-        // Who moves on meanwhile decides by what was said before whether that is news, and
-        // keeps quiet. So it is looked again when the new value can be seen.
+        // A standby that advances now compares with the old value and stays silent, so re-check
+        // after storing.
         loop {
             self.slowest.store(slowest.raw(), Ordering::SeqCst);
             match inner.slowest() {
@@ -113,7 +112,7 @@ impl fmt::Debug for Fleet {
     }
 }
 
-/// One connected standby. What it needed goes with it.
+/// One connected standby. What it needs is dropped with it.
 #[derive(Debug)]
 pub struct Member {
     fleet: Arc<Fleet>,
@@ -136,13 +135,13 @@ impl Member {
         }
     }
 
-    /// It has replayed up to here; 0/0 says nothing.
+    /// It has replayed up to here; 0/0 is ignored.
     pub fn applied(&self, apply: Lsn) {
         if self.fleet.settings.report_apply != ReportApply::Slowest || apply == Lsn::INVALID {
             return;
         }
         let before = self.applied.swap(apply.raw(), Ordering::SeqCst);
-        // Others decide as long as this one is ahead of them.
+        // While this one is ahead of the slowest, the others decide.
         let slowest = self.fleet.slowest.load(Ordering::SeqCst);
         if before != apply.raw() && before.min(apply.raw()) <= slowest {
             self.fleet.changed();
@@ -241,8 +240,8 @@ mod tests {
         assert_eq!(fleet.slowest(), None);
     }
 
-    /// A standby that moves while the slowest is looked up keeps quiet only if the look
-    /// has seen it.
+    /// A standby that moves during the lookup of the slowest stays silent only if the lookup has
+    /// seen the move.
     #[test]
     fn no_step_of_the_slowest_is_missed() {
         let settings = FeedbackSettings {

@@ -1,5 +1,5 @@
-//! What the pages of each timeline have to look like, by what the hub knows of the cluster
-//! and of its histories.
+//! What the pages of each timeline have to look like, according to what the hub knows of the
+//! cluster and of its histories.
 
 use super::Hub;
 use crate::timeline::History;
@@ -27,8 +27,8 @@ pub fn page_rules(hub: &Hub, tli: TimelineId) -> Result<PageRules, String> {
     })
 }
 
-/// Where an ancestor whose own history file nobody has left its ancestors: the current
-/// timeline's file says so, too.
+/// The fork point of an ancestor whose own history file is missing: the current timeline's file
+/// names it too.
 fn inherited_fork(hub: &Hub, tli: TimelineId) -> Option<Fork> {
     let current = hub.current_cell()?.tli();
     let history = History::parse(current, hub.history(current)?).ok()?;

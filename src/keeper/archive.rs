@@ -1,5 +1,5 @@
-//! The marks of what is archived: made when a file is complete, looked up at a start and
-//! when files were moved, removed with the file they speak of.
+//! The marks that record what is archived: made when a file is complete, read at a start and
+//! after files were moved, and removed with the file they stand for.
 
 use super::work::Keeper;
 use crate::store::StoreFault;
@@ -13,8 +13,8 @@ use std::io;
 use tracing::{info, warn};
 
 impl<D: Disk> Keeper<D> {
-    /// Looks up what waits: every complete file that is not marked as archived, whether it
-    /// has a mark or lost it with a crash.
+    /// Finds what waits: every complete file that is not marked as archived, whether it has a
+    /// mark or lost it in a crash.
     pub async fn load_archive_status(&self) -> Result<(), StoreFault> {
         if self.policy.archive_mode == ArchiveMode::Off {
             return Ok(());
@@ -33,8 +33,8 @@ impl<D: Disk> Keeper<D> {
         Ok(())
     }
 
-    /// The same when files have left `pg_wal`. What it leaves out is looked up at the next
-    /// start, and nothing waits less for that.
+    /// Does the same after files have left `pg_wal`. After a failure the backlog stays as it
+    /// was, and the next start looks again.
     pub(super) async fn look_up_archive_status(&self) {
         if self.policy.archive_mode == ArchiveMode::Off {
             return;
@@ -50,7 +50,7 @@ impl<D: Disk> Keeper<D> {
         self.make_archive_status().await?;
         let Ok(size) = self.segment_size() else { return Ok(BTreeSet::new()) };
         self.holds.backlog.use_size(size);
-        // The marks first: a file that is archived meanwhile is looked at again in its turn.
+        // The marks first: a file archived in the meantime is checked again in its turn.
         let marks = self.disk.list(&folder).await?;
         let marks: Vec<_> = marks.iter().filter_map(|name| Mark::parse(name, size)).collect();
         let names = self.disk.list(wal).await?;
@@ -60,7 +60,7 @@ impl<D: Disk> Keeper<D> {
         for (file, _) in marks.iter().filter(|(_, mark)| *mark == Mark::Done) {
             waiting.remove(file);
         }
-        // Whoever wants a file to be archived once more marks it by hand.
+        // To have a file archived once more, a user marks it by hand.
         let ready: BTreeSet<_> =
             marks.iter().filter(|(_, mark)| *mark == Mark::Ready).map(|(file, _)| *file).collect();
         waiting.extend(ready.intersection(&files));
@@ -78,7 +78,7 @@ impl<D: Disk> Keeper<D> {
         Ok(waiting)
     }
 
-    /// Makes the directory of the marks, if it is not there.
+    /// Makes the directory of the marks if it does not exist.
     async fn make_archive_status(&self) -> io::Result<()> {
         match self.disk.mkdir(&self.layout.archive_status()).await {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -87,12 +87,12 @@ impl<D: Disk> Keeper<D> {
         }
     }
 
-    /// A segment has its final name.
+    /// A segment got its final name.
     pub(super) async fn archive_segment(&self, name: SegmentName) {
         self.archive(ArchiveFile::Segment(name)).await;
     }
 
-    /// A history file is durable. The upstream is asked for it more than once.
+    /// A history file is durable. This may come more than once: the upstream is asked again.
     pub(super) async fn archive_history(&self, tli: TimelineId) {
         let file = ArchiveFile::History(tli);
         let done = self.layout.mark(file, Mark::Done);
@@ -115,8 +115,8 @@ impl<D: Disk> Keeper<D> {
         }
     }
 
-    /// A mark that could not be made is made up for: the file waits without it, and at a
-    /// start one without any mark counts as waiting.
+    /// A mark that could not be made does no harm: the file waits without it, and at a start a
+    /// file without any mark counts as waiting.
     async fn mark_as_ready(&self, file: ArchiveFile) {
         if let Err(error) = mark_ready(&self.disk, &self.layout, file).await {
             let path = self.layout.mark(file, Mark::Ready);
@@ -124,9 +124,9 @@ impl<D: Disk> Keeper<D> {
         }
     }
 
-    /// A segment came from the archive: it is not to be archived again. PostgreSQL does so
-    /// with `archive_mode = always`, for its standby may have an archive of its own; what
-    /// is here is read by standbys and goes again.
+    /// A segment came from the archive: it is not archived again. PostgreSQL does archive it
+    /// with `archive_mode = always`, because its standby may have an archive of its own. Here
+    /// such a segment is only read by standbys and then removed.
     pub(super) async fn note_restored(&self, name: SegmentName) {
         if self.policy.archive_mode == ArchiveMode::Off {
             return;
@@ -144,18 +144,18 @@ impl<D: Disk> Keeper<D> {
         }
         let file = ArchiveFile::Segment(name);
         if let Err(error) = unmark(&self.disk, &self.layout, file).await {
-            // The next start does it.
+            // The next start removes it.
             warn!("could not remove the archive status file of \"{file}\": {error}");
         }
     }
 
-    /// The oldest segment that waits for the archive: nothing at or behind it may go.
+    /// The oldest segment that waits for the archive: nothing from here on may go.
     pub(super) fn oldest_unarchived(&self) -> Option<SegmentNo> {
         self.holds.backlog.oldest_segment()
     }
 
-    /// Before all WAL is moved aside. The archive is to have it all: nobody would look for
-    /// the rest there.
+    /// Checked before all WAL is moved aside: the archive must have all of it, because nobody
+    /// would look for the rest there.
     pub(super) fn check_all_archived(&self) -> io::Result<()> {
         match self.holds.backlog.len() {
             0 => Ok(()),
@@ -165,7 +165,7 @@ impl<D: Disk> Keeper<D> {
         }
     }
 
-    /// All WAL but the history files was moved aside; what is known of those comes along.
+    /// All WAL except the history files was moved aside; their marks come along.
     pub(super) async fn take_marks_along(&self) -> io::Result<()> {
         if self.policy.archive_mode == ArchiveMode::Off {
             return Ok(());

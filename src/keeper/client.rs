@@ -1,8 +1,8 @@
-//! The way to the keeper.
+//! The clients' side of the keeper's queue.
 //!
-//! Its queue is bounded. A task that finds it full waits for a place, and so does a thread
-//! of the restorer; a data core, which waits for nothing, gets its job back and asks again;
-//! what is only noted is dropped, because the next note says more.
+//! The queue is bounded. A task that finds it full waits for a place, and so does a thread of
+//! the restorer. A data core, which waits for nothing, gets its job back and asks again. A note
+//! is then dropped, because the next note says more.
 
 use super::job::{Job, JobDone, Note};
 use super::order::{CoreInbox, Order, Reply};
@@ -20,21 +20,21 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
-/// Orders that wait, at most.
+/// The most orders that can wait.
 pub const QUEUE: usize = 256;
 
-/// Something is not on disk.
+/// Why something is not on disk.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveFault {
-    /// The system's words.
+    /// The operating system's error.
     #[error(transparent)]
     Io(io::Error),
-    /// The hub ends.
+    /// The hub is shutting down.
     #[error("the keeper is gone")]
     Gone,
 }
 
-/// The way to the keeper. Dropping all of them ends its thread after the orders that wait.
+/// A handle to the keeper. Dropping the last one ends its thread after the waiting orders.
 #[derive(Debug)]
 pub struct KeeperClient<F = Arc<OwnedFd>> {
     orders: mpsc::Sender<Order<F>>,
@@ -52,26 +52,26 @@ pub struct Orders<F = Arc<OwnedFd>> {
     pub(super) orders: mpsc::Receiver<Order<F>>,
 }
 
-/// A queue to a keeper, in which so many orders may wait.
+/// A queue to a keeper, with room for `capacity` waiting orders.
 pub fn queue<F>(capacity: usize) -> (KeeperClient<F>, Orders<F>) {
     let (client, orders) = mpsc::channel(capacity);
     (KeeperClient { orders: client }, Orders { orders })
 }
 
 impl<F> Orders<F> {
-    /// The next order, if one waits.
+    /// The next order, if one is waiting.
     pub fn take(&mut self) -> Option<Order<F>> {
         self.orders.try_recv().ok()
     }
 
-    /// The next order. None: nobody is left who could give one.
+    /// The next order. Returns `None` when no client is left.
     pub async fn next(&mut self) -> Option<Order<F>> {
         self.orders.recv().await
     }
 }
 
 impl<F> KeeperClient<F> {
-    /// The way for a data core, which takes its answers from `inbox`.
+    /// The client for a data core, which takes its answers from `inbox`.
     pub fn for_core(&self, inbox: Arc<dyn CoreInbox<F>>) -> CoreClient<F> {
         CoreClient { client: self.clone(), inbox }
     }
@@ -86,7 +86,7 @@ impl<F> KeeperClient<F> {
         self.save(Job::SaveControl(Box::new(control))).await
     }
 
-    /// Replaces what the control file says of how the cluster describes itself, durably.
+    /// Replaces the cluster's description of itself in the control file, durably.
     pub async fn save_identity(
         &self,
         data_directory_mode: String,
@@ -109,44 +109,44 @@ impl<F> KeeperClient<F> {
         self.save(Job::SetAside(instance)).await
     }
 
-    /// Writes down a slot that was created; on failure there is no such slot.
+    /// Writes a slot that was created to disk; on failure there is no such slot.
     pub async fn save_slot(&self, name: SlotName) -> Result<(), SaveFault> {
         self.save(Job::SaveSlot(name)).await
     }
 
-    /// Removes a slot, what is on disk of it first.
+    /// Removes a slot, its file first.
     pub async fn drop_slot(&self, name: SlotName) -> Result<(), SaveFault> {
         self.save(Job::DropSlot(name)).await
     }
 
-    /// Puts the fence up on disk, or takes it down.
+    /// Sets the fence on disk, or removes it.
     pub async fn save_fence(&self, fence: Option<FenceNote>) -> Result<(), SaveFault> {
         let bytes = fence.map(|fence| fence.encode());
         self.save(Job::SaveNote { note: Note::Fence, bytes }).await
     }
 
-    /// Writes down an upstream in the flag's place, or that the flag's counts again.
+    /// Stores an upstream that replaces the flag's; `None` makes the flag's count again.
     pub async fn save_upstream(&self, upstream: Option<UpstreamNote>) -> Result<(), SaveFault> {
         let bytes = upstream.map(|upstream| upstream.encode());
         self.save(Job::SaveNote { note: Note::Upstream, bytes }).await
     }
 
-    /// Writes down where an upstream has other bytes, or that there is no such place any more.
+    /// Stores where an upstream has other bytes; `None` removes that.
     pub async fn save_evidence(&self, evidence: Option<&Evidence>) -> Result<(), SaveFault> {
         let bytes = evidence.map(Evidence::encode);
         self.save(Job::SaveNote { note: Note::Evidence, bytes }).await
     }
 
-    /// Has something done for which nobody waits. A queue that is full loses it.
+    /// Gives a job whose answer nobody waits for. A full queue drops it.
     pub fn note(&self, job: Job) {
         drop(self.orders.try_send(Order { job, reply: Reply::Nobody }));
     }
 
-    /// Gives a segment that was fetched from the archive its name, and opens it. Blocks:
-    /// only for threads on which nobody else waits.
+    /// Gives a segment that was fetched from the archive its name, and opens it. Blocks, so it
+    /// is only for threads on which nobody else waits.
     ///
     /// # Errors
-    /// As the keeper found; [`io::ErrorKind::NotFound`] when there is no such file.
+    /// The keeper's error; [`io::ErrorKind::NotFound`] when there is no such file.
     pub fn adopt(&self, tli: TimelineId, no: SegmentNo) -> io::Result<F> {
         let (tell, told) = oneshot::channel();
         let order = Order { job: Job::Adopt { tli, no }, reply: Reply::Task(tell) };
@@ -174,7 +174,7 @@ impl<F> KeeperClient<F> {
 }
 
 impl<F> From<JobDone<F>> for SaveFault {
-    /// Of an answer that is not the one asked for: a failure.
+    /// Turns an answer other than the expected one into a failure.
     fn from(done: JobDone<F>) -> Self {
         match done {
             JobDone::Failed { error, .. } => Self::Io(error),
@@ -183,7 +183,7 @@ impl<F> From<JobDone<F>> for SaveFault {
     }
 }
 
-/// A data core's way to the keeper.
+/// A data core's client of the keeper.
 pub struct CoreClient<F = Arc<OwnedFd>> {
     client: KeeperClient<F>,
     inbox: Arc<dyn CoreInbox<F>>,
@@ -196,8 +196,8 @@ impl<F> Clone for CoreClient<F> {
 }
 
 impl<F> CoreClient<F> {
-    /// Asks for a job, whose answer comes to the core's inbox; gives it back when the queue
-    /// is full (or the keeper is gone).
+    /// Asks for a job, whose answer comes to the core's inbox. Gives the job back when the queue
+    /// is full or the keeper is gone.
     pub fn post(&self, job: Job) -> Result<(), Job> {
         let order = Order { job, reply: Reply::Core(Arc::clone(&self.inbox)) };
         self.client.orders.try_send(order).map_err(|refused| refused.into_inner().job)
@@ -230,7 +230,7 @@ mod tests {
             while let Some(Order { job, reply }) = orders.next().await {
                 assert!(orders.orders.len() <= 4);
                 let done = match saved {
-                    // Each has the answer to its own order, whatever came of the others.
+                    // Each has the answer to its own order, whatever the outcome of the others.
                     7 => JobDone::Failed { job: job.kind(), error: io::Error::other("full") },
                     _ => JobDone::Done(job.kind()),
                 };

@@ -13,11 +13,11 @@ use crate::wal::{Lsn, TimelineId};
 use std::io;
 
 impl<D: Disk> Keeper<D> {
-    /// The three steps of a switch, and a look at the directory as at a start. What they
-    /// change is looked at anew here too.
+    /// The three steps of a switch, then an examination of the directory as at a start. What the
+    /// steps change is read again here too.
     pub(super) async fn switch(&mut self, plan: Switch) -> io::Result<JobDone<D::File>> {
-        // One that was decided, and failed later, has pulled them back already: to where it
-        // was, and users may have gone on since.
+        // An earlier switch that was decided and failed later has pulled the slots back already,
+        // but only to its own switchpoint, and users may have advanced since.
         let decided = self.end_of(plan.from).unwrap_or(plan.at);
         self.pull_slots_back(decided).await?;
         let cluster = decide(&self.disk, &self.layout, plan).await.map_err(of_disk)?;
@@ -28,25 +28,25 @@ impl<D: Disk> Keeper<D> {
         self.complete = complete_ranges(&recovered.listing, wal.complete);
         self.partials = recovered.listing.partials.iter().copied().collect();
         self.walk_start = None;
-        // Users may have gone on meanwhile.
+        // Users may have advanced in the meantime.
         self.pull_slots_back(decided).await?;
         self.look_up_archive_status().await;
         Ok(JobDone::Switched(Box::new(wal)))
     }
 
-    /// Where a timeline that has ended did so.
+    /// Where a timeline ended, if it has.
     fn end_of(&self, tli: TimelineId) -> Option<Lsn> {
         let sealed = self.cluster.as_ref()?.sealed.iter().find(|sealed| sealed.tli == tli)?;
         Some(sealed.end)
     }
 
-    /// The durable mark, of a timeline that may have ended since it was read.
+    /// Limits a durable mark to the end of its timeline, which may have ended since it was read.
     pub(super) fn within(&self, tli: TimelineId, durable: Lsn) -> Lsn {
         self.end_of(tli).map_or(durable, |end| end.min(durable))
     }
 
-    /// Nothing else of the control file changes: what timeline the directory is on is decided
-    /// by [`decide`] alone.
+    /// Nothing else in the control file changes: [`decide`] alone decides which timeline the
+    /// directory is on.
     pub(super) async fn save_identity(
         &mut self,
         data_directory_mode: String,
@@ -80,7 +80,7 @@ impl<D: Disk> Keeper<D> {
     }
 }
 
-/// A full disk is known as one.
+/// Keeps a full disk recognizable as one.
 fn of_disk(fault: StoreFault) -> io::Error {
     match fault {
         StoreFault::Io { error, .. } if is_no_space(&error) => error,

@@ -1,4 +1,4 @@
-//! What the keeper is asked for and what it answers.
+//! The keeper's jobs and its answers.
 
 use crate::cluster::instance::InstanceId;
 use crate::store::RecoveredWal;
@@ -22,7 +22,7 @@ pub enum Job {
         tli: TimelineId,
         /// The segment.
         no: SegmentNo,
-        /// WAL below this position stays; behind it nothing may look like WAL.
+        /// WAL below this position stays; nothing from here on may look like WAL.
         keep: Lsn,
     },
     /// Give the segment its final name, durably.
@@ -48,19 +48,19 @@ pub enum Job {
         /// The segment.
         no: SegmentNo,
     },
-    /// Take a segment that was fetched from the archive and checked, and lies synced under
-    /// its temporary name: give it its own, durably, and open it.
+    /// Take a segment that was fetched from the archive, checked and synced under a temporary
+    /// name: give it its own name, durably, and open it.
     Adopt {
         /// The timeline in its name.
         tli: TimelineId,
         /// The segment.
         no: SegmentNo,
     },
-    /// Replace the control file, durably: of a directory without a cluster.
+    /// Replace the control file of a directory without a cluster, durably.
     SaveControl(Box<ControlFile>),
-    /// The cluster describes itself otherwise: replace that in the control file, durably.
+    /// The cluster's description of itself has changed: replace it in the control file, durably.
     SaveIdentity {
-        /// As `SHOW data_directory_mode` says it.
+        /// As returned by `SHOW data_directory_mode`.
         data_directory_mode: String,
         /// What the upstream reports at the start of a connection.
         parameters: Vec<(String, String)>,
@@ -75,7 +75,8 @@ pub enum Job {
     /// Replace the state file, not durably.
     SaveState(String),
     /// Look after the slots, and remove or recycle complete segments that nobody needs; the
-    /// files go in the keeper's own time. It looks by itself when a segment is complete.
+    /// files go in the background. The keeper also does this by itself when a segment is
+    /// complete.
     Retain {
         /// The timeline it is on.
         tli: TimelineId,
@@ -84,26 +85,26 @@ pub enum Job {
         /// The time of day.
         now: SystemTime,
     },
-    /// Write down a slot that was created.
+    /// Write a slot that was created to disk.
     SaveSlot(SlotName),
     /// Remove a slot's file, durably, and the slot.
     DropSlot(SlotName),
     /// Replace one of the notes about the upstream, durably, or remove it.
     SaveNote {
-        /// Which.
+        /// Which note.
         note: Note,
-        /// Its bytes; none to remove it.
+        /// Its bytes; `None` to remove it.
         bytes: Option<Vec<u8>>,
     },
-    /// Move all WAL into a folder beside `pg_wal` and begin with an empty one: behind a
-    /// gap that nothing fills. The hub's own ID stays.
+    /// Move all WAL into a folder beside `pg_wal` and begin with an empty one, after a gap that
+    /// nothing fills. The hub's own ID stays.
     SetAside(InstanceId),
-    /// Go on with another timeline: see [`switch`](crate::store::switch). One that was begun
-    /// from the same timeline and could not be finished is finished instead.
+    /// Continue on another timeline: see [`switch`](crate::store::switch). A switch that was
+    /// begun from the same timeline and could not be finished is finished instead.
     Switch(Switch),
-    /// A sync failed: leave the marker for the next start, as well as possible.
+    /// A sync failed: leave the marker for the next start. Best effort.
     MarkHalted {
-        /// Everything below was durable before.
+        /// Everything below was durable before the failure.
         durable: Lsn,
         /// What happened.
         reason: String,
@@ -145,7 +146,7 @@ impl Job {
     }
 }
 
-/// A job without what it carried.
+/// A job without its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the same names and fields as in Job")]
 pub enum JobKind {
@@ -220,7 +221,7 @@ pub enum JobDone<F = Arc<OwnedFd>> {
     Begun {
         /// Its timeline.
         tli: TimelineId,
-        /// Is the first whole record's start behind us?
+        /// Does the first whole record begin at or before the noted position?
         begun: Begun,
     },
     /// The segment was opened, or is not there ([`io::ErrorKind::NotFound`]).
@@ -232,7 +233,7 @@ pub enum JobDone<F = Arc<OwnedFd>> {
         /// Open for reading at least.
         result: io::Result<F>,
     },
-    /// A segment from the archive was taken and opened, or not.
+    /// A segment from the archive was adopted and opened, or was not.
     Adopted {
         /// The timeline in its name.
         tli: TimelineId,
@@ -241,15 +242,15 @@ pub enum JobDone<F = Arc<OwnedFd>> {
         /// Open for reading.
         result: io::Result<F>,
     },
-    /// The timeline is another one now, and its WAL begins like this.
+    /// The timeline was switched; this is the WAL of the new one.
     Switched(Box<RecoveredWal>),
-    /// A job that hands nothing over succeeded.
+    /// A job without a result succeeded.
     Done(JobKind),
-    /// The job failed and left nothing half done that anybody would believe.
+    /// The job failed and left nothing half done that could be believed.
     Failed {
-        /// Which.
+        /// Which job.
         job: JobKind,
-        /// The system's words.
+        /// The operating system's error.
         error: io::Error,
     },
 }

@@ -1,9 +1,9 @@
-//! Engine: file work beside the data cores, on a thread of its own with tokio-uring.
+//! Engine: file work outside the data cores, on a thread of its own with tokio-uring.
 //!
-//! Recovery runs here too, before anything is served. Jobs come through a bounded queue
-//! and are done in order; each gets one answer, given by calling back on this thread.
-//! tokio-uring submits only when its thread parks, and this one does after every
-//! operation: nothing else runs here.
+//! Recovery runs here too, before anything is served. Jobs come through a bounded queue and are
+//! done in order; each gets one answer, given by a call on this thread. tokio-uring submits only
+//! when its thread parks. This thread parks after every operation, because nothing else runs
+//! here.
 
 mod archive;
 mod client;
@@ -35,31 +35,31 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
-/// Submission queue of the keeper's ring; one operation is in flight at a time.
+/// Entries in the submission queue of the keeper's ring; one operation is in flight at a time.
 const RING_ENTRIES: u32 = 64;
 
-/// A keeper at work, and what it found.
+/// A running keeper, and what it found.
 #[derive(Debug)]
 pub struct Started {
-    /// The way to it.
+    /// A handle to it.
     pub client: KeeperClient,
     /// What was in the directory.
     pub recovered: Recovered,
-    /// Shared with everybody who needs WAL to stay.
+    /// Shared with everything that needs WAL to stay.
     pub holds: Arc<Holds>,
-    /// What its thread waits for before it takes an order.
+    /// The keeper waits until this is filled before it takes an order.
     pub source: SourceSlot,
-    /// Ends when all clients are dropped and the orders are done; the directory's lock
-    /// goes with it.
+    /// Ends when all clients are dropped and the orders are done. The directory's lock is
+    /// released with it.
     pub thread: JoinHandle<()>,
 }
 
-/// Tells a keeper what there is beside its disk. Dropped, it tells that there is nothing.
+/// Tells a keeper its source for what is not on disk. Dropping it says that there is none.
 #[derive(Debug)]
 pub struct SourceSlot(oneshot::Sender<Source>);
 
 impl SourceSlot {
-    /// From now on, what is not on disk is asked of `source`.
+    /// From now on, segments that are not on disk are requested from `source`.
     pub fn fill(self, source: Arc<dyn SegmentSource>) {
         // Only a panic drops the receiver, and that ends the process.
         drop(self.0.send(Source(source)));
@@ -77,10 +77,10 @@ impl std::fmt::Debug for Source {
 /// Why the keeper did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperFault {
-    /// No ring.
+    /// The ring could not be set up.
     #[error("could not set up io_uring for file work: {0}")]
     Ring(io::Error),
-    /// No thread.
+    /// The thread could not be started.
     #[error("could not start the keeper's thread: {0}")]
     Thread(io::Error),
     /// The directory is unusable.
@@ -146,7 +146,7 @@ fn run(
     });
 }
 
-/// An operator has to know; an archive makes good for it.
+/// The operator has to know, unless an archive can fill the holes.
 fn warn_of_holes(extent: &Extent, restorable: Restorable) {
     for hole in &extent.holes {
         let (start, end) = (hole.start(), hole.end());
@@ -164,9 +164,8 @@ fn warn_of_holes(extent: &Extent, restorable: Restorable) {
     }
 }
 
-/// The keeper's life: orders one after the other, and background work while none waits. It
-/// ends when nobody is left who could give an order. What is not on disk is asked of
-/// `source`.
+/// The keeper's main loop: orders one after the other, and background work while none waits. It
+/// ends when no client is left. Segments that are not on disk are requested from `source`.
 pub async fn serve<D: Disk>(
     mut keeper: Keeper<D>,
     mut orders: Orders<D::File>,
@@ -195,8 +194,8 @@ pub async fn serve<D: Disk>(
     }
 }
 
-/// Sends an answer to where it goes. What is not on disk may be had from the archive, and
-/// what is read there may soon be followed by what has to be.
+/// Sends an answer to its receiver. A segment that is not on disk may be had from the archive. A
+/// segment that is on disk may soon be followed by one that has to be fetched.
 fn deliver<F>(done: JobDone<F>, reply: Reply<F>, source: Option<&dyn SegmentSource<F>>) {
     if let (Some(source), JobDone::Opened { tli, no, result }) = (source, &done) {
         match result {
@@ -211,7 +210,7 @@ fn deliver<F>(done: JobDone<F>, reply: Reply<F>, source: Option<&dyn SegmentSour
 }
 
 fn give(tell: oneshot::Sender<Found>, found: Found) {
-    // The other side waits for exactly this.
+    // The other side is waiting for exactly this.
     drop(tell.send(found));
 }
 
@@ -259,7 +258,7 @@ mod tests {
         World { dir: tempfile::tempdir().unwrap(), cluster, wal, ends }
     }
 
-    /// A keeper whose answers to a core come out at the other end.
+    /// A keeper whose answers to a core can be received by the test.
     struct Kept {
         client: KeeperClient,
         core: CoreClient,
@@ -379,7 +378,7 @@ mod tests {
         let name = |no| SegmentName { tli: TimelineId::FIRST, no: SegmentNo::new(no), size };
         let first = 5;
         let newest = first + 65_535;
-        // The others are empty: whoever looked at them would say so.
+        // The others are empty: anything that read them would report an error.
         for no in first..newest {
             std::fs::File::create(layout.segment(name(no))).unwrap();
         }

@@ -1,5 +1,5 @@
-//! What was decided, or found, about the upstream while the hub ran, written down before it
-//! counts.
+//! What was decided, or found, about the upstream while the hub ran. It is on disk before it
+//! takes effect.
 
 use super::job::Note;
 use super::work::Keeper;
@@ -10,7 +10,7 @@ use crate::store::durable::replace_durably;
 use std::io;
 
 impl<D: Disk> Keeper<D> {
-    /// Replaces a note, or removes it. A full disk must not keep a failover waiting: a
+    /// Replaces a note, or removes it. A full disk must not delay a failover, so removing a
     /// spare makes room.
     pub(super) async fn save_note(&mut self, note: Note, bytes: Option<Vec<u8>>) -> io::Result<()> {
         let path = match note {

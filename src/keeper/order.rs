@@ -1,5 +1,5 @@
-//! A job, and where its answer goes: the address travels with the job, so nobody has to
-//! find out afterwards who waits for what.
+//! A job, and where its answer goes. The address travels with the job, so nobody has to find out
+//! afterwards who waits for what.
 
 use super::job::{Job, JobDone};
 use crate::wal::{SegmentNo, TimelineId};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tracing::debug;
 
-/// What the keeper is asked for.
+/// A request to the keeper.
 #[derive(Debug)]
 pub struct Order<F = Arc<OwnedFd>> {
     /// What to do.
@@ -28,8 +28,8 @@ pub enum Reply<F = Arc<OwnedFd>> {
     Nobody,
 }
 
-/// Where a data core takes the keeper's answers. It has a place for the answer to each job
-/// that its core has asked for and not yet had answered, so that nobody waits here.
+/// Where a data core takes the keeper's answers. It has room for one answer to each of the
+/// core's unanswered jobs, so that the keeper never waits here.
 pub trait CoreInbox<F = Arc<OwnedFd>>: Send + Sync {
     /// Hands over an answer, and wakes the core.
     fn answer(&self, done: JobDone<F>);
@@ -37,11 +37,11 @@ pub trait CoreInbox<F = Arc<OwnedFd>>: Send + Sync {
 
 /// Where segments come from that are not on disk: the archive.
 pub trait SegmentSource<F = Arc<OwnedFd>>: Send + Sync {
-    /// Somebody needs this segment; `reply` gets a [`JobDone::Opened`] when it is there, or
-    /// when it is known that it will not come.
+    /// A reader needs this segment. `reply` gets a [`JobDone::Opened`] when it is there, or when
+    /// it is known that it will not come.
     fn want(&self, tli: TimelineId, no: SegmentNo, reply: Reply<F>);
 
-    /// Somebody reads this segment: what follows may be needed soon.
+    /// A reader has opened this segment: the following ones may be needed soon.
     fn look_ahead(&self, tli: TimelineId, no: SegmentNo);
 }
 
@@ -50,7 +50,7 @@ impl<F> Reply<F> {
     pub fn send(self, done: JobDone<F>) {
         match (self, done) {
             (Self::Core(inbox), done) => inbox.answer(done),
-            // Who asked may have gone.
+            // The asking task may be gone.
             (Self::Task(task), done) => drop(task.send(done)),
             (Self::Nobody, JobDone::Failed { job, error }) => debug!("could not {job}: {error}"),
             (Self::Nobody, _) => {}

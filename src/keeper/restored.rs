@@ -1,5 +1,5 @@
-//! Segments that came back from the archive for standbys: kept as long as somebody reads
-//! near them. Retention's horizon is past them for good, so they are no part of its plan.
+//! Segments that came back from the archive for standbys, kept as long as somebody reads near
+//! them. They lie before retention's horizon for good, so they are not part of its plan.
 
 use super::work::{Keeper, Tended};
 use crate::store::disk::Disk;
@@ -13,13 +13,13 @@ use std::io;
 #[derive(Debug, Default)]
 pub(super) struct Restored {
     files: BTreeSet<(TimelineId, SegmentNo)>,
-    /// Nobody needs these any more.
+    /// Segments that nobody needs any more.
     going: BTreeSet<(TimelineId, SegmentNo)>,
 }
 
 impl<D: Disk> Keeper<D> {
-    /// Gives a restored segment its name and opens it. One that has its name already is
-    /// only opened: somebody was faster.
+    /// Gives a restored segment its name and opens it. A segment that already has its name is
+    /// only opened: another request was faster.
     pub(super) async fn adopt(&mut self, tli: TimelineId, no: SegmentNo) -> io::Result<D::File> {
         let name = self.name(tli, no)?;
         let from = self.layout.restoring(&name.to_string());
@@ -36,14 +36,14 @@ impl<D: Disk> Keeper<D> {
         self.open(tli, no).await
     }
 
-    /// Marks what nobody reads and nobody is about to read.
+    /// Marks the segments that nobody reads or is about to read.
     pub(super) fn look_at_restored(&mut self, size: SegmentSize) {
         if self.restored.files.is_empty() {
             return;
         }
         let ahead = match self.policy.restorable {
             Restorable::No => 0,
-            // One more: a reader opens the next file before it is through with its own.
+            // One more: a reader opens the next file before it has finished its own.
             Restorable::Yes { ahead } => ahead.saturating_add(1),
         };
         let readers: Vec<_> =
@@ -57,10 +57,10 @@ impl<D: Disk> Keeper<D> {
         self.restored.going.extend(going);
     }
 
-    /// Removes one segment that was marked. Who has it open can read it to its end.
+    /// Removes one marked segment. A reader that has it open can still read it to its end.
     pub(super) async fn remove_restored(&mut self) -> io::Result<Tended> {
         let Some((tli, no)) = self.restored.going.pop_first() else { return Ok(Tended::Idle) };
-        // Recovery, or a switch, may count it among the others by now.
+        // Recovery, or a switch, may have counted it among the others since.
         if self.complete.iter().any(|range| {
             range.tli == tli && (range.oldest..=range.newest).contains(&no) && no >= self.horizon
         }) {
@@ -168,7 +168,7 @@ mod tests {
         drop(fast);
         retain(&mut keeper);
         assert_eq!(here(&layout), [&[13][..], &newest].concat());
-        // Who has it open can read on.
+        // A reader that has it open can read on.
         assert_eq!(still.metadata().unwrap().len(), 10);
 
         // A crash: nobody reads any more.

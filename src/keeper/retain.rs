@@ -1,5 +1,5 @@
-//! Retention: the plan is made here, with everything that it needs to know, and what it
-//! takes from somebody is on disk before it is acted on.
+//! Retention: the plan is made here from everything that it needs to know. An invalidation is on
+//! disk before it is acted on.
 
 use super::job::JobDone;
 use super::job::JobKind;
@@ -16,17 +16,17 @@ use std::io;
 use std::time::SystemTime;
 use tracing::{info, warn};
 
-/// When segments were completed. Those of earlier runs are looked up when somebody has
-/// to know, the oldest first, so that a start does not look at every file.
+/// When segments were completed. Those of earlier runs are looked up only when needed, oldest
+/// first, so that a start does not stat every file.
 #[derive(Debug, Default)]
 pub(super) struct Completions {
     known: BTreeMap<SegmentNo, SystemTime>,
-    /// Completed since the last look at the clock.
+    /// Completed since the clock was last read.
     finished: Vec<SegmentNo>,
 }
 
 impl Completions {
-    /// A segment is complete just now.
+    /// A segment was completed just now.
     pub(super) fn finished(&mut self, no: SegmentNo) {
         self.finished.push(no);
     }
@@ -42,7 +42,7 @@ impl Completions {
 }
 
 impl<D: Disk> Keeper<D> {
-    /// Moves the horizon, at once; the files behind it go in `tend`.
+    /// Moves the horizon at once; `tend` removes the files before it.
     pub(super) async fn retain(
         &mut self,
         newest: Lsn,
@@ -52,7 +52,7 @@ impl<D: Disk> Keeper<D> {
         self.now = Some(now);
         self.find_start_of_walk(size).await?;
         if let Err(error) = self.tend_slots(size, now).await {
-            // What is not written down keeps its WAL; what is not needed by it may go.
+            // Slots that were not written keep their WAL; WAL that they do not need may go.
             warn!("could not write down replication slots: {error}");
         }
         self.note_completions(size, now).await;
@@ -94,8 +94,8 @@ impl<D: Disk> Keeper<D> {
         Ok(JobDone::Done(JobKind::Retain))
     }
 
-    /// Looks after slots and old WAL when a segment was completed, by the time of day as it
-    /// was told last. Before it was told, that waits: what was completed would look years old.
+    /// Looks after slots and old WAL when a segment was completed, using the last known time of
+    /// day. It waits while no time is known: what was completed would look years old.
     pub async fn retain_if_due(&mut self) {
         let Some(now) = self.now else { return };
         let Some((tli, newest)) = self.completed_upto.take() else { return };
@@ -104,7 +104,7 @@ impl<D: Disk> Keeper<D> {
         }
     }
 
-    /// One plan. It is in force when it takes nothing from anybody.
+    /// Makes one plan. It takes effect at once when it invalidates no slot.
     fn plan(
         &self,
         newest: Lsn,
@@ -140,7 +140,7 @@ impl<D: Disk> Keeper<D> {
         oldest.unwrap_or_else(|| self.holds.oldest_kept().segment(size))
     }
 
-    /// Only who has a watermark looks at the disk.
+    /// The disk is checked only when a watermark is set.
     async fn space(&self) -> Option<Space> {
         self.policy.high_watermark?;
         match self.disk.space(self.layout.wal()).await {
@@ -182,11 +182,11 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Recovery can prove a record that straddles the open segment's start only from the
-    /// record's own start, which may lie many segments back: that much stays.
+    /// record's own start, which may lie many segments back: everything from there on stays.
     async fn find_start_of_walk(&mut self, size: SegmentSize) -> io::Result<()> {
         let Some(range) = self.complete.last().copied() else {
-            // Nothing is complete, as when a timeline was left for one that forked off far
-            // back: how far the old one had come says nothing about what may go.
+            // No segment is complete, as when a timeline was left for one that forked off far
+            // back. How far the old one had come says nothing about what may go.
             self.walk_start = self.cluster_start();
             return Ok(());
         };

@@ -1,4 +1,4 @@
-//! The slots' files: read at the start, written before anything is removed by them.
+//! The slots' files: read at the start, and written before anything is removed because of them.
 
 use super::work::Keeper;
 use crate::store::StoreFault;
@@ -16,8 +16,8 @@ use std::time::SystemTime;
 use tracing::info;
 
 impl<D: Disk> Keeper<D> {
-    /// Reads all slots, or makes the directory for them. One that cannot be read keeps
-    /// the hub from starting: it might keep WAL.
+    /// Reads all slots, or makes the directory for them. A slot that cannot be read keeps the
+    /// hub from starting: it might keep WAL.
     pub async fn load_slots(&self) -> Result<(), StoreFault> {
         let folder = self.layout.slots();
         let failed = |action: &'static str, path: &Path, error: io::Error| StoreFault::Io {
@@ -37,8 +37,8 @@ impl<D: Disk> Keeper<D> {
             }
             Err(error) => return Err(failed("list directory", &folder, error)),
         };
-        // After a kill the names may be cached only, and what the hub removes by them would
-        // be missing when the power takes them.
+        // After a kill the names may only be cached. If the hub removed WAL because of them and a
+        // power failure took them, that WAL would be missing.
         let synced = self.disk.sync_dir(&folder).await;
         synced.map_err(|error| StoreFault::Sync { path: folder.clone(), error })?;
         for name in names {
@@ -63,8 +63,7 @@ impl<D: Disk> Keeper<D> {
         Ok(())
     }
 
-    /// A slot that was created is written down, and then free; without that there is no
-    /// such slot.
+    /// Writes a slot that was created, which is then free. If that fails, there is no such slot.
     pub(super) async fn save_slot(&mut self, name: &SlotName) -> io::Result<()> {
         let file = self.holds.slots.lock().file_of(name);
         let written = match &file {
@@ -72,7 +71,7 @@ impl<D: Disk> Keeper<D> {
             None => Ok(()),
         };
         if written.is_err() {
-            // Written perhaps, and not durably: it must not come back with the next start.
+            // It may be written but not durable: it must not come back at the next start.
             self.remove_file_of(name).await.ok();
         }
         let mut slots = self.holds.slots.lock();
@@ -89,7 +88,7 @@ impl<D: Disk> Keeper<D> {
         written
     }
 
-    /// The file goes, durably, then the slot.
+    /// Removes the file, durably, and then the slot.
     pub(super) async fn drop_slot(&mut self, name: &SlotName) -> io::Result<()> {
         let removed = match self.remove_file_of(name).await {
             Ok(()) => self.disk.sync_dir(&self.layout.slots()).await.map_err(failed_sync),
@@ -112,7 +111,7 @@ impl<D: Disk> Keeper<D> {
         }
     }
 
-    /// Takes over what users reported, drops what has expired, writes down what is due.
+    /// Takes over what users reported, drops what has expired, writes what is due.
     pub(super) async fn tend_slots(
         &mut self,
         size: SegmentSize,
@@ -137,8 +136,8 @@ impl<D: Disk> Keeper<D> {
         }
     }
 
-    /// Writes invalidated slots. What a full disk has no room for, a spare makes room for:
-    /// removing their WAL is what makes more.
+    /// Writes invalidated slots. When the disk is full, removing a spare makes room for them:
+    /// the removal of their WAL then makes more.
     pub(super) async fn save_lost(
         &mut self,
         names: &[SlotName],
@@ -160,8 +159,8 @@ impl<D: Disk> Keeper<D> {
         }
     }
 
-    /// Before a switch at `end`. After a crash that follows it no file names a position that
-    /// is on the branch which was left.
+    /// Called before a switch at `end`. After a crash that follows it, no file names a position
+    /// on the branch that was left.
     pub(super) async fn pull_slots_back(&mut self, end: Lsn) -> io::Result<()> {
         let changed = self.holds.slots.lock().fall_back(end);
         match changed.is_empty() {
@@ -180,7 +179,7 @@ impl<D: Disk> Keeper<D> {
         self.save_lost(&lost, SystemTime::UNIX_EPOCH).await
     }
 
-    /// Replaces slots' files; the directory is synced once for all.
+    /// Replaces slots' files; the directory is synced once for all of them.
     async fn save_slots(&self, files: Vec<SlotFile>, now: SystemTime) -> io::Result<()> {
         for slot in &files {
             let path = self.layout.slot(&slot.name);

@@ -1,6 +1,6 @@
-//! Spare files: whole segments in size, written once, so that the receive role's
-//! fdatasync has no metadata to write. Made in small steps beside the jobs, or recycled
-//! from segments that nobody needs any more.
+//! Spare files have the size of a whole segment and were written once, so that the receive
+//! role's fdatasync has no metadata to write. They are made in small steps between jobs, or
+//! recycled from segments that nobody needs any more.
 
 use super::work::Tended;
 use crate::store::append::is_no_space;
@@ -13,13 +13,13 @@ use crate::wal::page::PAGE_SIZE;
 use std::collections::VecDeque;
 use std::io;
 
-/// Made ahead of need.
+/// How many are made ahead of need.
 const MADE_AHEAD: usize = 1;
 
-/// Kept at most; what more comes back is removed.
+/// The most that are kept; further recycled ones are removed.
 const MAX_SPARES: usize = 4;
 
-/// Written in one step: short enough for a job to wait.
+/// Bytes written in one step: few enough that a job can wait for it.
 const STEP: u64 = 1 << 20;
 
 /// The spares of a directory.
@@ -30,7 +30,7 @@ pub(super) struct Spares {
     /// stays until the directory is synced.
     unsynced: Vec<u64>,
     next: u64,
-    /// A spare that is being written, under a temporary name, and how far it is.
+    /// A spare that is being written under a temporary name, and how many bytes it has.
     making: Option<(u64, u64)>,
     /// The disk was full at the last attempt to make one ahead.
     paused: bool,
@@ -39,7 +39,7 @@ pub(super) struct Spares {
 impl Spares {
     pub(super) fn new(found: &[u64]) -> Self {
         let next = found.iter().max().map_or(1, |max| max.saturating_add(1));
-        // Recovery has synced the directory: the names are ours.
+        // Recovery has synced the directory, so these names are ours.
         Self {
             ready: found.iter().copied().collect(),
             unsynced: Vec::new(),
@@ -49,8 +49,8 @@ impl Spares {
         }
     }
 
-    /// A spare, ready for a WAL name: full size, its first page zero, synced. Made on
-    /// the spot when there is none.
+    /// A spare, ready for a WAL name: full size, first page zero, synced. It is made on the spot
+    /// when there is none.
     pub(super) async fn take<D: Disk>(
         &mut self,
         disk: &D,
@@ -83,7 +83,7 @@ impl Spares {
             match self.make_some(disk, layout, size).await? {
                 Made::Part => {}
                 Made::Whole => {
-                    // Its content is synced; only the name was ours until now.
+                    // It is all zeros and synced already, so it needs no preparation.
                     let number = self.ready.pop_back().unwrap_or_default();
                     return Ok((number, disk.open_write(&layout.spare(number)).await?));
                 }
@@ -91,7 +91,7 @@ impl Spares {
         }
     }
 
-    /// Is there one that needs not be written first?
+    /// Is there one that need not be written first?
     pub(super) fn has_one(&self) -> bool {
         !self.ready.is_empty()
     }
@@ -101,7 +101,7 @@ impl Spares {
         self.ready.push_back(number);
     }
 
-    /// Makes part of a spare, if one is wanted.
+    /// Writes part of a spare, if one is wanted.
     pub(super) async fn tend<D: Disk>(
         &mut self,
         disk: &D,
@@ -113,7 +113,7 @@ impl Spares {
         }
         match self.make_some(disk, layout, size).await {
             Ok(_) => Ok(Tended::More),
-            // Room for a spare comes after room for WAL: tried again when one is taken.
+            // Room for WAL comes before room for a spare: try again when one is taken.
             Err(error) if is_no_space(&error) => {
                 self.paused = true;
                 Ok(Tended::Idle)
@@ -135,7 +135,7 @@ impl Spares {
         Some(number)
     }
 
-    /// Removes a spare, if there is one, for the room that it takes.
+    /// Removes a spare, if there is one, to free its space.
     pub(super) async fn give_up_one<D: Disk>(
         &mut self,
         disk: &D,
@@ -152,13 +152,13 @@ impl Spares {
         self.unsynced.push(number);
     }
 
-    /// The directory was synced: recycled files are ours.
+    /// The directory was synced, so recycled files are ours.
     pub(super) fn names_synced(&mut self) {
         self.ready.extend(self.unsynced.drain(..));
         self.paused = false;
     }
 
-    /// Writes one more step of a spare; on failure what was written is removed.
+    /// Writes one more step of a spare; on failure everything written is removed.
     async fn make_some<D: Disk>(
         &mut self,
         disk: &D,
@@ -183,7 +183,7 @@ impl Spares {
                 Ok(Made::Whole)
             }
             Err(error) => {
-                // The space goes back. If that fails too, the next start removes it.
+                // This frees the space. If it fails too, the next start removes the file.
                 drop(disk.unlink(&temporary).await);
                 Err(error)
             }
@@ -196,7 +196,7 @@ enum Made {
     Whole,
 }
 
-/// Writes zeros behind `written` and returns how far the file is; the last step syncs.
+/// Writes zeros from `written` on and returns how long the file is now; the last step syncs.
 async fn write_step<D: Disk>(
     disk: &D,
     path: &std::path::Path,
@@ -207,8 +207,7 @@ async fn write_step<D: Disk>(
     let len = STEP.min(size.bytes() - written);
     write_full(disk, &file, vec![0; len as usize], written).await?;
     if written + len == size.bytes() {
-        // A file that could not be synced is thrown away, so even a full disk is no
-        // more than that here.
+        // A file that could not be synced is thrown away, so here a full disk is only that.
         disk.sync_data(&file).await?;
     }
     Ok(written + len)

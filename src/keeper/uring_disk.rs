@@ -1,6 +1,6 @@
-//! The keeper's disk: reads, writes, syncs, renamings and removals go through its ring,
-//! so that nothing here blocks the thread but what has no ring operation in tokio-uring
-//! (opening, listing, lengths, advice), which are short.
+//! The keeper's disk. Reads, writes, syncs, renames and removals go through its ring. Only
+//! operations that tokio-uring lacks block the thread (opening, listing, lengths, advice), and
+//! they are short.
 
 use crate::store::disk::Disk;
 use crate::store::plain_disk::PlainDisk;
@@ -14,12 +14,12 @@ use std::time::SystemTime;
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::fs::File;
 
-/// The disk through io_uring; only inside the keeper's runtime.
+/// The disk through io_uring; usable only inside the keeper's runtime.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct UringDisk;
 
-/// tokio-uring wants to own a descriptor, ours are shared with the data cores: each
-/// operation gets a duplicate, closed behind it.
+/// tokio-uring wants to own a descriptor, but ours are shared with the data cores. Each
+/// operation gets a duplicate, closed after it.
 fn file_of(shared: &Arc<OwnedFd>) -> io::Result<File> {
     Ok(File::from_std(shared.try_clone()?.into()))
 }
@@ -122,8 +122,8 @@ impl Disk for UringDisk {
     }
 }
 
-/// Closes the duplicate before the answer goes out; an error of the close itself says
-/// something about data only where the operation would have said it too.
+/// Closes the duplicate before the answer goes out. An error of the close itself matters for
+/// data only where the operation would have reported it too.
 async fn close<T>(file: File, result: io::Result<T>) -> io::Result<T> {
     drop(file.close().await);
     result

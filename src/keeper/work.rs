@@ -1,8 +1,8 @@
 //! The keeper's jobs, one after the other, over any disk: the shipped one and the
 //! simulation's.
 //!
-//! The order inside each job is what makes a crash harmless: content before name, name
-//! before hand-over, data before what refers to it.
+//! The order inside each job makes a crash harmless: content before name, name before hand-over,
+//! data before what refers to it.
 
 use super::job::{Job, JobDone, JobKind};
 use super::open_files::OpenFiles;
@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tracing::warn;
 
-/// Old segments that go in one step of background work.
+/// The most old segments removed in one step of background work.
 const REMOVALS_A_STEP: usize = 8;
 
 /// Is there more background work?
@@ -52,19 +52,19 @@ pub struct Keeper<D: Disk> {
     pub(super) cluster: Option<Cluster>,
     pub(super) size: Option<SegmentSize>,
     pub(super) spares: Spares,
-    /// Complete segments on disk, every timeline's, oldest range first.
+    /// Complete segments on disk, of every timeline, oldest range first.
     pub(super) complete: Vec<SegmentRange>,
-    /// When segments were completed, as far as somebody had to know.
+    /// When segments were completed, as far as this had to be known.
     pub(super) completed: Completions,
     /// Open segments on disk.
     pub(super) partials: BTreeSet<(TimelineId, SegmentNo)>,
     /// Where the next start's walk would begin.
     pub(super) walk_start: Option<Lsn>,
-    /// The plan in force lets segments before this one go. Before the first plan none goes.
+    /// Segments before this one may go, by the plan in force. Before the first plan, none may.
     pub(super) horizon: SegmentNo,
-    /// A segment was completed, up to here, and retention has not looked since.
+    /// The position up to which segments were completed since retention last ran.
     pub(super) completed_upto: Option<(TimelineId, Lsn)>,
-    /// The time of day, as it was told last; none before it was told.
+    /// The time of day, as last told. `None` before it was told.
     pub(super) now: Option<SystemTime>,
     /// Names were removed or changed since the directory was synced.
     pub(super) unsynced_names: bool,
@@ -105,7 +105,7 @@ impl<D: Disk> Keeper<D> {
         }
     }
 
-    /// A keeper that keeps more than the least.
+    /// Sets a policy other than the minimal one.
     pub fn with_policy(self, policy: Policy) -> Self {
         Self { policy, ..self }
     }
@@ -158,8 +158,8 @@ impl<D: Disk> Keeper<D> {
         done.unwrap_or_else(|error| JobDone::Failed { job: kind, error })
     }
 
-    /// Background work, when no job waits: removal of what nobody needs, and one spare
-    /// ahead of its time. A failure here is reported and retried after the next job.
+    /// Background work, when no job waits: removes what nobody needs, and makes one spare ahead
+    /// of need. A failure here is reported and retried after the next job.
     pub async fn tend(&mut self) -> io::Result<Tended> {
         let Some(size) = self.size else { return Ok(Tended::Idle) };
         if self.remove_some(size).await? == Tended::More
@@ -171,7 +171,7 @@ impl<D: Disk> Keeper<D> {
         self.spares.tend(&self.disk, &self.layout, size).await
     }
 
-    /// What was renamed or removed is so after a crash too: recycled files are ours.
+    /// Makes renames and removals durable: recycled files are ours from then on.
     async fn sync_names(&mut self) -> io::Result<()> {
         if self.unsynced_names {
             self.disk.sync_dir(self.layout.wal()).await?;
@@ -181,9 +181,9 @@ impl<D: Disk> Keeper<D> {
         Ok(())
     }
 
-    /// When there is no spare, looks for segments to recycle before one is written: that
-    /// costs as much as the WAL that goes into it, and a keeper with a job always at hand
-    /// comes to nothing else.
+    /// When there is no spare, looks for segments to recycle before one is written. Writing a
+    /// spare costs as much as writing the WAL that goes into it, and a keeper that always has a
+    /// job never gets to make one in advance.
     async fn recycle_for(&mut self, size: SegmentSize) -> io::Result<()> {
         if self.spares.has_one() {
             return Ok(());
@@ -196,10 +196,10 @@ impl<D: Disk> Keeper<D> {
 
     /// Makes `<segment>.partial` ready.
     ///
-    /// A new one comes from a spare: its first page is zeroed and synced while it has
-    /// no WAL name, so that nothing old is ever believed, then it is renamed and the
-    /// directory synced. One that is there already (after a restart, or when space ran
-    /// out) is cleared behind `keep`, and so are those behind it.
+    /// A new one comes from a spare: its first page is zeroed and synced while it has no WAL
+    /// name, so that nothing old is ever believed; then it is renamed and the directory synced.
+    /// One that exists already (after a restart, or when space ran out) is cleared past `keep`,
+    /// and so are the ones after it.
     async fn prepare(
         &mut self,
         tli: TimelineId,
@@ -230,7 +230,7 @@ impl<D: Disk> Keeper<D> {
         Ok(JobDone::Prepared { tli, no, file })
     }
 
-    /// Once an open segment is written again, what lies in later ones of an earlier
+    /// Once an open segment is written again, what lies in later segments from an earlier
     /// attempt must not follow it.
     async fn clear_later(&mut self, name: SegmentName) -> io::Result<()> {
         let later = (name.tli, name.no.next())..=(name.tli, SegmentNo::new(u64::MAX));
@@ -266,7 +266,7 @@ impl<D: Disk> Keeper<D> {
         Ok(JobDone::Finalized { tli, no })
     }
 
-    /// Looks at the first page, which is synced, and notes how far its bytes are.
+    /// Looks at the first page, which is synced, and notes how far its bytes reach.
     async fn begin(
         &mut self,
         tli: TimelineId,
@@ -303,9 +303,9 @@ impl<D: Disk> Keeper<D> {
         Ok(file)
     }
 
-    /// Where a segment's bytes may be, the best place first. What was moved aside counts
-    /// too: a message that was begun before the timeline's end was known is finished from
-    /// there. Nothing else of it is ever asked for.
+    /// Where a segment's bytes may be, the best place first. What was moved aside counts too: a
+    /// message that was begun before the timeline's end was known is finished from there.
+    /// Nothing else in that folder is ever requested.
     fn places(&self, name: SegmentName) -> Vec<PathBuf> {
         let mut places = vec![self.layout.segment(name), self.layout.partial(name)];
         let Some(cluster) = &self.cluster else { return places };
@@ -322,9 +322,9 @@ impl<D: Disk> Keeper<D> {
         places
     }
 
-    /// The note about the beginning goes before what it speaks of. Then the names move: a
-    /// start that finds the cluster without its WAL begins again
-    /// at its old place, meets the gap again and comes back here. History files stay.
+    /// The note about the beginning is removed before the WAL it covers. Then the names move: a
+    /// start that finds the cluster without its WAL begins again at its old position, meets the
+    /// gap again and comes back here. History files stay.
     async fn set_aside(&mut self, instance: InstanceId) -> io::Result<JobDone<D::File>> {
         self.check_all_archived()?;
         match self.disk.unlink(&self.layout.begun()).await {
@@ -430,7 +430,7 @@ impl<D: Disk> Keeper<D> {
     }
 }
 
-/// Complete segments as a listing has them, and those that recovery named after it.
+/// The complete segments in a listing, and those that recovery named after it.
 pub(super) fn complete_ranges(
     listing: &Listing,
     complete: Option<SegmentRange>,
@@ -460,7 +460,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
     const FIRST: u64 = 5;
 
-    /// Two segments of records, as an earlier run left the first of them open.
+    /// Two segments of records; an earlier run left the first one open.
     fn wal(size: SegmentSize) -> Vec<u8> {
         let start = Lsn::new(FIRST * MIB);
         let mut synth = Synth::new(SystemId::new(7), size, TimelineId::FIRST, 0xD110, start);
@@ -496,7 +496,7 @@ mod tests {
         let mut keeper = Keeper::new(PlainDisk, layout, holds, &listing, None, Some(cluster));
         let mut run = |job| run_ready(keeper.run(job)).unwrap();
 
-        // A laggard reads what was recovered; then the upstream goes on with the segment.
+        // A lagging standby reads what was recovered; then the upstream continues the segment.
         let no = SegmentNo::new(FIRST);
         let JobDone::Opened { result: Ok(reader), .. } = run(Job::Open { tli, no }) else {
             panic!("not opened")
@@ -520,7 +520,7 @@ mod tests {
             JobDone::Done(JobKind::Retain)
         ));
         while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
-        // Whatever became a spare is written over from here on.
+        // From here on, every file that became a spare is overwritten.
         for no in 0..3 {
             let (no, keep) = (SegmentNo::new(FIRST + 2 + no), Lsn::new((FIRST + 2 + no) * MIB));
             run_ready(keeper.run(Job::Prepare { tli, no, keep })).unwrap();
@@ -530,7 +530,7 @@ mod tests {
         assert!(read == whole, "the reader's file was written over");
     }
 
-    /// A keeper that always has a job at hand would otherwise write each segment twice: as
+    /// Otherwise a keeper that always has a job at hand would write each segment twice: as
     /// zeros, then as WAL.
     #[test]
     fn an_old_segment_is_recycled_before_a_spare_is_written() {

@@ -1,9 +1,9 @@
-//! The log, beside everybody who writes to it.
+//! The log, decoupled from the threads that write to it.
 //!
-//! Whoever has something to say puts a line into a bounded queue and goes on; one thread,
-//! `log`, writes to standard error, and nobody else does. So a log that takes nothing (a full
-//! disk, a pipe that nobody reads, one that was closed) costs lines and nothing else. Lines
-//! that were lost are counted, and the log says how many as soon as it writes again.
+//! A thread puts its line into a bounded queue and continues. One thread, `log`, writes to
+//! standard error, and no other does. So a log that accepts nothing (a full disk, a pipe that
+//! nobody reads, one that was closed) costs lines and nothing else. Lost lines are counted, and
+//! the log says how many as soon as it can write again.
 #![forbid(unsafe_code)]
 
 mod panics;
@@ -18,17 +18,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tracing::Level;
 
-/// The most that waits to be written, in bytes: some ten thousand lines.
+/// The most bytes that wait to be written: some ten thousand lines.
 const ROOM: usize = 1 << 20;
 
-/// How long the end of the process waits for the last lines to be written.
+/// How long the process waits at its end for the last lines to be written.
 const LAST_LINES: Duration = Duration::from_millis(250);
 
 /// The process' log, once it was started.
 static LOG: OnceLock<Arc<LogLines>> = OnceLock::new();
 
-/// Starts the log: what [`tracing`] is told goes to standard error from now on, and so does
-/// the message of a panic.
+/// Starts the log: from now on everything sent to [`tracing`] goes to standard error, and so
+/// does the message of a panic.
 ///
 /// # Errors
 /// The thread could not be started, or the process has a log already.
@@ -56,37 +56,36 @@ pub fn start(level: Level) -> io::Result<()> {
     thread.spawn(move || writer::write_on(&queue, to)).map(drop)
 }
 
-/// How many lines were lost so far.
+/// How many lines have been lost so far.
 pub fn lost() -> u64 {
     LOG.get().map_or(0, |queue| queue.lost())
 }
 
-/// Waits until all that was said is written, but not for long. Whoever ends the process does
-/// this first.
+/// Waits, but not for long, until everything logged is written. Called before the process ends.
 pub fn finish() {
     if let Some(queue) = LOG.get() {
         queue.wait_written(LAST_LINES);
     }
 }
 
-/// Ends the process; what was said is written first, if the log takes it.
+/// Ends the process after writing what was logged, if the log accepts it.
 pub fn exit(code: i32) -> ! {
     finish();
     std::process::exit(code)
 }
 
-/// A program's last line on standard error: by way of the log when there is one.
+/// A program's last line on standard error, sent through the log when there is one.
 pub fn last_line(text: &str) {
     let line = format!("{text}\n");
     match LOG.get() {
         Some(queue) => queue.push(line.as_bytes()),
-        // There is nobody to tell that nobody can be told.
+        // If this fails too, there is no way left to report it.
         None => drop(io::stderr().write_all(line.as_bytes())),
     }
     finish();
 }
 
-/// Takes one event's text, whole.
+/// Collects the whole text of one event.
 struct Line(Arc<LogLines>);
 
 impl Write for Line {

@@ -1,11 +1,11 @@
-//! The message of a panic goes to the log like everything else. The process ends right after
-//! it (`panic = "abort"`), so that it is waited for, as long as the end of the process waits.
+//! The message of a panic goes to the log like everything else. The process ends right after it
+//! (`panic = "abort"`), so the hook waits for the log as long as the end of the process does.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::PanicHookInfo;
 use tracing::error;
 
-/// From now on.
+/// Logs panics from now on.
 pub(super) fn log_them() {
     std::panic::set_hook(Box::new(|info| {
         log(info);

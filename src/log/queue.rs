@@ -1,5 +1,5 @@
-//! Lines that wait to be written: so many bytes at most, and beyond that they are counted
-//! and lost.
+//! Lines that wait to be written, up to a number of bytes. Lines beyond that are counted and
+//! lost.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,17 +19,17 @@ pub(super) struct LogLines {
 struct Inner {
     waiting: Vec<u8>,
     writer: Writer,
-    /// Lost since that was said last.
+    /// Lost since the last report.
     unsaid: u64,
 }
 
-/// What the thread that writes does.
+/// What the writing thread is doing.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Writer {
     /// It waits for lines.
     #[default]
     Idle,
-    /// It has some that are not written.
+    /// It has lines that are not written yet.
     Busy,
 }
 
@@ -46,7 +46,7 @@ impl LogLines {
     }
 
     /// Adds whole lines, or counts them as lost when there is no room. Never waits for the
-    /// thread that writes.
+    /// writing thread.
     pub(super) fn push(&self, lines: &[u8]) {
         let mut inner = self.lock();
         if inner.waiting.len() + lines.len() > self.room {
@@ -58,7 +58,7 @@ impl LogLines {
         self.pushed.notify_one();
     }
 
-    /// Waits for lines and takes all of them. What was taken before counts as written.
+    /// Waits for lines and takes all of them. Lines taken before count as written.
     pub(super) fn take(&self, mut lines: Vec<u8>) -> Vec<u8> {
         lines.clear();
         let mut inner = self.lock();
@@ -72,23 +72,23 @@ impl LogLines {
         lines
     }
 
-    /// These could not be written.
+    /// Counts these lines as lost: they could not be written.
     pub(super) fn could_not_write(&self, lines: &[u8]) {
         let mut inner = self.lock();
         self.lose(&mut inner, count(lines));
     }
 
-    /// How many lines were lost since this was asked last.
+    /// How many lines were lost since the last call.
     pub(super) fn take_unsaid(&self) -> u64 {
         std::mem::take(&mut self.lock().unsaid)
     }
 
-    /// How many lines were lost in all.
+    /// How many lines have been lost in total.
     pub(super) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Waits until nothing waits and nothing is being written, for at most `limit`.
+    /// Waits until no lines wait or are being written, for at most `limit`.
     pub(super) fn wait_written(&self, limit: Duration) {
         let until = Instant::now() + limit;
         let mut inner = self.lock();
@@ -107,13 +107,13 @@ impl LogLines {
         self.lost.fetch_add(lines, Ordering::Relaxed);
     }
 
-    // Whoever panics with the lock held has changed nothing by halves.
+    // A thread that panics with the lock held has left nothing half changed.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// How many lines these are; one that has no end counts.
+/// The number of lines; an unterminated one counts.
 fn count(lines: &[u8]) -> u64 {
     lines.split_inclusive(|byte| *byte == b'\n').count() as u64
 }
@@ -144,7 +144,7 @@ mod tests {
         queue.wait_written(Duration::from_secs(60));
         queue.push(b"a\n");
         let lines = queue.take(Vec::new());
-        // It is being written, and never is.
+        // It is being written, and never finishes.
         let begun = Instant::now();
         queue.wait_written(Duration::from_millis(30));
         assert!(begun.elapsed() >= Duration::from_millis(30));

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use tracing::warn;
 
-/// Writes whatever comes, for as long as the process lives.
+/// Writes everything that comes, for as long as the process lives.
 pub(super) fn write_on(queue: &LogLines, mut to: impl Write + AsFd) -> ! {
     let (mut lines, mut line) = (Vec::new(), Place::Begins);
     loop {
@@ -24,12 +24,12 @@ pub(super) fn write_on(queue: &LogLines, mut to: impl Write + AsFd) -> ! {
     }
 }
 
-/// Where the output stands.
+/// The position in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// A line begins.
+    /// At the beginning of a line.
     Begins,
-    /// A line was cut off.
+    /// Inside a line that was cut off.
     Inside,
 }
 
@@ -56,7 +56,7 @@ fn write_all(to: &mut (impl Write + AsFd), mut bytes: &[u8]) -> usize {
             Ok(0) => break,
             Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Whoever shares it with us made it so.
+            // Another process that shares the descriptor made it non-blocking.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 if wait_for_room(to).is_err() {
                     break;
@@ -81,7 +81,7 @@ mod tests {
     use std::collections::VecDeque;
     use std::os::fd::BorrowedFd;
 
-    /// Takes so many bytes, then gives this error, and so on.
+    /// Follows a script: takes a number of bytes, or gives an error.
     struct Output {
         script: VecDeque<Result<usize, ErrorKind>>,
         taken: Vec<u8>,

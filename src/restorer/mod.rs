@@ -1,11 +1,11 @@
 //! Engine: threads that run `restore_command`, so that neither a data core nor the control
 //! thread nor the keeper waits for an archive.
 //!
-//! A data core knows nothing of it. It asks the keeper for a segment's file; what the
-//! keeper does not find comes here with the core's address ([`SegmentSource::want`]), is
-//! fetched under a temporary name, checked and synced, gets its real name from the keeper,
-//! and then the core has its answer, late. One fetch serves all who wait, and the next
-//! segments are fetched before anybody asks for them.
+//! A data core is not aware of this. It asks the keeper for a segment's file. A segment that the
+//! keeper does not find is passed on to here with the core's address ([`SegmentSource::want`]),
+//! fetched under a temporary name, checked and synced. The keeper gives it its real name, and
+//! then the core gets its answer, late. One fetch serves every request for a segment, and the
+//! next segments are fetched before anyone asks for them.
 #![forbid(unsafe_code)]
 
 mod queue;
@@ -34,16 +34,16 @@ use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{Semaphore, oneshot};
 use tracing::{debug, error, info};
 
-/// The longest history file that is believed to be one.
+/// The longest file that is accepted as a history file.
 const MAX_HISTORY: u64 = 1 << 20;
 
-/// How often it is said that the command is broken.
+/// How often it is reported that the command is broken.
 const BROKEN_PAUSE: Duration = Duration::from_secs(60);
 
-/// History files that are in the queue at one time, at most.
+/// The most history files that are in the queue at one time.
 const MAX_HISTORIES: usize = 64;
 
-/// The archive's files, for whoever needs them.
+/// Access to the archive's files.
 pub struct Restorer {
     inner: Arc<Inner>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -55,32 +55,32 @@ struct Inner {
     hub: Arc<Hub>,
     /// Segments fetched ahead of need.
     ahead: u64,
-    /// None once the hub ends, so that the keeper can.
+    /// `None` once the hub shuts down, so that the keeper can end.
     keeper: Mutex<Option<KeeperClient>>,
     /// Places in the queue for history files.
     histories_waiting: Arc<Semaphore>,
     stop: AtomicBool,
-    /// Fetches for tasks of the control thread.
+    /// Numbers the fetches for tasks of the control thread.
     fetches: AtomicU64,
-    /// Held by whoever fetches a history file.
+    /// Held during the fetch of a history file.
     histories: Mutex<()>,
-    /// When it was last said that the command is broken; none while it works.
+    /// When it was last reported that the command is broken; `None` while it works.
     broken: Mutex<Option<Instant>>,
     queue: Mutex<Queue>,
     ready: Condvar,
 }
 
-/// What came of a fetch that a task of the control thread waits for.
+/// The result of a fetch that a task of the control thread waits for.
 pub type Restored<T> = Result<Option<T>, String>;
 
-/// A file from the archive under its temporary name. Dropped, it is removed.
+/// A file from the archive under its temporary name. Dropping it removes the file.
 #[derive(Debug)]
 pub struct RestoredFile {
     path: PathBuf,
 }
 
 impl RestoredFile {
-    /// Where it lies.
+    /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -97,7 +97,7 @@ impl Restorer {
     /// Starts the threads.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The operating system's error.
     pub fn start(
         settings: &RestoreSettings,
         layout: Layout,
@@ -128,13 +128,13 @@ impl Restorer {
         Ok(Self { inner, threads: Mutex::new(threads) })
     }
 
-    /// Fetches a history file. `None`: the archive has none. Many clients may ask; those
-    /// beyond `MAX_HISTORIES` wait for a place.
+    /// Fetches a history file. Returns `None` when the archive has none. Many clients may ask;
+    /// those beyond `MAX_HISTORIES` wait for a place.
     ///
     /// # Errors
-    /// The hub ends.
+    /// The hub is shutting down.
     pub async fn history(&self, tli: TimelineId) -> Result<Restored<Bytes>, RecvError> {
-        // Nobody closes it.
+        // The semaphore is never closed.
         let place = Arc::clone(&self.inner.histories_waiting).acquire_owned().await.ok();
         let fetched = self.order(move |inner| {
             let _place = place;
@@ -143,10 +143,10 @@ impl Restorer {
         fetched.await
     }
 
-    /// Fetches a segment under the first of these names that the archive has. Nothing in it
-    /// has been looked at. None: the archive has none of them. A fetch that nobody waits for
-    /// any more may still run when the same segment is asked for again, so that each has a
-    /// place of its own. Who asks has no more than a few under way.
+    /// Fetches a segment under the first of these names that the archive has. Its content is not
+    /// checked. Returns `None` when the archive has none of them. A fetch that nobody waits for
+    /// any more may still run when the same segment is asked for again, so each fetch has a path
+    /// of its own. A caller has only a few under way.
     pub fn segment(
         &self,
         names: Vec<SegmentName>,
@@ -169,7 +169,7 @@ impl Restorer {
         self.inner.ahead
     }
 
-    /// Has a piece of work done on one of the threads.
+    /// Queues a piece of work for one of the threads.
     fn order<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Inner) -> T + Send + 'static,
@@ -180,16 +180,16 @@ impl Restorer {
         told
     }
 
-    /// The hub ends: running commands are ended, nothing new is begun.
+    /// The hub shuts down: running commands are ended, and no new ones are begun.
     pub fn stop(&self) {
         self.inner.stop.store(true, Ordering::Relaxed);
         *self.inner.keeper() = None;
-        // Under the lock, so that nobody misses it between looking and sleeping.
+        // Under the lock, so that no thread misses it between checking and sleeping.
         drop(self.inner.lock());
         self.inner.ready.notify_all();
     }
 
-    /// Waits for the threads' end, at most until `deadline`.
+    /// Waits until the threads have ended, but no longer than `deadline`.
     pub fn join(&self, deadline: Instant) {
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
@@ -200,8 +200,7 @@ impl Restorer {
 }
 
 impl SegmentSource for Restorer {
-    /// One core asks for no more segments than it may have files open, so the queue is
-    /// bounded by that.
+    /// A core asks for no more segments than it may have files open, so this bounds the queue.
     fn want(&self, tli: TimelineId, no: SegmentNo, reply: Reply) {
         let Some(key) = self.inner.key(tli, no) else {
             let result = Err(io::ErrorKind::NotFound.into());
@@ -231,7 +230,7 @@ impl SegmentSource for Restorer {
     }
 }
 
-/// A piece of work, and the task that waits for what comes of it.
+/// A piece of work, and the task that waits for its result.
 struct Fetch<T, W> {
     tell: oneshot::Sender<T>,
     work: W,
@@ -243,7 +242,7 @@ impl<T: Send, W: FnOnce(&Inner) -> T + Send> Work for Fetch<T, W> {
     }
 
     fn run(self: Box<Self>, inner: &Inner) {
-        // Who asked may have gone meanwhile.
+        // The asking task may be gone by now.
         drop(self.tell.send((self.work)(inner)));
     }
 }
@@ -262,7 +261,7 @@ impl Inner {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// A thread's life.
+    /// A thread's main loop.
     fn work(&self) {
         let mut queue = self.lock();
         while !self.is_stopping() {
@@ -279,7 +278,7 @@ impl Inner {
         }
     }
 
-    /// The file that holds a segment of a timeline.
+    /// The archive file that holds a segment of a timeline.
     fn key(&self, tli: TimelineId, no: SegmentNo) -> Option<Key> {
         let size = self.hub.identity()?.segment_size;
         Some(Key { tli: named(self.hub.cell_of(tli)?, no, size), no })
@@ -298,7 +297,7 @@ impl Inner {
         self.finish(key, keeper.adopt(key.tli, key.no));
     }
 
-    /// Has the segment under its temporary name, checked, or under its own.
+    /// Finds the segment under its own name, or fetches it to a temporary one and checks it.
     fn find_segment(&self, key: Key) -> io::Result<Fetched> {
         let identity = self.hub.identity().ok_or_else(|| io::Error::other("no cluster yet"))?;
         let name = SegmentName { tli: key.tli, no: key.no, size: identity.segment_size };
@@ -334,7 +333,7 @@ impl Inner {
                 *broken = None;
                 Ok(fetched)
             }
-            // It is tried every few seconds, for one file and the next.
+            // It is retried every few seconds, for one file after another.
             Err(fault) if broken.is_some_and(|at| at.elapsed() < BROKEN_PAUSE) => {
                 debug!("{fault}");
                 Err(fault.to_string())
@@ -347,7 +346,7 @@ impl Inner {
         }
     }
 
-    /// Every page and record of it, and then its bytes are on disk.
+    /// Checks every page and record of the segment, then syncs it.
     fn check(&self, name: SegmentName, path: &Path) -> Result<(), String> {
         let rules = page_rules(&self.hub, name.tli)?;
         let failed = |error: io::Error| format!("archive file \"{name}\": {error}");
@@ -360,7 +359,7 @@ impl Inner {
     fn fetch_history(&self, tli: TimelineId) -> Restored<Bytes> {
         let file = History::file_name(tli);
         let path = self.layout.restoring(&file);
-        // Two clients may ask for the same one: one after the other, to one place.
+        // Two clients may ask for the same file: fetch one after the other, to one path.
         let _alone = self.histories.lock().unwrap_or_else(PoisonError::into_inner);
         if self.fetch(&file, &path, None)? != Fetched::Here {
             return Ok(None);
@@ -371,7 +370,7 @@ impl Inner {
         drop(std::fs::remove_file(&path));
         let content = Bytes::from(content?);
         match History::parse(tli, content.clone()) {
-            // It is about to be believed for good: not while it is being copied there.
+            // This file will be trusted for good: not while it is still being copied there.
             Ok(history) if history.entries().is_empty() || !content.ends_with(b"\n") => {
                 Err(format!("archive file \"{file}\" is not complete"))
             }
@@ -380,7 +379,7 @@ impl Inner {
         }
     }
 
-    /// Whoever waits for the segment has an answer.
+    /// Answers every request for the segment.
     fn finish(&self, key: Key, result: io::Result<Arc<OwnedFd>>) {
         let waiting = self.lock().finished(key);
         for Waiting { tli, reply } in waiting {
@@ -393,8 +392,8 @@ impl Inner {
     }
 }
 
-/// Under which timeline's name a segment is archived: its own, but where its timeline ends
-/// inside, that of the one which goes on beyond the segment. Those between never filled it.
+/// The timeline in whose name a segment is archived: its own, unless that ends inside the
+/// segment. Then it is the one that continues past the segment; those between never filled it.
 fn named(cell: Arc<Cell>, no: SegmentNo, size: SegmentSize) -> TimelineId {
     let ends_inside = |cell: &Cell| {
         cell.end().is_some_and(|end| end.segment(size) == no && end.segment_offset(size) > 0)

@@ -1,12 +1,12 @@
-//! What the threads have to do next, and who waits for it.
+//! What the threads do next, and who waits for it.
 
 use super::Inner;
 use crate::keeper::Reply;
 use crate::wal::{SegmentNo, TimelineId};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Segments that wait to be fetched ahead of need, at most: beyond that somebody's need
-/// comes first.
+/// The most segments that wait to be fetched ahead of need: beyond that, requested segments come
+/// first.
 const MAX_FORESEEN: usize = 64;
 
 /// A segment in the archive, by the timeline in its name.
@@ -16,7 +16,7 @@ pub(super) struct Key {
     pub(super) no: SegmentNo,
 }
 
-/// Somebody who waits for a segment, and the timeline that was asked for.
+/// A core that waits for a segment, and the timeline it asked for.
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) tli: TimelineId,
@@ -25,10 +25,10 @@ pub(super) struct Waiting {
 
 /// A piece of work for a task.
 pub(super) trait Work: Send {
-    /// Does anybody wait for it still?
+    /// Does anybody still wait for it?
     fn is_wanted(&self) -> bool;
 
-    /// Does it, and tells.
+    /// Does the work and sends the result.
     fn run(self: Box<Self>, inner: &Inner);
 }
 
@@ -38,7 +38,7 @@ pub(super) enum Next {
     Work(Box<dyn Work>),
 }
 
-/// The control thread and the standbys take turns: neither waits for all of the other's.
+/// The control thread and the standbys take turns: neither waits for all of the other's work.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Turn {
     #[default]
@@ -46,7 +46,7 @@ enum Turn {
     Segment,
 }
 
-/// The queue. What somebody waits for goes before what is only foreseen.
+/// The queue. Requested segments go before segments fetched ahead of need.
 #[derive(Default)]
 pub(super) struct Queue {
     work: VecDeque<Box<dyn Work>>,
@@ -54,7 +54,7 @@ pub(super) struct Queue {
     turn: Turn,
     needed: VecDeque<Key>,
     foreseen: VecDeque<Key>,
-    /// Segments in one of the lists, being fetched, or with the keeper: who waits.
+    /// Who waits for each segment that is in a list, being fetched, or with the keeper.
     waiting: BTreeMap<Key, Vec<Waiting>>,
 }
 
@@ -76,7 +76,7 @@ impl Queue {
         }
     }
 
-    /// Somebody will need a segment. False: it is on its way already, or has to wait.
+    /// A segment will be needed. Returns false when it is already on its way, or has to wait.
     pub(super) fn foresee(&mut self, key: Key) -> bool {
         if self.waiting.contains_key(&key) || self.foreseen.len() >= MAX_FORESEEN {
             return false;
@@ -86,7 +86,7 @@ impl Queue {
         true
     }
 
-    /// A task wants something. What nobody waits for any more makes room.
+    /// A task wants something. Work that nobody waits for any more makes room.
     pub(super) fn order(&mut self, work: Box<dyn Work>) {
         self.work.retain(|work| work.is_wanted());
         self.work.push_back(work);
@@ -104,7 +104,7 @@ impl Queue {
         segment.map(Next::Segment)
     }
 
-    /// A segment is done with; who waited for it.
+    /// A segment is finished. Returns who waited for it.
     pub(super) fn finished(&mut self, key: Key) -> Vec<Waiting> {
         self.waiting.remove(&key).unwrap_or_default()
     }
@@ -118,7 +118,7 @@ mod tests {
         Key { tli: TimelineId::FIRST, no: SegmentNo::new(no) }
     }
 
-    /// Somebody who waits, by the timeline that is asked for.
+    /// A waiting core, identified by the timeline that it asked for.
     fn core(core: u32) -> Waiting {
         Waiting { tli: TimelineId::new(1 + core).unwrap(), reply: Reply::Nobody }
     }

@@ -1,4 +1,4 @@
-//! The threads with a shell for an archive and the test for a keeper.
+//! The threads, with a shell as the archive and the test as the keeper.
 
 use super::*;
 use crate::archive::template::Template;
@@ -76,7 +76,7 @@ impl World {
         (core, result.err().map(|error| error.kind()))
     }
 
-    /// Names that the shell was asked for.
+    /// Names that were requested from the shell.
     fn asked(&self) -> Vec<String> {
         let asked = std::fs::read_to_string(self.root.path().join("asked")).unwrap_or_default();
         let mut asked: Vec<_> = asked.lines().map(str::to_owned).collect();
@@ -173,7 +173,7 @@ fn a_fork_segment_is_the_childs_file() {
     let size = SegmentSize::new(SEGMENT).unwrap();
     let at = |segment: u64, offset: u64| Lsn::new(segment * SEGMENT + offset);
     let cell = |n, start, end| Arc::new(Cell::new(tli(n), start, end));
-    // 1 and 2 end inside segment 5, 3 on the boundary behind segment 6.
+    // 1 and 2 end inside segment 5, 3 on the boundary after segment 6.
     let cells = [
         cell(1, at(2, 0), at(5, 100)),
         cell(2, at(5, 0), at(5, 200)),

@@ -1,11 +1,10 @@
-//! A buffer that goes into the kernel and comes back: upstream bytes, file reads.
+//! A buffer that is lent to the kernel and returned: upstream bytes, file reads.
 
 use std::fmt;
 
 /// Owned memory of a fixed capacity, filled at the back and consumed at the front.
 ///
-/// Zeroed once when it is made and then used over and over, so there is never a byte
-/// of it that was not written.
+/// Zeroed once when it is made and then reused, so it never has a byte that was not written.
 pub struct Buffer {
     bytes: Vec<u8>,
     head: usize,
@@ -58,13 +57,13 @@ impl Buffer {
         taken
     }
 
-    /// Bytes that fit behind the filled ones, were they moved to the front.
+    /// Bytes that would fit after the filled ones if those were moved to the front.
     pub fn room(&self) -> usize {
         self.bytes.len() - (self.tail - self.head)
     }
 
-    /// Makes at least `wanted` contiguous bytes free at the back, if that many are
-    /// free at all. Moves the filled bytes only when it has to.
+    /// Makes at least `wanted` contiguous bytes free at the back, if that many are free at all.
+    /// Moves the filled bytes only when necessary.
     pub(super) fn make_room(&mut self, wanted: usize) {
         if self.bytes.len() - self.tail < wanted {
             self.compact();
@@ -76,13 +75,13 @@ impl Buffer {
         &mut self.bytes[self.tail..]
     }
 
-    /// The first `count` spare bytes have been written.
+    /// Marks the first `count` spare bytes as filled: they have been written.
     pub(super) fn advance(&mut self, count: usize) {
         assert!(count <= self.bytes.len() - self.tail, "more arrived than there was room for");
         self.tail += count;
     }
 
-    /// Spoils every byte that is not filled.
+    /// Overwrites every byte that is not filled.
     #[cfg(all(test, not(walhub_loom)))]
     pub(crate) fn poison(&mut self) {
         self.bytes[..self.head].fill(0x5A);

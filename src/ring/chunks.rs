@@ -1,10 +1,10 @@
-//! The cache of the newest WAL: filled by the receive role, read by all cores without
-//! a lock, written to the segment files from where it lies.
+//! The cache of the newest WAL: filled by the receive role, read by all cores without a lock,
+//! and written to the segment files in place.
 //!
-//! A chunk holds one aligned MiB of one cell's WAL, from its first byte. Three marks
-//! matter, all kept here: what is filled never changes (I7), what is not durable is
-//! not reused, what is pinned by a reader or used by a write in flight is not reused.
-//! Who may read what is decided by [`super::directory`]; this file moves the bytes.
+//! A chunk holds one aligned MiB of one cell's WAL, from its first byte. Three rules apply, all
+//! enforced here: filled bytes never change (I7); a chunk of the current cell that is not durable
+//! is not reused; a chunk that is pinned by a reader or used by a write in flight is not reused.
+//! [`super::directory`] decides who may read what; this file moves the bytes.
 #![expect(
     unsafe_code,
     reason = "bytes are filled and read in place, ordered by the directory's atomics"
@@ -25,18 +25,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub const CHUNK_SIZE: usize = 1 << 20;
 const CHUNK_BYTES: u64 = CHUNK_SIZE as u64;
 
-/// Buffers beyond `--wal-buffers`. Chunks are retired that long before they are
-/// reused, so that the pins of a send have gone by then.
+/// Buffers beyond `--wal-buffers`. They put that many chunks between retirement and reuse, so
+/// that the pins of a send are gone by then.
 const SPARE_BUFFERS: usize = 4;
 /// Half of the buffers may hold unsynced WAL, and a batch may straddle a boundary.
 const MIN_BUFFERS: usize = 4;
 
-/// One in so many chunks may be held by sends without a copy, whose memory a peer that
-/// does not acknowledge keeps for minutes; the rest of the cache works on (I10).
+/// One in this many chunks may be held by sends without a copy. A peer that does not acknowledge
+/// keeps their memory for minutes; the rest of the cache keeps working (I10).
 const HELD_SHARE: usize = 4;
 
-/// No chunk is reusable at the moment: nothing is durable that could be dropped, or
-/// readers hold what is. Try again after the next completion.
+/// No chunk is reusable at the moment: no durable one is left to drop, or readers hold those
+/// that are. Try again after the next completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the WAL buffers are full")]
 pub struct Full;
@@ -45,11 +45,11 @@ pub struct Full;
 struct Shared {
     memory: Memory,
     directory: Arc<Directory>,
-    /// Per buffer: ranges of it that writes in flight use.
+    /// Per buffer: the number of its ranges that writes in flight use.
     ranges: Box<[AtomicU32]>,
 }
 
-/// The memory that a cache of that many bytes takes.
+/// The memory that a cache of `bytes` bytes takes.
 pub fn cache_memory(bytes: usize) -> usize {
     (chunks_kept(bytes) + SPARE_BUFFERS) * CHUNK_SIZE
 }
@@ -58,8 +58,8 @@ fn chunks_kept(bytes: usize) -> usize {
     (bytes / CHUNK_SIZE).max(MIN_BUFFERS)
 }
 
-/// Makes the cache, for one writer and one reader per core. `bytes` is rounded down to
-/// chunks; four are the least. All memory is taken now.
+/// Makes the cache, for one writer and one reader per core. `bytes` is rounded down to whole
+/// chunks, with a minimum of four. All memory is allocated now.
 pub fn chunks(bytes: usize, cores: usize) -> io::Result<(ChunkWriter, Vec<ChunkReader>)> {
     let keep = chunks_kept(bytes);
     let buffers = keep + SPARE_BUFFERS;
@@ -102,7 +102,7 @@ struct Live {
     zeroed: usize,
 }
 
-/// Where the writer stands: everything before `filled` is in the cache or was.
+/// The writer's position: everything before `filled` is in the cache or was.
 #[derive(Debug, Clone, Copy)]
 struct Position {
     cell: CellId,
@@ -117,7 +117,7 @@ pub struct ChunkWriter {
     keep: usize,
     /// In allocation order; those of the current cell are consecutive at the back.
     live: VecDeque<Live>,
-    /// Buffers nobody finds any more, some perhaps still read.
+    /// Buffers that readers can no longer find, some perhaps still being read.
     retired: VecDeque<(usize, Seq)>,
     /// The youngest chunk's number.
     last: Seq,
@@ -137,8 +137,8 @@ fn offset_of(lsn: Lsn) -> usize {
 }
 
 impl ChunkWriter {
-    /// Begins at `at` of `cell`, in a chunk of its own whose beginning is `prefix`: all
-    /// bytes from the chunk's start to `at` (none if `at` is on a chunk boundary).
+    /// Begins at `at` of `cell`, in a new chunk whose beginning is `prefix`: all bytes from the
+    /// chunk's start to `at` (empty if `at` is on a chunk boundary).
     ///
     /// Chunks of other cells stay readable until they are reused; chunks of this cell
     /// at and after `at` are forgotten. After [`Full`] the cache is closed: open again.
@@ -149,7 +149,7 @@ impl ChunkWriter {
             "the prefix reaches from the chunk's start to {at}"
         );
         let key = ChunkKey { cell, number: number_of(at) };
-        // Closed first: nothing received before needs its place any more.
+        // Closed first: nothing received before needs its chunk any more.
         self.at = None;
         self.release_cut();
         self.retire_from(key);
@@ -162,8 +162,8 @@ impl ChunkWriter {
         Ok(())
     }
 
-    /// Copies `bytes` behind what is filled, going on in following chunks. Returns how
-    /// many were taken: fewer than all when no chunk is reusable.
+    /// Copies `bytes` after what is filled, continuing in further chunks. Returns how many were
+    /// taken: fewer than all when no chunk is reusable.
     pub fn append(&mut self, bytes: &[u8]) -> usize {
         let mut at = self.at.expect("append to an open cache");
         let mut rest = bytes;
@@ -204,25 +204,25 @@ impl ChunkWriter {
         self.durable = self.durable.max(upto);
     }
 
-    /// The bytes `[from, to)` for a write. They lie in one chunk; `to` may reach past
-    /// what is filled, up to the end of the page, where all is zero. The rest of a short
+    /// The bytes `[from, to)` for a write. They lie in one chunk; `to` may reach past what is
+    /// filled, up to the end of the page, where all bytes are zero. The remainder of a short
     /// write may begin there too.
     pub fn range(&self, from: Lsn, to: Lsn) -> ChunkRange {
         assert!(from < to, "an empty range: {from} to {to}");
         let chunk = self.find(from.page_start()).expect("the range is in the cache");
         let (offset, len) = (offset_of(from), to.bytes_since(from) as usize);
         let is_cut = self.cut.is_some_and(|cut| cut.buffer == chunk.buffer);
-        // Behind a cut the buffer still holds what was forgotten.
+        // After a cut the buffer still holds the forgotten bytes.
         let end = if is_cut { chunk.fill } else { chunk.zeroed };
         assert!(len <= end - offset, "{from} to {to} reaches out of its chunk");
-        // Relaxed: the count is looked at by this thread's reuse only, and the release
-        // in drop orders the kernel's reads before it.
+        // Relaxed: only this thread's reuse reads the count, and the release in drop orders the
+        // kernel's reads before it.
         self.shared.ranges[chunk.buffer].fetch_add(1, Ordering::Relaxed);
         ChunkRange { shared: Arc::clone(&self.shared), buffer: chunk.buffer, offset, len }
     }
 
-    /// What was received from `from` on: at most `len` bytes, those that lie together
-    /// in one chunk and are filled. None when they are not in the cache.
+    /// What was received from `from` on: at most `len` bytes, limited to those that are filled
+    /// and contiguous in one chunk. Returns `None` when they are not in the cache.
     pub fn peek(&self, from: Lsn, len: usize) -> Option<&[u8]> {
         let chunk = self.find(from)?;
         let offset = offset_of(from);
@@ -232,8 +232,8 @@ impl ChunkWriter {
         Some(unsafe { self.shared.memory.slice(chunk.buffer, offset, len) })
     }
 
-    /// Forgets everything from `to` on, which must not have been published. What
-    /// follows goes to fresh chunks; until then the chunk of `to` is not readable.
+    /// Forgets everything from `to` on, which must not have been published. Later bytes go to
+    /// new chunks; until then the chunk of `to` is not readable.
     pub fn rewind(&mut self, to: Lsn) {
         let mut at = self.at.expect("rewind of an open cache");
         assert!(self.durable <= to && to <= at.filled, "rewind from {} to {to}", at.filled);
@@ -275,7 +275,7 @@ impl ChunkWriter {
         (chunk.key == ChunkKey { cell: here.cell, number }).then_some(chunk)
     }
 
-    /// Is there a chunk that takes the byte at the writer's position?
+    /// Is there a chunk with room for the byte at the writer's position?
     fn has_room_at(&mut self, at: Position) -> bool {
         let key = ChunkKey { cell: at.cell, number: number_of(at.filled) };
         if self.cut.is_none() && self.live.back().is_some_and(|chunk| chunk.key == key) {
@@ -295,7 +295,7 @@ impl ChunkWriter {
         true
     }
 
-    /// Puts a chunk into a buffer that nobody uses.
+    /// Starts a chunk in a buffer that nobody uses.
     fn begin(&mut self, buffer: usize, key: ChunkKey, prefix: &[u8]) {
         let zeroed = prefix.len().next_multiple_of(PAGE_SIZE);
         // SAFETY: `take` found no reader that could still look at this buffer and no
@@ -325,7 +325,7 @@ impl ChunkWriter {
         self.retired.iter().filter(|(buffer, _)| self.shared.directory.is_held(*buffer)).count()
     }
 
-    /// Retires the oldest chunk, if its WAL can be read from the files.
+    /// Retires the oldest chunk, unless it is the current cell's and not yet durable.
     fn retire_oldest(&mut self) -> bool {
         let Some(oldest) = self.live.front() else { return false };
         let current = self.at.is_some_and(|at| at.cell == oldest.key.cell);
@@ -339,7 +339,7 @@ impl ChunkWriter {
         true
     }
 
-    /// Retires the chunks of `key`'s cell from its number on.
+    /// Retires the chunks of `key`'s cell from `key`'s number on.
     fn retire_from(&mut self, key: ChunkKey) {
         let Self { live, retired, shared, .. } = self;
         live.retain(|chunk| {
@@ -369,14 +369,14 @@ pub struct ChunkRange {
 }
 
 impl ChunkRange {
-    /// How many bytes, zeros behind the fill mark included.
+    /// How many bytes, zeros past the fill mark included.
     #[expect(clippy::len_without_is_empty, reason = "a range is never empty")]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// For the kernel, which reads them in its own time. No slice: behind the fill
-    /// mark the writer may go on.
+    /// For the kernel, which reads them later. It is not a slice, because the writer may
+    /// continue past the fill mark.
     pub(super) fn pointer(&self) -> *const u8 {
         self.shared.memory.pointer(self.buffer, self.offset, self.len)
     }
@@ -384,7 +384,7 @@ impl ChunkRange {
     /// What a write would put into the file now.
     #[cfg(test)]
     pub(crate) fn to_vec(&self) -> Vec<u8> {
-        // SAFETY: the tests that look do not append meanwhile.
+        // SAFETY: the tests that call this do not append meanwhile.
         unsafe { self.shared.memory.slice(self.buffer, self.offset, self.len) }.to_vec()
     }
 }
@@ -412,12 +412,12 @@ impl ChunkHold {
         self.len
     }
 
-    /// For the kernel, which reads them in its own time.
+    /// For the kernel, which reads them later.
     pub(super) fn pointer(&self) -> *const u8 {
         self.shared.memory.pointer(self.buffer, self.offset, self.len)
     }
 
-    /// The piece of the cache's memory that the bytes lie in, as registered.
+    /// The registered region of the cache's memory that the bytes lie in.
     pub(super) fn region(&self) -> u16 {
         self.shared.memory.region_of(self.buffer)
     }
@@ -445,14 +445,14 @@ pub struct ChunkReader {
 }
 
 impl ChunkReader {
-    /// Begins to read. Keep it for one submission, not longer: the writer cannot reuse
-    /// what was looked up, nor anything younger, until the last pin is dropped.
+    /// Begins to read. Keep the pin for one submission, not longer: until the last pin is
+    /// dropped, the writer cannot reuse what was looked up, nor anything younger.
     pub fn pin(&self) -> Pin<'_> {
         self.pins.set(self.pins.get() + 1);
         Pin { reader: self }
     }
 
-    /// The cache's memory in pieces, for registering.
+    /// The cache's memory in regions, to be registered.
     pub(super) fn regions(&self) -> impl Iterator<Item = (*mut u8, usize)> {
         self.shared.memory.regions()
     }
@@ -465,9 +465,9 @@ pub struct Pin<'a> {
 }
 
 impl Pin<'_> {
-    /// The WAL of `cell` from `at` on: at most `max` bytes, those that lie together in
-    /// one chunk and are filled. None when it is not cached: read the files. How much
-    /// of it may be *sent* is the cell's limit, not the fill mark.
+    /// The WAL of `cell` from `at` on: at most `max` bytes, limited to those that are filled and
+    /// contiguous in one chunk. Returns `None` when it is not cached: read the files. The cell's
+    /// limit, not the fill mark, decides how much of it may be *sent*.
     pub fn bytes(&self, cell: CellId, at: Lsn, max: usize) -> Option<&[u8]> {
         let found = self.reader.desk.find(ChunkKey { cell, number: number_of(at) })?;
         let offset = offset_of(at);
@@ -478,8 +478,8 @@ impl Pin<'_> {
         Some(unsafe { self.reader.shared.memory.slice(found.buffer, offset, len) })
     }
 
-    /// The same bytes for a send without a copy, which needs them for longer than the
-    /// pin lives. None too when sends that are not acknowledged hold too many chunks.
+    /// The same bytes for a send without a copy, which needs them for longer than the pin lives.
+    /// Also returns `None` when unacknowledged sends hold too many chunks.
     pub fn hold(&self, cell: CellId, at: Lsn, max: usize) -> Option<ChunkHold> {
         let shared = &self.reader.shared;
         let found = self.reader.desk.find(ChunkKey { cell, number: number_of(at) })?;

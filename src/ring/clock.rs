@@ -1,4 +1,4 @@
-//! The time by which a core's sleeps and timeouts are meant.
+//! The clock for a core's sleeps and timeouts.
 
 use std::time::{Instant, SystemTime};
 

@@ -1,5 +1,5 @@
-//! What every [`Ring`] keeps to. One body of checks runs on the real ring and on the
-//! simulated one, so that what the simulation allows is what the kernel does.
+//! What every [`Ring`] has to do. One set of checks runs on the real ring and on the simulated
+//! one, so that what the simulation allows is what the kernel does.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use super::*;
@@ -7,10 +7,10 @@ use crate::wal::{Lsn, TimelineId};
 use crate::watermark::{Cell, CellId};
 use std::io::{ErrorKind, Write as _};
 
-/// Where the cache's WAL begins: at a chunk and a segment.
+/// Where the cache's WAL begins: at a chunk and segment boundary.
 pub(crate) const FROM: Lsn = Lsn::new(3 * CHUNK_SIZE as u64);
 
-/// Chunks that are filled.
+/// How many chunks are filled.
 const FILLED: usize = 4;
 
 /// Reply buffers of the ring, and bytes in each.
@@ -29,19 +29,19 @@ pub(crate) trait Arm {
 
     fn ring(&mut self) -> &mut Self::Ring;
 
-    /// A connection between two hosts that takes some hundred kilobytes, not megabytes.
+    /// A connection between two hosts whose sockets take some hundred kilobytes, not megabytes.
     fn connect(&mut self) -> (Fd, Self::Peer);
 
-    /// The peer says something that fits into its socket.
+    /// The peer sends something that fits into its socket.
     fn says(&mut self, peer: &mut Self::Peer, bytes: &[u8]);
 
-    /// The next bytes that the peer was sent. They are on their way at least.
+    /// The next bytes sent to the peer; they are at least on their way.
     fn reads(&mut self, peer: &mut Self::Peer, len: usize) -> Vec<u8>;
 
-    /// The peer says nothing more.
+    /// The peer shuts down its sending side.
     fn falls_silent(&mut self, peer: &mut Self::Peer);
 
-    /// The peer's end breaks, with all that it has not read.
+    /// The peer resets its end, discarding all that it has not read.
     fn resets(&mut self, peer: Self::Peer);
 
     /// WAL from `at` on.
@@ -50,10 +50,10 @@ pub(crate) trait Arm {
     /// The file of the 1 MiB segment that begins at [`FROM`], prepared for writing.
     fn file(&mut self) -> Fd;
 
-    /// Turns until something completes. Fails when nothing does.
+    /// Turns until something completes. Panics when nothing does.
     fn next(&mut self) -> Vec<Done>;
 
-    /// Turns for a moment; what completes in it.
+    /// Turns for a moment; returns what completes in it.
     fn moment(&mut self) -> Vec<Done>;
 }
 
@@ -146,14 +146,14 @@ pub(crate) fn a_full_socket_takes_a_part_then_nothing<A: Arm>() {
     let done = one(&mut arm);
     assert_eq!(done.token, Token(9));
     assert!(matches!(done.outcome, Outcome::Writable(Ok(()))));
-    // Armed again, and again at once true.
+    // Armed again, and immediately true again.
     arm.ring().poll_writable(&near, Token(10));
     assert!(matches!(one(&mut arm).outcome, Outcome::Writable(Ok(()))));
     assert_eq!(send(&mut arm, &near, b"few", Then::Nothing).unwrap(), 3);
     assert_eq!(arm.reads(&mut far, 3), b"few");
 }
 
-/// Sends until the socket takes nothing more; how much it took.
+/// Sends until the socket takes nothing more; returns how much it took.
 fn fill_up(arm: &mut impl Arm, near: &Fd) -> usize {
     let big = vec![7u8; 16 << 20];
     let mut sent = send(arm, near, &big, Then::Nothing).unwrap();
@@ -226,7 +226,7 @@ pub(crate) fn reply_buffers_run_out_and_return<A: Arm>() {
             }
         }
         assert_eq!((held.len(), refused.len()), (REPLIES.into(), 4));
-        // Half are read, half are dropped unread: both give the buffer back.
+        // Half are read, half are dropped unread: both return the buffer.
         for (place, (token, reply)) in held.into_iter().enumerate() {
             if place % 2 == 0 {
                 let bytes = arm.ring().with_reply(reply, <[u8]>::to_vec);
@@ -248,7 +248,7 @@ pub(crate) fn a_large_reply_comes_in_pieces_and_then_the_end<A: Arm>() {
     arm.says(&mut far, &[3; REPLY_SIZE + 36]);
     arm.falls_silent(&mut far);
     let mut sizes = Vec::new();
-    // The end of the stream uses no buffer up, however often it is asked for.
+    // The end of the stream uses up no buffer, however often it is received.
     for _ in 0..3 * REPLIES {
         arm.ring().receive_reply(&near, Token(0));
         let Outcome::Reply(Ok(reply)) = one(&mut arm).outcome else { panic!("a reply") };
@@ -297,7 +297,7 @@ pub(crate) fn a_cancelled_operation_completes_and_gives_back<A: Arm>() {
         // A stale name does nothing.
         arm.ring().cancel(op);
     }
-    // Nothing was swallowed.
+    // Nothing was lost.
     arm.says(&mut far, b"next command");
     arm.ring().receive_reply(&near, Token(3));
     let Outcome::Reply(Ok(reply)) = one(&mut arm).outcome else { panic!("a reply") };
@@ -322,7 +322,7 @@ pub(crate) fn what_is_written_is_read_back<A: Arm>() {
     let mut cache = Cache::of(&arm);
     let file = arm.file();
     let wal = arm.wal(FROM, CHUNK_SIZE);
-    // Both halves of what is filled, out of order.
+    // Both halves of the filled bytes, out of order.
     for (from, to, token) in [(24_576, 49_152, Token(1)), (0, 24_576, Token(2))] {
         let range = cache.writer.range(after(from), after(to));
         arm.ring().write(&file, from as u64, range, token);
@@ -341,7 +341,7 @@ pub(crate) fn what_is_written_is_read_back<A: Arm>() {
     arm.ring().read(&file, CHUNK_SIZE as u64, buffer, 10, Token(5));
     let end = one(&mut arm).outcome;
     assert!(matches!(end, Outcome::Read(Ok(0), _)), "{end:?}");
-    // A range keeps its chunk from being reused only while it lives.
+    // A range keeps its chunk from being reused only as long as it lives.
     for _ in 0..20 {
         assert_eq!(cache.writer.append(&[1; CHUNK_SIZE]), CHUNK_SIZE);
         cache.writer.durable(cache.writer.filled());
@@ -367,7 +367,7 @@ fn outcomes(done: Vec<Done>) -> (io::Result<usize>, Copied) {
     (sent, copied)
 }
 
-/// The result of the newest send without a copy; others may be released meanwhile.
+/// The result of the newest send without a copy; others may be released in the meantime.
 fn sent(arm: &mut impl Arm) -> io::Result<usize> {
     loop {
         let sent = arm.next().into_iter().find_map(|done| match done.outcome {
@@ -393,7 +393,7 @@ pub(crate) fn memory_that_is_not_registered_is_refused_and_free_again<A: Arm>() 
     assert_eq!(send(&mut arm, &near, b"wal", Then::Nothing).unwrap(), 3);
 }
 
-/// Is the cache registered? Who may not lock so much memory skips the check, and says so.
+/// Is the cache registered? A user that may not lock so much memory skips the check with a note.
 pub(super) fn is_locked(registered: io::Result<()>) -> bool {
     match registered {
         Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
@@ -401,7 +401,7 @@ pub(super) fn is_locked(registered: io::Result<()>) -> bool {
             let (test, needed) =
                 (thread.name().unwrap_or_default(), cache_memory(8 * CHUNK_SIZE) >> 10);
             let why = "kB of memory are to be locked and may not be (ulimit -l)";
-            // Past what the test harness keeps to itself.
+            // Written directly, because the test harness captures ordinary output.
             drop(writeln!(io::stderr(), "skipped: {test}: {needed} {why}"));
             false
         }
@@ -431,7 +431,7 @@ pub(crate) fn sends_without_a_copy_are_the_bytes<A: Arm>() {
         let mut done = arm.next();
         let got = arm.reads(&mut far, 30 + len);
         assert!(got[..30] == header && got[30..] == arm.wal(after(at), len));
-        // Where the kernel copies, the memory is free before the peer has read it.
+        // When the kernel copies, the memory is free before the peer has read it.
         while done.len() < 2 {
             done.extend(arm.next());
         }
@@ -446,7 +446,7 @@ pub(crate) fn sends_without_a_copy_are_the_bytes<A: Arm>() {
     every_chunk_can_be_held(&cache);
 }
 
-/// As many chunks as may be held at one time.
+/// As many chunks as the limit allows can be held at one time.
 fn every_chunk_can_be_held(cache: &Cache) {
     let pin = cache.reader.pin();
     let hold = |chunk| pin.hold(cache.cell, after(chunk * CHUNK_SIZE), 1);
@@ -455,7 +455,7 @@ fn every_chunk_can_be_held(cache: &Cache) {
     assert!(hold(2).is_none(), "one in four");
 }
 
-/// Sends without a copy until the socket is full; how much it took.
+/// Sends without a copy until the socket is full; returns how much it took.
 fn fill_up_without_copies(arm: &mut impl Arm, cache: &Cache, near: &Fd) -> usize {
     let mut at = 0;
     loop {
@@ -489,7 +489,7 @@ pub(crate) fn a_chunk_that_a_peer_has_not_read_is_not_written_again<A: Arm>() {
     arm.moment();
     let unreleased = arm.ring().counters().zerocopy_unreleased;
     assert!(unreleased > 0 && arm.ring().in_flight() as u64 >= unreleased);
-    // The ring keeps no socket for its memory, and the memory without the socket.
+    // The ring keeps no socket open for its memory, and keeps the memory without the socket.
     assert_eq!(Fd::strong_count(&near), 1);
     drop(near);
     for _ in 0..20 {

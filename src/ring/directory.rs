@@ -1,9 +1,9 @@
 //! Which chunk is in which buffer, how far it is filled, and who reads it: the
 //! lock-free part of the chunk cache, without the memory.
 //!
-//! One writer, one [`Desk`] per reader. A chunk's *sequence number* is its identity:
-//! given in the order of allocation, never again. Before a reader touches bytes, its
-//! hazard word says "nothing from this sequence number on may be reused":
+//! One writer, one [`Desk`] per reader. A chunk's *sequence number* is its identity: numbers are
+//! given in the order of allocation and never reused. Before a reader touches bytes, its hazard
+//! word says "nothing from this sequence number on may be reused":
 //!
 //! ```text
 //! reader: hazard = seq    fence   seq still there?  -> read the bytes
@@ -12,10 +12,10 @@
 //!
 //! With both fences at least one of them sees the other (`loom` fails without either).
 //!
-//! A send without a copy outlives the visit: it takes a *hold* on the buffer while the
-//! hazard word protects it. The writer looks at the words first and at the holds after
-//! them: whoever's word is gone has its hold counted already.
-//! Bytes below the fill mark are never written again while the chunk lives (F3).
+//! A send without a copy outlives the visit: it takes a *hold* on the buffer while the hazard
+//! word protects it. The writer reads the words first and the holds after them, so a reader
+//! whose word is gone has its hold counted already. Bytes below the fill mark are never written
+//! again while the chunk lives (F3).
 
 use crate::watermark::CellId;
 use crate::watermark::sync::{AtomicU32, AtomicU64, Fence, Ordering, full_fence};
@@ -23,8 +23,8 @@ use crossbeam::utils::CachePadded;
 use std::cell::Cell;
 use std::sync::Arc;
 
-/// A chunk's place: timeline cell and ordinal in it. The LSN alone would be another
-/// branch's bytes after a switch.
+/// A chunk's key: timeline cell and ordinal in it. After a switch, the LSN alone could name
+/// another branch's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ChunkKey {
     pub(super) cell: CellId,
@@ -36,7 +36,7 @@ pub(super) struct ChunkKey {
 pub(super) struct Seq(u64);
 
 impl Seq {
-    /// Of buffers that never held a chunk: smaller than every hazard.
+    /// For buffers that never held a chunk: smaller than every hazard.
     pub(super) const NONE: Self = Self(0);
 
     /// The number of the next chunk.
@@ -59,19 +59,19 @@ struct Slot {
 #[derive(Debug)]
 pub(super) struct Directory {
     slots: Box<[CachePadded<Slot>]>,
-    /// Key hash to buffer. Chunks of one cell never collide (more entries than
-    /// buffers, consecutive numbers); those of two cells may: the older one is then
-    /// not found, which only costs a file read.
+    /// Key hash to buffer. Chunks of one cell never collide (there are more entries than
+    /// buffers, and numbers are consecutive). Those of two cells may: then the older one is not
+    /// found, which only costs a file read.
     index: Box<[AtomicU32]>,
     hazards: Box<[CachePadded<AtomicU64>]>,
     /// Per buffer: sends in flight that read it.
     holds: Box<[AtomicU32]>,
-    /// Buffers that are held, and how many may be (I10).
+    /// How many buffers are held, at most `max_held` (I10).
     held: AtomicU32,
     max_held: u32,
 }
 
-/// What a reader found: `fill` bytes of `buffer` may be read until the desk is left.
+/// What a reader found: `fill` bytes of `buffer` may be read until [`Desk::leave`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Found {
     pub(super) buffer: usize,
@@ -99,13 +99,13 @@ impl Directory {
     }
 
     fn entry(&self, key: ChunkKey) -> &AtomicU32 {
-        // Two cells share numbers around a switchpoint: keep them apart.
+        // Two cells share numbers around a switchpoint, so keep them apart.
         let place = key.number.wrapping_add(u64::from(key.cell.raw()) * 0x9E37);
         &self.index[place as usize & (self.index.len() - 1)]
     }
 
     /// Writer: the chunk `key` is now in `buffer`, with `fill` bytes already there.
-    /// The buffer is one that [`Directory::is_pinned`] has let go, `seq` was never used.
+    /// [`Directory::is_pinned`] has released the buffer, and `seq` was never used.
     pub(super) fn publish(&self, buffer: usize, seq: Seq, key: ChunkKey, fill: usize) {
         let slot = &self.slots[buffer];
         slot.cell.store(key.cell.raw(), Ordering::Relaxed);
@@ -122,46 +122,46 @@ impl Directory {
         slot.fill.store(fill as u32, Ordering::Release);
     }
 
-    /// Writer: nobody finds the chunk in `buffer` from now on. Those who have found it
-    /// may still read: see [`Directory::is_pinned`].
+    /// Writer: no reader finds the chunk in `buffer` from now on. Readers that have found it may
+    /// still read: see [`Directory::is_pinned`].
     pub(super) fn retire(&self, buffer: usize) {
         self.slots[buffer].seq.store(Seq::NONE.0, Ordering::Relaxed);
         full_fence(Fence::Retire);
     }
 
-    /// Is the chunk in `buffer` kept by this reader?
+    /// Does this reader keep the chunk in `buffer`?
     #[cfg(all(test, not(walhub_loom)))]
     pub(super) fn is_kept_by(&self, reader: usize, buffer: usize) -> bool {
         let seq = self.slots[buffer].seq.load(Ordering::Acquire);
         self.hazards[reader].load(Ordering::Acquire) <= seq
     }
 
-    /// The mistake of a reader that leaves while it reads.
+    /// The mistake of a reader that leaves while it still reads.
     #[cfg(all(test, not(walhub_loom)))]
     pub(super) fn forget_hazard(&self, reader: usize) {
         self.hazards[reader].store(IDLE, Ordering::Release);
     }
 
-    /// Writer, after retiring the chunk `seq`: may somebody still read it? Once the
-    /// answer is no it stays no, and the reads have happened.
+    /// Writer, after retiring the chunk `seq`: may a reader still read it? Once the answer is
+    /// no, it stays no, and all reads have happened.
     pub(super) fn is_pinned(&self, seq: Seq) -> bool {
         self.hazards.iter().any(|hazard| hazard.load(Ordering::Acquire) <= seq.0)
     }
 
     /// Does a send in flight read the buffer?
     pub(super) fn is_held(&self, buffer: usize) -> bool {
-        // Acquire: what the send read is read before the buffer has other bytes.
+        // Acquire: the send's reads happen before the buffer gets other bytes.
         self.holds[buffer].load(Ordering::Acquire) > 0
     }
 
-    /// Writer, after retiring the chunk `seq` of `buffer`: is nobody left who may read
-    /// it? In this order: a hold is taken under a hazard word.
+    /// Writer, after retiring the chunk `seq` of `buffer`: is there nobody left who may read it?
+    /// The order matters: a hold is taken under a hazard word.
     pub(super) fn is_free(&self, buffer: usize, seq: Seq) -> bool {
         !self.is_pinned(seq) && !self.is_held(buffer)
     }
 
-    /// Reader, between [`Desk::find`] and [`Desk::leave`]: keeps what was found from
-    /// being reused until [`Directory::release`]. False when too many are held.
+    /// Reader, between [`Desk::find`] and [`Desk::leave`]: keeps what was found from being
+    /// reused until [`Directory::release`]. Returns false when too many buffers are held.
     pub(super) fn hold(&self, buffer: usize) -> bool {
         let holds = &self.holds[buffer];
         let mut count = holds.load(Ordering::Relaxed);
@@ -172,7 +172,7 @@ impl Directory {
                 return false;
             }
             let next = count + 1;
-            // Relaxed: the hazard word's release orders it before the writer's look.
+            // Relaxed: the hazard word's release orders it before the writer's check.
             match holds.compare_exchange(count, next, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(now) => {
@@ -206,17 +206,17 @@ impl Directory {
     }
 }
 
-/// One reader's place at the directory, with its hazard word.
+/// One reader's desk at the directory, with its hazard word.
 #[derive(Debug)]
 pub(super) struct Desk {
     directory: Arc<Directory>,
     reader: usize,
-    /// What the hazard word says; only this reader writes it.
+    /// The value of the hazard word; only this reader writes it.
     oldest: Cell<u64>,
 }
 
 impl Desk {
-    /// Takes the place of `reader`, which nobody else may take.
+    /// Takes the desk of `reader`, which nobody else may take.
     pub(super) fn new(directory: Arc<Directory>, reader: usize) -> Self {
         Self { directory, reader, oldest: Cell::new(IDLE) }
     }
@@ -232,14 +232,14 @@ impl Desk {
                 && slot.number.load(Ordering::Relaxed) == key.number
         };
         let seq = slot.seq.load(Ordering::Acquire);
-        // A first look, so that a miss costs no fence.
+        // A first check, so that a miss costs no fence.
         if seq == Seq::NONE.0 || !holds_key() {
             return None;
         }
         if seq < self.oldest.get() {
             self.oldest.set(seq);
-            // Release: what an earlier visit read is read before this word replaces
-            // the one that protected it.
+            // Release: an earlier visit's reads happen before this word replaces the one that
+            // protected them.
             directory.hazards[self.reader].store(seq, Ordering::Release);
             full_fence(Fence::Pin);
         }
@@ -297,7 +297,7 @@ mod tests {
         directory.publish(0, Seq(1), key, 10);
         assert!(desk.find(key).is_some());
         assert!(directory.hold(0) && directory.hold(0) && directory.hold(1));
-        // Two buffers are held, and that is all; a held one may be held again.
+        // Two buffers are held, which is the limit; a held one may be held again.
         assert!(!directory.hold(2) && directory.hold(1));
         desk.leave();
         directory.retire(0);

@@ -7,11 +7,11 @@
 use memmap2::{Advice, MmapMut, MmapRaw};
 use std::io;
 
-/// The kernel registers no more in one piece.
+/// The kernel registers no more than this in one piece.
 const REGION: usize = 1 << 30;
 
-/// Only ever touched through raw pointers: a reference to a whole buffer would claim
-/// bytes that another thread is about to fill.
+/// Only ever accessed through raw pointers: a reference to a whole buffer would claim bytes that
+/// another thread is about to fill.
 #[derive(Debug)]
 pub(super) struct Memory {
     mapping: MmapRaw,
@@ -19,12 +19,12 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Zeroed and present, in huge pages where the host has them: a page fault on the
-    /// way of a byte would stall a core.
+    /// Zeroed and present, in huge pages where the host has them: a page fault in the data path
+    /// would stall a core.
     pub(super) fn new(buffers: usize, buffer_size: usize) -> io::Result<Self> {
         let size = buffers.checked_mul(buffer_size).ok_or(io::ErrorKind::OutOfMemory)?;
         let mapping = MmapMut::map_anon(size)?;
-        // Without huge pages it works as well, only dearer.
+        // It works without huge pages too, only at a higher cost.
         drop(mapping.advise(Advice::HugePage));
         mapping.advise(Advice::PopulateWrite)?;
         Ok(Self { mapping: mapping.into(), buffer_size })
@@ -42,7 +42,7 @@ impl Memory {
         unsafe { self.mapping.as_mut_ptr().add(place) }
     }
 
-    /// The memory in pieces that can be registered; a buffer lies in one of them.
+    /// The memory in pieces that can be registered; each buffer lies in exactly one.
     pub(super) fn regions(&self) -> impl Iterator<Item = (*mut u8, usize)> {
         let size = self.mapping.len();
         (0..size).step_by(self.region_size()).map(move |start| {
@@ -77,7 +77,7 @@ impl Memory {
     /// Zeroes a range.
     ///
     /// # Safety
-    /// As [`Memory::copy_in`].
+    /// The same as for [`Memory::copy_in`].
     pub(super) unsafe fn zero(&self, buffer: usize, offset: usize, len: usize) {
         let to = self.pointer(buffer, offset, len);
         // SAFETY: `to` is valid for the length, and the caller excludes other accesses.

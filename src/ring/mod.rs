@@ -1,16 +1,16 @@
 //! The engine that talks to the kernel: typed operations over io_uring, the memory
 //! they use, and the cache of WAL chunks that all cores share.
 //!
-//! The only room with unsafe code, in four files: `uring` (submitting), `replies`
-//! (buffers lent to the kernel), `memory` and `chunks` (bytes that one thread fills
-//! while others read what is filled).
+//! The only module with unsafe code, in four files: `uring` (submitting), `replies` (buffers
+//! lent to the kernel), `memory` and `chunks` (bytes that one thread fills while others read
+//! what is filled).
 //!
-//! The law of the room (I7, I8): what the kernel may still use is owned by the slab
-//! of operations in flight; submitting moves it in, only the completion gives it
-//! back. Nothing is cancelled by being dropped.
+//! The rule of this module (I7, I8): what the kernel may still use is owned by the slab of
+//! operations in flight. Submitting moves it in, and only the completion returns it. Nothing is
+//! cancelled by being dropped.
 //!
-//! [`Ring`] names nothing of io_uring, so that the loop of a data core runs on a
-//! simulated one as well.
+//! [`Ring`] mentions nothing of io_uring, so the loop of a data core also runs on a simulated
+//! ring.
 
 mod buffer;
 mod chunks;
@@ -51,57 +51,57 @@ use std::time::Instant;
 /// An open descriptor. Every operation in flight keeps one alive.
 pub type Fd = Arc<OwnedFd>;
 
-/// At most this many messages are in one submission; a longer batch is cut up.
+/// At most this many messages are in one submission; a longer batch is split.
 pub const SEND_SLICE: usize = 32;
 
-/// The caller's own word; it comes back with the completion.
+/// The caller's own value; it comes back with the completion.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Token(pub u64);
 
-/// One message of a batch, sent in one piece from several places.
+/// One message of a batch, gathered from several places.
 #[derive(Debug)]
 pub struct Outgoing<'a> {
-    /// Where to.
+    /// The destination.
     pub socket: &'a Fd,
-    /// What, in order.
+    /// The bytes, in order.
     pub parts: &'a [IoSlice<'a>],
-    /// What comes behind it.
+    /// What follows it.
     pub then: Then,
 }
 
-/// What comes behind a message on its socket.
+/// What follows a message on its socket.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Then {
-    /// Nothing that is known of: the network gets it at once.
+    /// Nothing that is known of: the network gets the message at once.
     Nothing,
-    /// The next send, at once: the socket may wait for it and put both together.
+    /// The next send, at once: the socket may wait for it and combine the two.
     More,
 }
 
-/// Did a send without a copy do without one?
+/// Was a send without a copy copied after all?
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Copied {
     /// The network read the memory itself.
     No,
-    /// The kernel copied after all (a peer on this machine, a device that cannot do
-    /// it): such a send is dearer than a plain one.
+    /// The kernel copied after all (a peer on this machine, a device without support). Such a
+    /// send costs more than a plain one.
     Yes,
 }
 
 /// The addresses of a TCP connection.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Ends {
-    /// Of the other side.
+    /// The other side's.
     pub peer: SocketAddr,
-    /// Of this side.
+    /// This side's.
     pub own: SocketAddr,
 }
 
 /// What a ring has counted since it was made.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
-    /// Sends that were not complete when submitting returned: a promise of the kernel
-    /// that held in every run, but is not relied upon.
+    /// Sends that were not complete when submitting returned. The kernel promises that there are
+    /// none; this held in every run, but is not relied upon.
     pub late_sends: u64,
     /// Sends without a copy.
     pub zerocopy_sends: u64,
@@ -118,19 +118,19 @@ pub enum Wait {
     No,
     /// Until something completes or the waker fires.
     Forever,
-    /// The same, but at most until then.
+    /// The same, but no later than this.
     Until(Instant),
 }
 
-/// What an operation came to. A cancelled one ends in `ECANCELED`, or in its result
-/// when that came first.
+/// The result of an operation. A cancelled one ends in `ECANCELED`, or in its result when that
+/// came first.
 #[derive(Debug)]
 pub enum Outcome {
-    /// [`Ring::receive_reply`]; no bytes mean the end of the stream, `ENOBUFS` that
-    /// every buffer was in use: ask again when some were given back.
+    /// [`Ring::receive_reply`]; no bytes mean the end of the stream. `ENOBUFS` means that every
+    /// buffer was in use: ask again when some were returned.
     Reply(io::Result<ReplyBuffer>),
-    /// [`Ring::receive`]; 0 is the end of the stream. The bytes are behind those that
-    /// the buffer held before.
+    /// [`Ring::receive`]; 0 is the end of the stream. The bytes follow those that the buffer
+    /// held before.
     Received(io::Result<usize>, Buffer),
     /// [`Ring::poll_writable`]; an error of the socket shows at the next send.
     Writable(io::Result<()>),
@@ -151,9 +151,9 @@ pub enum Outcome {
 /// A completion.
 #[derive(Debug)]
 pub struct Done {
-    /// The word given with the operation.
+    /// The token given with the operation.
     pub token: Token,
-    /// What it came to.
+    /// Its result.
     pub outcome: Outcome,
 }
 
@@ -171,21 +171,20 @@ pub trait Ring {
     /// Sends each message now or not at all, and keeps none of the memory: bytes,
     /// parts and list are free again when it returns.
     ///
-    /// `results` is cleared and gets one entry per message: the bytes that the socket
-    /// took (less than all when it filled up), `WouldBlock` when it was full, or its
-    /// error. Completions of other operations seen meanwhile are kept for
-    /// [`Ring::turn`].
+    /// `results` is cleared and gets one entry per message: the number of bytes that the socket
+    /// took (less than all when it filled up), `WouldBlock` when it was full, or its error.
+    /// Completions of other operations seen meanwhile are kept for [`Ring::turn`].
     fn send_now(&mut self, batch: &[Outgoing<'_>], results: &mut Vec<io::Result<usize>>);
 
-    /// Receives what comes next, once, into one of the ring's small buffers. Only a
-    /// socket that has something uses one.
+    /// Receives what comes next, once, into one of the ring's small buffers. A buffer is used
+    /// only when the socket has something.
     fn receive_reply(&mut self, socket: &Fd, token: Token) -> OpId;
 
-    /// Reads a reply and gives its buffer back.
+    /// Reads a reply and returns its buffer to the ring.
     fn with_reply<T>(&mut self, buffer: ReplyBuffer, read: impl FnOnce(&[u8]) -> T) -> T;
 
-    /// Receives what comes next, once, into `buffer` behind what it holds. The buffer
-    /// must not be full.
+    /// Receives what comes next, once, into `buffer` after what it holds. The buffer must not be
+    /// full.
     fn receive(&mut self, socket: &Fd, buffer: Buffer, token: Token) -> OpId;
 
     /// Completes when the socket takes bytes again, or is broken. Holds no memory.
@@ -198,56 +197,55 @@ pub trait Ring {
     /// before this call are covered.
     fn sync_data(&mut self, file: &Fd, token: Token) -> OpId;
 
-    /// Reads at most `len` bytes at the file's offset `at` into `buffer`, behind what
-    /// it holds. The buffer must have room for them.
+    /// Reads at most `len` bytes at the file's offset `at` into `buffer`, after what it holds.
+    /// The buffer must have room for them.
     fn read(&mut self, file: &Fd, at: u64, buffer: Buffer, len: usize, token: Token) -> OpId;
 
-    /// Makes the cache's memory usable for [`Ring::send_zerocopy`]. Once, before its
+    /// Makes the cache's memory usable for [`Ring::send_zerocopy`]. Called once, before its
     /// first use.
     ///
     /// # Errors
     /// The kernel's: too old, or `ENOMEM` when so much memory may not be locked.
     fn register(&mut self, chunks: &ChunkReader) -> io::Result<()>;
 
-    /// Sends bytes of a registered chunk without copying them: the network reads them
-    /// where they lie, until the peer has acknowledged them. The hold belongs to the ring
-    /// until then, also when everybody else has closed the socket (I7, I8).
+    /// Sends bytes of a registered chunk without copying them: the network reads them in place,
+    /// until the peer has acknowledged them. The hold belongs to the ring until then, even after
+    /// everyone else has closed the socket (I7, I8).
     ///
-    /// Completes twice under the same token: [`Outcome::ZeroCopySent`], then, after
-    /// errors too, [`Outcome::ZeroCopyReleased`]. The first never waits for the peer: the
-    /// socket takes what fits, less than all when it fills up, or nothing
-    /// (`WouldBlock`). Between the call and the first completion nothing else may be sent
-    /// to the socket; after it, everything may, and the socket can be closed or handed
-    /// on. `ENOMEM`, `EOPNOTSUPP` and the like say that it does not work on this socket
-    /// now: the same bytes can be sent by [`Ring::send_now`].
+    /// Completes twice under the same token: [`Outcome::ZeroCopySent`], then, also after errors,
+    /// [`Outcome::ZeroCopyReleased`]. The first never waits for the peer: the socket takes what
+    /// fits, less than all when it fills up, or nothing (`WouldBlock`). Between the call and the
+    /// first completion nothing else may be sent to the socket. After it, everything may, and
+    /// the socket can be closed or handed on. `ENOMEM`, `EOPNOTSUPP` and the like mean that it
+    /// does not work on this socket now: the same bytes can be sent by [`Ring::send_now`].
     ///
-    /// A socket that is closed holds the memory for as long as the kernel tries to
-    /// deliver: [`Ring::reset`] it first where nobody listens any more.
+    /// A socket that is closed holds the memory for as long as the kernel tries to deliver:
+    /// [`Ring::reset`] it first when nobody listens any more.
     fn send_zerocopy(&mut self, socket: &Fd, bytes: ChunkHold, token: Token) -> OpId;
 
-    /// What was counted so far.
+    /// What has been counted so far.
     fn counters(&self) -> Counters;
 
-    /// The ends of a TCP connection. `None` for other sockets, and for one that is not
-    /// connected any more.
+    /// The addresses of a TCP connection. Returns `None` for other sockets, and for one that is
+    /// no longer connected.
     fn ends(&self, socket: &Fd) -> Option<Ends>;
 
-    /// Shuts one side of a socket, or both, at once. Operations in flight on a side
-    /// that is shut end.
+    /// Shuts one side of a socket, or both, at once. This ends operations in flight on that
+    /// side.
     fn shut(&mut self, socket: &Fd, side: Shutdown) -> io::Result<()>;
 
-    /// Resets a connection at once: what is not delivered never will be, and the memory
-    /// of sends without a copy comes free.
+    /// Resets a connection at once: what is not delivered never will be, and the memory of sends
+    /// without a copy is freed.
     fn reset(&mut self, socket: &Fd) -> io::Result<()>;
 
-    /// Asks for the operation to end early; its completion comes all the same.
+    /// Asks for the operation to end early; it still completes.
     fn cancel(&mut self, op: OpId);
 
-    /// Operations whose last completion has not been handed out by [`Ring::turn`].
+    /// Operations whose last completion [`Ring::turn`] has not handed out.
     fn in_flight(&self) -> usize;
 
-    /// Submits everything queued and adds what has completed to `done`. If nothing
-    /// has, sleeps as `wait` says. It may return early with nothing (the core was
-    /// woken, a signal came): the caller looks at its queues and turns again.
+    /// Submits everything queued and adds what has completed to `done`. If nothing has, sleeps
+    /// as `wait` says. It may return early with nothing (the core was woken, a signal came): the
+    /// caller checks its queues and turns again.
     fn turn(&mut self, wait: Wait, done: &mut Vec<Done>) -> io::Result<()>;
 }

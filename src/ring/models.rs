@@ -1,8 +1,8 @@
-//! Every interleaving of pinning and reusing a chunk, over the directory that the cache
-//! ships with: `RUSTFLAGS="--cfg walhub_loom" cargo test --lib models`.
+//! Every interleaving of pinning and reusing a chunk, using the directory that the cache ships
+//! with: `RUSTFLAGS="--cfg walhub_loom" cargo test --lib models`.
 //!
-//! The checker follows each access to the bytes and fails on two that nothing orders.
-//! Without either fence it must.
+//! The checker follows each access to the bytes and fails on two that nothing orders. Without
+//! either fence it must fail.
 
 use super::directory::{ChunkKey, Desk, Directory, Seq};
 use crate::wal::{Lsn, TimelineId};
@@ -14,8 +14,8 @@ use loom::thread;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// One byte of a buffer: the checker watches `access`; `edition` says whose it is and
-/// needs no ordering of its own.
+/// One byte of a buffer. The checker watches `access`; `edition` says which chunk it belongs to
+/// and needs no ordering of its own.
 #[derive(Default)]
 struct Byte {
     access: UnsafeCell<()>,
@@ -62,8 +62,8 @@ fn shared(readers: usize) -> Arc<Cache> {
     Arc::new(Cache { directory, cell, buffer: Default::default() })
 }
 
-/// The writer fills a chunk while it is read, then wants its buffer for the next one,
-/// which a reader may look for as well.
+/// The writer fills a chunk while it is read, then wants its buffer for the next chunk, which a
+/// reader may look for as well.
 fn fill_read_reuse() {
     loom::model(|| {
         let cache = shared(1);
@@ -92,8 +92,8 @@ fn fill_read_reuse() {
     });
 }
 
-/// A send without a copy: found, held, left, and read afterwards in the kernel's time,
-/// while the writer wants the buffer and asks `is_free`.
+/// A send without a copy: found, held, left, and read later by the kernel, while the writer
+/// wants the buffer and asks `is_free`.
 fn hold_read_reuse(is_free: fn(&Directory, Seq) -> bool) {
     loom::model(move || {
         let cache = shared(1);

@@ -1,12 +1,12 @@
-//! Can this host run the data cores? Asked once at start, answered in one message that
-//! says what to change.
+//! Can this host run the data cores? Checked once at start; the answer is one message that says
+//! what to change.
 
 use super::replies::Replies;
 use io_uring::{IoUring, Probe, opcode};
 use std::fmt;
 use std::io;
 
-/// A kernel's version, as far as it matters.
+/// The parts of a kernel's version that matter.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct KernelVersion {
     /// 6 in 6.1.
@@ -19,10 +19,10 @@ impl KernelVersion {
     /// The first with deferred task work, which the rings are built on.
     pub const NEEDED: Self = Self { major: 6, minor: 1 };
 
-    /// The first whose sends without a copy tell whether there was one.
+    /// The first whose sends without a copy report whether there was one.
     const ZEROCOPY: Self = Self { major: 6, minor: 2 };
 
-    /// From `uname -r`; none when it is not a Linux release.
+    /// Parses the output of `uname -r`; returns `None` when it is not a Linux release.
     fn parse(release: &str) -> Option<Self> {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit());
         let mut next = || numbers.next()?.parse().ok();
@@ -43,13 +43,13 @@ impl fmt::Display for KernelVersion {
 /// What [`probe`] found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Features {
-    /// The running kernel; none when its name does not say.
+    /// The running kernel; `None` when its release cannot be parsed.
     pub kernel: Option<KernelVersion>,
-    /// Sends without a copy, which say afterwards whether there was one.
+    /// Sends without a copy that report afterwards whether there was one.
     pub zerocopy: Support,
 }
 
-/// Can the kernel do something that the hub can do without?
+/// Does the kernel support something that the hub can do without?
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Support {
     /// Yes.
@@ -67,7 +67,7 @@ pub enum RingRefused {
         /// The running kernel.
         found: KernelVersion,
     },
-    /// Switched off for everybody, or for us.
+    /// Disabled for every process, or for this one.
     #[error(
         "io_uring is disabled: kernel.io_uring_disabled is {level}; {}",
         if *level == 1 {
@@ -86,7 +86,7 @@ pub enum RingRefused {
          io_uring_register in the container's seccomp profile or the security policy"
     )]
     Filtered {
-        /// What the kernel said.
+        /// The kernel's error.
         error: io::Error,
     },
     /// Locked memory is limited.
@@ -94,16 +94,16 @@ pub enum RingRefused {
         "no memory for io_uring ({error}): raise the limit of locked memory (ulimit -l, LimitMEMLOCK=)"
     )]
     Memory {
-        /// What the kernel said.
+        /// The kernel's error.
         error: io::Error,
     },
-    /// The kernel's version is enough, but it was built or patched without something.
+    /// The kernel's version is new enough, but it was built or patched without something.
     #[error(
         "the kernel's io_uring lacks {missing}: found Linux {found}, need an unrestricted {} or newer",
         KernelVersion::NEEDED
     )]
     Lacks {
-        /// What is not there.
+        /// What is missing.
         missing: String,
         /// The running kernel.
         found: String,
@@ -147,7 +147,7 @@ const OPCODES: [(u8, &str); 7] = [
     (opcode::AsyncCancel::CODE, "ASYNC_CANCEL"),
 ];
 
-/// Sets up a small ring and looks whether it can do all that a data core needs.
+/// Sets up a small ring and checks that it can do all that a data core needs.
 pub fn probe() -> Result<Features, RingRefused> {
     let kernel = KernelVersion::running();
     if let Some(found) = kernel.filter(|found| *found < KernelVersion::NEEDED) {
@@ -181,9 +181,9 @@ pub fn probe() -> Result<Features, RingRefused> {
 pub(super) fn setup(entries: u32) -> Result<IoUring, RingRefused> {
     let mut builder = IoUring::builder();
     builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
-    // One bad entry must not hold back those behind it.
+    // One bad entry must not hold back the ones after it.
     builder.setup_submit_all().setup_clamp();
-    // Operations in flight outnumber submissions: one receive per standby, at least.
+    // Operations in flight outnumber submissions: there is at least one receive per standby.
     builder.setup_cqsize(entries.saturating_mul(4));
     builder.build(entries).map_err(RingRefused::setup)
 }

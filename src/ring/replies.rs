@@ -1,9 +1,7 @@
-//! Small buffers lent to the kernel: it takes one when a standby has said something,
-//! and gets it back after parsing (I10: their number is fixed, `ENOBUFS` says that all
-//! are in use).
+//! Small buffers lent to the kernel. It takes one when a standby has sent something, and gets it
+//! back after parsing (I10: their number is fixed; `ENOBUFS` means that all are in use).
 //!
-//! One mapping holds the ring of entries that the kernel reads, and behind it the
-//! buffers.
+//! One mapping holds the ring of entries that the kernel reads, followed by the buffers.
 #![expect(unsafe_code, reason = "the entries and the buffers are shared with the kernel")]
 
 use io_uring::Submitter;
@@ -14,8 +12,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// A reply that lies in one of the ring's buffers. Dropping it gives the buffer back
-/// too.
+/// A reply that lies in one of the ring's buffers. Dropping it also returns the buffer.
 #[derive(Debug)]
 pub struct ReplyBuffer {
     id: u16,
@@ -24,13 +21,12 @@ pub struct ReplyBuffer {
 }
 
 impl ReplyBuffer {
-    /// One that belongs to no kernel: a simulated ring keeps the bytes under a number of
-    /// its own.
+    /// A reply without a kernel buffer: a simulated ring stores the bytes under its own number.
     pub fn numbered(id: u16, len: usize) -> Self {
         Self { id, len, home: None }
     }
 
-    /// One of a simulated ring's own, which goes back to `home`.
+    /// A reply that belongs to a simulated ring and is returned to `home`.
     #[cfg(all(test, not(walhub_loom)))]
     pub(crate) fn lent(id: u16, len: usize, home: &Rc<RefCell<Vec<u16>>>) -> Self {
         Self { id, len, home: Some(Rc::clone(home)) }
@@ -100,7 +96,7 @@ impl Replies {
         submitter.unregister_buf_ring(self.group)
     }
 
-    /// A buffer in which the kernel has put `len` bytes.
+    /// A buffer into which the kernel has put `len` bytes.
     pub(super) fn taken(&self, id: u16, len: usize) -> ReplyBuffer {
         assert!(id < self.count && len <= self.size, "the kernel names a buffer that we lent");
         ReplyBuffer { id, len, home: Some(Rc::clone(&self.returned)) }
@@ -128,7 +124,7 @@ impl Replies {
             }
             self.publish();
         }
-        // The same memory serves for ever.
+        // Reuse the same allocation.
         *self.returned.borrow_mut() = returned;
     }
 

@@ -4,7 +4,7 @@ use super::{Buffer, ChunkHold, ChunkRange, Copied, Fd, Token};
 use std::os::fd::OwnedFd;
 use std::sync::Weak;
 
-/// Names an operation in flight. A stale one names nothing.
+/// Names an operation in flight. A stale name matches nothing.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub struct OpId {
     index: u32,
@@ -19,7 +19,7 @@ impl OpId {
         Self { index: number, generation: 0 }
     }
 
-    /// The word that goes through the kernel; the two top bits stay free.
+    /// The value that passes through the kernel; its two top bits stay free.
     pub(super) fn word(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
     }
@@ -33,7 +33,7 @@ impl OpId {
 #[derive(Debug)]
 pub(super) enum Held {
     Reply,
-    /// Into the spare part.
+    /// Into the buffer's spare part.
     Receive(Buffer),
     Writable,
     Write {
@@ -41,19 +41,19 @@ pub(super) enum Held {
         bytes: ChunkRange,
     },
     Sync,
-    /// Into the first `len` bytes of the spare part.
+    /// Into the first `len` bytes of the buffer's spare part.
     Read {
         at: u64,
         buffer: Buffer,
         len: usize,
     },
-    /// Of the waker's counter.
+    /// A read of the waker's counter.
     Wake(Buffer),
     /// A send without a copy: the memory is needed until its notification.
     ZeroCopy(ZeroCopy),
 }
 
-/// How far a send without a copy has come: it completes twice.
+/// The progress of a send without a copy, which completes twice.
 #[derive(Debug)]
 pub(super) struct ZeroCopy {
     pub(super) bytes: ChunkHold,
@@ -62,20 +62,20 @@ pub(super) struct ZeroCopy {
 
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// Neither completion is here.
+    /// Neither completion has come.
     Sending,
     /// The notification came first.
     Notified(Copied),
-    /// The socket took so many bytes and reads them on. It may be closed meanwhile.
+    /// The socket took `taken` bytes and still reads them. It may have been closed since.
     Sent { socket: Weak<OwnedFd>, taken: usize },
 }
 
-/// The descriptor is kept as well: a closed number could name another socket by the
-/// time the kernel looks.
+/// The descriptor is kept too: by the time the kernel looks, a closed number could name another
+/// socket.
 #[derive(Debug)]
 pub(super) struct Operation {
     pub(super) token: Token,
-    /// None once the kernel needs the memory only, no descriptor any more.
+    /// `None` once the kernel needs only the memory and no longer the descriptor.
     pub(super) fd: Option<Fd>,
     pub(super) held: Held,
 }
@@ -86,8 +86,8 @@ struct Slot {
     operation: Option<Operation>,
 }
 
-/// Slots are reused, newest first; the slab grows to the most that was ever in
-/// flight and stays there.
+/// Slots are reused, newest first. The slab grows to the most operations ever in flight and
+/// keeps that size.
 #[derive(Debug, Default)]
 pub(super) struct Slab {
     slots: Vec<Slot>,
@@ -111,7 +111,7 @@ impl Slab {
         OpId { index, generation: 0 }
     }
 
-    /// Takes an operation out; none when the name is stale.
+    /// Removes and returns an operation; returns `None` when the name is stale.
     pub(super) fn remove(&mut self, op: OpId) -> Option<Operation> {
         let slot = self.slots.get_mut(op.index as usize)?;
         if slot.generation != op.generation {
@@ -150,8 +150,7 @@ impl Slab {
     }
 
     /// The operations in flight that may wait for ever: for a peer, for a wake-up. File
-    /// operations end by themselves, and a send without a copy does not end by being
-    /// cancelled.
+    /// operations end by themselves, and cancelling does not end a send without a copy.
     pub(super) fn waiting(&self) -> impl Iterator<Item = OpId> {
         let waits = |slot: &Slot| {
             let operation = slot.operation.as_ref();

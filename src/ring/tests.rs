@@ -1,5 +1,5 @@
-//! The real ring against real sockets and files: what every ring keeps to, and what only
-//! threads and the kernel's queues can show.
+//! The real ring with real sockets and files: what every ring has to do, and what only threads
+//! and the kernel's queues can show.
 
 use super::conformance::is_locked;
 use super::conformance::{Arm, REPLIES, REPLY_SIZE, conforms};
@@ -66,7 +66,7 @@ impl Arm for RealArm {
         let (near, far) = tcp_pair(&self.listener);
         narrow(&near);
         far.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        // As tokio leaves them.
+        // tokio leaves sockets in this mode.
         near.set_nonblocking(true).unwrap();
         (fd(near), far)
     }
@@ -159,7 +159,7 @@ fn another_thread_wakes_a_sleeper() {
         assert!(start.elapsed() >= Duration::from_millis(15));
         thread.join().unwrap();
     }
-    // Fired before the sleep: the sleep is over at once. Several are one.
+    // Fired before the sleep, so the sleep ends at once. Several count as one.
     for _ in 0..3 {
         waker.wake();
         waker.wake();
@@ -246,8 +246,8 @@ fn dropping_waits_for_what_is_in_flight() {
     drop(far);
 }
 
-/// A registered cache of eight chunks of one cell, four of them full, and its bytes; none
-/// where so much memory may not be locked.
+/// A registered cache of eight chunks of one cell, four of them full, and its bytes. Returns
+/// `None` when that much memory may not be locked.
 fn registered(ring: &mut Uring) -> Option<(ChunkWriter, ChunkReader, CellId, Vec<u8>)> {
     let (mut writer, mut readers) = chunks(8 * CHUNK_SIZE, 1).unwrap();
     let (cell, reader) = (cell(), readers.remove(0));
@@ -259,7 +259,7 @@ fn registered(ring: &mut Uring) -> Option<(ChunkWriter, ChunkReader, CellId, Vec
     is_locked(ring.register(&reader)).then_some((writer, reader, cell, wal))
 }
 
-/// Sends from `at` on without a copy until the socket is full; where that was.
+/// Sends from `at` on without a copy until the socket is full; returns where that was.
 fn fill_up(ring: &mut Uring, reader: &ChunkReader, cell: CellId, near: &Fd) -> usize {
     let mut at = 0;
     loop {
@@ -301,7 +301,7 @@ fn a_ring_ends_although_a_peer_never_reads() {
     let begun = Instant::now();
     drop(ring);
     assert!(begun.elapsed() < Duration::from_secs(5));
-    // All holds are given back: every chunk can be held again.
+    // All holds are released: every chunk can be held again.
     let pin = reader.pin();
     let holds: Vec<_> =
         (0..2).map(|n| pin.hold(cell, Lsn::new(n * CHUNK_SIZE as u64), 1).unwrap()).collect();

@@ -1,8 +1,7 @@
 //! The real ring: one per data core, made and used on that core's thread.
 //!
-//! Nothing is allocated per operation: slots, message headers, buffers and lists are
-//! reused. Completions are handed out by `turn` only; those that `send_now` meets
-//! wait in `kept`.
+//! Nothing is allocated per operation: slots, message headers, buffers and lists are reused.
+//! Only `turn` hands out completions; those that `send_now` encounters wait in `kept`.
 #![expect(
     unsafe_code,
     reason = "submitting an entry promises that its memory outlives the operation"
@@ -24,22 +23,22 @@ use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-/// The word of a send is this bit and its place in the slice.
+/// A send's user data is this bit and its place in the slice.
 const SEND: u64 = 1 << 63;
-/// The word of operations whose completion says nothing (cancellations).
+/// The user data of operations whose completion means nothing (cancellations).
 const IGNORED: u64 = 1 << 62;
 /// The one group of provided buffers.
 const REPLIES: u16 = 0;
 
-/// Say with the notification whether there was a copy all the same; the crate has it
-/// for its bindings only.
+/// Asks the notification to report whether there was a copy after all. The crate has this only
+/// in its internal bindings.
 const SEND_ZC_REPORT_USAGE: u16 = 1 << 3;
 
-/// The answer in the notification's result.
+/// The report in the notification's result.
 const NOTIF_USAGE_ZC_COPIED: u32 = 1 << 31;
 
-/// How long a ring that is dropped waits for peers to acknowledge what they were sent
-/// without a copy; then their connections are reset, and it waits once more.
+/// How long a dropped ring waits for peers to acknowledge what they were sent without a copy.
+/// Then their connections are reset, and it waits as long again.
 const ACKNOWLEDGE: Duration = Duration::from_millis(100);
 
 /// Sizes of a ring.
@@ -52,7 +51,7 @@ pub struct Setup {
     pub reply_buffers: u16,
     /// Bytes in each of them.
     pub reply_size: usize,
-    /// Kernel threads for what would block: file operations, then the rest.
+    /// Kernel threads for operations that would block: file operations, then the rest.
     pub workers: [u32; 2],
 }
 
@@ -80,9 +79,9 @@ struct State {
     replies: Replies,
     sends: Sends,
     counters: Counters,
-    /// The waker has fired since the last turn looked.
+    /// The waker has fired since the last turn checked.
     woken: bool,
-    /// The read of the waker's descriptor, when it must be submitted again.
+    /// The buffer for the read of the waker's descriptor, when that must be submitted again.
     wake_buffer: Option<Buffer>,
 }
 
@@ -150,15 +149,15 @@ impl Uring {
         while !self.io.submission().is_empty() {
             match self.io.submit() {
                 Ok(_) => {}
-                // Out of memory for requests, or completions to be taken first.
+                // Out of memory for requests, or completions have to be taken first.
                 Err(error) if is_passing(&error) => self.reap_into_kept(),
-                // A ring that is not ours, or broken: what it holds cannot be freed.
+                // The ring is not ours, or broken: what it holds cannot be freed.
                 Err(error) => panic!("io_uring_enter: {error}"),
             }
         }
     }
 
-    /// Takes what has completed, into `kept`.
+    /// Moves what has completed into `kept`.
     fn reap_into_kept(&mut self) {
         let Self { io, state, kept, .. } = self;
         reap(io, state, kept);
@@ -172,7 +171,7 @@ impl Uring {
         self.start(Token(0), &event, Held::Wake(buffer));
     }
 
-    /// One slice of a batch: submitted together, complete before this returns.
+    /// Sends one slice of a batch: submitted together, complete before this returns.
     fn send_slice(&mut self, slice: &[Outgoing<'_>]) {
         self.state.sends.missing = slice.len();
         for (place, message) in slice.iter().enumerate() {
@@ -232,7 +231,7 @@ impl Uring {
     }
 }
 
-/// The entry of an operation; all memory it names belongs to the operation.
+/// Builds the entry of an operation; all memory it names belongs to the operation.
 fn entry_of(operation: &mut Operation, fd: types::Fd) -> squeue::Entry {
     match &mut operation.held {
         Held::Reply => {
@@ -266,8 +265,8 @@ fn entry_of(operation: &mut Operation, fd: types::Fd) -> squeue::Entry {
     }
 }
 
-/// Errors of entering after which nothing is lost: interrupted, timed out, or the
-/// kernel is short of something that taking completions may free.
+/// Errors of entering that lose nothing: interrupted, timed out, or the kernel is short of
+/// something that taking completions may free.
 fn is_passing(error: &io::Error) -> bool {
     let passing = [libc::EINTR, libc::ETIME, libc::EAGAIN, libc::EBUSY];
     error.raw_os_error().is_some_and(|code| passing.contains(&code))
@@ -319,7 +318,7 @@ impl State {
                 self.wake_buffer = Some(buffer);
                 return;
             }
-            // It was refused before the memory was used: no notification follows.
+            // The send was refused before the memory was used, so no notification follows.
             Held::ZeroCopy(_) => {
                 done.push(Done { token, outcome: Outcome::ZeroCopySent(count(result)) });
                 Outcome::ZeroCopyReleased(Copied::No)
@@ -328,9 +327,9 @@ impl State {
         done.push(Done { token, outcome });
     }
 
-    /// One of the two completions of a send without a copy: the result, of which a
-    /// notification follows, or the notification. The kernel posts them in this order,
-    /// but promises it nowhere; the caller gets them so.
+    /// Handles one of the two completions of a send without a copy: the result, which a
+    /// notification follows, or the notification. The kernel posts them in this order but
+    /// promises it nowhere; the caller gets them in this order in any case.
     fn complete_half(&mut self, op: OpId, result: i32, flags: u32, done: &mut Vec<Done>) {
         let operation = self.slab.get_mut(op).expect("a send completes twice at most");
         let token = operation.token;
@@ -354,14 +353,14 @@ impl State {
             }
         };
         self.slab.remove(op);
-        // The kernel calls copied what was never sent.
+        // The kernel reports bytes that were never sent as copied.
         let copied = if taken > 0 { copied } else { Copied::No };
         self.counters.zerocopy_copied += u64::from(copied == Copied::Yes);
         done.push(Done { token, outcome: Outcome::ZeroCopyReleased(copied) });
     }
 
     fn reply(&mut self, result: i32, flags: u32) -> io::Result<ReplyBuffer> {
-        // A failed receive may have picked a buffer all the same: it goes back.
+        // A failed receive may still have picked a buffer, which has to be returned.
         let len = usize::try_from(result).unwrap_or(0);
         let taken = cqueue::buffer_select(flags).map(|id| self.replies.taken(id, len));
         match (count(result)?, taken) {
@@ -371,7 +370,7 @@ impl State {
         }
     }
 
-    /// Operations of the caller's that are in flight.
+    /// How many of the caller's operations are in flight.
     fn in_flight(&self) -> usize {
         self.slab.len() - usize::from(self.wake_buffer.is_none())
     }
@@ -410,9 +409,9 @@ impl Ring for Uring {
     }
 
     fn receive(&mut self, socket: &Fd, mut buffer: Buffer, token: Token) -> OpId {
-        // Receiving into nothing would look like the end of the stream.
+        // A receive into an empty range would look like the end of the stream.
         assert!(buffer.room() > 0, "a receive needs room");
-        // Half of the buffer is worth a receive; more is not worth moving bytes for.
+        // Half of the buffer is enough for a receive; more is not worth moving bytes for.
         buffer.make_room(buffer.capacity().div_ceil(2));
         self.start(token, socket, Held::Receive(buffer))
     }
@@ -487,7 +486,7 @@ impl Ring for Uring {
     }
 
     fn turn(&mut self, wait: Wait, done: &mut Vec<Done>) -> io::Result<()> {
-        // First of all: it may submit, and then keep completions.
+        // This comes first: it may submit, and then keep completions.
         self.listen_to_waker();
         let before = done.len();
         done.append(&mut self.kept);
@@ -501,9 +500,9 @@ impl Ring for Uring {
 }
 
 impl Drop for Uring {
-    /// Waits for everything in flight (I8): the kernel may use its memory until then.
-    /// What waits for others is cancelled, file operations run to their end. A peer that
-    /// does not acknowledge is given a moment, then its connection is reset.
+    /// Waits for everything in flight (I8): the kernel may use its memory until then. Operations
+    /// that wait for others are cancelled; file operations run to their end. A peer that does
+    /// not acknowledge gets a moment, and then its connection is reset.
     fn drop(&mut self) {
         let waiting: Vec<OpId> = self.state.slab.waiting().collect();
         for op in waiting {
@@ -514,7 +513,7 @@ impl Drop for Uring {
         self.drain_until(moment(), |_| 0);
         let unreleased: Vec<Fd> = self.state.slab.unreleased().flatten().collect();
         for socket in unreleased {
-            // One that has gone already holds nothing.
+            // A connection that is gone already holds nothing.
             drop(self.reset(&socket));
         }
         self.drain_until(moment(), |_| 0);
@@ -525,18 +524,17 @@ impl Drop for Uring {
             "operations in flight"
         );
         if unreleased > 0 {
-            // A device that keeps what it was given to send: so does the memory.
+            // A device has not released what it was given to send, so the memory must stay.
             Box::leak(Box::new(std::mem::take(&mut self.state.slab)));
         }
         self.kept.clear();
-        // The memory outlives the ring either way: it is dropped after this.
+        // The memory outlives the ring in any case: it is dropped after this.
         drop(self.state.replies.unregister(&self.io.submitter()));
     }
 }
 
 impl Uring {
-    /// Takes completions until no more operations than `left` are in flight, or until
-    /// then.
+    /// Takes completions until at most `left` operations are in flight, or until `deadline`.
     fn drain_until(&mut self, deadline: Option<Instant>, left: impl Fn(&Slab) -> usize) {
         while self.state.slab.len() > left(&self.state.slab) {
             let wait = match deadline {

@@ -3,8 +3,8 @@
 use super::Fd;
 use std::io;
 
-/// Wakes one core, from any thread. Cheap to clone; a wake-up is a system call, so
-/// ask the core's bell first.
+/// Wakes one core, from any thread. Cheap to clone. A wake-up is a system call, so check the
+/// core's bell first.
 #[derive(Clone, Debug)]
 pub struct Waker {
     event: Fd,
@@ -12,14 +12,13 @@ pub struct Waker {
 
 impl Waker {
     pub(super) fn new() -> io::Result<Self> {
-        // Blocking on purpose: a ring that punts the read of a non-blocking descriptor
-        // may complete it with EAGAIN at once. A writer would block at 2^64-2 unread
-        // wake-ups only.
+        // Blocking on purpose: a ring that punts the read of a non-blocking descriptor may
+        // complete it with EAGAIN at once. A writer would block only at 2^64-2 unread wake-ups.
         let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
         Ok(Self { event: Fd::new(event) })
     }
 
-    /// Ends the core's sleep, or the next one if it does not sleep.
+    /// Ends the core's sleep, or the next one if it is not asleep.
     pub fn wake(&self) {
         loop {
             match rustix::io::write(&self.event, &1u64.to_ne_bytes()) {
@@ -30,13 +29,13 @@ impl Waker {
         }
     }
 
-    /// One for a simulated ring.
+    /// A waker for a simulated ring.
     #[cfg(all(test, not(walhub_loom)))]
     pub(crate) fn simulated() -> Self {
         Self::new().expect("the test has a descriptor left")
     }
 
-    /// Has it fired since the last question?
+    /// Has it fired since the last call?
     #[cfg(all(test, not(walhub_loom)))]
     pub(crate) fn has_fired(&self) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};

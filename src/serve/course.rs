@@ -1,4 +1,4 @@
-//! Takes up what an earlier run left in the directory about the upstream: the one that
+//! Takes over what an earlier run left in the directory about the upstream: the upstream that
 //! `walhub ctl` set, its fence, and the evidence of a difference.
 
 use crate::hub::course::{Course, Resumed};
@@ -15,33 +15,33 @@ use tracing::warn;
 /// Why the hub does not start with what was left.
 #[derive(Debug, thiserror::Error)]
 pub enum CourseFault {
-    /// A file cannot be read, or removed.
+    /// A file cannot be read or removed.
     #[error("could not read or remove file \"{}\": {error}", path.display())]
     Io {
-        /// Which.
+        /// Which file.
         path: PathBuf,
-        /// The system's words.
+        /// The operating system's error.
         error: io::Error,
     },
-    /// A file is damaged. It may be a fence or evidence, so this is not passed over.
+    /// A file is damaged. It may be a fence or evidence, so it is not skipped.
     #[error("file \"{}\" {fault}", path.display())]
     Unreadable {
-        /// Which.
+        /// Which file.
         path: PathBuf,
         /// What is wrong with it.
         fault: Unreadable,
     },
-    /// The upstream that was set cannot be used any more.
+    /// The upstream that was set is no longer usable.
     #[error("the upstream in file \"{}\": {fault}", path.display())]
     Conninfo {
-        /// Which.
+        /// Which file.
         path: PathBuf,
         /// What is wrong with it.
         fault: ConninfoFault,
     },
 }
 
-/// Sets the course as the last run had it. `flag` is `--primary-conninfo`.
+/// Restores the course of the last run. `flag` is `--primary-conninfo`.
 pub(super) fn resume(course: &Course, layout: &Layout, flag: Secret) -> Result<(), CourseFault> {
     let path = layout.auto();
     let upstream = read(&path, UpstreamNote::decode)?;
@@ -59,7 +59,7 @@ pub(super) fn resume(course: &Course, layout: &Layout, flag: Secret) -> Result<(
                 "--primary-conninfo was changed since walhub ctl has set an upstream: what was set \
                  is forgotten"
             );
-            // Or it would count again when the flag is changed back.
+            // Otherwise it would count again when the flag is changed back.
             std::fs::remove_file(&path).map_err(|error| CourseFault::Io { path, error })?;
         }
     }

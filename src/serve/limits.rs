@@ -1,4 +1,4 @@
-//! Limits of the process and the host, held against the settings at the start.
+//! Limits of the process and the host, compared with the settings at the start.
 
 use crate::config::{Config, Zerocopy};
 use crate::control::reserved_descriptors;
@@ -6,7 +6,7 @@ use crate::ring;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 
-/// Clients that are on their way in or out.
+/// Clients that are connecting or disconnecting.
 const IN_OR_OUT: u64 = 512;
 
 /// Kernel memory that a standby's socket may hold with `TCP_NOTSENT_LOWAT` set, bytes.
@@ -18,9 +18,9 @@ const CAP_IPC_LOCK: u32 = 14;
 /// What the host and the process' limits allow.
 #[derive(Debug, Clone, Copy)]
 struct Host {
-    /// Open files, at most.
+    /// The most open files.
     descriptors: u64,
-    /// Locked memory, bytes; none without a limit.
+    /// Locked memory, bytes; `None` when there is no limit.
     locked: Option<u64>,
     /// `net.ipv4.tcp_mem`, its upper value, in pages.
     tcp_pages: Option<u64>,
@@ -39,8 +39,8 @@ impl Host {
     }
 }
 
-/// Raises the soft limit on descriptors to the hard one and warns where a limit does
-/// not go with the settings.
+/// Raises the soft limit on descriptors to the hard one and warns of limits that do not fit the
+/// settings.
 ///
 /// # Errors
 /// The limit leaves no room for any client.
@@ -62,12 +62,12 @@ fn descriptors_wanted(config: &Config) -> u64 {
     config.max_wal_senders as u64 + other_descriptors(config)
 }
 
-/// Descriptors besides the standbys'.
+/// Descriptors used for anything but standbys.
 fn other_descriptors(config: &Config) -> u64 {
     reserved_descriptors(config.cores.get()) as u64 + IN_OR_OUT
 }
 
-/// What does not go together, and what to set.
+/// Returns what does not fit together, and what to set.
 fn judge(config: &Config, host: Host) -> Result<Vec<String>, TooFewDescriptors> {
     let mut warnings = Vec::new();
     let (allowed, wanted) = (host.descriptors, descriptors_wanted(config));
@@ -95,7 +95,7 @@ fn judge(config: &Config, host: Host) -> Result<Vec<String>, TooFewDescriptors> 
             ));
         }
     }
-    // Each data core's ring locks the cache for itself.
+    // Each data core's ring locks the cache separately.
     let locks = ring::cache_memory(config.wal_buffers) as u64 * config.cores.get() as u64;
     if may_do_without_copies(config)
         && let Some(limit) = host.locked.filter(|limit| *limit < locks)
@@ -110,7 +110,7 @@ fn judge(config: &Config, host: Host) -> Result<Vec<String>, TooFewDescriptors> 
     Ok(warnings)
 }
 
-/// Can there be a client to whom large pieces are sent without a copy?
+/// Can there be a client to which large pieces are sent without a copy?
 fn may_do_without_copies(config: &Config) -> bool {
     match config.zerocopy {
         Zerocopy::Off => false,
@@ -136,7 +136,7 @@ fn tcp_memory_pages() -> Option<u64> {
     text.split_whitespace().nth(2)?.parse().ok()
 }
 
-/// Has the process the capability to lock as much memory as it likes?
+/// Does the process have the capability to lock as much memory as it likes?
 fn may_lock() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));

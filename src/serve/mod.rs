@@ -1,5 +1,5 @@
-//! `walhub serve`: puts the engines together, in the order in which they need each
-//! other, and takes them apart in the reverse one.
+//! `walhub serve`: assembles the engines in the order in which they depend on each other, and
+//! takes them apart in reverse order.
 
 mod course;
 pub mod flags;
@@ -37,20 +37,20 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-/// How long a shutdown may take the cores, stuck clients included. Half a second before the
-/// cut is for everything behind them on a machine that is busy.
+/// How long the shutdown of the cores may take, stuck clients included. The last half second
+/// before the cut is for everything after them, on a busy machine.
 const SHUTDOWN: Duration = Duration::from_millis(4000);
 
-/// How long restore commands may take to end when everybody else has gone.
+/// How long restore commands may take to end once the control thread has ended.
 const COMMANDS: Duration = Duration::from_millis(2500);
 
-/// What the control thread may take beyond that to write its last words.
+/// How long the control thread may take beyond `SHUTDOWN`, and the keeper at the very end.
 const LAST_WORDS: Duration = Duration::from_millis(400);
 
-/// When the process ends, whoever still waits for whatever.
+/// When the process ends, whatever is still running.
 const CUT: Duration = Duration::from_millis(4900);
 
-/// Messages that may wait for a core. A fleet that reconnects at once fits.
+/// Messages that may wait for a core. There is room for a whole fleet that reconnects at once.
 const INBOX: usize = 8192;
 
 /// News that may wait for the control thread; a core keeps what does not fit.
@@ -59,42 +59,42 @@ const NEWS: usize = 1024;
 /// Why the hub does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeFault {
-    /// A flag.
+    /// A flag is wrong.
     #[error(transparent)]
     Mistake(#[from] Mistake),
     /// `--log-level`.
     #[error("--log-level: expected error, warn, info, debug or trace, not \"{0}\"")]
     LogLevel(String),
-    /// io_uring is not to be had.
+    /// io_uring is not available.
     #[error(transparent)]
     Ring(#[from] RingRefused),
     /// The process' limits.
     #[error(transparent)]
     Limits(#[from] limits::TooFewDescriptors),
-    /// `--pin-cores`.
+    /// `--pin-cores` cannot be followed.
     #[error(transparent)]
     Pin(#[from] pin::PinFault),
-    /// The directory.
+    /// The directory is unusable.
     #[error(transparent)]
     Directory(#[from] DirectoryFault),
-    /// What is in it, or the thread that keeps it.
+    /// Its content, or the thread that keeps it.
     #[error(transparent)]
     Keeper(#[from] KeeperFault),
-    /// What `walhub ctl` left.
+    /// What `walhub ctl` left is unusable.
     #[error(transparent)]
     Course(#[from] course::CourseFault),
     /// The listening sockets.
     #[error(transparent)]
     Bind(#[from] BindFault),
-    /// What is in the control file and the cache do not go together.
+    /// The control file and the cache do not match.
     #[error("{0}")]
     Begin(String),
-    /// The operating system.
+    /// An operating system call failed.
     #[error("could not {0}: {1}")]
     Io(&'static str, io::Error),
 }
 
-/// A data core's thread before it runs: its ring is made, its parts are awaited.
+/// A data core's thread before it runs: its ring exists, and it waits for its parts.
 struct Berth {
     waker: Waker,
     bell: Arc<Bell>,
@@ -105,7 +105,7 @@ struct Berth {
 /// Runs a hub until it is told to stop.
 ///
 /// # Errors
-/// Before it serves anybody: a flag, the kernel, the directory or the sockets.
+/// Before any client is served: a flag, the kernel, the directory or the sockets.
 pub fn serve(flags: ServeFlags) -> Result<ExitCode, Box<dyn std::error::Error>> {
     Ok(run(flags)?)
 }
@@ -145,9 +145,9 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     let hub = Arc::new(Hub::new(Arc::clone(&config), control.instance, keeper.holds));
     course::resume(&hub.course, &layout, flag)?;
     if control.cluster.is_none() {
-        // A new directory gets its ID before it has a cluster, so that a loop is seen at the
-        // first connection. It is written again with the cluster; until then only the ID
-        // could be lost.
+        // A new directory gets its ID before it has a cluster, so that a loop is detected at the
+        // first connection. It is written again with the cluster; until then only the ID could
+        // be lost.
         keeper.client.note(Job::SaveControl(Box::new(control.clone())));
     }
 
@@ -217,13 +217,13 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
         restorer.join(Instant::now() + COMMANDS);
     }
     for thread in threads {
-        // Its panic has been reported, and has ended the process already.
+        // A panic of the thread was reported, and has ended the process already.
         drop(thread.join());
     }
     if let Some(archiver) = archiver {
         archiver.finish();
     }
-    // The keeper may be in the middle of a long write: its file has no name yet.
+    // The keeper may be in the middle of a long write to a file that has no name yet.
     let finished = Instant::now() + LAST_WORDS;
     while !keeper.thread.is_finished() && Instant::now() < finished {
         std::thread::sleep(Duration::from_millis(2));
@@ -238,7 +238,7 @@ fn start_log(level: &str) -> Result<(), ServeFault> {
     log::start(level).map_err(|e| ServeFault::Io("start the log", e))
 }
 
-/// The settings as far as the kernel can follow them.
+/// The settings without those that the kernel does not support.
 fn without_what_is_missing(config: Arc<Config>, features: Features) -> Arc<Config> {
     if features.zerocopy == Support::Yes || config.zerocopy == Zerocopy::Off {
         return config;
@@ -252,7 +252,7 @@ fn without_what_is_missing(config: Arc<Config>, features: Features) -> Arc<Confi
     Arc::new(config)
 }
 
-/// The receive role where recovery left it.
+/// The receive role in the state that recovery found.
 fn resume(
     hub: &Hub,
     config: &Config,
@@ -260,7 +260,7 @@ fn resume(
     writer: &mut ring::ChunkWriter,
 ) -> Result<Store, ServeFault> {
     let (tli, durable, oldest) = (wal.walker.rules().tli, wal.durable, wal.oldest);
-    // The first time everything that was read back is compared.
+    // The first comparison covers everything that was read back.
     let start = wal.prefix_from;
     let mut cells: Vec<Arc<Cell>> = Vec::new();
     for ended in &wal.ended {
@@ -292,7 +292,7 @@ fn start_restorer(
     Ok(Some(Arc::new(restorer)))
 }
 
-/// Starts a data core's thread: the ring belongs to the thread that makes it.
+/// Starts a data core's thread, which makes its own ring.
 fn build_berth(index: usize, cpu: Option<usize>) -> Result<Berth, ServeFault> {
     let (say, made) = threads::channel();
     let (parts, wait) = threads::channel::<CoreParts>();
@@ -309,7 +309,7 @@ fn build_berth(index: usize, cpu: Option<usize>) -> Result<Berth, ServeFault> {
             if say.send(Ok(ring.waker())).is_err() {
                 return;
             }
-            // No parts: the hub failed to start.
+            // The sender is gone: the hub failed to start.
             let Ok(parts) = wait.recv() else { return };
             if let Err(error) = DataCore::new(ring, parts).run() {
                 error!("io_uring: {error}; the hub ends");
@@ -334,12 +334,12 @@ fn door(berth: &Berth) -> (Mailbox, Inbox) {
     )
 }
 
-/// What every core gets.
+/// What all cores get.
 struct Crew<'a> {
     hub: &'a Arc<Hub>,
     keeper: &'a KeeperClient,
     news: mpsc::Sender<ToControl>,
-    /// All cores but the first, whose receive role wakes them.
+    /// All cores but the first, which has the receive role and wakes them.
     peers: Vec<Peer>,
 }
 
@@ -377,7 +377,7 @@ impl Crew<'_> {
     }
 }
 
-/// The control thread's life, and the signals that end it.
+/// Runs the control thread and the signals that end it.
 fn run_control(
     control: Control,
     mailboxes: &[Mailbox],
@@ -396,7 +396,7 @@ fn run_control(
         tokio::select! {
             ended = &mut control => return ended.map(|()| ExitCode::FAILURE),
             signal = stop_signal => {
-                // The thread that tells lives as long as the process.
+                // The sending thread lives as long as the process.
                 info!("received {}, shutting down", signal.unwrap_or("no signal"));
             }
         }
@@ -412,7 +412,7 @@ fn run_control(
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
-        // Control tasks may all be gone: then nobody has to know.
+        // All control tasks may be gone; then nobody needs to be told.
         if stop.send(Running::Stopping).is_err() {
             info!("the control thread has ended already");
         }

@@ -5,15 +5,15 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::io;
 use tracing::{debug, warn};
 
-/// CPUs that stay free when nobody has named any: one for the other threads, one for
-/// the kernel's work and for whoever else lives on the host. A core that is bound to a
-/// busy CPU waits where it could have moved.
+/// CPUs that stay free when the user has named none: one for the other threads, one for the
+/// kernel's work and for other processes on the host. A core that is bound to a busy CPU waits
+/// where it could have moved.
 const LEFT_FREE: usize = 2;
 
 /// `--pin-cores` cannot be followed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PinFault {
-    /// Fewer CPUs than data cores.
+    /// There are fewer CPUs than data cores.
     #[error("--pin-cores names {named} CPUs for {cores} data cores (--cores)")]
     TooFew {
         /// CPUs in the list.
@@ -21,12 +21,12 @@ pub enum PinFault {
         /// Data cores.
         cores: usize,
     },
-    /// Outside of the affinity mask or the container's set.
+    /// A CPU is outside the affinity mask or the container's set.
     #[error("--pin-cores: this process may not run on CPU {cpu} (its CPUs are {available:?})")]
     NotOurs {
         /// The CPU.
         cpu: usize,
-        /// Those it may run on.
+        /// The CPUs that it may run on.
         available: Vec<usize>,
     },
 }
@@ -37,7 +37,7 @@ pub(super) fn available() -> io::Result<Vec<usize>> {
     Ok((0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
 }
 
-/// The CPU of each data core; none where it is not bound.
+/// The CPU of each data core; `None` for a core that is not bound.
 pub(super) fn plan(
     pin: &PinCores,
     cores: usize,
@@ -45,7 +45,7 @@ pub(super) fn plan(
 ) -> Result<Vec<Option<usize>>, PinFault> {
     match pin {
         PinCores::Auto if available.len() >= cores + LEFT_FREE => {
-            // From the end: devices like to interrupt the first CPUs.
+            // From the end of the list: devices tend to interrupt the first CPUs.
             Ok(available.iter().rev().take(cores).rev().copied().map(Some).collect())
         }
         PinCores::Auto | PinCores::Off => Ok(vec![None; cores]),
@@ -59,7 +59,7 @@ pub(super) fn plan(
     }
 }
 
-/// Binds the calling thread. A core runs unbound, too.
+/// Binds the calling thread. If that fails, the core runs unbound.
 pub(super) fn bind_to(cpu: usize) {
     let mut set = CpuSet::new();
     set.set(cpu);

@@ -1,8 +1,9 @@
-//! Signals, on a thread of their own: one begins the shutdown, whatever stage it is at a
-//! second one ends it, and so does this thread when the shutdown takes too long.
+//! Signals, on a thread of their own. The first one begins the shutdown. A second one ends the
+//! process whatever stage the shutdown has reached, and so does this thread when the shutdown
+//! takes too long.
 //!
-//! The control thread is no place for that: it ends before the cores are waited for, and
-//! a core waits for its disk, which may never answer.
+//! The control thread cannot do this: it ends before the cores are waited for, and a core waits
+//! for its disk, which may never answer.
 
 use crate::log;
 use std::io;
@@ -15,17 +16,17 @@ use tracing::{error, warn};
 /// Exit status of a shutdown that was cut short.
 const CUT_SHORT: i32 = 1;
 
-/// Why a shutdown is not waited for.
+/// Why the shutdown is cut short.
 #[derive(Debug, PartialEq, Eq)]
 enum CutShort {
-    /// This signal came behind the first.
+    /// This signal came after the first.
     Again(&'static str),
     /// It takes too long.
     TooLong,
 }
 
-/// Catches SIGTERM and SIGINT from now on and returns where the first one is told. From
-/// then on the process lives for at most `limit`.
+/// Catches SIGTERM and SIGINT from now on and returns a channel that reports the first one.
+/// After that the process lives for at most `limit`.
 pub(super) fn start(limit: Duration) -> io::Result<oneshot::Receiver<&'static str>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let signals = {
@@ -46,7 +47,7 @@ pub(super) fn start(limit: Duration) -> io::Result<oneshot::Receiver<&'static st
     Ok(first)
 }
 
-/// Tells of the first signal and returns when the shutdown has to be cut short.
+/// Reports the first signal and returns when the shutdown has to be cut short.
 async fn watch(
     mut signals: Signals,
     tell: oneshot::Sender<&'static str>,
@@ -86,7 +87,7 @@ mod tests {
     use super::*;
     use rustix::process::{Signal, getpid, kill_process};
 
-    /// One test, for a process has its signals once.
+    /// A single test, because a process has its signals only once.
     #[test]
     fn the_first_is_told_the_second_cuts_short_and_so_does_time() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -97,7 +98,7 @@ mod tests {
                     tokio::spawn(watch(Signals::new().unwrap(), tell, Duration::from_secs(20)));
                 kill_process(getpid(), first).unwrap();
                 assert_eq!(told.await.unwrap(), name);
-                // Whoever was told has gone meanwhile.
+                // The receiver of the first one is gone.
                 kill_process(getpid(), Signal::INT).unwrap();
                 assert_eq!(watching.await.unwrap(), CutShort::Again("SIGINT"));
             }

@@ -1,15 +1,16 @@
-//! What of the WAL is archived, noted as PostgreSQL notes it, so that programs which look
-//! there find what they know: an empty file `archive_status/<name>.ready` for each complete
-//! segment and history file that waits for `archive_command`, renamed to `<name>.done` when
-//! the command has succeeded, removed with the file it speaks of.
+//! Records which WAL is archived, in PostgreSQL's own form, so that programs that look there
+//! find what they expect. Each complete segment and history file that waits for
+//! `archive_command` has an empty file `archive_status/<name>.ready`. It is renamed to
+//! `<name>.done` when the command has succeeded, and removed together with the file it stands
+//! for.
 //!
 //! Source: `src/backend/access/transam/xlogarchive.c` (`XLogArchiveNotify`,
 //! `XLogArchiveCheckDone`, `XLogArchiveCleanup`), `src/backend/postmaster/pgarch.c`.
 //!
-//! No mark is synced. A file without one counts as not archived, at a start and whenever its
-//! turn comes, so a crash may have a file archived twice, and never left out. Only a `.done`
-//! that outlives its file could do harm, should the name come again: a start removes those,
-//! and syncs that.
+//! No mark is synced. A file without a mark counts as not archived, at a start and whenever its
+//! turn comes, so after a crash a file may be archived twice but is never left out. Only a
+//! `.done` that outlives its file could do harm, if the name is used again: a start removes
+//! those, and syncs the removal.
 
 mod backlog;
 
@@ -20,18 +21,18 @@ use super::layout::{ArchiveFile, Layout, Mark};
 use std::io;
 use std::path::Path;
 
-/// What is to be done about a file whose turn has come.
+/// What to do about a file whose turn has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
     /// It has to be archived.
     Due,
     /// Somebody has marked it as archived by hand.
     Done,
-    /// It has gone.
+    /// The file is gone.
     Orphan,
 }
 
-/// Looks at a file whose turn has come.
+/// Decides what to do about a file whose turn has come.
 pub async fn turn<D: Disk>(disk: &D, layout: &Layout, file: ArchiveFile) -> io::Result<Turn> {
     if !exists(disk, &layout.archived(file)).await? {
         return Ok(Turn::Orphan);
@@ -56,7 +57,7 @@ pub async fn mark_done<D: Disk>(disk: &D, layout: &Layout, file: ArchiveFile) ->
     let done = layout.mark(file, Mark::Done);
     match disk.rename(&layout.mark(file, Mark::Ready), &done).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // A mark must not stay behind when the file was moved away meanwhile.
+            // If the file was moved away since, its mark must not remain.
             match exists(disk, &layout.archived(file)).await? {
                 true => disk.create(&done).await.map(drop),
                 false => Ok(()),
@@ -66,7 +67,7 @@ pub async fn mark_done<D: Disk>(disk: &D, layout: &Layout, file: ArchiveFile) ->
     }
 }
 
-/// Removes the marks of a file that has gone.
+/// Removes the marks of a file that is gone.
 pub async fn unmark<D: Disk>(disk: &D, layout: &Layout, file: ArchiveFile) -> io::Result<()> {
     for mark in [Mark::Done, Mark::Ready] {
         match disk.unlink(&layout.mark(file, mark)).await {

@@ -1,8 +1,8 @@
-//! Makes the part of an open segment behind a position look like no WAL.
+//! Makes the part of an open segment past a position look like no WAL.
 //!
-//! Behind the last good record may lie pages of an attempt that was dropped or did not
-//! survive whole. They have the right addresses, and when the same records come again
-//! in other words, the right prev-links too: a later walk could go on into them.
+//! Past the last good record there may be pages of an attempt that was dropped or did not
+//! survive whole. They have the right addresses. When the same records come again with other
+//! content, they have the right prev-links too: a later walk could continue into them.
 
 use super::disk::Disk;
 use crate::store::durable::{read_full, write_full};
@@ -13,9 +13,8 @@ use std::io;
 /// Bytes read at a time.
 const PIECE: u64 = 1 << 20;
 
-/// Zeros everything behind `keep` that claims to be WAL of this segment. The bytes of
-/// a recycled file that belong elsewhere may stay: their page addresses say so. The
-/// caller syncs.
+/// Zeros everything past `keep` that claims to be WAL of this segment. The bytes of a recycled
+/// file that belong elsewhere may stay: their page addresses say so. The caller syncs.
 pub async fn clear_behind<D: Disk>(
     disk: &D,
     file: &D::File,
@@ -40,8 +39,8 @@ pub async fn clear_behind<D: Disk>(
     Ok(())
 }
 
-/// Zeros the rest of a page that begins before `at`, and every page with its own
-/// address; says whether that changed anything.
+/// Zeros the rest of a page that begins before `at`, and every page with its own address.
+/// Returns whether that changed anything.
 fn zero_own_pages(bytes: &mut [u8], at: Lsn) -> bool {
     let mut changed = false;
     let first = at.page_ceil().bytes_since(at) as usize;

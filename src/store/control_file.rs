@@ -1,7 +1,7 @@
 //! `walhub.control`: who this hub is, whose WAL it holds, and which timeline it is on.
 //!
-//! Written (temporary name, fsync, rename, fsync of the directory) after what it names
-//! is durable; recovery believes it and not the newest file name.
+//! Written (temporary name, fsync, rename, fsync of the directory) after what it names is
+//! durable; recovery believes it rather than the newest file name.
 
 use super::sealed_text::{Unreadable, seal, unseal};
 use crate::cluster::instance::InstanceId;
@@ -16,7 +16,7 @@ const VERSION: u32 = 1;
 pub struct ControlFile {
     /// This hub's own ID, drawn for its directory.
     pub instance: InstanceId,
-    /// The cluster; none before the first upstream was seen.
+    /// The cluster; `None` before the first upstream was seen.
     pub cluster: Option<Cluster>,
 }
 
@@ -27,7 +27,7 @@ pub struct Cluster {
     pub system_id: SystemId,
     /// `wal_segment_size`.
     pub segment_size: SegmentSize,
-    /// `data_directory_mode` as the upstream showed it.
+    /// `data_directory_mode` as reported by the upstream.
     pub data_directory_mode: String,
     /// The upstream's parameter statuses, `server_version` among them, in its order.
     pub parameters: Vec<(String, String)>,
@@ -46,7 +46,7 @@ pub struct Sealed {
     pub tli: TimelineId,
     /// Where this directory's WAL of it begins.
     pub start: Lsn,
-    /// The switchpoint; nothing at or behind it is served on this timeline.
+    /// The switchpoint; nothing from here on is served on this timeline.
     pub end: Lsn,
 }
 

@@ -1,11 +1,10 @@
-//! What `walhub ctl` decided and a restart must not forget: two small files beside the
-//! control file.
+//! What `walhub ctl` decided and a restart must not forget: two small files beside the control
+//! file.
 //!
 //! `walhub.fence`: the hub receives and acknowledges nothing until it is unfenced.
 //!
-//! `walhub.auto`: the upstream that was set while the hub ran. It stands for the
-//! `--primary-conninfo` that it replaced, and no longer than that: a flag that was
-//! changed since is the newer word.
+//! `walhub.auto`: the upstream that was set while the hub ran. It replaces one particular
+//! `--primary-conninfo`, and only that one: a flag that has changed since is newer and wins.
 
 use super::sealed_text::{Unreadable, seal, unseal};
 use crate::wal::{Lsn, TimelineId};
@@ -13,16 +12,16 @@ use crate::wire::secret::Secret;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The fence, as it was told to whoever asked for it.
+/// The fence, as reported to the client that asked for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FenceNote {
     /// The timeline.
     pub tli: TimelineId,
     /// The end of the last whole record that is durable here.
     pub record_end: Lsn,
-    /// Everything before this is durable here: nothing behind it was acknowledged.
+    /// Everything before this is durable here: nothing past it was acknowledged.
     pub durable: Lsn,
-    /// When it was put up.
+    /// When the fence was set.
     pub since: SystemTime,
 }
 
@@ -31,7 +30,7 @@ pub struct FenceNote {
 pub struct UpstreamNote {
     /// The connection string.
     pub primary_conninfo: Secret,
-    /// The `--primary-conninfo` it is used instead of.
+    /// The `--primary-conninfo` that it replaces.
     pub instead_of: Secret,
 }
 

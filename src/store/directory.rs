@@ -1,5 +1,5 @@
-//! The hub's directory: ours alone, and nobody else's. Checked as PostgreSQL checks its
-//! data directory, because WAL at rest is the whole database.
+//! The hub's directory: ours alone. It is checked as PostgreSQL checks its data directory,
+//! because WAL at rest is the whole database.
 
 use super::disk::parent;
 use super::layout::Layout;
@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A locked directory; the lock goes with it.
+/// A locked directory. Dropping it releases the lock.
 #[derive(Debug)]
 pub struct Directory {
     layout: Layout,
@@ -23,17 +23,17 @@ pub enum DirectoryFault {
     /// A system call failed.
     #[error("could not {action} \"{}\": {error}", path.display())]
     Io {
-        /// The verb.
+        /// What was tried.
         action: &'static str,
-        /// On what.
+        /// The path it was tried on.
         path: PathBuf,
-        /// The system's words.
+        /// The operating system's error message.
         error: io::Error,
     },
-    /// It is something else.
+    /// It is not a directory.
     #[error("\"{}\" is not a directory", .0.display())]
     NotADirectory(PathBuf),
-    /// Another user's.
+    /// It belongs to another user.
     #[error(
         "data directory \"{}\" has wrong ownership: the server must be started by the user that \
          owns the data directory",
@@ -55,7 +55,7 @@ pub enum DirectoryFault {
     /// It belongs to PostgreSQL.
     #[error("directory \"{}\" is a PostgreSQL data directory; walhub needs one of its own", .0.display())]
     Postgres(PathBuf),
-    /// It holds other things.
+    /// It holds files that are not a hub's.
     #[error(
         "directory \"{}\" exists but is not empty and not walhub's: it contains \"{found}\"",
         path.display()
@@ -63,10 +63,10 @@ pub enum DirectoryFault {
     NotOurs {
         /// The directory.
         path: PathBuf,
-        /// One of the other things.
+        /// One of those files.
         found: String,
     },
-    /// Another process uses it.
+    /// Another process is using it.
     #[error(
         "lock file \"{}\" already exists: is another walhub{} running in this directory?",
         path.display(),
@@ -75,13 +75,13 @@ pub enum DirectoryFault {
     Locked {
         /// The lock file.
         path: PathBuf,
-        /// Who holds it.
+        /// The process that holds the lock.
         pid: Option<u32>,
     },
 }
 
 impl Directory {
-    /// Creates the directory if it is not there, checks it, and locks it.
+    /// Creates the directory if it does not exist, checks it, and locks it.
     pub fn open(path: &Path) -> Result<Self, DirectoryFault> {
         let layout = Layout::new(path);
         let created = make_dir(path)?;
@@ -103,7 +103,7 @@ impl Directory {
     }
 }
 
-/// Who holds the directory's lock: none when nobody does, else the process ID in the
+/// The holder of the directory's lock: `None` when nobody holds it, else the process ID in the
 /// file, if there is one.
 pub fn lock_holder(layout: &Layout) -> io::Result<Option<Option<u32>>> {
     let mut file = match File::open(layout.pid()) {
@@ -154,8 +154,8 @@ fn check_access(path: &Path) -> Result<(), DirectoryFault> {
     Ok(())
 }
 
-/// A directory that was never ours must be empty (a file system's own `lost+found` and
-/// dot files aside).
+/// A directory that was never ours must be empty, apart from dot files and a file system's own
+/// `lost+found`.
 fn check_content(layout: &Layout) -> Result<(), DirectoryFault> {
     let path = layout.root();
     let mut names = Vec::new();
@@ -200,7 +200,7 @@ fn lock(layout: &Layout) -> Result<File, DirectoryFault> {
     loop {
         match file.try_lock() {
             Ok(()) => break,
-            // `inspect` takes the lock for a moment to see whether somebody has it.
+            // `inspect` takes the lock briefly to see whether somebody holds it.
             Err(TryLockError::WouldBlock) if tries < 10 => {
                 tries += 1;
                 std::thread::sleep(Duration::from_millis(20));
@@ -215,7 +215,7 @@ fn lock(layout: &Layout) -> Result<File, DirectoryFault> {
     let written = written.and_then(|()| writeln!(file, "{}", std::process::id()));
     match written {
         Ok(()) => {}
-        // The lock is what counts; a full disk must not keep the hub from serving.
+        // Only the lock matters; a full disk must not keep the hub from serving.
         Err(error) if super::append::is_no_space(&error) => {}
         Err(error) => return Err(failed("write lock file", &path)(error)),
     }

@@ -1,9 +1,9 @@
-//! What the store asks of a disk, as a trait: the keeper's is asynchronous, `inspect`
-//! uses plain system calls, the simulation's tears, loses and fails.
+//! What the store asks of a disk, as a trait. The keeper's disk is asynchronous, `inspect` uses
+//! plain system calls, and the simulation's disk tears, loses and fails.
 //!
-//! What is assumed of the medium: a 512-byte sector is written whole or not at all; a
-//! sync that succeeded is true; names are durable after an fsync of their directory,
-//! not before; a rename is seen done or not done.
+//! Assumptions about the medium: a 512-byte sector is written whole or not at all; a sync that
+//! succeeded is true; names are durable after an fsync of their directory, and not before; a
+//! rename has either happened or not.
 
 use super::retention::Space;
 use std::future::Future;
@@ -28,10 +28,10 @@ pub trait Disk {
     /// Opens a file for reading and writing.
     async fn open_write(&self, path: &Path) -> io::Result<Self::File>;
 
-    /// Creates a file with mode 0600 for reading and writing; what it held is gone.
+    /// Creates a file with mode 0600 for reading and writing. An existing file is truncated.
     async fn create(&self, path: &Path) -> io::Result<Self::File>;
 
-    /// Reads up to the buffer's length; less at the end of the file.
+    /// Reads up to the buffer's length, or less at the end of the file.
     async fn read_at(
         &self,
         file: &Self::File,
@@ -53,7 +53,7 @@ pub trait Disk {
     /// fsync of a directory: the names in it are durable.
     async fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
-    /// Renames within a directory, replacing what had the new name.
+    /// Renames within a directory, replacing any file that has the new name.
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a name; open files keep their bytes.
@@ -64,12 +64,12 @@ pub trait Disk {
         Err(io::Error::new(io::ErrorKind::Unsupported, path.display().to_string()))
     }
 
-    /// When a file was written last. A disk without a clock does not know.
+    /// When a file was last written. Unknown on a disk without a clock.
     async fn modified(&self, path: &Path) -> io::Result<SystemTime> {
         Err(io::Error::new(io::ErrorKind::Unsupported, path.display().to_string()))
     }
 
-    /// How full the disk of a directory is. One without an end does not know.
+    /// How full the file system of a directory is. Unknown on a disk without a limit.
     async fn space(&self, dir: &Path) -> io::Result<Space> {
         Err(io::Error::new(io::ErrorKind::Unsupported, dir.display().to_string()))
     }

@@ -8,7 +8,7 @@ use super::sealed_text::{MAX_LEN, Unreadable};
 use std::io;
 use std::path::Path;
 
-/// Reads until the buffer is full or the file ends; the buffer is cut to what was read.
+/// Reads until the buffer is full or the file ends; the buffer is truncated to what was read.
 pub async fn read_full<D: Disk>(
     disk: &D,
     file: &D::File,
@@ -36,7 +36,7 @@ pub async fn read_full<D: Disk>(
     Ok(whole)
 }
 
-/// Writes everything; a write that takes nothing counts as a full disk.
+/// Writes everything. A write that takes nothing counts as a full disk.
 pub async fn write_full<D: Disk>(
     disk: &D,
     file: &D::File,
@@ -60,8 +60,8 @@ pub async fn write_full<D: Disk>(
     Ok(())
 }
 
-/// Replaces a small file so that after a crash it is the old one or the new one, and
-/// after success the new one.
+/// Replaces a small file: after a crash it is the old one or the new one, and after success it
+/// is the new one.
 pub async fn replace_durably<D: Disk>(disk: &D, path: &Path, bytes: Vec<u8>) -> io::Result<()> {
     let temporary = Layout::temporary(path);
     let file = disk.create(&temporary).await?;
@@ -72,7 +72,7 @@ pub async fn replace_durably<D: Disk>(disk: &D, path: &Path, bytes: Vec<u8>) -> 
     disk.sync_dir(parent(path)).await
 }
 
-/// Reads a small file whole; none when it is not there.
+/// Reads a small file whole; returns `None` when it does not exist.
 pub async fn read_small<D: Disk>(disk: &D, path: &Path) -> io::Result<Option<Vec<u8>>> {
     let file = match disk.open_read(path).await {
         Ok(file) => file,
@@ -82,7 +82,7 @@ pub async fn read_small<D: Disk>(disk: &D, path: &Path) -> io::Result<Option<Vec
     read_full(disk, &file, MAX_LEN, 0).await.map(Some)
 }
 
-/// Reads one of the small files; none when it is not there.
+/// Reads and decodes a small file; returns `None` when it does not exist.
 pub(super) async fn read_note<D: Disk, T>(
     disk: &D,
     path: &Path,
@@ -93,8 +93,8 @@ pub(super) async fn read_note<D: Disk, T>(
     note.map_err(|fault| StoreFault::Unreadable { path: path.to_owned(), fault })
 }
 
-/// A failed sync is never retried, whatever the reason: it must not look like a disk
-/// that is full for a while.
+/// A failed sync is never retried, whatever the reason: it must not look like a disk that is
+/// full for a while.
 pub fn failed_sync(error: io::Error) -> io::Error {
     if is_no_space(&error) { io::Error::other(format!("fsync failed: {error}")) } else { error }
 }

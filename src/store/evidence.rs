@@ -1,21 +1,21 @@
-//! Evidence of two histories: a place at which an upstream or the archive had other bytes
-//! than we. It is kept in `walhub.evidence`, beside the control file, so that neither the
-//! next connection nor a restart forgets it: what was compared once is not compared again
-//! by chance, and from a later place on two histories can look the same.
+//! Evidence of two histories: a position at which an upstream or the archive had other bytes
+//! than this hub. It is kept in `walhub.evidence`, beside the control file, so that neither the
+//! next connection nor a restart forgets it. Bytes that were compared once are not necessarily
+//! compared again, and from a later position on two histories can look the same.
 
 use super::sealed_text::{Unreadable, seal, unseal};
 use crate::wal::{Lsn, TimelineId};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Where another source had other bytes than we.
+/// A position where another source had other bytes than this hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
     /// The timeline.
     pub tli: TimelineId,
-    /// The place: the first position that was seen to differ. We hold WAL there.
+    /// The first position that was seen to differ. We hold WAL there.
     pub at: Lsn,
-    /// Who had the other bytes.
+    /// The source of the other bytes.
     pub upstream: String,
     /// When that was found.
     pub since: SystemTime,
@@ -49,7 +49,7 @@ impl Evidence {
     /// Reads the file's bytes.
     ///
     /// # Errors
-    /// They are not those of such a file.
+    /// Fails when the bytes are not those of such a file.
     pub fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
         let text: Text = unseal("evidence", 1, bytes)?;
         let wrong = |field: &str| Unreadable::Content(format!("invalid {field}"));

@@ -1,4 +1,4 @@
-//! Why a store cannot be used. Ours, or the disk's: never a peer's.
+//! Why a store cannot be used. The fault is ours or the disk's, never a peer's.
 
 use super::sealed_text::Unreadable;
 use crate::wal::walk::WalkFault;
@@ -12,11 +12,11 @@ pub enum StoreFault {
     /// A system call failed.
     #[error("could not {action} \"{}\": {error}", path.display())]
     Io {
-        /// The verb.
+        /// What was tried.
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// The system's words.
+        /// The operating system's error message.
         error: io::Error,
     },
     /// A sync failed: what is cached may never have reached the disk.
@@ -24,7 +24,7 @@ pub enum StoreFault {
     Sync {
         /// The file or directory.
         path: PathBuf,
-        /// The system's words.
+        /// The operating system's error message.
         error: io::Error,
     },
     /// One of our small files is damaged.
@@ -35,13 +35,13 @@ pub enum StoreFault {
         /// What is wrong with it.
         fault: Unreadable,
     },
-    /// There is WAL and nothing that says whose.
+    /// There is WAL, but nothing that says which cluster it belongs to.
     #[error("directory \"{}\" holds WAL segments but no readable walhub.control", path.display())]
     NoControl {
         /// The WAL directory.
         path: PathBuf,
     },
-    /// A complete segment has another size than the cluster's.
+    /// A complete segment's size is not the cluster's segment size.
     #[error("WAL segment \"{}\" has {found} bytes, should be {expected}", path.display())]
     SegmentLength {
         /// The segment.
@@ -51,17 +51,17 @@ pub enum StoreFault {
         /// `wal_segment_size`.
         expected: u64,
     },
-    /// A complete segment's content is not what it was.
+    /// A complete segment's content has changed.
     #[error("WAL segment \"{}\" of system {system} is damaged: {fault}", path.display())]
     Damaged {
         /// The segment.
         path: PathBuf,
-        /// Whose WAL it should be.
+        /// The system whose WAL it should be.
         system: SystemId,
         /// What the walk found.
         fault: WalkFault,
     },
-    /// The history file of the current timeline is not there, or makes no sense.
+    /// The history file of the current timeline is missing or makes no sense.
     #[error("history file \"{}\" is unusable: {detail}", path.display())]
     History {
         /// The file.
@@ -69,17 +69,17 @@ pub enum StoreFault {
         /// What is wrong.
         detail: String,
     },
-    /// What the control file names is not there.
+    /// What the control file names is missing.
     #[error("control file says WAL begins at {start}, but the oldest segment begins at {oldest}")]
     Elsewhere {
-        /// In the control file.
+        /// According to the control file.
         start: Lsn,
-        /// On disk.
+        /// According to the files on disk.
         oldest: Lsn,
     },
 }
 
-/// Adds what was tried to a system call's error.
+/// Adds to a system call's error what was tried.
 pub(super) fn failed<'p>(
     action: &'static str,
     path: &'p Path,

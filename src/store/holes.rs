@@ -1,10 +1,10 @@
 //! Which of a directory's complete segments are here, and which are missing between them.
 //!
-//! The timelines that ended here and the current one count on one axis. Each has the
-//! segments from its start on up to the one before the next timeline's fork, whose segment
-//! is the child's. What lies before the oldest that is here was removed; what is missing
-//! behind that is a hole. A hole is a matter for the operator: WAL before it stays until
-//! the ordinary rules let it go, and is served up to the hole.
+//! The current timeline and those that ended here share one axis. Each has the segments from its
+//! start up to the one before the next timeline's fork segment, which belongs to the child.
+//! Segments before the oldest one here were removed; any that are missing after it are a hole. A
+//! hole is a matter for the operator: WAL before it stays until the ordinary rules release it,
+//! and is served up to the hole.
 
 use super::control_file::Cluster;
 use super::layout::{Listing, SegmentRange};
@@ -30,7 +30,7 @@ impl Hole {
         self.first.start(self.size)
     }
 
-    /// The first position behind the hole.
+    /// The first position past the hole.
     pub fn end(&self) -> Lsn {
         self.last.end(self.size)
     }
@@ -47,7 +47,7 @@ impl fmt::Display for Hole {
     }
 }
 
-/// What is here of the directory's history.
+/// Which part of the directory's history is here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extent {
     /// Nothing before this position is here.
@@ -67,7 +67,7 @@ impl Extent {
         self.holes.last().map_or(self.oldest, |hole| self.oldest.max(hole.end()))
     }
 
-    /// Nothing before `oldest` is here any more.
+    /// Gives up everything before `oldest`.
     pub fn give_up(&mut self, oldest: Lsn) {
         self.oldest = self.oldest.max(oldest);
         self.holes.retain(|hole| hole.start() > self.oldest);
@@ -84,7 +84,7 @@ impl Extent {
     }
 }
 
-/// The oldest complete segment of `tli` that is here, at or behind `from`.
+/// The oldest complete segment of `tli` that is here, from `from` on.
 pub fn oldest_of(listing: &Listing, tli: TimelineId, from: SegmentNo) -> Option<SegmentNo> {
     let own = listing.segments.iter().filter(|range| range.tli == tli && range.newest >= from);
     own.map(|range| range.oldest.max(from)).min()
@@ -105,7 +105,7 @@ fn spans(listing: &Listing, cluster: &Cluster) -> Vec<SegmentRange> {
     ended.chain(current).filter(|span| span.oldest <= span.newest).collect()
 }
 
-/// Goes along the axis.
+/// Walks along the axis.
 struct Walk {
     size: SegmentSize,
     oldest: Option<SegmentNo>,
@@ -126,7 +126,7 @@ impl Walk {
         self.missing(span.tli, next, span.newest.next());
     }
 
-    /// Nothing from `first` on is here, up to `upto`.
+    /// Records that nothing from `first` up to (not including) `upto` is here.
     fn missing(&mut self, tli: TimelineId, first: SegmentNo, upto: SegmentNo) {
         if let Some(last) = upto.previous()
             && first <= last
@@ -154,7 +154,7 @@ mod tests {
         TimelineId::new(raw).unwrap()
     }
 
-    /// Timeline 1 began in segment 2 and ended inside segment 10, where 2 goes on.
+    /// Timeline 1 began in segment 2 and ended inside segment 10, where timeline 2 continues.
     fn cluster() -> Cluster {
         let end = Lsn::new(10 * MIB + 0x60);
         Cluster {
@@ -202,7 +202,7 @@ mod tests {
         // The end of the parent's WAL, and the beginning of the child's.
         let both = vec!["1: 9-9".to_owned(), "2: 10-11".to_owned()];
         assert_eq!(extent(&[(1, 8), (2, 12)]), (8, 12, both));
-        // Neither what the archive brought from before our time nor another timeline.
+        // Not counted: WAL from before our start that the archive brought, and another timeline.
         assert_eq!(extent(&[(1, 1), (1, 9), (2, 10), (7, 3)]), (9, 9, none()));
     }
 
@@ -233,7 +233,7 @@ mod tests {
     }
 
     proptest! {
-        /// One look at every place of the axis says the same.
+        /// A check of every place on the axis gives the same result.
         #[test]
         fn as_counted_place_by_place(here in proptest::collection::vec(any::<bool>(), 12)) {
             // Places 2 to 9 are timeline 1's, 10 to 13 timeline 2's.

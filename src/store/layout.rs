@@ -7,7 +7,7 @@
 //!   walhub.begun           how far the first bytes were durable before they were served
 //!   walhub.fence           the hub is fenced (`walhub ctl fence`)
 //!   walhub.auto            the upstream that `walhub ctl upstream` set
-//!   walhub.evidence        where an upstream or the archive had other bytes than we
+//!   walhub.evidence        where an upstream or the archive had other bytes than this hub
 //!   walhub.ctl             the socket for `walhub ctl`
 //!   walhub.state           last known state of the upstream, for `inspect`
 //!   slots/                 one file per replication slot
@@ -21,7 +21,7 @@
 //!       000000010000000A0000002E.done
 //!       000000010000000A0000002F.ready
 //!   diverged/
-//!     1-0_3000060/         what we had of timeline 1 at and behind 0/3000060, where it ended
+//!     1-0_3000060/         what we had of timeline 1 from its end, 0/3000060, on
 //! ```
 
 use super::slots::SlotName;
@@ -29,19 +29,19 @@ use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// The ending of a segment that is not complete.
+/// The suffix of a segment that is not complete.
 pub const PARTIAL: &str = ".partial";
 
-/// The ending of a file that is being written under another name first.
+/// The suffix of a file that is written under a temporary name first.
 pub const TEMPORARY: &str = ".tmp";
 
-/// The ending of an open segment that a start found out of its place.
+/// The suffix of an open segment that a start found out of place.
 const STRAY: &str = ".stray";
 
-/// What `restore_command` writes to has this before [`TEMPORARY`].
+/// Files that `restore_command` writes have this before [`TEMPORARY`].
 const RESTORE: &str = ".restore";
 
-/// The directory inside `pg_wal` that says what is archived.
+/// The directory inside `pg_wal` that records what is archived.
 pub const ARCHIVE_STATUS: &str = "archive_status";
 
 /// A hub's directory.
@@ -160,7 +160,7 @@ impl Layout {
         self.root.join("walhub.pid")
     }
 
-    /// Where WAL goes that `--on-gap restart-at-current` moves aside, for the `n`th time.
+    /// Where `--on-gap restart-at-current` moves WAL aside for the `n`th time.
     pub fn aside(&self, n: u32) -> PathBuf {
         self.root.join(format!("pg_wal.aside.{n}"))
     }
@@ -170,19 +170,19 @@ impl Layout {
         self.root.join("diverged")
     }
 
-    /// The folder for what we had of `tli` at and behind its end.
+    /// The folder for the WAL we had of `tli` from its end on.
     pub fn diverged(&self, tli: TimelineId, end: Lsn) -> PathBuf {
         let end = end.to_string().replace('/', "_");
         self.all_diverged().join(format!("{tli}-{end}"))
     }
 
-    /// Where `restore_command` puts a file: no name of WAL until it has been checked.
+    /// Where `restore_command` puts a file: not a WAL name until the file has been checked.
     pub fn restoring(&self, file: &str) -> PathBuf {
         self.wal.join(format!("{file}{RESTORE}{TEMPORARY}"))
     }
 
-    /// The name for an open segment that is out of its place: no name of WAL, and none that
-    /// is ever removed.
+    /// The name for an open segment that is out of place: not a WAL name, and one that is never
+    /// removed.
     pub fn stray(path: &Path) -> PathBuf {
         let mut name = path.as_os_str().to_owned();
         name.push(STRAY);
@@ -208,16 +208,16 @@ pub enum FileKind {
     Spare(u64),
     /// A history file.
     History(TimelineId),
-    /// The directory that says what is archived.
+    /// The directory that records what is archived.
     ArchiveStatus,
-    /// Left behind by a write that did not finish.
+    /// Left over from a write that did not finish.
     Temporary,
-    /// None of ours.
+    /// Not one of ours.
     Other,
 }
 
 impl FileKind {
-    /// Reads a name in `pg_wal` of a cluster with this segment size.
+    /// Classifies a name in `pg_wal` of a cluster with this segment size.
     pub fn of(name: &str, size: SegmentSize) -> Self {
         if let Some(segment) = SegmentName::parse(name, size) {
             return Self::Segment(segment);
@@ -242,7 +242,7 @@ impl FileKind {
     }
 }
 
-/// Is this the temporary name of a file of ours? Anything else that ends so is not removed.
+/// Is this the temporary name of one of our files? Other names with this suffix are not removed.
 fn is_temporary(name: &str, size: SegmentSize) -> bool {
     let Some(stem) = name.strip_suffix(TEMPORARY) else { return false };
     let of_ours = |stem: &str| {
@@ -250,7 +250,7 @@ fn is_temporary(name: &str, size: SegmentSize) -> bool {
         !matches!(kind, FileKind::ArchiveStatus | FileKind::Temporary | FileKind::Other)
     };
     match stem.strip_suffix(RESTORE) {
-        // A fetch may have a number.
+        // The name of a fetch may contain a number.
         Some(file) => {
             of_ours(file)
                 || file
@@ -261,7 +261,7 @@ fn is_temporary(name: &str, size: SegmentSize) -> bool {
     }
 }
 
-/// A number as we write it.
+/// Parses a number only in the form in which we write it.
 fn canonical(text: &str) -> Option<u64> {
     text.parse().ok().filter(|number: &u64| number.to_string() == text)
 }
@@ -292,7 +292,7 @@ impl SegmentRange {
     }
 }
 
-/// Everything a listing of `pg_wal` says, sorted.
+/// The contents of a listing of `pg_wal`, sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
     /// Complete segments: ranges without a hole, by timeline, then by position. Two
@@ -304,9 +304,9 @@ pub struct Listing {
     pub spares: Vec<u64>,
     /// Timelines with a history file.
     pub histories: Vec<TimelineId>,
-    /// Left behind by writes that did not finish.
+    /// Left over from writes that did not finish.
     pub temporary: Vec<String>,
-    /// None of ours.
+    /// Not ours.
     pub other: Vec<String>,
 }
 
@@ -341,7 +341,7 @@ impl Listing {
         listing
     }
 
-    /// Is this segment here, complete?
+    /// Is this segment here and complete?
     pub fn has_complete(&self, tli: TimelineId, no: SegmentNo) -> bool {
         let within = |range: &SegmentRange| (range.oldest..=range.newest).contains(&no);
         self.segments.iter().any(|range| range.tli == tli && within(range))
@@ -364,7 +364,7 @@ pub enum ArchiveFile {
 }
 
 impl ArchiveFile {
-    /// Reads a name in `pg_wal`; none for what is not archived.
+    /// Parses a name in `pg_wal`; returns `None` when such files are not archived.
     pub fn parse(name: &str, size: SegmentSize) -> Option<Self> {
         match FileKind::of(name, size) {
             FileKind::Segment(segment) => Some(Self::Segment(segment)),
@@ -393,7 +393,7 @@ pub enum Mark {
 }
 
 impl Mark {
-    /// Reads a name in `archive_status`.
+    /// Parses a name in `archive_status`.
     pub fn parse(name: &str, size: SegmentSize) -> Option<(ArchiveFile, Self)> {
         let marks = [Self::Ready, Self::Done].into_iter();
         let mut read = marks.filter_map(|mark| {

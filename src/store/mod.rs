@@ -1,5 +1,5 @@
-//! Stage 2: where WAL rests. What is written when, what may be published, what stays,
-//! what a start finds.
+//! Stage 2: where WAL rests. It decides what is written when, what may be published, what stays,
+//! and what a start finds.
 //!
 //! Everything here is either pure (`append`, `retention`, `layout`, the file formats)
 //! or runs over the [`disk::Disk`] trait, so that the tests can give it a disk that

@@ -1,11 +1,11 @@
 //! Two small notes beside the control file.
 //!
-//! `walhub.begun`: how far the first bytes of this directory's WAL were durable before
-//! they were served. The stream begins with the rest of a record whose checksum we can
-//! never verify; recovery trusts that rest as far as the note says.
+//! `walhub.begun`: how far the first bytes of this directory's WAL were durable before they were
+//! served. The stream begins with the rest of a record whose checksum we can never verify;
+//! recovery trusts that rest as far as the note says.
 //!
-//! `halted`: a sync failed. Linux has marked the pages clean, so what is cached may
-//! never have reached the disk; the next start believes nothing behind the mark.
+//! `halted`: a sync failed. Linux has marked the pages clean, so what is cached may never have
+//! reached the disk; the next start believes nothing past the mark.
 
 use super::sealed_text::{Unreadable, seal, unseal};
 use crate::wal::{Lsn, TimelineId};
@@ -18,14 +18,14 @@ pub struct BegunNote {
     pub tli: TimelineId,
     /// Where the directory's WAL of it begins.
     pub start: Lsn,
-    /// Everything from there up to here was durable when this was written.
+    /// Everything from `start` up to here was durable when this was written.
     pub upto: Lsn,
 }
 
 /// A sync failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HaltedNote {
-    /// Everything below was durable before.
+    /// Everything below was durable before the failure.
     pub durable: Lsn,
     /// What happened.
     pub reason: String,

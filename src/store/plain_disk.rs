@@ -1,6 +1,6 @@
-//! The disk by plain system calls: for `inspect`, which must work where io_uring does
-//! not, and for what the keeper's disk has no ring operation for. Every future is ready
-//! at once.
+//! The disk by plain system calls. `inspect` uses it because it must work where io_uring does
+//! not; the keeper's disk uses it for operations that the ring lacks. Every future is ready at
+//! once.
 
 use super::disk::Disk;
 use super::retention::Space;

@@ -1,10 +1,10 @@
-//! What a start finds. Before anything is published or acknowledged the tail is synced
-//! and the cache dropped, so that the walk sees the disk: after a kill the bytes of an
-//! unfinished batch are still cached, would be believed, and go with the power.
+//! What a start finds. Before anything is published or acknowledged, the tail is synced and its
+//! cache dropped, so that the walk sees the disk. Otherwise, after a kill, the walk would
+//! believe the cached bytes of an unfinished batch, which are lost at a power failure.
 //!
-//! Order: listing, control file, marker; sync of the newest complete segment, of the
-//! open ones, and of the directory; drop of their cache; walk. Cost does not grow with
-//! the directory but for the one listing.
+//! Order: listing, control file, marker; sync of the newest complete segment, of the open ones,
+//! and of the directory; drop of their cache; walk. Apart from the one listing, the cost does
+//! not grow with the directory.
 
 use super::append::{Beginning, WRITE_ALIGN};
 use super::clean::clear_behind;
@@ -22,20 +22,20 @@ use crate::timeline::History;
 use crate::wal::{Fork, Lsn, SegmentName, SegmentNo, TimelineId, Walker};
 use std::path::Path;
 
-/// The most that a start reads back to compare with an upstream. The smallest cache
-/// holds it.
+/// The most that a start reads back to compare with an upstream. It fits into the smallest
+/// cache.
 const MAX_PREFIX: u64 = 3 << 20;
 
 /// What is in the directory.
 #[derive(Debug, Clone)]
 pub struct Recovered {
-    /// The control file; none in a directory that was never used.
+    /// The control file; `None` in a directory that was never used.
     pub control: Option<ControlFile>,
-    /// The WAL; none before the cluster is known.
+    /// The WAL; `None` before the cluster is known.
     pub wal: Option<RecoveredWal>,
     /// All names in `pg_wal`.
     pub listing: Listing,
-    /// The last run stopped over a failed sync. The marker is gone by now, and with it
+    /// The last run stopped because a sync failed. By now the marker is gone, and so is
     /// everything that was not durable then.
     pub halted: Option<HaltedNote>,
 }
@@ -49,26 +49,26 @@ pub struct RecoveredWal {
     pub oldest: Lsn,
     /// The timelines before it, oldest first, as far as their WAL is here.
     pub ended: Vec<EndedWal>,
-    /// What is here of all of them together.
+    /// The extent of all of them together.
     pub extent: Extent,
-    /// End of the last whole record: for decisions about timelines.
+    /// End of the last whole record, for decisions about timelines.
     pub record_end: Lsn,
     /// Start of the last whole record, which the next one's prev-link names.
     pub last_record: Option<Lsn>,
-    /// Where the stream has to begin at the latest: the start of the open segment.
+    /// The latest position at which the stream may begin: the start of the open segment.
     pub resume: Lsn,
-    /// What is published: `record_end` or `resume`, or a little more where the WAL begins
+    /// The published position: `record_end` or `resume`, or a little more where the WAL begins
     /// with the rest of a record.
     pub durable: Lsn,
     /// For the appender.
     pub beginning: Beginning,
     /// For [`Begin`](crate::keeper::Job::Begin): where the walk started.
     pub begins: Lsn,
-    /// Where `prefix` begins: a 1 MiB boundary before `durable`, at or before the last
-    /// record unless that one is very long; `durable` itself when there is nothing.
+    /// Where `prefix` begins: a 1 MiB boundary before `durable`, at or before the last record
+    /// unless that record is very long; `durable` itself when there is nothing.
     pub prefix_from: Lsn,
-    /// The bytes from there up to `durable`: for the cache, and to compare with what an
-    /// upstream has at these positions.
+    /// The bytes from there up to `durable`, for the cache and for comparison with an upstream's
+    /// bytes at these positions.
     pub prefix: Vec<u8>,
     /// The magic of the newest pages.
     pub magic: Option<u16>,
@@ -83,13 +83,13 @@ pub struct RecoveredWal {
 pub struct EndedWal {
     /// The timeline.
     pub tli: TimelineId,
-    /// The oldest position of it that is here. Its fork segment is the child's.
+    /// The oldest position of it that is here. Its fork segment belongs to the child.
     pub oldest: Lsn,
     /// Its switchpoint.
     pub end: Lsn,
 }
 
-/// What a start does: looks at the directory, makes it safe to go on from, and removes what
+/// Performs a start: looks at the directory, makes it safe to continue from, and removes what
 /// was under way when an earlier run ended. The caller holds the lock.
 pub async fn recover<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, StoreFault> {
     let recovered = examine(disk, layout).await?;
@@ -100,7 +100,7 @@ pub async fn recover<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, St
     Ok(recovered)
 }
 
-/// The same of a directory in which files may be under way: temporary ones stay.
+/// Like [`recover`], for a directory in which files may be under way: temporary ones stay.
 pub async fn examine<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, StoreFault> {
     let control = read_note(disk, &layout.control(), ControlFile::decode).await?;
     let cluster = control.as_ref().and_then(|control| control.cluster.clone());
@@ -126,7 +126,7 @@ pub async fn examine<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, St
         partials: open_segments(&listing, &cluster),
     };
     let halted = match read_note(disk, &layout.halted(), HaltedNote::decode).await {
-        // A marker that cannot be read says the same, without the position.
+        // A marker that cannot be read means the same, without the position.
         Err(StoreFault::Unreadable { fault, .. }) => {
             Some(HaltedNote { durable: Lsn::INVALID, reason: format!("the marker {fault}") })
         }
@@ -136,8 +136,8 @@ pub async fn examine<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, St
     Ok(Recovered { control, wal: Some(wal), listing, halted })
 }
 
-/// The complete segments of the current timeline without a hole, up to the newest: the
-/// walk to the end of WAL begins in one of them.
+/// The complete segments of the current timeline without a hole, up to the newest. The walk to
+/// the end of WAL begins in one of them.
 pub(super) fn newest_range(listing: &Listing, cluster: &Cluster) -> Option<SegmentRange> {
     let first = cluster.start.segment(cluster.segment_size);
     let mut range = listing.newest_of(cluster.timeline)?;
@@ -158,7 +158,7 @@ fn ended_wal(listing: &Listing, cluster: &Cluster) -> Vec<EndedWal> {
     wal.collect()
 }
 
-/// The open segments of the current timeline that the newest complete one is followed by.
+/// The open segments of the current timeline that directly follow the newest complete one.
 pub(super) fn open_segments(listing: &Listing, cluster: &Cluster) -> Vec<SegmentNo> {
     let size = cluster.segment_size;
     let first = newest_range(listing, cluster).map_or(cluster.start.segment(size), next_of);
@@ -170,7 +170,7 @@ fn next_of(range: SegmentRange) -> SegmentNo {
     range.newest.next()
 }
 
-/// How far the first bytes are known to be durable, if the note speaks of these.
+/// How far the first bytes are known to be durable, if the note is about these bytes.
 pub(super) fn noted_beginning(
     begun: Option<BegunNote>,
     cluster: &Cluster,
@@ -188,7 +188,7 @@ pub(super) fn looks_like_wal(name: &str) -> bool {
     name.get(..24).is_some_and(|stem| stem.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// The work on a directory whose cluster is known.
+/// The recovery of a directory whose cluster is known.
 struct Recovery<'a, D> {
     disk: &'a D,
     layout: &'a Layout,
@@ -205,7 +205,7 @@ impl<D: Disk> Recovery<'_, D> {
         self.clear_early_partials().await?;
         let begun = read_note(self.disk, &self.layout.begun(), BegunNote::decode).await?;
         if let Err(fault) = self.sync_tail().await {
-            // What is cached may not be on disk, and the next sync would succeed.
+            // What is cached may not be on disk, and the next sync would still succeed.
             if halted.is_none() {
                 let upto = begun.map_or(resume, |begun| begun.upto.max(resume));
                 self.mark(upto, &fault).await;
@@ -244,9 +244,9 @@ impl<D: Disk> Recovery<'_, D> {
         })
     }
 
-    /// An open segment that lies before a complete one is the other half of a renaming that
-    /// a crash cut in two, and goes, when it is complete under its final name. Any other
-    /// stays, under a name that nothing is read from: what is in it was never proven.
+    /// Clears open segments that lie before a complete one. One that is complete under its final
+    /// name is left over from a rename that a crash cut in two, and is removed. Any other is kept
+    /// under a name that nothing reads: its content was never proven.
     async fn clear_early_partials(&self) -> Result<(), StoreFault> {
         let tli = self.cluster.timeline;
         let own = self.listing.partials.iter().filter(|(other, _)| *other == tli);
@@ -262,7 +262,7 @@ impl<D: Disk> Recovery<'_, D> {
         Ok(())
     }
 
-    /// Everything since the last complete segment, and the names.
+    /// Syncs everything since the last complete segment, and the names.
     async fn sync_tail(&self) -> Result<(), StoreFault> {
         let newest = self.complete.map(|range| self.layout.segment(self.name(range.newest)));
         let partials = self.partials.iter().map(|no| self.layout.partial(self.name(*no)));
@@ -288,7 +288,7 @@ impl<D: Disk> Recovery<'_, D> {
     /// How far bytes are known to be durable without a checksum.
     fn trusted(&self, begun: Option<BegunNote>, halted: Option<&HaltedNote>) -> Lsn {
         let begun = noted_beginning(begun, self.cluster, self.complete);
-        // The fork segment was durable before the control file spoke of the timeline.
+        // The fork segment was durable before the control file named the timeline.
         let fork = self.cluster.sealed.last().map_or(Lsn::INVALID, |sealed| sealed.end);
         let begun = begun.max(fork);
         halted.map_or(begun, |note| note.durable.max(begun))
@@ -307,13 +307,13 @@ impl<D: Disk> Recovery<'_, D> {
             complete: self.complete,
             partials: &self.partials,
             trusted,
-            // What the other note speaks of was synced before the failure.
+            // The bytes that the other note covers were synced before the failure.
             limit: halted.map_or(Lsn::MAX, |note| note.durable.max(trusted)),
         }
     }
 
-    /// Behind the mark of a failed sync nothing is believed: it is made to look like no
-    /// WAL before the marker goes.
+    /// Nothing past the mark of a failed sync is believed: it is made to look like no WAL before
+    /// the marker is removed.
     async fn forget_behind(&self, durable: Lsn) -> Result<(), StoreFault> {
         let size = self.cluster.segment_size;
         for no in &self.partials {
@@ -337,7 +337,7 @@ impl<D: Disk> Recovery<'_, D> {
         self.sync_dir(self.layout.root()).await
     }
 
-    /// Gives open segments that turned out complete their final name.
+    /// Gives their final name to open segments that turned out to be complete.
     async fn name_complete(&mut self, durable: Lsn) -> Result<(), StoreFault> {
         let size = self.cluster.segment_size;
         let full = self.partials.iter().copied().take_while(|no| no.end(size) <= durable);
@@ -356,8 +356,8 @@ impl<D: Disk> Recovery<'_, D> {
         let size = self.cluster.segment_size;
         let oldest = self.complete.map_or(self.cluster.start, |range| range.oldest.start(size));
         let durable = tail.durable();
-        // Not the chunk of the mark alone: a mark on its boundary would leave nothing to
-        // compare, and two histories meet there as easily as anywhere.
+        // Not only the chunk that holds the mark: a mark on a chunk boundary would leave nothing
+        // to compare, and two histories may well meet there.
         let record = tail.last_record.unwrap_or(durable).min(durable.saturating_sub(1));
         let from = record.max(durable.saturating_sub(MAX_PREFIX));
         let from = Lsn::new(from.raw() - from.raw() % WRITE_ALIGN).max(oldest).min(durable);
@@ -399,7 +399,7 @@ impl<D: Disk> Recovery<'_, D> {
 
     async fn mark(&self, durable: Lsn, fault: &StoreFault) {
         let note = HaltedNote { durable, reason: fault.to_string() };
-        // As well as possible: the disk is failing.
+        // Best effort: the disk is failing.
         drop(replace_durably(self.disk, &self.layout.halted(), note.encode()).await);
     }
 

@@ -1,5 +1,5 @@
-//! Which segments may go, who loses what by that, and whether there is room for more
-//! WAL: one pure function, [`plan`].
+//! Which segments may go, which slots lose WAL because of that, and whether there is room for
+//! more WAL: one pure function, [`plan`].
 //!
 //! Positions of all timelines lie on one axis. What each rule keeps:
 //!
@@ -11,10 +11,10 @@
 //!             |  does; else removed         |                               |
 //! ```
 //!
-//! Above the disk's high watermark the right part shrinks, oldest first and no further
-//! than necessary; then slots that nobody uses lose their WAL; then no more comes in.
-//! WAL that has to be archived first stays in any case, and so does the segment in which
-//! the next start's walk begins.
+//! Above the disk's high watermark the right part shrinks, oldest first and no further than
+//! necessary. Next, slots that nobody uses lose their WAL. After that, no more WAL comes in. In
+//! any case WAL stays that has to be archived first, and so does the segment in which the next
+//! start's walk begins.
 
 mod holds;
 mod space;
@@ -28,10 +28,10 @@ use super::slots::Cause;
 use crate::wal::{Lsn, SegmentNo, SegmentSize};
 use std::time::{Duration, SystemTime};
 
-/// However small `wal_keep_size` is, so many complete segments stay.
+/// At least this many complete segments stay, however small `wal_keep_size` is.
 pub const MIN_KEPT_SEGMENTS: u64 = 16;
 
-/// Receiving that was paused goes on when there is room for so many more segments.
+/// Paused receiving resumes when there is room for this many more segments.
 const RESUME_SEGMENTS: u64 = 4;
 
 /// What is to be kept.
@@ -39,18 +39,18 @@ const RESUME_SEGMENTS: u64 = 4;
 pub struct Policy {
     /// `--wal-keep-size`, bytes.
     pub wal_keep_size: u64,
-    /// `--wal-keep-time`; zero for no such rule.
+    /// `--wal-keep-time`; zero disables the rule.
     pub wal_keep_time: Duration,
-    /// `--max-slot-wal-keep-size`, bytes; none for no limit. It bounds what is kept for
-    /// connected standbys, too.
+    /// `--max-slot-wal-keep-size`, bytes; `None` for no limit. It also bounds what is kept for
+    /// connected standbys.
     pub max_slot_wal_keep_size: Option<u64>,
-    /// `--idle-replication-slot-timeout`; zero for none.
+    /// `--idle-replication-slot-timeout`; zero disables it.
     pub idle_slot_timeout: Duration,
     /// `--disk-high-watermark`.
     pub high_watermark: Option<HighWatermark>,
-    /// How long an automatically created slot lives unused; zero for ever.
+    /// How long an automatically created slot may stay unused; zero for ever.
     pub auto_created_ttl: Duration,
-    /// Is WAL to be archived before it goes?
+    /// Does WAL have to be archived before it is removed?
     pub archive_mode: ArchiveMode,
     /// Is there an archive to fetch from (`--restore-command`)?
     pub restorable: Restorable,
@@ -67,23 +67,23 @@ pub enum ArchiveMode {
     Always,
 }
 
-/// Can WAL that was removed be had again?
+/// Can WAL that was removed be fetched again?
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Restorable {
-    /// No: who needs it has lost it.
+    /// No: a reader that needs it has lost it.
     #[default]
     No,
     /// From the archive.
     Yes {
-        /// So many segments are fetched ahead of who reads them.
+        /// How many segments are fetched ahead of a reader.
         ahead: u64,
     },
 }
 
-/// What a slot keeps WAL from.
+/// What a slot needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotNeed {
-    /// Its position: the durable one, unless it is behind that.
+    /// The position it keeps WAL from: the durable one, or the current one when that is older.
     pub from: Lsn,
     /// Is it used?
     pub activity: Activity,
@@ -92,9 +92,9 @@ pub struct SlotNeed {
 /// Is a slot used?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activity {
-    /// Somebody has it.
+    /// A session has it.
     Used,
-    /// Nobody has had it since.
+    /// No session has had it since this time.
     IdleSince(SystemTime),
 }
 
@@ -108,10 +108,10 @@ pub enum Receiving {
     Paused,
 }
 
-/// Everything that a plan is made from.
+/// The input of a plan.
 #[derive(Clone, Copy)]
 pub struct Situation<'a> {
-    /// Of every segment.
+    /// The size of every segment.
     pub size: SegmentSize,
     /// The oldest segment that is on disk.
     pub oldest: SegmentNo,
@@ -119,8 +119,8 @@ pub struct Situation<'a> {
     pub newest: Lsn,
     /// The time of day.
     pub now: SystemTime,
-    /// When segments were completed, oldest first, without a hole. The oldest one that is
-    /// not named counts as completed now.
+    /// When segments were completed, oldest first, without a hole. The oldest segment not listed
+    /// counts as completed now.
     pub completed: &'a [(SegmentNo, SystemTime)],
     /// Where the next start's walk begins.
     pub walk_start: Option<Lsn>,
@@ -128,16 +128,16 @@ pub struct Situation<'a> {
     pub standbys: Option<Lsn>,
     /// The slots that keep WAL.
     pub slots: &'a [SlotNeed],
-    /// Is this segment archived? Yes, too, where nothing has to be.
+    /// Is this segment archived? Also true when nothing has to be archived.
     pub archived: &'a dyn Fn(SegmentNo) -> bool,
-    /// The disk; none when it is not looked at.
+    /// The disk's space; `None` when it is not checked.
     pub space: Option<Space>,
-    /// As the last plan had it.
+    /// The decision of the last plan.
     pub receiving: Receiving,
 }
 
 impl Situation<'_> {
-    /// Nobody needs anything.
+    /// A situation in which nobody needs anything.
     pub fn new(size: SegmentSize, oldest: SegmentNo, newest: Lsn) -> Self {
         Self {
             size,
@@ -158,10 +158,10 @@ impl Situation<'_> {
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The first segment that stays: nothing at or behind it is removed. Where slots are
-    /// invalidated, only when that is durable.
+    /// The first segment that stays: nothing from here on is removed. When slots are
+    /// invalidated, removal waits until that is durable.
     pub horizon: SegmentNo,
-    /// Slots, by their place in [`Situation::slots`], that lose their WAL.
+    /// Slots that lose their WAL, by their index in [`Situation::slots`].
     pub invalidate: Vec<(usize, Cause)>,
     /// May WAL come in?
     pub receiving: Receiving,
@@ -211,14 +211,14 @@ pub fn plan(policy: &Policy, situation: &Situation<'_>) -> Plan {
     Plan { horizon, invalidate, receiving }
 }
 
-/// The rules one by one; each gives the first segment that it keeps.
+/// The rules one by one; each returns the first segment that it keeps.
 struct Needs<'a> {
     policy: &'a Policy,
     situation: &'a Situation<'a>,
 }
 
 impl Needs<'_> {
-    /// What stays whatever happens.
+    /// What stays in any case.
     fn firm(&self) -> SegmentNo {
         let Situation { walk_start, newest, size, .. } = *self.situation;
         walk_start.unwrap_or(newest).min(newest).segment(size)
@@ -238,7 +238,7 @@ impl Needs<'_> {
         if keep.is_zero() {
             return newest.segment(size);
         }
-        // A clock that was set back makes nothing old.
+        // When a clock was set back, nothing counts as old.
         let is_old = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age >= keep);
         let old = completed.iter().skip_while(|(no, _)| *no < oldest);
         let mut first = oldest;
@@ -251,7 +251,7 @@ impl Needs<'_> {
         first
     }
 
-    /// WAL before this is kept for no standby and no slot.
+    /// WAL before this is not kept for any standby or slot.
     fn limit(&self) -> SegmentNo {
         match self.policy.max_slot_wal_keep_size {
             Some(max) => self.back_from_newest(max),
@@ -282,14 +282,14 @@ impl Needs<'_> {
         late.map(|(n, _)| (n, Cause::IdleTimeout)).collect()
     }
 
-    /// Nothing goes that is not archived, nor anything behind it.
+    /// A segment that is not archived stays, and so does everything after it.
     fn archived_below(&self, horizon: SegmentNo) -> SegmentNo {
         let Situation { oldest, archived, .. } = *self.situation;
         let mut going = (oldest.raw()..horizon.raw()).map(SegmentNo::new);
         going.find(|no| !archived(*no)).unwrap_or(horizon)
     }
 
-    /// Bytes that are missing on the disk.
+    /// How many bytes the disk is short.
     fn shortage(&self) -> u64 {
         let Situation { space, receiving, size, .. } = *self.situation;
         let (Some(mark), Some(space)) = (self.policy.high_watermark, space) else { return 0 };

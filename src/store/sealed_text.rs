@@ -1,19 +1,19 @@
-//! Small files whose content is checked: one line with what it is, its version and a
-//! checksum, then JSON that a person can read.
+//! Small files whose content is checked: one line with the kind, the version and a checksum,
+//! then JSON that a person can read.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// No such file is longer; a longer one is not read.
+/// No such file is longer than this; a longer one is not read.
 pub const MAX_LEN: usize = 1 << 20;
 
 /// Why a file was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// It does not begin as such a file does.
+    /// It does not begin like a file of this kind.
     #[error("is not a walhub {0} file")]
     Foreign(&'static str),
-    /// Written by a version that knew more.
+    /// It was written by a newer version.
     #[error("has version {found}, this program knows version {known}")]
     Version {
         /// The version in the file.
@@ -36,7 +36,7 @@ pub enum Unreadable {
 
 /// The file's bytes.
 pub fn seal<T: Serialize>(kind: &str, version: u32, content: &T) -> Vec<u8> {
-    // Plain structs with text keys: the only ways for this to fail do not occur.
+    // These are plain structs with text keys, so the ways in which this could fail do not occur.
     let mut body = serde_json::to_vec_pretty(content).expect("plain data is always JSON");
     body.push(b'\n');
     let mut text = format!("walhub {kind} {version} {:08x}\n", crc32c::crc32c(&body)).into_bytes();
@@ -93,7 +93,7 @@ mod tests {
             let mut bytes = seal("control", 1, &vec![1u32, 2, 3, 4, 5]);
             let at = at % bytes.len();
             bytes[at] ^= 1 << bit;
-            // The checksum is hexadecimal of either case: the same number.
+            // The checksum is hexadecimal in either case: the number is the same.
             if let Ok(content) = unseal::<Vec<u32>>("control", 1, &bytes) {
                 prop_assert_eq!(content, vec![1, 2, 3, 4, 5]);
             }

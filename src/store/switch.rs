@@ -1,18 +1,18 @@
-//! From one timeline to the next: the steps that make the new one durable, in the order
-//! in which a crash between any two of them does no harm.
+//! From one timeline to the next: the steps that make the new one durable, in an order in which
+//! a crash between any two of them does no harm.
 //!
 //! 1. The child's fork segment, if the switchpoint lies inside one: the parent's bytes
-//!    before the switchpoint and zeros behind it. Under the parent's own bytes behind the
-//!    switchpoint a later start would find valid records of a branch that nobody follows.
+//!    before the switchpoint and zeros after it. If the parent's own bytes past the
+//!    switchpoint stayed, a later start would find valid records of an abandoned branch.
 //! 2. The control file: from here on the child is the timeline of this directory, and
 //!    the parent ends at the switchpoint.
-//! 3. The parent's files at and behind the switchpoint move out of `pg_wal`, or go when
-//!    there is nothing in them that the child has not. A start does this again, so that
-//!    step 2 decides alone.
+//! 3. The parent's files from the switchpoint on move out of `pg_wal`, or are removed when
+//!    they contain nothing that the child lacks. A start repeats this, so that step 2 alone
+//!    decides.
 //!
-//! The history file of the child is durable before all of this. Afterwards the directory
-//! is looked at as at a start ([`recover`](super::recover())): there is one way to find
-//! the end of the WAL, not two.
+//! The history file of the child is durable before all of this. Afterwards the directory is
+//! examined as at a start ([`recover`](super::recover())): there is one way to find the end of
+//! the WAL, not two.
 
 use super::control_file::{Cluster, ControlFile, Sealed};
 use super::disk::Disk;
@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 /// Zeros are written in pieces of this many bytes.
 const PIECE: u64 = 1 << 20;
 
-/// A timeline ends here, and another goes on.
+/// A timeline ends here, and another continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Switch {
     /// The timeline that ends.
@@ -40,7 +40,7 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// The cluster's description behind the switch.
+    /// The cluster's description after the switch.
     pub fn apply(&self, cluster: &Cluster) -> Cluster {
         let mut after = cluster.clone();
         after.sealed.push(Sealed { tli: self.from, start: cluster.start, end: self.at });
@@ -50,11 +50,11 @@ impl Switch {
     }
 }
 
-/// Steps 1 and 2. Returns the cluster's description as it is on disk now: when an earlier
-/// switch away from the same timeline was decided, and failed in step 3, that one stays.
+/// Steps 1 and 2. Returns the cluster's description as it is on disk now: when an earlier switch
+/// away from the same timeline was decided but failed in step 3, that one stays.
 ///
 /// # Errors
-/// The directory is not on the timeline that ends.
+/// Fails when the directory is not on the timeline that ends.
 pub async fn decide<D: Disk>(
     disk: &D,
     layout: &Layout,
@@ -112,7 +112,7 @@ async fn build_fork_segment<D: Disk>(
     built.map_err(failed("write file", &child))
 }
 
-/// A new file of a segment's size that begins with `prefix`, under its name only when it
+/// Creates a file of a segment's size that begins with `prefix`. It gets its name only when it
 /// is whole.
 async fn build<D: Disk>(
     disk: &D,
@@ -135,7 +135,7 @@ async fn build<D: Disk>(
     disk.sync_dir(super::disk::parent(path)).await
 }
 
-/// A segment's file under either of its names.
+/// Opens a segment's file under either of its names.
 async fn open_segment<D: Disk>(
     disk: &D,
     layout: &Layout,
@@ -152,10 +152,10 @@ async fn open_segment<D: Disk>(
     Ok((partial, file))
 }
 
-/// Step 3, for every timeline that has ended: what lies at or behind its switchpoint
-/// leaves `pg_wal`. So does an open segment of a timeline that this directory is not on: it
-/// goes when it is the copy that a switch was begun with and not decided, and is put out of
-/// the way when there is something else in it.
+/// Step 3, for every timeline that has ended: what lies at or past its switchpoint leaves
+/// `pg_wal`. So does an open segment of a timeline that this directory is not on. It is removed
+/// when it is the copy of a switch that was begun but not decided, and set aside when it holds
+/// anything else.
 pub async fn clear_ended<D: Disk>(
     disk: &D,
     layout: &Layout,
@@ -203,7 +203,7 @@ pub async fn clear_ended<D: Disk>(
     Ok(())
 }
 
-/// Is the file at `path` what step 1 makes of our own segment: its bytes up to some place,
+/// Is the file at `path` what step 1 makes of our own segment: its bytes up to some position,
 /// and zeros from there on?
 async fn is_begun_copy<D: Disk>(
     disk: &D,
@@ -234,7 +234,7 @@ async fn is_begun_copy<D: Disk>(
     Ok(true)
 }
 
-/// Does a file of an ended timeline hold WAL at or behind the switchpoint `end`?
+/// Does a file of an ended timeline hold WAL at or past the switchpoint `end`?
 async fn holds_wal_behind<D: Disk>(
     disk: &D,
     path: &Path,
@@ -250,7 +250,7 @@ async fn holds_wal_behind<D: Disk>(
     let read = read_full(disk, &file, len, at.segment_offset(name.size)).await;
     let bytes = read.map_err(failed("read file", path))?;
     if at.page_offset() > 0 {
-        // Behind the end of what was received a page is zero.
+        // Past the end of what was received, a page is zero.
         return Ok(bytes.iter().any(|byte| *byte != 0));
     }
     Ok(PageHeader::parse(&bytes).is_ok_and(|header| header.addr == at))
@@ -279,8 +279,8 @@ async fn move_aside<D: Disk>(
     Ok(())
 }
 
-/// What a position of an earlier timeline can be read from once its own file has gone:
-/// the files of the timelines that went on from there, nearest first.
+/// Where a position of an earlier timeline can be read once its own file is gone: the files of
+/// the timelines that continued from there, nearest first.
 pub fn heirs(
     cluster: &Cluster,
     tli: TimelineId,
@@ -291,7 +291,7 @@ pub fn heirs(
     let later = from.map_or(&[][..], |from| cluster.sealed.get(from..).unwrap_or_default());
     let names = cluster.sealed.iter().map(|sealed| sealed.tli).chain([cluster.timeline]);
     let children = names.skip(from.map_or(usize::MAX, |from| from + 1));
-    // As long as each ended inside this segment its child begins with the same bytes.
+    // As long as each timeline ended inside this segment, its child begins with the same bytes.
     let inside =
         |sealed: &&Sealed| sealed.end.segment(size) == no && sealed.end.segment_offset(size) > 0;
     later

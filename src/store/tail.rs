@@ -1,14 +1,13 @@
 //! Finds the end of the WAL on disk: what can be proven to have been written whole.
 //!
-//! Complete segments are durable by their name. The open ones behind them hold what
-//! the walk can prove: records whose checksum, prev-link and pages are right. A record
-//! may straddle the border, so the walk starts in a complete segment, at a place where
-//! a record begins: in the newest one, or further back when that one holds nothing but
-//! the middle of a long record.
+//! Complete segments are durable by their name. The open ones after them hold what the walk can
+//! prove: records whose checksum, prev-link and pages are right. A record may straddle the
+//! boundary, so the walk starts in a complete segment, at a place where a record begins: in the
+//! newest one, or further back when that one holds nothing but the middle of a long record.
 //!
-//! One part has no checksum: the rest of a record that began before our first byte. It
-//! counts as far as it lies in complete segments, or as a note says that it was synced
-//! before anybody saw it.
+//! One part has no checksum: the rest of a record that began before our first byte. It counts as
+//! far as it lies in complete segments, or as far as a note says that it was synced before it
+//! was published.
 
 use super::append::Beginning;
 use super::control_file::Cluster;
@@ -26,9 +25,9 @@ const PIECE: u64 = 1 << 20;
 /// Where to look.
 #[derive(Debug)]
 pub struct TailSearch<'a> {
-    /// Names of files.
+    /// The names of files.
     pub layout: &'a Layout,
-    /// Whose WAL.
+    /// The cluster whose WAL it is.
     pub cluster: &'a Cluster,
     /// Where the timeline left its ancestors.
     pub fork: Option<Fork>,
@@ -38,26 +37,25 @@ pub struct TailSearch<'a> {
     pub partials: &'a [SegmentNo],
     /// Bytes before this position are known to be durable, record or not.
     pub trusted: Lsn,
-    /// Nothing at or behind this position is believed.
+    /// Nothing from this position on is believed.
     pub limit: Lsn,
 }
 
 /// The end of the WAL on disk.
 #[derive(Debug, Clone)]
 pub struct Tail {
-    /// Where the walk started: a record begins in that segment, or no older one is
-    /// there.
+    /// Where the walk started: a record begins in that segment, or no older segment is there.
     pub walked_from: Lsn,
     /// End of the last record that is whole.
     pub record_end: Lsn,
     /// Start of that record.
     pub last_record: Option<Lsn>,
-    /// Durable by the note, though no whole record says so: never behind the end of the
-    /// rest with which the WAL begins.
+    /// Durable according to the note, though no whole record proves it; never past the end of
+    /// the record rest with which the WAL begins.
     pub noted: Lsn,
     /// End of the newest complete segment: the start of the open one.
     pub resume: Lsn,
-    /// Is the stream's first record behind us?
+    /// Has the walk passed the stream's first record?
     pub beginning: Beginning,
     /// The magic of its pages.
     pub magic: Option<u16>,
@@ -66,18 +64,18 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// What is published and goes on from: never before the newest complete segment's
-    /// end, though a record may straddle it. What the note speaks of is kept, or the next
-    /// start would believe a note about bytes that were given up.
+    /// The position that is published and continued from. It is never before the newest complete
+    /// segment's end, though a record may straddle that. What the note covers is kept; otherwise
+    /// the next start would believe a note about bytes that were given up.
     pub fn durable(&self) -> Lsn {
         self.record_end.max(self.resume).max(self.noted)
     }
 }
 
-/// What a segment's first page says about the bytes behind its header.
+/// What a segment's first page says about the bytes after its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leading {
-    /// Not a page of ours.
+    /// Not one of our pages.
     Unwritten(WalkEnd),
     /// A record begins there.
     Record,
@@ -87,8 +85,8 @@ enum Leading {
 
 type WalkEnd = Option<WalkFault>;
 
-/// Where the rest of a record ends, padded, when the page at `page` (the first of a
-/// segment) begins with `rem_len` bytes of it.
+/// Where the rest of a record ends, padded, when the page at `page` (the first of a segment)
+/// begins with `rem_len` bytes of it.
 pub fn leading_rest_end(page: Lsn, rem_len: u32, size: SegmentSize) -> Lsn {
     let (mut page, mut left) = (page, u64::from(rem_len));
     loop {
@@ -102,9 +100,9 @@ pub fn leading_rest_end(page: Lsn, rem_len: u32, size: SegmentSize) -> Lsn {
     }
 }
 
-/// The end of the rest that the segment at `start` begins with, by the bytes of its
-/// first page; `start` itself when a record begins there, none when the bytes are no
-/// page of that place.
+/// The end of the record rest that the segment at `start` begins with, judged by the bytes of
+/// its first page. Returns `start` itself when a record begins there, and `None` when the bytes
+/// are not a page of that position.
 pub fn leading_rest(start: Lsn, first_page: &[u8], size: SegmentSize) -> Option<Lsn> {
     let header = PageHeader::parse(first_page).ok().filter(|header| header.addr == start)?;
     if header.info.first_is_contrecord() {
@@ -174,9 +172,9 @@ impl TailSearch<'_> {
         Ok(tail)
     }
 
-    /// The walk once more, from where `tail` began up to exactly its durable mark: what
-    /// the receive role goes on with. A stream that ends inside a record is taken back to
-    /// the record's start, and the walk with it.
+    /// Walks again, from where `tail` began up to exactly its durable mark: the receive role
+    /// continues with this walker. A stream that ends inside a record is taken back to the
+    /// record's start, and so is the walk.
     pub async fn walk_again<D: Disk>(&self, disk: &D, tail: &Tail) -> Result<Walker, StoreFault> {
         let size = self.cluster.segment_size;
         let (mut walker, to) = (Walker::new(self.rules(), tail.walked_from), tail.durable());
@@ -256,7 +254,7 @@ impl TailSearch<'_> {
         let file = disk.open_read(path).await.map_err(failed("open file", path))?;
         let header = read_full(disk, &file, LONG_HEADER, 0).await;
         let header = header.map_err(failed("read file", path))?;
-        // The walker is the judge of a page.
+        // The walker decides whether a page is valid.
         let mut walker = Walker::new(self.rules(), start);
         if let Err(fault) = walker.feed(&header) {
             return Ok(Leading::Unwritten(Some(fault)));

@@ -74,7 +74,7 @@ impl World {
         std::fs::write(self.layout.mark(file, mark), "").unwrap();
     }
 
-    /// What the marks of a file say.
+    /// The marks of a file: ready, done.
     fn marks(&self, file: ArchiveFile) -> (bool, bool) {
         let has = |mark| self.layout.mark(file, mark).exists();
         (has(Mark::Ready), has(Mark::Done))
@@ -98,7 +98,7 @@ fn retain(keeper: &mut Keeper<PlainDisk>) {
     while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
 }
 
-/// As the archiver does it.
+/// Does what the archiver does.
 fn archive(keeper: &Keeper<PlainDisk>, file: ArchiveFile) {
     let done = crate::store::archive_status::mark_done(&PlainDisk, &keeper.layout, file);
     run_ready(done).unwrap().unwrap();
@@ -113,7 +113,7 @@ fn a_start_finds_everything_that_is_not_archived() {
     for no in OLDEST..NEWEST - 5 {
         world.mark(segment(no), Mark::Done);
     }
-    // To be archived once more; waiting from the run before; of files that have gone.
+    // To be archived once more; waiting from the previous run; of files that are gone.
     world.mark(segment(20), Mark::Ready);
     world.mark(segment(NEWEST - 5), Mark::Ready);
     for orphan in [segment(3), segment(NEWEST), history(TimelineId::new(9).unwrap())] {
@@ -142,7 +142,7 @@ fn what_is_not_archived_stays_and_marks_go_with_their_files() {
     let mut keeper = world.open(ArchiveMode::Always);
     retain(&mut keeper);
     assert_eq!(world.first(), OLDEST);
-    // In another order than the archiver would.
+    // In a different order from the archiver's.
     for no in (OLDEST..15).chain([16]) {
         archive(&keeper, segment(no));
     }

@@ -53,7 +53,7 @@ fn run(keeper: &mut Keeper<PlainDisk>, job: Job) -> JobDone {
     run_ready(keeper.run(job)).unwrap()
 }
 
-/// What timeline the directory is on, as a start would see it.
+/// The cluster as a start would read it.
 fn on_disk(layout: &Layout) -> Cluster {
     ControlFile::decode(&std::fs::read(layout.control()).unwrap()).unwrap().cluster.unwrap()
 }
@@ -66,7 +66,7 @@ fn leave_for(to: u32, at: u64) -> Job {
 fn what_a_failed_switch_would_have_decided_is_not_written_with_something_else() {
     let folder = tempfile::tempdir().unwrap();
     let (mut keeper, layout) = keeper(folder.path());
-    // There is nothing that the fork segment could be made of.
+    // There is nothing to make the fork segment from.
     let done = run(&mut keeper, leave_for(2, 100));
     assert!(matches!(done, JobDone::Failed { job: JobKind::Switch, .. }), "{done:?}");
     let parameters = vec![("in_hot_standby".to_owned(), "on".to_owned())];
@@ -91,7 +91,7 @@ fn a_switch_that_was_decided_is_finished_whatever_is_asked_for_later() {
     let done = run(&mut keeper, leave_for(2, 100));
     assert!(matches!(done, JobDone::Failed { job: JobKind::Switch, .. }), "{done:?}");
     assert_eq!(on_disk(&layout).timeline, tli(2), "it was decided");
-    // The clock still says what the parent had: none of it counts behind the end.
+    // A caller may still pass the parent's position: nothing past the end counts.
     assert_eq!(keeper.within(tli(1), Lsn::new(OPEN * MIB + 500)), end);
     assert_eq!(keeper.within(tli(1), Lsn::new(OPEN * MIB + 50)), Lsn::new(OPEN * MIB + 50));
 

@@ -32,7 +32,7 @@ fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-/// A directory with ninety complete segments; nobody looks into them.
+/// A directory with ninety complete segments whose content nobody reads.
 struct World {
     folder: tempfile::TempDir,
     layout: Layout,
@@ -83,7 +83,7 @@ fn run(keeper: &mut Keeper<PlainDisk>, job: Job) -> JobDone {
     run_ready(keeper.run(job)).unwrap()
 }
 
-/// One round of retention, files included: who has to go, and whether WAL may come in.
+/// One round of retention with files: which sessions have to end, and whether WAL may come in.
 fn retain(keeper: &mut Keeper<PlainDisk>, seconds: u64) -> (Vec<u32>, Receiving) {
     let newest = Lsn::new(NEWEST * MIB + 5);
     let done = run(keeper, Job::Retain { tli: TimelineId::FIRST, newest, now: at(seconds) });
@@ -92,7 +92,7 @@ fn retain(keeper: &mut Keeper<PlainDisk>, seconds: u64) -> (Vec<u32>, Receiving)
     (keeper.holds.slots.lock().take_revoked(), keeper.holds.receiving())
 }
 
-/// A slot on disk that keeps WAL from there on.
+/// A slot on disk that keeps WAL from `from` on.
 fn create(keeper: &mut Keeper<PlainDisk>, name: &str, origin: Origin, from: u64) {
     let name = SlotName::parse(name).unwrap();
     let create = Create {
@@ -125,7 +125,7 @@ fn a_slot_keeps_wal_by_what_is_on_disk_and_over_a_restart() {
     assert_eq!(world.slot("s").restart_lsn, Some(Lsn::new(50 * MIB)));
     assert_eq!(world.first(), 50);
 
-    // What was reported since is lost with a crash; the WAL is not.
+    // Later reports are lost in a crash; the WAL is not.
     report(&keeper, "s", 7, 60);
     drop(keeper);
     std::fs::write(world.layout.slots().join("s.tmp"), "half").unwrap();
@@ -244,7 +244,7 @@ fn segments_completed_before_the_time_is_known_are_not_old() {
 #[test]
 fn on_a_full_disk_rules_and_idle_slots_go_and_then_nothing_comes_in() {
     let world = World::new();
-    // No disk has so much.
+    // No disk is that large.
     let policy = Policy {
         wal_keep_size: 1 << 40,
         high_watermark: Some(HighWatermark::Free(u64::MAX)),
@@ -265,8 +265,8 @@ fn on_a_full_disk_rules_and_idle_slots_go_and_then_nothing_comes_in() {
     assert!(world.folder.path().exists());
 }
 
-/// Two segments are missing. Only the rules in force let go what lies before them, in their
-/// order, and a start none of it.
+/// Two segments are missing. Only the rules in force release what lies before them, in their
+/// order, and a start releases none of it.
 #[test]
 fn what_lies_before_a_hole_goes_by_the_rules() {
     let world = World::new();

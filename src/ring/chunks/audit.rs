@@ -1,5 +1,5 @@
-//! A look at the cache from outside, for the simulation of a core: what is sent from
-//! here has to be pinned.
+//! An outside view of the cache, for the simulation of a core: what is sent from the cache has
+//! to be pinned.
 
 use super::{CHUNK_SIZE, ChunkHold, ChunkReader, Shared};
 use std::sync::Arc;
@@ -24,13 +24,13 @@ impl Audit {
         buffer < buffers && !self.shared.directory.is_kept_by(self.reader, buffer)
     }
 
-    /// The mistake that [`Audit::is_unpinned`] is for.
+    /// Makes the mistake that [`Audit::is_unpinned`] detects.
     pub(crate) fn unpin(&self) {
         self.shared.directory.forget_hazard(self.reader);
     }
 }
 
-/// The memory that a send without a copy reads, whoever holds it.
+/// The memory that a send without a copy reads, no matter who holds it.
 #[derive(Debug)]
 pub(crate) struct Watched {
     shared: Arc<Shared>,

@@ -1,4 +1,4 @@
-//! The chunk cache on one thread against a model, and on several against itself.
+//! The chunk cache: on one thread against a model, and on several threads against known bytes.
 
 use super::*;
 use crate::wal::TimelineId;
@@ -17,7 +17,7 @@ fn lsn(at: usize) -> Lsn {
     Lsn::new(at as u64)
 }
 
-/// Bytes that tell their position, and which writing of it they are.
+/// Bytes that show their position, and which edition of it they are.
 fn wal(at: usize, len: usize, edition: u64) -> Vec<u8> {
     let word = |place: usize| {
         let number = (place as u64).wrapping_add(edition << 40);
@@ -116,7 +116,7 @@ fn what_is_pinned_is_not_reused() {
     // The buffer of the first chunk, and the six that were free.
     assert_eq!(taken, 7 * MIB);
     assert!(bytes == wal(MIB, MIB, 0));
-    // It was retired: nobody finds it again.
+    // It was retired: no reader finds it again.
     assert_eq!(pin.bytes(cell, lsn(MIB), MIB), None);
     drop(pin);
     assert_eq!(append(&mut writer, MIB, 0), MIB);
@@ -144,16 +144,16 @@ fn a_rewind_goes_on_in_a_fresh_chunk() {
     let seen = pin.bytes(cell, lsn(MIB), MIB).unwrap();
     assert_eq!(seen.len(), 500_000);
     writer.rewind(lsn(MIB + 300_000));
-    // Once more, before anything followed.
+    // Once more, before any bytes follow.
     writer.rewind(lsn(MIB + 5000));
     assert_eq!(writer.filled(), lsn(MIB + 5000));
     assert!(writer.peek(lsn(MIB + 4990), 100).unwrap() == wal(MIB + 4990, 10, 0));
     assert_eq!(append(&mut writer, 1000, 1), 1000);
-    // The reader's bytes are what they were.
+    // The reader's bytes have not changed.
     assert!(seen == wal(MIB, 500_000, 0));
     let again = pin.bytes(cell, lsn(MIB), MIB).unwrap();
     assert!(again[..5000] == wal(MIB, 5000, 0) && again[5000..] == wal(MIB + 5000, 1000, 1));
-    // What was forgotten is not in the tail of the page.
+    // Forgotten bytes do not appear in the tail of the page.
     let page = writer.range(lsn(MIB), lsn(MIB + PAGE_SIZE)).to_vec();
     assert!(page[..6000] == again[..6000] && page[6000..].iter().all(|byte| *byte == 0));
 }
@@ -205,7 +205,7 @@ fn a_new_timeline_has_chunks_of_its_own() {
     assert_eq!(pin.bytes(new, lsn(MIB), MIB), None);
     assert_eq!(writer.peek(lsn(MIB), 1), None);
     drop(pin);
-    // Chunks of the old cell are reusable, durable or not.
+    // Chunks of the old cell are reusable, whether durable or not.
     assert_eq!(append(&mut writer, 9 * MIB, 1), 8 * MIB - 7000);
 }
 
@@ -263,7 +263,7 @@ fn behind_the_fill_mark_a_page_is_zero_in_used_buffers_too() {
 #[derive(Debug, Clone)]
 enum Step {
     Append(usize),
-    /// Up to a part, in 255ths, of what is not durable; so are the others.
+    /// A fraction, in 255ths, of what is not durable; the other steps take fractions too.
     Durable(u8),
     Rewind(u8),
     NewCell(u8),
@@ -283,14 +283,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Slices that a reader holds, with what they were at first.
+/// Slices that a reader holds, with their initial content.
 type Seen<'a> = Vec<(&'a [u8], Vec<u8>)>;
 
-/// The cache, and what must be in it.
+/// The cache, and its expected content.
 struct World {
     writer: ChunkWriter,
     here: CellId,
-    /// What each cell's WAL is now, from position 0.
+    /// The current WAL of each cell, from position 0.
     wal: HashMap<CellId, Vec<u8>>,
     durable: usize,
     edition: u64,
@@ -366,7 +366,7 @@ impl World {
         Ok(())
     }
 
-    /// All that is cached, checked; with a copy, to see whether it stays.
+    /// Reads and checks everything cached. Returns it with a copy, to compare again later.
     fn read<'a>(&self, pin: &'a Pin<'_>) -> Result<Seen<'a>, TestCaseError> {
         let mut seen = Vec::new();
         for (cell, wal) in &self.wal {
@@ -412,7 +412,7 @@ fn readers_on_other_threads_see_whole_bytes_only() {
     let id = cell();
     writer.open(id, lsn(0), &[]).unwrap();
     let published = Arc::new(watermark::Cell::new(TimelineId::FIRST, lsn(0), lsn(0)));
-    // Long enough to be compared with a byte of every position.
+    // Long enough to compare a byte of every position.
     let truth: Arc<Vec<u8>> = Arc::new(wal(0, 3 * MIB + 12_345, 0));
     let end = Instant::now() + Duration::from_millis(700);
     let threads: Vec<_> = readers
@@ -425,7 +425,7 @@ fn readers_on_other_threads_see_whole_bytes_only() {
                 while Instant::now() < end {
                     let limit = published.limit().raw() as usize;
                     lag = (lag + 77_777) % (6 * MIB);
-                    // One reader stays at the tip, one wanders behind.
+                    // One reader stays at the tip, the other moves behind it.
                     let at = limit.saturating_sub(if core == 0 { 5000 } else { lag });
                     let pin = reader.pin();
                     if let Some(bytes) = pin.bytes(id, lsn(at), (limit - at).min(9000)) {

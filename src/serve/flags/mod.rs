@@ -184,17 +184,17 @@ pub struct Mistake {
     fault: String,
 }
 
-/// The smallest cache holds two unsynced batches beside what senders read.
+/// The smallest cache holds two unsynced batches in addition to what senders read.
 const WAL_BUFFERS: RangeInclusive<u64> = 8 << 20..=1 << 40;
 
 /// PostgreSQL's own upper limit (`MAX_BACKENDS`).
 const MAX_WAL_SENDERS: usize = 262_143;
 
-/// More would only make one standby wait for another.
+/// A larger value would only make one standby wait for another.
 const MAX_SEND_SIZE: RangeInclusive<u64> = 8 << 10..=1 << 20;
 
 impl ServeFlags {
-    /// What was typed, as it is meant.
+    /// Resolves what was typed into a configuration.
     ///
     /// # Errors
     /// Names the flag and what is wrong with its value.
@@ -297,7 +297,7 @@ fn mistake(flag: &'static str, fault: impl std::fmt::Display) -> Mistake {
     Mistake { flag, fault: fault.to_string() }
 }
 
-/// A slot's name by PostgreSQL's rule (`ReplicationSlotValidateName`); empty is none.
+/// A slot's name by PostgreSQL's rule (`ReplicationSlotValidateName`); an empty one means none.
 fn slot_name(name: Option<String>, missing: MissingSlot) -> Result<Option<String>, Mistake> {
     let name = name.filter(|name| !name.is_empty());
     let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
@@ -316,7 +316,7 @@ fn slot_name(name: Option<String>, missing: MissingSlot) -> Result<Option<String
     }
 }
 
-/// As in PostgreSQL an empty one is none.
+/// As in PostgreSQL, an empty command means none.
 fn archive_command(text: &str) -> Result<Option<Template>, Mistake> {
     let command = Some(text).filter(|text| !text.is_empty());
     let command = command.map(|text| Template::parse(text, &['f', 'p'])).transpose();
@@ -347,7 +347,7 @@ fn time(flag: &'static str, text: &str) -> Result<Duration, Mistake> {
     parse_duration(text, TimeUnit::Millisecond).map_err(|e| mistake(flag, e))
 }
 
-/// As PostgreSQL: at least 1 ms, because without a pause nothing else is done.
+/// As in PostgreSQL, at least 1 ms: without a pause nothing else gets done.
 fn positive_time(flag: &'static str, text: &str) -> Result<Duration, Mistake> {
     let value = time(flag, text)?;
     if value.is_zero() {
@@ -362,7 +362,7 @@ const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
 const MAX_KEEPALIVES: u32 = 127;
 const MAX_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
 
-/// Of a name, the kernel takes 15 bytes (`TCP_CA_NAME_MAX`).
+/// The kernel takes 15 bytes of a name (`TCP_CA_NAME_MAX`).
 fn congestion(name: String) -> Result<Option<String>, Mistake> {
     let name = Some(name).filter(|name| !name.is_empty());
     match &name {

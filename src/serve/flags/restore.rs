@@ -7,7 +7,7 @@ use crate::store::retention::Restorable;
 use clap::Args;
 use std::num::NonZeroUsize;
 
-/// More would only have the archive's disk or network wait.
+/// More would only make the archive's disk or network wait.
 const MAX_JOBS: usize = 64;
 
 /// Where WAL comes from that is neither here nor upstream.

@@ -1,15 +1,15 @@
 //! The file side of the receive role, as a pure state machine: which bytes are written
 //! when, when a segment is synced, and how far the watermark may go.
 //!
-//! One write-and-sync batch is in flight while the next gathers. A batch is durable
-//! when every segment it touched is synced. Writes are widened to whole pages: bytes
-//! below the durable mark are written again with the same content, the tail of the
-//! last page with zeros or with what has been received meanwhile.
+//! One write-and-sync batch is in flight while the next one gathers. A batch is durable when
+//! every segment it touched is synced. Writes are widened to whole pages: bytes below the
+//! durable mark are written again with the same content. The tail of the last page is zeros, or
+//! what has been received since.
 //!
-//! Keeps: durable <= written <= received; what is reported upstream as flushed is
-//! durable and stays short of a segment's end until that segment has its final name;
-//! after a failed sync, or a failed write other than for want of space, nothing more
-//! is published (I2, I5, I9).
+//! Keeps: durable <= written <= received. What is reported upstream as flushed is durable, and
+//! stays short of a segment's end until that segment has its final name. After a failed sync, or
+//! a write that failed for a reason other than lack of space, nothing more is published (I2, I5,
+//! I9).
 
 #[cfg(test)]
 mod tests;
@@ -23,10 +23,10 @@ use std::io;
 /// No write crosses such a boundary: it is the size of a cache chunk.
 pub const WRITE_ALIGN: u64 = 1 << 20;
 
-/// Segments asked for at the same time, at most.
+/// At most this many segments are asked for at the same time.
 const MAX_ASKED: usize = 4;
 
-/// One write, to match its completion.
+/// Identifies a write, to match its completion.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct WriteId(pub u64);
 
@@ -38,12 +38,12 @@ pub enum Action {
     Prepare {
         /// The segment.
         segment: SegmentNo,
-        /// WAL below this position stays; nothing behind it may look like WAL.
+        /// WAL below this position stays; nothing from here on may look like WAL.
         keep: Lsn,
     },
     /// Write the bytes `[from, to)` at `offset` of the segment's file; then
-    /// [`Appender::written`]. Both ends are widened to pages (a rest after a short
-    /// write may begin anywhere); bytes not received yet are zeros.
+    /// [`Appender::written`]. Both ends are widened to pages (the remainder of a short write may
+    /// begin anywhere). Bytes not received yet are zeros.
     Write {
         /// Comes back with the completion.
         id: WriteId,
@@ -53,7 +53,7 @@ pub enum Action {
         offset: u64,
         /// First byte.
         from: Lsn,
-        /// Behind the last byte.
+        /// The position just past the last byte.
         to: Lsn,
     },
     /// fdatasync the segment's file; then [`Appender::synced`].
@@ -66,9 +66,8 @@ pub enum Action {
     /// All of the segment is durable and no write follows: have the keeper give it its
     /// final name; then [`Appender::finalized`] or [`Appender::finalize_failed`].
     Finalize(SegmentNo),
-    /// No space: forget everything received at or behind this position and every file
-    /// handed out, close the upstream connection, and call [`Appender::resume`] before
-    /// the next attempt.
+    /// No space: forget everything received from this position on and every file handed out,
+    /// close the upstream connection, and call [`Appender::resume`] before the next attempt.
     DropToDurable(Lsn),
     /// Nothing may be published any more; the process has to end.
     Halt(HaltReason),
@@ -81,7 +80,7 @@ pub struct HaltReason {
     pub operation: Operation,
     /// On which segment.
     pub segment: SegmentNo,
-    /// The system's words.
+    /// The operating system's error message.
     pub error: String,
 }
 
@@ -113,32 +112,32 @@ pub enum Operation {
     Finalize,
 }
 
-/// Does the WAL of this directory begin here, or is there a verified record before?
+/// Does the WAL of this directory begin here, or does a verified record come before?
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Beginning {
     /// Recovery found a complete record at or before the start position.
     Behind,
-    /// The stream's first record is still to come. The rest of a record that began
-    /// before our first byte has no checksum here, so its durability is noted in a
-    /// file of its own before it is published.
+    /// The stream's first record is still to come. The rest of a record that began before our
+    /// first byte has no checksum here, so its durability is noted in a separate file before it
+    /// is published.
     Ahead,
 }
 
 /// The keeper's answer to [`Action::Begin`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Begun {
-    /// The first whole record begins behind the noted position: note again.
+    /// The first whole record begins past the noted position: note again.
     Partly,
     /// The first whole record begins at or before the noted position.
     Wholly,
 }
 
-/// Is this the kind of failure that passes when space returns?
+/// Is this the kind of failure that goes away when space returns?
 pub fn is_no_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// The state machine. Inputs are methods; what they lead to is pushed to `out`.
+/// The state machine. Inputs are methods; the resulting actions are pushed to `out`.
 #[derive(Debug)]
 pub struct Appender {
     tli: TimelineId,
@@ -151,13 +150,13 @@ pub struct Appender {
     batch: Option<Batch>,
     /// Files that may be written.
     ready: BTreeSet<SegmentNo>,
-    /// Prepare is under way.
+    /// Files that the keeper is preparing.
     asked: BTreeSet<SegmentNo>,
-    /// There was no space to make it ready; not asked for again before it is needed.
+    /// There was no space to prepare them; not asked for again until they are needed.
     refused: BTreeSet<SegmentNo>,
-    /// Durable to their end, without their final name, oldest first.
+    /// Durable to their end, but without their final name; oldest first.
     finalizing: BTreeSet<SegmentNo>,
-    /// A final name could not be given for want of space; tried again on resume.
+    /// A final name could not be given for lack of space; tried again on resume.
     unnamed: BTreeSet<SegmentNo>,
     next_write: u64,
     max_batch: u64,
@@ -170,7 +169,7 @@ enum Phase {
     Halted,
 }
 
-/// What is between the durable mark and `to`, on its way to the disk.
+/// What lies between the durable mark and `to`, on its way to the disk.
 #[derive(Debug)]
 struct Batch {
     to: Lsn,
@@ -182,7 +181,7 @@ struct Batch {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     Writing,
-    /// Some write found no space: the others are awaited, then all is dropped.
+    /// A write found no space: the others are awaited, then everything is dropped.
     Failing,
     Syncing,
     Beginning,
@@ -197,7 +196,7 @@ struct Pending {
 }
 
 impl Appender {
-    /// An appender that goes on at `durable`. At most `max_batch` bytes are in flight.
+    /// An appender that continues at `durable`. At most `max_batch` bytes are in flight.
     pub fn new(
         tli: TimelineId,
         size: SegmentSize,
@@ -225,7 +224,7 @@ impl Appender {
         }
     }
 
-    /// Has the files made ready that the next bytes need, before they arrive.
+    /// Asks for the files of the next bytes before the bytes arrive.
     pub fn warm_up(&mut self, out: &mut Vec<Action>) {
         self.ask_ahead(out);
     }
@@ -245,8 +244,8 @@ impl Appender {
     /// The keeper handed over the segment's file.
     pub fn segment_ready(&mut self, segment: SegmentNo, out: &mut Vec<Action>) {
         self.asked.remove(&segment);
-        // A file that was asked for before the space ran out may be older than the
-        // drop; it is asked for again.
+        // A file that was asked for before the space ran out may be older than the drop, so ask
+        // again.
         if self.phase == Phase::Running {
             self.ready.insert(segment);
             self.start_batch(out);
@@ -260,7 +259,7 @@ impl Appender {
         match self.phase {
             Phase::Halted | Phase::OutOfSpace => {}
             Phase::Running if is_no_space(error) => {
-                // What is in flight does not need it.
+                // The batch in flight does not need it.
                 self.refused.insert(segment);
                 if self.batch.is_none() && self.waiting_for() == Some(segment) {
                     self.drop_to_durable(out);
@@ -309,7 +308,7 @@ impl Appender {
         }
     }
 
-    /// A sync completed. It is never tried again: Linux has marked the pages clean.
+    /// A sync completed. A failed one is never retried: Linux has marked the pages clean.
     pub fn synced(&mut self, segment: SegmentNo, result: io::Result<()>, out: &mut Vec<Action>) {
         if self.phase == Phase::Halted {
             return;
@@ -371,7 +370,7 @@ impl Appender {
             Phase::Halted => {}
             Phase::Running | Phase::OutOfSpace if is_no_space(error) => {
                 self.unnamed.insert(segment);
-                // With a batch in flight its end decides; see `finish_batch`.
+                // A batch in flight decides when it ends; see `finish_batch`.
                 if self.batch.is_none() && self.phase == Phase::Running {
                     self.drop_to_durable(out);
                 }
@@ -415,14 +414,14 @@ impl Appender {
         self.received
     }
 
-    /// What may be reported upstream as flushed: durable, and short of the end of the
-    /// first segment without its final name. An upstream that was told a segment's end
-    /// may remove that segment, and a start would still ask for it.
+    /// What may be reported upstream as flushed: durable, and short of the end of the first
+    /// segment without its final name. An upstream that was told a segment's end may remove that
+    /// segment, and a start would still ask for it.
     pub fn flush_reportable(&self) -> Lsn {
         self.reportable
     }
 
-    /// Is no write, sync or renaming in flight? (Segments asked for do not count.)
+    /// Is no write, sync or rename in flight? (Segments asked for do not count.)
     pub fn idle(&self) -> bool {
         self.batch.is_none() && self.finalizing.len() == self.unnamed.len()
     }
@@ -432,7 +431,7 @@ impl Appender {
         self.idle() && self.unnamed.is_empty() && self.durable == self.received
     }
 
-    /// Did the store run out of space, until [`Appender::resume`]?
+    /// Did the store run out of space? Cleared by [`Appender::resume`].
     pub fn out_of_space(&self) -> bool {
         self.phase == Phase::OutOfSpace
     }
@@ -442,7 +441,7 @@ impl Appender {
         self.phase == Phase::Halted
     }
 
-    /// The segment whose file the next batch needs first and has not got.
+    /// The first segment whose file the next batch needs and does not have.
     fn waiting_for(&self) -> Option<SegmentNo> {
         let first = self.durable.segment(self.size);
         (self.received > self.durable && !self.ready.contains(&first)).then_some(first)
@@ -453,12 +452,12 @@ impl Appender {
             return;
         }
         let from = self.durable;
-        // The mark rests where the caller said or on a page boundary.
+        // The mark is either where the caller set it or on a page boundary.
         let most = match from.saturating_add(self.max_batch) {
             limit if limit < self.received => limit.page_start(),
             _ => self.received,
         };
-        // As far as files are ready.
+        // Only as far as files are ready.
         let mut to = from;
         while to < most && self.ready.contains(&to.segment(self.size)) {
             to = to.segment(self.size).end(self.size).min(most);
@@ -483,7 +482,7 @@ impl Appender {
         self.batch = Some(batch);
     }
 
-    /// Asks for the files of what is received, and for one more ahead.
+    /// Asks for the files that hold what is received, and for one more ahead.
     fn ask_ahead(&mut self, out: &mut Vec<Action>) {
         if self.phase != Phase::Running {
             return;

@@ -21,7 +21,7 @@ fn no_space() -> io::Error {
     io::Error::from_raw_os_error(28)
 }
 
-/// Runs one input and returns what it led to.
+/// Feeds one input and returns the resulting actions.
 fn step(
     appender: &mut Appender,
     input: impl FnOnce(&mut Appender, &mut Vec<Action>),

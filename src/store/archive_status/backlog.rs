@@ -1,5 +1,5 @@
-//! The files that wait for the archive: the keeper adds them, the archiver takes them in
-//! order, and retention keeps what is in here.
+//! The files that wait for the archive: the keeper adds them, the archiver takes them in order,
+//! and retention keeps the files listed here.
 
 use crate::store::layout::ArchiveFile;
 use crate::wal::{SegmentName, SegmentNo, SegmentSize, TimelineId};
@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-/// So many files that wait are worth a word, and then twice as many each time.
+/// A backlog of this many files is reported, and again each time it doubles.
 const WORTH_A_WORD: usize = 16;
 
-/// The files that wait for the archive, and how archiving goes. Empty where nothing is to
-/// be archived.
+/// The files that wait for the archive, and how archiving is going. Empty when nothing is to be
+/// archived.
 #[derive(Debug, Default)]
 pub struct Backlog {
     inner: Mutex<Inner>,
@@ -22,11 +22,11 @@ pub struct Backlog {
 struct Inner {
     size: Option<SegmentSize>,
     waiting: BTreeSet<ArchiveFile>,
-    /// What waited at the start: a command of the run before may still read it.
+    /// What waited at the start: a command left over from the previous run may still read it.
     left_over: BTreeSet<ArchiveFile>,
     /// Grows with every file that is added.
     added: u64,
-    /// How many waited when that was said last; zero when all is well.
+    /// How many waited at the last report; zero when all is well.
     said: usize,
     stopped: Option<Instant>,
     archived: Tally,
@@ -49,55 +49,55 @@ impl Tally {
 /// An attempt to archive a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attempt {
-    /// Which.
+    /// The file.
     pub file: ArchiveFile,
     /// When it ended.
     pub at: SystemTime,
 }
 
-/// How archiving goes: what `pg_stat_archiver` says, and the backlog. Counted since the
+/// How archiving is going: what `pg_stat_archiver` shows, and the backlog. Counted since the
 /// start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ArchiveStatus {
     /// Files that were archived.
     pub archived_count: u64,
-    /// The last of them.
+    /// The last file archived.
     pub last_archived: Option<Attempt>,
     /// Attempts that failed.
     pub failed_count: u64,
-    /// The last of them.
+    /// The last failure.
     pub last_failed: Option<Attempt>,
     /// Segments that wait.
     pub waiting_segments: usize,
     /// History files that wait.
     pub waiting_histories: usize,
-    /// The next one.
+    /// The next file to archive.
     pub next: Option<ArchiveFile>,
 }
 
-/// Why somebody who waited goes on.
+/// Why a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Woken {
     /// There are files that were not there before.
     News,
     /// Nothing came.
     TimeIsUp,
-    /// The hub ends.
+    /// The hub is shutting down.
     Stopped,
 }
 
 impl Backlog {
-    /// The cluster is known.
+    /// Sets the segment size, once the cluster is known.
     pub fn use_size(&self, size: SegmentSize) {
         self.lock().size = Some(size);
     }
 
-    /// Of the cluster's segments, once that is known.
+    /// The size of the cluster's segments, once it is known.
     pub fn size(&self) -> Option<SegmentSize> {
         self.lock().size
     }
 
-    /// What waits at the start, which the caller has said.
+    /// Sets what waits at the start, which the caller has reported.
     pub fn load(&self, waiting: BTreeSet<ArchiveFile>) {
         let mut inner = self.lock();
         inner.left_over = waiting.clone();
@@ -106,7 +106,7 @@ impl Backlog {
         self.replace(waiting);
     }
 
-    /// What waits, looked up anew.
+    /// Replaces what waits by the result of a new listing.
     pub fn replace(&self, waiting: BTreeSet<ArchiveFile>) {
         let mut inner = self.lock();
         inner.waiting = waiting;
@@ -114,7 +114,7 @@ impl Backlog {
         self.news.notify_all();
     }
 
-    /// One more file waits. Says how many do when that is worth a word.
+    /// Adds a file that waits. Returns how many wait when that is worth reporting.
     pub fn add(&self, file: ArchiveFile) -> Option<usize> {
         let mut inner = self.lock();
         inner.waiting.insert(file);
@@ -128,8 +128,7 @@ impl Backlog {
         })
     }
 
-    /// A file was archived. Says whether it was the last one of a backlog that was worth a
-    /// word.
+    /// A file was archived. Returns whether it was the last one of a backlog that was reported.
     pub fn archived(&self, file: ArchiveFile, at: SystemTime) -> bool {
         let mut inner = self.lock();
         inner.archived.note(file, at);
@@ -137,7 +136,7 @@ impl Backlog {
         inner.waiting.is_empty() && std::mem::take(&mut inner.said) > 0
     }
 
-    /// An attempt failed.
+    /// An attempt to archive failed.
     pub fn failed(&self, file: ArchiveFile, at: SystemTime) {
         self.lock().failed.note(file, at);
     }
@@ -162,7 +161,7 @@ impl Backlog {
         self.lock().waiting.is_empty()
     }
 
-    /// Of the segments that wait, on whatever timeline, the one with the lowest position.
+    /// The segment with the lowest position of those that wait, on any timeline.
     pub fn oldest_segment(&self) -> Option<SegmentNo> {
         let inner = self.lock();
         let mut oldest: Option<SegmentNo> = None;
@@ -175,19 +174,19 @@ impl Backlog {
         oldest
     }
 
-    /// Might a command of the run before this one still read the file? Whoever was killed
-    /// with the hub was not waited for.
+    /// Might a command from the previous run still read the file? A command that was killed with
+    /// the hub was not waited for.
     pub fn may_be_read(&self, file: ArchiveFile) -> bool {
         self.lock().left_over.contains(&file)
     }
 
-    /// For [`wait`](Self::wait): what is known of now.
+    /// The current count of added files, to pass to [`wait`](Self::wait).
     pub fn known(&self) -> u64 {
         self.lock().added
     }
 
-    /// Waits for files that are not known of, if somebody says what he knows, but no longer
-    /// than `limit`.
+    /// Waits for at most `limit`. When `known` is given, also returns as soon as files beyond it
+    /// were added.
     pub fn wait(&self, known: Option<u64>, limit: Duration) -> Woken {
         let until = Instant::now() + limit;
         let mut inner = self.lock();
@@ -207,19 +206,19 @@ impl Backlog {
         }
     }
 
-    /// The hub ends: no more files are archived. When that was said first.
+    /// The hub is shutting down: no more files are archived. Returns when this was first called.
     pub fn stop(&self) -> Instant {
         let stopped = *self.lock().stopped.get_or_insert_with(Instant::now);
         self.news.notify_all();
         stopped
     }
 
-    /// Has it been said?
+    /// Has [`stop`](Self::stop) been called?
     pub fn is_stopped(&self) -> bool {
         self.lock().stopped.is_some()
     }
 
-    /// How it goes.
+    /// How archiving is going.
     pub fn status(&self) -> ArchiveStatus {
         let inner = self.lock();
         let histories =

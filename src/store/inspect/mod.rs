@@ -1,7 +1,7 @@
-//! What `walhub inspect` says about a directory, running hub or not. Reads only.
+//! What `walhub inspect` reports about a directory, whether or not a hub runs on it. Reads only.
 //!
-//! The end of WAL is what a walk of the open segment finds at this moment. A start would
-//! find the same or less: it syncs first and then believes only the disk.
+//! The end of WAL is what a walk of the open segment finds at this moment. A start would find
+//! the same or less: it syncs first and then believes only the disk.
 
 #[cfg(test)]
 mod tests;
@@ -31,10 +31,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Files whose size is looked at, newest first; the others are only counted.
+/// The newest files whose size is measured; the others are only counted.
 const MEASURED: usize = 4096;
 
-/// Looks at a directory.
+/// Inspects a directory.
 pub async fn inspect<D: Disk>(disk: &D, layout: &Layout) -> io::Result<DirectoryStatus> {
     let names = disk.list(layout.wal()).await?;
     let mut report = DirectoryStatus {
@@ -87,7 +87,7 @@ pub async fn inspect<D: Disk>(disk: &D, layout: &Layout) -> io::Result<Directory
 /// Why a directory was not given another ID.
 #[derive(Debug, thiserror::Error)]
 pub enum RenameFault {
-    /// It is in use, or none of ours.
+    /// It is in use, or is not a hub's.
     #[error(transparent)]
     Directory(#[from] DirectoryFault),
     /// It has no control file, or an unusable one.
@@ -98,16 +98,16 @@ pub enum RenameFault {
     Unused(String),
 }
 
-/// Looks at a directory by plain system calls.
+/// Inspects a directory by plain system calls.
 pub fn inspect_now(layout: &Layout) -> io::Result<DirectoryStatus> {
     run_ready(inspect(&PlainDisk, layout)).unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))
 }
 
-/// Gives a copied directory an ID of its own, so that the copy and its original are not
-/// taken for a loop. Returns the old one.
+/// Gives a copied directory an ID of its own, so that the copy and its original are not mistaken
+/// for a loop. Returns the old one.
 pub fn replace_instance_id(layout: &Layout, new: InstanceId) -> Result<InstanceId, RenameFault> {
     let unused = || RenameFault::Unused(layout.root().display().to_string());
-    // Opening would make a hub's directory of anything empty.
+    // Opening would turn any empty directory into a hub's.
     if !layout.control().exists() {
         return Err(unused());
     }
@@ -237,7 +237,7 @@ impl DirectoryStatus {
         }
     }
 
-    /// Sizes of the newest files: a stat for each of 65,536 would take its time.
+    /// Sizes of the newest files. A stat for each of 65,536 files would take too long.
     async fn measure<D: Disk>(
         &mut self,
         disk: &D,
@@ -255,7 +255,7 @@ impl DirectoryStatus {
         for path in complete.chain(open) {
             let length = match disk.open_read(&path).await {
                 Ok(file) => disk.len(&file).await,
-                // A running hub removes and renames.
+                // A running hub removes and renames files.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => Err(error),
             };
@@ -316,7 +316,7 @@ impl DirectoryStatus {
     }
 
     async fn read_state<D: Disk>(&mut self, disk: &D, layout: &Layout) {
-        // Not synced, so after a crash it may be anything; then it says nothing.
+        // Not synced: after a crash it may be anything, and then nothing is reported from it.
         if let Ok(Some(bytes)) = read_small(disk, &layout.state()).await {
             self.upstream = serde_json::from_slice(&bytes).ok();
         }

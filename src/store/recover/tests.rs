@@ -1,4 +1,4 @@
-//! A start over directories as they are found, by plain files.
+//! A start on directories as it may find them, with plain files.
 
 use super::*;
 use crate::cluster::instance::InstanceId;
@@ -104,8 +104,8 @@ fn a_start_removes_only_temporary_files_of_ours() {
     assert_eq!(world.names(), expected);
 }
 
-/// Before a complete segment there is no place for an open one. What is in it may be WAL
-/// that is nowhere else.
+/// An open segment does not belong before a complete one. What is in it may be WAL that exists
+/// nowhere else.
 #[test]
 fn an_open_segment_in_a_hole_is_put_out_of_the_way() {
     let world = World::new();
@@ -117,15 +117,15 @@ fn an_open_segment_in_a_hole_is_put_out_of_the_way() {
     assert_eq!((wal.oldest, wal.extent.unbroken_from()), (Lsn::new(3 * MIB), Lsn::new(6 * MIB)));
     assert!(!complete.exists() && !partial.exists());
 
-    // A name that a crash left beside the final one says nothing new.
+    // A name that a crash left beside the final one adds nothing.
     std::fs::write(world.layout.partial(name(1, 7)), world.segment(7)).unwrap();
     world.start();
     assert!(!world.layout.partial(name(1, 7)).exists());
     assert_eq!(world.segment(7).len() as u64, MIB);
 }
 
-/// A switch begins with a copy of our bytes under the child's name. One that was not decided
-/// leaves it behind; nothing else under such a name is taken for it.
+/// A switch begins with a copy of our bytes under the child's name. A switch that was not
+/// decided leaves the copy; nothing else under such a name is mistaken for it.
 #[test]
 fn only_a_copy_of_our_own_bytes_is_removed_as_a_switch_that_was_not_decided() {
     let world = World::new();
@@ -138,7 +138,7 @@ fn only_a_copy_of_our_own_bytes_is_removed_as_a_switch_that_was_not_decided() {
     assert!(!child.exists());
     assert_eq!(world.names().len(), before.len() - 1);
 
-    // One byte of its own, or no segment of ours to compare with.
+    // A file with one byte of its own, and one without a segment of ours to compare with.
     copy[MIB as usize / 2] = 7;
     let orphan = world.layout.partial(name(2, 20));
     for path in [&child, &orphan] {
@@ -151,8 +151,8 @@ fn only_a_copy_of_our_own_bytes_is_removed_as_a_switch_that_was_not_decided() {
     }
 }
 
-/// What an ended timeline has behind its end moves aside; a complete segment does whatever
-/// its first page looks like.
+/// What an ended timeline has past its end moves aside. A complete segment does so whatever its
+/// first page looks like.
 #[test]
 fn a_damaged_segment_behind_an_end_is_set_aside() {
     let mut world = World::new();

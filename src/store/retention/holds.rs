@@ -9,7 +9,7 @@ use crate::wal::{Lsn, SegmentSize};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The WAL asked for is gone.
+/// The requested WAL is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("WAL before {oldest_kept} has already been removed")]
 pub struct Removed {
@@ -17,15 +17,15 @@ pub struct Removed {
     pub oldest_kept: Lsn,
 }
 
-/// The positions that somebody still needs, and how far removal has gone. One lock
-/// orders the two: a position is either held or refused, never granted and removed.
+/// The positions that are still needed, and how far removal has gone. One lock orders the two: a
+/// position is either held or refused, never granted and removed.
 ///
-/// The slots have a lock of their own. Whoever takes both takes theirs first.
+/// The slots have a lock of their own. Code that takes both takes the slots' lock first.
 #[derive(Debug)]
 pub struct Holds {
     /// The replication slots of this hub.
     pub slots: Arc<Slots>,
-    /// What has to be archived before it goes. A lock of its own, never taken with others.
+    /// What has to be archived before it goes. Has a lock of its own, never taken with others.
     pub backlog: Backlog,
     /// The disk is too full for more WAL.
     paused: AtomicBool,
@@ -44,7 +44,7 @@ impl Holds {
         Self::of(Extent::from(oldest_kept))
     }
 
-    /// Nobody holds anything, and this is here.
+    /// Nobody holds anything; `here` is what is here.
     pub fn of(here: Extent) -> Self {
         let inner = Mutex::new(Inner { here, positions: Vec::new() });
         Self {
@@ -63,17 +63,17 @@ impl Holds {
         }
     }
 
-    /// Says whether WAL may come in. Who receives it looks before taking any.
+    /// Sets whether WAL may come in. The receiver checks this before it takes any.
     pub fn set_receiving(&self, receiving: Receiving) {
         self.paused.store(receiving == Receiving::Paused, Ordering::Release);
     }
 
-    /// The WAL begins here: for a directory that was empty until now.
+    /// Sets where the WAL begins, for a directory that was empty until now.
     pub fn begin(&self, oldest_kept: Lsn) {
         self.lock().here = Extent::from(oldest_kept);
     }
 
-    /// Keeps the WAL from `lsn` on, until the hold is dropped.
+    /// Keeps the WAL from `lsn` on until the hold is dropped.
     pub fn hold(self: &Arc<Self>, lsn: Lsn) -> Result<Hold, Removed> {
         let mut inner = self.lock();
         let oldest_kept = inner.here.oldest;
@@ -85,8 +85,8 @@ impl Holds {
         Ok(Hold { position, holds: Arc::clone(self), slot: None })
     }
 
-    /// The same where removed WAL comes back from the archive: what is here stays, and
-    /// what is not is no obstacle.
+    /// Like [`hold`](Self::hold), for when removed WAL comes back from the archive: what is here
+    /// stays, and what is missing is no obstacle.
     pub fn hold_restorable(self: &Arc<Self>, lsn: Lsn) -> Hold {
         let position = Arc::new(AtomicU64::new(lsn.raw()));
         self.lock().positions.push(Arc::clone(&position));
@@ -135,9 +135,9 @@ impl Holds {
         self.lock().positions.len()
     }
 
-    /// Has it decided what may go, from the oldest position held, and gives that up:
-    /// from now on positions before it are refused. A plan that takes something from
-    /// somebody is only returned: that has to be durable first.
+    /// Calls `plan` with the oldest held position and gives up what it says may go: from now on
+    /// positions before it are refused. A plan that invalidates slots is only returned, because
+    /// the invalidation has to be durable first.
     pub fn advance(&self, size: SegmentSize, plan: impl FnOnce(Option<Lsn>) -> Plan) -> Plan {
         let mut inner = self.lock();
         let plan = plan(inner.oldest_hold());
@@ -159,33 +159,33 @@ impl Inner {
     }
 }
 
-/// Somebody's position; its WAL stays until it advances or is dropped.
+/// A held position; its WAL stays until the hold advances or is dropped.
 #[derive(Debug)]
 pub struct Hold {
     position: Arc<AtomicU64>,
     holds: Arc<Holds>,
-    /// Keeps WAL when this hold is gone.
+    /// Keeps WAL after this hold is gone.
     slot: Option<SlotUse>,
 }
 
 impl Hold {
-    /// A hold of somebody who uses a slot; the slot is free when the hold is dropped.
+    /// Attaches the slot in use; the slot is free when the hold is dropped.
     pub fn with_slot(mut self, slot: Option<SlotUse>) -> Self {
         self.slot = slot;
         self
     }
 
-    /// WAL before `lsn` is no longer needed. Going back is ignored: that WAL may be
-    /// gone already.
+    /// WAL before `lsn` is no longer needed. A lower position than before is ignored: that WAL
+    /// may be gone already.
     pub fn advance(&self, lsn: Lsn) {
-        // One writer. A keeper that still sees the old position keeps more.
+        // There is one writer. A keeper that still sees the old position keeps more.
         if lsn > self.position() {
             self.position.store(lsn.raw(), Ordering::Release);
         }
     }
 
-    /// The holder says how far it has flushed: the slot, if there is one, need not keep
-    /// more.
+    /// The holder reports how far it has flushed: its slot, if any, need not keep WAL before
+    /// that.
     pub fn confirm(&self, flush: Lsn) {
         if let Some(slot) = &self.slot {
             slot.confirm(flush);

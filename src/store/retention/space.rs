@@ -4,26 +4,26 @@ use crate::wire::units::{SizeUnit, UnitFault, format_bytes, parse_bytes};
 use std::fmt;
 use std::str::FromStr;
 
-/// A file system's size and what of it this process may still use, bytes.
+/// A file system's size, and how much this process may still use, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
-    /// The whole.
+    /// The total size.
     pub total: u64,
     /// Free for us.
     pub free: u64,
 }
 
-/// How full the disk may be before WAL is removed that is kept only by rules.
+/// How full the disk may be before WAL is removed that only the retention rules keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HighWatermark {
-    /// So much of it is used, in percent.
+    /// This much of it is used, in percent.
     Used(u8),
-    /// So many bytes are left.
+    /// This many bytes are left.
     Free(u64),
 }
 
 impl Space {
-    /// Bytes that have to become free for `more` bytes of room below the mark.
+    /// How many bytes have to be freed for `more` bytes of room below the mark.
     pub fn shortage(self, mark: HighWatermark, more: u64) -> u64 {
         let wanted = match mark {
             HighWatermark::Used(percent) => {
@@ -36,7 +36,7 @@ impl Space {
     }
 }
 
-/// A value that is no watermark.
+/// Why a value is not a watermark.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WatermarkFault {
     /// Percent, but not between 1 and 99.

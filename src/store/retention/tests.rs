@@ -1,4 +1,4 @@
-//! The plan against a search that asks of every segment alone whether it may go.
+//! The plan against a search that asks for each segment separately whether it may go.
 
 use super::*;
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-/// A situation that owns what it names.
+/// A situation that owns its data.
 #[derive(Debug, Clone)]
 struct Case {
     policy: Policy,
@@ -68,8 +68,8 @@ impl Case {
         self.slots[slot].1.is_some_and(|since| timeout > 0 && self.now >= since + timeout)
     }
 
-    /// Does somebody need a byte of this segment, whatever the rules keep? Slots in
-    /// `lost` don't.
+    /// Does anyone need a byte of this segment, whatever the rules keep? Slots in `lost` do not
+    /// count.
     fn is_needed(&self, no: u64, lost: &[usize]) -> bool {
         let end = (no + 1) * MIB;
         let beyond_limit = self
@@ -101,7 +101,7 @@ impl Case {
         (no + 1) * MIB > self.newest.saturating_sub(MIN_KEPT_SEGMENTS * MIB)
     }
 
-    /// The first segment, from the oldest on, that may not go.
+    /// The first segment, from the oldest on, that has to stay.
     fn first(&self, stays: impl Fn(u64) -> bool) -> u64 {
         (self.oldest..).find(|no| stays(*no)).unwrap()
     }
@@ -143,7 +143,7 @@ fn cases() -> impl Strategy<Value = Case> {
             |(policy, oldest, newest, mut completed, walk, standbys, slots, unarchived)| {
                 completed.sort_unstable();
                 let newest = newest.max(oldest * MIB);
-                // Nobody was granted what was gone already.
+                // Nobody was granted a position that was gone already.
                 let held = |from: u64| from.max(oldest * MIB);
                 Case {
                     policy,
@@ -161,7 +161,7 @@ fn cases() -> impl Strategy<Value = Case> {
         )
 }
 
-/// A case with a disk that is too full by so many segments.
+/// A case with a disk that is `segments` segments too full.
 fn with_shortage(mut case: Case, segments: u64) -> Case {
     case.policy.high_watermark = Some(HighWatermark::Free(1000 * MIB));
     case.space = Some(Space { total: 5000 * MIB, free: (1000 - segments) * MIB });
@@ -187,7 +187,7 @@ proptest! {
         }
     }
 
-    /// What can be had again from the archive goes as before, and nobody has lost it.
+    /// WAL that can be fetched again from the archive goes as before, and nobody has lost it.
     #[test]
     fn with_an_archive_no_slot_loses_wal(case in cases(), shortage in proptest::option::of(1u64..60)) {
         let mut case = match shortage {
@@ -209,14 +209,14 @@ proptest! {
         let idle: Vec<_> = (0..case.slots.len())
             .filter(|n| case.is_late(*n) || case.slots[*n].1.is_some())
             .collect();
-        // Every segment alone: is there somebody for whom it stays?
+        // For each segment separately: does anyone need it?
         let possible =
             case.first(|no| case.is_needed(no, &idle) || case.is_among_the_last(no));
         let target = case.oldest + shortage;
         let expected = normal.max(possible.min(target));
         prop_assert_eq!(plan.horizon.raw(), expected);
         prop_assert_eq!(plan.receiving == Receiving::Paused, expected < target);
-        // A slot loses its WAL only when it goes, and nobody who uses one for the disk's sake.
+        // A slot loses its WAL only when that goes, and a used one never to the disk limit.
         for (n, cause) in &plan.invalidate {
             match cause {
                 Cause::IdleTimeout => prop_assert!(case.is_late(*n)),

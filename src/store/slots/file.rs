@@ -1,4 +1,4 @@
-//! What of a slot survives a restart: `slots/<name>`.
+//! The part of a slot that survives a restart: `slots/<name>`.
 
 use super::SlotName;
 use crate::store::sealed_text::{Unreadable, seal, unseal};
@@ -13,14 +13,14 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
-    /// Its WAL was more than it may keep, or the disk was too full.
+    /// Its WAL exceeded what it may keep, or the disk was too full.
     WalRemoved,
     /// Nobody used it for `--idle-replication-slot-timeout`.
     IdleTimeout,
 }
 
 impl fmt::Display for Cause {
-    /// As `pg_replication_slots.invalidation_reason`.
+    /// The text of `pg_replication_slots.invalidation_reason`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::WalRemoved => "wal_removed",
@@ -29,13 +29,13 @@ impl fmt::Display for Cause {
     }
 }
 
-/// Who wanted a slot.
+/// How a slot came to be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// CREATE_REPLICATION_SLOT.
     Asked,
-    /// START_REPLICATION with a name that `--auto-create-slots` fits.
+    /// START_REPLICATION with a name that matches `--auto-create-slots`.
     AutoCreated,
 }
 
@@ -44,11 +44,11 @@ pub enum Origin {
 pub struct SlotFile {
     /// Its name.
     pub name: SlotName,
-    /// From where on it keeps WAL; none before its first use, or when it lost its WAL.
+    /// From where it keeps WAL; `None` before its first use, or after it lost its WAL.
     pub restart_lsn: Option<Lsn>,
     /// It lost its WAL at least once.
     pub invalidated: Option<Cause>,
-    /// Who wanted it.
+    /// How it came to be created.
     pub origin: Origin,
 }
 
@@ -101,7 +101,7 @@ mod tests {
             let name = SlotName::parse(&"n".repeat(63)).unwrap();
             let file = SlotFile { name, restart_lsn, invalidated, origin };
             let bytes = file.encode();
-            // In one sector: a slot's file is replaced often.
+            // It fits into one sector: a slot's file is replaced often.
             assert!(bytes.len() <= 512, "{}", bytes.len());
             assert_eq!(SlotFile::decode(&bytes), Ok(file));
         }

@@ -1,8 +1,8 @@
-//! Replication slots for standbys: who keeps WAL although nobody is connected.
+//! Replication slots for standbys: they keep WAL while nobody is connected.
 //!
-//! As in PostgreSQL a slot's position is what its user reports as flushed, and is
-//! written down later: after a crash it may be older, never newer than was confirmed.
-//! Retention goes by what is on disk. One file per slot, `slots/<name>`.
+//! As in PostgreSQL, a slot's position is what its user reports as flushed, and it is written to
+//! disk later: after a crash it may be older, but never newer, than what was confirmed.
+//! Retention uses the position on disk. One file per slot, `slots/<name>`.
 
 mod file;
 mod name;

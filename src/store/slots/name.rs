@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-/// PostgreSQL's `NAMEDATALEN` without the closing zero.
+/// PostgreSQL's `NAMEDATALEN` without the terminating zero.
 const MAX_LEN: usize = 63;
 
 /// A valid slot name; also its file's name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotName(String);
 
-/// A name that no slot may have, in PostgreSQL's words.
+/// Why a slot may not have this name, in PostgreSQL's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
     /// Empty.
@@ -18,7 +18,7 @@ pub enum InvalidName {
     /// More than 63 bytes.
     #[error("replication slot name \"{0}\" is too long")]
     TooLong(String),
-    /// Something else than a to z, 0 to 9 and _.
+    /// A character other than a to z, 0 to 9 and _.
     #[error("replication slot name \"{0}\" contains invalid character")]
     InvalidCharacter(String),
 }

@@ -1,4 +1,4 @@
-//! The slots as the threads of a hub share them.
+//! The slots as shared by a hub's threads.
 
 use super::SlotName;
 use super::table::SlotTable;
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// All slots, behind one lock. It is never held while something is written.
+/// All slots, behind one lock. It is never held during a write to disk.
 #[derive(Debug, Default)]
 pub struct Slots {
     table: Mutex<SlotTable>,
@@ -17,7 +17,7 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// The table, alone.
+    /// Locks the table.
     pub fn lock(&self) -> MutexGuard<'_, SlotTable> {
         // A panic ends the process (`panic = "abort"`); only tests can poison the lock.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
@@ -29,28 +29,28 @@ impl Slots {
         self.tell_freed();
     }
 
-    /// Comes when some slot may be free that was not. Made before one looks.
+    /// Completes when a slot may have become free. Create it before checking the table.
     pub fn freed(&self) -> Notified<'_> {
         self.freed.notified()
     }
 
-    /// Comes when somebody's slot was invalidated.
+    /// Completes when a slot in use was invalidated.
     pub fn revoked(&self) -> Notified<'_> {
         self.revoked.notified()
     }
 
-    /// Says that somebody's slot was invalidated.
+    /// Announces that a slot in use was invalidated.
     pub fn tell_revoked(&self) {
         self.revoked.notify_one();
     }
 
-    /// Says that some slot may be free.
+    /// Announces that a slot may be free.
     pub fn tell_freed(&self) {
         self.freed.notify_waiters();
     }
 }
 
-/// A session's use of a slot; the slot is free when this is dropped. Flush reports go in
+/// A session's use of a slot; the slot is free when this is dropped. Flush reports are recorded
 /// without the lock.
 #[derive(Debug)]
 pub struct SlotUse {
@@ -75,7 +75,7 @@ impl SlotUse {
         !self.slots.lock().counts(&self.name, &self.reported)
     }
 
-    /// The user has flushed up to here; 0/0 says nothing. It may go back.
+    /// The user has flushed up to here. 0/0 is ignored. The position may go back.
     pub fn confirm(&self, flush: Lsn) {
         if flush != Lsn::INVALID {
             self.reported.store(flush.raw(), Ordering::Release);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-/// A slot is written down at most so often, unless somebody waits for it.
+/// A slot is written to disk at most this often, unless somebody waits for it.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A replication slot.
@@ -18,17 +18,17 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Slot {
     /// Its name.
     pub name: SlotName,
-    /// As long as its session, or until it is dropped.
+    /// Until the end of its session, or until it is dropped.
     pub lifetime: SlotLifetime,
-    /// Who wanted it.
+    /// How it came to be created.
     pub origin: Origin,
-    /// From where on it keeps WAL.
+    /// The position from which it keeps WAL.
     pub restart_lsn: Option<Lsn>,
     /// It lost its WAL at least once.
     pub invalidated: Option<Cause>,
     /// The session that has it.
     pub user: Option<u32>,
-    /// Not used since, as far as somebody has looked.
+    /// Unused since, as far as anyone has checked.
     pub idle_since: Option<SystemTime>,
     /// The newest flush that its user reported; zero before the first.
     pub(super) reported: Arc<AtomicU64>,
@@ -40,7 +40,7 @@ pub struct Slot {
 /// `pg_replication_slots.wal_status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WalStatus {
-    /// It keeps what `--wal-keep-size` keeps for everybody.
+    /// It keeps no more than `--wal-keep-size` keeps for everybody.
     Reserved,
     /// It keeps more, here or in the archive.
     Extended,
@@ -86,8 +86,8 @@ impl Slot {
         }
     }
 
-    /// Takes over what the user reported. It may lie ahead of our own WAL, and it may go
-    /// back, as far as there is WAL.
+    /// Takes over what the user reported. The position may be ahead of our own WAL. It may also
+    /// go back, as far as there is WAL.
     pub(super) fn absorb(&mut self, oldest_kept: Lsn) {
         let reported = Lsn::new(self.reported.load(Ordering::Acquire));
         if reported != Lsn::INVALID && reported >= oldest_kept {
@@ -95,8 +95,8 @@ impl Slot {
         }
     }
 
-    /// From where on WAL has to stay: what is on disk counts, unless the slot has gone
-    /// back behind it. So an invalidated slot keeps its WAL until that is on disk.
+    /// The position from which WAL has to stay: the one on disk, or the slot's current one when
+    /// that is lower. So an invalidated slot keeps its WAL until the invalidation is on disk.
     pub fn needed_from(&self) -> Option<Lsn> {
         let saved = self.saved.as_ref().and_then(|file| file.restart_lsn);
         [saved, self.restart_lsn].into_iter().flatten().min()
@@ -111,21 +111,21 @@ impl Slot {
         Some(SlotNeed { from, activity })
     }
 
-    /// Is it time to write it down? What the file says of positions matters only by
-    /// segments.
+    /// Is it time to write it to disk? A change of position matters only when it crosses a
+    /// segment boundary.
     pub(super) fn is_to_be_saved(&self, size: SegmentSize, now: SystemTime) -> bool {
         let Some(saved) = &self.saved else { return false };
         let segment = |lsn: Option<Lsn>| lsn.map(|lsn| lsn.segment(size));
         let differs = segment(saved.restart_lsn) != segment(self.restart_lsn)
             || saved.invalidated != self.invalidated;
-        // Unused, it is written down exactly.
+        // An unused slot is written with its exact position.
         let rests = self.user.is_none() && *saved != self.to_file();
         let recent = self.saved_at.and_then(|at| now.duration_since(at).ok());
         let recent = recent.is_some_and(|age| age < SAVE_INTERVAL);
         (differs || rests) && (!recent || saved.invalidated != self.invalidated)
     }
 
-    /// How safe its WAL is; none when it keeps none.
+    /// How safe its WAL is; `None` when it keeps none.
     pub fn wal_status(
         &self,
         policy: &Policy,

@@ -1,4 +1,4 @@
-//! All slots of a hub: who may create, use and drop them, in PostgreSQL's words.
+//! All slots of a hub, and who may create, use and drop them, with PostgreSQL's messages.
 
 use super::file::{Cause, Origin, SlotFile};
 use super::name::SlotName;
@@ -11,31 +11,31 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-/// A slot that is to be.
+/// A slot to be created.
 #[derive(Debug, Clone)]
 pub struct Create {
     /// Its name.
     pub name: SlotName,
-    /// As long as its session, or until it is dropped.
+    /// Until the end of its session, or until it is dropped.
     pub lifetime: SlotLifetime,
-    /// Who wants it.
+    /// How it came to be created.
     pub origin: Origin,
-    /// From where on it keeps WAL at once.
+    /// The position from which it keeps WAL at once.
     pub reserve: Option<Lsn>,
-    /// The session; it has the slot until the slot is on disk, or is temporary for good.
+    /// The session. It has a persistent slot until that is on disk, and keeps a temporary one.
     pub pid: u32,
 }
 
-/// What becomes of a slot that was invalidated when somebody wants to use it.
+/// What happens when a session wants to use a slot that was invalidated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InvalidSlots {
-    /// It is used all the same, as up to PostgreSQL 17; the next flush report revives it.
+    /// It may use it, as up to PostgreSQL 17; the next flush report revives the slot.
     Accept,
-    /// It is not, as in PostgreSQL 18.
+    /// It may not, as in PostgreSQL 18.
     Refuse,
 }
 
-/// Why not, in PostgreSQL's words.
+/// Why a slot command is refused, in PostgreSQL's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SlotFault {
     /// 42704
@@ -52,7 +52,7 @@ pub enum SlotFault {
     InUse {
         /// The slot.
         name: SlotName,
-        /// Who has it.
+        /// The session that has it.
         pid: u32,
     },
     /// 55000
@@ -69,12 +69,12 @@ pub enum SlotFault {
 #[derive(Debug, Default)]
 pub struct SlotTable {
     slots: BTreeMap<String, Slot>,
-    /// Sessions whose slots were invalidated, and that have not been told.
+    /// Sessions whose slots were invalidated and that have not been told yet.
     revoked: Vec<u32>,
 }
 
 impl SlotTable {
-    /// Puts in a slot that was found on disk.
+    /// Adds a slot that was found on disk.
     pub fn load(&mut self, file: SlotFile) {
         self.slots.insert(file.name.to_string(), Slot::from_file(file));
     }
@@ -89,7 +89,7 @@ impl SlotTable {
         self.slots.len()
     }
 
-    /// Is there none?
+    /// Are there none?
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
@@ -99,12 +99,12 @@ impl SlotTable {
         self.iter().filter(|slot| slot.origin == Origin::AutoCreated).count()
     }
 
-    /// The slot of a name.
+    /// The slot with this name.
     pub fn get(&self, name: &str) -> Option<&Slot> {
         self.slots.get(name)
     }
 
-    /// Creates a slot, of at most `max`. A persistent one belongs to the session until
+    /// Creates a slot; there may be at most `max`. A persistent one belongs to the session until
     /// [`SlotTable::set_free`] or [`SlotTable::forget`].
     pub fn create(&mut self, create: Create, max: usize) -> Result<(), SlotFault> {
         let key = create.name.to_string();
@@ -131,7 +131,7 @@ impl SlotTable {
         Ok(())
     }
 
-    /// A created slot is on disk, or one could not be dropped: it is free.
+    /// Frees a slot that was created and is on disk, or that could not be dropped.
     pub fn set_free(&mut self, name: &SlotName) {
         if let Some(slot) = self.slots.get_mut(name.as_str()) {
             slot.user = None;
@@ -143,7 +143,7 @@ impl SlotTable {
         self.slots.remove(name.as_str());
     }
 
-    /// Gives the slot to a session, and the place for its flush reports.
+    /// Gives the slot to a session. Returns where to record its flush reports.
     pub fn acquire(
         &mut self,
         name: &str,
@@ -165,7 +165,7 @@ impl SlotTable {
         Ok((name, Arc::clone(&slot.reported)))
     }
 
-    /// The session does not use the slot any more. A temporary one stays its own.
+    /// The session no longer uses the slot. A temporary slot still belongs to it.
     pub fn release(&mut self, name: &SlotName, pid: u32) {
         if let Some(slot) = self.slots.get_mut(name.as_str())
             && slot.user == Some(pid)
@@ -175,12 +175,12 @@ impl SlotTable {
         }
     }
 
-    /// Do reports that go there still count for the slot? Not since it was invalidated.
+    /// Do reports recorded there still count for the slot? Not after it was invalidated.
     pub fn counts(&self, name: &SlotName, reported: &Arc<AtomicU64>) -> bool {
         self.get(name.as_str()).is_some_and(|slot| Arc::ptr_eq(&slot.reported, reported))
     }
 
-    /// Takes the slot for dropping. A temporary one is gone with that, a persistent one
+    /// Takes the slot in order to drop it. A temporary one is gone at once. A persistent one
     /// belongs to the session until [`SlotTable::forget`] or [`SlotTable::set_free`].
     pub fn begin_drop(&mut self, name: &str, pid: u32) -> Result<SlotLifetime, SlotFault> {
         let (name, _) = self.acquire(name, pid, InvalidSlots::Accept)?;
@@ -197,7 +197,7 @@ impl SlotTable {
             .retain(|_, slot| slot.lifetime == SlotLifetime::Persistent || slot.user != Some(pid));
     }
 
-    /// Takes over what users reported since, as far as there is WAL.
+    /// Takes over what users have reported, as far as there is WAL.
     pub fn absorb(&mut self, oldest_kept: Lsn) {
         for slot in self.slots.values_mut() {
             slot.absorb(oldest_kept);
@@ -216,13 +216,13 @@ impl SlotTable {
         }
     }
 
-    /// Who keeps WAL, and from where on.
+    /// The slots that keep WAL, and from which position.
     pub fn needs(&self, now: SystemTime) -> (Vec<SlotName>, Vec<SlotNeed>) {
         self.iter().filter_map(|slot| Some((slot.name.clone(), slot.need(now)?))).unzip()
     }
 
-    /// A slot loses its WAL. Whoever uses it has to go; what that session still reports does
-    /// not count.
+    /// A slot loses its WAL. A session that uses it has to end; what it still reports does not
+    /// count.
     pub fn invalidate(&mut self, name: &SlotName, cause: Cause) {
         let Some(slot) = self.slots.get_mut(name.as_str()) else { return };
         slot.restart_lsn = None;
@@ -231,7 +231,7 @@ impl SlotTable {
         self.revoked.extend(slot.user);
     }
 
-    /// The sessions that have to go because their slots were invalidated, once.
+    /// Returns, once, the sessions that have to end because their slots were invalidated.
     pub fn take_revoked(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.revoked)
     }
@@ -245,9 +245,9 @@ impl SlotTable {
         }
     }
 
-    /// The timeline ends at `end`: what users have beyond it is on a branch that nobody
-    /// follows, and they will need the other one from there on. Returns what is to be
-    /// written down before the switch.
+    /// The timeline ends at `end`. What users have past it is on a branch that nobody follows,
+    /// and from there on they will need the other branch. Returns what has to be written to disk
+    /// before the switch.
     pub fn fall_back(&mut self, end: Lsn) -> Vec<SlotFile> {
         let mut changed = Vec::new();
         for slot in self.slots.values_mut() {
@@ -262,19 +262,19 @@ impl SlotTable {
         changed
     }
 
-    /// Slots that are to be written down now.
+    /// Slots that have to be written to disk now.
     pub fn to_save(&self, size: SegmentSize, now: SystemTime) -> Vec<SlotFile> {
         let due = self.iter().filter(|slot| slot.is_to_be_saved(size, now));
         due.map(Slot::to_file).collect()
     }
 
-    /// What has to be written for a slot that was created.
+    /// The file to write for a slot that was created.
     pub fn file_of(&self, name: &SlotName) -> Option<SlotFile> {
         let slot = self.get(name.as_str())?;
         (slot.lifetime == SlotLifetime::Persistent).then(|| slot.to_file())
     }
 
-    /// This is on disk.
+    /// Notes that this file is on disk.
     pub fn saved(&mut self, file: SlotFile, now: SystemTime) {
         if let Some(slot) = self.slots.get_mut(file.name.as_str()) {
             slot.saved = Some(file);
@@ -282,7 +282,7 @@ impl SlotTable {
         }
     }
 
-    /// Takes out the automatically created slots that nobody has used for so long.
+    /// Removes and returns the automatically created slots that have been unused for `ttl`.
     pub fn take_expired(&mut self, now: SystemTime, ttl: Duration) -> Vec<SlotName> {
         if ttl.is_zero() {
             return Vec::new();

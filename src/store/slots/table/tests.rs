@@ -72,7 +72,7 @@ fn names_are_unique_and_places_are_counted() {
     let mut table = SlotTable::default();
     table.create(create("a", 1), 2).unwrap();
     table.create(create("b", 1), 2).unwrap();
-    // A name that is taken is said before the table is.
+    // That the name is taken is reported before that the table is full.
     assert_eq!(table.create(create("a", 1), 2), Err(SlotFault::Exists(name("a"))));
     assert_eq!(table.create(create("c", 1), 2), Err(SlotFault::Full));
     assert_eq!(SlotTable::default().create(create("c", 1), 0), Err(SlotFault::Full));
@@ -85,7 +85,7 @@ fn temporary_slots_go_with_their_session() {
     table.create(temporary("a", 7), 10).unwrap();
     table.create(temporary("b", 8), 10).unwrap();
     assert_eq!(table.file_of(&name("a")), None, "never on disk");
-    // Its session streams from it and stops again: it stays that session's.
+    // Its session streams from it and stops again: it still belongs to that session.
     table.acquire("a", 7, InvalidSlots::Accept).unwrap();
     table.release(&name("a"), 7);
     assert!(table.acquire("a", 8, InvalidSlots::Accept).is_err());
@@ -107,7 +107,7 @@ fn the_position_is_the_users_flush() {
     assert_eq!(restart(&mut table, 5), None);
     report(&mut table, 2, 70);
     assert_eq!(restart(&mut table, 5), Some(70));
-    // Ahead of our own WAL or back again: both are the standby's word.
+    // A position ahead of our own WAL and one further back: both are what the standby reported.
     report(&mut table, 2, 1 << 60);
     assert_eq!(restart(&mut table, 5), Some(1 << 60));
     report(&mut table, 2, 60);
@@ -127,7 +127,7 @@ fn only_what_is_on_disk_lets_wal_go() {
     assert_eq!(need(&table), 10 * MIB, "not written yet");
     table.saved(files[0].clone(), at(100));
     assert_eq!(need(&table), 30 * MIB);
-    // Back: what the disk says does not protect that.
+    // Further back: what is on disk does not protect that.
     report(&mut table, 2, 20 * MIB);
     table.absorb(Lsn::new(10 * MIB));
     assert_eq!(need(&table), 20 * MIB);
@@ -244,8 +244,8 @@ fn events() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    /// Whatever is reported, written and lost in a crash: WAL that the slot has on disk, or
-    /// goes back to, was never given up.
+    /// Whatever is reported, written and lost in a crash: WAL that the slot has on disk, or goes
+    /// back to, was never given up.
     #[test]
     fn a_crash_never_wants_more_than_was_kept(
         events in proptest::collection::vec(events(), 1..60)
@@ -269,7 +269,7 @@ proptest! {
                 }
                 Event::Invalidate => {
                     table.invalidate(&name("s"), Cause::WalRemoved);
-                    // Durable before anything goes.
+                    // It is durable before anything is removed.
                     disk = table.file_of(&name("s")).unwrap();
                     table.saved(disk.clone(), now);
                     writing.clear();
@@ -281,7 +281,7 @@ proptest! {
                     writing.clear();
                 }
             }
-            // The keeper writes and plans one after the other.
+            // The keeper never writes and plans at the same time.
             if writing.is_empty() {
                 let needs = table.needs(now).1;
                 let kept = needs.first().map_or(99 * MIB, |need| need.from.raw());
