@@ -17,13 +17,13 @@ use plan::Mistake;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-/// There was no run, or no use in what was typed.
+/// Exit code when there was no run, or the arguments make no sense.
 pub const NO_RUN: u8 = 2;
 
 /// Runs `walhub bench`.
 ///
 /// # Errors
-/// Files that cannot be read or written.
+/// A file cannot be read or written.
 pub fn bench(flags: BenchFlags) -> Result<ExitCode, Box<dyn std::error::Error>> {
     match flags.command {
         BenchCommand::Run(flags) => run(*flags),
@@ -60,7 +60,7 @@ fn refuse(why: &dyn std::fmt::Display) -> Result<ExitCode, Box<dyn std::error::E
     Ok(ExitCode::from(NO_RUN))
 }
 
-/// What was typed behind the program's name.
+/// The arguments after the program's name.
 fn typed() -> Vec<String> {
     std::env::args().skip(1).collect()
 }

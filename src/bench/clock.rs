@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 pub struct Nanos(pub u64);
 
 impl Nanos {
-    /// From `earlier` to this; nothing when `earlier` is later.
+    /// The time from `earlier` to this; zero when `earlier` is later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// This much later.
+    /// The time `span` later.
     pub const fn after(self, span: Duration) -> Self {
-        // A run of 584 years is not foreseen.
+        // It saturates after 584 years.
         Self(self.0.saturating_add(span.as_nanos() as u64))
     }
 }
@@ -36,7 +36,7 @@ impl Clock {
         Nanos(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
-    /// A time of the run as the standard library's, for sleeping.
+    /// A time of the run as an [`Instant`], for sleeping.
     pub fn instant(&self, at: Nanos) -> Instant {
         self.origin + Duration::from_nanos(at.0)
     }

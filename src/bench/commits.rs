@@ -1,8 +1,8 @@
-//! When each commit was due: what its arrival at a standby is measured against.
+//! When each commit was due. Its arrival at a standby is measured against this time.
 //!
-//! The times are those of the schedule, not of the moment when a busy generator or a
-//! blocked connection got round to it, so that a server which stalls the load is
-//! charged for the stall (no coordinated omission).
+//! The times are those of the schedule, not the moments when a busy generator or a blocked
+//! connection got round to the commits. A server that stalls the load is therefore charged for the
+//! stall (no coordinated omission).
 
 use super::clock::Nanos;
 use crate::wal::Lsn;
@@ -14,13 +14,13 @@ use std::sync::{PoisonError, RwLock};
 pub struct Commit {
     /// Ordinal, from 0.
     pub number: u64,
-    /// First byte behind its WAL: a standby has it when it has received up to here.
+    /// The first byte after its WAL: a standby has the commit when it has received up to here.
     pub end: Lsn,
-    /// When it was to happen.
+    /// When it was due.
     pub due: Nanos,
 }
 
-/// Commits of a run in the order of the WAL; the oldest leave when there are too many.
+/// Commits of a run in WAL order; the oldest are dropped when there are too many.
 #[derive(Debug)]
 pub struct Commits {
     keep: usize,
@@ -41,7 +41,7 @@ impl Commits {
         Self { keep, list: RwLock::new(list) }
     }
 
-    /// Adds the next commit. Ends must not go back.
+    /// Adds the next commit. Ends must not decrease.
     pub fn add(&self, end: Lsn, due: Nanos) {
         let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
         list.commits.push_back((end, due));
@@ -52,27 +52,27 @@ impl Commits {
         }
     }
 
-    /// Says that no commit will be added that ends at or before `at`.
+    /// Declares that no further commit will end at or before `at`.
     pub fn complete_to(&self, at: Lsn) {
         let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
         list.known = list.known.max(at);
     }
 
-    /// Every commit that ends at or before this is in the list, or was. A receipt
-    /// beyond it has to wait to be judged: with a foreign primary a standby can be
-    /// faster than the primary's answer to the one who commits.
+    /// Every commit that ends at or before this is in the list, or was. A receipt past it must
+    /// wait: with a foreign primary, a standby can be faster than the primary's answer to the
+    /// committing client.
     pub fn known(&self) -> Lsn {
         self.list.read().unwrap_or_else(PoisonError::into_inner).known
     }
 
-    /// How many commits there have been: the number of the next one.
+    /// The number of commits so far, which is the number of the next one.
     pub fn count(&self) -> u64 {
         let list = self.list.read().unwrap_or_else(PoisonError::into_inner);
         list.first + list.commits.len() as u64
     }
 
-    /// Appends to `into` the commits from number `from` on that end at or before
-    /// `received`, oldest first. Those that have left the list are passed over.
+    /// Appends to `into` the commits from number `from` on that end at or before `received`, oldest
+    /// first. Dropped ones are skipped.
     pub fn collect(&self, from: u64, received: Lsn, into: &mut Vec<Commit>) {
         let list = self.list.read().unwrap_or_else(PoisonError::into_inner);
         let skip = usize::try_from(from.saturating_sub(list.first)).unwrap_or(usize::MAX);
@@ -85,8 +85,8 @@ impl Commits {
         );
     }
 
-    /// The number of the first commit that ends behind `at`: where a standby that
-    /// begins there starts to count.
+    /// The number of the first commit that ends after `at`: where a standby that begins there
+    /// starts to count.
     pub fn first_behind(&self, at: Lsn) -> u64 {
         let list = self.list.read().unwrap_or_else(PoisonError::into_inner);
         list.first + list.commits.partition_point(|(end, _)| *end <= at) as u64

@@ -1,4 +1,4 @@
-//! `walhub demo`: fifteen seconds in which a hub shows what it is for.
+//! `walhub demo`: a fifteen-second demonstration of a hub.
 
 mod scene;
 mod words;
@@ -16,13 +16,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const STANDBYS: usize = 50;
-/// Fifty times this is what most machines can still check byte by byte.
+/// Most machines can still check fifty times this byte by byte.
 const RATE: u64 = 8 << 20;
 const WARM_UP: Duration = Duration::from_secs(1);
 const DURATION: Duration = Duration::from_secs(14);
-/// One stops reading, so long after it began.
+/// How long after its start one standby stops reading.
 const STALL: Duration = Duration::from_secs(5);
-/// All others reconnect at once, so long after they began.
+/// How long after their start all others reconnect at once.
 const STORM: Duration = Duration::from_secs(11);
 
 /// Runs the demo.

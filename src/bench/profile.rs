@@ -1,4 +1,4 @@
-//! What a load is like: how much WAL, in commits of which size, in which rhythm.
+//! The characteristics of a load: how much WAL, in commits of which size, at what times.
 //!
 //! The profiles follow figures that operators of fleets have published. Where a
 //! figure is an assumption of ours, the profile's documentation says so.
@@ -14,7 +14,7 @@ use std::time::Duration;
 const MB: u64 = 1 << 20;
 const KB: u64 = 1 << 10;
 
-/// The largest commit: it is made in memory at once.
+/// The largest commit: it is made in memory as a whole.
 const MAX_COMMIT: u64 = 256 << 20;
 
 /// Loads after public figures.
@@ -137,17 +137,17 @@ impl fmt::Display for Profile {
 pub enum Rate {
     /// Bytes per second, whatever the server does: an open loop.
     PerSecond(u64),
-    /// As fast as it is taken: a closed loop.
+    /// As fast as the server takes it: a closed loop.
     Max,
 }
 
-/// A text that is no rate or size of a load.
+/// Why a text is not a rate or size of a load.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum LoadFault {
     /// Not a size.
     #[error(transparent)]
     Unit(#[from] UnitFault),
-    /// A rate of nothing.
+    /// A rate of zero.
     #[error("the rate must not be 0")]
     NoRate,
     /// A commit that cannot be made.
@@ -160,7 +160,7 @@ pub enum LoadFault {
     /// The larger end first.
     #[error("the range of commit sizes ends before it begins")]
     Range,
-    /// Three figures of which two say it all.
+    /// Three figures of which two determine the third.
     #[error("of rate, commit size and commits per second give two at most")]
     Overdetermined,
     /// A closed loop has no commits per second.
@@ -192,17 +192,17 @@ impl fmt::Display for Rate {
     }
 }
 
-/// Bytes of WAL a commit takes, its record included.
+/// Bytes of WAL per commit, its record included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CommitSize {
-    /// Always so many.
+    /// Always the same.
     Fixed(u64),
-    /// Anything from the first to the second, all alike often.
+    /// Uniformly distributed from the first to the second.
     Between(u64, u64),
 }
 
 impl CommitSize {
-    /// Bytes on average.
+    /// The average number of bytes.
     pub const fn mean(self) -> u64 {
         match self {
             Self::Fixed(bytes) => bytes,
@@ -218,7 +218,7 @@ impl CommitSize {
         }
     }
 
-    /// Bytes at most.
+    /// The greatest number of bytes.
     pub const fn max(self) -> u64 {
         match self {
             Self::Fixed(bytes) | Self::Between(_, bytes) => bytes,
@@ -263,69 +263,69 @@ impl fmt::Display for CommitSize {
     }
 }
 
-/// Another rate for some time, again and again.
+/// A different rate for some time, periodically.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Burst {
-    /// From the load's beginning to the first one.
+    /// From the start of the load to the first one.
     pub first: Duration,
-    /// From the beginning of one to that of the next.
+    /// From the start of one to the start of the next.
     pub every: Duration,
-    /// How long one is.
+    /// How long one lasts.
     pub lasts: Duration,
     /// Bytes per second while it lasts.
     pub rate: u64,
 }
 
-/// Waves of full-page images, as checkpoints bring them: the first record of a wave is
-/// one with this chance, and the chance falls to nothing while the wave lasts.
+/// Waves of full-page images, as checkpoints cause them: the first record of a wave is one with
+/// this probability, which falls to zero by the end of the wave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Images {
-    /// From one checkpoint to the next; the first is at the load's beginning.
+    /// From one checkpoint to the next; the first is at the start of the load.
     pub every: Duration,
-    /// How long a wave is.
+    /// How long a wave lasts.
     pub lasts: Duration,
-    /// The chance at its beginning.
+    /// The probability at its start.
     pub percent: u8,
 }
 
 /// A load.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Load {
-    /// Where it is from.
+    /// The profile it comes from.
     pub profile: Profile,
-    /// How fast WAL is made, bursts apart.
+    /// How fast WAL is made outside bursts.
     pub rate: Rate,
     /// Bursts.
     pub burst: Option<Burst>,
-    /// How large commits are. One that meets a wave of images is larger.
+    /// How large commits are. A commit during a wave of images is larger.
     pub commit_size: CommitSize,
     /// Full-page images.
     pub images: Option<Images>,
     /// How often the segment is switched.
     pub switch_every: Option<Duration>,
-    /// Ends after so many bytes.
+    /// The number of bytes after which it ends.
     pub total: Option<u64>,
-    /// What the bytes and the sizes come from.
+    /// The seed for contents and sizes.
     pub seed: u64,
 }
 
-/// What is said instead of a profile's figures.
+/// Figures that replace those of a profile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Figures {
-    /// The rate; bursts grow and shrink with it.
+    /// The rate; bursts scale with it.
     pub rate: Option<Rate>,
     /// The size of commits.
     pub commit_size: Option<CommitSize>,
-    /// Commits per second; then the rate or the commit size follows from it.
+    /// Commits per second; the rate or the commit size follows from it.
     pub commits_per_second: Option<u32>,
-    /// Ends after so many bytes.
+    /// The number of bytes after which it ends.
     pub total: Option<u64>,
-    /// What the bytes and the sizes come from.
+    /// The seed for contents and sizes.
     pub seed: Option<u64>,
 }
 
 impl Load {
-    /// The load of a profile, with other figures where they are given.
+    /// The load of a profile, with the given figures in place of its own.
     pub fn new(profile: Profile, figures: &Figures) -> Result<Self, LoadFault> {
         let mut load = profile.load();
         load.total = figures.total;

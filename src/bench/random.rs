@@ -1,11 +1,11 @@
-//! Numbers that look random and come again with the same seed (splitmix64).
+//! Pseudo-random numbers, reproducible by seed (splitmix64).
 
 /// The generator.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// From a seed; any will do.
+    /// A generator from any seed.
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -18,9 +18,9 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `bound`; 0 when that is 0.
+    /// A number below `bound`; 0 when `bound` is 0.
     pub const fn below(&mut self, bound: u64) -> u64 {
-        // The high half of the product: even enough for a load.
+        // The high half of the product is uniform enough for a load.
         ((self.bits() as u128 * bound as u128) >> 64) as u64
     }
 
@@ -29,12 +29,12 @@ impl Random {
         from.saturating_add(self.below(to.saturating_sub(from).saturating_add(1)))
     }
 
-    /// From 0 to 1, without 1.
+    /// A number from 0 up to, but not including, 1.
     pub fn unit(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// So many bytes.
+    /// `count` bytes.
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         let words = std::iter::from_fn(|| Some(self.bits().to_le_bytes()));
         words.flatten().take(count).collect()

@@ -1,15 +1,15 @@
-//! When commits are due: an open loop, which nothing that a server does can slow down.
+//! When commits are due: an open loop, which a server cannot slow down.
 
 use super::clock::Nanos;
 use super::profile::{Burst, Load, Rate};
 use std::time::Duration;
 
-/// The schedule of a load. Each commit is due when the WAL of those before it has had
-/// its time; so the rate is kept whatever their sizes are.
+/// The schedule of a load. Each commit is due when the time for the WAL of those before it has
+/// passed, so the rate holds whatever their sizes.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     pace: Pace,
-    /// When the load began; later when it paused.
+    /// When the load began, shifted by its pauses.
     origin: Nanos,
     /// When the next commit is due, in nanoseconds after `origin`.
     next: f64,
@@ -30,7 +30,7 @@ pub enum Due {
     At(Nanos),
     /// As soon as the last one is done: a closed loop.
     AtOnce,
-    /// Not while the load pauses.
+    /// Not while the load is paused.
     Paused,
 }
 
@@ -49,8 +49,8 @@ impl Schedule {
         self.due_at(self.elapsed())
     }
 
-    /// When something is due that comes at this time of the load (see
-    /// [`Schedule::elapsed`]): for those who take a commit before it is due.
+    /// When something at this time of the load (see [`Schedule::elapsed`]) is due. It is for
+    /// clients that take a commit before it is due.
     pub fn due_at(&self, elapsed: Duration) -> Due {
         match self.pace {
             _ if self.paused.is_some() => Due::Paused,
@@ -59,13 +59,13 @@ impl Schedule {
         }
     }
 
-    /// How long the load has lasted when the next commit is due; pauses do not count,
-    /// and a closed loop has no time of its own.
+    /// How long the load will have lasted when the next commit is due. Pauses do not count, and a
+    /// closed loop has no time of its own.
     pub fn elapsed(&self) -> Duration {
         Duration::from_nanos(self.next as u64)
     }
 
-    /// The next commit is made, of so many bytes: when is the one behind it due?
+    /// The next commit was made, with `bytes` bytes: computes when the one after it is due.
     pub fn made(&mut self, bytes: u64) {
         let Pace::Bytes(base, burst) = self.pace else { return };
         let mut left = bytes as f64;
@@ -81,12 +81,12 @@ impl Schedule {
         }
     }
 
-    /// Stops the clock of the schedule. What was due by now and is not made stays due.
+    /// Stops the clock of the schedule. Commits already due stay due.
     pub fn pause(&mut self, now: Nanos) {
         self.paused.get_or_insert(now);
     }
 
-    /// Lets it go on.
+    /// Resumes the clock.
     pub fn resume(&mut self, now: Nanos) {
         if let Some(since) = self.paused.take() {
             self.origin = self.origin.after(now.since(since));
@@ -104,7 +104,7 @@ fn stretch(base: f64, burst: Option<Burst>, at: f64) -> (f64, f64) {
     if at < first {
         return (base, first);
     }
-    // Exact, so that a stretch's end is never its beginning.
+    // The arithmetic is exact, so that a stretch never ends where it begins.
     let offset = (at - first) % every;
     if offset < lasts {
         (burst.rate as f64 / 1e9, at + (lasts - offset))

@@ -1,7 +1,7 @@
-//! The WAL as it has to arrive: a window over its newest bytes.
+//! The correct WAL: a window over its newest bytes.
 //!
-//! With a synthetic primary it is what that wrote. With a foreign one it is what the
-//! first standby received, walked record by record; everybody else is compared with it.
+//! With a synthetic primary it is what that primary wrote. With a foreign one it is what the first
+//! standby received, walked record by record; all others are compared with it.
 
 use crate::wal::Lsn;
 use bytes::Bytes;
@@ -19,12 +19,12 @@ pub struct Piece {
 }
 
 impl Piece {
-    /// First byte behind it.
+    /// The first byte after it.
     pub fn end(&self) -> Lsn {
         self.start.saturating_add(self.bytes.len() as u64)
     }
 
-    /// The bytes from `at` on; none when the piece does not hold `at`.
+    /// The bytes from `at` on; `None` when the piece does not hold `at`.
     pub fn from(&self, at: Lsn) -> Option<&[u8]> {
         if at < self.start {
             return None;
@@ -34,7 +34,7 @@ impl Piece {
     }
 }
 
-/// The newest WAL, at least `window` bytes of it. One thread appends, all read.
+/// The newest WAL, at least `window` bytes of it. One thread appends; all threads read.
 #[derive(Debug)]
 pub struct Truth {
     window: u64,
@@ -42,29 +42,29 @@ pub struct Truth {
     pieces: RwLock<VecDeque<Piece>>,
 }
 
-/// What there is at a position.
+/// What the window has at a position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum At {
     /// The piece that holds it.
     Piece(Piece),
-    /// It was there once.
+    /// It has left the window.
     Gone,
     /// It is yet to come.
     NotYet,
 }
 
 impl Truth {
-    /// A window that begins, empty, at `start`.
+    /// An empty window that begins at `start`.
     pub fn new(start: Lsn, window: u64) -> Self {
         Self { window, end: AtomicU64::new(start.raw()), pieces: RwLock::default() }
     }
 
-    /// At least so much of the newest WAL is there.
+    /// How much of the newest WAL is kept, at least.
     pub const fn window(&self) -> u64 {
         self.window
     }
 
-    /// Moves a window that has never held anything to `start`; says whether it did.
+    /// Moves a window that has never held anything to `start`; returns whether it did.
     pub fn begin_at(&self, start: Lsn) -> bool {
         let pieces = self.pieces.write().unwrap_or_else(PoisonError::into_inner);
         if pieces.is_empty() {
@@ -73,12 +73,12 @@ impl Truth {
         pieces.is_empty()
     }
 
-    /// First byte that is not known.
+    /// The first byte that is not known yet.
     pub fn end(&self) -> Lsn {
         Lsn::new(self.end.load(Ordering::Acquire))
     }
 
-    /// Adds `bytes` if they begin where the window ends; says whether they did.
+    /// Adds `bytes` if they begin where the window ends; returns whether they did.
     pub fn append(&self, start: Lsn, bytes: Bytes) -> bool {
         if bytes.is_empty() {
             return start == self.end();
@@ -97,14 +97,14 @@ impl Truth {
         true
     }
 
-    /// Oldest byte in the window; its end when it is empty.
+    /// The oldest byte in the window; its end when it is empty.
     pub fn oldest(&self) -> Lsn {
         let pieces = self.pieces.read().unwrap_or_else(PoisonError::into_inner);
         pieces.front().map_or_else(|| self.end(), |piece| piece.start)
     }
 
-    /// Appends to `into` the WAL from `from` to `to`, without copying it; says whether
-    /// all of it is in the window.
+    /// Appends to `into` the WAL from `from` to `to`, without copying it; returns whether all of it
+    /// is in the window.
     pub fn gather(&self, from: Lsn, to: Lsn, into: &mut impl Extend<Bytes>) -> bool {
         let pieces = self.pieces.read().unwrap_or_else(PoisonError::into_inner);
         let first = pieces.partition_point(|piece| piece.end() <= from);
@@ -121,7 +121,7 @@ impl Truth {
         true
     }
 
-    /// What there is at `at`.
+    /// What the window has at `at`.
     pub fn at(&self, at: Lsn) -> At {
         if at >= self.end() {
             return At::NotYet;

@@ -1,5 +1,5 @@
-//! One client, from its first byte to its last: startup, commands, the time its
-//! socket spends at a data core, commands again.
+//! One client, from its first byte to its last: startup, commands, the stream on a data core,
+//! commands again.
 
 mod slots;
 
@@ -29,17 +29,17 @@ use std::time::Duration;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
-/// Answers are written out when so much has gathered, whatever the client pipelines.
+/// Answers are written out once this many bytes are buffered, whatever the client pipelines.
 const FLUSH_AT: usize = 32 * 1024;
 
-/// How often and how long a full core's queue is tried.
+/// How often, and at what interval, a core's full queue is tried.
 const POST_ATTEMPTS: u32 = 1000;
 const POST_PAUSE: Duration = Duration::from_millis(5);
 
-/// How long the startup packet is waited for of a client that will be refused anyway.
+/// How long the hub waits for the startup packet of a client that it will refuse anyway.
 const REFUSED_STARTUP: Duration = Duration::from_secs(1);
 
-/// Serves one client to its end.
+/// Serves one client until it disconnects.
 pub(super) async fn serve(shared: Arc<Shared>, mut socket: Socket, peer: String) {
     let mut unread = BytesMut::new();
     let startup = match await_startup(&shared, &mut socket, &mut unread).await {
@@ -49,7 +49,7 @@ pub(super) async fn serve(shared: Arc<Shared>, mut socket: Socket, peer: String)
             tracing::info!(peer, %error, "connection ended before its startup packet was complete");
             return;
         }
-        // Without a word, as PostgreSQL.
+        // Silently, like PostgreSQL.
         Err(_) if shared.is_stopping() => return,
         Err(_) => {
             tracing::info!(peer, "no startup packet within authentication_timeout");
@@ -74,7 +74,7 @@ pub(super) async fn serve(shared: Arc<Shared>, mut socket: Socket, peer: String)
     let Admitted { session, identity, permit } = match admitted {
         Ok(admitted) => admitted,
         Err(refusal) => {
-            // The message may quote the client; it must not look like a line of ours.
+            // The message may quote the client, and must not look like one of our log lines.
             let message = refusal.message.escape_debug();
             tracing::info!(peer, sqlstate = refusal.sqlstate, "refused: {message}");
             backend::error(&mut out, &refusal);
@@ -109,9 +109,9 @@ pub(super) async fn serve(shared: Arc<Shared>, mut socket: Socket, peer: String)
     }
 }
 
-/// The startup packet within `authentication_timeout`. Once the hub goes down little time
-/// is left for it; but the refusal has to stand behind it, because a client that has just
-/// asked for encryption takes any other byte than the answer for an error.
+/// Waits up to `authentication_timeout` for the startup packet. During shutdown it waits only
+/// briefly. But the refusal must come after the packet, because a client that has just asked for
+/// encryption treats any byte other than the answer as an error.
 async fn await_startup(
     shared: &Shared,
     socket: &mut Socket,
@@ -126,7 +126,7 @@ async fn await_startup(
     timeout(REFUSED_STARTUP, startup).await
 }
 
-/// Reads up to the startup packet. None: there is nothing more to say or do.
+/// Reads up to the startup packet. Returns `None` when there is nothing more to say or do.
 async fn receive_startup(
     shared: &Shared,
     socket: &mut Socket,
@@ -174,7 +174,7 @@ async fn receive_startup(
             }
         };
         if !unread.is_empty() {
-            // Sent before our answer: somebody in between may have put it there.
+            // It was sent before our answer: somebody in between may have injected it.
             let text = format!("received unencrypted data after {request}");
             refuse(socket, &Refusal::protocol_violation(text)).await;
             return Ok(None);
@@ -183,14 +183,14 @@ async fn receive_startup(
     }
 }
 
-/// Which kinds of encryption the client has asked for; each may be asked for once.
+/// The kinds of encryption the client has asked for. Each may be asked for once.
 #[derive(Default)]
 struct Encryption {
     ssl: bool,
     gss: bool,
 }
 
-/// Says what is wrong with a startup packet, if anything is to be said.
+/// Tells the client what is wrong with its startup packet, if an answer is due.
 async fn answer(socket: &mut Socket, fault: &StartupFault) -> io::Result<Option<Startup>> {
     let mut out = BytesMut::new();
     fault.answer(&mut out);
@@ -206,8 +206,8 @@ fn cancel(shared: &Shared, pid: u32, key: u32) {
     }
 }
 
-/// Hears the client out up to its startup packet, says why not, and closes. Its cancel
-/// requests count: the stream that they end makes room.
+/// Reads up to the client's startup packet, sends the refusal, and closes. Cancel requests are
+/// still honoured: the stream that one ends makes room.
 pub(super) async fn turn_away(shared: &Shared, mut socket: Socket, refusal: Refusal) {
     let mut unread = BytesMut::new();
     let startup = receive_startup(shared, &mut socket, &mut unread);
@@ -225,17 +225,17 @@ async fn refuse(socket: &mut Socket, refusal: &Refusal) {
     finish(socket, out).await;
 }
 
-/// Writes the last words. A client that does not read them waits for nobody.
+/// Writes the last message. A client that does not read it delays nothing.
 async fn finish(socket: &mut Socket, mut out: BytesMut) {
     let last = async {
         socket.write(&mut out).await?;
         socket.shutdown().await
     };
-    // Whether the client heard it changes nothing any more.
+    // Whether the client received it no longer matters.
     drop(timeout(Duration::from_secs(1), last).await);
 }
 
-/// A client that was let in.
+/// An admitted client.
 struct Client {
     shared: Arc<Shared>,
     registered: Registered,
@@ -244,12 +244,12 @@ struct Client {
     permit: SenderPermit,
     unread: BytesMut,
     out: BytesMut,
-    /// The hubs above us, as this client was told; only hubs take notice.
+    /// The hubs above us, as reported to this client; only hubs use it.
     told: Option<InstancePath>,
 }
 
 impl Client {
-    /// Commands until one of them begins a stream, or until the end (None).
+    /// Handles commands until one of them begins a stream. Returns `None` when the connection ends.
     async fn converse(&mut self) -> io::Result<Option<Accepted>> {
         let shared = Arc::clone(&self.shared);
         let mut conversation = Conversation::new();
@@ -273,7 +273,7 @@ impl Client {
             match step {
                 Step::Answered if self.out.len() < FLUSH_AT => {}
                 Step::Answered => self.socket.write(&mut self.out).await?,
-                // Carried out above.
+                // Already carried out above.
                 Step::Slot(_) | Step::History(_) => {}
                 Step::Close => {
                     self.log_last_words();
@@ -305,7 +305,7 @@ impl Client {
         }
     }
 
-    /// A connection that ends with an error has it in the log, too.
+    /// When a connection ends with an error, the error is also logged.
     fn log_last_words(&self) {
         let mut rest: &[u8] = &self.out;
         while let Ok(Some(frame)) = next_frame(rest, rest.len()) {
@@ -319,7 +319,8 @@ impl Client {
         }
     }
 
-    /// Hands the socket to a core and waits until it comes back. None: it does not.
+    /// Hands the socket to a core and waits for its return. Returns `None` when it does not come
+    /// back.
     async fn stream(self, accepted: Accepted) -> Option<Self> {
         let Self { shared, registered, socket, session, permit, unread, told, out: _ } = self;
         let Accepted { cell, start, hold } = accepted;
@@ -341,11 +342,11 @@ impl Client {
         };
         let (core, ended) = shared.registry.begin_stream(session.pid);
         let handoff = StandbyHandoff { socket, unread, session, cell, start, hold, permit };
-        // A core ends the streams of hubs when our path changes. One that is still on
-        // its way there would be missed, and with it a loop.
+        // A core ends the streams of hubs when our path changes. It would miss one that is still
+        // being handed over, and with it a loop.
         let wanted = || told.as_ref().is_none_or(|told| *told == shared.hub.above());
         post(&shared, core, ToCore::Standby(Box::new(handoff)), wanted).await?;
-        // An error means that the stream took its connection along.
+        // An error means that the connection ended with its stream.
         let Handback { socket, unread, session, ended, permit } = *ended.await.ok()?;
         match &ended {
             StreamEnd::ClientDone => {}
@@ -376,8 +377,8 @@ impl Client {
     }
 }
 
-/// Puts a message into a core's queue, waiting a while for room. None, and the message
-/// dropped, when the core does not come to it, or when it is not `wanted` any more.
+/// Puts a message into a core's queue, waiting a while for room. Drops the message and returns
+/// `None` when the core does not make room, or when the message is no longer `wanted`.
 pub(super) async fn post(
     shared: &Shared,
     core: usize,
@@ -399,7 +400,7 @@ pub(super) async fn post(
     None
 }
 
-/// Puts a message into a core's queue, however long that is full.
+/// Puts a message into a core's queue, however long the queue is full.
 pub(super) async fn insist(shared: &Shared, core: usize, mut message: ToCore) {
     let Some(mailbox) = shared.mailboxes.get(core) else { return };
     while let Err(back) = mailbox.post(message) {

@@ -1,18 +1,18 @@
-//! History files that the archive has and nobody has told us.
+//! History files that the archive has and no upstream has sent us.
 
 use super::Shared;
 use crate::timeline::History;
 use crate::wal::TimelineId;
 use tracing::{info, warn};
 
-/// Has the archive asked for the history of an earlier timeline, and makes it known when
-/// it goes together with our own.
+/// Asks the archive for the history of an earlier timeline, and makes it known when it agrees with
+/// our own.
 pub(super) async fn restore_history(shared: &Shared, tli: TimelineId) {
     let Some(restorer) = &shared.restorer else { return };
     let hub = &shared.hub;
     let content = match restorer.history(tli).await {
         Ok(Ok(Some(content))) => content,
-        // The hub ends, or the archive has none.
+        // The hub is shutting down, or the archive has none.
         Err(_) | Ok(Ok(None)) => return,
         Ok(Err(error)) => return warn!("{error}"),
     };

@@ -10,12 +10,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 
-/// Connections the kernel keeps for us while we are busy. A fleet comes back all at
-/// once when its hub restarts.
+/// Connections the kernel queues while we are busy. A whole fleet reconnects at once when its hub
+/// restarts.
 const BACKLOG: i32 = 4096;
 
-/// Bound sockets, not on a runtime yet: binding them early lets `serve` fail before
-/// anything else has begun.
+/// Bound sockets that are not on a runtime yet. Binding them early lets `serve` fail before
+/// anything else has started.
 #[derive(Debug, Default)]
 pub struct Bound {
     tcp: Vec<std::net::TcpListener>,
@@ -23,7 +23,7 @@ pub struct Bound {
     ctl: Option<Door>,
 }
 
-/// A socket could not be listened on.
+/// Why a socket could not be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum BindFault {
     /// TCP.
@@ -56,7 +56,7 @@ pub fn bind(config: &Config) -> Result<Bound, BindFault> {
                 tcp::set_listener(&socket2::SockRef::from(&listener), &config.tcp)?;
                 bound.tcp.push(listener);
             }
-            // "localhost" names ::1 too, also where there is no IPv6.
+            // "localhost" names ::1 even where there is no IPv6.
             Err(error)
                 if address.is_ipv6()
                     && matches!(
@@ -93,12 +93,12 @@ fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 impl Bound {
-    /// The socket of `walhub ctl`, too.
+    /// Adds the socket of `walhub ctl`.
     pub fn with_ctl(self, door: Door) -> Self {
         Self { ctl: Some(door), ..self }
     }
 
-    /// The socket of `walhub ctl`.
+    /// Takes the socket of `walhub ctl`.
     pub(super) const fn take_ctl(&mut self) -> Option<Door> {
         self.ctl.take()
     }
@@ -131,13 +131,13 @@ pub(super) enum Listener {
 }
 
 impl Listener {
-    /// The next connection and where it comes from. Never fails: out of descriptors it
-    /// waits for some.
+    /// The next connection and where it comes from. It never fails: without descriptors it waits
+    /// for some.
     pub(super) async fn accept(&self) -> (Socket, String) {
         loop {
             let accepted = match self {
                 Self::Tcp(listener) => listener.accept().await.and_then(|(socket, peer)| {
-                    // As PostgreSQL sets up an accepted socket.
+                    // PostgreSQL sets up an accepted socket the same way.
                     tcp::set_accepted(&socket2::SockRef::from(&socket))?;
                     Ok((Socket::Tcp(socket), peer.to_string()))
                 }),
@@ -158,7 +158,7 @@ impl Listener {
     }
 }
 
-/// The client was gone before we looked.
+/// Did the client disconnect before we accepted it?
 fn is_peers(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, InvalidInput, NotConnected};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | NotConnected | InvalidInput)

@@ -1,5 +1,5 @@
-//! Engine: the control thread. Listens, talks with clients until they stream and
-//! after, connects to the upstream. tokio, one thread; nothing here touches WAL.
+//! Engine: the control thread. It listens, talks with clients before and after their streams, and
+//! connects to the upstream. It is one thread that runs tokio.
 
 mod connection;
 pub mod ctl;
@@ -28,32 +28,31 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 
-/// Connections beyond `max_wal_senders` that may be on their way in or out: those that
-/// have not said yet what they want, and those that are being refused.
+/// Connections allowed beyond `max_wal_senders`: those that have not yet said what they want, and
+/// those being refused.
 const SPARE_CONNECTIONS: usize = 256;
 
-/// Ends of upstream streams that are not looked at yet: the end of one, and that there is
-/// none.
+/// Reports about upstream streams that may be pending: the end of one, and that there is none.
 const ENDS: usize = 2;
 
-/// Orders of operators that wait for the one before.
+/// How many operators' orders may wait for the previous one.
 const ORDERS: usize = 16;
 
-/// Descriptors that are not clients', besides those of [`reserved_descriptors`].
+/// Descriptors that are not for clients, besides those for files that the cores read.
 const RESERVED_DESCRIPTORS: usize = 256;
 
-/// Descriptors that are not clients' with so many data cores: segments that standbys are
-/// sent from and those that are written, the upstream, commands, listening sockets, rings.
+/// Descriptors that are not for clients, with `cores` data cores: segments that are read for
+/// standbys and those being written, the upstream, commands, listening sockets, rings.
 pub const fn reserved_descriptors(cores: usize) -> usize {
     RESERVED_DESCRIPTORS + cores * MAX_OPEN
 }
 
-/// Is the hub going down?
+/// Is the hub shutting down?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Running {
     /// No.
     Serving,
-    /// Yes: nobody is let in, idle connections end, nobody is asked for WAL.
+    /// Yes: no client is admitted, idle connections end, no upstream is asked for WAL.
     Stopping,
 }
 
@@ -63,15 +62,15 @@ pub struct Control {
     pub hub: Arc<Hub>,
     /// One per data core; the first core receives from the upstream.
     pub mailboxes: Vec<Mailbox>,
-    /// Writes down what has to survive.
+    /// Saves what must survive a restart.
     pub keeper: KeeperClient,
     /// The archive, if there is one.
     pub restorer: Option<Arc<Restorer>>,
     /// The sockets to listen on.
     pub bound: Bound,
-    /// From the cores.
+    /// News from the cores.
     pub news: mpsc::Receiver<ToControl>,
-    /// From whoever stops the hub.
+    /// Set when the hub is to stop.
     pub running: watch::Receiver<Running>,
 }
 
@@ -84,7 +83,7 @@ struct Shared {
     restorer: Option<Arc<Restorer>>,
     running: watch::Receiver<Running>,
     connections: Arc<AtomicUsize>,
-    /// To the task that keeps the hub connected.
+    /// Orders for the task that keeps the hub connected.
     orders: mpsc::Sender<Order>,
     started: Instant,
     started_at: SystemTime,
@@ -95,16 +94,16 @@ impl Shared {
         *self.running.borrow() == Running::Stopping
     }
 
-    /// Comes when the hub goes down.
+    /// Completes when the hub shuts down.
     async fn stopping(&self) {
         let mut running = self.running.clone();
-        // Whoever could stop us is gone: that is a stop, too.
+        // An error means that the sender is gone, which also counts as a stop.
         drop(running.wait_for(|running| *running == Running::Stopping).await);
     }
 }
 
-/// Runs until the hub stops and every connection has ended; the caller bounds the
-/// latter. On a current-thread runtime with I/O and time.
+/// Runs until the hub stops and every connection has ended; the caller limits the time for the
+/// latter. Requires a current-thread runtime with I/O and time.
 pub async fn run(control: Control) -> io::Result<()> {
     let Control { hub, mailboxes, keeper, restorer, mut bound, mut news, running } = control;
     let (orders, ordered) = mpsc::channel(ORDERS);
@@ -154,10 +153,10 @@ pub async fn run(control: Control) -> io::Result<()> {
                 }
             }
             Some(ToControl::StandbyClosed { pid }) => shared.registry.closed(pid),
-            // One stream at a time, so there is always room.
+            // There is one stream at a time, so there is always room.
             Some(ToControl::UpstreamEnded(end)) => drop(upstream_ended.try_send(end)),
-            // The cores are gone within milliseconds; idle connections still have to
-            // hear that the hub goes down.
+            // The cores end within milliseconds; idle connections must still be told that the hub
+            // is shutting down.
             None if shared.is_stopping() => cores = Cores::Gone(Instant::now()),
             None => break,
         }
@@ -171,19 +170,19 @@ pub async fn run(control: Control) -> io::Result<()> {
     Ok(())
 }
 
-/// Are there cores that have something to say?
+/// Are there cores that may still send news?
 enum Cores {
     Running,
     Gone(Instant),
 }
 
-/// How long a connection may take to be told that the hub goes down, once all streams
-/// have ended.
+/// How long a connection may take to be told that the hub is shutting down, after all streams have
+/// ended.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
-/// Lets clients in until the runtime ends; while the hub stops they hear so.
+/// Accepts clients until the runtime ends. While the hub stops they are told so.
 async fn accept(shared: Arc<Shared>, listener: Listener) {
-    // Whoever connects must never take the descriptors that WAL is written through.
+    // Clients must never use up the descriptors that WAL is written through.
     let reserved = reserved_descriptors(shared.hub.config.cores.get());
     let affordable = descriptors().saturating_sub(reserved + SPARE_CONNECTIONS);
     let most = shared.hub.config.max_wal_senders.saturating_add(SPARE_CONNECTIONS).min(affordable);
@@ -192,7 +191,7 @@ async fn accept(shared: Arc<Shared>, listener: Listener) {
         let counted = Counted::new(&shared.connections);
         let count = shared.connections.load(Ordering::Relaxed);
         if count > most.saturating_add(SPARE_CONNECTIONS) {
-            // Even saying no costs something.
+            // Even a refusal has a cost.
             continue;
         }
         let shared = Arc::clone(&shared);
@@ -208,13 +207,13 @@ async fn accept(shared: Arc<Shared>, listener: Listener) {
     }
 }
 
-/// How many descriptors this process may have.
+/// How many descriptors this process may open.
 fn descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// One connection in the count, out of it on drop.
+/// One connection in the count; dropping it removes it.
 struct Counted(Arc<AtomicUsize>);
 
 impl Counted {

@@ -1,5 +1,5 @@
-//! Who is connected: unique process IDs, their cancel keys, and which core streams
-//! to whom.
+//! The live connections: unique process IDs, their cancel keys, and which core streams to which
+//! client.
 
 use crate::cluster::instance::InstanceId;
 use crate::data::handoff::Handback;
@@ -10,19 +10,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 
-/// Streams that the first data core has for itself before others get any: it need not be
-/// woken when WAL is durable, and one submission of sends keeps it from receiving for
-/// no longer than a wake-up takes. Its receive role counts for as many.
+/// Streams that the first data core gets before others get any: it need not be woken when WAL is
+/// durable, and one submission of sends keeps it from receiving for no longer than a wake-up takes.
+/// Its receive role counts as this many streams.
 const FIRST_CORES: usize = 32;
 
-/// WAL bytes a second at which the first data core has enough to do without newcomers.
+/// WAL bytes per second at which the first data core is busy enough without new streams.
 const BUSY: u64 = 100 << 20;
 
-/// How long the past is that counts as recent.
+/// How far back traffic counts as recent.
 const RECENT: Duration = Duration::from_secs(1);
 
-/// The live connections. PostgreSQL's clients build names of temporary slots from
-/// the process ID, so no two live ones share it.
+/// The live connections. PostgreSQL's clients build names of temporary slots from the process ID,
+/// so no two live connections share one.
 pub struct Registry {
     hub: Arc<Hub>,
     inner: Mutex<Inner>,
@@ -37,12 +37,12 @@ struct Inner {
     traffic: Traffic,
 }
 
-/// What each core has sent, looked at when somebody comes.
+/// What each core has sent, sampled when a stream begins.
 #[derive(Debug)]
 struct Traffic {
     at: Instant,
     sent: Vec<u64>,
-    /// WAL bytes a second at the last look.
+    /// WAL bytes per second at the last sample.
     rate: Vec<u64>,
 }
 
@@ -62,8 +62,8 @@ impl Traffic {
     }
 }
 
-/// The core for a newcomer: the first as long as it is nearly idle, then the one with
-/// the fewest streams; among those that hardly differ, the one that sent least lately.
+/// The core for a new stream: the first as long as it is nearly idle, then the one with the fewest
+/// streams; among those with nearly as few, the one that has recently sent least.
 fn choose(streams: &[usize], rate: &[u64]) -> usize {
     let rate = |core: usize| rate.get(core).copied().unwrap_or_default();
     let weight = |core: usize, n: usize| if core == 0 { n + FIRST_CORES } else { n };
@@ -123,7 +123,7 @@ impl std::fmt::Debug for Registry {
 }
 
 impl Registry {
-    /// Nobody connected; `first_pid` is where numbers begin.
+    /// A registry without connections; process IDs begin at `first_pid`.
     pub fn new(hub: Arc<Hub>, cores: usize, first_pid: u32) -> Arc<Self> {
         let traffic = Traffic { at: Instant::now(), sent: Vec::new(), rate: Vec::new() };
         let load = vec![0; cores];
@@ -131,12 +131,12 @@ impl Registry {
         Arc::new(Self { hub, inner: Mutex::new(inner) })
     }
 
-    /// A number and a key for a new connection.
+    /// A process ID and a key for a new connection.
     pub fn register(self: &Arc<Self>) -> Result<Registered, getrandom::Error> {
         let key = getrandom::u32()?;
         let mut inner = self.lock();
         let pid = loop {
-            // Positive as an int32, as process IDs are.
+            // Process IDs are positive as an int32.
             let pid = match inner.next_pid {
                 pid @ 1..=0x7FFF_FFFF => pid,
                 _ => 1,
@@ -151,8 +151,8 @@ impl Registry {
         Ok(Registered { registry: Arc::clone(self), pid, key })
     }
 
-    /// The core with the least to do becomes the one of `pid`; its connection waits at
-    /// the receiver until the stream ends.
+    /// Assigns the core with the least to do to `pid`. The returned receiver gets the connection
+    /// when the stream ends.
     pub fn begin_stream(&self, pid: u32) -> (usize, oneshot::Receiver<Box<Handback>>) {
         let (back, ended) = oneshot::channel();
         let mut inner = self.lock();
@@ -165,7 +165,7 @@ impl Registry {
         (core, ended)
     }
 
-    /// Gives a connection back to its task; the connection itself when nobody waits.
+    /// Gives a connection back to its task; returns the connection when no task waits.
     pub fn hand_back(&self, handback: Box<Handback>) -> Result<(), Box<Handback>> {
         match self.lock().take_stream(handback.session.pid) {
             Some(stream) => stream.back.send(handback),
@@ -178,7 +178,7 @@ impl Registry {
         drop(self.lock().take_stream(pid));
     }
 
-    /// The core that streams to `pid`, when the key is the right one.
+    /// The core that streams to `pid`, if the key is right.
     pub fn cancel_target(&self, pid: u32, key: u32) -> Option<usize> {
         let inner = self.lock();
         let entry = inner.live.get(&pid).filter(|entry| entry.key == key)?;
@@ -190,7 +190,7 @@ impl Registry {
         self.lock().load.iter().sum()
     }
 
-    /// Everybody who was let in, by number.
+    /// All admitted clients, by process ID.
     pub fn clients(&self) -> Vec<Client> {
         let inner = self.lock();
         let mut clients: Vec<_> =
@@ -206,7 +206,7 @@ impl Registry {
 }
 
 impl Registered {
-    /// The connection was let in.
+    /// The connection was admitted.
     pub fn introduce(&self, session: &Session) {
         let client = Client {
             pid: self.pid,
@@ -259,7 +259,7 @@ mod tests {
         assert_eq!(choose(&[900], &[u64::MAX]), 0);
         assert_eq!(choose(&[31, 0, 0], &[0, 0, 0]), 0);
         assert_eq!(choose(&[32, 5, 0], &[0, 0, 0]), 2);
-        // Catching up keeps it busy.
+        // Standbys that catch up keep it busy.
         assert_eq!(choose(&[3, 0, 0], &[BUSY, 0, 0]), 1);
         // Its receive role counts.
         assert_eq!(choose(&[40, 60, 63], &[0, 0, 0]), 1);

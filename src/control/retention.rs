@@ -1,7 +1,7 @@
-//! The clock of retention. The keeper looks after slots and old WAL by itself whenever a
-//! segment is complete; this is for what changes without one: standbys that go on or leave,
-//! slots that are freed or forgotten, time, the disk, the archive, and who reads segments
-//! from it. Whoever loses a slot by that is told here to go.
+//! The clock of retention. The keeper checks slots and old WAL itself whenever a segment is
+//! complete. This clock covers what changes without one: standbys that advance or leave, slots that
+//! are freed or expire, time, the disk, the archive, and readers of its segments. It also ends the
+//! sessions whose slot has lost its WAL.
 
 use super::Shared;
 use super::connection::insist;
@@ -10,10 +10,10 @@ use crate::keeper::Job;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// How often the keeper looks.
+/// How often the keeper checks.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Sends the keeper to look, until the task is dropped.
+/// Has the keeper check, until the task is dropped.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut clock = tokio::time::interval(INTERVAL);
     loop {
@@ -21,7 +21,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             _ = clock.tick() => {
                 if let Some(cell) = shared.hub.current_cell() {
                     let (tli, newest, now) = (cell.tli(), cell.durable(), SystemTime::now());
-                    // A keeper whose queue is full comes to it the next time.
+                    // If the keeper's queue is full, it checks the next time.
                     shared.keeper.note(Job::Retain { tli, newest, now });
                 }
             }
@@ -30,7 +30,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// Whose slot has lost its WAL has to go.
+/// Ends the sessions whose slot has lost its WAL.
 async fn end_revoked(shared: &Shared) {
     let revoked = shared.hub.holds.slots.lock().take_revoked();
     for pid in revoked {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
-/// What is asked of the kernel at one read.
+/// The size of one read.
 const READ_SIZE: usize = 8192;
 
 /// A stream socket on the control thread's runtime.
@@ -28,8 +28,8 @@ pub(super) enum Family {
 }
 
 impl Socket {
-    /// Reads what is there behind the bytes of `into`; 0 at the end of the stream.
-    /// Cancel-safe: bytes are in `into` or still in the kernel.
+    /// Appends available bytes to `into`; returns 0 at the end of the stream. Cancel-safe: bytes
+    /// are in `into` or still in the kernel.
     pub(super) async fn read(&mut self, into: &mut BytesMut) -> io::Result<usize> {
         into.reserve(READ_SIZE);
         match self {
@@ -46,7 +46,7 @@ impl Socket {
         }
     }
 
-    /// Says that nothing more will be written.
+    /// Shuts down the writing side.
     pub(super) async fn shutdown(&mut self) -> io::Result<()> {
         match self {
             Self::Tcp(socket) => socket.shutdown().await,
@@ -62,7 +62,7 @@ impl Socket {
         }
     }
 
-    /// Takes the socket off the runtime, in blocking mode: what a ring wants.
+    /// Takes the socket off the runtime, in blocking mode, as a ring requires.
     pub(super) fn leave(self) -> io::Result<OwnedFd> {
         match self {
             Self::Tcp(socket) => {
@@ -78,7 +78,7 @@ impl Socket {
         }
     }
 
-    /// Puts a socket that left back on the runtime.
+    /// Puts a socket back on the runtime.
     pub(super) fn enter(fd: OwnedFd, family: Family) -> io::Result<Self> {
         match family {
             Family::Tcp => {

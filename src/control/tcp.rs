@@ -5,15 +5,14 @@ use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use tracing::warn;
 
-/// What the kernel holds of a standby's bytes before they are on their way: without it
-/// a standby that does not read takes 4 MB, and some hundred of them the TCP memory of
-/// the whole host. Bytes.
+/// Bytes that the kernel may buffer for a standby before it sends them. Without a limit, a standby
+/// that does not read takes 4 MB, and some hundred of them take the TCP memory of the whole host.
 const NOTSENT_LOWAT: u32 = 128 << 10;
 
-/// `--tcp-congestion` cannot be had.
+/// Why TCP options, such as `--tcp-congestion`, cannot be set.
 #[derive(Debug, thiserror::Error)]
 pub enum TcpFault {
-    /// The kernel has none of that name.
+    /// The kernel has no algorithm of that name.
     #[error(
         "--tcp-congestion: the kernel has no \"{name}\": load its module, or take one of the sysctl \
          net.ipv4.tcp_available_congestion_control"
@@ -22,7 +21,7 @@ pub enum TcpFault {
         /// The name.
         name: String,
     },
-    /// Not for an ordinary user.
+    /// The algorithm is not permitted to an ordinary user.
     #[error(
         "--tcp-congestion: \"{name}\" is not permitted to this user: add it to the sysctl \
          net.ipv4.tcp_allowed_congestion_control"
@@ -31,12 +30,12 @@ pub enum TcpFault {
         /// The name.
         name: String,
     },
-    /// Another option, or anything else.
+    /// Another option, or any other error.
     #[error("could not set options of a TCP socket: {0}")]
     Io(#[from] io::Error),
 }
 
-/// Sets a listening socket; the connections that it accepts inherit the options.
+/// Sets up a listening socket; the connections that it accepts inherit the options.
 pub(super) fn set_listener(socket: &SockRef<'_>, settings: &TcpSettings) -> Result<(), TcpFault> {
     if let Some(name) = &settings.congestion {
         set_congestion(socket, name)?;
@@ -51,7 +50,7 @@ pub(super) fn set_listener(socket: &SockRef<'_>, settings: &TcpSettings) -> Resu
     if settings.keepalives_count > 0 {
         probes = probes.with_retries(settings.keepalives_count);
     }
-    // This switches keepalive on, too, as PostgreSQL has it.
+    // This also switches keepalive on, as PostgreSQL does.
     socket.set_tcp_keepalive(&probes)?;
     if !settings.user_timeout.is_zero() {
         socket.set_tcp_user_timeout(Some(settings.user_timeout))?;
@@ -59,14 +58,15 @@ pub(super) fn set_listener(socket: &SockRef<'_>, settings: &TcpSettings) -> Resu
     Ok(())
 }
 
-/// Sets an accepted socket: what it inherits may be, what our promises need is said.
+/// Sets up an accepted socket: options that our guarantees depend on are set explicitly rather than
+/// inherited.
 pub(super) fn set_accepted(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
     socket.set_keepalive(true)
 }
 
-/// Sets the upstream's socket. Replication works without, too.
+/// Sets up the upstream's socket. Replication also works without these options.
 pub(super) fn set_upstream(socket: &SockRef<'_>, settings: &TcpSettings) {
     if let Some(name) = &settings.congestion
         && let Err(fault) = set_congestion(socket, name)
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn accepted_connections_have_what_was_asked_for() {
         let settings = TcpSettings {
-            // Every kernel has it, and everybody may use it.
+            // Every kernel has it, and every user may use it.
             congestion: Some("reno".to_owned()),
             keepalives_idle: Duration::from_secs(77),
             keepalives_interval: Duration::from_secs(7),

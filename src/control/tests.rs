@@ -1,5 +1,4 @@
-//! The control thread as a client sees it, with a data core that only takes and gives
-//! back sockets.
+//! The control thread as a client sees it, with a data core that only takes and returns sockets.
 
 use super::{Control, Running, SPARE_CONNECTIONS, listener, run};
 use crate::cluster::instance::InstanceId;
@@ -24,13 +23,13 @@ use tokio::sync::{mpsc, watch};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A keeper that saves everything at once, nowhere. On a thread of its own, which ends with
+/// A keeper that claims to save everything at once. It runs on a thread of its own, which ends with
 /// the last client.
 pub(super) fn forgetful() -> KeeperClient {
     keeper_that(|job| JobDone::Done(job.kind()))
 }
 
-/// A keeper that answers so.
+/// A keeper with these answers.
 pub(super) fn keeper_that(answer: impl Fn(&Job) -> JobDone + Send + 'static) -> KeeperClient {
     let (client, mut orders) = queue(QUEUE);
     std::thread::spawn(move || {
@@ -72,7 +71,7 @@ impl Bench {
     }
 
     fn around(hub: Arc<Hub>) -> Self {
-        // The tests that run beside each other dial some thousand connections.
+        // The tests that run in parallel open some thousand connections.
         let limit = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
         let bound = listener::bind(&hub.config).unwrap();
@@ -152,7 +151,7 @@ impl<S: Read + Write> Client<S> {
         self.socket.write_all(bytes).unwrap();
     }
 
-    /// Messages up to the first of this type, which is the last one returned.
+    /// Messages up to and including the first of this type.
     fn until(&mut self, tag: u8) -> Vec<(u8, Vec<u8>)> {
         let mut messages = Vec::new();
         loop {
@@ -179,7 +178,7 @@ impl<S: Read + Write> Client<S> {
         self.until(tag).iter().map(|(tag, _)| char::from(*tag)).collect()
     }
 
-    /// SQLSTATE and text of the error that comes, and that the connection then ends.
+    /// Returns the SQLSTATE and text of the error, and checks that the connection then ends.
     fn fatal(&mut self) -> String {
         let (_, body) = self.until(b'E').pop().unwrap();
         let text = error_text(&body);
@@ -198,7 +197,7 @@ impl<S: Read + Write> Client<S> {
 }
 
 impl Client<TcpStream> {
-    /// Has the server closed, at this moment, without a word?
+    /// Has the server closed by now, without a message?
     fn is_closed(&mut self) -> bool {
         self.socket.set_nonblocking(true).unwrap();
         let read = self.socket.read(&mut [0]);
@@ -315,7 +314,7 @@ fn those_who_may_not_come_in() {
         "FATAL 53300 number of requested standby connections exceeds max_wal_senders (currently 1)"
     );
     drop(first);
-    // Its place is free again when its task has seen the end.
+    // Its place is free again once its task has seen the end.
     let end = Instant::now() + PATIENCE;
     while bench.hub.senders() > 0 {
         assert!(Instant::now() < end);
@@ -348,7 +347,7 @@ fn a_socket_goes_to_the_core_and_comes_back_with_every_byte_in_order() {
     let mut handoff = bench.next_standby();
     assert_eq!((handoff.start, handoff.cell.tli()), (Lsn::new(4 << 24), TimelineId::FIRST));
     assert_eq!(handoff.hold.position(), handoff.start);
-    // Whatever was not read yet is in the socket, in blocking mode.
+    // What was not read yet is in the socket, which is in blocking mode.
     let mut socket = TcpStream::from(handoff.socket);
     socket.write_all(b"W\0\0\0\x07\0\0\0").unwrap();
     let mut status = [0; 6];
@@ -358,7 +357,7 @@ fn a_socket_goes_to_the_core_and_comes_back_with_every_byte_in_order() {
     assert_eq!(status, *b"d\0\0\0\x05r");
     assert_eq!(client.tags(b'W'), "W");
 
-    // It comes back in the middle of a message behind the client's CopyDone.
+    // It comes back in the middle of a message after the client's CopyDone.
     handoff.socket = socket.into();
     let next = query("SHOW wal_segment_size");
     let (head, tail) = next.split_at(7);
@@ -408,8 +407,8 @@ fn a_cancel_request_with_the_right_key_reaches_the_core() {
     bench.stop();
 }
 
-/// As libpq begins: it asks for encryption, and takes anything but the answer to that for
-/// an error of its own.
+/// Starts like libpq: it asks for encryption, and treats anything but the answer to that as an
+/// error.
 fn refused_behind_ssl_request(client: &mut Client<TcpStream>) -> String {
     client.send(&packet(SSL, b""));
     let mut answer = [0];
@@ -463,8 +462,8 @@ fn too_many_clients_hear_so_behind_their_startup_packet() {
 fn a_flood_of_clients_is_bounded() {
     let bench = Bench::with(|config| config.max_wal_senders = 0);
     let mut flood: Vec<_> = (0..SPARE_CONNECTIONS * 2 + 20).map(|_| bench.connect()).collect();
-    // Who said nothing has lost its place long before authentication_timeout. Which ones
-    // is open: a full backlog lets later clients pass earlier ones.
+    // Silent clients lose their places long before authentication_timeout. Which ones do is open: a
+    // full backlog lets later clients pass earlier ones.
     let deadline = Instant::now() + PATIENCE;
     while flood.len() > SPARE_CONNECTIONS {
         assert!(Instant::now() < deadline, "{} clients are still there", flood.len());

@@ -1,5 +1,5 @@
-//! The Unix sockets `.s.PGSQL.<port>` and their lock files, as PostgreSQL has them:
-//! a crashed server's leftovers are taken over, a living one's are not.
+//! The Unix sockets `.s.PGSQL.<port>` and their lock files, handled as in PostgreSQL: a crashed
+//! server's files are taken over, a live server's are not.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -7,17 +7,17 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-/// A listening Unix socket; on drop its files go.
+/// A listening Unix socket; dropping it removes its files.
 #[derive(Debug)]
 pub struct ListeningPath {
     socket: PathBuf,
     lock: PathBuf,
 }
 
-/// Another server, or something in its place, has the socket.
+/// Why a Unix socket could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketFault {
-    /// The lock file names a living process.
+    /// The lock file names a live process.
     #[error("lock file \"{}\" already exists: is another server (PID {pid}) using port {port}?", path.display())]
     InUse {
         /// The lock file.
@@ -27,7 +27,7 @@ pub enum SocketFault {
         /// Our port.
         port: u16,
     },
-    /// The lock file has no process in it.
+    /// The lock file names no process.
     #[error("lock file \"{}\" is empty or damaged: another server is starting, or it is a remnant to be removed by hand", .0.display())]
     Damaged(PathBuf),
     /// The path does not fit into a socket address.
@@ -58,7 +58,7 @@ pub fn listen(
         return Err(SocketFault::TooLong(socket));
     }
     take_lock(&lock, directory, port, data_directory)?;
-    // From here on a failure takes the lock file away again.
+    // From here on a failure removes the lock file again.
     let path = ListeningPath { socket, lock };
     match fs::remove_file(&path.socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -68,8 +68,8 @@ pub fn listen(
     }
     let fault = |error| SocketFault::Io { path: path.socket.clone(), error };
     let listener = UnixListener::bind(&path.socket).map_err(fault)?;
-    // unix_socket_permissions has PostgreSQL's default: who may connect is decided
-    // by the directory.
+    // This is PostgreSQL's default for unix_socket_permissions: the directory decides who may
+    // connect.
     fs::set_permissions(&path.socket, Permissions::from_mode(0o777)).map_err(fault)?;
     listener.set_nonblocking(true).map_err(fault)?;
     Ok((listener, path))
@@ -83,7 +83,7 @@ fn take_lock(
 ) -> Result<(), SocketFault> {
     let fault = |error| SocketFault::Io { path: lock.to_owned(), error };
     let own_pid = std::process::id();
-    // Twice: once for a dead server's file, then for our own.
+    // Two attempts: the first may find a dead server's file, the second creates ours.
     for _ in 0..2 {
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(lock) {
             Ok(mut file) => {
@@ -129,8 +129,8 @@ fn lock_holder(lock: &Path) -> io::Result<Option<i32>> {
 
 fn is_alive(pid: i32) -> bool {
     let Some(pid) = rustix::process::Pid::from_raw(pid) else { return false };
-    // EPERM: somebody else's process, alive. PostgreSQL takes it for a stranger that
-    // got a dead server's number; here two servers of two users are likelier.
+    // EPERM means a live process of another user. PostgreSQL assumes an unrelated process that got
+    // a dead server's PID; here two servers of two users are more likely.
     !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
 }
 

@@ -1,4 +1,4 @@
-//! What a role needs of its core while it handles something.
+//! What a role needs from its core while it handles an event.
 
 use super::handoff::ToControl;
 use super::moment::Moment;
@@ -9,21 +9,21 @@ use std::time::Instant;
 
 /// The core's ring, the time, and the way to the control thread.
 pub struct Context<'a, R> {
-    /// Where operations are begun.
+    /// Where operations are started.
     pub ring: &'a mut R,
     /// When this pass of the loop began.
     pub now: Instant,
-    /// What the control thread is to be told.
+    /// Messages for the control thread.
     pub news: &'a mut VecDeque<ToControl>,
 }
 
 impl<R: Ring> Context<'_, R> {
-    /// The time of day, for messages only: no timeout depends on it.
+    /// The time of day. It is for messages only: no timeout depends on it.
     pub fn pg_time(&self) -> PgTime {
         PgTime::from(self.ring.clock().time_of_day())
     }
 
-    /// Has somebody do something at this moment.
+    /// Runs `event` at this moment.
     pub fn at<T>(&self, event: impl FnOnce(&Moment<'_, R::Clock>) -> T) -> T {
         event(&Moment::new(&self.ring.clock(), self.now))
     }

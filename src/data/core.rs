@@ -6,12 +6,11 @@
 //!                             └─ between slices ─┘
 //! ```
 //!
-//! It runs at its own pace: whatever arrived while it was busy is one batch the next
-//! time. Completions are collected first and then handled one by one; no role calls
-//! another, and none is called while it is at work. A core that receives looks at what has
-//! completed between two slices of sends, so that a batch that is synced does not wait for
-//! a large fleet. The loop sleeps only when nothing is due, after a second look at
-//! everything that can make something due (see `watermark`).
+//! It runs at its own pace: whatever arrived during one pass is a single batch in the next.
+//! Completions are collected first and then handled one by one. No role calls another, and none is
+//! called while it is at work. A core that receives checks for completions between two slices of
+//! sends, so that a synced batch does not wait for a large fleet. The loop sleeps only when nothing
+//! is due, after re-checking everything that can make something due (see `watermark`).
 
 use super::context::Context;
 use super::figures::{About, Figures, Inquiry};
@@ -34,13 +33,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::debug;
 
-/// How often a core gives back files that nobody reads any more.
+/// How often a core gives back files that are no longer read.
 const SWEEP: Duration = Duration::from_secs(10);
 
-/// How soon a core looks again whose keeper had no place for a job.
+/// How soon a core retries after the keeper's queue had no place for a job.
 const ASK_AGAIN: Duration = Duration::from_millis(5);
 
-/// How soon a core speaks again whose control thread had no place for its news.
+/// How soon a core retries after the control thread's queue had no place for its news.
 const SAY_AGAIN: Duration = Duration::from_millis(1);
 
 /// Everything a core is made of besides its ring.
@@ -51,11 +50,11 @@ pub struct CoreParts {
     pub hub: Arc<Hub>,
     /// Messages from the control thread and the keeper.
     pub inbox: Inbox,
-    /// Rings when somebody has put something there or moved a watermark.
+    /// Rung after a message was posted there or a watermark moved.
     pub bell: Arc<Bell>,
     /// The newest WAL.
     pub chunks: ChunkReader,
-    /// For files.
+    /// The way to the keeper, which opens files.
     pub keeper: CoreClient,
     /// News for the control thread.
     pub control: mpsc::Sender<ToControl>,
@@ -77,13 +76,13 @@ pub struct DataCore<R: Ring> {
     inbox: Inbox,
     pub(super) bell: Arc<Bell>,
     control: mpsc::Sender<ToControl>,
-    /// What the control thread has not been told: its queue was full.
+    /// Messages that did not fit into the control thread's queue.
     news: VecDeque<ToControl>,
-    /// Completions that nobody has handled yet.
+    /// Completions that are not handled yet.
     pub(super) done: Vec<Done>,
-    /// What has come for standbys that wait; empty between two events.
+    /// What has arrived for waiting standbys; empty between two events.
     arrivals: Vec<Arrival>,
-    /// The hub shuts down: whoever is still there at this time is cut.
+    /// The hub is shutting down: standbys still connected at this time are cut off.
     stopping: Option<Instant>,
     swept_at: Instant,
 }
@@ -93,16 +92,16 @@ pub struct DataCore<R: Ring> {
 pub(super) enum Next {
     /// Looks at everything again.
     Pass,
-    /// Sleeps: its bell is armed, and it has looked again since.
+    /// Sleeps: its bell is armed, and it has re-checked everything since.
     Sleep(Wait),
-    /// Ends: everybody has gone.
+    /// Ends: every standby has gone.
     End,
     /// Ends, and the process with it.
     Halt,
 }
 
 impl<R: Ring> DataCore<R> {
-    /// A core that has nobody yet.
+    /// A core without standbys.
     pub fn new(ring: R, parts: CoreParts) -> Self {
         let clock = ring.clock();
         let CoreParts { index, hub, inbox, bell, chunks, keeper, control, receiver, peers } = parts;
@@ -125,10 +124,10 @@ impl<R: Ring> DataCore<R> {
         }
     }
 
-    /// Runs until it was told to stop and everybody has gone.
+    /// Runs until it is told to stop and every standby has gone.
     ///
     /// # Errors
-    /// The ring's own, which nothing can be done about.
+    /// Errors of the ring itself, from which the core cannot recover.
     pub fn run(mut self) -> io::Result<()> {
         loop {
             match self.pass()? {
@@ -167,8 +166,8 @@ impl<R: Ring> DataCore<R> {
         })
     }
 
-    /// The second look, with the bell armed: whoever published after the first look saw
-    /// that, or is seen here (a store and a fence on either side).
+    /// The second look, with the bell armed. A thread that published after the first look either
+    /// saw the armed bell or is seen here (a store and a fence on either side).
     fn last_look(&mut self, now: Instant) -> Wait {
         self.bell.arm();
         let at_rest = self.stopping.is_some() && !self.send.is_stopping() && self.hub.is_at_rest();
@@ -212,7 +211,7 @@ impl<R: Ring> DataCore<R> {
                 self.handle(purpose, outcome, now);
             }
         }
-        // The same memory serves for ever.
+        // The allocation is reused.
         self.done = done;
         busy
     }
@@ -244,7 +243,7 @@ impl<R: Ring> DataCore<R> {
         let mut busy = false;
         while let Some(message) = self.inbox.take() {
             busy = true;
-            // Whoever only asks changes nothing for the standbys.
+            // A query changes nothing for the standbys.
             if !matches!(message, ToCore::Tell(_)) {
                 self.send.note_all();
             }
@@ -280,7 +279,7 @@ impl<R: Ring> DataCore<R> {
                 let gone_on = self.tell_receiver(now, |role, _, out| role.go_on_with(*wal, out));
                 let gone_on =
                     gone_on.unwrap_or_else(|| Err("this core does not receive".to_owned()));
-                // Who asked may have given up; the WAL is the same.
+                // The caller may have given up; the WAL is the same.
                 drop(told.send(gone_on));
             }
             ToCore::Stop { deadline } => {
@@ -290,8 +289,8 @@ impl<R: Ring> DataCore<R> {
         }
     }
 
-    /// The control thread has an upstream that streams. During shutdown its socket closes
-    /// with the hand-over.
+    /// The control thread hands over an upstream that streams. During shutdown the hand-over is
+    /// dropped, which closes its socket.
     fn begin_receiving(&mut self, handoff: UpstreamHandoff, now: Instant) {
         if let Some(receive) = &mut self.receive
             && self.stopping.is_none()
@@ -301,7 +300,7 @@ impl<R: Ring> DataCore<R> {
         }
     }
 
-    /// Has the receive role handle something; none on a core that has not got it.
+    /// Has the receive role handle something; returns `None` on a core without that role.
     fn tell_receiver<T>(
         &mut self,
         now: Instant,
@@ -318,7 +317,7 @@ impl<R: Ring> DataCore<R> {
         receive.drive(&mut Context { ring: &mut self.ring, now, news: &mut self.news })
     }
 
-    /// Sends to everybody who is due once. Returns whether there was anything to do.
+    /// Sends once to every standby that is due. Returns whether there was anything to do.
     fn send_round(&mut self, now: Instant) -> io::Result<bool> {
         let cx = &mut Context { ring: &mut self.ring, now, news: &mut self.news };
         let busy = self.send.begin_round(cx);
@@ -333,7 +332,7 @@ impl<R: Ring> DataCore<R> {
         }
     }
 
-    /// Publishes what has become durable meanwhile and starts the next batch.
+    /// Publishes what has become durable in the meantime and starts the next batch.
     fn look_between_slices(&mut self, now: Instant) -> io::Result<()> {
         self.ring.turn(Wait::No, &mut self.done)?;
         self.handle_completions(now);
@@ -357,7 +356,7 @@ impl<R: Ring> DataCore<R> {
         }
     }
 
-    /// Returns whether anything was due: it may have left something to be sent.
+    /// Returns whether anything was due: a timer may leave something to send.
     fn run_timers(&mut self, now: Instant) -> bool {
         let cx = &mut Context { ring: &mut self.ring, now, news: &mut self.news };
         let busy = self.send.run_timers(cx);
@@ -368,7 +367,7 @@ impl<R: Ring> DataCore<R> {
         busy
     }
 
-    /// Returns whether the streams were told to end just now.
+    /// Returns whether this call told the streams to end.
     fn stop_if_told(&mut self, now: Instant) -> bool {
         if self.stopping.is_none() || self.send.is_stopping() {
             return false;
@@ -389,8 +388,8 @@ impl<R: Ring> DataCore<R> {
         true
     }
 
-    /// Answers the control thread, with numbers only and never many at a time: the standbys
-    /// of a core must not feel that somebody looks.
+    /// Answers the control thread, with numbers only and never many at a time: a query must not
+    /// delay the core's standbys.
     fn answer(&self, Inquiry { about, answer }: Inquiry) {
         let mut figures = Figures::default();
         match about {
@@ -401,7 +400,7 @@ impl<R: Ring> DataCore<R> {
                 (figures.standbys, figures.next) = self.send.figures(from);
             }
         }
-        // Whoever asked may have given up.
+        // The caller may have given up.
         drop(answer.send(figures));
     }
 
@@ -414,7 +413,7 @@ impl<R: Ring> DataCore<R> {
                     self.news.push_front(news);
                     return;
                 }
-                // The control thread has gone: its sockets close with it.
+                // The control thread has ended: dropping its news closes the sockets in it.
                 Err(mpsc::error::TrySendError::Closed(_)) => {}
             }
         }

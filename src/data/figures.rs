@@ -1,4 +1,4 @@
-//! What a core says of itself when the control thread asks.
+//! What a core reports about itself when the control thread asks.
 
 use crate::hub::feedback::Need;
 use crate::standby::stream::Positions;
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 pub struct Inquiry {
     /// What is asked.
     pub about: About,
-    /// Where the answer goes. Whoever asked may have given up.
+    /// Where the answer goes. The caller may have given up.
     pub answer: oneshot::Sender<Figures>,
 }
 
@@ -20,25 +20,25 @@ pub struct Inquiry {
 pub enum About {
     /// The receive role.
     Receiver,
-    /// Some standbys, from this place in the core's table on.
+    /// Some standbys, from this index of the core's table on.
     Standbys(u32),
 }
 
 /// A core's answer.
 #[derive(Debug, Clone, Default)]
 pub struct Figures {
-    /// The receive role; none on other cores, and before the first WAL.
+    /// The receive role; `None` on other cores and before the first WAL.
     pub receiver: Option<ReceiverFigures>,
     /// Some of the core's standbys.
     pub standbys: Vec<StandbyFigures>,
-    /// From where on to ask for the next ones.
+    /// The table index to ask for next; `None` after the last.
     pub next: Option<u32>,
 }
 
 /// Where the receive role stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReceiverFigures {
-    /// The timeline that is received.
+    /// The timeline being received.
     pub tli: TimelineId,
     /// Received and checked.
     pub received: Lsn,
@@ -46,9 +46,9 @@ pub struct ReceiverFigures {
     pub written: Lsn,
     /// On disk.
     pub durable: Lsn,
-    /// The end of the last whole record that is received.
+    /// The end of the last whole record received.
     pub record_end: Lsn,
-    /// What the upstream was told that standbys need.
+    /// The standbys' needs, as last sent to the upstream.
     pub needed: Option<Need>,
 }
 
@@ -57,15 +57,15 @@ pub struct ReceiverFigures {
 pub struct StandbyFigures {
     /// The session.
     pub pid: u32,
-    /// The timeline that is sent.
+    /// The timeline being sent.
     pub tli: TimelineId,
     /// Where the stream stands.
     pub state: StreamState,
-    /// How far its socket has taken the WAL.
+    /// The end of the WAL that its socket has taken.
     pub sent: Lsn,
-    /// What the standby said last.
+    /// The positions in the standby's last reply.
     pub positions: Positions,
-    /// When it said so, by its own clock; none before the first time.
+    /// The time of that reply by the standby's own clock; `None` before the first one.
     pub reply_time: Option<PgTime>,
 }
 
@@ -74,12 +74,12 @@ pub struct StandbyFigures {
 pub enum StreamState {
     /// It has not been sent everything yet.
     Catchup,
-    /// It was sent everything at least once.
+    /// It has been sent everything at least once.
     Streaming,
     /// Its timeline has ended; it is about to ask for the next.
     EndOfTimeline,
-    /// The hub shuts down.
+    /// The hub is shutting down.
     Stopping,
-    /// Its stream ends.
+    /// Its stream is ending.
     Leaving,
 }

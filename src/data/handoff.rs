@@ -1,5 +1,5 @@
-//! What passes between the control thread and the data cores: sockets with every
-//! byte already read, and news of how their streams ended.
+//! What passes between the control thread and the data cores: sockets together with every byte
+//! already read, and news of how their streams ended.
 
 #[cfg(all(test, walhub_loom))]
 mod models;
@@ -22,13 +22,13 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::oneshot;
 
-/// A standby whose START_REPLICATION was accepted. The core writes the
-/// CopyBothResponse, so that nothing of the control thread's is still unsent.
+/// A standby whose START_REPLICATION was accepted. The core writes the CopyBothResponse, so that
+/// the control thread leaves nothing unsent.
 #[derive(Debug)]
 pub struct StandbyHandoff {
     /// Blocking mode; nothing is pending on it.
     pub socket: OwnedFd,
-    /// Bytes read behind the command, in order.
+    /// Bytes read after the command, in order.
     pub unread: BytesMut,
     /// Who it is.
     pub session: Session,
@@ -42,16 +42,16 @@ pub struct StandbyHandoff {
     pub permit: SenderPermit,
 }
 
-/// A connection that goes back to the control thread after its stream.
+/// A connection that returns to the control thread after its stream.
 #[derive(Debug)]
 pub struct Handback {
-    /// The same socket; the core has no operation on it any more.
+    /// The same socket; the core has no more operations on it.
     pub socket: OwnedFd,
-    /// Bytes received behind the client's CopyDone, in order.
+    /// Bytes received after the client's CopyDone, in order.
     pub unread: BytesMut,
     /// Who it is.
     pub session: Session,
-    /// How the stream ended, and so what is still to be written.
+    /// How the stream ended, which determines what is still to be written.
     pub ended: StreamEnd,
     /// Its place among `max_wal_senders`.
     pub permit: SenderPermit,
@@ -62,7 +62,7 @@ pub struct Handback {
 pub struct UpstreamHandoff {
     /// Blocking mode; nothing is pending on it.
     pub socket: OwnedFd,
-    /// Bytes read behind the CopyBothResponse, in order.
+    /// Bytes read after the CopyBothResponse, in order.
     pub unread: BytesMut,
     /// Where the stream begins.
     pub start: Lsn,
@@ -79,38 +79,38 @@ pub enum ToCore {
     Standby(Box<StandbyHandoff>),
     /// Receive from here (core 0).
     Upstream(Box<UpstreamHandoff>),
-    /// End the upstream's stream, if there is one, and say when there is none (core 0).
+    /// End the upstream's stream, if any, and report once there is none (core 0).
     RecallUpstream,
-    /// Tell some figures.
+    /// Report some figures.
     Tell(Inquiry),
-    /// A CancelRequest with the right key: end this stream as PostgreSQL does, with
-    /// 57014, unless it has ended meanwhile.
+    /// A CancelRequest with the right key: end this stream as PostgreSQL does, with 57014, unless
+    /// it has already ended.
     Cancel {
         /// The stream's session.
         pid: u32,
     },
-    /// The slot of this session's stream lost its WAL: end it as PostgreSQL does, with
-    /// 57P01, unless it has ended meanwhile.
+    /// The slot of this session's stream lost its WAL: end it as PostgreSQL does, with 57P01,
+    /// unless it has already ended.
     Terminate {
         /// The stream's session.
         pid: u32,
     },
-    /// The path above us changed: end the streams of hubs, so that they check again.
+    /// The path above us changed: end the streams of hubs below, so that they check it again.
     EndHubStreams,
-    /// The keeper's answer to a job of this core's. It comes by a queue of its own.
+    /// The keeper's answer to one of this core's jobs. It comes through a queue of its own.
     Keeper(JobDone),
     /// Our WAL was moved aside: the next upstream stream begins a new line (core 0).
     BeginAnew,
-    /// The timeline is another one now, on disk: go on with it (core 0).
+    /// The timeline has been switched on disk: continue with the new one (core 0).
     Switched {
         /// Its WAL.
         wal: Box<RecoveredWal>,
-        /// Told when standbys can be served from it.
+        /// Signalled once standbys can be served from it.
         told: oneshot::Sender<Result<(), String>>,
     },
-    /// The hub shuts down: send what is durable, say goodbye, end.
+    /// The hub is shutting down: send what is durable, close the streams, end.
     Stop {
-        /// Whoever is still there then is cut.
+        /// Standbys still connected then are cut off.
         deadline: Instant,
     },
 }
@@ -118,7 +118,7 @@ pub enum ToCore {
 /// What a core tells the control thread.
 #[derive(Debug)]
 pub enum ToControl {
-    /// A stream ended, the connection goes on.
+    /// A stream ended; its connection continues.
     StandbyEnded(Box<Handback>),
     /// A stream ended with its connection.
     StandbyClosed {
@@ -129,8 +129,8 @@ pub enum ToControl {
     UpstreamEnded(UpstreamEnd),
 }
 
-/// The keeper's answers that may wait for a core: to every file that it may have asked for,
-/// and to the orders of the receive role that fit into the keeper's queue.
+/// How many of the keeper's answers may wait for a core: one for every file that it may have asked
+/// for, and one for every order of the receive role that fits into the keeper's queue.
 #[cfg(not(walhub_loom))]
 const ANSWERS: usize = super::readback::MAX_OPEN + crate::keeper::QUEUE + 64;
 #[cfg(walhub_loom)]
@@ -151,8 +151,8 @@ pub struct Inbox {
     answers: Arc<ArrayQueue<JobDone>>,
 }
 
-/// A queue to a core, and one for the keeper's answers. `wake` must make a core that is about to sleep look again: the
-/// message is in the queue before it is called.
+/// A queue to a core, and one for the keeper's answers. `wake` must make a core that is about to
+/// sleep look again. It is called after the message is in the queue.
 pub fn mailbox(capacity: usize, wake: Arc<dyn Fn() + Send + Sync>) -> (Mailbox, Inbox) {
     let queue = Arc::new(ArrayQueue::new(capacity));
     let answers = Arc::new(ArrayQueue::new(ANSWERS));
@@ -161,8 +161,8 @@ pub fn mailbox(capacity: usize, wake: Arc<dyn Fn() + Send + Sync>) -> (Mailbox, 
 }
 
 impl Mailbox {
-    /// Puts a message into the queue and wakes the core; gives it back when the
-    /// queue is full.
+    /// Puts a message into the queue and wakes the core; returns the message when the queue is
+    /// full.
     pub fn post(&self, message: ToCore) -> Result<(), ToCore> {
         let posted = self.queue.push(message);
         (self.wake)();
@@ -172,7 +172,7 @@ impl Mailbox {
 
 impl CoreInbox for Mailbox {
     fn answer(&self, done: JobDone) {
-        // Only the queue of a core that has ended fills up: nobody empties it.
+        // Only the queue of a core that has ended fills up: nothing empties it.
         drop(self.answers.push(done));
         (self.wake)();
     }
@@ -190,8 +190,7 @@ impl Inbox {
         self.answers.pop().map(ToCore::Keeper).or_else(|| self.queue.pop())
     }
 
-    /// Is nothing there? A core looks here between raising its sleep flag and
-    /// sleeping.
+    /// Are both queues empty? A core checks this between raising its sleep flag and sleeping.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.answers.is_empty()
     }

@@ -1,5 +1,5 @@
-//! The receive role on a ring: hands it what happens on the upstream's socket and in its
-//! files, and carries out what it asks for.
+//! The receive role on a ring: passes it the events of the upstream's socket and of its files, and
+//! carries out its effects.
 
 use super::context::Context;
 use super::handoff::{ToControl, UpstreamHandoff};
@@ -19,15 +19,14 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Room for received bytes that are not looked at yet: a whole message and what comes
-/// after it.
+/// Room for received bytes that are not processed yet: a whole message and what comes after it.
 const RECEIVE_BUFFER: usize = 2 * MAX_BODY;
 
-/// Replies that wait for room in the upstream's socket, bytes: more than any server that
-/// reads leaves unread.
+/// The most bytes of replies that wait for room in the upstream's socket: more than any server that
+/// still reads would leave unread.
 const MAX_UNSENT: usize = 64 << 10;
 
-/// How soon a job is offered to the keeper again whose queue was full.
+/// How soon a job is offered again after the keeper's queue was full.
 const ASK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Another core, to be woken when the watermark moves.
@@ -39,21 +38,21 @@ pub struct Peer {
     pub waker: Waker,
 }
 
-/// Has the process to end because WAL could not be made durable?
+/// Must the process end because WAL could not be made durable?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Halted {
     /// No.
     No,
-    /// Yes: the marker is written, or took too long.
+    /// Yes: the `halted` marker is written, or took too long.
     ForGood,
 }
 
 /// What carrying out effects came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Carried {
-    /// There was nothing but words for the upstream.
+    /// Nothing but messages for the upstream.
     Nothing,
-    /// Something was begun or has ended.
+    /// Something was started or has ended.
     Something,
 }
 
@@ -63,11 +62,11 @@ pub(super) struct ReceiveIo {
     keeper: CoreClient,
     peers: Vec<Peer>,
     connection: Option<Connection>,
-    /// Counts upstream connections, so that a late completion is known as one.
+    /// Counts upstream connections, so that a late completion is recognized.
     number: u32,
     /// Jobs that found the keeper's queue full.
     jobs: VecDeque<Job>,
-    /// What the role asked for; empty between two events.
+    /// The role's effects; empty between two events.
     effects: Vec<Effect>,
     results: Vec<io::Result<usize>>,
     halted: Halted,
@@ -76,7 +75,7 @@ pub(super) struct ReceiveIo {
 /// The upstream's socket.
 struct Connection {
     socket: Fd,
-    /// With the ring while a receive is in flight.
+    /// `None` while the ring has it for a receive in flight.
     buffer: Option<Buffer>,
     reading: Option<OpId>,
     outbox: Vec<u8>,
@@ -112,7 +111,7 @@ impl ReceiveIo {
         (self.number, [reading, waiting])
     }
 
-    /// When this has to be looked at again, whatever happens.
+    /// The latest time at which this must be driven again.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         let jobs = (!self.jobs.is_empty()).then(|| now + ASK_AGAIN);
         [self.role.deadline(now), jobs].into_iter().flatten().min()
@@ -127,7 +126,7 @@ impl ReceiveIo {
         }
     }
 
-    /// The control thread has an upstream that streams.
+    /// The control thread hands over an upstream that streams.
     pub(super) fn connect<R: Ring>(&mut self, handoff: UpstreamHandoff, cx: &mut Context<'_, R>) {
         let UpstreamHandoff { socket, unread, start, tli, host } = handoff;
         let offer = Offer { tli, start, host };
@@ -151,7 +150,7 @@ impl ReceiveIo {
         self.carry_out(cx);
     }
 
-    /// Has the role handle something, and carries out what it asks for.
+    /// Has the role handle something, and carries out the effects.
     pub(super) fn tell<R: Ring, T>(
         &mut self,
         cx: &mut Context<'_, R>,
@@ -162,7 +161,7 @@ impl ReceiveIo {
         told
     }
 
-    /// A completion of the receive role's.
+    /// Handles a completion that belongs to the receive role.
     pub(super) fn complete<R: Ring>(
         &mut self,
         purpose: Purpose,
@@ -202,12 +201,12 @@ impl ReceiveIo {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return,
             Err(error) => error.to_string(),
         };
-        // What came before the end counts.
+        // What arrived before the end counts.
         self.take_in(now);
         self.role.on_lost(error, &mut self.effects);
     }
 
-    /// Everything the receive role can do now. Returns whether it did anything.
+    /// Does everything the receive role can do now. Returns whether it did anything.
     pub(super) fn drive<R: Ring>(&mut self, cx: &mut Context<'_, R>) -> bool {
         let taken = self.take_in(cx.now);
         let carried = self.carry_out(cx);
@@ -222,7 +221,7 @@ impl ReceiveIo {
         taken > 0 || carried == Carried::Something
     }
 
-    /// Offers the role what has been received. Returns how much of it was taken.
+    /// Offers the received bytes to the role. Returns how many it took.
     fn take_in(&mut self, now: Instant) -> usize {
         let buffer = self.connection.as_mut().and_then(|connection| connection.buffer.as_mut());
         let Some(buffer) = buffer else { return 0 };
@@ -231,7 +230,7 @@ impl ReceiveIo {
         taken
     }
 
-    /// Carries out what the role asked for, in its order.
+    /// Carries out the role's effects, in order.
     fn carry_out<R: Ring>(&mut self, cx: &mut Context<'_, R>) -> Carried {
         let Context { ring, news, .. } = cx;
         let mut carried = Carried::Nothing;
@@ -261,7 +260,7 @@ impl ReceiveIo {
                 Effect::Halt => self.halted = Halted::ForGood,
             }
         }
-        // The same memory serves for ever.
+        // The allocation is reused.
         self.effects = effects;
         carried
     }
@@ -278,7 +277,7 @@ impl ReceiveIo {
         super::shut(ring, &connection.socket);
     }
 
-    /// Sends what the upstream is told, as far as its socket has room.
+    /// Sends the messages for the upstream, as far as its socket has room.
     fn say_unsaid<R: Ring>(&mut self, ring: &mut R) -> Result<(), String> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
         if connection.outbox.len() > MAX_UNSENT {
@@ -301,8 +300,8 @@ impl ReceiveIo {
         Ok(())
     }
 
-    /// Reads on, unless a receive is in flight, the role wants no more for now, or there is
-    /// no room for more.
+    /// Starts the next receive, unless one is in flight, the role wants no more for now, or the
+    /// buffer has no room.
     fn read_on<R: Ring>(&mut self, ring: &mut R) {
         let Some(connection) = &mut self.connection else { return };
         if !self.role.is_reading() {

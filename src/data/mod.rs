@@ -27,10 +27,10 @@ pub use receive::{Receiver, Store};
 use crate::ring::{Fd, Ring};
 use std::net::Shutdown;
 
-/// Shuts both sides of a socket: operations in flight end, and let it close.
+/// Shuts both sides of a socket: operations in flight end, so that it can close.
 fn shut<R: Ring>(ring: &mut R, socket: &Fd) {
     if let Err(error) = ring.shut(socket, Shutdown::Both) {
-        // The peer was faster.
+        // The peer closed first.
         tracing::trace!("shutdown of a socket: {error}");
     }
 }

@@ -1,11 +1,11 @@
-//! The time at which something is handled.
+//! The time at which an event is handled.
 
 use crate::ring::Clock;
 use crate::wire::time::PgTime;
 use std::time::{Instant, SystemTime};
 
-/// Now, and the time of day for whoever has to name it: most events name none, and
-/// asking for it costs something.
+/// Now, and the time of day on demand: most events do not need the latter, and asking for it has a
+/// cost.
 #[derive(Debug)]
 pub struct Moment<'a, C> {
     /// For timeouts.
@@ -24,7 +24,7 @@ impl<'a, C: Clock> Moment<'a, C> {
         self.clock.time_of_day()
     }
 
-    /// The same as PostgreSQL counts it.
+    /// The time of day as PostgreSQL counts it.
     pub fn pg_time(&self) -> PgTime {
         PgTime::from(self.time_of_day())
     }

@@ -1,6 +1,6 @@
-//! Slots with generations: a completion that comes late finds nobody, not somebody else.
+//! Slots with generations: a late completion finds no owner rather than a wrong one.
 
-/// A place in a [`Table`], and which of its successive owners is meant.
+/// A slot of a [`Table`], and which of its successive owners is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     /// The slot.
@@ -42,30 +42,30 @@ impl<T> Table<T> {
         Key { index, generation: slot.generation }
     }
 
-    /// The value, unless it was removed meanwhile.
+    /// The value, unless it has been removed.
     pub fn get(&self, key: Key) -> Option<&T> {
         let slot = self.slots.get(key.index as usize)?;
         if slot.generation == key.generation { slot.value.as_ref() } else { None }
     }
 
-    /// The value, unless it was removed meanwhile.
+    /// The value, unless it has been removed.
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let slot = self.slots.get_mut(key.index as usize)?;
         if slot.generation == key.generation { slot.value.as_mut() } else { None }
     }
 
-    /// The value in a slot, whoever it is.
+    /// The value in a slot, of any generation.
     pub fn at(&self, index: u32) -> Option<&T> {
         self.slots.get(index as usize)?.value.as_ref()
     }
 
-    /// The key of the value that is in a slot.
+    /// The key of the value in a slot.
     pub fn key_at(&self, index: u32) -> Option<Key> {
         let slot = self.slots.get(index as usize)?;
         slot.value.as_ref().map(|_| Key { index, generation: slot.generation })
     }
 
-    /// Takes the value out; its key finds nobody from now on.
+    /// Removes the value; its key finds nothing from now on.
     pub fn remove(&mut self, key: Key) -> Option<T> {
         let slot = self.slots.get_mut(key.index as usize)?;
         if slot.generation != key.generation {
@@ -101,7 +101,7 @@ impl<T> Table<T> {
         self.slots.len() - self.free.len()
     }
 
-    /// Is there none?
+    /// Is there no value?
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

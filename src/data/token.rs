@@ -6,15 +6,15 @@ use crate::ring::Token;
 /// What an operation of a core is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// A standby's talk arrives.
+    /// Bytes from a standby.
     Reply(Key),
     /// A standby's socket has room again.
     Room(Key),
     /// A send without a copy: what the socket took, then that its memory is free.
     Zerocopy(Key),
-    /// A block of a segment file arrives for laggards: the slot in the pool.
+    /// A block of a segment file for standbys that catch up, by its slot in the pool.
     Block(u32),
-    /// The upstream's stream arrives, on the connection with this number.
+    /// Bytes from the upstream, on the connection with this number.
     Upstream(u32),
     /// The upstream's socket has room again.
     UpstreamRoom(u32),
@@ -44,7 +44,7 @@ impl Purpose {
         Token(kind << PAYLOAD_BITS | payload & PAYLOAD)
     }
 
-    /// The purpose of a token that [`Purpose::token`] made; none for others.
+    /// The purpose of a token that [`Purpose::token`] made; `None` for others.
     pub fn of(token: Token) -> Option<Self> {
         let payload = token.0 & PAYLOAD;
         let key = Key { index: payload as u32, generation: (payload >> 32) as u32 };

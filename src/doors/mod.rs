@@ -1,4 +1,4 @@
-//! Where clients come in: who is let in, and what each of them asks and is answered.
+//! Where clients come in: which are admitted, what they ask, and what they are answered.
 #![forbid(unsafe_code)]
 
 pub mod replication;

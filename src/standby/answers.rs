@@ -21,8 +21,7 @@ pub fn after_stream(ended: &StreamEnd, out: &mut BytesMut) {
     backend::ready_for_query(out);
 }
 
-/// The row behind the end of a timeline, with the two CommandComplete that
-/// walreceivers want.
+/// The row after the end of a timeline, with the two CommandComplete that walreceivers expect.
 pub fn next_timeline(next: TimelineId, at: Lsn, out: &mut BytesMut) {
     let columns = [Column::int8("next_tli"), Column::text("next_tli_startpos")];
     backend::row_description(out, &columns);

@@ -5,7 +5,7 @@ use crate::wal::{Lsn, TimelineId};
 use crate::wire::refusal::Refusal;
 use std::time::Duration;
 
-/// A replication connection, as far as a stream cares.
+/// A replication connection, as far as its stream needs to know.
 #[derive(Debug, Clone)]
 pub struct Session {
     /// The number in BackendKeyData, unique among live connections.

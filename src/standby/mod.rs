@@ -1,4 +1,4 @@
-//! Stage 5: what a standby, or any other replication client, says and hears.
+//! Stage 5: the messages from and to a standby or any other replication client.
 #![forbid(unsafe_code)]
 
 pub mod answers;

@@ -1,23 +1,22 @@
-//! What a client is told behind AuthenticationOk: the upstream's parameter statuses,
-//! word for word where they describe the cluster, ours where they describe the hub or
-//! the client's own session.
+//! The parameter statuses that a client gets after AuthenticationOk: the upstream's, word for word,
+//! where they describe the cluster; ours where they describe the hub or the client's own session.
 
 use crate::cluster::identity::Identity;
 use crate::cluster::instance::{INSTANCE_PATH, InstancePath};
 
 /// Statuses whose value is not the upstream's: (name, value).
 const FIXED: [(&str, &str); 4] = [
-    // What libpq's target_session_attrs goes by: a hub is a standby that lets
-    // everybody read and nobody write.
+    // libpq's target_session_attrs uses these: a hub is a standby on which everybody may read and
+    // nobody may write.
     ("default_transaction_read_only", "off"),
     ("in_hot_standby", "on"),
     // pg_receivewal and pg_basebackup refuse a server without it.
     ("integer_datetimes", "on"),
-    // Nobody is one here.
+    // A hub has no superusers.
     ("is_superuser", "off"),
 ];
 
-/// Values for an upstream that did not say: those of a physical walsender.
+/// Values for an upstream that did not send any: those of a physical walsender.
 const DEFAULTS: [(&str, &str); 6] = [
     ("client_encoding", "SQL_ASCII"),
     ("DateStyle", "ISO, MDY"),
@@ -27,7 +26,7 @@ const DEFAULTS: [(&str, &str); 6] = [
     ("TimeZone", "GMT"),
 ];
 
-/// The parameter statuses for one client, in the order in which to send them.
+/// The parameter statuses for one client, in sending order.
 pub fn statuses(
     identity: &Identity,
     user: &str,

@@ -10,17 +10,17 @@ pub fn starting_up() -> Refusal {
     Refusal::fatal(sqlstate::CANNOT_CONNECT_NOW, "the database system is starting up")
 }
 
-/// The hub is going down.
+/// The hub is shutting down.
 pub fn shutting_down() -> Refusal {
     Refusal::fatal(sqlstate::CANNOT_CONNECT_NOW, "the database system is shutting down")
 }
 
-/// The hub is going down and this connection with it.
+/// The hub is shutting down, which ends this connection.
 pub fn administrator_command() -> Refusal {
     Refusal::fatal(sqlstate::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
 }
 
-/// An ordinary connection came to a hub.
+/// A client asked for an ordinary connection.
 pub fn not_a_database() -> Refusal {
     Refusal::fatal(sqlstate::FEATURE_NOT_SUPPORTED, "walhub serves replication connections only")
         .with_detail("This is a WAL hub; there is no database behind this port.")
@@ -39,12 +39,12 @@ pub fn too_many_senders(max: usize, server_major: u32) -> Refusal {
     )
 }
 
-/// Too many connections that have not said yet what they want.
+/// Too many connections have not yet said what they want.
 pub fn too_many_clients() -> Refusal {
     Refusal::fatal(sqlstate::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
 }
 
-/// A hub of our own path wants our WAL.
+/// A hub in our own path wants our WAL.
 pub fn loop_below(client: InstanceId) -> Refusal {
     Refusal::fatal(
         sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -54,7 +54,7 @@ pub fn loop_below(client: InstanceId) -> Refusal {
     .with_hint("Point primary_conninfo at a server nearer to the primary.")
 }
 
-/// A setting's value is none.
+/// A setting's value is invalid.
 pub fn invalid_parameter_value(name: &str, value: &str) -> Refusal {
     Refusal::fatal(
         sqlstate::INVALID_PARAMETER_VALUE,
@@ -153,7 +153,7 @@ pub fn timeline_not_in_history(tli: TimelineId) -> Refusal {
     )
 }
 
-/// A position behind the end of its timeline.
+/// A position past the end of its timeline.
 pub fn start_past_fork(start: Lsn, tli: TimelineId, end: Lsn) -> Refusal {
     Refusal::error(
         sqlstate::INTERNAL_ERROR,
@@ -188,7 +188,7 @@ pub fn cancelled() -> Refusal {
     Refusal::error(sqlstate::QUERY_CANCELED, "canceling statement due to user request")
 }
 
-/// A setting's name as messages have it: 17 and later quote it.
+/// A setting's name as PostgreSQL's messages show it: 17 and later quote it.
 pub fn quoted(name: &str, server_major: u32) -> String {
     if server_major >= 17 { format!("\"{name}\"") } else { name.to_owned() }
 }

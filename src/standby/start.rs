@@ -1,12 +1,12 @@
-//! START_REPLICATION: from which cell, from where, or why not. PostgreSQL's checks in
-//! PostgreSQL's order.
+//! START_REPLICATION: which timeline to stream, from where, or why not. The checks are
+//! PostgreSQL's, in PostgreSQL's order.
 
 use super::refusals;
 use crate::timeline::Forks;
 use crate::wal::{Lsn, SegmentName, SegmentSize, TimelineId};
 use crate::wire::refusal::Refusal;
 
-/// What the hub can serve, at this moment.
+/// What the hub can serve at the moment.
 #[derive(Debug, Clone)]
 pub struct Serving<'a> {
     /// The timeline being received.
@@ -22,13 +22,13 @@ pub struct Serving<'a> {
 /// The answer to a START_REPLICATION.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
-    /// Stream this timeline from there, as far as the WAL is still here.
+    /// Stream this timeline from there, if the WAL is still here.
     Stream {
         /// The timeline.
         tli: TimelineId,
         /// The position.
         start: Lsn,
-        /// What PostgreSQL would call the file, if it has gone.
+        /// The file that PostgreSQL would name if the WAL is gone.
         segment: SegmentName,
     },
     /// The timeline ends exactly there: no copy mode at all, only the next timeline.
@@ -38,7 +38,7 @@ pub enum Start {
         /// Where it forks off.
         at: Lsn,
     },
-    /// It has WAL of a timeline behind its end: an error before CopyBothResponse.
+    /// The standby has WAL past the end of a timeline: an error before CopyBothResponse.
     Diverged {
         /// The timeline.
         tli: TimelineId,
@@ -49,7 +49,7 @@ pub enum Start {
     },
     /// An error before CopyBothResponse.
     Refused(Refusal),
-    /// An error behind CopyBothResponse.
+    /// An error after CopyBothResponse.
     RefusedInCopy(Refusal),
 }
 
@@ -58,9 +58,9 @@ pub fn decide(serving: &Serving<'_>, asked: Option<TimelineId>, start: Lsn) -> S
     let tli = asked.unwrap_or(serving.tli);
     let size = serving.size;
     if tli == serving.tli {
-        // A standby that read whole segments from an archive asks for the next one
-        // while we are still inside the one before; it waits for us. PostgreSQL fails
-        // it again and again.
+        // A standby that read whole segments from an archive asks for the next one while we are
+        // still inside the previous one. Here it waits for us; PostgreSQL would refuse it again and
+        // again.
         let reach = serving.durable.segment(size).next().end(size);
         if start > serving.durable && start > reach {
             return Start::RefusedInCopy(refusals::ahead_of_flush(start, serving.durable));
@@ -82,8 +82,8 @@ pub fn decide(serving: &Serving<'_>, asked: Option<TimelineId>, start: Lsn) -> S
     if start == end {
         return Start::AlreadyAtEnd { next, at: end };
     }
-    // The segment with the fork is read from the child's file, the ones before it
-    // from the timeline's own.
+    // The segment with the fork is read from the child's file, the earlier ones from the timeline's
+    // own.
     let no = start.segment(size);
     let file = if no == end.segment(size) { next } else { tli };
     Start::Stream { tli, start, segment: SegmentName { tli: file, no, size } }

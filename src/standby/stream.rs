@@ -1,7 +1,7 @@
-//! One standby's stream: what it says, when it must be asked, when it is given up.
+//! One standby's stream: what it says, when it must be pinged, when it is given up.
 //!
-//! Timers follow `walsender.c` (`WalSndCheckTimeOut`, `WalSndKeepaliveIfNecessary`):
-//! only CopyData and CopyDone from the client count as life, never bytes that TCP took.
+//! Timers follow `walsender.c` (`WalSndCheckTimeOut`, `WalSndKeepaliveIfNecessary`): only CopyData
+//! and CopyDone from the client count as signs of life, never bytes that TCP took.
 
 use crate::wal::Lsn;
 use crate::wire::copy::{CopyFault, FromReceiver, HotStandbyFeedback, ReplyRequest, StatusReply};
@@ -11,11 +11,11 @@ use crate::wire::sqlstate;
 use crate::wire::time::PgTime;
 use std::time::{Duration, Instant};
 
-/// The longest message a standby has reason to send in a stream: a status reply is 38
-/// bytes. A sender of more is no standby.
+/// The longest message a standby has reason to send in a stream: a status reply is 38 bytes. A
+/// client that sends more is not a standby.
 const MAX_BODY: usize = 64;
 
-/// What the standby said last.
+/// The positions in the standby's last reply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Positions {
     /// Received and written by the standby.
@@ -26,36 +26,36 @@ pub struct Positions {
     pub apply: Lsn,
 }
 
-/// What a piece of a standby's talk amounts to.
+/// The meaning of a piece of a standby's messages.
 #[derive(Debug)]
 pub enum Heard {
-    /// Nothing that has to be acted on.
+    /// Nothing that requires an action.
     Replies,
     /// It wants a keepalive at once.
     ReplyWanted,
-    /// It sent CopyDone. The bytes behind it belong to the next command.
+    /// It sent CopyDone. The bytes after it belong to the next command.
     Done(Vec<u8>),
     /// It sent Terminate.
     Terminate,
-    /// It broke the protocol in a way that PostgreSQL answers with an error and goes on.
+    /// It broke the protocol in a way that PostgreSQL answers with an error before it continues.
     Failed(Refusal),
     /// It broke the protocol in a way that ends the connection, with a message or
     /// without one.
     Broken(Option<Refusal>),
 }
 
-/// What the clock asks for.
+/// What is due by the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
     /// Nothing yet.
     Nothing,
     /// Send a keepalive that wants a reply.
     Ping,
-    /// The standby is silent for too long: close without a message.
+    /// The standby has been silent for too long: close without a message.
     GiveUp,
 }
 
-/// The talk of one standby in COPY BOTH mode.
+/// The messages of one standby in COPY BOTH mode.
 #[derive(Debug)]
 pub struct Talk {
     /// The beginning of a message, at most a header and [`MAX_BODY`] bytes.
@@ -93,7 +93,7 @@ impl Talk {
         self.replied_at
     }
 
-    /// The newest hot standby feedback; none before the first.
+    /// The newest hot standby feedback; `None` before the first.
     pub const fn feedback(&self) -> Option<HotStandbyFeedback> {
         self.feedback
     }
@@ -170,14 +170,13 @@ impl Talk {
         self.pinged = false;
     }
 
-    /// When [`Talk::due`] has to be asked next; none without a timeout.
+    /// When [`Talk::due`] must be called next; `None` without a timeout.
     pub fn deadline(&self) -> Option<Instant> {
         let after = if self.pinged { self.timeout } else { self.timeout / 2 };
         (!self.timeout.is_zero()).then(|| self.heard_at + after)
     }
 
-    /// What the clock asks for at `now`. After [`Due::Ping`] the standby counts as
-    /// pinged.
+    /// What is due at `now`. After [`Due::Ping`] the standby counts as pinged.
     pub fn due(&mut self, now: Instant) -> Due {
         let silent = now.saturating_duration_since(self.heard_at);
         if self.timeout.is_zero() {

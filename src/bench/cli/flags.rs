@@ -1,4 +1,4 @@
-//! What can be typed.
+//! The flags of `walhub bench`.
 
 use crate::bench::profile::{CommitSize, LoadFault, Profile, Rate};
 use crate::bench::terminal::Verbosity;
@@ -243,7 +243,7 @@ pub struct OutputFlags {
 }
 
 impl OutputFlags {
-    /// How much is said while it runs.
+    /// How much is printed while it runs.
     pub const fn verbosity(&self) -> Verbosity {
         if self.quiet { Verbosity::Quiet } else { Verbosity::Progress }
     }

@@ -1,4 +1,4 @@
-//! A report to wherever it was asked for.
+//! Writes a report to every requested output.
 
 use super::flags::OutputFlags;
 use crate::bench::report::hgrm::hgrm;
@@ -10,7 +10,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
-/// The exit code is the verdict.
+/// Writes the outputs. The exit code is the verdict.
 pub(super) fn hand_out(
     report: &RunReport,
     output: &OutputFlags,

@@ -1,4 +1,4 @@
-//! What was typed, as it is meant.
+//! Turns flags into plans.
 
 use super::flags::{FleetFlags, LoadFlags, RunFlags, VerifyFlag};
 use super::{mistake, typed};
@@ -89,7 +89,7 @@ fn serve_flags(arguments: Vec<String>) -> Result<Vec<Vec<String>>, Mistake> {
     Ok(flags)
 }
 
-/// For reports, which travel.
+/// Hides the password: reports are passed on.
 fn without_password(text: &str) -> String {
     if text.contains("://") {
         // user:password@host
@@ -192,7 +192,7 @@ fn behaviours(flags: &FleetFlags) -> Result<Behaviours, Mistake> {
     })
 }
 
-/// A number, and what may stand behind a colon.
+/// A number, and an optional value after a colon.
 fn part<T>(
     flag: &'static str,
     text: Option<&str>,
@@ -221,7 +221,7 @@ pub(super) fn segment_size(text: &str) -> Result<SegmentSize, Mistake> {
         .ok_or_else(|| mistake("wal-segment-size", "a power of two from 1MB to 1GB"))
 }
 
-/// A number alone is one of megabytes; others are exact to the kilobyte.
+/// A bare number means megabytes; other values are exact to the kilobyte.
 pub(super) fn bytes(flag: &'static str, text: &str) -> Result<u64, Mistake> {
     let base = if is_bare(text) { SizeUnit::Megabyte } else { SizeUnit::Kilobyte };
     match parse_bytes(text, base).map_err(|e| mistake(flag, e))? {
@@ -230,7 +230,7 @@ pub(super) fn bytes(flag: &'static str, text: &str) -> Result<u64, Mistake> {
     }
 }
 
-/// A number alone is one of seconds; others are exact to the millisecond.
+/// A bare number means seconds; other values are exact to the millisecond.
 pub(super) fn time(flag: &'static str, text: &str) -> Result<Duration, Mistake> {
     let base = if is_bare(text) { TimeUnit::Second } else { TimeUnit::Millisecond };
     parse_duration(text, base).map_err(|e| mistake(flag, e))

@@ -64,7 +64,7 @@ fn prepare(flags: PrimaryFlags) -> Result<PrimaryPlan, Box<dyn std::error::Error
         write_wal: flags.write_wal,
         clock: Clock::start(),
         truth: Arc::new(Truth::new(start, window)),
-        // Nobody measures here.
+        // Nothing is measured here.
         commits: Arc::new(Commits::new(1)),
     })
 }

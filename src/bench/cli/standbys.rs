@@ -8,7 +8,7 @@ use crate::bench::terminal::Progress;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Until Ctrl-C: a century.
+/// A century: the run lasts until Ctrl-C.
 const FOR_EVER: Duration = Duration::from_secs(3_155_760_000);
 
 pub(super) fn standbys(flags: StandbysFlags) -> Result<ExitCode, Box<dyn std::error::Error>> {
@@ -33,7 +33,7 @@ fn prepare(flags: StandbysFlags) -> Result<RunPlan, Box<dyn std::error::Error>> 
     let target = Box::new(plan::conninfo("target", &flags.target)?);
     Ok(RunPlan {
         server: ServerPlan::Target { target, text: flags.target, commits: None, servers: None },
-        // Nobody asks for it: the target's own clients write.
+        // The load is not used: the target's own clients write.
         load: Load::new(Profile::Custom, &Figures::default())?,
         fleet: plan::fleet(&flags.fleet, Profile::Custom.standbys(), flags.seed)?,
         work: Work::Live { warm_up: Duration::ZERO, duration: duration.unwrap_or(FOR_EVER) },

@@ -35,8 +35,8 @@ impl Scene {
         }
     }
 
-    /// The end. Half of the commits before the storm, and 99 of a hundred, reached the
-    /// last good standby within these times.
+    /// Ends the scene. Returns the median and the 99th percentile of the times in which commits
+    /// before the storm reached the last good standby.
     pub(super) fn finish(mut self) -> Option<(u64, u64)> {
         self.board.finish();
         self.before_storm.or(self.last)
@@ -127,7 +127,7 @@ impl Watch for Scene {
     fn moment(&mut self, moment: &Moment) {
         if moment.phase == Phase::Measuring && moment.last.is_some() {
             self.last = moment.last;
-            // Somewhat before: commits of the storm are late for reasons of its own.
+            // It stops somewhat earlier, because the storm itself delays commits.
             let calm = self.begun.map_or(Duration::ZERO, |begun| begun.elapsed());
             if calm + Duration::from_millis(200) < STORM {
                 self.before_storm = moment.last;

@@ -72,7 +72,7 @@ pub(super) fn words(report: &RunReport, before_storm: Option<(u64, u64)>) -> Str
     format!("{}\n", folded.join("\n\n"))
 }
 
-/// Lines that fit everywhere; lines that are there stay.
+/// Wraps long lines; existing line breaks stay.
 fn fold(text: &str) -> String {
     const WIDTH: usize = 78;
     let mut lines = Vec::new();

@@ -1,7 +1,7 @@
-//! CPU time by the scheduler's own clock, in nanoseconds.
+//! CPU time from the scheduler's own accounting, in nanoseconds.
 //!
-//! A thread's time includes what the kernel did for it, and the softirqs that it met on
-//! its way: on loopback the receiver's half of TCP is among what the sender pays.
+//! A thread's time includes what the kernel did for it and the softirqs that interrupted it: on
+//! loopback the sender is also charged for the receiver's half of TCP.
 
 use super::processes::{Servers, numbers};
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use std::time::Duration;
 /// runs this.
 const TICK: u64 = 10_000_000;
 
-/// Adds up what the servers' processes use from a moment on.
+/// Adds up the CPU time that the servers' processes use from its start on.
 #[derive(Debug)]
 pub struct CpuMeter {
     servers: Servers,
@@ -20,7 +20,7 @@ pub struct CpuMeter {
 }
 
 impl CpuMeter {
-    /// Begins to count. A process that is born later counts from its birth.
+    /// Starts counting. A process that starts later counts from its start.
     pub fn start(servers: Servers) -> Self {
         let mut meter = Self { servers, processes: HashMap::new() };
         for pid in meter.servers.pids() {
@@ -31,13 +31,13 @@ impl CpuMeter {
         meter
     }
 
-    /// Whose time it is.
+    /// The measured processes.
     pub const fn servers(&self) -> &Servers {
         &self.servers
     }
 
-    /// What was used until now. What a process or thread used before it ended is kept, up
-    /// to the last call at the least.
+    /// The CPU time used so far. What a process or thread used before it ended is kept, at least up
+    /// to the last call.
     pub fn used(&mut self) -> Duration {
         for pid in self.servers.pids() {
             if let Some(look) = Look::at(pid) {
@@ -48,14 +48,14 @@ impl CpuMeter {
     }
 }
 
-/// Two accounts of one process. The sum over its threads counts nanoseconds, and misses
-/// those that begin and end between two looks (io_uring's workers do); the process's own
-/// is complete and counts ticks. The greater growth is the truth to within a tick.
+/// Two accounts of one process. The sum over its threads counts nanoseconds, but misses threads
+/// that begin and end between two samples (io_uring's workers do). The process's own account is
+/// complete, but counts ticks. The greater growth is right to within a tick.
 #[derive(Debug, Default)]
 struct Account {
-    /// By thread: nanoseconds at the last look.
+    /// Nanoseconds at the last sample, by thread.
     threads: HashMap<u32, u64>,
-    /// Of threads that have ended.
+    /// Nanoseconds of threads that have ended.
     ended: u64,
     whole: u64,
     threads_before: u64,
@@ -63,7 +63,7 @@ struct Account {
 }
 
 impl Account {
-    /// One that counts from this look on.
+    /// An account that counts from this sample on.
     fn open(look: Look) -> Self {
         let threads_before = look.threads.values().sum();
         let whole_before = look.whole;
@@ -73,7 +73,7 @@ impl Account {
     fn take(&mut self, look: Look) {
         self.whole = look.whole;
         for (thread, last) in std::mem::replace(&mut self.threads, look.threads) {
-            // Less than before is another thread under the same number.
+            // A smaller value than before belongs to another thread with the same ID.
             if self.threads.get(&thread).is_none_or(|now| *now < last) {
                 self.ended += last;
             }
@@ -83,13 +83,13 @@ impl Account {
     /// Nanoseconds since it was opened.
     fn used(&self) -> u64 {
         let threads = self.ended + self.threads.values().sum::<u64>();
-        // A difference of two rounded numbers may be a tick too much.
+        // The difference of two rounded numbers may be a tick too large.
         let whole = self.whole.saturating_sub(self.whole_before).saturating_sub(TICK);
         threads.saturating_sub(self.threads_before).max(whole)
     }
 }
 
-/// A process's books at a moment, in nanoseconds.
+/// A sample of a process's CPU time, in nanoseconds.
 #[derive(Debug)]
 struct Look {
     threads: HashMap<u32, u64>,
@@ -110,10 +110,10 @@ fn used(pid: u32, tid: u32) -> Option<u64> {
     text.split_whitespace().next()?.parse().ok()
 }
 
-/// utime and stime, which remember threads that ended.
+/// utime and stime, which include threads that have ended.
 fn whole(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name of the program stands in parentheses and may hold anything.
+    // The program's name is in parentheses and may contain anything.
     let mut fields = text.get(text.rfind(')')? + 1..)?.split_whitespace().skip(11);
     let mut next = || fields.next()?.parse::<u64>().ok();
     Some((next()? + next()?).saturating_mul(TICK))

@@ -1,9 +1,9 @@
-//! The machine a run ran on.
+//! The machine that a run ran on.
 
 use serde::{Deserialize, Serialize};
 use std::fs;
 
-/// Figures are worth what is known of the machine.
+/// The machine. Figures mean little without it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// `uname -r`
@@ -14,14 +14,14 @@ pub struct Machine {
     pub cpus: usize,
     /// Bytes of memory.
     pub memory: u64,
-    /// TCP congestion control by default.
+    /// The default TCP congestion control.
     pub congestion_control: String,
-    /// Load averages at the run's beginning: with other work around, times say little.
+    /// Load averages at the run's start: with other work on the machine, times mean little.
     pub load_average: String,
 }
 
 impl Machine {
-    /// This one, now.
+    /// The current state of this machine.
     pub fn this() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let line = |path: &str| read(path).lines().next().unwrap_or_default().to_owned();
@@ -36,7 +36,7 @@ impl Machine {
         }
     }
 
-    /// Memory that could be had now, in bytes.
+    /// Memory available now, in bytes.
     pub fn available_memory() -> u64 {
         kib(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemAvailable")
     }
@@ -59,7 +59,7 @@ fn kib(text: &str, name: &str) -> u64 {
     words.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) << 10
 }
 
-/// Of lines like `name : value`.
+/// The value from a line like `name : value`.
 fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| {
         let (key, value) = line.split_once(':')?;

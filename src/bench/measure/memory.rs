@@ -5,25 +5,25 @@ use super::processes::Servers;
 use serde::{Deserialize, Serialize};
 use std::fs;
 
-/// What the server's processes hold, in bytes.
+/// The memory of the server's processes, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     /// How many processes.
     pub processes: usize,
-    /// What each holds alone, added up.
+    /// The sum of their private memory.
     pub private: u64,
-    /// Likewise with their shares in what they share.
+    /// The same plus their shares of shared memory.
     pub pss: u64,
-    /// TCP buffers of the whole host: this server's, its clients', and anybody else's.
+    /// TCP buffers of the whole host: this server's, its clients' and all others.
     pub tcp: u64,
 }
 
 impl Memory {
-    /// As it is now.
+    /// The memory now.
     pub fn of(servers: &Servers) -> Self {
         let mut sum = Self { tcp: tcp_memory(), ..Self::default() };
         for pid in servers.pids() {
-            // One that has just gone holds nothing.
+            // A process that has just ended holds nothing.
             let Ok(text) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else {
                 continue;
             };

@@ -1,6 +1,6 @@
-//! What a server costs, by the kernel's own books, and what machine it was.
+//! What a server costs according to the kernel, and the machine it ran on.
 //!
-//! Of processes nothing but `/proc` is asked: the server needs no part in it.
+//! Processes are measured only through `/proc`: the server need not cooperate.
 
 mod cpu;
 mod machine;

@@ -1,4 +1,4 @@
-//! Which processes are the server.
+//! The processes that belong to the server.
 
 use std::collections::HashMap;
 use std::fs;
@@ -8,15 +8,14 @@ use std::fs;
 pub enum Servers {
     /// This one alone.
     One(u32),
-    /// These with everything that descends from them.
+    /// These and all their descendants.
     Families(Vec<u32>),
-    /// Of what descends from these, and of these, the ones whose command line begins in one
-    /// of these ways.
+    /// Those of these and their descendants whose command line begins with one of these prefixes.
     Matching(Vec<u32>, Vec<String>),
 }
 
 impl Servers {
-    /// Those that run now, in the order of their numbers.
+    /// The running ones, in the order of their PIDs.
     pub fn pids(&self) -> Vec<u32> {
         let mut pids = match self {
             Self::One(pid) => vec![*pid],
@@ -50,8 +49,8 @@ fn families(roots: &[u32]) -> Vec<u32> {
     found
 }
 
-/// The entries of a directory that are numbers: processes of `/proc`, threads of a
-/// process. None when it is gone.
+/// The entries of a directory that are numbers: processes of `/proc`, threads of a process. Empty
+/// when it is gone.
 pub(super) fn numbers(directory: &str) -> Vec<u32> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
@@ -59,17 +58,17 @@ pub(super) fn numbers(directory: &str) -> Vec<u32> {
 
 fn parent(pid: u32) -> Option<u32> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name of the program stands in parentheses and may hold anything.
+    // The program's name is in parentheses and may contain anything.
     text.get(text.rfind(')')? + 1..)?.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Does the command line of a process begin in one of these ways?
+/// Does the command line of a process begin with one of these prefixes?
 fn begins(pid: u32, beginnings: &[String]) -> bool {
     let line = command_line(pid).unwrap_or_default();
     beginnings.iter().any(|beginning| line.starts_with(beginning))
 }
 
-/// With blanks between the arguments, as `ps` shows it.
+/// The command line, with blanks between the arguments, as `ps` shows it.
 fn command_line(pid: u32) -> Option<String> {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     Some(String::from_utf8_lossy(&bytes).replace('\0', " "))

@@ -1,4 +1,4 @@
-//! One connection: its socket, what is on the way in and out, and how far it is.
+//! One connection: its socket, its buffers, and its progress.
 
 use super::session::{Extent, Next, Server, Session};
 use super::walsender::Stream;
@@ -17,10 +17,10 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::time::Instant;
 
-/// Slices of one send; the kernel takes 1024.
+/// The most slices of one send; the kernel takes 1024.
 const MAX_SLICES: usize = 1024;
 
-/// Messages made for one receiver before the next one has its turn.
+/// Messages made for one receiver before the next receiver's turn.
 const TURN: usize = 8;
 
 /// A connection to a client.
@@ -31,7 +31,7 @@ pub(super) struct Connection {
     phase: Phase,
     unread: BytesMut,
     queue: VecDeque<Bytes>,
-    /// The kernel took all that was offered last.
+    /// The kernel took all of the last offer.
     writable: bool,
     closing: bool,
 }
@@ -44,14 +44,14 @@ enum Phase {
     Streaming(Session, Box<Stream>),
 }
 
-/// What a connection has come to.
+/// Whether a connection continues.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Life {
     Goes,
     Ends,
 }
 
-/// A receiver was too slow for the load and for the window.
+/// A receiver fell behind the window.
 #[derive(Debug)]
 pub(super) struct Fallen {
     pub(super) refusal: Refusal,
@@ -76,7 +76,7 @@ impl Connection {
         &self.socket
     }
 
-    /// The stream and whom it is for, while there is one.
+    /// The stream and its session, while there is one.
     pub(super) fn stream(&self) -> Option<(&Session, &Stream)> {
         match &self.phase {
             Phase::Streaming(session, stream) => Some((session, stream)),
@@ -89,13 +89,13 @@ impl Connection {
         self.writable = true;
     }
 
-    /// Does it wait for nobody but us?
+    /// Does it wait only for us?
     pub(super) fn wants_turn(&self, extent: Extent) -> bool {
         let more = self.stream().is_some_and(|(_, stream)| !stream.caught_up(extent));
         self.writable && (more || !self.queue.is_empty() || self.closing)
     }
 
-    /// Reads all there is and answers it.
+    /// Reads all available messages and answers them.
     pub(super) fn read(&mut self, server: &mut Server, truth: &Truth) -> io::Result<Life> {
         let mut buffer = [0; 16 << 10];
         loop {
@@ -106,7 +106,7 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            // Behind the last word nobody listens; the client may still talk.
+            // After the last message, what the client still sends is ignored.
             if !self.closing {
                 self.hear(bytes, server, truth);
             }
@@ -145,7 +145,7 @@ impl Connection {
         self.say(out);
     }
 
-    /// Takes one message from what is unread; false when there is none.
+    /// Takes one unread message; returns `false` when there is none.
     fn take(&mut self, server: &mut Server, truth: &Truth, out: &mut BytesMut) -> bool {
         match &mut self.phase {
             Phase::Starting => match next_first_packet(&self.unread) {
@@ -193,7 +193,7 @@ impl Connection {
 
     fn first_packet(&mut self, server: &Server, packet: &FirstPacket, out: &mut BytesMut) {
         let startup = match packet {
-            // No encryption here; the client goes on without, or away.
+            // There is no encryption here; the client continues without it or disconnects.
             FirstPacket::Ssl | FirstPacket::Gss => return out.extend_from_slice(b"N"),
             FirstPacket::Cancel { .. } => {
                 self.closing = true;
@@ -210,7 +210,7 @@ impl Connection {
         }
     }
 
-    /// The stream is over, the connection is not. `out` is what goes before the answer.
+    /// The stream is over, but not the connection. `out` goes before the answer.
     fn end_stream(&mut self, server: &mut Server, ended: &StreamEnd, mut out: BytesMut) {
         if let Phase::Streaming(session, stream) = &self.phase {
             if let Some(name) = &stream.slot {
@@ -237,8 +237,8 @@ impl Connection {
         }
     }
 
-    /// Sends what there is to send, a turn at most. A receiver that the window has left
-    /// behind is told so, and so is the caller.
+    /// Sends what there is to send, at most one turn. When a receiver has fallen behind the window,
+    /// both it and the caller are told.
     pub(super) fn write(
         &mut self,
         server: &mut Server,
@@ -304,7 +304,7 @@ impl Connection {
         }
     }
 
-    /// What the clock asks for.
+    /// Does what is due by the clock.
     pub(super) fn tick(&mut self, now: Instant) -> Life {
         let Phase::Streaming(_, stream) = &mut self.phase else { return Life::Goes };
         match stream.talk.due(now) {
@@ -317,7 +317,7 @@ impl Connection {
         }
     }
 
-    /// The primary shuts down: says so to a walreceiver that has everything.
+    /// The primary shuts down: tells a walreceiver that has everything.
     pub(super) fn shut_down(&mut self) {
         if self.stream().is_some() && !self.closing {
             let mut out = BytesMut::new();

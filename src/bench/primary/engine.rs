@@ -1,5 +1,5 @@
-//! The primary's thread: makes WAL, sends it, listens. One thread does it all, so that
-//! no wake-up stands between a commit and its send.
+//! The primary's thread: it makes WAL, sends it, and reads replies. One thread does all of it, so
+//! that no wake-up comes between a commit and its send.
 
 use super::connection::{Connection, Fallen, Life};
 use super::generator::Generator;
@@ -20,10 +20,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
-/// How often timeouts are looked at.
+/// How often timeouts are checked.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How long walreceivers have for what they have not got yet when the primary stops.
+/// How long walreceivers have to get the remaining WAL when the primary stops.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Events taken at once.
@@ -31,10 +31,10 @@ const EVENTS: usize = 256;
 
 const LISTENER: u64 = 0;
 const BELL: u64 = 1;
-/// Connections are numbered from here; the numbers are their process ids, too.
+/// Connections are numbered from here; the numbers are also their process IDs.
 const FIRST_PID: u32 = 1000;
 
-/// What the thread is told.
+/// Orders to the thread.
 #[derive(Debug)]
 pub(super) enum Order {
     Begin,
@@ -57,18 +57,17 @@ pub(super) struct Engine {
     generator: Generator,
     clock: Clock,
     window: u64,
-    /// How far a closed loop may be ahead of the slowest receiver, and of the last one
-    /// that there was.
+    /// The position of the slowest receiver, or of the last one there was. It limits a closed loop.
     floor: Lsn,
     fault: Option<String>,
-    /// Someone may wait to be accepted.
+    /// A connection may be waiting to be accepted.
     waiting: bool,
-    /// Nobody is let in any more.
+    /// No more connections are accepted.
     stopping: bool,
     last_tick: Instant,
 }
 
-/// What the thread begins with.
+/// What the thread starts with.
 #[derive(Debug)]
 pub(super) struct Parts {
     pub(super) listener: TcpListener,
@@ -129,7 +128,7 @@ impl Engine {
                 Ok(Order::Pause) => self.generator.pause(self.clock.now()),
                 Ok(Order::Report(to)) => {
                     let report = self.report();
-                    // Who asked may have given up.
+                    // The caller may have given up.
                     drop(to.send(report));
                 }
                 Ok(Order::Stop) | Err(TryRecvError::Disconnected) => return Going::Stops,
@@ -138,7 +137,7 @@ impl Engine {
         }
     }
 
-    /// Makes, sends, waits, listens.
+    /// Makes WAL, sends it, waits for events, handles them.
     fn turn(&mut self) -> io::Result<()> {
         let limit = self.limit();
         self.generator.make(limit)?;
@@ -180,7 +179,7 @@ impl Engine {
         }
     }
 
-    /// The load stops; the first reason stays.
+    /// Stops the load; the first reason is kept.
     fn fail(&mut self, why: String) {
         self.generator.pause(self.clock.now());
         self.fault.get_or_insert(why);
@@ -198,7 +197,7 @@ impl Engine {
         }
     }
 
-    /// How long there is nothing to do unless somebody speaks.
+    /// How long there is nothing to do unless an event comes.
     fn idle_for(&mut self, now: Instant) -> Duration {
         let extent = self.extent();
         if self.connections.values().any(|connection| connection.wants_turn(extent)) {
@@ -224,7 +223,7 @@ impl Engine {
             match event.data.u64() {
                 LISTENER => self.accept(),
                 BELL => {
-                    // The counter falls to zero; the orders are in the channel.
+                    // The read resets the counter; the orders are in the channel.
                     rustix::io::read(&self.bell, &mut [0; 8])?;
                 }
                 pid => self.heard(pid as u32, event.flags),
@@ -252,12 +251,12 @@ impl Engine {
         self.waiting = false;
         loop {
             match self.listener.accept() {
-                // One that cannot be served is closed, and sees it.
+                // A connection that cannot be served is closed, and its client sees that.
                 Ok((socket, _)) => drop(self.admit(socket)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
-                    // No more file descriptors, most likely: later.
+                    // Most likely there are no more file descriptors: retry later.
                     self.waiting = true;
                     return;
                 }
@@ -278,9 +277,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Sends what is left, for a while, and that it was the last.
+    /// Sends what is left, for a limited time, and then the end of the stream.
     fn say_goodbye(&mut self) {
-        // A walreceiver that is told to go comes back at once.
+        // A walreceiver that is told to leave reconnects at once.
         self.stopping = true;
         let deadline = Instant::now() + LAST_WORDS;
         let extent = self.extent();
@@ -332,16 +331,16 @@ impl Engine {
     }
 }
 
-/// Does the thread go on?
+/// Does the thread continue?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Going {
     On,
     Stops,
 }
 
-/// Does the connection stay? If not, what it held is given back.
+/// Does the connection stay? If not, what it held is released.
 fn keep(server: &mut Server, connection: &Connection, goes: io::Result<Life>) -> bool {
-    // A connection that broke ends; its client knows why.
+    // A broken connection ends; its client knows why.
     let stays = matches!(goes, Ok(Life::Goes));
     if !stays {
         connection.forget(server);

@@ -21,8 +21,7 @@ impl SegmentFiles {
         Ok(Self { folder, tli, size, open: None })
     }
 
-    /// Writes what follows at `at`, which is where the last call ended, or the start of
-    /// a segment.
+    /// Writes `bytes` at `at`, which is where the last call ended, or the start of a segment.
     pub(super) fn append(&mut self, mut at: Lsn, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let no = at.segment(self.size);

@@ -14,8 +14,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// About how much is made before it is sent: not so much that it leaves the CPU's cache
-/// on the way.
+/// About how much WAL is made before it is sent: little enough to stay in the CPU's cache.
 const BATCH: u64 = 256 << 10;
 
 /// The load's WAL, from the schedule to the truth.
@@ -24,7 +23,7 @@ pub(super) struct Generator {
     load: Load,
     synth: Synth,
     mix: Mix,
-    /// None before the load begins.
+    /// `None` before the load begins.
     schedule: Option<Schedule>,
     /// When the segment is switched next, in the load's time.
     next_switch: Option<Duration>,
@@ -34,7 +33,7 @@ pub(super) struct Generator {
     files: Option<SegmentFiles>,
     pub(super) bytes: u64,
     pub(super) made: u64,
-    /// The most that a commit was late since somebody asked.
+    /// The greatest delay of a commit since the last query.
     late: Duration,
 }
 
@@ -47,7 +46,7 @@ pub(super) struct Sinks {
 }
 
 impl Generator {
-    /// Writes the first record, without which there is no WAL to begin from.
+    /// Writes the first record, without which there is no WAL to start from.
     pub(super) fn new(load: Load, synth: Synth, clock: Clock, sinks: Sinks) -> io::Result<Self> {
         let mut generator = Self {
             mix: Mix::new(&load),
@@ -68,7 +67,7 @@ impl Generator {
         Ok(generator)
     }
 
-    /// The load begins, or goes on.
+    /// Starts or resumes the load.
     pub(super) fn begin(&mut self, now: Nanos) {
         match &mut self.schedule {
             Some(schedule) => schedule.resume(now),
@@ -99,13 +98,12 @@ impl Generator {
         self.synth.position()
     }
 
-    /// How far the load has been behind its schedule since this was asked last.
+    /// The greatest delay against the schedule since the last call.
     pub(super) fn take_late(&mut self) -> Duration {
         std::mem::take(&mut self.late)
     }
 
-    /// Makes what is due by now, a batch at most, and not beyond `limit` when the loop
-    /// is closed.
+    /// Makes the WAL that is due by now: at most one batch, and not past `limit` in a closed loop.
     pub(super) fn make(&mut self, limit: Lsn) -> io::Result<()> {
         let batch = self.end().saturating_add(BATCH);
         let mut now = self.clock.now();
@@ -113,7 +111,7 @@ impl Generator {
             let due = match self.due() {
                 Due::At(due) if due <= now => due,
                 Due::At(due) => {
-                    // Making the others has taken its time.
+                    // Making the previous ones took time.
                     now = self.clock.now();
                     if due > now {
                         break;
@@ -136,7 +134,7 @@ impl Generator {
         let end = self.mix.commit(&mut self.synth, elapsed);
         let bytes = end.bytes_since(before);
         schedule.made(bytes);
-        // Before the WAL is there for anybody to receive.
+        // The commit is added before its WAL can be received.
         self.commits.add(end, due);
         self.made += 1;
         if let (Some(at), Some(every)) = (self.next_switch, self.load.switch_every)
@@ -145,7 +143,7 @@ impl Generator {
             self.synth.switch_segment();
             self.next_switch = Some(at.saturating_add(every));
         }
-        // The zeros behind a switch are WAL, too, but no load that was scheduled.
+        // The zeros after a switch are WAL too, but not part of the scheduled load.
         self.bytes += self.synth.position().bytes_since(before);
     }
 
@@ -158,7 +156,7 @@ impl Generator {
             files.append(start, &bytes)?;
         }
         self.commits.complete_to(self.synth.position());
-        // The window holds many of them for long.
+        // The window holds many of them for a long time.
         bytes.shrink_to_fit();
         let appended = self.truth.append(start, Bytes::from(bytes));
         debug_assert!(appended, "nobody else appends to the truth");

@@ -1,4 +1,4 @@
-//! Of which records a commit is made.
+//! The records that make up a commit.
 
 use crate::bench::profile::{CommitSize, Images, Load};
 use crate::bench::random::Random;
@@ -9,21 +9,20 @@ use crate::wire::time::PgTime;
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
-/// Bytes from which records take theirs: enough that no short match repeats soon.
+/// Bytes from which records take their data: enough that no short match repeats soon.
 const BLOCK: usize = 1 << 20;
 
-/// Two of three records are changes of a row; the others are larger rows and pages
-/// that split.
+/// Two of three records are row changes; the others are larger rows and page splits.
 const SMALL: RangeInclusive<u64> = 50..=300;
 const MIDDLE: RangeInclusive<u64> = 300..=1500;
 /// Commits from this size on are bulk loads: whole pages of rows at a time.
 const BULK_COMMIT: u64 = 64 << 10;
 const BULK: RangeInclusive<u64> = 7500..=8100;
 
-/// A record header and the header of its data, in any form.
+/// A record header and the header of its data, of any kind.
 const OVERHEAD: u64 = 32;
 
-/// The first transaction that is no special one (`FirstNormalTransactionId`).
+/// The first normal transaction (`FirstNormalTransactionId`).
 const FIRST_XID: u32 = 3;
 
 /// Makes commits.
@@ -43,8 +42,8 @@ impl Mix {
         Self { size: load.commit_size, images: load.images, random, block, xid: FIRST_XID }
     }
 
-    /// Writes one commit; `elapsed` is the time of the load, for the waves of images.
-    /// Returns its end.
+    /// Writes one commit and returns its end. `elapsed` is the load's time, for the waves of
+    /// images.
     pub(super) fn commit(&mut self, synth: &mut Synth, elapsed: Duration) -> Lsn {
         let size = self.size.draw(&mut self.random);
         let images = self.image_chance(elapsed);
@@ -84,7 +83,7 @@ impl Mix {
     }
 }
 
-/// So many bytes from anywhere in the block.
+/// `len` bytes from a random place in the block.
 fn slice<'b>(random: &mut Random, block: &'b [u8], len: usize) -> &'b [u8] {
     let room = block.len().saturating_sub(len) as u64;
     let from = usize::try_from(random.below(room)).unwrap_or(0);

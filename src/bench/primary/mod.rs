@@ -1,10 +1,10 @@
-//! A primary without a database: it speaks physical replication and sends valid WAL
-//! that nobody can replay, as a load asks for it.
+//! A primary without a database: it speaks physical replication and sends valid WAL according to a
+//! load. The WAL cannot be replayed.
 //!
-//! walhub, pg_receivewal and `psql "replication=1"` find what they need: IDENTIFY_SYSTEM,
-//! SHOW, slots (kept in memory, holding no WAL), START_REPLICATION, keepalives,
-//! `wal_sender_timeout`. Everybody is trusted. The WAL begins with the primary, and the
-//! newest of it, a window, can be streamed.
+//! walhub, pg_receivewal and `psql "replication=1"` find what they need: IDENTIFY_SYSTEM, SHOW,
+//! slots (kept in memory, holding no WAL), START_REPLICATION, keepalives, `wal_sender_timeout`. All
+//! clients are trusted. The WAL begins when the primary starts, and its newest part, a window, can
+//! be streamed.
 
 mod connection;
 mod engine;
@@ -41,24 +41,24 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What a primary is to be.
+/// The plan of a primary.
 #[derive(Debug)]
 pub struct PrimaryPlan {
     /// Where it listens; port 0 takes any.
     pub listen: SocketAddr,
-    /// As which PostgreSQL it appears.
+    /// The PostgreSQL version that it pretends to be.
     pub server_version: ServerVersion,
     /// Its cluster.
     pub system_id: SystemId,
     /// Size of its segments.
     pub segment_size: SegmentSize,
-    /// Where its WAL begins: the start of a segment, and of `truth`.
+    /// Where its WAL and `truth` begin: the start of a segment.
     pub start: Lsn,
     /// The load.
     pub load: Load,
     /// How much of the newest WAL `truth` keeps.
     pub window: u64,
-    /// Writes the WAL as segment files into this folder, too.
+    /// Also writes the WAL as segment files into this folder.
     pub write_wal: Option<PathBuf>,
     /// The run's clock.
     pub clock: Clock,
@@ -68,43 +68,43 @@ pub struct PrimaryPlan {
     pub commits: Arc<Commits>,
 }
 
-/// How far a primary is.
+/// The progress of a primary.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PrimaryProgress {
     /// Bytes of WAL since the load began.
     pub bytes: u64,
-    /// Commits.
+    /// Commits made.
     pub commits: u64,
     /// End of its WAL.
     pub end: Lsn,
-    /// The most that a commit was made behind its schedule since this was asked last:
-    /// what the machine cannot do. It is part of every latency measured.
+    /// The greatest delay of a commit against its schedule since the last query: what the machine
+    /// cannot do. It is part of every latency measured.
     pub late: Duration,
     /// The load's total has been made.
     pub finished: bool,
-    /// Why the load was given up: a receiver was so slow that its WAL left the window,
-    /// or the files could not be written.
+    /// Why the load was given up: a receiver was so slow that its WAL left the window, or the files
+    /// could not be written.
     pub fault: Option<String>,
-    /// Who is streaming.
+    /// The streaming receivers.
     pub receivers: Vec<ReceiverProgress>,
 }
 
-/// How far a walreceiver is.
+/// The progress of a walreceiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceiverProgress {
     /// Its name.
     pub application_name: String,
     /// End of what it was sent.
     pub sent: Lsn,
-    /// What it says that it has written.
+    /// The write position it reports.
     pub write: Lsn,
-    /// What it says that it has flushed.
+    /// The flush position it reports.
     pub flush: Lsn,
-    /// What it says that it has replayed.
+    /// The apply position it reports.
     pub apply: Lsn,
 }
 
-/// A primary that runs. Dropped, it stops.
+/// A running primary. Dropping it stops it.
 #[derive(Debug)]
 pub struct Primary {
     address: SocketAddr,
@@ -113,7 +113,7 @@ pub struct Primary {
     thread: Option<JoinHandle<PrimaryProgress>>,
 }
 
-/// Starts a primary. It listens when this returns, and its WAL stands still.
+/// Starts a primary. When this returns, it listens and its load is paused.
 pub fn start(plan: PrimaryPlan) -> io::Result<Primary> {
     let PrimaryPlan { segment_size: size, start, window, clock, truth, .. } = plan;
     check(&plan.load, window, size, start, &truth)?;
@@ -170,31 +170,31 @@ impl Primary {
         self.address
     }
 
-    /// The load begins, or goes on after a pause.
+    /// Starts the load, or resumes it after a pause.
     pub fn begin(&self) {
         self.order(Order::Begin);
     }
 
-    /// The WAL stands still, and the schedule with it.
+    /// Pauses the load and its schedule.
     pub fn pause(&self) {
         self.order(Order::Pause);
     }
 
-    /// How far it is.
+    /// Its progress.
     pub fn progress(&self) -> PrimaryProgress {
         let (to, answer) = channel();
         self.order(Order::Report(to));
-        // Without a thread there is nobody to answer; `stop` says why.
+        // Without a thread there is no answer; `stop` reports why.
         answer.recv().unwrap_or_default()
     }
 
-    /// Shuts down in good order: walreceivers get what is left, for two seconds at most.
+    /// Shuts down cleanly: walreceivers get the rest of the WAL, for two seconds at most.
     pub fn stop(mut self) -> PrimaryProgress {
         self.halt()
     }
 
     fn order(&self, order: Order) {
-        // The thread only ends when it is told to; until then it has its end of both.
+        // The thread only ends when it is told to; until then it holds its end of both.
         drop(self.orders.send(order));
         if let Err(error) = rustix::io::write(&*self.bell, &1u64.to_ne_bytes()) {
             tracing::debug!("the synthetic primary's bell: {error}");

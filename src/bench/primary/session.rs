@@ -1,5 +1,4 @@
-//! The primary's side of a conversation, up to a stream: messages in, answers out, no
-//! I/O.
+//! The primary's side of a conversation up to a stream: messages in, answers out, no I/O.
 
 use super::slots::{Slot, Slots};
 use super::version::ServerVersion;
@@ -32,14 +31,14 @@ pub(super) struct Server {
 /// The timeline of all the WAL.
 pub(super) const TIMELINE: TimelineId = TimelineId::FIRST;
 
-/// Which WAL there is.
+/// The WAL that is available.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Extent {
     pub(super) oldest: Lsn,
     pub(super) end: Lsn,
 }
 
-/// A client that was let in.
+/// An admitted client.
 #[derive(Debug, Clone)]
 pub(super) struct Session {
     pub(super) pid: u32,
@@ -53,14 +52,14 @@ pub(super) struct Session {
 pub(super) enum Next {
     /// Another message.
     Message,
-    /// A stream, behind the CopyBothResponse that is written.
+    /// A stream, after the CopyBothResponse that was written.
     Stream { start: Lsn, slot: Option<String> },
-    /// Nothing: the connection closes when the answer is out.
+    /// Nothing: the connection closes when the answer is sent.
     Close,
 }
 
 impl Session {
-    /// Lets a client in, or says why not.
+    /// Admits a client, or returns why not.
     pub(super) fn open(
         server: &Server,
         startup: &Startup,
@@ -91,8 +90,8 @@ impl Session {
                     session.wal_sender_timeout = parse_duration(&value, TimeUnit::Millisecond)
                         .map_err(|_| refusals::invalid_parameter_value(&name, &value))?;
                 }
-                // Those of a server's whole list are not known here; none of the others
-                // would change what a physical walsender does.
+                // A server's full list of settings is not known here; none of the others would
+                // change what a physical walsender does.
                 _ => {}
             }
         }
@@ -103,7 +102,7 @@ impl Session {
         for (name, value) in server.version.statuses(user, &session.application_name) {
             backend::parameter_status(out, name, &value);
         }
-        // Nobody can cancel anything here, so the key opens nothing.
+        // Nothing can be cancelled here, so the key has no use.
         backend::backend_key_data(out, pid, pid);
         backend::ready_for_query(out);
         Ok(session)

@@ -1,5 +1,5 @@
-//! Replication slots, in memory: enough for clients that insist on one. They keep no
-//! WAL, for a bench's primary has what its window has.
+//! Replication slots, in memory: enough for clients that require one. They keep no WAL: a bench's
+//! primary has only the WAL of its window.
 
 use crate::wal::Lsn;
 use crate::wire::refusal::Refusal;
@@ -16,11 +16,11 @@ pub(super) struct Slots(BTreeMap<String, Slot>);
 /// A physical slot.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Slot {
-    /// Gone when this connection is.
+    /// Dropped when this connection ends.
     pub(super) temporary_of: Option<u32>,
     /// Streams to this connection.
     pub(super) active: Option<u32>,
-    /// From where a primary would keep WAL.
+    /// Where a real primary would start to keep WAL.
     pub(super) restart: Option<Lsn>,
 }
 
@@ -71,8 +71,7 @@ impl Slots {
         Ok(())
     }
 
-    /// The stream of a connection that had a slot has ended, having been flushed to
-    /// `flush` at its end of the wire.
+    /// The stream of a connection with a slot has ended; the receiver had flushed up to `flush`.
     pub(super) fn release(&mut self, name: &str, flush: Lsn) {
         if let Some(slot) = self.0.get_mut(name) {
             slot.active = None;

@@ -123,7 +123,7 @@ impl Client {
         self.next(|message| assert_eq!(message, FromServer::CopyBoth));
     }
 
-    /// The next WAL, or none when the primary sent a keepalive.
+    /// The next WAL, or `None` when the primary sent a keepalive.
     fn receive(&mut self) -> Option<(Lsn, Vec<u8>)> {
         self.next(|message| {
             let FromServer::CopyData(payload) = message else { panic!("{message:?}") };
@@ -327,7 +327,7 @@ fn a_fixed_rate_is_an_open_loop() {
     let began = all[0].due;
     assert!(began >= before);
     for pair in all.windows(2) {
-        // Due when the WAL before it has had its time, however late it was made.
+        // It is due when the time for the WAL before it has passed, however late it was made.
         let bytes = pair[0].end.bytes_since(origin);
         let due = began.after(Duration::from_secs_f64(bytes as f64 / (8.0 * MIB as f64)));
         assert!(pair[1].due.0.abs_diff(due.0) < 1000, "{pair:?}");
@@ -383,8 +383,8 @@ fn an_open_loop_names_the_receiver_that_it_left_behind() {
     let deadline = Instant::now() + Duration::from_secs(20);
     while primary.progress().fault.is_none() {
         assert!(Instant::now() < deadline, "{:?}", primary.progress());
-        // It reads nothing until its socket is full and the window has gone by; then
-        // it has to see that something comes.
+        // It reads nothing until its socket is full and the window has passed; then it must get
+        // something.
         if primary.progress().finished {
             client.fill();
         }

@@ -1,5 +1,5 @@
-//! As which PostgreSQL the primary appears: the magic of its pages, and what it says of
-//! itself.
+//! The PostgreSQL version that the primary pretends to be: the magic of its pages, and what it
+//! reports about itself.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use std::str::FromStr;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct ServerVersion(u8);
 
-/// No version that WAL is written for.
+/// A version for which no WAL can be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("PostgreSQL versions from 13 to 18 are known")]
 pub struct UnknownVersion;
@@ -39,7 +39,7 @@ impl ServerVersion {
         }
     }
 
-    /// `server_version`: the first minor release, and who we are.
+    /// `server_version`: the first minor release, and our name.
     pub fn text(self) -> String {
         format!("{}.0 (walhub bench)", self.0)
     }

@@ -1,5 +1,4 @@
-//! A stream to one walreceiver: which WAL is the next message, and what the receiver
-//! says. No I/O.
+//! A stream to one walreceiver: the WAL of the next message, and the receiver's replies. No I/O.
 
 use super::session::{Extent, Session, removed};
 use crate::bench::truth::Truth;
@@ -29,7 +28,7 @@ impl Stream {
         Self { talk: Talk::new(Instant::now(), session.wal_sender_timeout), sent: start, slot }
     }
 
-    /// Appends the next message to `queue`; false when there is no WAL for one.
+    /// Appends the next message to `queue`; returns `false` when there is no WAL for one.
     pub(super) fn message(
         &mut self,
         truth: &Truth,
@@ -44,7 +43,7 @@ impl Stream {
             cut if cut < ready => cut.page_start(),
             _ => ready,
         };
-        // There is no message of 2^32 bytes and more.
+        // No message has 2^32 bytes or more.
         let len = usize::try_from(end.bytes_since(self.sent)).unwrap_or(0);
         let header = xlog_data_header(self.sent, ready, now(), len);
         let before = queue.len();
@@ -57,12 +56,12 @@ impl Stream {
         Ok(true)
     }
 
-    /// A keepalive behind everything made so far.
+    /// A keepalive after everything made so far.
     pub(super) fn keepalive(&self, request: ReplyRequest) -> Bytes {
         Bytes::copy_from_slice(&keepalive(self.sent, now(), request))
     }
 
-    /// Is there nothing left for it?
+    /// Has it been sent everything?
     pub(super) fn caught_up(&self, extent: Extent) -> bool {
         self.sent >= extent.end
     }

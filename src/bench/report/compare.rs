@@ -1,4 +1,4 @@
-//! Two runs, or two times several runs, side by side.
+//! Two runs, or two sets of runs, side by side.
 
 use super::{Latency, LoadFault, RunReport, say};
 use std::fmt::Write as _;
@@ -8,17 +8,17 @@ use std::{fs, io};
 /// Reports of one side.
 #[derive(Debug)]
 pub struct Side {
-    /// As it was called.
+    /// Its name, as given.
     pub name: String,
     /// At least one.
     pub reports: Vec<RunReport>,
 }
 
 impl Side {
-    /// From a file, several files with commas between them, or all `.json` of a folder.
+    /// Loads a file, several comma-separated files, or all `.json` files of a folder.
     ///
     /// # Errors
-    /// One of them cannot be read, or there is none.
+    /// A file cannot be read, or there is none.
     pub fn load(name: &str) -> Result<Self, LoadFault> {
         let mut paths: Vec<PathBuf> = Vec::new();
         for part in name.split(',') {
@@ -45,7 +45,7 @@ impl Side {
     }
 }
 
-/// How a figure is written.
+/// How a figure is formatted.
 type Unit = fn(f64) -> String;
 
 /// A figure that can be compared; smaller is better unless it is a throughput.
@@ -75,7 +75,7 @@ fn micros(value: f64) -> String {
     format!("{} µs", say::digits(value))
 }
 
-/// A time of a histogram that has any.
+/// A time from a histogram; `None` when the histogram is empty.
 fn time(latency: &Latency, value: u64) -> Option<f64> {
     (latency.count > 0).then_some(value as f64)
 }
@@ -171,8 +171,8 @@ fn rate(amount: u64, seconds: f64) -> Option<f64> {
     (amount > 0 && seconds > 0.0).then(|| amount as f64 / seconds)
 }
 
-/// The figures that both sides have. With several runs a side each is their median, and
-/// the smallest and the largest follow.
+/// The figures that both sides have. With several runs per side, each figure is their median,
+/// followed by the smallest and the largest.
 pub fn compare(a: &Side, b: &Side) -> String {
     let mut text = String::new();
     let mut line = |line: std::fmt::Arguments<'_>| {
@@ -218,7 +218,7 @@ fn of_runs(reports: &[RunReport]) -> String {
     }
 }
 
-/// What was run, each kind once.
+/// The plans of the runs, each kind once.
 fn plans(reports: &[RunReport]) -> Vec<String> {
     let mut plans: Vec<String> = Vec::new();
     for RunReport { plan, .. } in reports {
@@ -239,7 +239,7 @@ struct Spread {
 }
 
 impl Spread {
-    /// None when a run does not have the figure.
+    /// Returns `None` when a run lacks the figure.
     fn of(side: &Side, figure: &Figure) -> Option<Self> {
         let mut values = side.reports.iter().map(figure.read).collect::<Option<Vec<f64>>>()?;
         values.sort_by(f64::total_cmp);

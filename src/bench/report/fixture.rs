@@ -3,7 +3,7 @@
 use super::*;
 use hdrhistogram::Histogram;
 
-/// A tenth of a millisecond to some, with a tail.
+/// From a tenth of a millisecond to a few milliseconds, with a tail.
 pub(in crate::bench) fn histogram(scale: u64) -> Histogram<u64> {
     let mut histogram = Histogram::new_with_bounds(1, 3_600_000_000_000, 3).unwrap();
     for n in 1..=10_000u64 {

@@ -3,7 +3,7 @@
 use hdrhistogram::Histogram;
 use std::fmt::Write as _;
 
-/// Lines per halving of what is left above them.
+/// Lines for each halving of the remaining values.
 const TICKS: u32 = 5;
 
 /// The times in milliseconds, by percentile.
@@ -44,7 +44,7 @@ pub fn hgrm(histogram: &Histogram<u64>) -> String {
     text
 }
 
-/// As many as tell values of so many digits apart, in a power of two.
+/// The smallest power of two that distinguishes values of `digits` digits.
 fn sub_buckets(digits: u8) -> u32 {
     (2 * 10u32.pow(u32::from(digits))).next_power_of_two()
 }

@@ -1,4 +1,4 @@
-//! A histogram of times, and the figures that are read off it.
+//! A histogram of times, and the figures read from it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -27,8 +27,8 @@ pub struct Latency {
     pub p9999: u64,
     /// The longest.
     pub max: u64,
-    /// All of them: HdrHistogram's V2 encoding, deflated, in base 64, as its log files
-    /// hold it. Empty when there are none.
+    /// All times: HdrHistogram's V2 encoding, deflated, in base64, as in its log files. Empty when
+    /// there are none.
     pub histogram: String,
 }
 
@@ -54,7 +54,7 @@ impl From<&Histogram<u64>> for Latency {
 }
 
 impl Latency {
-    /// All the times; none when the text is no histogram.
+    /// All the times; `None` when the text is not a histogram.
     pub fn to_histogram(&self) -> Option<Histogram<u64>> {
         let bytes = STANDARD.decode(&self.histogram).ok()?;
         Deserializer::new().deserialize(&mut bytes.as_slice()).ok()

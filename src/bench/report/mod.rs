@@ -1,7 +1,7 @@
-//! What a run has found, for people and for programs.
+//! The results of a run, for people and for programs.
 //!
-//! A [`RunReport`] is what `--json` writes. All other forms, the table, the page, the
-//! comparison, are made from it and need nothing else.
+//! `--json` writes a [`RunReport`]. All other forms (the table, the page, the comparison) are made
+//! from it alone.
 
 pub mod compare;
 pub mod hgrm;
@@ -22,7 +22,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-/// The form of [`RunReport`]; another number is another form.
+/// The format version of [`RunReport`].
 pub const VERSION: u32 = 1;
 
 /// A run.
@@ -34,30 +34,30 @@ pub struct RunReport {
     pub walhub: String,
     /// When the run began, in UTC.
     pub date: String,
-    /// Where.
+    /// The machine it ran on.
     pub machine: Machine,
-    /// What was to be done.
+    /// The plan of the run.
     pub plan: PlanReport,
-    /// Whether all was as it has to be.
+    /// Whether everything was correct.
     pub verdict: Verdict,
     /// The figures.
     pub results: Results,
-    /// How it went.
+    /// Samples over time.
     pub series: Vec<Sample>,
 }
 
-/// What was to be done.
+/// The plan of the run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanReport {
     /// What kind of run.
     pub mode: Mode,
-    /// Whom the standbys received from.
+    /// The server that the standbys received from.
     pub server: String,
     /// What was written.
     pub load: String,
     /// How many standbys.
     pub standbys: usize,
-    /// Those among them that were not good ones, and what the good ones did together.
+    /// The standbys that were not good ones, and what the good ones did together.
     pub behaviours: Vec<String>,
     /// How WAL was checked.
     pub verify: String,
@@ -80,61 +80,61 @@ pub enum Mode {
     CatchUp,
 }
 
-/// Whether all was as it has to be.
+/// Whether everything was correct.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// False bytes, gaps, violations of the protocol.
+    /// Wrong bytes, gaps and protocol violations.
     pub faults: u64,
     /// The first of them.
     pub first_faults: Vec<FaultReport>,
-    /// What else kept the run from being what was planned.
+    /// Other deviations from the plan.
     pub problems: Vec<String>,
-    /// Somebody ended it early.
+    /// The run was ended early by a signal.
     pub interrupted: bool,
     /// WAL received by all standbys together, warm-up included.
     pub received_bytes: u64,
-    /// Of it, how much was found to be what it has to be.
+    /// The part of it that was found correct.
     pub verified_bytes: u64,
-    /// The rest, by why it was not verified.
+    /// The rest, by the reason why it was not verified.
     #[serde(default)]
     pub unverified: Vec<UnverifiedReport>,
 }
 
-/// Received WAL that nothing is known of.
+/// Received WAL that was not verified.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnverifiedReport {
-    /// Why: a key that programs know.
+    /// The reason, as a key for programs.
     pub reason: String,
-    /// Why, in words.
+    /// The reason, in words.
     pub text: String,
     /// How much.
     pub bytes: u64,
 }
 
 impl Verdict {
-    /// Nothing false was seen, and nothing else went wrong.
+    /// True when there were no faults and no other problems.
     pub fn is_good(&self) -> bool {
         self.faults == 0 && self.problems.is_empty()
     }
 }
 
-/// Something false.
+/// A fault.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultReport {
     /// The standby's number, from 1.
     pub standby: usize,
-    /// Where in the WAL.
+    /// The position in the WAL.
     pub lsn: String,
-    /// What.
+    /// The description.
     pub text: String,
 }
 
-/// The figures, of the measured part of the run.
+/// The figures of the measured part of the run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Results {
     /// How long the load was measured, in seconds.
     pub seconds: f64,
-    /// How long it took from there until the last byte had arrived, in seconds.
+    /// How long it then took until the last byte had arrived, in seconds.
     pub drained_after: f64,
     /// WAL written.
     pub wal_bytes: u64,
@@ -148,19 +148,19 @@ pub struct Results {
     pub messages: u64,
     /// Status updates sent.
     pub replies: u64,
-    /// Streams that began anew.
+    /// Streams that were restarted.
     pub reconnects: u64,
     /// Commits that not all good standbys received.
     pub incomplete_commits: u64,
-    /// The most that a commit was made behind its schedule, in nanoseconds.
+    /// The greatest delay of a commit against its schedule, in nanoseconds.
     pub generator_late: u64,
     /// From a commit's time to its receipt by each good standby.
     pub each: Latency,
-    /// By the first of them.
+    /// The same, for the first of them.
     pub first: Latency,
-    /// By the last of them.
+    /// The same, for the last of them.
     pub last: Latency,
-    /// What the committing client waited for, with a primary that has clients.
+    /// How long the committing client waited, with a primary that has clients.
     pub commit: Option<Latency>,
     /// Group by group.
     pub groups: Vec<GroupReport>,
@@ -168,18 +168,18 @@ pub struct Results {
     pub connect: Latency,
     /// Until all good standbys streamed, in seconds from the first connect.
     pub all_streaming: Option<f64>,
-    /// Storms of reconnects: how long each lasted, in seconds; none when it did not end.
+    /// How long each storm of reconnects lasted, in seconds; `None` when it did not end.
     pub storms: Vec<Option<f64>>,
-    /// How the WAL of a catch-up came to the server.
+    /// How the server received the WAL of a catch-up.
     pub ingest: Option<Ingest>,
-    /// What the server used.
+    /// The server's CPU time.
     pub cpu: Option<CpuReport>,
-    /// What the server held.
+    /// The server's memory.
     pub memory: Option<MemoryReport>,
 }
 
 impl Results {
-    /// What was received was received in so many seconds; the server's costs are of them.
+    /// The time in which WAL was received, in seconds; the server's costs refer to it.
     pub fn receiving_seconds(&self) -> f64 {
         self.seconds + self.drained_after
     }
@@ -198,31 +198,31 @@ pub struct GroupReport {
     pub messages: u64,
     /// Status updates sent.
     pub replies: u64,
-    /// Streams that began anew.
+    /// Streams that were restarted.
     pub reconnects: u64,
     /// From a commit's time to its receipt by each of them.
     pub each: Latency,
 }
 
-/// A server that was given WAL before anybody asked for it.
+/// How a server received WAL before the standbys asked for it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Ingest {
     /// How much.
     pub bytes: u64,
-    /// In so many seconds, until it was durable there.
+    /// Seconds until it was durable there.
     pub seconds: f64,
-    /// For so many seconds of CPU.
+    /// CPU seconds used for it.
     pub cpu_seconds: Option<f64>,
 }
 
 /// CPU time of the server's processes.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct CpuReport {
-    /// Seconds.
+    /// CPU seconds.
     pub seconds: f64,
-    /// Of one CPU, on average.
+    /// CPUs used, on average.
     pub cores: f64,
-    /// Seconds for each GiB delivered; none when little was.
+    /// Seconds for each GiB delivered; `None` when little was.
     pub per_gib: Option<f64>,
     /// Microseconds for each commit received by a standby.
     pub per_delivery: Option<f64>,
@@ -231,7 +231,7 @@ pub struct CpuReport {
 }
 
 impl CpuReport {
-    /// From what was used for what.
+    /// Derives the figures from the CPU time and the work done.
     pub fn new(cpu: f64, seconds: f64, bytes: u64, deliveries: u64, messages: u64) -> Self {
         let per = |count: u64, unit: f64| (count > 0).then(|| cpu / count as f64 * unit);
         Self {
@@ -247,25 +247,25 @@ impl CpuReport {
 /// Memory of the server's processes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryReport {
-    /// Before the standbys came; none when they were never not there.
+    /// Before the standbys connected; `None` when there was no such moment.
     pub before: Option<Memory>,
-    /// With all of them in their streams, before the load began.
+    /// With all of them streaming, before the load began.
     pub streaming: Memory,
     /// When the measuring ended.
     pub end: Memory,
-    /// The most that the host had in TCP buffers meanwhile.
+    /// The most that the host had in TCP buffers during the run.
     pub tcp_most: u64,
 }
 
 impl MemoryReport {
-    /// Private bytes that each standby costs the server, while nothing is written.
+    /// Private bytes that each standby costs the server while nothing is written.
     pub fn private_per_standby(&self, standbys: usize) -> Option<u64> {
         let grown = self.streaming.private.saturating_sub(self.before?.private);
         grown.checked_div(standbys as u64)
     }
 }
 
-/// The run at a moment.
+/// One sample of the run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// Seconds since measuring began; negative before.
@@ -276,7 +276,7 @@ pub struct Sample {
     pub delivered_bytes: u64,
     /// Bytes of WAL that the good standby furthest behind has not received.
     pub lag_last: u64,
-    /// Half of the good ones lag by no more.
+    /// The median lag of the good ones.
     pub lag_median: u64,
     /// Standbys in their streams.
     pub streaming: usize,
@@ -284,36 +284,36 @@ pub struct Sample {
     pub cpu: Option<f64>,
 }
 
-/// A file that holds no report.
+/// Why a file is not a usable report.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadFault {
-    /// Not to be read.
+    /// It cannot be read.
     #[error("could not read \"{0}\": {1}")]
     Read(String, io::Error),
-    /// Something else.
+    /// It has another format.
     #[error("\"{0}\" holds no report of a run: {1}")]
     Form(String, serde_json::Error),
-    /// Of another walhub.
+    /// It comes from another version of walhub.
     #[error("\"{path}\" has version {version} of the report; this walhub reads {VERSION}")]
     Version {
         /// The file.
         path: String,
-        /// What it says.
+        /// The version in it.
         version: u32,
     },
 }
 
 impl RunReport {
-    /// As JSON, with a line's end.
+    /// As JSON, with a final newline.
     pub fn to_json(&self) -> String {
         let text = serde_json::to_string_pretty(self);
         text.expect("numbers, strings and lists of them always make JSON") + "\n"
     }
 
-    /// From a file that holds it as JSON.
+    /// Loads it from a JSON file.
     ///
     /// # Errors
-    /// There is none, or it is of another version.
+    /// There is no report, or it is of another version.
     pub fn load(path: &Path) -> Result<Self, LoadFault> {
         #[derive(Deserialize)]
         struct Head {

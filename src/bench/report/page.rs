@@ -1,4 +1,4 @@
-//! A report as one page for browsers, with everything it needs in it.
+//! A report as one self-contained page for browsers.
 
 use super::plots::{Plot, plots};
 use super::{Latency, RunReport, say, table};
@@ -72,7 +72,7 @@ fn latencies(report: &RunReport) -> String {
 }
 
 fn figure(plot: &Plot) -> String {
-    // One line needs no name.
+    // A single line needs no name.
     let lines = plot.legend.iter().filter(|_| plot.legend.len() > 1);
     let legend: String = lines
         .map(|(name, colour)| {
@@ -118,7 +118,7 @@ fn facts_table(rows: Vec<(&str, String)>) -> String {
     format!("<table class=\"facts\">\n{}</table>\n", rows.collect::<String>())
 }
 
-/// What stands for itself.
+/// Escapes text for HTML.
 fn text(raw: &str) -> String {
     let mut escaped = String::with_capacity(raw.len());
     for c in raw.chars() {
@@ -146,7 +146,7 @@ mod tests {
         for outside in ["<script", "<link", "@import", "url(", "src="] {
             assert!(!html.contains(outside), "{outside}");
         }
-        // Of addresses only the name of SVG itself.
+        // The only address is SVG's namespace.
         assert_eq!(
             html.matches("http").count(),
             html.matches("http://www.w3.org/2000/svg").count()

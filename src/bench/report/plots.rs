@@ -1,7 +1,7 @@
 //! The plots of a page, as SVG.
 //!
-//! Text and grid are drawn in two colours that stand for the page's own: its style
-//! replaces them, so that the plots are light or dark as the page is.
+//! Text and grid are drawn in two placeholder colours. The page's style replaces them, so that the
+//! plots are light or dark like the page.
 
 mod axis;
 
@@ -14,7 +14,7 @@ const INK: RGBColor = RGBColor(0x10, 0x10, 0x10);
 /// Stands for its lines.
 const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
 
-/// Colours of the lines, told apart on light and on dark by everybody.
+/// Colours of the lines, distinguishable by everybody on light and on dark backgrounds.
 const COLOURS: [(RGBColor, &str); 3] = [
     (RGBColor(0x2f, 0x7e, 0xd8), "#2f7ed8"),
     (RGBColor(0xe0, 0x8a, 0x1e), "#e08a1e"),
@@ -39,7 +39,7 @@ struct Line {
     points: Vec<(f64, f64)>,
 }
 
-/// All that the report has something for.
+/// All plots for which the report has data.
 pub(super) fn plots(report: &RunReport) -> Vec<Plot> {
     let series = &report.series;
     [
@@ -77,7 +77,7 @@ fn latency(report: &RunReport) -> Option<Plot> {
         let mut points = Vec::new();
         for step in histogram.iter_quantiles(10) {
             let left = 1.0 - step.quantile_iterated_to();
-            // The last step has nothing left above it; it ends where one time would.
+            // Nothing is left above the last step, so it is drawn as if half a value were.
             let left = left.max(0.5 / histogram.len() as f64);
             points.push((-left.log10(), step.value_iterated_to() as f64 / 1e6));
         }
@@ -103,7 +103,7 @@ fn latency(report: &RunReport) -> Option<Plot> {
     )
 }
 
-/// What was written, and what a standby received on average.
+/// WAL written, and the average WAL that a standby received.
 fn throughput(report: &RunReport) -> Option<Plot> {
     let standbys = report.plan.standbys.max(1) as f64;
     let rates = |read: &dyn Fn(&Sample) -> f64| -> Vec<(f64, f64)> {
@@ -186,7 +186,7 @@ fn time_axis(series: &[Sample]) -> Option<Axis> {
     (to > from).then(|| Axis::new(Scale::Linear, from, to, axis::steps(from, to, label)))
 }
 
-/// From nothing to `most`, with round ticks in a unit of which there are some.
+/// From zero to `most`, with round ticks in a suitable unit.
 fn bytes_axis(most: f64) -> Axis {
     const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
     let most = most.max(10.0);

@@ -32,7 +32,7 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
-/// Bytes in a time.
+/// Bytes per second.
 pub fn rate(amount: u64, seconds: f64) -> String {
     if seconds <= 0.0 {
         return "-".to_owned();

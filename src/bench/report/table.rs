@@ -24,7 +24,7 @@ pub fn table(report: &RunReport) -> String {
     text
 }
 
-/// Is the WAL what it has to be, and what else was wrong?
+/// Whether the WAL was correct, and what else was wrong.
 pub fn verdict(report: &RunReport) -> Vec<String> {
     let verdict = &report.verdict;
     let (received, verified) = (verdict.received_bytes, verdict.verified_bytes);
@@ -87,7 +87,7 @@ fn latencies(text: &mut String, report: &RunReport) {
 pub(super) fn rows(report: &RunReport) -> Vec<(&'static str, String)> {
     let results = &report.results;
     let seconds = results.seconds;
-    // A server that keeps up needs a moment for the last bytes, no more.
+    // A server that keeps up needs only a moment for the last bytes.
     let drain = match results.drained_after {
         late if late < 0.5 => String::new(),
         late => format!(", and {} s until the last byte had arrived", say::digits(late)),
@@ -95,7 +95,7 @@ pub(super) fn rows(report: &RunReport) -> Vec<(&'static str, String)> {
     let mut rows = vec![("measured", format!("{} s{drain}", say::digits(seconds)))];
     if report.plan.mode == Mode::Live {
         let commits = match results.commits {
-            // Somebody else's are not counted.
+            // Commits of other clients are not counted.
             0 => String::new(),
             commits => format!(
                 "; {}, {}/s",

@@ -1,4 +1,4 @@
-//! Standbys receive what was written before they came.
+//! Standbys receive WAL that was written before they connected.
 
 use super::interrupt::Interrupt;
 use super::live::{Early, figures, verdict};
@@ -12,10 +12,10 @@ use crate::bench::standbys::{self, StartAt, identify};
 use crate::wal::Lsn;
 use std::time::{Duration, Instant};
 
-/// A run in which nothing moves for so long is over.
+/// A run without progress for this long is over.
 const STANDSTILL: Duration = Duration::from_secs(30);
 
-/// What is caught up with.
+/// The WAL of the catch-up.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bulk {
     pub(super) size: u64,
@@ -87,7 +87,7 @@ pub(super) fn catch_up(
         if shown.elapsed() >= INTERVAL {
             let written = timeline.look(&mut rig, Some(&fleet), watch);
             early.problems.extend(rig.trouble(&written));
-            // The most of what was seen while they streamed.
+            // Keeps the highest value seen while they streamed.
             let now = rig.memory();
             if now.map(|now| now.private) > streaming.map(|before| before.private) {
                 streaming = now;
@@ -102,11 +102,11 @@ pub(super) fn catch_up(
     timeline.look(&mut rig, Some(&fleet), watch);
     let result = fleet.stop();
     let server = rig.server.clone();
-    // Of a hub that ended by itself enough has been said.
+    // A hub that ended on its own was already reported.
     let hub = rig.stop().1;
     early.problems.extend(hub.filter(|_| early.problems.is_empty()));
     let mut results = figures(&result, seconds, 0.0, cpu);
-    // All of it was old when it was asked for: what they took says nothing.
+    // All of it was old when it was asked for, so these latencies mean nothing.
     (results.each, results.first, results.last) = Default::default();
     for group in &mut results.groups {
         group.each = Latency::default();
@@ -135,7 +135,7 @@ pub(super) fn catch_up(
     })
 }
 
-/// Writes the WAL and waits until the server has it on disk. Its beginning and its end.
+/// Writes the WAL and waits until the server has it on disk. Returns its start and its end.
 fn fill(
     rig: &mut Rig,
     timeline: &mut Timeline,
@@ -181,7 +181,7 @@ fn fill(
     }
 }
 
-/// Is the WAL up to `end` durable at the server? It says so itself to a primary of ours.
+/// Is the WAL up to `end` durable on the server? A hub of our own reports that to our primary.
 fn arrived(rig: &Rig, flushed: Option<Lsn>, end: Lsn) -> Result<bool, RunFault> {
     if let Some(flushed) = flushed {
         return Ok(flushed >= end);

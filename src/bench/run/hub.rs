@@ -15,38 +15,39 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// A hub that does not answer by then will not.
+/// A hub that does not answer within this time never will.
 const START: Duration = Duration::from_secs(20);
-/// A hub ends within five seconds, whatever happens.
+/// A hub always ends within five seconds; this allows some more.
 const END: Duration = Duration::from_secs(8);
 
-/// Subcommand of `walhub bench` that becomes the hub, see [`become_hub`].
+/// The subcommand of `walhub bench` that becomes the hub; see [`become_hub`].
 pub const CHILD: &str = "hub-of-this-run";
 
-/// What the hub is told.
+/// Options of the hub.
 #[derive(Debug, Clone, Default)]
 pub struct HubOptions {
-    /// The walhub to run; none is this program.
+    /// The walhub to run; `None` means this program.
     pub program: Option<PathBuf>,
-    /// Flags of `walhub serve`, each with its value if it has one. A later one takes the
-    /// place of an earlier one, and of what a run sets itself.
+    /// Flags of `walhub serve`, each with its value if it has one. A later flag replaces an earlier
+    /// one, and what the run itself sets.
     pub flags: Vec<Vec<String>>,
     /// Where its temporary directory is.
     pub directory: Option<PathBuf>,
 }
 
-/// A hub that runs; dropped, it is killed.
+/// A running hub. Dropping it kills it.
 #[derive(Debug)]
 pub(super) struct HubProcess {
     child: Child,
     conninfo: Conninfo,
     log: PathBuf,
-    /// Goes when the hub is gone.
+    /// Removed after the hub has ended.
     _scratch: Scratch,
 }
 
 impl HubProcess {
-    /// Starts it behind `primary` for so many standbys, and waits until it serves.
+    /// Starts it with `primary` as its upstream, for `standbys` standbys, and waits until it
+    /// serves.
     pub(super) fn start(
         options: &HubOptions,
         primary: SocketAddr,
@@ -65,7 +66,7 @@ impl HubProcess {
             None => std::env::current_exe().map_err(system("find this program"))?,
         };
         let mut command = Command::new(program);
-        // A run is what its arguments say, not what somebody's hub is set to.
+        // The arguments alone define a run, not the environment of some other hub.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("WALHUB_") {
                 command.env_remove(name);
@@ -86,7 +87,7 @@ impl HubProcess {
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
-            // Ctrl-C is for the run; it ends its hub itself.
+            // Ctrl-C must reach only the run, which ends its hub itself.
             .process_group(0)
             .spawn()
             .map_err(system("start the hub"))?;
@@ -129,7 +130,7 @@ impl HubProcess {
         self.child.id()
     }
 
-    /// What to say when it is gone before its time.
+    /// The message when it has ended too early.
     pub(super) fn ended(&mut self) -> Option<String> {
         match self.child.try_wait() {
             Ok(None) => None,
@@ -148,12 +149,12 @@ impl HubProcess {
         lines.iter().skip(lines.len().saturating_sub(LINES)).copied().collect::<Vec<_>>().join("\n")
     }
 
-    /// Ends it in good order; says what was wrong with its end.
+    /// Stops it cleanly; returns what went wrong, if anything.
     pub(super) fn stop(mut self) -> Option<String> {
         if let Some(end) = self.ended() {
             return Some(end);
         }
-        // It is our child and was not waited for: the number is still its own.
+        // It is our child and was not waited for, so the PID is still its own.
         if let Err(error) = kill_process(Pid::from_child(&self.child), Signal::TERM) {
             return Some(format!("the hub cannot be told to end: {error}"));
         }
@@ -175,13 +176,13 @@ fn bad_end(status: ExitStatus) -> Option<String> {
 
 impl Drop for HubProcess {
     fn drop(&mut self) {
-        // Both fail only when it is gone already.
+        // Both fail only when it has already ended.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// `walhub serve` takes each flag once: of those with the same name the last one stays.
+/// `walhub serve` takes each flag once: the last one of each name is kept.
 fn last_of_each(mut flags: Vec<Vec<String>>) -> Vec<Vec<String>> {
     let name = |flag: &[String]| {
         let word = flag.first().map_or("", String::as_str);
@@ -196,16 +197,16 @@ fn last_of_each(mut flags: Vec<Vec<String>>) -> Vec<Vec<String>> {
     flags
 }
 
-/// One that nobody listens on now. Somebody may before the hub does, and then it says so.
+/// A port that is free now. If another process takes it before the hub does, the hub reports that.
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// Becomes `walhub` with these arguments, in a process that ends when its parent does:
-/// a hub whose run was killed would stay for ever.
+/// Becomes `walhub` with these arguments, in a process that ends when its parent does. Otherwise a
+/// hub would run on after its run was killed.
 ///
 /// # Errors
-/// The program cannot be found, or not be run.
+/// The program cannot be found or run.
 pub fn become_hub(arguments: &[OsString]) -> io::Error {
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::TERM)) {
         return error.into();

@@ -1,4 +1,4 @@
-//! Ctrl-C: a run that somebody ends has a report all the same.
+//! Ctrl-C: an interrupted run still produces a report.
 
 use std::io;
 use std::sync::Arc;
@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Whether somebody wants an end. A second signal ends the process at once.
+/// Whether a signal asked for the end. A second signal ends the process at once.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt {
     set: Arc<AtomicBool>,
 }
 
 impl Interrupt {
-    /// From now on SIGINT and SIGTERM only say that they came.
+    /// From now on SIGINT and SIGTERM only set the flag.
     ///
     /// # Errors
-    /// The system has no thread or no signal for us.
+    /// A thread or a signal handler could not be set up.
     pub fn catch() -> io::Result<Self> {
         let caught = Self::default();
         let set = Arc::clone(&caught.set);
@@ -32,7 +32,7 @@ impl Interrupt {
                     _ = term.recv() => {}
                 }
                 if set.swap(true, Ordering::AcqRel) {
-                    // What a shell says of a program that SIGINT ended.
+                    // The status that a shell reports for a program ended by SIGINT.
                     std::process::exit(130);
                 }
             }
@@ -42,14 +42,14 @@ impl Interrupt {
         Ok(caught)
     }
 
-    /// Somebody wants an end.
+    /// A signal asked for the end.
     pub fn is_set(&self) -> bool {
         self.set.load(Ordering::Acquire)
     }
 
-    /// Waits until `instant`, or until somebody wants an end.
+    /// Waits until `instant`, or until a signal asks for the end.
     pub fn wait_until(&self, instant: Instant) {
-        /// Nobody notices a later answer.
+        /// A person does not notice this delay.
         const LOOK: Duration = Duration::from_millis(50);
         while !self.is_set() {
             let left = instant.saturating_duration_since(Instant::now());

@@ -1,4 +1,4 @@
-//! Standbys receive what is being written.
+//! Standbys receive WAL as it is written.
 
 use super::interrupt::Interrupt;
 use super::rig::Rig;
@@ -12,13 +12,13 @@ use crate::bench::standbys::{self, Fleet, FleetResult, Group, Sums, Unverified};
 use crate::wal::Lsn;
 use std::time::{Duration, Instant};
 
-/// When nothing has come for so long, the last bytes are on nobody's way.
+/// When nothing has come for this long, no more bytes will.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Connecting goes on as long as somebody succeeds now and then.
+/// Connecting continues as long as some standby succeeds within this time.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// How long.
+/// How long the parts of a run last.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Span {
     pub(super) warm_up: Duration,
@@ -83,7 +83,7 @@ pub(super) fn live(
     let result = fleet.stop();
     let truth = rig.server.clone();
     let (commit, hub) = rig.stop();
-    // Of a hub that ended by itself enough has been said.
+    // A hub that ended on its own was already reported.
     early.problems.extend(hub.filter(|_| early.problems.is_empty()));
 
     let mut results = figures(&result, seconds, drained_after, cpu);
@@ -144,7 +144,7 @@ fn connect(
     }
 }
 
-/// Samples for so long, or until something ends the run.
+/// Samples for `span`, or until something ends the run.
 fn run_for(
     span: Duration,
     rig: &mut Rig,
@@ -183,7 +183,7 @@ fn drain(
     let (mut slowest, mut moved, mut shown) = (Lsn::INVALID, Instant::now(), Instant::now());
     loop {
         let written = rig.source.written();
-        // Somebody else's clients write on; there is no end to wait for.
+        // Foreign clients continue to write, so there is no end to wait for.
         let Some(end) = written.end else { return };
         let progress = fleet.progress();
         early.faults = progress.faults > 0;
@@ -205,7 +205,8 @@ fn drain(
                 .push(format!("nothing came for {DRAIN:?} after the load's end; {lacks}"));
             return;
         }
-        // Who ended the load by Ctrl-C gets its last bytes; then nobody has to wait.
+        // After a Ctrl-C that ended the load, the wait lasts as long as bytes keep coming. A Ctrl-C
+        // during the wait ends it at once.
         if interrupt.is_set() && (!already || moved.elapsed() > INTERVAL) {
             early.interrupted = true;
             return;
@@ -218,7 +219,7 @@ fn drain(
     }
 }
 
-/// What the standbys have seen, as the report says it.
+/// The standbys' results, in the report's form.
 pub(super) fn figures(
     result: &FleetResult,
     seconds: f64,
@@ -288,8 +289,8 @@ pub(super) fn verdict(result: &FleetResult, early: Early) -> Verdict {
     }
 }
 
-/// What was received is counted by the streams' positions, what it turned out to be by
-/// the checks: a run in which the two differ proves nothing.
+/// Received bytes are counted by the streams' positions, and judged bytes by the checks. A run in
+/// which the two differ proves nothing.
 fn difference(received: u64, sums: Sums) -> Option<String> {
     let judged = sums.total();
     (judged != received).then(|| {

@@ -1,8 +1,8 @@
 //! A run from its first process to its report.
 //!
-//! With nothing else given, the server is a hub of our own: a child process of this
-//! binary, so that the kernel keeps its books apart from those of the load. The primary
-//! and the standbys are threads of this process.
+//! By default the server is a hub of our own: a child process of this binary, so that the kernel
+//! accounts for it separately from the load. The primary and the standbys are threads of this
+//! process.
 
 mod catch_up;
 mod hub;
@@ -27,40 +27,40 @@ use crate::wire::conninfo::Conninfo;
 use std::io;
 use std::time::{Duration, SystemTime};
 
-/// A run that is to be.
+/// The plan of a run.
 #[derive(Debug, Clone)]
 pub struct RunPlan {
-    /// Whom the standbys receive from.
+    /// The server that the standbys receive from.
     pub server: ServerPlan,
     /// What is written.
     pub load: Load,
     /// The standbys.
     pub fleet: FleetOptions,
-    /// What is done with them.
+    /// What the run does with them.
     pub work: Work,
-    /// How much of the newest WAL is kept to compare with; none leaves it to us.
+    /// How much of the newest WAL is kept for comparison; `None` means automatic.
     pub window: Option<u64>,
-    /// What was typed, for the report.
+    /// The command's arguments, for the report.
     pub arguments: Vec<String>,
 }
 
-/// Whom the standbys receive from.
+/// The server that the standbys receive from.
 #[derive(Debug, Clone)]
 pub enum ServerPlan {
-    /// A hub of our own behind a synthetic primary.
+    /// A hub of our own with a synthetic primary as its upstream.
     Hub {
-        /// As which PostgreSQL the primary appears.
+        /// The PostgreSQL version that the primary pretends to be.
         version: ServerVersion,
         /// Size of its segments.
         segment_size: SegmentSize,
         /// The hub.
         hub: HubOptions,
     },
-    /// Somebody else's server.
+    /// A foreign server.
     Target {
         /// Where it is.
         target: Box<Conninfo>,
-        /// As it was typed.
+        /// The conninfo as given.
         text: String,
         /// Where to commit, and over how many connections.
         commits: Option<(Box<Conninfo>, usize)>,
@@ -80,7 +80,7 @@ pub struct FleetOptions {
     pub verify: Verify,
     /// What they report.
     pub replies: Replies,
-    /// Those that are not good ones.
+    /// The standbys that are not good ones.
     pub behaviours: Behaviours,
     /// Prefix of their names.
     pub names: String,
@@ -88,16 +88,16 @@ pub struct FleetOptions {
     pub slots: Slots,
     /// Connections begun per second.
     pub connect_rate: Option<u32>,
-    /// Of what is random.
+    /// The seed for random choices.
     pub seed: u64,
 }
 
-/// What is done.
+/// The kind of run.
 #[derive(Debug, Clone, Copy)]
 pub enum Work {
     /// Standbys receive what is being written.
     Live {
-        /// Before measuring begins.
+        /// How long the load runs before measuring begins.
         warm_up: Duration,
         /// How long is measured.
         duration: Duration,
@@ -123,24 +123,24 @@ pub enum Starts {
 /// Why there was no run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunFault {
-    /// Nobody to talk to.
+    /// A server cannot be reached.
     #[error("{0}")]
     Unreachable(String),
-    /// The operating system.
+    /// An error of the operating system.
     #[error("could not {0}: {1}")]
     System(&'static str, io::Error),
     /// The plan does not work out.
     #[error("{0}")]
     Plan(String),
-    /// Ended before anything was measured.
+    /// It was interrupted before anything was measured.
     #[error("interrupted")]
     Interrupted,
 }
 
-/// Runs it.
+/// Runs a plan.
 ///
 /// # Errors
-/// Nothing was measured. That a server sends false WAL is no error but a result.
+/// Nothing was measured. A server that sends wrong WAL is a result, not an error.
 pub fn run(
     plan: RunPlan,
     interrupt: &Interrupt,
@@ -180,7 +180,7 @@ pub fn run(
     })
 }
 
-/// What a run came to.
+/// The outcome of a run.
 #[derive(Debug)]
 struct Outcome {
     server: String,
@@ -191,12 +191,12 @@ struct Outcome {
 }
 
 impl FleetOptions {
-    /// Those that finish what there is to receive.
+    /// The number of standbys that receive everything.
     fn finishing(&self) -> usize {
         self.standbys.saturating_sub(self.behaviours.stalled.map_or(0, |stalled| stalled.count))
     }
 
-    /// The good ones.
+    /// The number of good ones.
     pub fn good(&self) -> usize {
         let Behaviours { slow, stalled, flapping, .. } = &self.behaviours;
         let bad = slow.map_or(0, |slow| slow.count)
@@ -214,7 +214,7 @@ impl FleetOptions {
         }
     }
 
-    /// `flush`, or how often.
+    /// `flush`, or the interval.
     pub fn replies_name(&self) -> String {
         match self.replies {
             Replies::Flush => "flush".to_owned(),
@@ -222,7 +222,7 @@ impl FleetOptions {
         }
     }
 
-    /// Those that are not good ones, a line each.
+    /// The groups that are not good ones, one line each.
     fn describe(&self) -> Vec<String> {
         let Behaviours { slow, stalled, flapping, storm } = &self.behaviours;
         let mut lines = Vec::new();

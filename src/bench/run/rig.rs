@@ -1,4 +1,4 @@
-//! Everything that a run needs beside its standbys.
+//! Everything that a run needs besides its standbys.
 
 use super::hub::HubProcess;
 use super::interrupt::Interrupt;
@@ -17,7 +17,7 @@ use crate::wire::conninfo::Conninfo;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-/// WAL that is kept to compare with, unless somebody says otherwise.
+/// The default size of the WAL kept for comparison.
 const WINDOW: u64 = 256 << 20;
 
 /// Commits that the run remembers for its slowest standbys.
@@ -34,16 +34,16 @@ pub(super) struct Rig {
     pub(super) truth_from: TruthFrom,
     /// The server before the load begins.
     pub(super) identity: Identity,
-    /// For the report.
+    /// Its description for the report.
     pub(super) server: String,
     hub: Option<HubProcess>,
     meter: Option<CpuMeter>,
-    /// End of the WAL when we came.
+    /// End of the WAL when the run began.
     start: Lsn,
 }
 
 impl Rig {
-    /// Builds it for `load`; nothing is written yet.
+    /// Builds it; nothing is written yet.
     pub(super) fn build(
         plan: &RunPlan,
         load: Load,
@@ -139,7 +139,7 @@ impl Rig {
         })
     }
 
-    /// A fleet for this server as the options say.
+    /// The plan of a fleet for this server, according to the options.
     pub(super) fn fleet(&self, options: &FleetOptions) -> FleetPlan {
         let mut plan = FleetPlan::new(
             self.target.clone(),
@@ -170,8 +170,8 @@ impl Rig {
         Some(Memory::of(self.meter.as_ref()?.servers()))
     }
 
-    /// WAL written since the run began: ours by the source's word, somebody else's by
-    /// what came.
+    /// WAL written since the run began: for our own primary, what the source reports; otherwise,
+    /// what was received.
     pub(super) fn wal_bytes(&self, written: &Written) -> u64 {
         match self.source {
             Source::Others => self.truth.end().bytes_since(self.start),
@@ -179,13 +179,13 @@ impl Rig {
         }
     }
 
-    /// What ended the run before its time.
+    /// What ended the run early.
     pub(super) fn trouble(&mut self, written: &Written) -> Option<String> {
         let load = written.fault.as_ref().map(|fault| format!("the load: {fault}"));
         load.or_else(|| self.hub.as_mut()?.ended())
     }
 
-    /// Takes it apart. The second is what was wrong with the hub's end.
+    /// Stops everything. The second value is what went wrong when the hub stopped.
     pub(super) fn stop(self) -> (Option<hdrhistogram::Histogram<u64>>, Option<String>) {
         let hub = self.hub.and_then(HubProcess::stop);
         (self.source.stop(), hub)
@@ -196,8 +196,8 @@ fn reach(target: &Conninfo) -> Result<Identity, RunFault> {
     identify(std::slice::from_ref(target)).map_err(|error| RunFault::Unreachable(error.to_string()))
 }
 
-/// Everything of a catch-up if memory allows: standbys outside the window have to walk
-/// what they receive, and that takes time from the machine that is measured.
+/// The whole catch-up if memory allows: standbys outside the window must walk what they receive,
+/// which takes CPU time from the measured machine.
 fn window(plan: &RunPlan, total: Option<u64>) -> u64 {
     if let Some(window) = plan.window {
         return window;

@@ -1,18 +1,18 @@
-//! A folder for the time of a run.
+//! A temporary folder for a run.
 
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-/// A folder of our own, removed with what is in it.
+/// A folder of our own; dropping it removes it with its contents.
 #[derive(Debug)]
 pub(super) struct Scratch {
     path: PathBuf,
 }
 
 impl Scratch {
-    /// Under `parent`, or where the system keeps what is temporary.
+    /// Creates it under `parent`, or in the system's temporary directory.
     pub(super) fn create(parent: Option<&Path>) -> io::Result<Self> {
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
         let mut random = [0; 8];

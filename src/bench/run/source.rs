@@ -6,7 +6,7 @@ use crate::wal::Lsn;
 use hdrhistogram::Histogram;
 use std::time::Duration;
 
-/// A primary of our own, our commits on somebody else's, or nothing of ours.
+/// A primary of our own, our commits on a foreign one, or only foreign writers.
 #[derive(Debug)]
 pub(super) enum Source {
     Primary(Primary),
@@ -14,20 +14,20 @@ pub(super) enum Source {
     Others,
 }
 
-/// How far it is.
+/// Its progress.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Written {
     pub(super) bytes: u64,
     pub(super) commits: u64,
-    /// End of the WAL, when it is ours to say.
+    /// End of the WAL, when we determine it.
     pub(super) end: Option<Lsn>,
-    /// What was sent before a pause is in that.
+    /// `end` includes everything sent before a pause.
     pub(super) settled: bool,
-    /// How far behind the schedule since this was asked last.
+    /// The greatest delay against the schedule since the last query.
     pub(super) late: Duration,
     pub(super) finished: bool,
     pub(super) fault: Option<String>,
-    /// What the slowest receiver says that it has flushed.
+    /// The flush position that the slowest receiver reports.
     pub(super) flushed: Option<Lsn>,
 }
 
@@ -86,7 +86,7 @@ impl Source {
         }
     }
 
-    /// Ends it; what its clients waited for, if it has clients.
+    /// Stops it; returns how long its clients waited, if it has clients.
     pub(super) fn stop(self) -> Option<Histogram<u64>> {
         match self {
             Self::Primary(primary) => {

@@ -1,4 +1,4 @@
-//! What is written down of a run while it goes on.
+//! What is recorded while a run is in progress.
 
 use super::rig::Rig;
 use super::source::Written;
@@ -6,7 +6,7 @@ use crate::bench::report::{Sample, say};
 use crate::bench::standbys::{Fleet, FleetProgress};
 use std::time::{Duration, Instant};
 
-/// Between two samples.
+/// The time between two samples.
 pub(super) const INTERVAL: Duration = Duration::from_millis(250);
 
 /// What a run is doing.
@@ -16,16 +16,16 @@ pub enum Phase {
     Filling,
     /// Standbys connect.
     Connecting,
-    /// The load runs, nothing is measured yet.
+    /// The load runs, but nothing is measured yet.
     WarmUp,
     /// Measuring.
     Measuring,
-    /// The load has stopped; the last bytes are on their way.
+    /// The load has stopped; the last bytes are in transit.
     Draining,
 }
 
 impl Phase {
-    /// For a status line.
+    /// Its name in a status line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Filling => "filling",
@@ -40,33 +40,33 @@ impl Phase {
 /// A run at a moment.
 #[derive(Debug, Clone)]
 pub struct Moment {
-    /// What it does.
+    /// What the run is doing.
     pub phase: Phase,
-    /// How long since that began, and how long it will take if that is known.
+    /// How long the phase has lasted.
     pub elapsed: Duration,
-    /// See `elapsed`.
+    /// How long the phase will last in total, if known.
     pub planned: Option<Duration>,
     /// The figures.
     pub sample: Sample,
-    /// WAL written per second since the moment before.
+    /// WAL written per second since the previous moment.
     pub written_rate: f64,
-    /// WAL received per second since the moment before, by all together.
+    /// WAL received per second since the previous moment, by all standbys together.
     pub delivered_rate: f64,
-    /// Cores that the server used since the moment before.
+    /// CPUs that the server used since the previous moment.
     pub cores: Option<f64>,
     /// Commits since the run began.
     pub commits: u64,
-    /// The standbys; none before they exist.
+    /// The standbys; `None` before they exist.
     pub fleet: Option<FleetProgress>,
-    /// Commit to receipt by the last standby, so far: half, and 99 of a hundred.
+    /// Time from commit to receipt by the last standby, so far: median and 99th percentile.
     pub last: Option<(u64, u64)>,
 }
 
-/// Whoever looks at a run.
+/// An observer of a run.
 pub trait Watch {
-    /// Something begins.
+    /// A step begins.
     fn step(&mut self, text: &str);
-    /// So it stands.
+    /// A new sample.
     fn moment(&mut self, moment: &Moment);
 }
 
@@ -109,7 +109,7 @@ impl Timeline {
         (self.phase, self.phase_began, self.planned) = (phase, now, planned);
     }
 
-    /// Writes a sample down and shows it.
+    /// Records a sample and shows it.
     pub(super) fn look(
         &mut self,
         rig: &mut Rig,
@@ -153,7 +153,7 @@ impl Timeline {
         written
     }
 
-    /// The most that the load was behind while it was measured, in nanoseconds.
+    /// The greatest delay of the load while it was measured, in nanoseconds.
     pub(super) fn late(&self) -> u64 {
         u64::try_from(self.late.as_nanos()).unwrap_or(u64::MAX)
     }
@@ -162,7 +162,7 @@ impl Timeline {
         self.tcp_most
     }
 
-    /// The series, with times as they are from the beginning of measuring.
+    /// The series, with times relative to the start of measuring.
     pub(super) fn finish(self) -> Vec<Sample> {
         let zero = self.zero.unwrap_or(self.began).duration_since(self.began).as_secs_f64();
         let shift = |sample: Sample| Sample { at: sample.at - zero, ..sample };
@@ -171,7 +171,7 @@ impl Timeline {
 }
 
 impl Moment {
-    /// In one line.
+    /// The moment in one line.
     pub fn line(&self) -> String {
         let mut text = format!("{:<10} {:5.1} s", self.phase.name(), self.elapsed.as_secs_f64());
         if let Some(planned) = self.planned {

@@ -1,5 +1,5 @@
-//! A connection's thread: takes the next commit of the schedule, waits until it is due,
-//! sends it, waits for its answer.
+//! A connection's thread: it takes the next commit of the schedule, waits until it is due, sends
+//! it, and waits for the answer.
 
 use super::link::{Goes, Link, LinkFault, Patience};
 use super::order::Order;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// header and prefix, the commit.
 const OVERHEAD: u64 = 104;
 
-/// How long an answer is waited for after the load has been stopped.
+/// How long to wait for an answer after the load has been stopped.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// What the threads share.
@@ -34,12 +34,12 @@ pub(super) struct Shared {
 
 #[derive(Debug)]
 struct State {
-    /// None before the load begins.
+    /// `None` before the load begins.
     schedule: Option<Schedule>,
     random: Random,
     /// Bytes of the commits taken from the schedule.
     taken: u64,
-    /// How many of them wait until they are due.
+    /// How many of them are not due yet.
     waiting: usize,
     order: Order,
     /// End of the WAL when the load began.
@@ -54,10 +54,10 @@ struct State {
     fault: Option<String>,
 }
 
-/// Where the server's WAL ends since the last commit was sent.
+/// Whether the end of the server's WAL is known since the last commit was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EndOfWal {
-    /// To be asked for when nothing is under way.
+    /// It must be asked for when no commit is in progress.
     Unknown,
     Asked,
     Known,
@@ -78,7 +78,7 @@ enum Job {
         due: Nanos,
         size: u64,
     },
-    /// Asks for the end of the WAL when nothing is under way.
+    /// Asks for the end of the WAL when no commit is in progress.
     Settle,
     End,
 }
@@ -166,7 +166,7 @@ impl Shared {
                 return Job::End;
             }
             if state.origin.is_none() {
-                // Another client asks where the load begins.
+                // Another client is asking where the load begins.
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
@@ -288,8 +288,7 @@ impl State {
     }
 }
 
-/// Up to an hour. (A histogram that grows by itself does not grow for a record that
-/// saturates.)
+/// Up to an hour. (An auto-resizing histogram does not grow for a saturating record.)
 fn histogram() -> Histogram<u64> {
     const HOUR: u64 = 3_600_000_000_000;
     Histogram::new_with_bounds(1, HOUR, 3)

@@ -12,16 +12,16 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// The longest answer; ours are a position long.
+/// The longest answer; the expected ones are a single position.
 const MAX_MESSAGE: usize = 1 << 20;
 
-/// How often a wait looks whether it has to go on.
+/// How often a wait checks whether it must continue.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Why there is no connection, or no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkFault {
-    /// Nobody knows who we are.
+    /// There is no user name.
     #[error("no user name: the connection string has none, nor has the operating system")]
     NoUser,
     /// No host could be reached.
@@ -32,7 +32,7 @@ pub enum LinkFault {
         /// Why.
         error: io::Error,
     },
-    /// The server does not let us in.
+    /// The server refuses the login.
     #[error(transparent)]
     Login(#[from] LoginFault),
     /// The server refuses a query.
@@ -44,27 +44,27 @@ pub enum LinkFault {
     /// It cannot be reached any more.
     #[error("connection lost: {0}")]
     Io(#[from] io::Error),
-    /// What it says is no message.
+    /// It sent something that is not a valid message.
     #[error("the server's messages make no sense: {0}")]
     Protocol(#[from] Malformed),
-    /// It answers with something else than one row.
+    /// Its answer is not exactly one row.
     #[error("the server did not answer with one row")]
     NoRow,
-    /// Nobody waits any longer.
+    /// The answer took too long.
     #[error("the server did not answer in time")]
     TimedOut,
 }
 
-/// Until when an answer is waited for.
+/// How long to wait for an answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Patience<'a> {
     /// Until this time.
     Until(Instant),
-    /// For as long as this says so.
+    /// For as long as this says to.
     While(&'a dyn Goes),
 }
 
-/// Says whether a wait has to go on.
+/// Says whether a wait must continue.
 pub(super) trait Goes: std::fmt::Debug {
     fn goes(&self) -> bool;
 }
@@ -91,11 +91,11 @@ enum Socket {
     Unix(UnixStream),
 }
 
-/// How long connecting and logging in may take when `connect_timeout` does not say.
+/// How long connecting and logging in may take when `connect_timeout` is not set.
 const CONNECT: Duration = Duration::from_secs(30);
 
 impl Link {
-    /// Connects to the first host that lets us in.
+    /// Connects to the first host that accepts the login.
     pub(super) fn open(conninfo: &Conninfo, application_name: &str) -> Result<Self, LinkFault> {
         let mut last = LinkFault::NoUser;
         for host in &conninfo.hosts {
@@ -209,7 +209,7 @@ impl Drop for Link {
     fn drop(&mut self) {
         let mut out = BytesMut::new();
         frontend::terminate(&mut out);
-        // A server that does not hear it sees the socket close.
+        // A server that does not get it sees the socket close.
         drop(self.socket.write_all(&out));
     }
 }

@@ -1,9 +1,8 @@
 //! Commits on a real primary, for runs against a server that does not get its WAL from
 //! a synthetic one: `pg_logical_emit_message`, which writes WAL and nothing else.
 //!
-//! A commit's place in the WAL is the end of its message, which the server answers with;
-//! its commit record follows. Both are flushed together, and walsenders send what is
-//! flushed.
+//! A commit's position in the WAL is the end of its message, which the server returns; the commit
+//! record follows. Both are flushed together, and walsenders send what is flushed.
 
 mod client;
 mod link;
@@ -23,15 +22,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What is to be committed, and where.
+/// What to commit, and where.
 #[derive(Debug)]
 pub struct SqlPlan {
     /// The primary. An ordinary connection, not one for replication.
     pub target: Conninfo,
-    /// The load; of the profile's features rate, bursts and commit sizes are honoured.
+    /// The load. Of the profile's features, only rate, bursts and commit sizes are honoured.
     pub load: Load,
-    /// Connections. A commit waits for one that is free, so there must be enough for the
-    /// rate.
+    /// Connections. A commit waits for a free one, so there must be enough for the rate.
     pub clients: usize,
     /// The run's clock.
     pub clock: Clock,
@@ -39,20 +37,20 @@ pub struct SqlPlan {
     pub commits: Arc<Commits>,
 }
 
-/// How far the commits are.
+/// The progress of the commits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SqlProgress {
     /// Commits answered.
     pub commits: u64,
-    /// WAL of the server from the load's beginning to the last answer: everybody's.
+    /// The server's WAL from the start of the load to the last answer, whoever wrote it.
     pub bytes: u64,
     /// End of the last commit that was answered; after a pause the end of the server's
     /// WAL.
     pub end: Lsn,
     /// Every commit has been answered, and `end` is the end of the server's WAL.
     pub settled: bool,
-    /// The most that a commit was sent behind its schedule since this was asked last:
-    /// because all connections were busy.
+    /// The greatest delay of a commit against its schedule since the last query: all connections
+    /// were busy.
     pub late: Duration,
     /// The load's total has been made.
     pub finished: bool,
@@ -60,18 +58,18 @@ pub struct SqlProgress {
     pub fault: Option<String>,
 }
 
-/// What the commits came to.
+/// The results of the commits.
 #[derive(Clone, Debug)]
 pub struct SqlResult {
-    /// At the end.
+    /// The progress at the end.
     pub progress: SqlProgress,
-    /// From due to answered, in nanoseconds: what an application would see.
+    /// Nanoseconds from due to answered: what an application would see.
     pub latency: Histogram<u64>,
-    /// From sent to answered, in nanoseconds: what the server took.
+    /// Nanoseconds from sent to answered: the time that the server took.
     pub service: Histogram<u64>,
 }
 
-/// Commits that are being made. Dropped, they stop.
+/// Commits in progress. Dropping this stops them.
 #[derive(Debug)]
 pub struct SqlCommits {
     shared: Arc<Shared>,
@@ -94,29 +92,28 @@ pub fn start(plan: SqlPlan) -> Result<SqlCommits, LinkFault> {
 }
 
 impl SqlCommits {
-    /// The load begins, or goes on after a pause.
+    /// Starts the load, or resumes it after a pause.
     pub fn begin(&self) {
         self.shared.begin();
     }
 
-    /// No more commits are sent. When the last one is answered, [`Commits::known`] goes
-    /// to the end of the server's WAL.
+    /// Sends no more commits. When the last one is answered, [`Commits::known`] advances to the end
+    /// of the server's WAL.
     pub fn pause(&self) {
         self.shared.pause();
     }
 
-    /// Measuring begins: the histograms are empty from here.
+    /// Starts measuring: clears the histograms.
     pub fn mark(&self) {
         self.shared.mark();
     }
 
-    /// How far it is.
+    /// The progress.
     pub fn progress(&self) -> SqlProgress {
         self.shared.progress()
     }
 
-    /// Pauses, waits for what is under way, for five seconds at most, and closes the
-    /// connections.
+    /// Pauses, waits up to five seconds for commits in progress, and closes the connections.
     pub fn stop(mut self) -> SqlResult {
         self.halt();
         self.shared.result()
@@ -125,7 +122,7 @@ impl SqlCommits {
     fn halt(&mut self) {
         self.shared.stop();
         for client in self.clients.drain(..) {
-            // One that panicked has left nothing behind that is needed here.
+            // A thread that panicked left nothing that is needed here.
             drop(client.join());
         }
     }

@@ -1,18 +1,18 @@
-//! Puts the answers of several connections into the order of the WAL.
+//! Puts the answers of several connections into WAL order.
 //!
-//! Two commits may be answered in another order than they stand in the WAL. But what
-//! was sent after an answer stands behind what was answered; so an answer can be
-//! passed on when nothing is under way that was sent before a smaller one had come.
+//! Commits may be answered in a different order than they have in the WAL. But a commit sent after
+//! an answer comes after the answered one in the WAL. So an answer can be passed on when no commit
+//! is in progress that could still get a smaller position.
 
 use crate::bench::clock::Nanos;
 use crate::wal::Lsn;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-/// Commits under way, and answers that wait for others.
+/// Commits in progress, and answers that wait for others.
 #[derive(Debug, Default)]
 pub(super) struct Order {
-    /// By client: the highest answer when its commit was sent.
+    /// The highest answer when a commit was sent, by client.
     under_way: BTreeMap<usize, Lsn>,
     answered: BinaryHeap<Reverse<(Lsn, Nanos)>>,
     highest: Lsn,
@@ -24,29 +24,29 @@ impl Order {
         self.under_way.insert(client, self.highest);
     }
 
-    /// It is answered.
+    /// Its commit is answered.
     pub(super) fn answered(&mut self, client: usize, end: Lsn, due: Nanos) {
         self.under_way.remove(&client);
         self.answered.push(Reverse((end, due)));
         self.highest = self.highest.max(end);
     }
 
-    /// It never will be.
+    /// Its commit will never be answered.
     pub(super) fn lost(&mut self, client: usize) {
         self.under_way.remove(&client);
     }
 
-    /// Is nothing under way?
+    /// Is no commit in progress?
     pub(super) fn is_idle(&self) -> bool {
         self.under_way.is_empty()
     }
 
-    /// No commit will come that ends here or before.
+    /// No further commit will end at or before this.
     pub(super) fn complete_to(&self) -> Lsn {
         self.under_way.values().min().map_or(self.highest, |floor| *floor)
     }
 
-    /// The next commit in the order of the WAL.
+    /// The next commit in WAL order.
     pub(super) fn next(&mut self) -> Option<(Lsn, Nanos)> {
         let floor = self.complete_to();
         let Reverse((end, _)) = self.answered.peek()?;
@@ -70,7 +70,7 @@ mod tests {
         let (mut out, mut sent) = (Vec::new(), 0);
         while out.len() < 2000 {
             let client = usize::try_from(random.below(8)).unwrap();
-            // A commit gets its place in the WAL at any time between send and answer.
+            // A commit gets its position in the WAL at any time between send and answer.
             match clients[client] {
                 None if sent < 2000 => {
                     order.sent(client);

@@ -1,4 +1,4 @@
-//! Where a fleet connects to, and how its sockets are made.
+//! Where a fleet connects to, and how its sockets are created.
 
 use crate::upstream::credentials;
 use crate::wire::conninfo::{Conninfo, Host, HostAddr, Keepalives};
@@ -8,20 +8,20 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs};
 use std::time::Duration;
 
-/// Connections from one source address: fewer than the ports that Linux gives out, with
-/// room for those that have just been closed.
+/// Connections per source address: fewer than Linux has ephemeral ports, with room for recently
+/// closed ones.
 const CONNECTIONS_PER_SOURCE: u64 = 20_000;
 
-/// One address of a server, and who we are there.
+/// One address of a server, and our user there.
 #[derive(Debug, Clone)]
 pub(super) struct Endpoint {
     pub(super) address: SockAddr,
-    /// For messages.
+    /// Its name in messages.
     pub(super) name: String,
     pub(super) user: String,
     pub(super) password: Option<Secret>,
     pub(super) options: Option<String>,
-    /// For a connection and its login.
+    /// The timeout for a connection and its login.
     pub(super) timeout: Option<Duration>,
     keepalives: Keepalives,
     tcp_user_timeout: Option<Duration>,
@@ -74,8 +74,8 @@ fn addresses(host: &Host) -> io::Result<Vec<SockAddr>> {
 }
 
 impl Endpoint {
-    /// A socket on its way to the server, and not blocking. `ordinal` counts the
-    /// connections of this process.
+    /// A non-blocking socket that is connecting to the server. `ordinal` counts the connections of
+    /// this process.
     pub(super) fn connect(&self, ordinal: u64) -> io::Result<Socket> {
         let socket = self.socket()?;
         socket.set_nonblocking(true)?;
@@ -89,7 +89,7 @@ impl Endpoint {
         }
     }
 
-    /// A connected socket that blocks.
+    /// A connected, blocking socket.
     pub(super) fn connect_and_wait(&self, timeout: Duration) -> io::Result<Socket> {
         let socket = self.socket()?;
         socket.connect_timeout(&self.address, timeout)?;
@@ -130,8 +130,8 @@ impl Endpoint {
         }
     }
 
-    /// An address of our own when those of one would not suffice. All of 127.0.0.0/8 is
-    /// here; elsewhere the system chooses.
+    /// A source address, for when the ports of one do not suffice. All of 127.0.0.0/8 is local; for
+    /// other targets the system chooses.
     fn source(&self, ordinal: u64) -> Option<SocketAddr> {
         let target = self.address.as_socket_ipv4()?;
         let nth = u8::try_from(ordinal / CONNECTIONS_PER_SOURCE % 250).ok()?;

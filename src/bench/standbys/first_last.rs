@@ -1,4 +1,4 @@
-//! The first and the last of all good standbys to receive a commit, over all threads.
+//! The first and the last of all good standbys to receive a commit, across all threads.
 
 use super::outcome::histogram;
 use crate::bench::clock::Nanos;
@@ -9,19 +9,19 @@ use std::collections::VecDeque;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Done {
     pub(super) due: Nanos,
-    /// The first and the last of the thread's; none when it has no such standbys.
+    /// The first and the last receipt on the thread; `None` when it has no such standbys.
     pub(super) times: Option<(Nanos, Nanos)>,
-    /// Somebody's time is not known.
+    /// The time of some standby is unknown.
     pub(super) lost: bool,
 }
 
-/// Merges what the threads report, each in the order of the commits.
+/// Merges the threads' reports, each of which is in commit order.
 #[derive(Debug)]
 pub(super) struct FirstLast {
     /// Number of the first entry.
     base: u64,
     entries: VecDeque<Done>,
-    /// The threads have reported the commits before these.
+    /// The number of the next commit to be reported, by thread.
     done_to: Vec<u64>,
     since: Nanos,
     first: Histogram<u64>,
@@ -42,7 +42,7 @@ impl FirstLast {
         }
     }
 
-    /// Only commits from then on count.
+    /// Only commits from `since` on count.
     pub(super) fn mark(&mut self, since: Nanos) {
         self.since = since;
         self.first.reset();
@@ -50,7 +50,7 @@ impl FirstLast {
         self.lost = 0;
     }
 
-    /// A thread is done with these commits, of which the first is number `from`.
+    /// A thread has finished these commits; the first has number `from`.
     pub(super) fn take(&mut self, thread: usize, from: u64, done: &[Done]) {
         let unknown = Done { due: Nanos(0), times: None, lost: true };
         for (number, done) in (from..).zip(done) {
@@ -92,7 +92,7 @@ impl FirstLast {
         }
     }
 
-    /// Half of the commits, and 99 of a hundred, reached everybody within these times.
+    /// The median and the 99th percentile of the times until a commit reached every good standby.
     pub(super) fn last_so_far(&self) -> Option<(u64, u64)> {
         let at = |quantile| self.last.value_at_quantile(quantile);
         (!self.last.is_empty()).then(|| (at(0.5), at(0.99)))
@@ -131,7 +131,7 @@ mod tests {
         books.take(0, 0, &[done(10, Some((20, 30))), done(20, Some((25, 26)))]);
         books.take(1, 0, &[done(10, Some((15, 60)))]);
         assert_eq!(books.result(2).2, 2, "the third thread has not spoken");
-        // It has no good standbys.
+        // This thread has no good standbys.
         books.take(2, 0, &[done(10, None), done(20, None)]);
         let (first, last, missing) = books.result(2);
         assert_eq!((first.len(), first.max(), last.max(), missing), (1, 5, 50, 1));

@@ -1,19 +1,19 @@
-//! A server's stream taken apart while it arrives: WAL is handed on in whatever pieces
-//! come, only what is no WAL is gathered.
+//! Parses a server's stream as it arrives: WAL is passed on in whatever pieces arrive, and only
+//! other messages are buffered.
 
 use crate::wal::Lsn;
 use crate::wire::copy::{FromSender, ReplyRequest, XLOG_DATA_HEADER};
 use crate::wire::frame::{FRAME_HEADER, Malformed, next_frame};
 
-/// The longest message that is no WAL.
+/// The longest message other than WAL.
 const MAX_OTHER: usize = 64 << 10;
 
-/// What came.
+/// The next part of the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Came<'a> {
     /// An XLogData message begins, with WAL from here on.
     Message(Lsn),
-    /// WAL of the message at hand.
+    /// WAL of the current message.
     Wal(&'a [u8]),
     /// A keepalive.
     Keepalive(ReplyRequest),
@@ -21,10 +21,10 @@ pub(super) enum Came<'a> {
     Other(Vec<u8>),
 }
 
-/// Where in a message the stream is.
+/// The parser's position in a message.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
-    /// WAL of the message at hand that is still to come.
+    /// WAL bytes of the current message that are still to come.
     left: u32,
     have: u8,
     head: [u8; XLOG_DATA_HEADER],
@@ -32,24 +32,24 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    /// WAL of the message at hand that is still to come.
+    /// WAL bytes of the current message that are still to come.
     pub(super) const fn left(&self) -> usize {
         self.left as usize
     }
 
-    /// So much of the WAL at hand was dropped unseen.
+    /// `bytes` bytes of the current WAL were dropped unseen.
     pub(super) fn skip(&mut self, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.left = self.left.saturating_sub(bytes);
     }
 
-    /// Takes the next thing from the front of `bytes`; none when it has to go on with
-    /// what comes next, and then nothing of `bytes` is left.
+    /// Takes the next part from the front of `bytes`. Returns `None` when it needs more; then
+    /// nothing of `bytes` is left.
     pub(super) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Option<Came<'a>>, Malformed> {
         if self.left > 0 {
             return Ok(self.wal(bytes));
         }
-        // The usual case: the whole header lies there.
+        // The usual case: the whole header has arrived.
         if self.have == 0
             && self.other.is_empty()
             && let Some((head, rest)) = bytes.split_first_chunk::<XLOG_DATA_HEADER>()
@@ -72,7 +72,7 @@ impl Frames {
         Some(Came::Wal(wal))
     }
 
-    /// A header of XLogData.
+    /// Parses a header of XLogData.
     fn message<'a>(&mut self, head: &[u8; XLOG_DATA_HEADER]) -> Result<Came<'a>, Malformed> {
         let [tag, l0, l1, l2, l3, payload @ ..] = head;
         let length = i32::from_be_bytes([*l0, *l1, *l2, *l3]);
@@ -86,7 +86,7 @@ impl Frames {
         }
     }
 
-    /// A header in pieces, or another message.
+    /// Buffers a header in pieces, or another message.
     fn gather<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Option<Came<'a>>, Malformed> {
         while let Some((&byte, rest)) = bytes.split_first() {
             if !self.other.is_empty() {
@@ -101,7 +101,7 @@ impl Frames {
             if have <= FRAME_HEADER {
                 if have == FRAME_HEADER && self.head[0] != b'd' {
                     self.begin_other()?;
-                    // A message without a body is whole already.
+                    // A message without a body is already whole.
                     if let Some(came) = self.whole_other()? {
                         return Ok(Some(came));
                     }
@@ -122,11 +122,11 @@ impl Frames {
         Ok(None)
     }
 
-    /// What was taken for a header belongs to a message of another kind.
+    /// What looked like a header belongs to a message of another kind.
     fn begin_other(&mut self) -> Result<(), Malformed> {
         let have = usize::from(std::mem::take(&mut self.have));
         self.other.extend_from_slice(self.head.get(..have).unwrap_or_default());
-        // An impossible length shows before anything is gathered.
+        // An impossible length is detected before anything is buffered.
         next_frame(&self.other, MAX_OTHER).map(drop)
     }
 
@@ -149,7 +149,7 @@ impl Frames {
         }
         match FromSender::parse(frame.body) {
             Ok(FromSender::Keepalive { reply, .. }) => {
-                // Keepalives are many: the buffer stays.
+                // Keepalives are frequent, so the buffer is kept.
                 self.other.clear();
                 Ok(Some(Came::Keepalive(reply)))
             }
@@ -165,7 +165,7 @@ mod tests {
     use crate::wire::time::PgTime;
     use proptest::prelude::*;
 
-    /// What came, with WAL joined.
+    /// The parts that came, with WAL joined.
     fn taken(bytes: &[u8], cuts: &[usize]) -> Result<Vec<(char, u64, Vec<u8>)>, Malformed> {
         let mut frames = Frames::default();
         let mut seen: Vec<(char, u64, Vec<u8>)> = Vec::new();

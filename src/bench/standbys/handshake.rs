@@ -1,4 +1,4 @@
-//! From a connection to a stream, as a walreceiver goes about it. Bytes in, bytes out.
+//! From a connection to a stream, with a walreceiver's steps. Bytes in, bytes out.
 
 use super::endpoint::Endpoint;
 use crate::upstream::login::{Login, LoginFault, Progress, create_slot, start_replication};
@@ -12,7 +12,7 @@ use bytes::BytesMut;
 /// The longest message expected before the stream.
 const MAX_MESSAGE: usize = 1 << 20;
 
-/// A handshake under way.
+/// A handshake in progress.
 pub(super) struct Handshake {
     step: Step,
     unread: BytesMut,
@@ -27,7 +27,7 @@ enum Step {
     Start,
 }
 
-/// What IDENTIFY_SYSTEM said.
+/// The answer to IDENTIFY_SYSTEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) system_id: String,
@@ -40,16 +40,16 @@ pub(super) struct Wish {
     pub(super) start: Lsn,
     pub(super) tli: TimelineId,
     pub(super) slot: Option<String>,
-    /// Set when the slot is to be created first: for a server of this version.
+    /// The server's version, when the slot must be created first.
     pub(super) create_slot: Option<u32>,
 }
 
-/// How far it is.
+/// The progress of a handshake.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Write what there is to write, read on.
+    /// Write the output and continue to read.
     Underway,
-    /// CopyBothResponse came; this came behind it.
+    /// CopyBothResponse came, followed by these bytes.
     Streaming(BytesMut),
 }
 
@@ -83,7 +83,7 @@ pub(super) fn startup(endpoint: &Endpoint, application_name: &str, out: &mut Byt
 }
 
 impl Handshake {
-    /// Its first packet goes into `out`.
+    /// Begins a handshake; puts the first packet into `out`.
     pub(super) fn begin(endpoint: &Endpoint, application_name: &str, out: &mut BytesMut) -> Self {
         startup(endpoint, application_name, out);
         let login = Login::new(&endpoint.user, endpoint.password.clone());
@@ -91,7 +91,7 @@ impl Handshake {
         Self { step, unread: BytesMut::new(), error: None, seen: None }
     }
 
-    /// Takes what came. `wish` is asked once the server has said where it is.
+    /// Takes received bytes. `wish` is called once the server has reported its position.
     pub(super) fn take(
         &mut self,
         bytes: &[u8],
@@ -114,7 +114,7 @@ impl Handshake {
         }
     }
 
-    /// True: the stream begins.
+    /// Returns `true` when the stream begins.
     fn message(
         &mut self,
         message: &FromServer<'_>,

@@ -1,8 +1,7 @@
 //! What a thread's standbys have received, commit by commit.
 //!
-//! The thread copies each commit once from the run's list; its standbys walk along that
-//! copy. A receipt beyond what is known of the commits waits until more is known, with
-//! the time of its arrival.
+//! The thread copies each commit once from the run's list; its standbys advance along that copy. A
+//! receipt past the known commits waits, with its arrival time, until more are known.
 
 use super::first_last::{Done, FirstLast};
 use super::outcome::histogram;
@@ -16,10 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Commits that a thread remembers for its slowest standbys.
 const MAX_COMMITS: usize = 1 << 19;
-/// Receipts that wait for the commits they are of.
+/// Receipts that wait for their commits.
 const MAX_WAITING: usize = 1 << 20;
 
-/// One thread's books.
+/// One thread's ledger.
 pub(super) struct Ledger {
     commits: Arc<Commits>,
     first_last: Arc<Mutex<FirstLast>>,
@@ -42,7 +41,7 @@ struct Account {
     group: Group,
     /// The first commit that it has not received.
     next: u64,
-    /// Counts for the first and the last of all.
+    /// It counts for the first and the last receipt.
     counted: bool,
 }
 
@@ -76,12 +75,12 @@ impl Ledger {
         }
     }
 
-    /// One more standby; they are numbered from 0.
+    /// Adds a standby; they are numbered from 0.
     pub(super) fn open(&mut self, group: Group) {
         self.accounts.push(Account { group, next: 0, counted: false });
     }
 
-    /// A standby's first stream begins at `at`. The good ones count from now on.
+    /// A standby's first stream begins at `at`. A good one counts from now on.
     pub(super) fn join(&mut self, standby: usize, at: Lsn) {
         self.learn();
         let next = self.commits.first_behind(at);
@@ -123,7 +122,7 @@ impl Ledger {
         self.waiting.push_back(Receipt { standby, end, at });
     }
 
-    /// What has become clear goes to the books of all threads.
+    /// Passes finished commits to the record shared by all threads.
     pub(super) fn settle(&mut self) {
         if !self.waiting.is_empty() || self.tally.is_idle() {
             self.learn();
@@ -143,7 +142,7 @@ impl Ledger {
         !self.waiting.is_empty()
     }
 
-    /// Only commits from then on count.
+    /// Only commits from `since` on count.
     pub(super) fn mark(&mut self, since: Nanos) {
         self.since = since;
         self.each.iter_mut().for_each(Histogram::reset);
@@ -156,7 +155,7 @@ impl Ledger {
         }
     }
 
-    /// Copies what is new of the commits.
+    /// Copies new commits.
     fn learn(&mut self) {
         let known = self.commits.known();
         if known <= self.known {
@@ -168,7 +167,7 @@ impl Ledger {
         self.known = known;
         let Some(begin) = self.scratch.first().map(|commit| commit.number) else { return };
         if begin != next {
-            // They left the run's list before anybody here looked.
+            // They were dropped from the run's list before this thread saw them.
             self.list.clear();
             self.first = begin;
             self.tally.skip_to(begin);
@@ -189,7 +188,7 @@ impl Ledger {
         self.forgotten[group] += passed;
         account.next += passed;
         if account.counted && passed > 0 {
-            // It has them all the same; nobody knows since when.
+            // It has them nevertheless; the time is unknown.
             self.tally.passed(account.next - passed, account.next);
         }
         let offset = usize::try_from(account.next - self.first).unwrap_or(usize::MAX);
@@ -212,7 +211,7 @@ impl Ledger {
     }
 }
 
-/// Who of a thread's good standbys has which commit.
+/// How many of a thread's good standbys have which commit.
 #[derive(Default)]
 struct Tally {
     members: u32,
@@ -225,7 +224,7 @@ struct Entry {
     seen: u32,
     first: Nanos,
     last: Nanos,
-    /// Some have it since nobody knows when.
+    /// Some standbys have it since an unknown time.
     blurred: bool,
 }
 
@@ -235,7 +234,7 @@ impl Tally {
         self.entries.push_back(Entry { due, seen: 0, first, last, blurred: false });
     }
 
-    /// Nobody waits for anything: what comes is done at once.
+    /// Are there no members, so that each commit is finished at once?
     fn is_idle(&self) -> bool {
         self.members == 0
     }
@@ -246,13 +245,13 @@ impl Tally {
         self.first = number;
     }
 
-    /// One more, who needs the commits from `next` on.
+    /// Adds a member that needs the commits from `next` on.
     fn join(&mut self, next: u64) {
         self.members += 1;
         self.before(next, |entry| entry.seen += 1);
     }
 
-    /// One less, who has the commits before `next`.
+    /// Removes a member that has the commits before `next`.
     fn leave(&mut self, next: u64) {
         self.members = self.members.saturating_sub(1);
         self.before(next, |entry| entry.seen = entry.seen.saturating_sub(1));
@@ -281,7 +280,7 @@ impl Tally {
         }
     }
 
-    /// Moves to `done` the commits that all have.
+    /// Moves the commits that all members have to `done`.
     fn drain(&mut self, done: &mut Vec<Done>) {
         while let Some(entry) = self.entries.pop_front_if(|entry| entry.seen >= self.members) {
             self.first += 1;
@@ -313,7 +312,7 @@ mod tests {
     }
 
     impl Books {
-        /// Counts and highest values of the first and of the last.
+        /// Counts and maxima of the first and of the last.
         fn first_last(&mut self) -> [(u64, u64); 2] {
             self.ledger.settle();
             let books = self.shared.lock().unwrap();
@@ -370,7 +369,7 @@ mod tests {
         }
         books.ledger.receipt(0, Lsn::new(400), Nanos(50));
         books.ledger.receipt(1, Lsn::new(100), Nanos(60));
-        // Comes late: it needs only the last commit.
+        // It joins late and needs only the last commit.
         books.ledger.join(2, Lsn::new(350));
         assert_eq!(books.first_last(), [(1, 49), (1, 59)]);
         books.ledger.leave(1);

@@ -1,12 +1,12 @@
-//! Synthetic standbys: thousands in one process, each with a connection of its own, who
-//! receive as walreceivers do, check what they receive, and say when it came.
+//! Synthetic standbys: thousands in one process, each with a connection of its own. They receive as
+//! walreceivers do, check what they receive, and record when it came.
 //!
-//! A few threads share them, each with an epoll and one receive buffer. A standby itself
-//! is some hundred bytes: WAL is looked at where the kernel put it and never gathered.
+//! A few threads share them, each with an epoll and one receive buffer. A standby itself takes some
+//! hundred bytes: WAL is checked in the receive buffer and never collected.
 //!
-//! A receipt is stamped when `recv` returns. A thread serves its standbys one after the
-//! other, so the microseconds that each receive and check takes are in the latencies of
-//! those that became readable with it; replies go out behind them.
+//! A receipt is timestamped when `recv` returns. A thread serves its standbys one after the other,
+//! so the microseconds of each receive and check are part of the latencies of those that became
+//! readable at the same time. Replies are sent afterwards.
 
 mod endpoint;
 mod first_last;
@@ -40,19 +40,19 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
 
-/// Descriptors of a process beside its standbys' sockets.
+/// Descriptors of a process besides its standbys' sockets.
 const RESERVED_DESCRIPTORS: u64 = 256;
 
-/// A fleet at sea.
+/// A running fleet.
 pub struct Fleet {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<Report>>,
 }
 
-/// Starts a fleet: looks at the target, then lets everybody connect.
+/// Starts a fleet: identifies the target, then lets all standbys connect.
 ///
 /// # Errors
-/// The target cannot be reached, or there are not enough descriptors for so many.
+/// The target cannot be reached, or there are not enough descriptors.
 pub fn start(mut plan: FleetPlan) -> io::Result<Fleet> {
     plan.threads = plan.threads.clamp(1, plan.standbys.max(1));
     raise_descriptor_limit(plan.standbys as u64)?;
@@ -73,12 +73,12 @@ pub fn start(mut plan: FleetPlan) -> io::Result<Fleet> {
 }
 
 impl Fleet {
-    /// What the target said of itself.
+    /// What the target reported about itself.
     pub fn identity(&self) -> &Identity {
         &self.shared.identity
     }
 
-    /// How it stands.
+    /// Its progress.
     pub fn progress(&self) -> FleetProgress {
         let shared = &self.shared;
         let sum = |n: usize| {
@@ -114,8 +114,8 @@ impl Fleet {
         }
     }
 
-    /// Measuring begins: counts and histograms start anew, and only commits that are due
-    /// from now on are in them.
+    /// Starts measuring: counts and histograms are reset, and only commits that are due from now on
+    /// count.
     pub fn mark(&self) {
         let now = self.shared.plan.clock.now();
         let books = &self.shared.first_last;
@@ -124,8 +124,8 @@ impl Fleet {
         self.shared.wake();
     }
 
-    /// Nanoseconds from a commit's time to its receipt by the last of the good ones, since
-    /// the mark: half of the commits took no longer, 99 of a hundred took no longer.
+    /// Nanoseconds from a commit's due time to its receipt by the last of the good ones, since the
+    /// mark: median and 99th percentile.
     pub fn last_so_far(&self) -> Option<(u64, u64)> {
         let books = self.shared.first_last.lock().unwrap_or_else(PoisonError::into_inner);
         books.last_so_far()
@@ -136,7 +136,7 @@ impl Fleet {
         self.shared.storm();
     }
 
-    /// Everybody disconnects; what was seen.
+    /// Disconnects all standbys and returns the results.
     pub fn stop(mut self) -> FleetResult {
         let shared = Arc::clone(&self.shared);
         let reports = self.join();
@@ -185,7 +185,7 @@ impl Fleet {
     fn join(&mut self) -> Vec<Report> {
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.wake();
-        // A thread that panicked has nothing to report, and ended the process.
+        // A thread that panicked has nothing to report, and has ended the process.
         self.threads.drain(..).filter_map(|thread| thread.join().ok()).collect()
     }
 }
@@ -200,7 +200,7 @@ fn add(sum: &mut hdrhistogram::Histogram<u64>, part: &hdrhistogram::Histogram<u6
     sum.add(part).expect("all histograms have the same bounds, see `histogram`");
 }
 
-/// As many as the system lets this process have.
+/// Raises the descriptor limit as far as the system allows.
 fn raise_descriptor_limit(standbys: u64) -> io::Result<()> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let needed = standbys.saturating_add(RESERVED_DESCRIPTORS);

@@ -1,4 +1,4 @@
-//! What a fleet has to say, while it runs and at its end.
+//! What a fleet reports, while it runs and at its end.
 
 use super::plan::Group;
 use super::sums::Sums;
@@ -10,13 +10,13 @@ use std::fmt;
 /// A fleet at a moment. Counts are of all groups, since its start.
 #[derive(Debug, Clone, Default)]
 pub struct FleetProgress {
-    /// On their way to a stream.
+    /// Connecting.
     pub connecting: usize,
-    /// In their streams.
+    /// Streaming.
     pub streaming: usize,
-    /// Waiting for their next attempt, or given up after a fault.
+    /// Waiting for the next attempt, or given up after a fault.
     pub failed: usize,
-    /// Have received all that they were to receive.
+    /// Finished receiving.
     pub finished: usize,
     /// WAL received.
     pub bytes: u64,
@@ -24,23 +24,22 @@ pub struct FleetProgress {
     pub messages: u64,
     /// Status updates sent.
     pub replies: u64,
-    /// What the received WAL has turned out to be. Their total is what was received once
-    /// the fleet has stopped; before, some of it waits for more to come.
+    /// The results of checking the received WAL. After the fleet has stopped, they add up to the
+    /// received WAL; before that, some of it still waits for more.
     pub sums: Sums,
-    /// Received position of the good one that is furthest behind; 0/0 until all of them
-    /// have streamed.
+    /// Received position of the good one furthest behind; 0/0 until all of them have streamed.
     pub slowest: Lsn,
-    /// Half of the good ones have received up to here.
+    /// Median received position of the good ones.
     pub median: Lsn,
-    /// Received position of the good one that is furthest ahead.
+    /// Received position of the good one furthest ahead.
     pub fastest: Lsn,
-    /// Streams that began anew.
+    /// Streams that were restarted.
     pub reconnects: u64,
     /// Attempts to connect that failed, and streams that the server ended.
     pub refusals: u64,
     /// Faults seen.
     pub faults: u64,
-    /// When the good ones streamed all at once for the first time.
+    /// When all good ones were streaming for the first time.
     pub all_streaming: Option<Nanos>,
     /// When the last one finished.
     pub all_finished: Option<Nanos>,
@@ -48,17 +47,17 @@ pub struct FleetProgress {
     pub last_refusal: Option<String>,
 }
 
-/// What a fleet has seen. Counts and histograms are of the time since
+/// The results of a fleet. Counts and histograms cover the time since
 /// [`Fleet::mark`](super::Fleet::mark).
 #[derive(Debug, Clone)]
 pub struct FleetResult {
-    /// Group by group; those without members have none of anything.
+    /// The groups; those without members have only zeros.
     pub groups: Vec<GroupResult>,
-    /// Nanoseconds from a commit's time to its receipt by the first of the good ones.
+    /// Nanoseconds from a commit's due time to its receipt by the first of the good ones.
     pub first: Histogram<u64>,
-    /// Likewise by the last of them.
+    /// The same for the last of them.
     pub last: Histogram<u64>,
-    /// Commits that not all of the good ones have received.
+    /// Commits that not all good ones have received.
     pub incomplete_commits: u64,
     /// Nanoseconds from the call of connect to CopyBothResponse, since the fleet's start.
     pub connect: Histogram<u64>,
@@ -72,7 +71,7 @@ pub struct FleetResult {
     pub end: FleetProgress,
 }
 
-/// What one group has seen.
+/// The results of one group.
 #[derive(Debug, Clone)]
 pub struct GroupResult {
     /// Which.
@@ -85,34 +84,34 @@ pub struct GroupResult {
     pub messages: u64,
     /// Status updates sent.
     pub replies: u64,
-    /// Streams that began anew.
+    /// Streams that were restarted.
     pub reconnects: u64,
-    /// What the received WAL turned out to be. What was received before the mark may have
-    /// waited for more until after it.
+    /// The results of checking the received WAL. They may include WAL that was received before the
+    /// mark and checked after it.
     pub sums: Sums,
-    /// Nanoseconds from a commit's time to its receipt, each by each.
+    /// Nanoseconds from a commit's due time to its receipt by each standby.
     pub each: Histogram<u64>,
-    /// Receipts that came too late to be judged: the commit was forgotten.
+    /// Receipts that came too late to be measured: the commit was forgotten.
     pub forgotten: u64,
 }
 
 /// A storm of reconnects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StormSeen {
-    /// When everybody disconnected.
+    /// When all good standbys disconnected.
     pub at: Nanos,
-    /// When everybody streamed again.
+    /// When all of them streamed again.
     pub over: Option<Nanos>,
 }
 
-/// Something that must not be.
+/// A fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// The standby's number, from 1.
     pub standby: usize,
-    /// Where.
+    /// Its position in the WAL.
     pub at: Lsn,
-    /// What, the position included.
+    /// The description, the position included.
     pub text: String,
 }
 
@@ -122,7 +121,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Up to an hour, three digits.
+/// A histogram of up to an hour, with three significant digits.
 pub(super) fn histogram() -> Histogram<u64> {
     const HOUR: u64 = 3_600_000_000_000;
     Histogram::new_with_bounds(1, HOUR, 3)

@@ -1,4 +1,4 @@
-//! What a fleet is to do.
+//! The plan of a fleet.
 
 use super::scout::Identity;
 use crate::bench::clock::Clock;
@@ -15,8 +15,8 @@ use std::time::Duration;
 pub struct FleetPlan {
     /// Where they connect to; hosts are tried in this order.
     pub target: Vec<Conninfo>,
-    /// What the target says of itself, for a target that does not answer yet; else it is
-    /// asked at the start.
+    /// What the target would report about itself, if it does not answer yet. Otherwise it is asked
+    /// at the start.
     pub identity: Option<Identity>,
     /// How many.
     pub standbys: usize,
@@ -30,42 +30,41 @@ pub struct FleetPlan {
     pub verify: Verify,
     /// What they report.
     pub replies: Replies,
-    /// Those that are not good ones, and what the good ones do together.
+    /// The standbys that are not good ones, and what the good ones do together.
     pub behaviours: Behaviours,
     /// Prefix of their `application_name`; their number follows, from 1.
     pub names: String,
     /// Whether they use replication slots.
     pub slots: Slots,
-    /// Connections begun per second, at first; none begins all at once.
+    /// Connections begun per second at the start; `None` begins all at once.
     pub connect_rate: Option<u32>,
-    /// `wal_receiver_timeout`: after half of it in silence they ask for a sign of life,
-    /// after all of it they reconnect. Zero never.
+    /// `wal_receiver_timeout`: after half of it in silence they ask for a reply, after all of it
+    /// they reconnect. Zero disables both.
     pub receiver_timeout: Duration,
-    /// Between two failed attempts to connect.
+    /// The pause after a failed attempt to connect.
     pub retry: Duration,
     /// The run's clock.
     pub clock: Clock,
-    /// The WAL as it has to be.
+    /// The correct WAL.
     pub truth: Arc<Truth>,
-    /// Who fills it.
+    /// Where it comes from.
     pub truth_from: TruthFrom,
-    /// When which commit was due.
+    /// When each commit was due.
     pub commits: Arc<Commits>,
-    /// Of what is random.
+    /// The seed for random choices.
     pub seed: u64,
 }
 
 /// Where a stream begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartAt {
-    /// With the page that the server has flushed last.
+    /// At the start of the page with the server's flush position.
     Current,
-    /// With the segment that the server has flushed last, as a stock standby does.
+    /// At the start of the segment with the server's flush position, as a stock standby does.
     Segment,
     /// At the start of the page that holds this position.
     At(Lsn),
-    /// The first standby as `At(from)`, the last one near `to`, the others evenly
-    /// between.
+    /// The first standby at `At(from)`, the last one near `to`, the others evenly in between.
     Spread {
         /// The one furthest behind.
         from: Lsn,
@@ -74,11 +73,11 @@ pub enum StartAt {
     },
 }
 
-/// How received WAL is checked. That messages continue each other is checked always.
+/// How received WAL is checked. The continuity of messages is always checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verify {
-    /// Byte by byte with the truth; where that does not reach, by page headers, record
-    /// chain and record checksums.
+    /// Byte by byte against the truth; outside its window, by page headers, record chain and record
+    /// checksums.
     Full,
     /// A CRC-32C over each MiB, compared with that of the truth or of the first standby
     /// that received it.
@@ -87,27 +86,26 @@ pub enum Verify {
     Off,
 }
 
-/// What a standby reports, beside answers that the server asks for.
+/// What a standby reports, besides answers that the server asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replies {
-    /// Its position so often (pg_receivewal); zero is never.
+    /// Its position at this interval, like pg_receivewal; zero means never.
     Interval(Duration),
-    /// As a walreceiver: after each batch of WAL one reply when it is written, one when
-    /// it is flushed; and at least every ten seconds.
+    /// Like a walreceiver: for each batch of WAL one reply when it is written and one when it is
+    /// flushed, and one at least every ten seconds.
     Flush,
 }
 
-/// Standbys that are not good ones. They are taken from the fleet's number; the rest is
-/// good.
+/// Standbys that are not good ones. They are part of the fleet's number; the rest are good.
 #[derive(Debug, Clone, Default)]
 pub struct Behaviours {
     /// Read less than they could.
     pub slow: Option<Slow>,
     /// Stop reading.
     pub stalled: Option<Stalled>,
-    /// Come and go.
+    /// Disconnect and reconnect.
     pub flapping: Option<Flapping>,
-    /// What all the good ones do at once.
+    /// What all good ones do at once.
     pub storm: Option<Storm>,
 }
 
@@ -116,7 +114,7 @@ pub struct Behaviours {
 pub struct Slow {
     /// How many.
     pub count: usize,
-    /// What each reads.
+    /// The rate at which each reads.
     pub bytes_per_second: u64,
 }
 
@@ -125,7 +123,7 @@ pub struct Slow {
 pub struct Stalled {
     /// How many.
     pub count: usize,
-    /// How long they are good before.
+    /// How long they read before that.
     pub after: Duration,
 }
 
@@ -134,16 +132,16 @@ pub struct Stalled {
 pub struct Flapping {
     /// How many.
     pub count: usize,
-    /// How long a connection lives: something between these.
+    /// The range of a connection's lifetime.
     pub every: RangeInclusive<Duration>,
 }
 
 /// All good standbys disconnect and reconnect at the same instant.
 #[derive(Debug, Clone, Copy)]
 pub struct Storm {
-    /// The first time, from the fleet's start.
+    /// The time of the first one, from the fleet's start.
     pub first: Duration,
-    /// Then so often; none is once.
+    /// The interval after that; `None` means only once.
     pub every: Option<Duration>,
 }
 
@@ -152,24 +150,23 @@ pub struct Storm {
 pub enum Slots {
     /// None.
     None,
-    /// Existing ones: this, and the standby's number.
+    /// Existing ones, named by this prefix and the standby's number.
     Existing(String),
-    /// Likewise, created when they are missing.
+    /// The same, but created when they are missing.
     Created(String),
 }
 
-/// Who fills the truth.
+/// The source of the truth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TruthFrom {
-    /// The primary of this process: whatever is not there was never written.
+    /// The primary in this process: what is not in the truth was never written.
     Primary,
-    /// The standby that receives something first, after it has walked it.
+    /// The standby that receives WAL first, after it has walked it.
     FirstReceiver,
 }
 
 impl FleetPlan {
-    /// So many good standbys on one thread, who check everything and reply as stock
-    /// standbys do.
+    /// Good standbys on one thread that check everything and reply as stock standbys do.
     pub fn new(
         target: Conninfo,
         standbys: usize,
@@ -200,7 +197,7 @@ impl FleetPlan {
         }
     }
 
-    /// How many are in a group.
+    /// The number of standbys in a group.
     pub(super) fn members(&self, group: Group) -> usize {
         let ends = self.ends();
         let begin = group.index().checked_sub(1).map_or(0, |before| ends[before]);
@@ -214,7 +211,7 @@ impl FleetPlan {
         found.unwrap_or(Group::Good)
     }
 
-    /// Numbers behind each group's last: the good ones come first.
+    /// The number after each group's last; the good ones come first.
     fn ends(&self) -> [usize; 4] {
         let behaviours = &self.behaviours;
         let slow = behaviours.slow.map_or(0, |slow| slow.count);
@@ -241,10 +238,10 @@ pub enum Group {
 }
 
 impl Group {
-    /// All of them, in the order of the standbys' numbers.
+    /// All groups, in the order of the standbys' numbers.
     pub const ALL: [Self; 4] = [Self::Good, Self::Slow, Self::Stalled, Self::Flapping];
 
-    /// For messages and keys.
+    /// Its name in messages and keys.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Good => "good",

@@ -1,4 +1,4 @@
-//! Looks at the target before the fleet sets out: is it there, which cluster is it.
+//! Identifies the target before the fleet connects: whether it answers, and which cluster it is.
 
 use super::endpoint::{self, Endpoint};
 use super::handshake::{identity, startup};
@@ -20,19 +20,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const MAX_MESSAGE: usize = 1 << 20;
-/// A server that is starting up is asked for so long,
+/// How long a server that is starting up is polled.
 const STARTUP: Duration = Duration::from_secs(30);
-/// and so often.
+/// How often it is polled.
 const STARTUP_POLL: Duration = Duration::from_millis(50);
 
-/// What a server said of itself.
+/// What a server reported about itself.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// Of its cluster.
+    /// Its cluster.
     pub system_id: SystemId,
-    /// It is on this timeline.
+    /// Its timeline.
     pub tli: TimelineId,
-    /// What it has flushed.
+    /// Its flush position.
     pub xlogpos: Lsn,
     /// `wal_segment_size`
     pub segment_size: SegmentSize,
@@ -42,7 +42,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// What its pages look like.
+    /// The rules for its pages.
     pub(super) fn rules(&self) -> PageRules {
         PageRules {
             system: self.system_id,
@@ -54,11 +54,10 @@ impl Identity {
     }
 }
 
-/// Asks the first of the targets' hosts that answers. One that is starting up is waited
-/// for.
+/// Asks the first of the targets' hosts that answers. It waits for a server that is starting up.
 ///
 /// # Errors
-/// None of them can be reached, or lets us in. The message names the last one tried.
+/// No host can be reached or accepts the login. The message names the last one tried.
 pub fn identify(target: &[Conninfo]) -> io::Result<Identity> {
     ask(&endpoint::resolve(target)?)
 }
@@ -145,7 +144,7 @@ impl Session {
         };
         let mut out = BytesMut::new();
         frontend::terminate(&mut out);
-        // It has said all we want to know.
+        // We know everything we need, so an error does not matter.
         drop(self.socket.write_all(&out));
         Ok(Identity {
             system_id,

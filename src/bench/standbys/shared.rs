@@ -1,4 +1,4 @@
-//! What a fleet's threads and its owner tell each other.
+//! What a fleet's threads and its owner share.
 
 use super::endpoint::Endpoint;
 use super::first_last::FirstLast;
@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Faults that are kept.
+/// The most faults that are kept.
 const MAX_FAULTS: usize = 100;
 
 /// The fleet's common state.
@@ -25,7 +25,7 @@ pub(super) struct Shared {
     pub(super) identity: Identity,
     pub(super) common: Arc<Common>,
     pub(super) first_last: Arc<Mutex<FirstLast>>,
-    /// By the standby's number: how far it has received.
+    /// The received positions, by the standby's number.
     pub(super) received: Vec<AtomicU64>,
     pub(super) boards: Vec<Board>,
     /// Connections begun.
@@ -33,13 +33,13 @@ pub(super) struct Shared {
     pub(super) stopping: AtomicBool,
     /// When measuring began.
     pub(super) marked: AtomicU64,
-    /// Storms that were called.
+    /// Storms so far.
     pub(super) storms: AtomicU64,
     wakers: Vec<OwnedFd>,
     log: Mutex<Log>,
 }
 
-/// What happens rarely.
+/// State that rarely changes.
 #[derive(Debug, Default)]
 pub(super) struct Log {
     pub(super) faults: Vec<Fault>,
@@ -47,7 +47,7 @@ pub(super) struct Log {
     pub(super) refusals: u64,
     pub(super) last_refusal: Option<String>,
     pub(super) storms: Vec<StormSeen>,
-    /// Threads that have not yet obeyed the latest storm.
+    /// Threads that have not yet carried out the latest storm.
     calm: usize,
     streaming: usize,
     finished: usize,
@@ -55,7 +55,7 @@ pub(super) struct Log {
     pub(super) all_finished: Option<Nanos>,
 }
 
-/// What one thread has counted, of each group.
+/// One thread's counts for one group.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Counts {
     pub(super) bytes: u64,
@@ -87,7 +87,7 @@ impl Counts {
     }
 }
 
-/// One thread's counts for its owner to read at any time.
+/// One thread's counts, which the owner may read at any time.
 #[derive(Debug, Default)]
 pub(super) struct Board {
     pub(super) states: [AtomicU64; 4],
@@ -145,20 +145,20 @@ impl Shared {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a thread's epoll listens to beside its sockets.
+    /// The descriptor that a thread's epoll watches besides its sockets.
     pub(super) fn waker(&self, thread: usize) -> Option<&OwnedFd> {
         self.wakers.get(thread)
     }
 
-    /// Lets the threads look at what was changed.
+    /// Makes the threads notice a change.
     pub(super) fn wake(&self) {
         for waker in &self.wakers {
-            // It fails only when it is about to wake them anyway.
+            // It fails only when a wake-up is already pending.
             rustix::io::write(waker, &1u64.to_ne_bytes()).ok();
         }
     }
 
-    /// Calls a storm.
+    /// Starts a storm.
     pub(super) fn storm(&self) {
         let mut log = self.log();
         log.storms.push(StormSeen { at: self.plan.clock.now(), over: None });
@@ -175,7 +175,7 @@ impl Shared {
         self.look_for_all(&mut log);
     }
 
-    /// A good standby streams, or no longer.
+    /// A good standby started or stopped streaming.
     pub(super) fn good_streams(&self, change: isize) {
         let mut log = self.log();
         log.streaming = log.streaming.saturating_add_signed(change);

@@ -1,4 +1,4 @@
-//! One synthetic standby: where it is, and what it owes.
+//! One synthetic standby: its state, and what it still has to send.
 
 use super::frames::Frames;
 use super::handshake::Handshake;
@@ -18,10 +18,10 @@ pub(super) struct Standby {
     /// Its number in the fleet, from 0.
     pub(super) number: usize,
     pub(super) group: Group,
-    /// Connections so far: events of earlier ones are told apart by it.
+    /// Connections so far; it distinguishes events of earlier ones.
     pub(super) generation: u32,
     pub(super) state: State,
-    /// When something is due; anything else in the timers is outdated.
+    /// When something is due; other entries in the timers are outdated.
     pub(super) due: Nanos,
     /// The next endpoint to try.
     pub(super) endpoint: usize,
@@ -33,28 +33,28 @@ pub(super) struct Standby {
     pub(super) since: Nanos,
     pub(super) heard: Nanos,
     pub(super) told: Nanos,
-    /// It has asked for a sign of life.
+    /// It has asked the server for a reply.
     pub(super) pinged: bool,
-    /// What its replies say is durable.
+    /// The flush position in its replies.
     pub(super) flushed: Lsn,
-    /// A slow one reads no more until then; a stalled or flapping one acts then.
+    /// When a slow one reads again, or when a stalled or flapping one acts.
     pub(super) act: Nanos,
     pub(super) frames: Frames,
     pub(super) check: Check,
     out: Out,
 }
 
-/// Where it is.
+/// The state of a standby.
 pub(super) enum State {
     /// Connects when it is due.
     Idle,
-    /// On its way.
+    /// Connecting.
     Connecting(Box<Connecting>),
-    /// In its stream.
+    /// Streaming.
     Streaming(Socket),
-    /// In its stream, and does nothing.
+    /// Streaming, but neither reading nor replying.
     Stalled(Socket),
-    /// Has received all that it was to receive.
+    /// Has received everything that it was to receive.
     Finished,
     /// Has seen a fault.
     GivenUp,
@@ -70,7 +70,7 @@ pub(super) struct Connecting {
     pub(super) out: bytes::BytesMut,
     /// The socket is connected.
     pub(super) open: bool,
-    /// The epoll tells when the socket has room.
+    /// The epoll reports when the socket has room.
     pub(super) wants_room: bool,
 }
 
@@ -83,19 +83,19 @@ pub(super) enum Kind {
     Finished,
 }
 
-/// A status update that the socket has not taken whole.
+/// A status update that the socket has only partly taken.
 #[derive(Default)]
 struct Out {
     rest: Vec<u8>,
     owed: Option<ReplyRequest>,
 }
 
-/// What became of a write.
+/// The outcome of a write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Written {
-    /// The socket took all.
+    /// The socket took everything.
     All,
-    /// It is full: go on when it has room.
+    /// It is full: continue when it has room.
     Full,
     /// It is gone.
     Gone,
@@ -149,8 +149,8 @@ impl Standby {
         self.out = Out::default();
     }
 
-    /// Sends a status update: what was received is written, and durable up to
-    /// `flushed`. What is replayed comes after the one before.
+    /// Sends a status update: received WAL is written, and durable up to `flush`. The apply
+    /// position is the previous flush position.
     pub(super) fn tell(&mut self, flush: Lsn, reply: ReplyRequest, now: Nanos) -> Written {
         let State::Streaming(socket) = &self.state else { return Written::Gone };
         let apply = self.flushed;
@@ -183,7 +183,7 @@ fn status(write: Lsn, flush: Lsn, apply: Lsn, reply: ReplyRequest) -> [u8; STATU
     StatusReply { write, flush, apply, client_time, reply }.encode()
 }
 
-/// Sends `bytes`; what is not taken goes into `rest`.
+/// Sends `bytes`; puts what the socket does not take into `rest`.
 fn put(socket: &Socket, bytes: &[u8], rest: &mut Vec<u8>) -> Written {
     let taken = match send(socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
         Ok(taken) => taken,

@@ -1,19 +1,19 @@
-//! What received WAL has turned out to be, byte by byte.
+//! The results of checking received WAL, in bytes.
 
 use std::ops::{Add, AddAssign, Sub};
 
 /// Why received WAL was not verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unverified {
-    /// `Verify::Off`: nobody looked at it.
+    /// `Verify::Off`: it was not checked.
     NotChecked,
-    /// It lay outside the window, before the first record that began in its stream.
+    /// It was outside the window, before the first record that began in its stream.
     RecordBegunBefore,
-    /// It lay outside the window, in a record whose end did not come.
+    /// It was outside the window, in a record whose end did not come.
     RecordNotEnded,
     /// `Verify::Crc`: the stream did not have the whole of its block.
     BlockNotWhole,
-    /// `Verify::Crc`: nobody else had received its block before.
+    /// `Verify::Crc`: no other standby had received its block before.
     BlockWithoutSum,
 }
 
@@ -29,7 +29,7 @@ impl Unverified {
         Self::BlockWithoutSum,
     ];
 
-    /// For keys.
+    /// Its key.
     pub const fn name(self) -> &'static str {
         match self {
             Self::NotChecked => "not-checked",
@@ -40,7 +40,7 @@ impl Unverified {
         }
     }
 
-    /// For people.
+    /// Its description for people.
     pub const fn describe(self) -> &'static str {
         match self {
             Self::NotChecked => "not looked at (--verify=off)",
@@ -54,17 +54,16 @@ impl Unverified {
     }
 }
 
-/// Bytes by what they turned out to be. What is held until more has come is in none of
-/// them yet.
+/// Bytes by result. Bytes held until more has come are not included yet.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Sums {
-    /// Found to be what they have to be.
+    /// Bytes found correct.
     pub verified: u64,
     unverified: [u64; Unverified::COUNT],
 }
 
 impl Sums {
-    /// So many bytes, all of them verified.
+    /// `bytes` bytes, all verified.
     pub fn of_verified(bytes: u64) -> Self {
         Self { verified: bytes, ..Self::default() }
     }
@@ -80,7 +79,7 @@ impl Sums {
         self.unverified[why as usize]
     }
 
-    /// All bytes whose fate is known.
+    /// All bytes whose result is known.
     pub fn total(&self) -> u64 {
         self.verified + self.unverified.iter().sum::<u64>()
     }

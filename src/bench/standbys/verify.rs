@@ -1,8 +1,7 @@
-//! Is what a standby receives what it has to be?
+//! Checks whether a standby receives the correct WAL.
 //!
-//! Inside the truth's window its bytes are compared. A standby that is about to fall out
-//! of the window gets a walk of its own, which begins early enough that nothing remains
-//! unchecked between the two.
+//! Inside the truth's window, bytes are compared. A standby that is about to fall behind the window
+//! gets a walk of its own, which begins early enough that nothing remains unchecked in between.
 
 mod walk;
 
@@ -15,14 +14,14 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What `Verify::Crc` sums.
+/// The block size of `Verify::Crc`.
 const BLOCK: u64 = 1 << 20;
-/// Sums that are remembered: of 16 GiB.
+/// The most sums that are kept: those of 16 GiB.
 const MAX_SUMS: usize = 16 << 10;
-/// Pieces of the truth that a thread has at hand.
+/// Pieces of the truth that a thread keeps at hand.
 const RECENT: usize = 8;
 
-/// What is not what it has to be.
+/// Wrong WAL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wrong {
     pub(super) at: Lsn,
@@ -39,12 +38,12 @@ pub(super) struct Common {
     sums: Mutex<BTreeMap<u64, u32>>,
 }
 
-/// The walk over what fills the truth.
+/// The walk over the WAL that fills the truth.
 #[derive(Debug)]
 enum Source {
     NotYet,
     Walking(Box<Walker>),
-    /// What came was no WAL; nobody can say what follows it.
+    /// Something other than WAL came, so what follows is unknown.
     Broken,
 }
 
@@ -54,14 +53,14 @@ impl Common {
         Self { truth, from, rules, source, sums }
     }
 
-    /// Adds to the truth what it does not have yet.
+    /// Adds WAL that the truth does not have yet.
     fn offer(&self, at: Lsn, wal: &[u8]) -> Result<(), Wrong> {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(*source, Source::NotYet) {
             let start = at.page_ceil();
             let start = if self.truth.begin_at(start) { start } else { self.truth.end() };
             if start.page_offset() != 0 {
-                // Somebody else has begun it, in the middle of a page.
+                // Another standby has begun it in the middle of a page.
                 *source = Source::Broken;
             } else {
                 *source = Source::Walking(Box::new(Walker::new(self.rules.clone(), start)));
@@ -85,7 +84,7 @@ impl Common {
         }
     }
 
-    /// The sum of a block as it has to be; none when `found` is the first there is.
+    /// The correct sum of a block; `None` when `found` is the first one.
     fn sum(&self, block: u64, found: u32) -> Option<u32> {
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sum) = sums.get(&block) {
@@ -124,19 +123,19 @@ pub(super) struct Verifier {
     next: usize,
 }
 
-/// What is kept for one standby.
+/// The state of one standby's checks.
 #[derive(Debug, Default)]
 pub(super) struct Check {
     walk: Option<Box<Walk>>,
     sum: u32,
-    /// Bytes of the block that the sum is of.
+    /// Bytes of the block that the sum covers.
     summed: u64,
     /// The sum covers its block from the start.
     whole: bool,
 }
 
 impl Check {
-    /// The stream is over. Returns what becomes of the bytes that waited for more.
+    /// The stream is over. Returns the results for the bytes that waited for more.
     pub(super) fn close(&mut self) -> Sums {
         let Self { walk, summed, .. } = std::mem::take(self);
         walk.map_or_else(Sums::default, |walk| walk.close())
@@ -149,8 +148,8 @@ impl Verifier {
         Self { common, mode, recent: Default::default(), next: 0 }
     }
 
-    /// The next WAL of a standby. Returns what these bytes, and those that waited for
-    /// them, have turned out to be.
+    /// Checks the next WAL of a standby. Returns the results for these bytes and for those that
+    /// waited for them.
     pub(super) fn check(&mut self, check: &mut Check, at: Lsn, wal: &[u8]) -> Result<Sums, Wrong> {
         match self.mode {
             Verify::Full => self.compare(check, at, wal),
@@ -181,7 +180,7 @@ impl Verifier {
         Ok(sums + Sums::of_verified(wal.len() as u64))
     }
 
-    /// False: the truth does not have all of it, or no longer.
+    /// Returns `false` when the truth does not have all of it, or no longer has it.
     fn compare_with_truth(&mut self, at: Lsn, wal: &[u8]) -> Result<bool, Wrong> {
         let (mut at, mut rest) = (at, wal);
         while !rest.is_empty() {
@@ -206,7 +205,7 @@ impl Verifier {
         Ok(true)
     }
 
-    /// Where among the recent pieces the one that holds `at` is.
+    /// The index of the recent piece that holds `at`.
     fn piece_at(&mut self, at: Lsn) -> Option<usize> {
         let holds = |piece: &Option<Piece>| {
             piece.as_ref().is_some_and(|piece| piece.start <= at && at < piece.end())
@@ -241,7 +240,7 @@ impl Verifier {
         Ok(sums)
     }
 
-    /// What the bytes of a block that has ended turned out to be.
+    /// The results for the bytes of a block that has ended.
     fn judge(&self, check: &mut Check, block: u64) -> Result<Sums, Wrong> {
         let (bytes, found) = (std::mem::take(&mut check.summed), check.sum);
         if !check.whole {
@@ -314,7 +313,7 @@ mod tests {
         }
     }
 
-    /// Feeds `wal` in pieces; what the bytes turned out to be.
+    /// Feeds `wal` in pieces; returns the results.
     fn feed_all(
         verifier: &mut Verifier,
         check: &mut Check,
@@ -329,7 +328,7 @@ mod tests {
         Ok(sums)
     }
 
-    /// Likewise; the verified bytes.
+    /// The same; returns the verified bytes.
     fn feed(
         verifier: &mut Verifier,
         check: &mut Check,
@@ -385,12 +384,12 @@ mod tests {
             proven += feed(&mut verifier, &mut check, at, &wal[from..to]).unwrap();
             (proven, check.walk.is_some())
         };
-        // It lags inside the window, and begins to walk.
+        // It lags inside the window and begins to walk.
         assert_eq!(go_on(900_000, 100_000, 140_000), (140_000, true));
-        // The window leaves it behind: what counts is whole records.
+        // It falls behind the window: only whole records count.
         let (sure, walks) = go_on(5 << 20, 140_000, 2_000_000);
         assert!(walks && sure <= 2_000_000 && sure > 2_000_000 - 8192, "{sure}");
-        // It comes back, and nothing was left out.
+        // It catches up again, and nothing was left out.
         assert_eq!(go_on(wal.len(), 2_000_000, wal.len()), (wal.len() as u64, false));
     }
 
@@ -485,7 +484,7 @@ mod tests {
         let ended = sums.unverified(Unverified::RecordNotEnded);
         assert!((390_000..400_000).contains(&ended), "{sums:?}");
         assert_eq!(sums.total(), 1_000_000 - 81_920);
-        // It sees no record begin.
+        // No record begins in its stream.
         let sums = all(&small, Verify::Full, 8192 * 10, 8192 * 20);
         assert_eq!(sums, Sums::of_unverified(Unverified::RecordBegunBefore, 81_920));
 
@@ -529,6 +528,6 @@ mod tests {
         }
     }
 
-    /// So much is written before the stream of the property above begins.
+    /// WAL written before the stream of the property above begins.
     const START_PAGES: usize = 40 * 8192;
 }

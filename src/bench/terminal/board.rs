@@ -1,4 +1,4 @@
-//! Several lines that change; where lines cannot change, one of them now and then.
+//! Several lines that are redrawn. Where that is impossible, one line is written from time to time.
 
 use super::status::columns;
 use std::io::{self, IsTerminal as _, Stdout, Write as _};
@@ -10,30 +10,31 @@ pub struct Board {
     terminal: bool,
     every: Duration,
     last: Option<Instant>,
-    /// On the screen now.
+    /// Lines on the screen now.
     drawn: usize,
 }
 
 impl Board {
-    /// On a terminal all lines are drawn each time, elsewhere so often.
+    /// On a terminal all lines are drawn each time; elsewhere a line is written at the interval
+    /// `every`.
     pub fn new(out: Stdout, every: Duration) -> Self {
         let terminal = out.is_terminal();
         Self { out, terminal, every, last: None, drawn: 0 }
     }
 
-    /// Shows them instead of those before.
+    /// Replaces the previous lines.
     pub fn draw(&mut self, lines: &[String]) {
         let text = if self.terminal {
             self.redraw(lines)
         } else if self.last.is_none_or(|last| last.elapsed() >= self.every) {
             self.last = Some(Instant::now());
-            // One line, so that a log of it can be read.
+            // A single line, so that a log stays readable.
             let words = lines.iter().map(|line| line.trim()).filter(|line| !line.is_empty());
             words.collect::<Vec<_>>().join(" | ") + "\n"
         } else {
             return;
         };
-        // Whoever closed our output does not want to know.
+        // If the output was closed, nobody reads it.
         drop(self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()));
     }
 
@@ -43,18 +44,18 @@ impl Board {
         if self.drawn > 0 {
             write!(text, "\x1b[{}A", self.drawn).expect("writing to a string does not fail");
         }
-        // Never wider than the terminal: a wrapped line cannot be taken back.
+        // Lines are never wider than the terminal: a wrapped line cannot be redrawn.
         let width = columns(&self.out).saturating_sub(1);
         for line in lines {
             text.extend("\r\x1b[K".chars().chain(line.chars().take(width)).chain(['\n']));
         }
-        // Fewer than before: the rest goes.
+        // Clears lines left over from a longer drawing.
         text += "\x1b[J";
         self.drawn = lines.len();
         text
     }
 
-    /// They stay as they are; what comes is below.
+    /// Leaves the lines as they are; later output goes below them.
     pub fn finish(&mut self) {
         let end: io::Result<()> = self.out.write_all(b"\n").and_then(|()| self.out.flush());
         drop(end);
@@ -62,7 +63,7 @@ impl Board {
     }
 }
 
-/// A plot of one line.
+/// A one-line plot.
 pub fn sparkline(values: impl Iterator<Item = f64> + Clone) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let most = values.clone().fold(0.0, f64::max);

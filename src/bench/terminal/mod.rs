@@ -1,4 +1,4 @@
-//! What is shown while something runs.
+//! What is shown while a command runs.
 
 mod board;
 mod status;
@@ -8,11 +8,10 @@ pub use status::{Progress, Status, Verbosity};
 
 use std::io::{self, ErrorKind, Write as _};
 
-/// Writes to the standard output. Whoever closed it, as `head` does, does not want to
-/// know.
+/// Writes to the standard output. A closed output, as with `head`, is not an error.
 ///
 /// # Errors
-/// It takes no more for another reason.
+/// Writing fails for any other reason.
 pub fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

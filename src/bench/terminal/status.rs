@@ -1,19 +1,19 @@
-//! One line that changes, or lines now and then where lines cannot change.
+//! One line that is redrawn. Where that is impossible, lines are written from time to time.
 
 use crate::bench::run::{Moment, Watch};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// Between two lines in a file.
+/// The time between two lines in a file.
 const IN_A_FILE: Duration = Duration::from_secs(5);
 
-/// How much is said.
+/// How much is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verbosity {
     /// Nothing.
     Quiet,
-    /// How it goes.
+    /// The progress.
     Progress,
 }
 
@@ -24,7 +24,7 @@ enum Where {
     File,
 }
 
-/// A line on the standard error output.
+/// A status line on the standard error output.
 #[derive(Debug)]
 pub struct Status {
     to: Where,
@@ -33,7 +33,7 @@ pub struct Status {
 }
 
 impl Status {
-    /// Shown, or not.
+    /// Shown or not, depending on `verbosity`.
     pub fn new(verbosity: Verbosity) -> Self {
         let to = match verbosity {
             Verbosity::Quiet => Where::Nowhere,
@@ -48,7 +48,7 @@ impl Status {
         match self.to {
             Where::Nowhere => {}
             Where::Terminal => {
-                // Never wider than the terminal: a wrapped line cannot be taken back.
+                // The line is never wider than the terminal: a wrapped line cannot be redrawn.
                 let width = columns(io::stderr()).saturating_sub(1);
                 let text: String = text.chars().take(width).collect();
                 say(&format!("\r\x1b[K{text}"));
@@ -63,7 +63,7 @@ impl Status {
         }
     }
 
-    /// A line that stays.
+    /// Writes a line that stays.
     pub fn step(&mut self, text: &str) {
         match self.to {
             Where::Nowhere => {}
@@ -80,7 +80,7 @@ impl Status {
     }
 }
 
-/// Columns of the terminal, or as many as all have.
+/// The columns of the terminal, or a number that every terminal has.
 pub(super) fn columns(terminal: impl AsFd) -> usize {
     let size = rustix::termios::tcgetwinsize(terminal);
     match size {
@@ -89,7 +89,7 @@ pub(super) fn columns(terminal: impl AsFd) -> usize {
     }
 }
 
-/// Whoever closed our standard error output does not want to know.
+/// Writes to the standard error output. If that was closed, nobody reads it.
 fn say(text: &str) {
     drop(io::stderr().write_all(text.as_bytes()));
 }
@@ -101,7 +101,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Shown, or not.
+    /// Shown or not, depending on `verbosity`.
     pub fn new(verbosity: Verbosity) -> Self {
         Self { status: Status::new(verbosity) }
     }

@@ -1,5 +1,5 @@
-//! What a client waits for when it creates or drops a slot: the keeper, or another
-//! session that still uses it.
+//! What a client waits for when it creates or drops a slot: the keeper, or another session that
+//! still uses the slot.
 
 use super::{Client, refuse};
 use crate::doors::replication::step::{SlotDone, SlotTask};
@@ -9,7 +9,7 @@ use std::io;
 use std::pin::pin;
 
 impl Client {
-    /// Comes back when the task is done. None: the client or the hub is gone.
+    /// Carries out the task. Returns `None` when the client has gone or the hub is shutting down.
     pub(super) async fn carry_out(&mut self, task: SlotTask) -> io::Result<Option<SlotDone>> {
         let result = match &task {
             SlotTask::Create { name } | SlotTask::CreateThenStart { name, .. } => {
@@ -26,14 +26,14 @@ impl Client {
         Ok(Some(SlotDone { task, result: result.map_err(|fault| fault.to_string()) }))
     }
 
-    /// Waits until nobody uses the slot. False: the client has gone, or has to.
+    /// Waits until the slot is not in use. Returns `false` when the client has gone or must go.
     async fn await_free(&mut self, name: &str) -> io::Result<bool> {
         let shared = self.shared.clone();
         let slots = &shared.hub.holds.slots;
         self.socket.write(&mut self.out).await?;
         loop {
             let mut freed = pin!(slots.freed());
-            // From here on it comes for every slot that is freed.
+            // From here on it is notified of every slot that is freed.
             freed.as_mut().enable();
             if slots.lock().get(name).is_none_or(|slot| slot.user.is_none()) {
                 return Ok(true);

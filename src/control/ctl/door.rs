@@ -1,4 +1,4 @@
-//! The socket `walhub.ctl`. The directory is locked, so what lies there is a dead hub's.
+//! The socket `walhub.ctl`. The directory is locked, so an existing socket belongs to a dead hub.
 
 use crate::ctl::address::Address;
 use crate::store::layout::{Layout, TEMPORARY};
@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-/// A listening socket; on drop its name goes.
+/// A listening socket; dropping it removes its file.
 #[derive(Debug)]
 pub struct Door {
     listener: Option<UnixListener>,
@@ -16,10 +16,10 @@ pub struct Door {
 }
 
 impl Door {
-    /// Listens. The socket has its mode before it has its name.
+    /// Listens. The socket gets its mode before it gets its name.
     ///
     /// # Errors
-    /// The system's, with what could not be done.
+    /// The system's error, with the operation that failed.
     pub fn open(directory: &Path) -> io::Result<Self> {
         let path = Layout::new(directory).ctl();
         let temporary = Layout::temporary(&path);
@@ -57,7 +57,7 @@ mod tests {
     fn a_leftover_is_replaced_and_the_name_goes_at_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("walhub.ctl");
-        // As a hub leaves it that was killed.
+        // A killed hub leaves it like this.
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
         let door = Door::open(dir.path()).unwrap();

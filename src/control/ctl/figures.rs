@@ -10,17 +10,15 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// How long a core may take. One that sends to thousands comes to its queue every few
-/// milliseconds.
+/// How long a core may take. A core that sends to thousands reads its queue every few milliseconds.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// What the receive role says of itself; none before the first WAL, or when its core does
-/// not come to its queue.
+/// The receive role's figures; `None` before the first WAL, or when its core does not answer.
 pub(in super::super) async fn receiver(shared: &Shared) -> Option<ReceiverFigures> {
     ask(shared, 0, About::Receiver).await?.receiver
 }
 
-/// What all cores say of their standbys, by process number.
+/// The figures of the standbys of all cores, by process ID.
 pub(super) async fn standbys(shared: &Shared) -> Result<HashMap<u32, StandbyFigures>, Failure> {
     let mut all = HashMap::new();
     for core in 0..shared.mailboxes.len() {

@@ -1,6 +1,6 @@
-//! `walhub ctl`, the hub's side: a Unix socket in the hub's directory, one request and
-//! one answer a connection. However many ask, however slowly they read, however much
-//! they send: each has a place among a few, and a deadline.
+//! The hub's side of `walhub ctl`: a Unix socket in the hub's directory, with one request and one
+//! answer per connection. The number of clients, the size of a request and the time for each step
+//! are limited.
 
 mod door;
 mod figures;
@@ -25,16 +25,16 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{MissedTickBehavior, timeout};
 
-/// Who may ask at one time.
+/// How many clients may ask at one time.
 const CLIENTS: usize = 16;
 
 /// How long a client may take to ask, and to read the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long an answer may take; what was begun goes on behind it.
+/// How long an answer may take. Work that has begun continues after that.
 const WORK: Duration = Duration::from_secs(60);
 
-/// How often is it looked what is durable.
+/// How often the durable position is sampled.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Serves until the task is dropped.
@@ -61,7 +61,7 @@ pub(super) async fn run(shared: Arc<Shared>, listener: UnixListener) {
             }
             (Ok((socket, _)), Err(_)) => {
                 let busy = Failure::new(format!("{CLIENTS} others are asking at this moment"));
-                // A new socket has room for a line, and nobody waits for one that has not.
+                // A new socket has room for a line; one without room is not waited for.
                 drop(socket.try_write(&Answer::new(Said::Error(busy)).encode()));
             }
             (Err(error), _) => {
@@ -78,7 +78,7 @@ async fn serve(desk: &Desk, mut socket: UnixStream) {
         Ok(Ok(Line::TooLong)) => {
             Err(Failure::new(format!("the request is longer than {MAX_REQUEST} bytes")))
         }
-        // Nothing was asked, or nobody is there any more.
+        // Nothing was asked, or the client has gone.
         Ok(Ok(Line::Nothing) | Err(_)) => return,
         Err(_) => Err(Failure::new(format!("no request within {PATIENCE:?}"))),
     };
@@ -87,11 +87,11 @@ async fn serve(desk: &Desk, mut socket: UnixStream) {
         socket.write_all(&answer).await?;
         socket.shutdown().await
     };
-    // One that does not read its answer has it no more.
+    // A client that does not read its answer in time loses it.
     drop(timeout(PATIENCE, write).await);
 }
 
-/// What came before the newline, or before the end.
+/// What came before the newline or the end of the stream.
 enum Line {
     Whole(Vec<u8>),
     TooLong,
@@ -114,14 +114,14 @@ async fn read_line(socket: &mut UnixStream) -> io::Result<Line> {
     }
 }
 
-/// Where requests are answered.
+/// Answers requests.
 struct Desk {
     shared: Arc<Shared>,
     ages: Mutex<Ages>,
 }
 
 impl Desk {
-    /// Notes what is durable now.
+    /// Samples the durable position.
     fn look(&self) {
         if let Some(cell) = self.shared.hub.current_cell() {
             let mut ages = self.ages.lock().unwrap_or_else(PoisonError::into_inner);
@@ -174,7 +174,7 @@ impl Desk {
         }
     }
 
-    /// Leaves an order with the task that keeps the hub connected.
+    /// Passes an order to the task that keeps the hub connected.
     async fn steer(&self, steer: Steer) -> Result<(), Failure> {
         let (answer, carried_out) = oneshot::channel();
         let gone = || Failure::new("the hub shuts down");
@@ -186,7 +186,7 @@ impl Desk {
     async fn drop_slot(&self, name: &str) -> Result<Said, Failure> {
         let fault = |fault: &dyn std::fmt::Display| Failure::new(fault.to_string());
         let slot = SlotName::parse(name).map_err(|invalid| fault(&invalid))?;
-        // Whoever drops a slot has it until it is gone.
+        // A session that drops a slot holds it until it is gone.
         let own = self.shared.registry.register().map_err(|error| fault(&error))?;
         let begun = self.shared.hub.holds.slots.lock().begin_drop(name, own.pid);
         begun.map_err(|in_use| {

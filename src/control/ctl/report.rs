@@ -1,4 +1,4 @@
-//! What is known, as it is told.
+//! The hub's status, as `walhub ctl` reports it.
 
 use super::super::Shared;
 use super::super::registry::Client;
@@ -229,7 +229,7 @@ const fn state(state: StreamState) -> &'static str {
 }
 
 pub(super) fn slots(hub: &Hub) -> Vec<SlotStatus> {
-    // A slot whose WAL has a hole has lost some.
+    // A slot with a hole in its WAL has lost some of it.
     let (oldest_kept, unbroken_from) = (hub.holds.oldest_kept(), hub.holds.unbroken_from());
     let newest = hub.current_cell().map_or(oldest_kept, |cell| cell.durable());
     let size = hub.identity().map(|identity| identity.segment_size);
@@ -259,7 +259,7 @@ pub(super) fn slots(hub: &Hub) -> Vec<SlotStatus> {
     rows.collect()
 }
 
-/// WAL that may still come until the segment of `from` may go.
+/// How much more WAL may come before the segment of `from` may be removed.
 fn safe_wal_size(policy: &Policy, size: SegmentSize, from: Lsn, newest: Lsn) -> Option<i64> {
     let limit = policy.max_slot_wal_keep_size?;
     let rules = policy.wal_keep_size.max(MIN_KEPT_SEGMENTS.saturating_mul(size.bytes()));
@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(safe(5, 10), Some(16 << 20));
         assert_eq!(safe(5, 30), Some(-4 << 20));
         assert_eq!(safe_wal_size(&Policy::default(), size, mib(5), mib(10)), None);
-        // What the rules keep for everybody, a slot keeps, too.
+        // A slot also keeps what the rules keep for everybody.
         let little = Policy { max_slot_wal_keep_size: Some(0), ..Policy::default() };
         assert_eq!(safe_wal_size(&little, size, mib(5), mib(10)), Some(12 << 20));
     }

@@ -1,4 +1,4 @@
-//! The desk as a client sees it: limits, deadlines, orders and their answers.
+//! `walhub ctl` as a client sees it: limits, deadlines, orders and their answers.
 
 use super::*;
 use crate::control::listener::Bound;
@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 const DURABLE: Lsn = Lsn::new(0x500_2000);
 
-/// A control thread with a core that only answers.
+/// A control thread with a core that only answers questions.
 struct Scene {
     directory: tempfile::TempDir,
     hub: Arc<Hub>,
@@ -26,12 +26,12 @@ struct Scene {
     thread: std::thread::JoinHandle<()>,
 }
 
-/// Does the core come to its queue?
+/// How the core behaves.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Core {
     Answers,
     Hangs,
-    /// Its stream had just ended over that when it is recalled.
+    /// Its stream has just ended for that reason when it is recalled.
     FindsAnotherHistory,
 }
 
@@ -95,7 +95,7 @@ fn read_answer(socket: &mut Stream) -> serde_json::Value {
     serde_json::from_slice(&line).unwrap()
 }
 
-/// The control thread lives as long as somebody may have news for it.
+/// The control thread lives as long as a sender of news exists.
 fn play(
     core: Core,
     inbox: &Inbox,
@@ -198,7 +198,7 @@ fn a_fence_stays_the_same_until_it_is_taken_down() {
     scene.stop();
 }
 
-/// What was found at that moment is not lost with the stream that was given up.
+/// A difference found at that moment is not lost with the stream that was given up.
 #[test]
 fn a_difference_that_was_found_before_an_order_is_kept() {
     let scene = Scene::new(Core::FindsAnotherHistory);
@@ -214,7 +214,7 @@ fn a_difference_that_was_found_before_an_order_is_kept() {
 #[test]
 fn floods_and_silence_hurt_nobody() {
     let scene = Scene::new(Core::Answers);
-    // Too long a line is refused when it is too long.
+    // A line is refused as soon as it is too long.
     let mut socket = scene.connect();
     let flood = vec![b' '; MAX_REQUEST];
     socket.write_all(&flood).unwrap();
@@ -222,7 +222,7 @@ fn floods_and_silence_hurt_nobody() {
     let text = error["error"]["message"].as_str().unwrap();
     assert!(text.contains("longer than 65536 bytes"), "{text}");
 
-    // Those who only sit there take the places, and the next one hears so at once.
+    // Silent clients take all places, and the next one is told so at once.
     let silent: Vec<Stream> = (0..CLIENTS).map(|_| scene.connect()).collect();
     let busy = || {
         let mut socket = scene.connect();

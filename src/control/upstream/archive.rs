@@ -1,11 +1,10 @@
-//! The archive in the upstream's place: while no upstream streams, the hub goes on from
-//! what `restore_command` brings.
+//! The archive in place of the upstream: while no upstream streams, the hub continues with what
+//! `restore_command` fetches.
 //!
-//! Histories come first, before each segment, so that a timeline that has ended is not
-//! followed past its end. A segment is read up to the true end of its WAL, compared with
-//! what of it is here, and fed to the receive role as a stream like any other
-//! ([`Feed`]), which makes all its own checks. At segment boundaries a found upstream takes
-//! over.
+//! Histories come first, before each segment, so that a timeline that has ended is not followed
+//! past its end. A segment is read up to the true end of its WAL, compared with what we have of it,
+//! and fed to the receive role as a stream like any other ([`Feed`]). The receive role makes all
+//! its own checks. An upstream that was found takes over at a segment boundary.
 
 use super::super::orders::Order;
 use super::difference::{self, open_own};
@@ -36,33 +35,33 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
-/// Bytes read of a file at a time.
+/// Bytes read from a file at a time.
 const PIECE: u64 = 1 << 20;
 
-/// How long a fetch that has begun is waited for once an upstream was found.
+/// How long to wait for a running fetch after an upstream was found.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What an attempt to advance came to.
+/// The outcome of an attempt to advance.
 enum Advance {
     /// The archive has no more, for now.
     Exhausted,
-    /// It may have more: the command is broken, a file cannot be used, or what it holds could
-    /// not be taken.
+    /// It may have more, but the command is broken, a file cannot be used, or its WAL could not be
+    /// taken.
     Stuck,
     /// The next timeline has begun, or something was stored: look again.
     Further,
-    /// An upstream could go on, or an operator has an order.
+    /// An upstream could continue, or an operator has an order.
     Over,
 }
 
-/// The hub ends.
+/// The hub is shutting down.
 struct Ends;
 
 /// What ends the archive's turn.
 struct Turn<'a> {
     probe: Probe,
     orders: &'a mut mpsc::Receiver<Order>,
-    /// The one that came.
+    /// The order that came.
     order: Option<Order>,
 }
 
@@ -71,7 +70,7 @@ impl Turn<'_> {
         self.probe.has_found() || self.order.is_some() || !self.orders.is_empty()
     }
 
-    /// Comes when it is over.
+    /// Completes when the turn is over.
     async fn over(&mut self) {
         if self.order.is_some() {
             return;
@@ -82,9 +81,9 @@ impl Turn<'_> {
         }
     }
 
-    /// Comes when what is being fetched is not waited for any more: with an order, and
-    /// some time after an upstream was found. That one may refuse us yet, and what the
-    /// archive brings is worth a little patience; a command that hangs is not.
+    /// Completes when the running fetch is no longer worth waiting for: on an order, or some time
+    /// after an upstream was found. That upstream may still refuse us, so a fetch deserves a little
+    /// patience; a command that hangs does not.
     async fn cut_short(&mut self) {
         self.over().await;
         if self.order.is_none() {
@@ -96,7 +95,7 @@ impl Turn<'_> {
     }
 }
 
-/// Until then, or until there is an order.
+/// Sleeps until `at`, or until there is an order.
 async fn sleep(at: Instant, orders: &mut mpsc::Receiver<Order>) -> Option<Order> {
     tokio::select! {
         order = orders.recv() => order,
@@ -104,29 +103,28 @@ async fn sleep(at: Instant, orders: &mut mpsc::Receiver<Order>) -> Option<Order>
     }
 }
 
-/// A segment that was looked at.
+/// A segment that was checked.
 struct Judged {
     file: RestoredFile,
-    /// Stands behind the segment, if it is all WAL.
+    /// At the end of the segment, if all of it is WAL.
     walker: Walker,
     /// Where its WAL ends.
     valid_to: Lsn,
-    /// What ended it before the segment's end.
+    /// Why it ended before the segment's end.
     fault: Option<WalkFault>,
 }
 
 /// Why a segment is not used.
 enum Unusable {
-    /// It has other bytes than we from there on.
+    /// Its bytes differ from ours from there on.
     Differs(Lsn),
     /// It could not be read, or nothing is known of its timeline.
     Unknown(String),
 }
 
 impl Task {
-    /// Nothing can be asked of an upstream before `at`: the archive's turn. Comes back when
-    /// an upstream could stream, with an order that came meanwhile, and without an archive
-    /// at that time.
+    /// The archive's turn: no upstream is asked before `at`. Returns when an upstream could stream,
+    /// or with an order. When the archive cannot be asked, returns at `at`.
     pub(super) async fn wait(
         &mut self,
         at: Instant,
@@ -157,7 +155,7 @@ impl Task {
                     if matches!(advance, Advance::Exhausted)
                         && self.shared.hub.config.on_gap == OnGap::RestartAtCurrent
                     {
-                        // The upstream is asked once more before all is given up.
+                        // The upstream is asked once more before the hub gives up.
                         self.exhausted = Some(self.shared.hub.position());
                         return sleep(at, turn.orders).await;
                     }
@@ -173,12 +171,12 @@ impl Task {
         turn.order
     }
 
-    /// Has the archive nothing more for where we are?
+    /// Has the archive nothing more for our position?
     pub(super) fn archive_is_exhausted(&self) -> bool {
         self.shared.restorer.is_none() || self.exhausted == Some(self.shared.hub.position())
     }
 
-    /// As far as the archive goes on one timeline.
+    /// Advances as far as the archive goes on one timeline.
     async fn advance(&mut self, restorer: &Restorer, turn: &mut Turn<'_>) -> Result<Advance, Ends> {
         let hub = Arc::clone(&self.shared.hub);
         let (Position::At { tli, durable, start }, Some(identity)) =
@@ -272,14 +270,14 @@ impl Task {
         let Some(feed) = feed else { return Ok(advance) };
         let before = hub.position();
         let advance = self.finish(feed, advance).await?;
-        // What the core does not take the first time it will not take at once.
+        // WAL that the core refused is not offered again at once.
         match advance {
             Advance::Further if hub.position() == before => Ok(Advance::Stuck),
             advance => Ok(advance),
         }
     }
 
-    /// A stream to the core, which begins at `start`.
+    /// Opens a stream to the core, which begins at `start`.
     async fn open(&mut self, tli: TimelineId, start: Lsn) -> Option<Feed> {
         match Feed::open(&self.shared, tli, start).await {
             Ok(Some(feed)) => {
@@ -298,7 +296,7 @@ impl Task {
         }
     }
 
-    /// Ends the stream, and waits until what it brought is durable.
+    /// Ends the stream, and waits until its WAL is durable.
     async fn finish(&mut self, feed: Feed, advance: Advance) -> Result<Advance, Ends> {
         let refused = feed.was_ended();
         drop(feed);
@@ -346,9 +344,9 @@ impl Task {
         self.tell(news);
     }
 
-    /// All history files newer than our timeline, saved, and where they lead. None when it
-    /// cannot be said whether there is one more: beyond its switchpoint nothing of our
-    /// timeline may be taken.
+    /// Saves all history files newer than our timeline, and returns where they lead. Returns `None`
+    /// when it is unknown whether there is one more: no WAL of our timeline may be taken past its
+    /// switchpoint.
     async fn survey(
         &mut self,
         restorer: &Restorer,
@@ -437,14 +435,14 @@ impl Task {
         }
     }
 
-    /// Looks at a segment, on a thread where it may wait for the disk.
+    /// Checks a segment, on a thread that may wait for the disk.
     async fn judge(
         &self,
         (name, file): (SegmentName, RestoredFile),
         walker: Option<Walker>,
         (tli, known, upto): (TimelineId, Lsn, Lsn),
     ) -> Result<Judged, Unusable> {
-        // The WAL up to a fork is the parent's, whosever file it is in.
+        // The WAL up to a fork belongs to the parent, whichever file it is in.
         let rules = page_rules(&self.shared.hub, tli).map_err(Unusable::Unknown)?;
         let layout = Layout::new(&self.shared.hub.config.directory);
         let own = SegmentName { tli, ..name };
@@ -463,7 +461,7 @@ impl Task {
         judging.await.unwrap_or_else(|error| Err(Unusable::Unknown(error.to_string())))
     }
 
-    /// Where a difference was found the archive must have our bytes.
+    /// Checks that the archive has our bytes where a difference was found.
     async fn compare_archive(
         &mut self,
         restorer: &Restorer,
@@ -518,7 +516,7 @@ impl Task {
         }
     }
 
-    /// A file that ends before its segment, once for each end.
+    /// Reports a file that ends before its segment, once for each end.
     fn tell_fault(&mut self, name: SegmentName, valid_to: Lsn, fault: &WalkFault) {
         if self.told.ended.replace((name, valid_to)) == Some((name, valid_to)) {
             return;
@@ -535,12 +533,12 @@ impl Task {
     }
 }
 
-/// An archive's file as a source of WAL.
+/// Names an archive file as a source of WAL.
 fn in_archive(file: &str) -> String {
     format!("archive file \"{file}\"")
 }
 
-/// What was said once.
+/// What was already logged.
 #[derive(Default)]
 pub(super) struct Told {
     empty: bool,
@@ -549,7 +547,7 @@ pub(super) struct Told {
     ended: Option<(SegmentName, Lsn)>,
 }
 
-/// The walk to the end of its WAL, or the first byte that is another than ours.
+/// The walk to the end of its WAL, or the first byte that differs from ours.
 type Looked = io::Result<Result<(Walker, Option<WalkFault>), Lsn>>;
 
 fn look(
@@ -570,7 +568,7 @@ fn look(
     Ok(Ok((walker, fault)))
 }
 
-/// Waits for something; with a stream, keeps that alive.
+/// Runs `work`; keeps the stream, if any, alive meanwhile.
 async fn during<T>(feed: &mut Option<Feed>, work: impl Future<Output = T>) -> io::Result<T> {
     match feed {
         Some(feed) => feed.during(work).await,
@@ -596,7 +594,7 @@ async fn pour(feed: &mut Feed, judged: &Judged, name: SegmentName, from: Lsn) ->
     Ok(())
 }
 
-/// Segments on their way from the archive, in order.
+/// Segments being fetched from the archive, in order.
 struct Ahead<'a> {
     restorer: &'a Restorer,
     tli: TimelineId,
@@ -612,7 +610,7 @@ impl<'a> Ahead<'a> {
         Self { restorer, tli, size, coming: VecDeque::new() }
     }
 
-    /// This segment; those behind it are being fetched from now on.
+    /// Takes this segment; the ones after it are being fetched from now on.
     async fn take(&mut self, no: SegmentNo, course: &Course) -> Result<Fetched, Ends> {
         while self.coming.front().is_some_and(|(first, _)| *first != no) {
             self.coming.pop_front();
@@ -630,8 +628,8 @@ impl<'a> Ahead<'a> {
         }
     }
 
-    /// Where our timeline ends inside the segment, the file of the one that goes on beyond
-    /// it holds the same WAL, and is more likely to have been archived whole.
+    /// Where our timeline ends inside the segment, the file of the timeline that continues past it
+    /// holds the same WAL, and is more likely to have been archived whole.
     fn names(&self, no: SegmentNo, course: &Course) -> Vec<SegmentName> {
         let size = self.size;
         let last = no.end(size).saturating_sub(1);

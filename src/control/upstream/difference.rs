@@ -1,6 +1,6 @@
-//! Differences between our WAL and another source's. Where one was found is kept on disk as
-//! evidence before anything else is done, and until a source was seen to have our bytes at
-//! exactly that place no stream begins (I13). What is here is served meanwhile.
+//! Differences between our WAL and another source's. The position of a difference is saved on disk
+//! as evidence before anything else is done. No stream begins until a source has shown our bytes at
+//! exactly that position (I13). The WAL that we have is still served.
 
 use super::super::Shared;
 use super::link::{Link, LinkFault, Started};
@@ -21,7 +21,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// What the task has of the evidence that stands.
+/// What the task keeps about standing evidence.
 #[derive(Default)]
 pub(super) struct Kept {
     /// Keeps the WAL that is to be compared.
@@ -34,13 +34,14 @@ pub(super) struct Kept {
 enum Disk {
     #[default]
     Saved,
-    /// It could not be written; tried again before each attempt.
+    /// It could not be written; this is retried before each attempt.
     Unsaved,
 }
 
 impl Task {
-    /// `source` has other bytes than we at `at`. Evidence that stands already stays: there
-    /// may be several such places, and nobody is followed before the first was compared.
+    /// Notes that the bytes of `source` at `at` differ from ours. Evidence that already stands is
+    /// kept: there may be several such positions, and no source is followed before the first one is
+    /// compared.
     pub(super) async fn keep_difference(&mut self, source: &str, at: Lsn, detail: &str) {
         let hub = Arc::clone(&self.shared.hub);
         let Some(tli) = self.own_timeline() else { return };
@@ -62,8 +63,8 @@ impl Task {
         }
     }
 
-    /// Before an attempt: evidence goes when none of our WAL is at its place any more, or it
-    /// is seen to that it is on disk, and that our WAL there stays.
+    /// Called before an attempt. Drops the evidence when we no longer have WAL at its position.
+    /// Otherwise makes sure that it is on disk and that our WAL there is kept.
     pub(super) async fn settle_difference(&mut self) -> Result<(), String> {
         let hub = Arc::clone(&self.shared.hub);
         let Some(evidence) = hub.course.evidence() else { return Ok(()) };
@@ -86,7 +87,7 @@ impl Task {
         Ok(())
     }
 
-    /// The evidence stands no more.
+    /// Drops the evidence.
     pub(super) async fn forget_difference(&mut self, why: &str) -> Result<(), String> {
         let course = &self.shared.hub.course;
         let Some(evidence) = course.evidence() else { return Ok(()) };
@@ -103,12 +104,12 @@ impl Task {
     }
 }
 
-/// The place of the evidence that stands.
+/// The position of the standing evidence.
 pub(super) fn place(hub: &Hub) -> Option<Place> {
     hub.course.evidence().map(|evidence| Place { tli: evidence.tli, at: evidence.at })
 }
 
-/// Compares what the upstream has of `span` with what we have. None: it is the same.
+/// Compares the upstream's WAL in `span` with ours. Returns `None` when they are equal.
 pub(super) async fn compare(
     shared: &Shared,
     link: &mut Link,
@@ -150,7 +151,7 @@ pub(super) async fn compare(
     }
 }
 
-/// The upstream's WAL, by a stream that is only a question.
+/// Fetches the upstream's WAL through a stream opened only for that.
 async fn fetch(link: &mut Link, span: Span) -> Result<Vec<u8>, LinkFault> {
     match link.start(&start_replication(None, span.from, span.tli)).await? {
         Started::Stream => {}
@@ -166,7 +167,7 @@ async fn fetch(link: &mut Link, span: Span) -> Result<Vec<u8>, LinkFault> {
     Ok(wal)
 }
 
-/// Our own WAL.
+/// Reads our own WAL.
 fn read_own(layout: &Layout, span: Span, size: SegmentSize) -> io::Result<Vec<u8>> {
     let name = SegmentName { tli: span.tli, no: span.from.segment(size), size };
     let file = open_own(layout, name)?.ok_or(io::ErrorKind::NotFound)?;
@@ -175,7 +176,7 @@ fn read_own(layout: &Layout, span: Span, size: SegmentSize) -> io::Result<Vec<u8
     Ok(wal)
 }
 
-/// Our own file of a segment, complete or not.
+/// Opens our own file of a segment, complete or not.
 pub(super) fn open_own(layout: &Layout, name: SegmentName) -> io::Result<Option<File>> {
     for path in [layout.segment(name), layout.partial(name)] {
         match File::open(path) {

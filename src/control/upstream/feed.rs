@@ -1,5 +1,5 @@
-//! A stream of WAL from the archive to the receive role: the server's side of a CopyBoth
-//! over a socket pair. The core cannot tell it from an upstream, and makes the same checks.
+//! A stream of WAL from the archive to the receive role: the server's side of a CopyBoth over a
+//! socket pair. The core cannot distinguish it from an upstream, and makes the same checks.
 
 use super::super::Shared;
 use crate::data::handoff::{ToCore, UpstreamHandoff};
@@ -17,24 +17,25 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinHandle;
 
-/// WAL in one message.
+/// The most WAL in one message.
 const MESSAGE: usize = 128 << 10;
 
-/// How often the core hears that the stream lives while a file is fetched, at least.
+/// The longest interval between signs of life to the core while a file is fetched.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 
-/// The stream. Dropped, it ends: what was sent before counts.
+/// The stream. Dropping it ends it; what was sent before still counts.
 pub(super) struct Feed {
     to_core: OwnedWriteHalf,
     /// Reads what the core reports; ends with the stream.
     reports: JoinHandle<()>,
-    /// Between two signs of life.
+    /// The time between two signs of life.
     pause: Duration,
     at: Lsn,
 }
 
 impl Feed {
-    /// Hands the other end to the core. None: the core does not come to its queue.
+    /// Hands the other end to the core. Returns `None` when the core is not taking messages from
+    /// its queue.
     pub(super) async fn open(
         shared: &Shared,
         tli: TimelineId,
@@ -63,7 +64,7 @@ impl Feed {
         Ok(Some(Self { to_core, reports, pause, at: start }))
     }
 
-    /// Sends the WAL that follows what was sent.
+    /// Sends the next WAL.
     pub(super) async fn send(&mut self, wal: &[u8], end_of_wal: Lsn) -> io::Result<()> {
         for piece in wal.chunks(MESSAGE) {
             let header = xlog_data_header(self.at, end_of_wal, now(), piece.len());
@@ -79,7 +80,7 @@ impl Feed {
         self.reports.is_finished()
     }
 
-    /// Waits for something, and keeps the stream alive meanwhile.
+    /// Runs `work`, and keeps the stream alive meanwhile.
     pub(super) async fn during<T>(&mut self, work: impl Future<Output = T>) -> io::Result<T> {
         let mut work = pin!(work);
         loop {
@@ -97,8 +98,8 @@ impl Feed {
     }
 }
 
-/// The core's status reports: nobody waits for them here, but a full socket would hold up
-/// the core.
+/// Reads and drops the core's status reports: they are not needed here, but a full socket would
+/// block the core.
 async fn pass_over(mut from_core: OwnedReadHalf) {
     let mut bytes = [0; 4096];
     while let Ok(read) = from_core.read(&mut bytes).await

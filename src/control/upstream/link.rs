@@ -18,7 +18,7 @@ use tokio::net::{TcpSocket, UnixStream};
 /// The longest message expected before the stream; history files are the largest.
 const MAX_MESSAGE: usize = 1 << 20;
 
-/// Rows of any answer to our commands.
+/// The most rows of any answer to our commands.
 const MAX_ROWS: usize = 16;
 
 /// What can go wrong before the stream.
@@ -43,7 +43,7 @@ pub(super) enum LinkFault {
 /// The answer to one command: its last result set, values as bytes.
 pub(super) type Rows = Vec<Vec<Option<Bytes>>>;
 
-/// What START_REPLICATION was answered.
+/// The answer to START_REPLICATION.
 #[derive(Debug)]
 pub(super) enum Started {
     /// CopyBothResponse.
@@ -57,12 +57,12 @@ pub(super) enum Started {
 pub(super) struct Link {
     socket: Socket,
     unread: BytesMut,
-    /// What the server said of itself.
+    /// What the server reported about itself.
     pub(super) welcome: Welcome,
 }
 
 impl Link {
-    /// Connects and logs in. Not bounded in time: the caller does that.
+    /// Connects and logs in. It has no timeout: the caller sets one.
     pub(super) async fn open(
         conninfo: &Conninfo,
         host: &Host,
@@ -78,7 +78,7 @@ impl Link {
         loop {
             socket.write(&mut out).await.map_err(LinkFault::Io)?;
             let message = read(&mut socket, &mut unread).await?;
-            // Hashing a password takes milliseconds; others wait for this thread.
+            // Hashing a password takes milliseconds, and other tasks need this thread.
             let done = tokio::task::spawn_blocking(move || {
                 let message = message.parse()?;
                 let progress = login.take(&message, &mut out)?;
@@ -92,14 +92,14 @@ impl Link {
         }
     }
 
-    /// Sets what the flags say of TCP connections.
+    /// Sets the TCP options from the flags.
     pub(super) fn set_options(&self, settings: &crate::config::TcpSettings) {
         if let Socket::Tcp(socket) = &self.socket {
             super::super::tcp::set_upstream(&socket2::SockRef::from(socket), settings);
         }
     }
 
-    /// Sends one command and collects its answer, to ReadyForQuery.
+    /// Sends one command and collects its answer, up to ReadyForQuery.
     pub(super) async fn query(&mut self, sql: &str) -> Result<Rows, LinkFault> {
         self.send(sql).await?;
         self.collect().await
@@ -131,7 +131,7 @@ impl Link {
                 FromServer::CommandComplete(_)
                 | FromServer::Notice(_)
                 | FromServer::ParameterStatus { .. } => {}
-                // What was under way when a stream ended.
+                // The rest of a stream that has ended.
                 FromServer::CopyData(_) | FromServer::CopyDone => {}
                 _ => return Err(LinkFault::Protocol("unexpected message".to_owned())),
             }
@@ -170,8 +170,8 @@ impl Link {
         })
     }
 
-    /// Behind CopyBothResponse: waits for the first message of the stream and fails if
-    /// it is an error, such as that the WAL has been removed.
+    /// After CopyBothResponse: waits for the first message of the stream. Fails if it is an error,
+    /// for example because the WAL has been removed.
     pub(super) async fn first_message(&mut self) -> Result<(), LinkFault> {
         loop {
             match self.unread.first() {
@@ -212,7 +212,7 @@ impl Link {
         Ok(wal)
     }
 
-    /// Ends a stream that was only a question; commands may follow.
+    /// Ends a stream; commands may follow.
     pub(super) async fn end_stream(&mut self) -> Result<(), LinkFault> {
         let mut out = BytesMut::new();
         frontend::copy_done(&mut out);
@@ -220,15 +220,15 @@ impl Link {
         self.collect().await.map(drop)
     }
 
-    /// Says goodbye and closes.
+    /// Sends Terminate and closes.
     pub(super) async fn close(mut self) {
         let mut out = BytesMut::new();
         frontend::terminate(&mut out);
-        // A server that does not hear it sees the socket close.
+        // A server that does not get it sees the socket close.
         drop(self.socket.write(&mut out).await);
     }
 
-    /// The socket and the bytes read behind CopyBothResponse.
+    /// The socket and the bytes read after CopyBothResponse.
     pub(super) fn leave(self) -> io::Result<(OwnedFd, BytesMut)> {
         Ok((self.socket.leave()?, self.unread))
     }
@@ -239,7 +239,7 @@ pub(super) fn text(row: &[Option<Bytes>], column: usize) -> Option<&str> {
     std::str::from_utf8(row.get(column)?.as_deref()?).ok()
 }
 
-/// A whole message, apart from the buffer it came in.
+/// A whole message, independent of the buffer it came in.
 struct Message(Bytes);
 
 impl Message {

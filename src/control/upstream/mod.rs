@@ -1,5 +1,5 @@
-//! The task that keeps the hub connected: tries the hosts of the conninfo, judges what
-//! they say, hands a stream to the first core and waits for its end.
+//! The task that keeps the hub connected: it tries the hosts of the conninfo, judges their answers,
+//! hands a stream to the first core, and waits for its end.
 
 mod archive;
 mod difference;
@@ -43,15 +43,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-/// How long an attempt may take when neither connect_timeout nor wal_receiver_timeout
-/// says.
+/// How long an attempt may take when neither connect_timeout nor wal_receiver_timeout is set.
 const DEFAULT_ATTEMPT: Duration = Duration::from_secs(60);
 
 /// The same with an archive.
 const SHORT_ATTEMPT: Duration = Duration::from_secs(5);
 
-/// How long the first message of a stream is waited for at most. Our start lies before the
-/// upstream's end nearly always, so it comes at once.
+/// The longest wait for the first message of a stream. Our start is nearly always before the
+/// upstream's end, so it comes at once.
 const FIRST_MESSAGE: Duration = Duration::from_secs(1);
 
 /// History files fetched below the upstream's timeline: more generations than any
@@ -97,14 +96,14 @@ pub(super) async fn run(
         let order = match task.next() {
             None => orders.recv().await,
             Some(Next::SleepUntil(at)) => task.wait(at, &mut orders).await,
-            // Hosts that take their time to fail leave no pause between two rounds.
+            // Hosts that fail slowly leave no pause between two rounds.
             Some(Next::Connect(0)) if task.failures >= 2 * task.upstream.conninfo.hosts.len() => {
                 task.wait(Instant::now(), &mut orders).await
             }
             Some(Next::Connect(host)) => task.attempt(host, &mut orders).await,
         };
-        // An attempt that took too long may have left it behind, and the next one would ask
-        // for it again.
+        // An attempt that took too long may have left a switch unfinished, and the next one would
+        // ask for it again.
         task.end_switching().await;
         if let Some(order) = order {
             task.carry_out(order).await;
@@ -118,18 +117,18 @@ struct Task {
     upstream: Arc<Upstream>,
     supervisor: Supervisor,
     ends: mpsc::Receiver<UpstreamEnd>,
-    /// A switch of timelines that is under way, whether or not its attempt still is.
+    /// A switch of timelines in progress, even if its attempt has been given up.
     switching: Option<Switching>,
-    /// Where to begin when there is no WAL; `current` after a gap was jumped.
+    /// Where to begin when there is no WAL; `current` after a gap was skipped.
     start_from: StartFrom,
     /// The upstream no longer has this start of ours.
     removed: Option<Lsn>,
-    /// Was it said what `remote_apply` comes to here?
+    /// Was the effect of `remote_apply` on this hub already logged?
     warned_of_apply: bool,
     no_standby: NoStandby,
-    /// Of a difference that was found.
+    /// What is kept about a difference that was found.
     kept: Kept,
-    /// What was said of the archive.
+    /// What was logged about the archive.
     told: archive::Told,
     /// The archive had nothing more for this position.
     exhausted: Option<Position>,
@@ -137,10 +136,10 @@ struct Task {
     failures: usize,
 }
 
-/// With `prefer-standby`: have we looked at all hosts for one?
+/// With `prefer-standby`: have all hosts been checked for a standby?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NoStandby {
-    /// This round has met none but standbys.
+    /// This round has met nothing but standbys.
     NotMet,
     /// This round has met a server that could be followed but is no standby.
     Met,
@@ -179,7 +178,7 @@ impl Failure {
 }
 
 impl Task {
-    /// What to do now; none while there is a fence.
+    /// What to do now; `None` while the hub is fenced.
     fn next(&mut self) -> Option<Next> {
         if self.is_fenced() {
             return None;
@@ -191,8 +190,8 @@ impl Task {
         self.shared.hub.course.fence().is_some()
     }
 
-    /// Connects, and stays until the stream has ended. An order that ends it is handed
-    /// back, to be carried out behind it.
+    /// Connects, and stays until the stream has ended. An order that ends it is returned, to be
+    /// carried out afterwards.
     async fn attempt(&mut self, index: usize, orders: &mut mpsc::Receiver<Order>) -> Option<Order> {
         let upstream = Arc::clone(&self.upstream);
         let host = upstream.conninfo.hosts.get(index)?;
@@ -244,7 +243,7 @@ impl Task {
         let state = match failure {
             Failure::State(state) => state,
             Failure::Removed { start, message } => return self.gap(index, start, message).await,
-            // Only a hub that is below us answers a login with this one.
+            // Only a hub below us answers a login with this error.
             Failure::Link(LinkFault::Login(LoginFault::Server(error)))
                 if error.sqlstate == sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE =>
             {
@@ -255,8 +254,8 @@ impl Task {
         self.ended(index, state).await;
     }
 
-    /// The core receives; waits for the end, or for an order that makes one: the stream is
-    /// there as long as that is not carried out.
+    /// The core receives: waits for the end of the stream, or for an order that ends it. The stream
+    /// lasts until that order is carried out.
     async fn stay(
         &mut self,
         index: usize,
@@ -291,7 +290,7 @@ impl Task {
                 why: "terminating walreceiver due to timeout".to_owned(),
             },
             UpstreamEnd::Timeline { next, at } => {
-                // Everything else is decided from what it says when it is asked again.
+                // Everything else is decided from its next answer.
                 self.supervisor.forget();
                 let why = format!("the timeline ended at {at}, timeline {next} follows");
                 UpstreamState::Disconnected { why }
@@ -307,7 +306,7 @@ impl Task {
                 UpstreamState::Disconnected { why: format!("{message} ({sqlstate})") }
             }
             UpstreamEnd::NoSpace => UpstreamState::NoSpace,
-            // What follows is up to the order that made it.
+            // The order that caused it decides what follows.
             UpstreamEnd::Recalled => return,
             UpstreamEnd::Stopped => UpstreamState::Stopped,
         };
@@ -322,7 +321,7 @@ impl Task {
     async fn gap(&mut self, index: usize, asked: Lsn, message: String) {
         let at = match self.shared.hub.position() {
             Position::At { start, durable, .. } => {
-                // Our end may lie in a later segment than the record before it.
+                // Our end may be in a later segment than the record before it.
                 if asked == start && self.without_overlap(start, durable).is_some() {
                     self.removed = Some(start);
                     self.supervisor.forget();
@@ -410,12 +409,13 @@ impl Task {
         self.shared.hub.course.set_standing(Standing { state, since });
         let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
         let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        // Only `inspect` reads it; the next change writes it again.
+        // A lost write is harmless: only `inspect` reads the file, and the next change writes it
+        // again.
         self.shared.keeper.note(Job::SaveState(self.supervisor.state().to_json(since)));
     }
 }
 
-/// A link that was asked who it is.
+/// A link whose server has identified itself.
 struct Asked {
     link: Link,
     seen: Seen,
@@ -450,15 +450,15 @@ impl Task {
         let limit = Some(config.wal_receiver_timeout).filter(|t| !t.is_zero());
         let limit = limit.unwrap_or(DEFAULT_ATTEMPT);
         let first = FIRST_MESSAGE.min(limit / 2);
-        // An upstream that has answered everything and has nothing to send is no late one.
+        // An upstream that has answered everything and has nothing to send is not late.
         match timeout(limit + first, self.begin(link, name, first)).await {
             Ok(begun) => begun,
             Err(_) => Err(Failure::other(format!("{name}: no answer within wal_receiver_timeout"))),
         }
     }
 
-    /// How long a host may take to let us in when nobody has said. With an archive there is
-    /// something better to do meanwhile.
+    /// How long a host may take to accept us when no timeout is set. With an archive there is
+    /// something better to do in the meantime.
     fn patience(&self) -> Duration {
         let interval = self.shared.hub.config.wal_retrieve_retry_interval;
         match self.shared.restorer {
@@ -467,7 +467,7 @@ impl Task {
         }
     }
 
-    /// Asks for a stream and waits for its first message for at most `first`.
+    /// Asks for a stream and waits at most `first` for its first message.
     async fn begin(
         &mut self,
         mut link: Link,
@@ -526,7 +526,7 @@ impl Task {
         }
         if hub.above() != seen.path {
             hub.set_above(seen.path);
-            // Not from here: this attempt may be given up while a core's queue is full.
+            // In a task of its own: this attempt may be given up while a core's queue is full.
             tokio::spawn(end_hub_streams(Arc::clone(&self.shared)));
         }
         let sql = start_replication(slot, start, tli);
@@ -556,7 +556,7 @@ impl Task {
             // At the very end of its WAL there is nothing to send yet.
             Err(_) => {}
         }
-        // The stream is sure to come; its first bytes wait in the socket.
+        // The stream is certain; its first bytes wait in the socket.
         let identity = Arc::new(Identity {
             system_id: seen.system_id,
             segment_size: seen.segment_size,
@@ -595,7 +595,7 @@ impl Task {
         }
     }
 
-    /// Where a difference was found the upstream must have our bytes.
+    /// Checks that the upstream has our bytes where a difference was found.
     async fn compare(&mut self, asked: &mut Asked, span: Span) -> Result<(), Failure> {
         match difference::compare(&self.shared, &mut asked.link, span).await? {
             Some(state) => Err(Failure::State(state)),
@@ -606,8 +606,8 @@ impl Task {
         }
     }
 
-    /// Our timeline ended at `at`, and `next` follows: writes down the histories, then the
-    /// switch, and waits until standbys can be sent on.
+    /// Our timeline ended at `at`, and `next` follows: saves the histories, then the switch, and
+    /// waits until standbys can be directed to the next timeline.
     async fn switch(
         &mut self,
         asked: &mut Asked,
@@ -643,8 +643,8 @@ impl Task {
         self.go_on_with(Switch { from, to: next, at }).await.map_err(Failure::other)
     }
 
-    /// A primary that waits for this hub to replay is told something else: once it is said
-    /// here what that is.
+    /// A primary that wants to wait until this hub replays actually waits for something else: logs
+    /// once what that is.
     async fn warn_of_apply(&mut self, link: &mut Link) -> Result<(), Failure> {
         let config = Arc::clone(&self.shared.hub.config);
         if self.warned_of_apply || config.feedback.report_apply != ReportApply::Flush {
@@ -652,7 +652,7 @@ impl Task {
         }
         let names = match show(link, "synchronous_commit").await {
             Ok(level) if level == "remote_apply" => show(link, "synchronous_standby_names").await?,
-            // Or it has no such setting, being no PostgreSQL.
+            // Or it has no such setting, because it is not PostgreSQL.
             Ok(_) | Err(LinkFault::Server(_)) => return Ok(()),
             Err(fault) => return Err(fault.into()),
         };
@@ -676,8 +676,8 @@ impl Task {
         Some(history.forks())
     }
 
-    /// History files up to the timeline that we receive, durable before its WAL:
-    /// standbys ask for each of them, ancestor or not.
+    /// Saves the history files up to the timeline that we receive, durably before its WAL: standbys
+    /// ask for each of them, ancestor or not.
     async fn save_histories(
         &self,
         link: &mut Link,
@@ -689,8 +689,8 @@ impl Task {
         for raw in (first..=tli.raw()).rev() {
             let Some(one) = TimelineId::new(raw) else { continue };
             let (known, ours) = (self.shared.hub.history(one), self.own_timeline());
-            // What we are on came with our WAL; a newer one may be left from an upstream
-            // that had another.
+            // Our own timeline's history came with our WAL. A newer one may be left from an
+            // upstream with another history.
             if known.is_some() && ours.is_some_and(|ours| one <= ours) {
                 continue;
             }
@@ -749,14 +749,14 @@ impl Task {
     }
 }
 
-/// Tells every core that the hubs below have to look again.
+/// Tells every core that the hubs below must check their path again.
 async fn end_hub_streams(shared: Arc<Shared>) {
     for core in 0..shared.mailboxes.len() {
         super::connection::insist(&shared, core, ToCore::EndHubStreams).await;
     }
 }
 
-/// Who is it? In the order of a walreceiver; 13 and 14 standbys want IDENTIFY_SYSTEM
+/// Asks the server who it is, in a walreceiver's order; 13 and 14 standbys want IDENTIFY_SYSTEM
 /// first.
 async fn ask(mut link: Link, name: &str) -> Result<Asked, Failure> {
     let senseless = |what: &str| LinkFault::Protocol(format!("{what} makes no sense"));
@@ -793,7 +793,7 @@ async fn ask(mut link: Link, name: &str) -> Result<Asked, Failure> {
     Ok(Asked { link, seen, data_directory_mode, history })
 }
 
-/// Is it in recovery, and does it let anybody write?
+/// Is it in recovery, and is it read-only?
 async fn nature(link: &mut Link) -> Result<ServerNature, LinkFault> {
     let said = |link: &Link, name: &str| {
         let parameter = link.welcome.parameters.iter().find(|(known, _)| known == name);
@@ -801,7 +801,7 @@ async fn nature(link: &mut Link) -> Result<ServerNature, LinkFault> {
     };
     let in_hot_standby = match said(link, "in_hot_standby") {
         Some(known) => known,
-        // 13 does not say; in recovery every transaction is read-only.
+        // 13 does not report it; in recovery every transaction is read-only.
         None => show(link, "transaction_read_only").await? == "on",
     };
     let read_only = said(link, "default_transaction_read_only").unwrap_or(false);
@@ -814,7 +814,7 @@ async fn show(link: &mut Link, name: &str) -> Result<String, LinkFault> {
     value.map(str::to_owned).ok_or_else(|| LinkFault::Protocol(format!("no answer to SHOW {name}")))
 }
 
-/// The file's content; none when the upstream has no such file.
+/// The file's content; `None` when the upstream has no such file.
 async fn fetch_history(link: &mut Link, tli: TimelineId) -> Result<Option<Bytes>, LinkFault> {
     match link.query(&format!("TIMELINE_HISTORY {tli}")).await {
         Ok(rows) => {

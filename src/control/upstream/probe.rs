@@ -1,5 +1,5 @@
-//! Is there an upstream that could go on where the archive is at? Asked beside the archive,
-//! so that a host that does not answer holds up nothing.
+//! Is there an upstream that could continue from the archive's position? This is asked
+//! concurrently, so that a host that does not answer delays nothing.
 
 use super::super::Shared;
 use super::link::{Link, LinkFault, Started};
@@ -18,8 +18,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{debug, error};
 
-/// The question, asked every `wal_retrieve_retry_interval` until it is answered. Dropped, it
-/// is asked no more.
+/// The question, asked every `wal_retrieve_retry_interval` until the answer is yes. Dropping it
+/// stops the asking.
 pub(super) struct Probe {
     asking: JoinHandle<()>,
 }
@@ -40,10 +40,10 @@ impl Probe {
         self.asking.is_finished()
     }
 
-    /// Comes when one is found.
+    /// Completes when one is found.
     pub(super) async fn found(&mut self) {
         if !self.asking.is_finished() {
-            // It neither panics nor is aborted while somebody waits for it.
+            // It neither panics nor is aborted while it is awaited.
             drop((&mut self.asking).await);
         }
     }
@@ -52,7 +52,7 @@ impl Probe {
 async fn ask_all(shared: Arc<Shared>, upstream: Arc<Upstream>) {
     let config = Arc::clone(&shared.hub.config);
     let hosts = &upstream.conninfo.hosts;
-    // What was said of each host last, as far as somebody must act.
+    // The last problem of each host that an operator must act on.
     let mut alarms = vec![None; hosts.len()];
     loop {
         tokio::time::sleep(config.wal_retrieve_retry_interval).await;
@@ -72,7 +72,7 @@ async fn ask_all(shared: Arc<Shared>, upstream: Arc<Upstream>) {
     }
 }
 
-/// Could this host go on? None: yes.
+/// Could this host continue? Returns `None` if so.
 async fn answer(
     shared: &Shared,
     conninfo: &Conninfo,
@@ -104,7 +104,7 @@ async fn answer(
             Verdict::Not(state) => Ok(Some(state)),
             Verdict::Compare(span) => super::difference::compare(shared, &mut link, span).await,
             Verdict::Switch { .. } | Verdict::FindOldest { .. } => Ok(None),
-            // Whether it still has the WAL only its answer tells.
+            // Only its answer shows whether it still has the WAL.
             Verdict::Start { tli, start } => {
                 match link.start(&start_replication(None, start, tli)).await? {
                     Started::TimelineEnded { .. } => Ok(None),
@@ -121,7 +121,7 @@ async fn answer(
     timeout(DEFAULT_ATTEMPT, talk).await.map_err(late)?
 }
 
-/// What this hub holds now, while WAL is coming in.
+/// What this hub holds now, while WAL is still coming in.
 fn known(shared: &Shared) -> Known {
     let hub = &shared.hub;
     let identity = hub.identity();

@@ -1,6 +1,5 @@
-//! Orders of operators: another upstream, a fence, no fence any more. They are carried
-//! out between two attempts, never beside one, and what they change is on disk before
-//! it counts.
+//! Operators' orders: another upstream, a fence, the end of a fence. They are carried out between
+//! two attempts, never during one, and a change is on disk before it takes effect.
 
 use super::super::ctl;
 use super::super::orders::{Order, Steer};
@@ -15,7 +14,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 impl Task {
-    /// Does the order end what is under way?
+    /// Does the order end what is in progress?
     pub(super) fn interrupts(&self, order: &Order) -> bool {
         let course = &self.shared.hub.course;
         let (upstream, _) = course.upstream();
@@ -27,23 +26,23 @@ impl Task {
         }
     }
 
-    /// Carries out an order. Whatever was under way has been given up, at any point of it,
-    /// and nothing is received meanwhile.
+    /// Carries out an order. What was in progress may have been given up at any point. Nothing is
+    /// received in the meantime.
     pub(super) async fn carry_out(&mut self, order: Order) {
         self.recall().await;
         self.end_switching().await;
         self.obey(order).await;
     }
 
-    /// A timeline's end that was decided is not left half way.
+    /// Completes a switch of timelines that was already decided.
     pub(super) async fn end_switching(&mut self) {
         if let Some(switching) = self.switching.take() {
-            // Whoever asked for it has given up.
+            // The attempt that asked for it has been given up.
             drop(switching.await);
         }
     }
 
-    /// Does as told, when nothing stands in the way, or when nothing has to change.
+    /// Obeys the order if nothing prevents it or if nothing has to change.
     pub(super) async fn obey(&mut self, order: Order) {
         let interrupts = self.interrupts(&order);
         let Order { steer, answer } = order;
@@ -58,18 +57,19 @@ impl Task {
         if interrupts {
             self.begin_course();
         }
-        // Who asked may have gone.
+        // The caller may have gone.
         drop(answer.send(result));
     }
 
-    /// Ends the stream to the core, if there is one. Whatever was under way may have been
-    /// given up at any point: the core knows, and says so behind all that it said before.
+    /// Ends the stream to the core, if there is one. What was in progress may have been given up at
+    /// any point. The core knows whether there is a stream, and its answer comes after all its
+    /// earlier news.
     async fn recall(&mut self) {
         super::super::connection::insist(&self.shared, 0, ToCore::RecallUpstream).await;
         loop {
             match self.ends.recv().await {
                 Some(UpstreamEnd::Recalled) => return,
-                // The hub goes down.
+                // The hub is shutting down.
                 Some(UpstreamEnd::Stopped) | None => std::future::pending().await,
                 Some(UpstreamEnd::Diverged { at, detail }) => {
                     let host = match self.supervisor.state() {
@@ -83,7 +83,7 @@ impl Task {
         }
     }
 
-    /// Begins with the upstream and the fence that are in force.
+    /// Starts with the upstream and the fence in force.
     pub(super) fn begin_course(&mut self) {
         let course = &self.shared.hub.course;
         self.upstream = course.upstream().0;
@@ -102,7 +102,7 @@ impl Task {
     async fn follow(&self, upstream: Option<Arc<Upstream>>) -> Result<(), String> {
         let course = &self.shared.hub.course;
         let flag = course.flag();
-        // Named by hand, the flag's upstream is the flag's.
+        // An order that names the flag's upstream means the flag.
         let upstream = upstream.filter(|upstream| *upstream != flag);
         let note = upstream.as_ref().map(|upstream| UpstreamNote {
             primary_conninfo: upstream.text.clone(),

@@ -1,4 +1,4 @@
-//! From one timeline to the next, and back to none: first the keeper, then the cores.
+//! Switches from one timeline to the next, and back to none: first the keeper, then the cores.
 
 use super::Task;
 use crate::control::Shared;
@@ -10,13 +10,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// A switch that is under way. It is carried to its end whoever asked for it.
+/// A switch in progress. It is completed even if the attempt that asked for it has been given up.
 pub(super) type Switching = Pin<Box<dyn Future<Output = Result<(), String>> + Send + Sync>>;
 
 impl Task {
-    /// Our timeline has ended, and its heir's history is saved: writes that down, and waits
-    /// until standbys can be sent on. An attempt that is given up meanwhile leaves it behind
-    /// in `switching`.
+    /// Our timeline has ended, and the next one's history is saved: records the switch, and waits
+    /// until standbys can be directed to it. An attempt that is given up in the meantime leaves the
+    /// switch in `switching`.
     pub(super) async fn go_on_with(&mut self, plan: Switch) -> Result<(), String> {
         self.removed = None;
         let switching = Box::pin(switch(Arc::clone(&self.shared), plan));
@@ -25,8 +25,8 @@ impl Task {
         switched
     }
 
-    /// Our WAL is aside: the hub holds none, and the receive role forgets where it was
-    /// before it is given another upstream.
+    /// Our WAL was moved aside: the hub holds none, and the receive role forgets its position
+    /// before it gets another upstream.
     pub(super) async fn begin_anew(&self) {
         let hub = &self.shared.hub;
         hub.set_cells(Vec::new());

@@ -1,4 +1,4 @@
-//! The supervision of the upstream against a server that says what a script has.
+//! The supervision of the upstream against a scripted server.
 
 use super::super::listener::Bound;
 use super::super::tests::keeper_that;
@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Messages that wait for the core.
 const QUEUE: usize = 16;
 
-/// What a job would have left behind, in a word.
+/// What a job would have saved, in brief.
 fn noted(job: &Job) -> String {
     match job {
         Job::SaveHistory { tli, .. } => format!("history {tli}"),
@@ -69,7 +69,7 @@ fn noted(job: &Job) -> String {
     }
 }
 
-/// A keeper that notes what it is asked for.
+/// A keeper that records its jobs.
 fn note_taker(saved: &Arc<Mutex<Vec<String>>>) -> KeeperClient {
     let saved = Arc::clone(saved);
     keeper_that(move |job| {
@@ -78,7 +78,7 @@ fn note_taker(saved: &Arc<Mutex<Vec<String>>>) -> KeeperClient {
     })
 }
 
-/// A server: what it says of itself, and from where on it has WAL.
+/// A server: what it reports about itself, and where its WAL begins.
 #[derive(Clone)]
 struct Server {
     path: Option<InstancePath>,
@@ -87,16 +87,16 @@ struct Server {
     oldest: Lsn,
     has_slot: bool,
     says_first: FirstWords,
-    /// Every byte of its WAL; none: it sends none.
+    /// The value of every byte of its WAL; with `None` it sends no WAL.
     wal: Option<u8>,
 }
 
-/// What a stream begins with.
+/// How a stream begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum FirstWords {
     /// A keepalive, which is a message like any other.
     Keepalive,
-    /// There is nothing to say yet.
+    /// There is nothing to send yet.
     Nothing,
 }
 
@@ -110,7 +110,7 @@ const SERVER: Server = Server {
     wal: None,
 };
 
-/// Serves every connection by the script; what it was asked is noted.
+/// Serves every connection by the script, and records the commands.
 fn start(server: Arc<Mutex<Server>>, asked: Arc<Mutex<Vec<String>>>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -306,7 +306,7 @@ fn an_empty_directory_begins_with_everything_saved_first() {
     let handoff = scene.stream();
     assert_eq!((handoff.start, handoff.tli.raw()), (Lsn::new(0x500_0000), 3));
     assert!(handoff.unread.is_empty() || handoff.unread.starts_with(b"d"));
-    // Nothing of timeline 2, which has no file.
+    // Timeline 2 is not saved: it has no file.
     assert_eq!(scene.saved()[..3], ["connecting", "history 3", "begin 77 3 0/5000000"]);
     let asked = scene.asked.lock().unwrap().join("; ");
     assert_eq!(
@@ -329,7 +329,7 @@ fn an_empty_directory_begins_with_everything_saved_first() {
     assert_eq!(scene.stream().start, Lsn::new(0x500_2000));
     assert!(scene.saved().contains(&"disconnected".to_owned()));
 
-    // Behind us: waited for, without a stream.
+    // The server is behind us: the hub waits for it, without a stream.
     scene.server.lock().unwrap().xlogpos = "0/5002000";
     scene.end(UpstreamEnd::TimedOut);
     scene.wait_for("waiting for upstream");
@@ -351,7 +351,7 @@ fn an_upstream_with_nothing_to_send_is_in_time_for_any_timeout() {
 fn the_overlap_is_given_up_before_a_gap_is_declared() {
     let scene = Scene::new(SERVER, |config| config.on_gap = OnGap::RestartAtCurrent);
     let handoff = scene.stream();
-    // Our last record begins in segment 4, our end lies in segment 5.
+    // Our last record begins in segment 4, and our end is in segment 5.
     let position = Position::At {
         tli: handoff.tli,
         durable: Lsn::new(0x500_0028),
@@ -402,7 +402,7 @@ fn a_difference_is_kept_until_a_source_has_our_bytes_at_that_place() {
     let saved = scene.saved();
     assert_eq!(saved[saved.len() - 2..], ["evidence 1 0/5002100", "diverged"], "{saved:?}");
 
-    // Asked again and again for the place, and for no stream.
+    // The hub asks repeatedly for that position, and for no stream.
     let asked = |text: &str| scene.asked.lock().unwrap().iter().filter(|a| *a == text).count();
     let question = "START_REPLICATION 0/5000000 TIMELINE 1";
     let standing = || scene.hub.course.standing().state.to_string();
@@ -417,7 +417,7 @@ fn a_difference_is_kept_until_a_source_has_our_bytes_at_that_place() {
     wait("it is asked again", &|| asked(question) >= before + 2);
     assert!(standing().contains("another history from 0/5000000 on"), "{}", standing());
 
-    // It has removed the place: that shows nothing.
+    // It has removed WAL at that position, which proves nothing.
     scene.server.lock().unwrap().oldest = Lsn::new(0x500_2000);
     wait("it cannot show it", &|| standing().contains("segment removed"));
     assert!(standing().starts_with("diverged:"), "{}", standing());
@@ -494,11 +494,11 @@ fn a_core_with_a_full_queue_hears_of_the_new_path_too() {
     assert_eq!(told.len(), 1);
 }
 
-/// What is kept of a server goes into the control file, which could not be read again at
-/// the next start if it were longer than that.
+/// What is kept about a server goes into the control file. A longer one could not be read at the
+/// next start.
 #[test]
 fn parameters_that_are_kept_fit_into_the_control_file() {
-    // A byte that JSON writes as six.
+    // JSON writes this byte as six bytes.
     let text = |len: usize| "\u{1}".repeat(len);
     let fits = |len: &usize| {
         let mut out = BytesMut::new();

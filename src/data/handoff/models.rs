@@ -1,7 +1,7 @@
-//! Every interleaving of handing something over and falling asleep, over the mailbox that
-//! ships: `RUSTFLAGS="--cfg walhub_loom" cargo test --lib models`.
+//! Every interleaving of a hand-over with a core that falls asleep, over the shipped mailbox:
+//! `RUSTFLAGS="--cfg walhub_loom" cargo test --lib models`.
 //!
-//! A core that sleeps over a message is a deadlock to the checker. Each model also runs
+//! The checker sees a core that sleeps through a message as a deadlock. Each model also runs
 //! without one of the fences, or without the last look, and must then fail.
 
 use super::{Inbox, Mailbox, ToCore, mailbox};
@@ -13,8 +13,8 @@ use loom::thread;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What a core and those who post to it share; the notification stands for the
-/// descriptor that a ring reads.
+/// What a core shares with the threads that post to it. The notification stands for the descriptor
+/// that a ring reads.
 struct Door {
     bell: Bell,
     event: Notify,
@@ -43,7 +43,7 @@ fn checked(model: impl Fn() + Send + Sync + 'static) {
     builder.check(model);
 }
 
-/// The core's loop until it has taken so many messages.
+/// The core's loop until it has taken `expected` messages.
 fn take(door: &Door, inbox: &Inbox, expected: usize, last_look: fn(&Inbox) -> bool) {
     let mut taken = 0;
     loop {
@@ -72,7 +72,8 @@ fn one_message(last_look: fn(&Inbox) -> bool) {
     });
 }
 
-/// The control thread and the keeper post at once; only one of them may have rung.
+/// The control thread and the keeper post at the same time; only one of them may have rung the
+/// bell.
 fn two_messages() {
     checked(|| {
         let (door, mailbox, inbox) = opened(2);
@@ -87,7 +88,7 @@ fn two_messages() {
     });
 }
 
-/// A queue that is full gives the message back; posting it again gets it through.
+/// A full queue returns the message; posting it again delivers it.
 fn full_queue() {
     checked(|| {
         let (door, mailbox, inbox) = opened(1);

@@ -1,6 +1,6 @@
-//! The queue of a hand-over: crossbeam's, or under `cfg(walhub_loom)` one that the
-//! checker sees through and that promises no more: what was pushed is seen by who sees
-//! the place filled.
+//! The queue of a hand-over: crossbeam's, or under `cfg(walhub_loom)` one that the checker can
+//! follow. That one promises no more than this: a thread that sees the place filled sees what was
+//! pushed.
 
 #[cfg(not(walhub_loom))]
 pub(super) use crossbeam::queue::ArrayQueue;
@@ -18,11 +18,11 @@ mod modelled {
         value: Mutex<Option<T>>,
     }
 
-    /// Bounded; many push, one pops.
+    /// Bounded; many producers, one consumer.
     #[derive(Debug)]
     pub(in crate::data::handoff) struct ArrayQueue<T> {
         places: Vec<Place<T>>,
-        /// The next place to be claimed by a push; the place is free when it says so.
+        /// The next place that a push claims; the place itself says when it is free.
         tail: AtomicUsize,
         head: AtomicUsize,
     }
@@ -37,7 +37,7 @@ mod modelled {
         pub(in crate::data::handoff) fn push(&self, value: T) -> Result<(), T> {
             let mut tail = self.tail.load(Ordering::Relaxed);
             loop {
-                // A head that is out of date makes the queue look full, which it may.
+                // A stale head makes the queue look full, which is allowed.
                 if tail - self.head.load(Ordering::Acquire).min(tail) >= self.places.len() {
                     return Err(value);
                 }

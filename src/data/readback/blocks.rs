@@ -1,15 +1,13 @@
 //! WAL that has left the cache, read back from segment files for standbys that catch
 //! up: a small pool of blocks, each read once for all standbys of the core near it.
 //!
-//! Reads are the ring's own and asynchronous: a page that is not in the page cache
-//! delays the standby that needs it, and nobody else. A block stays until somebody has
-//! been sent from it: however many standbys want however many places, each read
-//! brings one of them on.
+//! Reads go through the ring and are asynchronous: a page that is not in the page cache delays only
+//! the standby that needs it. A block stays until a standby has been sent from it: however many
+//! standbys want however many places, each read advances at least one of them.
 //!
-//! The pool is as small as the disk lets it be. Reads from the page cache are over when
-//! they are submitted, and [`HOT`] blocks go round and round within the CPU's own cache:
-//! what was just read is sent from there. Only while the disk takes its time does the
-//! pool grow, so that many reads are on their way at once.
+//! The pool is as small as the disk allows. Reads from the page cache complete on submission, so
+//! [`HOT`] blocks are reused within the CPU's own cache, and what was just read is sent from there.
+//! The pool grows only while the disk is slow, so that many reads are in flight at once.
 
 use crate::data::table::Key;
 use crate::data::token::Purpose;
@@ -18,19 +16,19 @@ use crate::wal::Lsn;
 use crate::wal::page::{PAGE_SIZE, PageFault, PageHeader, PageRules};
 use crate::watermark::CellId;
 
-/// Bytes of a block. A power of two, not above the smallest segment. As much as a socket
+/// Bytes of a block. A power of two, not above the smallest segment. It is as much as a socket
 /// takes at once while `TCP_NOTSENT_LOWAT` bounds it.
 pub const BLOCK_SIZE: usize = 128 << 10;
 
-/// Blocks of a pool whose reads do not wait: 1 MiB, half of a CPU's second-level cache.
-/// So many are read in one pass of a core's loop.
+/// Blocks of a pool whose reads do not wait: 1 MiB, half of a CPU's second-level cache. One pass of
+/// a core's loop reads at most this many.
 pub const HOT: usize = 8;
 
 /// Blocks in a core's pool: 16 MiB.
 const BLOCKS: usize = 128;
 
-/// A block that nobody used while so many others were loaded is free all the same:
-/// whoever wanted it has gone.
+/// A block that was not used while this many others were loaded counts as free: the standby that
+/// wanted it has gone.
 const FORGOTTEN: u32 = 4 * BLOCKS as u32;
 
 /// Which bytes a block holds.
@@ -43,7 +41,7 @@ pub struct BlockId {
 }
 
 impl BlockId {
-    /// The block that holds a position.
+    /// The block that holds `at`.
     pub fn of(cell: CellId, at: Lsn) -> Self {
         Self { cell, number: at.raw() / BLOCK_SIZE as u64 }
     }
@@ -54,7 +52,7 @@ impl BlockId {
     }
 }
 
-/// A read that came back wrong.
+/// Why a read failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BlockFault {
     /// The operating system's error.
@@ -71,7 +69,7 @@ pub enum BlockFault {
     Page(#[from] PageFault),
 }
 
-/// What is known of the bytes at a position.
+/// Whether the bytes at a position are loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtHand {
     /// They are loaded.
@@ -88,7 +86,7 @@ struct Block {
     /// Bytes before this are valid once the block is loaded.
     valid_to: Lsn,
     state: State,
-    /// Who is to be told when it is loaded.
+    /// The standbys to tell when it is loaded.
     waiting: Vec<Key>,
 }
 
@@ -103,7 +101,7 @@ enum State {
     },
 }
 
-/// Has somebody been sent from a block?
+/// Has a standby been sent from a block?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Used {
     NotYet,
@@ -118,8 +116,7 @@ pub struct BlockPool {
 }
 
 impl BlockPool {
-    /// Bytes at `at`, at most `max` and not past the block; none when they are not
-    /// loaded.
+    /// Bytes at `at`, at most `max` and not past the block; `None` when they are not loaded.
     pub fn bytes(&self, cell: CellId, at: Lsn, max: usize) -> Option<&[u8]> {
         let id = BlockId::of(cell, at);
         let block = self.blocks.iter().flatten().find(|block| block.id == id)?;
@@ -129,7 +126,7 @@ impl BlockPool {
         buffer.filled().get(from..to).filter(|bytes| !bytes.is_empty())
     }
 
-    /// Are the bytes at `at` here, or on their way?
+    /// Are the bytes at `at` loaded, or being read?
     pub fn at_hand(&self, cell: CellId, at: Lsn) -> AtHand {
         let id = BlockId::of(cell, at);
         match self.blocks.iter().flatten().find(|block| block.id == id) {
@@ -146,21 +143,21 @@ impl BlockPool {
         }
     }
 
-    /// Is there a place for one more block? When every block waits for somebody who
-    /// does not come and none is being read, there is one all the same.
+    /// Is there a place for one more block? There is always one when no block is being read, even
+    /// if every block waits for a standby that does not come.
     pub fn has_place(&self) -> bool {
         let loading =
             |block: &Option<Block>| matches!(block, Some(Block { state: State::Loading, .. }));
         self.has_free_place() || self.blocks.len() < BLOCKS || !self.blocks.iter().any(loading)
     }
 
-    /// Is there a place without growing: for what nobody waits for yet?
+    /// Is there a place without growing the pool, for a block that no standby waits for yet?
     pub fn has_free_place(&self) -> bool {
         self.blocks.len() < HOT || self.blocks.iter().any(is_free)
     }
 
-    /// Reads a block whose WAL is valid up to `durable` from its segment's file at
-    /// `offset`. Only when [`BlockPool::has_place`].
+    /// Reads a block whose WAL is valid up to `durable` from its segment's file at `offset`.
+    /// Requires [`BlockPool::has_place`].
     pub fn load<R: Ring>(
         &mut self,
         ring: &mut R,
@@ -181,8 +178,8 @@ impl BlockPool {
         ring.read(file, offset, buffer, BLOCK_SIZE, Purpose::Block(slot).token());
     }
 
-    /// A free place: a stale block of the same bytes, an empty one, the one that was not
-    /// used for longest, or a new one.
+    /// A free place: a stale block of the same bytes, an empty one, the least recently used one, or
+    /// a new one.
     fn take_place(&mut self, id: BlockId) -> Option<(u32, Buffer)> {
         let stale = |block: &Option<Block>| block.as_ref().is_some_and(|block| block.id == id);
         let slot = match self.blocks.iter().position(stale) {
@@ -208,7 +205,7 @@ impl BlockPool {
         Some((slot as u32, buffer))
     }
 
-    /// Gives back what the pool grew by, as far as it is free.
+    /// Frees what the pool grew by, as far as it is unused.
     pub fn shrink(&mut self) {
         while self.blocks.len() > HOT && self.blocks.last().is_some_and(is_free) {
             self.blocks.pop();
@@ -226,8 +223,8 @@ impl BlockPool {
         self.blocks.iter().enumerate().filter_map(idle).max().map(|(_, _, slot)| slot)
     }
 
-    /// Somebody has been sent, or offered, the bytes `[from, to)`. Returns whether any
-    /// of them are in a block.
+    /// Notes that a standby was sent, or offered, the bytes `[from, to)`. Returns whether any of
+    /// them are in a block.
     pub fn touch(&mut self, cell: CellId, from: Lsn, to: Lsn) -> bool {
         let mut touched = false;
         for block in self.blocks.iter_mut().flatten() {
@@ -244,8 +241,8 @@ impl BlockPool {
         touched
     }
 
-    /// A read came back. Every page of the block is checked before any of it can be
-    /// sent. Those who wait for it come into `waiting`.
+    /// A read completed. Every page of the block is checked before any of it can be sent. The
+    /// standbys that wait for it are put into `waiting`.
     pub fn loaded(
         &mut self,
         slot: u32,
@@ -268,8 +265,8 @@ impl BlockPool {
         checked
     }
 
-    /// A read came back that nobody can judge any more: its place is free again. Returns
-    /// who waited for it.
+    /// A read completed that can no longer be checked: its place is free again. Returns the
+    /// standbys that waited for it.
     pub fn forget(&mut self, slot: u32, mut buffer: Buffer) -> Vec<Key> {
         buffer.clear();
         self.spare.push(buffer);
@@ -314,19 +311,19 @@ fn check(
         return Err(BlockFault::Short { at: end });
     }
     let mut rules = rules.clone();
-    // What lies behind may be left from an older use of the file.
+    // What comes after may be left from an older use of the file.
     let valid = &bytes[..bytes.len().min(valid_to.bytes_since(id.start()) as usize)];
     for (n, page) in bytes.chunks(PAGE_SIZE).enumerate() {
         let at = id.start().saturating_add((n * PAGE_SIZE) as u64);
         if at >= valid_to {
             break;
         }
-        // Behind an XLOG_SWITCH the rest of the segment is zeros, headers included.
+        // After an XLOG_SWITCH the rest of the segment is zeros, headers included.
         if page.first() == Some(&0) && valid[n * PAGE_SIZE..].iter().all(|byte| *byte == 0) {
             break;
         }
-        // The watermark may rest inside a page's header; such a piece of a header has
-        // passed the check when it was received.
+        // The watermark may be inside a page's header. Such a partial header passed the check when
+        // it was received.
         if valid_to.bytes_since(at) >= crate::wal::page::LONG_HEADER as u64 {
             rules.check(at, &PageHeader::parse(page)?)?;
         }
@@ -385,7 +382,7 @@ mod tests {
         for pages in [3, 15] {
             let (id, zeros) = block(pages);
             let mut bytes = zeros.filled().to_vec();
-            // The watermark rests in the zeros behind a switch.
+            // The watermark is in the zeros after a switch.
             let valid = (pages * PAGE_SIZE + 100).max(bytes.len() / 2);
             bytes[valid..].fill(0xE7);
             let mut buffer = Buffer::with_capacity(BLOCK_SIZE);
@@ -414,7 +411,7 @@ mod tests {
         assert!(matches!(checked, Err(BlockFault::Page(_))), "{checked:?}");
     }
 
-    /// A pool into which `count` blocks were read.
+    /// A pool with `count` reads started.
     fn pool(count: usize) -> (BlockPool, Vec<BlockId>) {
         let cell = Cell::new(TimelineId::FIRST, Lsn::INVALID, Lsn::INVALID).id();
         let (mut pool, mut ids) = (BlockPool::default(), Vec::new());
@@ -442,7 +439,7 @@ mod tests {
     fn a_pool_grows_only_while_reads_take_their_time() {
         let (mut pool, ids) = pool(HOT);
         assert!(!pool.has_free_place() && pool.has_place());
-        // They come and are used: their places go round.
+        // They are loaded and used: their places are reused.
         for slot in 0..HOT {
             come(&mut pool, slot);
             assert!(!pool.has_free_place(), "nobody has used it");
@@ -453,7 +450,7 @@ mod tests {
         let (slot, _) = pool.take_place(next(100)).unwrap();
         assert!(slot == 2 || slot == 3);
         assert_eq!(pool.blocks.len(), HOT);
-        // One by one all places are taken by reads that do not come.
+        // Reads that never complete take all places one by one.
         let (mut cold, _) = self::pool(BLOCKS);
         assert!(!cold.has_place());
         assert!(cold.take_place(next(BLOCKS as u64)).is_none());

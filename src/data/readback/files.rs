@@ -5,37 +5,37 @@ use crate::ring::Fd;
 use crate::wal::{SegmentNo, TimelineId};
 use std::collections::BTreeMap;
 
-/// The most files that a core has open. Standbys that catch up must not take the
-/// descriptors that WAL is written through.
+/// The most files that a core has open. Standbys that catch up must not use up the descriptors that
+/// WAL is written through.
 pub const MAX_OPEN: usize = 256;
 
-/// Open segment files of a core. The keeper opens them; a file that nobody used
-/// between two sweeps is given back, so that a removed segment frees its space, and the
-/// one that was not used for longest when there are too many.
+/// Open segment files of a core. The keeper opens them. A file that was not used between two sweeps
+/// is closed, so that a removed segment frees its space. The least recently used one is closed when
+/// there are too many.
 #[derive(Debug, Default)]
 pub struct Files {
     open: BTreeMap<(TimelineId, SegmentNo), Entry>,
-    /// Counts the times that a file was asked for.
+    /// How often a file was asked for.
     uses: u64,
-    /// That count at the last sweep.
+    /// `uses` at the last sweep.
     swept: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
     state: FileState,
-    /// The last of its uses.
+    /// The number of its last use.
     used: u64,
 }
 
 /// Where a segment's file is.
 #[derive(Debug)]
 pub enum FileAnswer {
-    /// Here.
+    /// Open.
     Open(Fd),
     /// The keeper is opening it and will say so.
     Coming,
-    /// There is too much to do: ask again.
+    /// Too many files or jobs at present: ask again.
     Busy,
 }
 
@@ -46,7 +46,7 @@ enum FileState {
 }
 
 impl Files {
-    /// The file of a segment; the keeper is asked for it when it is not open.
+    /// The file of a segment. When it is not open, the keeper is asked for it.
     pub fn file(&mut self, tli: TimelineId, no: SegmentNo, keeper: &CoreClient) -> FileAnswer {
         self.uses += 1;
         if let Some(entry) = self.open.get_mut(&(tli, no)) {
@@ -63,7 +63,7 @@ impl Files {
         FileAnswer::Coming
     }
 
-    /// Is there room for one more? Closes one for it if need be and possible.
+    /// Is there room for one more? Closes one if necessary and possible.
     fn has_room(&mut self) -> bool {
         if self.open.len() < MAX_OPEN {
             return true;
@@ -86,7 +86,7 @@ impl Files {
         }
     }
 
-    /// Closes what nobody used since the last sweep.
+    /// Closes the files not used since the last sweep.
     pub fn sweep(&mut self) {
         let swept = std::mem::replace(&mut self.swept, self.uses);
         self.open.retain(|_, entry| matches!(entry.state, FileState::Asked) || entry.used > swept);
@@ -102,7 +102,7 @@ mod tests {
 
     const TLI: TimelineId = TimelineId::FIRST;
 
-    /// The test answers by itself.
+    /// The test answers itself.
     struct Nowhere;
 
     impl CoreInbox for Nowhere {

@@ -1,5 +1,5 @@
-//! Read-back: WAL that has left the cache, read from segment files for standbys that
-//! catch up. Who waits for what, which files are open, what is read next.
+//! Read-back: WAL that has left the cache, read from segment files for standbys that catch up. It
+//! knows which standby waits for what, which files are open, and what is read next.
 
 pub mod blocks;
 pub mod files;

@@ -1,4 +1,4 @@
-//! The role itself. First come, first served.
+//! The role itself. Standbys are served in the order in which they began to wait.
 
 use super::blocks::{AtHand, BLOCK_SIZE, BlockId, BlockPool, HOT};
 use super::files::{FileAnswer, Files};
@@ -22,24 +22,24 @@ const AHEAD: u64 = 2;
 /// WAL that a standby needs next and that is neither in the cache nor in a block.
 #[derive(Debug, Clone)]
 pub struct Want {
-    /// Who needs it.
+    /// The standby that needs it.
     pub standby: Key,
     /// The timeline it streams.
     pub cell: Arc<Cell>,
     /// The first byte it needs.
     pub at: Lsn,
-    /// The end of its unfinished message, 0/0 without one. A message that was begun before
-    /// its timeline's end was known is finished from beyond that end.
+    /// The end of its unfinished message, 0/0 without one. A message begun before its timeline's
+    /// end was known is finished with WAL past that end.
     pub message_end: Lsn,
 }
 
 impl Want {
-    /// The block that it waits for.
+    /// The block it waits for.
     pub fn block(&self) -> BlockId {
         BlockId::of(self.cell.id(), self.at)
     }
 
-    /// Its WAL is good up to here.
+    /// The end of its valid WAL.
     fn valid_to(&self) -> Lsn {
         self.cell.limit().max(self.message_end)
     }
@@ -49,12 +49,12 @@ impl Want {
     }
 }
 
-/// What has come of a standby's wait.
+/// The outcome of a standby's wait.
 #[derive(Debug)]
 pub enum Arrival {
-    /// The block is here.
+    /// The block is loaded.
     Here(Key, BlockId),
-    /// It cannot be had.
+    /// It cannot be read.
     Failed(Key, BlockId, ReadFault),
 }
 
@@ -63,42 +63,42 @@ pub enum Arrival {
 pub enum ReadFault {
     /// The segment's file is not there: it was removed.
     Removed(SegmentName),
-    /// It is unreadable, or not what belongs there.
+    /// It is unreadable, or has the wrong contents.
     Unreadable(Refusal),
 }
 
-/// What came of an attempt to have a block read.
+/// The outcome of an attempt to have a block read.
 enum Fed {
     /// A read was started.
     Read,
-    /// It is here.
+    /// It is loaded.
     Here,
-    /// It is being read already.
+    /// It is already being read.
     Coming,
     /// The keeper is opening the file.
     FileComing,
-    /// No place in the pool, or in the keeper's queue.
+    /// There is no place in the pool, or in the keeper's queue.
     Later,
 }
 
-/// The blocks and files of one core, and who waits for them.
+/// The blocks and files of one core, and the standbys that wait for them.
 pub struct ReadBack {
     hub: Arc<Hub>,
     keeper: CoreClient,
     blocks: BlockPool,
     files: Files,
-    /// Those whose block nobody has begun to read yet.
+    /// Standbys whose block is not being read yet.
     awaiting_read: VecDeque<Want>,
-    /// Those whose file the keeper is opening.
+    /// Standbys whose file the keeper is opening.
     awaiting_file: BTreeMap<(TimelineId, SegmentNo), Vec<Want>>,
-    /// Where standbys that were sent from blocks in this pass go on.
+    /// Where the standbys that were sent from blocks in this pass continue.
     ahead: Vec<(Arc<Cell>, Lsn)>,
-    /// Who waited for a block that has come; empty between two.
+    /// The standbys that waited for a block that was loaded; empty between two blocks.
     waiting: Vec<Key>,
 }
 
 impl ReadBack {
-    /// Nothing is read yet, for the core with this number.
+    /// The read-back of one core, with nothing read yet.
     pub fn new(hub: Arc<Hub>, keeper: CoreClient) -> Self {
         Self {
             hub,
@@ -112,37 +112,37 @@ impl ReadBack {
         }
     }
 
-    /// Bytes at `at`, at most `max` and not past the block; none when they are not here.
+    /// Bytes at `at`, at most `max` and not past the block; `None` when they are not loaded.
     pub fn bytes(&self, cell: CellId, at: Lsn, max: usize) -> Option<&[u8]> {
         self.blocks.bytes(cell, at, max)
     }
 
-    /// Somebody has been sent, or offered, the bytes `[from, to)`. Returns whether any of
+    /// Notes that a standby was sent, or offered, the bytes `[from, to)`. Returns whether any of
     /// them are in a block.
     pub fn touch(&mut self, cell: CellId, from: Lsn, to: Lsn) -> bool {
         self.blocks.touch(cell, from, to)
     }
 
-    /// A standby that was just sent from a block goes on at `next`.
+    /// A standby that was just sent from a block continues at `next`.
     pub fn note_ahead(&mut self, cell: &Arc<Cell>, next: Lsn) {
         self.ahead.push((Arc::clone(cell), next));
     }
 
-    /// A standby has nothing at hand: it gets in line.
+    /// A standby has nothing at hand: it is queued.
     pub fn wait(&mut self, want: Want) {
         self.awaiting_read.push_back(want);
     }
 
-    /// Is there somebody whose block nobody has begun to read, although its file is open?
-    /// The keeper's queue was full, perhaps, and its answers go to others.
+    /// Is a standby queued whose block is not being read and whose file is not being opened?
+    /// Perhaps the keeper's queue was full, and its answers go to other cores.
     pub fn is_behind(&self) -> bool {
         !self.awaiting_read.is_empty()
     }
 
-    /// Starts reads for those who have waited longest, while there is place, and no more
-    /// than fit the CPU's cache. After a round, so that blocks that have arrived were
-    /// used by those who waited for them. With nobody waiting it reads ahead of those who
-    /// were sent from blocks. Returns whether more can be read in another pass.
+    /// Starts reads for the standbys that have waited longest, while there is a place, and no more
+    /// than fit the CPU's cache. It runs after a round, so that the standbys that waited for loaded
+    /// blocks have used them. When none waits, it reads ahead for the standbys that were sent from
+    /// blocks. Returns whether more can be read in another pass.
     pub fn feed<R: Ring>(
         &mut self,
         ring: &mut R,
@@ -179,7 +179,7 @@ impl ReadBack {
         reads >= HOT && !self.awaiting_read.is_empty()
     }
 
-    /// Has the block at `at` read from its file; its WAL is good up to `valid_to`.
+    /// Has the block at `at` read from its file; its WAL is valid up to `valid_to`.
     fn read<R: Ring>(&mut self, ring: &mut R, cell: &Cell, at: Lsn, valid_to: Lsn) -> Fed {
         match self.blocks.at_hand(cell.id(), at) {
             AtHand::Coming => return Fed::Coming,
@@ -200,8 +200,8 @@ impl ReadBack {
         }
     }
 
-    /// Has the next blocks of a standby read, unless growing the pool would be the price.
-    /// Returns how many reads that made.
+    /// Has the next blocks of a standby read, unless the pool would have to grow. Returns how many
+    /// reads were started.
     fn read_ahead<R: Ring>(
         &mut self,
         ring: &mut R,
@@ -261,7 +261,7 @@ impl ReadBack {
         }
     }
 
-    /// A read came back. Every page of the block is checked before any of it can be sent.
+    /// A read completed. Every page of the block is checked before any of it can be sent.
     pub fn on_read(
         &mut self,
         slot: u32,
@@ -271,7 +271,7 @@ impl ReadBack {
     ) {
         let Some(id) = self.blocks.id_of(slot) else { return };
         let tli = self.hub.cells().iter().find(|cell| cell.id() == id.cell).map(|cell| cell.tli());
-        // Moved aside meanwhile: the streams of it are ended.
+        // The WAL was moved aside in the meantime: its streams are ended.
         let Some(tli) = tli else { return drop(self.blocks.forget(slot, buffer)) };
         let mut waiting = std::mem::take(&mut self.waiting);
         let fault = match page_rules(&self.hub, tli) {
@@ -302,7 +302,7 @@ impl ReadBack {
         self.waiting = waiting;
     }
 
-    /// Gives back what nobody has used for a while.
+    /// Gives back what has not been used for a while.
     pub fn sweep(&mut self) {
         self.files.sweep();
         self.blocks.shrink();
@@ -314,26 +314,26 @@ impl ReadBack {
         self.blocks.loading()
     }
 
-    /// Forgets the blocks that are here, as if others had taken their places.
+    /// Forgets the loaded blocks, as if others had taken their places.
     #[cfg(all(test, not(walhub_loom)))]
     pub fn forget_blocks(&mut self) {
         self.blocks = BlockPool::default();
     }
 }
 
-/// Takes out those that `matches` picks, in their order.
+/// Removes and returns those that `matches` picks, in order.
 fn extract(queue: &mut VecDeque<Want>, matches: impl Fn(&Want) -> bool) -> VecDeque<Want> {
     let (out, rest) = std::mem::take(queue).into_iter().partition(matches);
     *queue = rest;
     out
 }
 
-/// A segment's file cannot be opened: whoever waits for it is told what PostgreSQL tells.
-/// Only a file that is not there was removed: who hears that may give up.
+/// A segment's file cannot be opened: a standby that waits for it gets PostgreSQL's error. Only a
+/// missing file counts as removed: a standby that hears so may give up.
 fn unopened(name: SegmentName, error: &io::Error) -> ReadFault {
     match error.kind() {
         io::ErrorKind::NotFound => ReadFault::Removed(name),
-        // What came from the archive is not what belongs there.
+        // The file from the archive has the wrong contents.
         io::ErrorKind::InvalidData => {
             ReadFault::Unreadable(Refusal::error(sqlstate::DATA_CORRUPTED, error.to_string()))
         }
@@ -356,7 +356,7 @@ mod tests {
     const SEGMENT: u64 = 16 << 20;
     const START: Lsn = Lsn::new(4 * SEGMENT);
 
-    /// The test answers by itself.
+    /// The test answers itself.
     struct Nowhere;
 
     impl CoreInbox for Nowhere {
@@ -419,7 +419,7 @@ mod tests {
         }
         scene.feed(|_| true);
         assert_eq!(scene.asked(), [4, 5], "each file once");
-        // One more, who is still in line.
+        // One more, which is still queued.
         scene.readback.wait(scene.want(4, 100));
         scene.opened(4, Err(io::ErrorKind::NotFound.into()));
         let failed = scene.arrivals.drain(..).map(|arrival| match arrival {
@@ -428,7 +428,7 @@ mod tests {
         });
         assert_eq!(failed.collect::<Vec<_>>(), [(1, 4), (2, 4), (4, 4)]);
         assert!(!scene.readback.is_behind());
-        // The other's file comes, and its block is read.
+        // The other standby's file is opened, and its block is read.
         scene.opened(5, Ok(Arc::new(tempfile::tempfile().unwrap().into())));
         scene.feed(|_| true);
         assert_eq!(scene.readback.loading(), 1);

@@ -1,4 +1,4 @@
-//! What the receive role has done for it.
+//! What the receive role asks others to do.
 
 use crate::keeper::Job;
 use crate::ring::{ChunkRange, Fd};
@@ -9,7 +9,7 @@ use crate::wire::copy::{HotStandbyFeedback, StatusReply};
 use crate::wire::frontend;
 use bytes::BytesMut;
 
-/// One thing to be done, in the order in which they come out. `F` is an open file.
+/// One thing to do. Effects are carried out in order. `F` is an open file.
 #[derive(Debug)]
 pub enum Effect<F = Fd> {
     /// Write the bytes at `offset` of the file; then
@@ -17,11 +17,11 @@ pub enum Effect<F = Fd> {
     Write {
         /// Comes back with the completion.
         id: WriteId,
-        /// Where to.
+        /// The file to write to.
         file: F,
         /// Where in the file.
         offset: u64,
-        /// They stay as they are for as long as this lives (I7).
+        /// They do not change as long as this lives (I7).
         bytes: ChunkRange,
     },
     /// fdatasync; then [`Receiver::on_synced`](super::Receiver::on_synced).
@@ -34,14 +34,14 @@ pub enum Effect<F = Fd> {
     /// Give the keeper a job; its answer comes to
     /// [`Receiver::on_keeper`](super::Receiver::on_keeper).
     Job(Job),
-    /// Give the keeper this job before all that wait for a place in its queue.
+    /// Give the keeper this job ahead of all that wait for a place in its queue.
     UrgentJob(Job),
-    /// Forget the jobs that wait for a place in the keeper's queue: they are about files
-    /// that are written no longer.
+    /// Forget the jobs that wait for a place in the keeper's queue: they are about files that are
+    /// no longer written.
     ForgetJobs,
     /// Tell the upstream.
     Tell(ToUpstream),
-    /// The watermark has moved: wake the cores that sleep.
+    /// The watermark has moved: wake the sleeping cores.
     Published,
     /// Close the connection to the upstream.
     Disconnect(Goodbye),
@@ -54,16 +54,16 @@ pub enum Effect<F = Fd> {
 /// A message for the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToUpstream {
-    /// How far this hub is.
+    /// This hub's positions.
     Status(StatusReply),
-    /// What standbys' queries need.
+    /// What the standbys' queries need.
     Feedback(HotStandbyFeedback),
     /// CopyDone.
     CopyDone,
 }
 
 impl ToUpstream {
-    /// Appends the message as it goes over the wire.
+    /// Appends the message in its wire format.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Status(status) => out.extend_from_slice(&status.encode()),
@@ -82,6 +82,6 @@ impl ToUpstream {
 pub enum Goodbye {
     /// With Terminate, so that the server logs no error.
     Terminate,
-    /// Without a word.
+    /// Without a message.
     Silent,
 }

@@ -1,20 +1,20 @@
-//! When the upstream is told what standbys' queries need.
+//! When the upstream is told what the standbys' queries need.
 
 use crate::hub::feedback::Need;
 use crate::hub::fleet::Fleet;
 use std::time::{Duration, Instant};
 
-/// Between two feedback messages, however fast standbys change their minds.
+/// The least time between two feedback messages, however often the standbys' needs change.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Hot standby feedback on one upstream connection.
 #[derive(Debug)]
 pub(super) struct FeedbackClock {
     interval: Duration,
-    /// The news of the fleet that were looked at.
+    /// The fleet's count of changes at the last look.
     seen: Option<u64>,
     need: Need,
-    /// When the need changes by itself.
+    /// When the need changes without an event.
     runs_out: Option<Instant>,
     told: Option<(Need, Instant)>,
 }
@@ -24,12 +24,12 @@ pub(super) struct FeedbackClock {
 pub(super) enum Looked {
     /// As before.
     NothingNew,
-    /// Something has happened.
+    /// Something has changed.
     News,
 }
 
 impl FeedbackClock {
-    /// A connection that begins now. A zero interval: only what is new is said.
+    /// The clock of a connection that begins now. With a zero interval only changes are sent.
     pub(super) fn new(interval: Duration) -> Self {
         Self { interval, seen: None, need: Need::default(), runs_out: None, told: None }
     }
@@ -39,8 +39,8 @@ impl FeedbackClock {
         self.seen != Some(fleet.changes())
     }
 
-    /// Takes over what standbys need now. Says whether something has happened to them since
-    /// the last look; what the caller reads of them from here on is as new as that at least.
+    /// Takes over what standbys need now. Returns whether something has happened to them since the
+    /// last look. What the caller reads about them afterwards is at least as new.
     pub(super) fn look(&mut self, fleet: &Fleet, now: Instant) -> Looked {
         let changes = fleet.changes();
         let looked = if self.seen == Some(changes) { Looked::NothingNew } else { Looked::News };
@@ -52,7 +52,7 @@ impl FeedbackClock {
         looked
     }
 
-    /// What is to be said now, if anything; it counts as said.
+    /// What is to be sent now, if anything; it counts as sent.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<Need> {
         let due = self.due_at(now).is_some_and(|at| at <= now);
         due.then(|| {
@@ -61,22 +61,22 @@ impl FeedbackClock {
         })
     }
 
-    /// What was said last.
+    /// What was sent last.
     pub(super) fn told(&self) -> Option<Need> {
         self.told.map(|(need, _)| need)
     }
 
-    /// When this has to be looked at again.
+    /// When this must be checked again.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         [self.due_at(now), self.runs_out].into_iter().flatten().min()
     }
 
-    /// The first time at once: an earlier session of a slot may have left something.
+    /// The first message is due at once: an earlier session of a slot may have left something.
     fn due_at(&self, now: Instant) -> Option<Instant> {
         match self.told {
             None => Some(now),
             Some((told, at)) if told != self.need => Some(at + PAUSE),
-            // That nothing is needed is said once.
+            // An empty need is sent only once.
             Some((told, at)) if !told.is_nothing() && !self.interval.is_zero() => {
                 Some(at + self.interval)
             }

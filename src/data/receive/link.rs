@@ -1,5 +1,5 @@
-//! The stream from one upstream, as far as the receive role cares: what is expected next,
-//! what the upstream is owed, and how long it may be silent.
+//! The stream from one upstream, as the receive role sees it: what is expected next, what the
+//! upstream is owed, and how long it may be silent.
 
 use super::effect::{Effect, ToUpstream};
 use super::feedback::{FeedbackClock, Looked};
@@ -15,7 +15,7 @@ use crate::wal::{Lsn, TimelineId};
 use crate::wire::copy::ReplyRequest;
 use std::time::Instant;
 
-/// A stream that the control thread has for the receive role.
+/// A stream that the control thread offers to the receive role.
 #[derive(Debug, Clone)]
 pub struct Offer {
     /// Its timeline.
@@ -33,7 +33,7 @@ pub(super) struct StreamLink {
     pub(super) clock: Clock,
     /// The next byte of the stream.
     pub(super) expected: Lsn,
-    /// The timeline has ended: only the next one's name is awaited.
+    /// The timeline has ended: only the ID of the next one is awaited.
     pub(super) next: Option<UpstreamEnd>,
     feedback: FeedbackClock,
     asked: Asked,
@@ -64,12 +64,12 @@ impl StreamLink {
         self.asked = Asked::Yes;
     }
 
-    /// Does the upstream wait for a status, or would one say something new?
+    /// Is the upstream waiting for a status, or would one contain news?
     pub(super) fn owes_status(&self, positions: Positions) -> bool {
         self.asked == Asked::Yes || self.clock.has_news(positions)
     }
 
-    /// Tells where this hub stands.
+    /// Sends this hub's positions.
     pub(super) fn tell_status<F>(
         &mut self,
         positions: Positions,
@@ -82,7 +82,7 @@ impl StreamLink {
         self.asked = Asked::No;
     }
 
-    /// Takes over what standbys have replayed, and tells the upstream what they need.
+    /// Takes over what the standbys have replayed, and tells the upstream what they need.
     pub(super) fn look_at_fleet<F>(
         &mut self,
         fleet: &Fleet,
@@ -99,23 +99,23 @@ impl StreamLink {
         }
     }
 
-    /// Has something happened to the standbys since the last look that the upstream may
-    /// have to be told?
+    /// Has something happened to the standbys since the last look that may have to be sent
+    /// upstream?
     pub(super) fn has_missed(&self, fleet: &Fleet) -> bool {
         self.feedback.has_missed(fleet)
     }
 
-    /// What the upstream was told last that standbys need.
+    /// The standbys' needs, as last sent to the upstream.
     pub(super) fn told_need(&self) -> Option<Need> {
         self.feedback.told()
     }
 
-    /// What is owed by now, whatever has come.
+    /// What the timers make due by now.
     pub(super) fn due(&mut self, now: Instant) -> Due {
         self.clock.due(now)
     }
 
-    /// When the link has to be looked at again.
+    /// When the link must be checked again.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         [self.clock.deadline(), self.feedback.deadline(now)].into_iter().flatten().min()
     }

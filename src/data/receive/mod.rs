@@ -1,9 +1,9 @@
-//! The receive role: WAL from the upstream into the cache and onto the disk, and the
-//! watermark behind it.
+//! The receive role: puts WAL from the upstream into the cache and onto the disk, and then moves
+//! the watermark.
 //!
-//! [`Receiver`] decides and does no I/O. What happens is told to it by its methods, and
-//! what has to be done for it comes out as [`Effect`]s, in order. So a simulation drives
-//! the same role without a ring, and files can be whatever it calls a file.
+//! [`Receiver`] decides and does no I/O. Its methods are called with the events, and return what
+//! has to be done as [`Effect`]s, in order. A simulation can therefore drive the same role without
+//! a ring, and choose its own type of file.
 
 mod effect;
 mod feedback;

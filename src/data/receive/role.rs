@@ -1,7 +1,7 @@
 //! The role itself: its state, and what each event does to it.
 //!
-//! Nothing is stored before it has passed the walk (page headers, record CRCs, links
-//! to the record before), and nothing is published before its batch is synced.
+//! Nothing is stored before it has passed the walk (page headers, record CRCs, links to the
+//! previous record), and nothing is published before its batch is synced.
 
 use super::effect::{Effect, Goodbye, ToUpstream};
 use super::link::{Offer, StreamLink};
@@ -29,7 +29,7 @@ use tracing::{error, info, warn};
 /// without it.
 const HALT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Exit status after a failed sync: the last word is the `halted` marker's.
+/// Exit status after a failed sync, once the `halted` marker has been dealt with.
 pub const EXIT_HALTED: i32 = 3;
 
 /// The receive role of core 0. `F` is an open file.
@@ -38,24 +38,24 @@ pub struct Receiver<F = Fd> {
     writer: ChunkWriter,
     store: Option<Store<F>>,
     link: Option<StreamLink>,
-    /// The stream has ended; it is reported when what it brought is durable.
+    /// The stream has ended. The end is reported when the received WAL is durable.
     ended: Option<UpstreamEnd>,
     recall: Recall,
-    /// What the appender asked for; empty between two events.
+    /// The appender's actions; empty between two events.
     actions: Vec<Action>,
     halted_at: Option<Instant>,
-    /// What is said of standbys' replay.
+    /// What is reported about the standbys' replay.
     apply: ApplyReport,
 }
 
-/// Does the control thread wait until there is no stream?
+/// Is the control thread waiting until there is no stream?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Recall {
     No,
     Asked,
 }
 
-/// What came of an offered stream.
+/// The outcome of an offered stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "the socket of a stream that was refused is to be closed"]
 pub enum Admission {
@@ -65,9 +65,9 @@ pub enum Admission {
     Refused,
 }
 
-/// What taking a message came to.
+/// The outcome of taking a message.
 enum Taken {
-    /// It is done with.
+    /// It was taken.
     Yes,
     /// There is no room for it until more is durable.
     NotYet,
@@ -76,8 +76,7 @@ enum Taken {
 }
 
 impl<F: Clone> Receiver<F> {
-    /// A receive role whose newest WAL is in `writer`; `store` is none for an empty
-    /// directory.
+    /// A receive role whose newest WAL is in `writer`; `store` is `None` for an empty directory.
     pub fn new(hub: Arc<Hub>, writer: ChunkWriter, store: Option<Store<F>>) -> Self {
         let apply = ApplyReport::new(hub.config.feedback.report_apply);
         Self {
@@ -93,12 +92,12 @@ impl<F: Clone> Receiver<F> {
         }
     }
 
-    /// The WAL of the current timeline; none before the first.
+    /// The WAL of the current timeline; `None` before the first WAL.
     pub const fn store(&self) -> Option<&Store<F>> {
         self.store.as_ref()
     }
 
-    /// Where the role stands; none before the first WAL.
+    /// The role's positions; `None` before the first WAL.
     pub fn figures(&self) -> Option<ReceiverFigures> {
         let store = self.store.as_ref()?;
         Some(ReceiverFigures {
@@ -111,7 +110,7 @@ impl<F: Clone> Receiver<F> {
         })
     }
 
-    /// Is there no connection, and everything that came durable or dropped?
+    /// Is there no connection, and is all received WAL durable or dropped?
     pub fn is_at_rest(&self) -> bool {
         let stored = self.store.as_ref().is_none_or(|store| {
             store.appender.settled() || store.appender.out_of_space() || store.appender.halted()
@@ -119,35 +118,35 @@ impl<F: Clone> Receiver<F> {
         self.link.is_none() && self.ended.is_none() && stored
     }
 
-    /// May the stream be read on? A paused stream's next message waits where it is: the
-    /// upstream may have nothing more to say when there is room again.
+    /// May the stream be read further? A paused stream's next message stays in the buffer and must
+    /// be offered again: the upstream may have nothing more to send when there is room again.
     pub fn is_reading(&self) -> bool {
         self.link.as_ref().is_some_and(|link| !link.clock.is_paused())
     }
 
-    /// Is there a stream that is left unread, because too much is not durable yet?
+    /// Is there a stream that is left unread because too much WAL is not durable yet?
     pub fn is_paused(&self) -> bool {
         self.link.as_ref().is_some_and(|link| link.clock.is_paused())
     }
 
-    /// Has something happened to the standbys since the last look that the upstream may
-    /// have to be told?
+    /// Has something happened to the standbys since the last look that may have to be sent
+    /// upstream?
     pub fn has_missed(&self) -> bool {
         self.link.as_ref().is_some_and(|link| link.has_missed(&self.hub.fleet))
     }
 
-    /// When the role has to be looked at again, whatever happens.
+    /// The latest time at which the role must be driven again.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         let link = self.link.as_ref().and_then(|link| link.deadline(now));
         let halted = self.halted_at.map(|at| at + HALT_PATIENCE);
-        // Other cores' pins keep the cache full: nobody rings when they are gone.
+        // Other cores' pins keep the cache full, and no bell rings when they are gone.
         let pinned =
             self.is_paused() && self.store.as_ref().is_none_or(|store| store.appender.idle());
         let soon = pinned.then(|| now + Duration::from_millis(1));
         [link, halted, soon].into_iter().flatten().min()
     }
 
-    /// The control thread has an upstream that streams.
+    /// The control thread offers an upstream that streams.
     pub fn on_offer(
         &mut self,
         offer: Offer,
@@ -169,8 +168,8 @@ impl<F: Clone> Receiver<F> {
         Admission::Accepted
     }
 
-    /// Makes the store ready for a stream that begins there. Bytes are never joined over a
-    /// hole, nor two timelines (I1), nor while it is not known whose history is ours (I13).
+    /// Makes the store ready for the offered stream. Bytes are never joined across a hole or across
+    /// timelines (I1), nor while it is unknown whose history is ours (I13).
     fn prepare_store(&mut self, offer: &Offer) -> Result<(), UpstreamEnd> {
         let Offer { tli, start, .. } = *offer;
         if let Some(evidence) = self.hub.course.evidence() {
@@ -203,8 +202,8 @@ impl<F: Clone> Receiver<F> {
         Ok(())
     }
 
-    /// The stream's bytes, from the first that was not taken yet. Returns how many of them
-    /// are done with; the others are to be offered again, with those that follow.
+    /// Takes the stream's bytes, from the first that was not taken yet. Returns how many were
+    /// taken; the others must be offered again, with those that follow.
     pub fn on_bytes(&mut self, bytes: &[u8], now: Instant, out: &mut Vec<Effect<F>>) -> usize {
         let mut taken = 0;
         let end = loop {
@@ -284,7 +283,7 @@ impl<F: Clone> Receiver<F> {
         if let Err(end) = store.compare(&self.writer, start, overlap) {
             return Taken::End(end);
         }
-        // Half of the buffers: what else comes waits in the upstream's socket (I10).
+        // Half of the buffers; anything beyond that waits in the upstream's socket (I10).
         let most = (self.hub.config.wal_buffers / 2) as u64;
         let unsynced = received.bytes_since(store.appender.durable());
         if unsynced > 0 && unsynced + new.len() as u64 > most {
@@ -292,7 +291,7 @@ impl<F: Clone> Receiver<F> {
             return Taken::NotYet;
         }
         if !new.is_empty() {
-            // The keeper has looked at the disk.
+            // The keeper has found the disk full.
             if self.hub.receiving() == Receiving::Paused {
                 return Taken::End(UpstreamEnd::NoSpace);
             }
@@ -310,7 +309,7 @@ impl<F: Clone> Receiver<F> {
         Taken::Yes
     }
 
-    /// The connection broke, or what is said on it is not read.
+    /// The connection broke, or the upstream does not read our replies.
     pub fn on_lost(&mut self, error: String, out: &mut Vec<Effect<F>>) {
         self.end_stream(UpstreamEnd::Lost { error, at: self.expected() }, out);
     }
@@ -352,7 +351,7 @@ impl<F: Clone> Receiver<F> {
             return out.push(Effect::Halt);
         }
         let Some(store) = &mut self.store else { return };
-        // What was asked for on a timeline that has been left meanwhile is no part of this one.
+        // An answer about a timeline that was left in the meantime does not concern this one.
         if timeline_of(&news).is_some_and(|tli| tli != store.appender.tli()) {
             return;
         }
@@ -384,7 +383,7 @@ impl<F: Clone> Receiver<F> {
         self.act(now, out);
     }
 
-    /// Does, or has done, what the appender asked for.
+    /// Carries out the appender's actions, or has them carried out.
     fn act(&mut self, now: Instant, out: &mut Vec<Effect<F>>) {
         let mut actions = std::mem::take(&mut self.actions);
         for action in actions.drain(..) {
@@ -409,12 +408,12 @@ impl<F: Clone> Receiver<F> {
                 }
             }
         }
-        // The same memory serves for ever.
+        // The allocation is reused.
         self.actions = actions;
     }
 
-    /// Tells the upstream what it is owed by now, and gives up one that is silent or that
-    /// our disk has kept waiting for too long.
+    /// Sends the upstream what it is owed by now. Gives up an upstream that is silent, or that our
+    /// disk has kept waiting for too long.
     pub fn on_time(&mut self, at: &Moment<'_, impl Clock>, out: &mut Vec<Effect<F>>) {
         self.look_at_fleet(at, out);
         let owes = |link: &StreamLink| self.positions().is_some_and(|now| link.owes_status(now));
@@ -432,8 +431,8 @@ impl<F: Clone> Receiver<F> {
         }
     }
 
-    /// The status of this moment. Write and flush are both what is durable: WAL that is
-    /// only in our memory is nothing to rely on.
+    /// Sends the current status. Write and flush are both the durable position: nobody can rely on
+    /// WAL that is only in our memory.
     fn tell_status(
         &mut self,
         reply: ReplyRequest,
@@ -445,7 +444,7 @@ impl<F: Clone> Receiver<F> {
         }
     }
 
-    /// Where this hub stands, as the upstream is told (I5).
+    /// This hub's positions, as reported to the upstream (I5).
     fn positions(&self) -> Option<Positions> {
         let appender = &self.store.as_ref()?.appender;
         let (write, flush) = (appender.durable(), appender.flush_reportable());
@@ -463,8 +462,7 @@ impl<F: Clone> Receiver<F> {
         self.link.as_ref().map_or(Lsn::INVALID, |link| link.expected)
     }
 
-    /// Closes the upstream connection; the end is reported when what it brought is
-    /// durable.
+    /// Closes the upstream connection. The end is reported when the received WAL is durable.
     fn end_stream(&mut self, end: UpstreamEnd, out: &mut Vec<Effect<F>>) {
         let Some(link) = self.link.take() else { return };
         let goodbye = match end {
@@ -482,9 +480,8 @@ impl<F: Clone> Receiver<F> {
         self.ended.get_or_insert(end);
     }
 
-    /// Reports what has come to its end: a stream once everything of it is durable, after
-    /// it that there is none, if that was asked for; and the process, when the keeper has
-    /// had its time for the `halted` marker.
+    /// Reports what has ended: a stream once all of it is durable; then, if it was recalled, that
+    /// there is none; and the process, when the keeper has had its time for the `halted` marker.
     pub fn finish(&mut self, now: Instant, out: &mut Vec<Effect<F>>) {
         self.report_ended(out);
         if self.recall == Recall::Asked && self.link.is_none() && self.ended.is_none() {
@@ -518,22 +515,22 @@ impl<F: Clone> Receiver<F> {
         out.extend(end.map(Effect::Ended));
     }
 
-    /// Shutdown, first half: no more WAL comes in.
+    /// First half of the shutdown: no more WAL comes in.
     pub fn stop(&mut self, at: &Moment<'_, impl Clock>, out: &mut Vec<Effect<F>>) {
         self.tell_status(ReplyRequest::No, at, out);
         self.end_stream(UpstreamEnd::Stopped, out);
     }
 
-    /// The control thread wants no more of any upstream. What has come becomes durable;
-    /// what is durable by now is acknowledged, and nothing afterwards.
+    /// The control thread wants no more WAL from any upstream. Received WAL still becomes durable.
+    /// What is durable now is acknowledged, and nothing after that.
     pub fn recall(&mut self, at: &Moment<'_, impl Clock>, out: &mut Vec<Effect<F>>) {
         self.tell_status(ReplyRequest::No, at, out);
         self.recall = Recall::Asked;
         self.end_stream(UpstreamEnd::Recalled, out);
     }
 
-    /// Our timeline has ended, and what follows is on disk: standbys are sent on to it, and
-    /// the next connection asks for it.
+    /// Our timeline has ended, and the next one is on disk: standbys are directed to it, and the
+    /// next connection asks for it.
     pub fn go_on_with(
         &mut self,
         wal: RecoveredWal,
@@ -545,7 +542,7 @@ impl<F: Clone> Receiver<F> {
         let (start, fork) = (wal.prefix_from, wal.ended.last().map(|ended| ended.end));
         let old = self.hub.current_cell();
         if old.as_ref().is_some_and(|old| old.tli() == wal.walker.rules().tli) {
-            // Asked for twice, done twice on disk.
+            // The switch was asked for twice, and done twice on disk.
             return Ok(());
         }
         let store = Store::resume(wal, &mut self.writer, self.hub.config.wal_buffers)?;
@@ -555,7 +552,7 @@ impl<F: Clone> Receiver<F> {
         }
         self.leave_store(out);
         self.store = Some(store);
-        // Whoever is told of the end asks for what follows within a millisecond.
+        // A standby told of the end asks for the next timeline within a millisecond.
         self.hub.push_cell(Arc::clone(&next));
         self.hub.set_position(Position::At { tli: next.tli(), durable: next.durable(), start });
         if let (Some(old), Some(fork)) = (old, fork) {
@@ -567,14 +564,14 @@ impl<F: Clone> Receiver<F> {
         Ok(())
     }
 
-    /// Our WAL was moved aside: the next connection begins a new line.
+    /// Our WAL was moved aside: the next connection begins a new history.
     pub fn begin_anew(&mut self, out: &mut Vec<Effect<F>>) {
         if self.link.is_none() {
             self.leave_store(out);
         }
     }
 
-    /// What is asked for is about files that are written no longer.
+    /// Drops the store and its waiting jobs: they are about files that are no longer written.
     fn leave_store(&mut self, out: &mut Vec<Effect<F>>) {
         self.store = None;
         self.actions.clear();
@@ -582,7 +579,7 @@ impl<F: Clone> Receiver<F> {
     }
 }
 
-/// What timeline the keeper's news of a file that is written are about.
+/// The timeline that the keeper's news about a written file concerns.
 fn timeline_of<F>(news: &JobDone<F>) -> Option<TimelineId> {
     match news {
         JobDone::Prepared { tli, .. }

@@ -1,5 +1,5 @@
-//! What the receive role knows of the WAL it holds: the walk's place in it, the files
-//! it is written to, and what the cache still has of it.
+//! What the receive role knows about the WAL it holds: the walk's position, the files it is written
+//! to, and what the cache still has of it.
 
 use super::effect::Effect;
 use crate::hub::Hub;
@@ -15,28 +15,28 @@ use crate::watermark::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// A snapshot of the walk is kept for every so many bytes that are not durable yet.
+/// A snapshot of the walk is kept for each stretch of this many bytes that are not durable yet.
 const SNAPSHOT_EVERY: u64 = 256 << 10;
 
-/// The WAL of the timeline that is being received. `F` is an open file.
+/// The WAL of the timeline being received. `F` is an open file.
 #[derive(Debug)]
 pub struct Store<F = Fd> {
     /// Its watermark.
     pub cell: Arc<Cell>,
     /// Its way to the disk.
     pub appender: Appender,
-    /// Where the WAL of this directory begins, for the note of a beginning.
+    /// Where the WAL of this directory begins, for the note of the beginning.
     pub begins: Lsn,
     /// Open files that are written to.
     pub files: BTreeMap<SegmentNo, F>,
-    /// Stands at the end of what is received.
+    /// At the end of the received WAL.
     walker: Walker,
-    /// The walk at earlier places, oldest first; the first is at or before the durable
-    /// mark. What ENOSPC takes back is walked again from there.
+    /// The walk at earlier positions, oldest first; the first is at or before the durable mark.
+    /// After ENOSPC the walk resumes from one of them.
     snapshots: VecDeque<Walker>,
 }
 
-/// What became of WAL that was handed to the store.
+/// The outcome of handing WAL to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Appended {
     /// It is in the cache.
@@ -45,18 +45,18 @@ pub enum Appended {
     NoRoom,
 }
 
-/// What the store's way to the disk came to, that the whole role has to hear of.
+/// A failure on the store's way to the disk that concerns the whole role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Setback {
-    /// There is no space: what was received is dropped back to this durable mark.
+    /// There is no space: received WAL past this durable mark is dropped.
     NoSpace(Lsn),
-    /// WAL could not be made durable: nothing behind this mark is acknowledged any more.
+    /// WAL could not be made durable: nothing past this mark is acknowledged any more.
     Halted { durable: Lsn, reason: HaltReason },
 }
 
 impl<F> Store<F> {
-    /// A store that goes on where recovery, or nothing, left it: `walker` and the cache
-    /// stand at `cell`'s durable mark.
+    /// A store that continues where recovery left it, or starts empty: `walker` and the cache are
+    /// at `cell`'s durable mark.
     pub fn new(
         cell: Arc<Cell>,
         walker: Walker,
@@ -77,7 +77,7 @@ impl<F> Store<F> {
         }
     }
 
-    /// What recovery found, put into the cache. The caller makes the cell known.
+    /// Puts what recovery found into the cache. The caller makes the cell known.
     pub fn resume(
         wal: RecoveredWal,
         writer: &mut ChunkWriter,
@@ -109,18 +109,18 @@ impl<F> Store<F> {
         Ok(Self::new(cell, Walker::new(rules, start), Beginning::Ahead, start, wal_buffers))
     }
 
-    /// The end of what is received, checked and in the cache.
+    /// The end of the received WAL, checked and in the cache.
     pub const fn received(&self) -> Lsn {
         self.walker.position()
     }
 
-    /// The end of the last whole record that is received.
+    /// The end of the last whole record received.
     pub const fn record_end(&self) -> Lsn {
         self.walker.record_end()
     }
 
-    /// Compares what the upstream sends again with what we have. The stream was begun
-    /// no earlier than the cache reaches back.
+    /// Compares WAL that the upstream sends again with ours. The stream begins no earlier than the
+    /// cache reaches back.
     pub fn compare(
         &self,
         writer: &ChunkWriter,
@@ -175,7 +175,7 @@ impl<F> Store<F> {
         Ok(Appended::Taken)
     }
 
-    /// Does what the appender asked for, or has it done.
+    /// Carries out an action of the appender, or has it carried out.
     pub(super) fn carry_out(
         &mut self,
         action: Action,
@@ -219,8 +219,8 @@ impl<F> Store<F> {
         None
     }
 
-    /// A record that does not continue our last one is another history, in which that one
-    /// is not; anything else that is wrong with it may be different the next time.
+    /// A record that does not continue our last one belongs to another history, which lacks that
+    /// one. Any other fault may be gone the next time.
     fn blame(&self, fault: &WalkFault) -> UpstreamEnd {
         let at = fault.at;
         match fault.kind {
@@ -241,7 +241,7 @@ impl<F> Store<F> {
         }
     }
 
-    /// Takes back everything at or behind `lsn`, which is the durable mark.
+    /// Takes back everything from `lsn` on, which is the durable mark.
     pub fn rewind(&mut self, lsn: Lsn, writer: &mut ChunkWriter) {
         self.files.clear();
         while self.snapshots.back().is_some_and(|walker| walker.position() > lsn) {
@@ -262,9 +262,8 @@ impl<F> Store<F> {
         self.snapshots = VecDeque::from([walker]);
     }
 
-    /// Where the next stream has to begin: at the page of our last complete record, so
-    /// that the overlap proves that the upstream has our history; no earlier than what
-    /// the cache can compare.
+    /// Where the next stream must begin: at the page of our last complete record, so that the
+    /// overlap proves that the upstream has our history, but no earlier than the cache can compare.
     pub fn start_of_next(&self, writer: &ChunkWriter) -> Lsn {
         let received = self.received();
         let record = self.walker.last_record().map(Lsn::page_start);

@@ -22,7 +22,7 @@ const SEGMENT: u64 = 16 << 20;
 const START: Lsn = Lsn::new(4 * SEGMENT);
 const TLI: TimelineId = TimelineId::FIRST;
 
-/// A role whose files are their numbers.
+/// A role whose files are represented by their numbers.
 struct Scene {
     hub: Arc<Hub>,
     role: Receiver<u64>,
@@ -52,7 +52,7 @@ impl Scene {
         scene
     }
 
-    /// The same, with its first segment open and its beginning noted.
+    /// The same, with the first segment open and the beginning noted.
     fn receiving() -> Self {
         let mut scene = Self::streaming();
         scene.answer(JobDone::Prepared { tli: TLI, no: SegmentNo::new(4), file: 44 });
@@ -74,7 +74,7 @@ impl Scene {
         self.tell(|role, at, out| role.on_keeper(news, at.now, out));
     }
 
-    /// Has it look at the clock, as after everything that happens.
+    /// Runs the timers, as the core does after every event.
     fn look(&mut self) {
         self.tell(|role, at, out| {
             role.on_time(at, out);
@@ -88,7 +88,7 @@ impl Scene {
         assert_eq!(taken, of);
     }
 
-    /// The same; how much of the message was taken, and how long it is.
+    /// The same; returns how much of the message was taken, and its length.
     fn send(&mut self, wal: &[u8]) -> (usize, usize) {
         let at = self.role.store().map_or(START, Store::received);
         let header = xlog_data_header(at, at, PgTime::new(0), wal.len());
@@ -97,7 +97,7 @@ impl Scene {
         (taken, message.len())
     }
 
-    /// Bytes that come after the end are nobody's.
+    /// Bytes after the end are ignored.
     fn receive_nothing_more(&mut self) {
         let bytes = wal(1);
         let header = xlog_data_header(START, START, PgTime::new(0), bytes.len());
@@ -106,12 +106,12 @@ impl Scene {
         assert!(self.came_out().is_empty());
     }
 
-    /// What came out meanwhile.
+    /// The effects since the last call.
     fn came_out(&mut self) -> Vec<String> {
         self.effects.drain(..).map(|effect| brief(&effect)).collect()
     }
 
-    /// Completes the batch that was begun.
+    /// Completes the batch in progress.
     fn write_and_sync(&mut self) {
         let id = self.effects.iter().find_map(|effect| match effect {
             Effect::Write { id, bytes, .. } => Some((*id, bytes.len())),
@@ -137,7 +137,7 @@ fn brief(effect: &Effect<u64>) -> String {
     }
 }
 
-/// WAL from the beginning on, of so many records of 1000 bytes.
+/// WAL from the beginning on, made of `records` records of 1000 bytes.
 fn wal(records: usize) -> Vec<u8> {
     let size = SegmentSize::new(SEGMENT).unwrap();
     let system = hub("15.18").identity().unwrap().system_id;
@@ -220,7 +220,7 @@ fn a_marker_that_is_never_written_does_not_keep_the_process() {
     assert!(scene.came_out().contains(&"Halt".to_owned()));
 }
 
-/// The end is told when what the stream brought is durable, with the position set before.
+/// The end is reported when the received WAL is durable, after the position is set.
 #[test]
 fn a_lost_stream_is_reported_after_its_wal_is_durable() {
     let mut scene = Scene::receiving();
@@ -244,7 +244,7 @@ fn a_lost_stream_is_reported_after_its_wal_is_durable() {
     assert!(scene.role.is_at_rest());
 }
 
-/// Without space the stream ends, and what was not durable is taken back.
+/// Without space the stream ends, and WAL that was not durable is dropped.
 #[test]
 fn no_space_drops_back_to_the_durable_mark() {
     let mut scene = Scene::receiving();
@@ -257,7 +257,7 @@ fn no_space_drops_back_to_the_durable_mark() {
     scene.look();
     assert_eq!(scene.came_out(), ["Disconnect(Silent)", "Ended(NoSpace)"]);
     assert_eq!(scene.role.store().map(Store::received), Some(durable));
-    // The next stream has the segment made ready anew, and space looked for.
+    // The next stream has the segment prepared again, and free space checked.
     let offer = Offer { tli: TLI, start: START, host: "primary".into() };
     let admission = scene.tell(|role, at, out| role.on_offer(offer, at, out));
     assert_eq!(admission, Admission::Accepted);
@@ -281,7 +281,7 @@ fn while_the_disk_is_too_full_nothing_more_is_taken() {
     assert!(came_out.contains(&"Ended(NoSpace)".to_owned()), "{came_out:?}");
 }
 
-/// I1: bytes are never joined over a hole, nor two timelines.
+/// I1: bytes are never joined across a hole or across timelines.
 #[test]
 fn a_stream_that_does_not_join_ours_is_refused() {
     let mut scene = Scene::receiving();
@@ -301,7 +301,7 @@ fn a_stream_that_does_not_join_ours_is_refused() {
     }
 }
 
-/// A recalled stream is reported once, as `Recalled`, and closed with a word.
+/// A recalled stream is reported once, as `Recalled`, and closed with Terminate.
 #[test]
 fn a_recall_says_once_that_there_is_no_stream() {
     let mut scene = Scene::receiving();
@@ -314,13 +314,13 @@ fn a_recall_says_once_that_there_is_no_stream() {
     assert_eq!(scene.came_out(), ["Ended(Recalled)"]);
     scene.look();
     assert!(scene.came_out().is_empty());
-    // Without a stream too.
+    // The same holds without a stream.
     scene.tell(|role, at, out| role.recall(at, out));
     scene.look();
     assert_eq!(scene.came_out(), ["Ended(Recalled)"]);
 }
 
-/// What the keeper says of a file of a timeline that was left is no part of this one.
+/// The keeper's answer about a file of a timeline that was left does not concern this one.
 #[test]
 fn late_answers_about_another_timeline_change_nothing() {
     let mut scene = Scene::receiving();
@@ -351,14 +351,14 @@ fn no_stream_begins_while_a_difference_stands() {
     assert_eq!(scene.offer(), Admission::Accepted);
 }
 
-/// What differs then is the record that we have before it: that is where others have to be
-/// compared, and where there are bytes of ours.
+/// The difference is then in our record before it: that is where other sources must be compared,
+/// and where we have bytes.
 #[test]
 fn a_record_that_does_not_continue_ours_is_told_with_the_place_of_our_last_one() {
     let mut scene = Scene::receiving();
     let last = START.saturating_add(40);
     let mut wal = more();
-    // The record names another one before it, in good order otherwise.
+    // The record names a different previous record, and is valid otherwise.
     wal[8..16].copy_from_slice(&(last.raw() + 8).to_le_bytes());
     let length = u32::from_le_bytes(*wal.first_chunk().unwrap()) as usize;
     let crc = crc32c::crc32c_append(crc32c::crc32c(&wal[24..length]), &wal[..20]);

@@ -1,4 +1,4 @@
-//! The way back: what standbys say, and what their timers ask for.
+//! The way back: what standbys say, and what their timers make due.
 
 use super::senders::Senders;
 use crate::data::context::Context;
@@ -17,10 +17,10 @@ impl Senders {
         result: io::Result<ReplyBuffer>,
         cx: &mut Context<'_, R>,
     ) {
-        // The buffer of one that has gone goes back with the result.
+        // When the standby has gone, dropping the result gives its buffer back.
         let Some(sender) = self.table.get_mut(key) else { return };
         sender.reading = None;
-        // What it says may ask for an answer, or for the end.
+        // Its message may require an answer, or end the stream.
         self.due.note(key.index);
         match result {
             Ok(reply) if reply.is_empty() => self.hung_up(key, cx),
@@ -28,7 +28,7 @@ impl Senders {
                 if sender.state.lingers_until().is_none() {
                     sender.quota.note(reply.len(), cx.now);
                 }
-                // It is parsed where it lies; the buffer goes back to the kernel after that.
+                // It is parsed in place; then the buffer goes back to the kernel.
                 let hub = &self.hub;
                 let heard = cx.ring.with_reply(reply, |bytes| sender.hear(bytes, hub, cx.now));
                 if sender.quota.read_again().is_some() {
@@ -52,7 +52,7 @@ impl Senders {
 
     fn hung_up<R: Ring>(&mut self, key: Key, cx: &mut Context<'_, R>) {
         let Some(sender) = self.table.get_mut(key) else { return };
-        // The end of one that is closed here is ours, and in the log.
+        // If our side is shut, the end is ours and already logged.
         if !sender.state.is_shut() {
             sender.log_end("connection closed by the standby");
         }
@@ -60,7 +60,7 @@ impl Senders {
         self.perform(key, duty, cx);
     }
 
-    /// Takes what a standby had said before it came here.
+    /// Takes what a standby said before it came here.
     pub(super) fn listen_to<R: Ring>(&mut self, key: Key, bytes: &[u8], cx: &mut Context<'_, R>) {
         let Some(sender) = self.table.get_mut(key) else { return };
         let heard = sender.hear(bytes, &self.hub, cx.now);
@@ -98,8 +98,8 @@ impl Senders {
         }
     }
 
-    /// Looks at those whose timers have run out. Returns whether there were any: they may
-    /// have something to be sent.
+    /// Handles the standbys whose timers have expired. Returns whether there were any: they may
+    /// have something to send.
     pub(super) fn run_timers<R: Ring>(&mut self, cx: &mut Context<'_, R>) -> bool {
         let mut any = false;
         while let Some(key) = self.next_timer(cx.now) {

@@ -1,10 +1,9 @@
 //! The send role: the standbys of one core, what they are sent, and what they say.
 //!
-//! From the bottom up: a stream's [`state`] and its [`sender`]; the `senders` of the
-//! core with everything that happens to one of them; on top of these what standbys say
-//! (`listen`), orders from elsewhere (`orders`), sends without a copy (`zerocopy`)
-//! and rounds of sends (`round`, from what `payload` puts together). [`SendRole`]
-//! holds it all.
+//! From the bottom up: a stream's [`state`] and its [`sender`]; the `senders` of the core, with
+//! everything that happens to one of them; on top of these, what standbys say (`listen`), orders
+//! from elsewhere (`orders`), sends without a copy (`zerocopy`) and rounds of sends (`round`, which
+//! sends what `payload` composes). [`SendRole`] holds all of them.
 
 #[cfg(walhub_flip)]
 mod flip;

@@ -1,4 +1,4 @@
-//! What others have done to a stream: it begins, it is cancelled, it has to end.
+//! Orders from elsewhere to a stream: it begins, it is cancelled, it must end.
 
 use super::sender::Sender;
 use super::senders::Senders;
@@ -9,12 +9,11 @@ use crate::ring::Ring;
 use crate::standby::refusals;
 use std::time::Duration;
 
-/// What lies between the ends of two hubs' streams, so that their hubs do not all come
-/// back at once.
+/// The time between the ends of two hubs' streams, so that the hubs do not all reconnect at once.
 pub const HUB_PAUSE: Duration = Duration::from_millis(5);
 
 impl Senders {
-    /// A stream begins; its standby has said `unread` already.
+    /// A stream begins; its standby has already sent `unread`.
     pub(super) fn adopt<R: Ring>(
         &mut self,
         sender: Sender,
@@ -41,7 +40,7 @@ impl Senders {
         self.step(key, cx);
     }
 
-    /// The slot of a stream lost its WAL. Its user has to see that before it goes on.
+    /// The slot of a stream lost its WAL. The standby must see that before it continues.
     pub(super) fn terminate<R: Ring>(&mut self, pid: u32, cx: &mut Context<'_, R>) {
         let Some(key) = self.find(pid, SenderState::hears) else { return };
         let Some(sender) = self.table.get_mut(key) else { return };
@@ -55,8 +54,8 @@ impl Senders {
         self.table.key_at(slot)
     }
 
-    /// Its slot may have been invalidated while the stream was on its way here, and the word
-    /// to end it come before it.
+    /// The slot may have been invalidated during the hand-over, and the order to end the stream may
+    /// have arrived before the stream did.
     fn end_if_slot_lost<R: Ring>(&mut self, key: Key, cx: &mut Context<'_, R>) {
         if let Some(sender) = self.table.get_mut(key)
             && sender.hold.has_lost_slot()
@@ -66,8 +65,8 @@ impl Senders {
         }
     }
 
-    /// The path above us changed: hubs below must look whether they are in it, one after
-    /// the other.
+    /// The path above us changed: hubs below must check whether they are in it, one after the
+    /// other.
     pub(super) fn end_hub_streams<R: Ring>(&mut self, cx: &mut Context<'_, R>) {
         let mut at = cx.now;
         for key in self.table.keys() {
@@ -82,15 +81,15 @@ impl Senders {
         }
     }
 
-    /// Our WAL was moved aside: what the streams of it wait for will never come.
+    /// Our WAL was moved aside: what its streams wait for will never come.
     pub(super) fn end_set_aside<R: Ring>(&mut self, cx: &mut Context<'_, R>) {
         for key in self.table.keys() {
             self.end_if_set_aside(key, cx);
         }
     }
 
-    /// Ends a stream whose line is no longer kept here; at its next start the standby
-    /// hears that its WAL has been removed.
+    /// Ends a stream whose history is no longer kept here. At its next start the standby is told
+    /// that its WAL has been removed.
     fn end_if_set_aside<R: Ring>(&mut self, key: Key, cx: &mut Context<'_, R>) {
         let Some(sender) = self.table.get_mut(key) else { return };
         let cell = sender.cell.id();
@@ -101,7 +100,7 @@ impl Senders {
         self.close(key, cx);
     }
 
-    /// Shutdown: the rest of the WAL, `COPY 0`, and goodbye.
+    /// Shutdown: sends the rest of the WAL and `COPY 0`, then ends.
     pub(super) fn stop<R: Ring>(&mut self, key: Key, cx: &mut Context<'_, R>) {
         let Some(sender) = self.table.get_mut(key) else { return };
         let duty = sender.state.stop();

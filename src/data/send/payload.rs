@@ -1,9 +1,9 @@
-//! What is sent: how the WAL that is at hand is put together for all standbys at one
-//! place, in lists that are used over and over.
+//! What is sent: composes the WAL at hand for all standbys at one position, in lists that are
+//! reused.
 //!
-//! A payload is made once and sent to each standby that shares it. Whatever has to be
-//! different for each socket (a cipher, say) belongs between [`SendScratch::lay_out`],
-//! which names the bytes, and the batch, which names the sockets.
+//! A payload is made once and sent to each standby that shares it. Anything that must differ per
+//! socket (a cipher, say) belongs between [`SendScratch::lay_out`], which names the bytes, and the
+//! batch, which names the sockets.
 
 use super::sender::{Delivery, Sender};
 use crate::data::readback::ReadBack;
@@ -17,22 +17,22 @@ use crate::wire::time::PgTime;
 use std::io::IoSlice;
 use std::ops::Range;
 
-/// Less than this is copied: pinning, and a notification for each send, cost about as
-/// much as copying some tens of kilobytes.
+/// Anything smaller is copied: pinning, and a notification for each send, cost about as much as
+/// copying some tens of kilobytes.
 pub(super) const LARGE: u64 = 64 << 10;
 
-/// What one or several standbys are sent in one SENDMSG. Speaks of the scratch's lists.
+/// What one or several standbys are sent in one SENDMSG. Its ranges index the scratch's lists.
 #[derive(Debug)]
 pub(super) struct Payload {
     pub(super) cell: CellId,
-    /// The first new message's start: where standbys have to be that share it.
+    /// The start of the first new message: the position of every standby that shares it.
     from: Lsn,
     /// The first WAL byte, and the end of what is at hand.
     pub(super) wal_from: Lsn,
     pub(super) wal_to: Lsn,
-    /// Only for the standby of this slot: it has something of its own before the WAL.
+    /// Only for the standby in this slot: it has something of its own to send before the WAL.
     private: Option<u32>,
-    /// As the standbys that share it want it.
+    /// The shape for the standbys that share it.
     shape: Shape,
     /// Bytes of the rest of an unfinished message.
     pub(super) rest: usize,
@@ -40,9 +40,9 @@ pub(super) struct Payload {
     pub(super) outbox: usize,
     /// New messages, and their headers.
     pub(super) messages: Range<usize>,
-    /// The WAL of the rest, then of the messages, in pieces that lie together.
+    /// The WAL of the rest, then of the messages, in contiguous pieces.
     wal: Range<usize>,
-    /// Only the header goes out: the message it announces is sent without a copy.
+    /// Whether only the header goes out and the message it announces is sent without a copy.
     pub(super) then: Then,
 }
 
@@ -52,17 +52,17 @@ impl Payload {
     }
 }
 
-/// How a standby is to be sent what is new.
+/// How a standby is to be sent new WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// As many messages as go into one send.
+    /// As many messages as fit into one send.
     Whole,
     /// The first message's header, so that its WAL can follow without a copy.
     HeaderFirst,
 }
 
 impl Shape {
-    /// By the positions alone, so that standbys at one place agree.
+    /// Depends on the positions alone, so that standbys at one position agree.
     pub(super) fn of(sender: &Sender) -> Self {
         let from = sender.cursor.next_message();
         let large = from.saturating_add(LARGE);
@@ -79,14 +79,14 @@ impl Shape {
     }
 }
 
-/// Where WAL is read from: the cache first, then blocks read from files.
+/// Where WAL comes from: first the cache, then blocks read from files.
 pub(super) struct Source<'a> {
     pub(super) pin: &'a Pin<'a>,
     pub(super) readback: &'a ReadBack,
 }
 
 impl<'a> Source<'a> {
-    /// Collects what is at hand of `[from, to)` and returns its end.
+    /// Collects the part of `[from, to)` at hand, and returns its end.
     fn collect(&self, cell: CellId, from: Lsn, to: Lsn, pieces: &mut Vec<&'a [u8]>) -> Lsn {
         let mut at = from;
         while at < to {
@@ -108,7 +108,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// What a payload is put together from.
+/// What a payload is composed from.
 pub(super) struct Composition<'s, 'a> {
     pub(super) source: &'s Source<'a>,
     /// The most WAL in one send.
@@ -116,17 +116,17 @@ pub(super) struct Composition<'s, 'a> {
     pub(super) send_time: PgTime,
 }
 
-/// The lists of a slice of sends, used over and over.
+/// The lists of a slice of sends, which are reused.
 #[derive(Debug, Default)]
 pub(super) struct SendScratch {
     pub(super) payloads: Vec<Payload>,
     pub(super) messages: Vec<Message>,
     pub(super) headers: Vec<[u8; XLOG_DATA_HEADER]>,
-    /// Whom, and which payload.
+    /// Slots, and the payload for each.
     pub(super) targets: Vec<(u32, usize)>,
-    /// Those whose WAL has to be read first.
+    /// Standbys whose WAL must be read first.
     pub(super) missing: Vec<u32>,
-    /// Those whose message goes on without a copy.
+    /// Standbys whose message continues without a copy.
     pub(super) held: Vec<(u32, ChunkHold)>,
     /// Parts of each payload.
     pub(super) ranges: Vec<Range<usize>>,
@@ -157,8 +157,8 @@ impl SendScratch {
         payload.rest + payload.outbox + messages
     }
 
-    /// Puts a standby with the others at its place, or makes what it is sent. One that has
-    /// nothing at hand is missing something.
+    /// Adds a standby to the others at its position, or makes a payload for it. A standby with
+    /// nothing at hand goes to `missing`.
     pub(super) fn add<'a>(
         &mut self,
         slot: u32,
@@ -185,7 +185,7 @@ impl SendScratch {
         }
     }
 
-    /// Everything that a standby can be sent at once: the rest of its unfinished message,
+    /// Composes everything that a standby can be sent at once: the rest of its unfinished message,
     /// its outbox, and new messages, as far as the WAL is at hand (I3).
     fn compose<'a>(
         &mut self,
@@ -253,7 +253,7 @@ impl SendScratch {
         self.messages.push(message);
     }
 
-    /// The iovecs of all payloads, one after the other, and which belong to which.
+    /// The iovecs of all payloads, one after the other, and the range of each payload.
     pub(super) fn lay_out<'a>(
         &'a self,
         senders: &'a Table<Sender>,
@@ -302,7 +302,7 @@ impl SendScratch {
     }
 }
 
-/// An empty list of something else of the same size, in the same memory.
+/// An empty list of another type of the same size, in the same allocation.
 pub(super) fn emptied<A, B>(mut list: Vec<A>) -> Vec<B> {
     list.clear();
     list.into_iter().filter_map(|_| None).collect()

@@ -1,4 +1,4 @@
-//! How much one standby may say: who talks too much is read on a timer.
+//! How much one standby may say: a standby that says too much is read on a timer.
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 /// flush at 800 flushes a second stay below it.
 const TALK_QUOTA: usize = 64 << 10;
 
-/// How long such a standby is left unread then.
+/// How long such a standby is then left unread.
 const TALK_PAUSE: Duration = Duration::from_millis(10);
 
-/// So many receives in a row it has all the same: a burst of replies is read at once, a
-/// flood at no more than 400 kB/s.
+/// The receives in a row that it gets nevertheless: a burst of replies is read at once, a flood at
+/// no more than 400 kB/s.
 const TALK_BURST: u32 = 8;
 
 /// What one standby has said in the current second.
@@ -18,7 +18,7 @@ const TALK_BURST: u32 = 8;
 pub(super) struct Quota {
     since: Instant,
     heard: usize,
-    /// Receives beyond the quota since it was last left unread for a while.
+    /// Receives beyond the quota since it was last left unread.
     receives: u32,
     /// Not read before this.
     read_again: Option<Instant>,
@@ -29,7 +29,7 @@ impl Quota {
         Self { since: now, heard: 0, receives: 0, read_again: None }
     }
 
-    /// It said so many bytes. Beyond the quota it may be left unread for a while.
+    /// It said `bytes`. Beyond the quota it may be left unread for a while.
     pub(super) fn note(&mut self, bytes: usize, now: Instant) {
         if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
             (self.since, self.heard, self.receives) = (now, 0, 0);
@@ -44,12 +44,12 @@ impl Quota {
         }
     }
 
-    /// When it is read again; none when it is not left unread.
+    /// When it is read again; `None` when it is not left unread.
     pub(super) const fn read_again(&self) -> Option<Instant> {
         self.read_again
     }
 
-    /// Is it time to read it again? That is so once.
+    /// Is it time to read it again? True once.
     pub(super) fn is_over(&mut self, now: Instant) -> bool {
         self.read_again.take_if(|at| *at <= now).is_some()
     }
@@ -71,7 +71,7 @@ mod tests {
         assert_eq!(quota.read_again(), Some(t0 + TALK_PAUSE));
         assert!(!quota.is_over(t0));
         assert!(quota.is_over(t0 + TALK_PAUSE) && !quota.is_over(t0 + TALK_PAUSE));
-        // The next second is another one.
+        // The next second starts from zero.
         quota.note(512, t0 + Duration::from_secs(1));
         assert_eq!((quota.heard, quota.read_again()), (512, None));
     }

@@ -17,10 +17,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Places in the table of standbys that are looked at for one answer.
+/// Entries of the table of standbys that one answer covers.
 const PLACES: u32 = 128;
 
-/// The standbys of one core, and the rounds in which they are sent to.
+/// The standbys of one core, and the rounds in which they are sent WAL.
 pub struct SendRole {
     cache: ChunkReader,
     senders: Senders,
@@ -32,14 +32,14 @@ pub struct SendRole {
 /// Have this core's streams been told to end?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StopNotice {
-    /// WAL that was received may still become durable.
+    /// No: received WAL may still become durable.
     NotYet,
     /// Yes.
     Given,
 }
 
 impl SendRole {
-    /// A role without standbys, on the core with this number.
+    /// A role without standbys, on core `core`.
     pub fn new(core: usize, hub: Arc<Hub>, cache: ChunkReader) -> Self {
         Self {
             cache,
@@ -55,12 +55,12 @@ impl SendRole {
         &self.cache
     }
 
-    /// Is nobody here?
+    /// Are there no standbys?
     pub fn is_empty(&self) -> bool {
         self.senders.table.is_empty()
     }
 
-    /// Is there something for the next round to look at?
+    /// Is there something for the next round to do?
     pub fn is_due(&self) -> bool {
         !self.senders.due.is_empty() || self.rounds.has_missed()
     }
@@ -70,13 +70,13 @@ impl SendRole {
         self.senders.due.note_all();
     }
 
-    /// When a timer runs out.
+    /// When the next timer expires.
     pub fn deadline(&self) -> Option<Instant> {
         self.senders.deadline()
     }
 
-    /// What `walhub ctl` is told of some standbys, from a place in the table on, and from
-    /// where on the next ones are found.
+    /// The figures of some standbys for `walhub ctl`, from table index `from` on, and the index of
+    /// the next ones.
     pub fn figures(&self, from: u32) -> (Vec<StandbyFigures>, Option<u32>) {
         let table = &self.senders.table;
         let end = from.saturating_add(PLACES).min(table.places());
@@ -84,7 +84,7 @@ impl SendRole {
         (senders.map(Sender::figures).collect(), (end < table.places()).then_some(end))
     }
 
-    /// A standby comes from the control thread.
+    /// The control thread hands over a standby.
     pub fn adopt<R: Ring>(&mut self, handoff: StandbyHandoff, cx: &mut Context<'_, R>) {
         let member = self.senders.hub.fleet.join();
         let (mut sender, unread) = Sender::begin(handoff, member, cx.now);
@@ -110,7 +110,7 @@ impl SendRole {
         self.senders.on_room(key, cx);
     }
 
-    /// A standby's socket took what it took of a send without a copy.
+    /// A standby's socket took some or all of a send without a copy.
     pub fn on_zerocopy_sent<R: Ring>(
         &mut self,
         key: Key,
@@ -120,7 +120,7 @@ impl SendRole {
         self.senders.on_zerocopy_sent(key, result, cx);
     }
 
-    /// Nothing reads the memory of a send without a copy any more.
+    /// The memory of a send without a copy is no longer read.
     pub fn on_zerocopy_released(&mut self, key: Key, copied: Copied) {
         self.zerocopy.on_released(&mut self.senders, key, copied);
     }
@@ -131,7 +131,7 @@ impl SendRole {
         sender.is_some_and(|sender| sender.awaiting_block == Some(want.block()))
     }
 
-    /// What a standby waited for is here, or cannot be had.
+    /// What a standby waited for is loaded, or cannot be read.
     pub fn on_arrival<R: Ring>(&mut self, arrival: Arrival, cx: &mut Context<'_, R>) {
         let table = &mut self.senders.table;
         match arrival {
@@ -170,8 +170,8 @@ impl SendRole {
         self.rounds.send_slice(&mut self.senders, (&self.cache, readback), cx)
     }
 
-    /// Looks at those whose timers have run out, and begins receives anew that found no
-    /// buffer. Returns whether there was anything.
+    /// Handles the standbys whose timers have expired, and restarts receives that found no buffer.
+    /// Returns whether there was anything to do.
     pub fn run_timers<R: Ring>(&mut self, cx: &mut Context<'_, R>) -> bool {
         let any = self.senders.run_timers(cx);
         self.senders.retry_receives(cx) || any
@@ -182,22 +182,22 @@ impl SendRole {
         self.senders.cancel(pid, cx);
     }
 
-    /// The slot of a stream lost its WAL. Its user has to see that before it goes on.
+    /// The slot of a stream lost its WAL. The standby must see that before it continues.
     pub fn terminate<R: Ring>(&mut self, pid: u32, cx: &mut Context<'_, R>) {
         self.senders.terminate(pid, cx);
     }
 
-    /// The path above us changed: hubs below must look whether they are in it.
+    /// The path above us changed: hubs below must check whether they are in it.
     pub fn end_hub_streams<R: Ring>(&mut self, cx: &mut Context<'_, R>) {
         self.senders.end_hub_streams(cx);
     }
 
-    /// Our WAL was moved aside: what the streams of it wait for will never come.
+    /// Our WAL was moved aside: what its streams wait for will never come.
     pub fn end_set_aside<R: Ring>(&mut self, cx: &mut Context<'_, R>) {
         self.senders.end_set_aside(cx);
     }
 
-    /// Shutdown, and no more WAL becomes durable: streams are told to end.
+    /// The hub is shutting down and no more WAL becomes durable: tells the streams to end.
     pub fn stop<R: Ring>(&mut self, cx: &mut Context<'_, R>) {
         self.notice = StopNotice::Given;
         self.note_all();
@@ -211,21 +211,21 @@ impl SendRole {
         self.notice == StopNotice::Given
     }
 
-    /// The standbys, for a look from outside.
+    /// The standbys, for inspection.
     #[cfg(all(test, not(walhub_loom)))]
     pub fn senders(&self) -> impl Iterator<Item = (Key, &Sender)> {
         let table = &self.senders.table;
         table.iter().filter_map(|(slot, sender)| Some((table.key_at(slot)?, sender)))
     }
 
-    /// A standby, for a look from outside.
+    /// A standby, for inspection.
     #[cfg(all(test, not(walhub_loom)))]
     pub fn sender(&self, key: Key) -> Option<&Sender> {
         self.senders.table.get(key)
     }
 }
 
-/// The file that PostgreSQL looks for: in a segment where the timeline ends, the next one's.
+/// The file that PostgreSQL looks for: in the segment where the timeline ends, the next timeline's.
 fn named_for(sender: &Sender, name: SegmentName) -> SegmentName {
     let ends_inside = sender.cell.end().is_some_and(|end| end.segment(name.size) == name.no);
     match sender.cell.next() {

@@ -1,6 +1,6 @@
-//! Rounds of sends: everybody who is due once, the live ones first, in slices of one
-//! submission each. Between two slices the core may look at what else has happened; a
-//! standby that has gone or changed meanwhile is judged by what it is then.
+//! Rounds of sends: each standby that is due once, the live ones first, in slices of one submission
+//! each. Between two slices the core may handle other events. A standby that has gone or changed
+//! since is treated according to its new state.
 
 use super::payload::{Composition, Payload, SendScratch, Source, emptied};
 use super::sender::Delivery;
@@ -16,7 +16,7 @@ use crate::watermark::Cell;
 use std::io;
 use std::sync::Arc;
 
-/// What came of asking for one more slice.
+/// The outcome of asking for one more slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slice {
     /// It was sent; there may be another.
@@ -25,7 +25,7 @@ pub enum Slice {
     Over,
 }
 
-/// The round under way, and what it is made with.
+/// The round in progress, and its scratch memory.
 #[derive(Debug)]
 pub(super) struct Rounds {
     core: usize,
@@ -38,14 +38,14 @@ pub(super) struct Rounds {
     seen: Vec<Seen>,
 }
 
-/// Whom the round under way serves, and how far it is.
+/// The standbys that the round in progress serves, and its progress.
 #[derive(Debug, Default)]
 struct Plan {
     /// The live standbys first.
     order: Vec<u32>,
     live: usize,
     served: usize,
-    /// WAL bytes sent, and those of them to standbys that catch up.
+    /// WAL bytes sent, and the part of them sent to standbys that catch up.
     sent: u64,
     caught_up: u64,
 }
@@ -72,7 +72,7 @@ impl Followed {
 }
 
 impl Seen {
-    /// What there is to be seen now.
+    /// The cell's current values.
     fn new(cell: &Arc<Cell>) -> Self {
         Self { limit: cell.limit(), followed: Followed::of(cell), cell: Arc::clone(cell) }
     }
@@ -81,7 +81,7 @@ impl Seen {
         self.cell.id() == cell.id()
     }
 
-    /// Has something happened to the cell since?
+    /// Has the cell changed since?
     fn is_outdated(&self) -> bool {
         self.cell.limit() != self.limit || Followed::of(&self.cell) != self.followed
     }
@@ -100,7 +100,7 @@ impl Rounds {
         }
     }
 
-    /// Has a watermark moved, or a timeline ended, since the last round looked?
+    /// Has a watermark moved, or a timeline ended, since the last round?
     pub(super) fn has_missed(&self) -> bool {
         self.seen.iter().any(Seen::is_outdated)
     }
@@ -137,7 +137,7 @@ impl Rounds {
                 }
             }
         }
-        // They have something to be sent in the next round.
+        // They have something to send in the next round.
         for &key in &ended {
             senders.step(key, cx);
             senders.due.note(key.index);
@@ -175,8 +175,8 @@ impl Rounds {
         Slice::Sent
     }
 
-    /// Ends the round. Those who were not served have their turn when the live ones have
-    /// had theirs again.
+    /// Ends the round. Standbys that were not served have their turn after the live ones have had
+    /// theirs again.
     fn finish(&mut self, senders: &mut Senders) {
         for &slot in self.plan.order.get(self.plan.served..).unwrap_or_default() {
             senders.due.note(slot);
@@ -217,8 +217,8 @@ impl Rounds {
         total
     }
 
-    /// Puts together what each is sent, and sends it. The sockets have copied what they
-    /// took when this returns (I7); only lengths matter from here on.
+    /// Composes what each standby is sent, and sends it. When this returns, the sockets have copied
+    /// what they took (I7); only lengths matter from there on.
     fn offer<R: Ring>(
         &mut self,
         slots: &[u32],
@@ -272,14 +272,14 @@ impl Rounds {
     }
 }
 
-/// A payload that was offered to a socket, and what came of it.
+/// A payload that was offered to a socket, and the outcome.
 struct Sent<'a> {
     scratch: &'a SendScratch,
     payload: &'a Payload,
     result: io::Result<usize>,
 }
 
-/// Accounts what a standby's socket took. Returns how much of it was WAL.
+/// Accounts for what a standby's socket took. Returns how much of it was WAL.
 fn after_send<R: Ring>(
     slot: u32,
     Sent { scratch, payload, result }: Sent<'_>,
@@ -310,7 +310,7 @@ fn after_send<R: Ring>(
     wal += sender.cursor.advance(sent - rest - outbox, messages, headers);
     sender.hold.advance(sender.cursor.next());
     let is_full = sent < scratch.offered(payload);
-    // Offered is enough: a socket that is full must not keep the block from others.
+    // An offer is enough: a full socket must not keep the block from others.
     if readback.touch(payload.cell, payload.wal_from, payload.wal_to)
         && !is_full
         && sender.state.sends_wal()
@@ -326,7 +326,7 @@ fn after_send<R: Ring>(
     wal
 }
 
-/// A standby has nothing at hand: it waits until the block it needs is read.
+/// A standby has nothing at hand: it waits until the block it needs is loaded.
 fn wait_for_block(slot: u32, senders: &mut Senders, readback: &mut ReadBack) {
     let Some(key) = senders.table.key_at(slot) else { return };
     let Some(sender) = senders.table.get_mut(key) else { return };

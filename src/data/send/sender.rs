@@ -1,5 +1,5 @@
-//! One standby as its core sees it: socket, place in the WAL, talk, and where its stream
-//! stands.
+//! One standby as its core sees it: its socket, its position in the WAL, what it says, and the
+//! state of its stream.
 
 use super::quota::Quota;
 use super::state::SenderState;
@@ -31,9 +31,9 @@ pub struct Sender {
     pub session: Session,
     /// Its place among `max_wal_senders`.
     pub permit: SenderPermit,
-    /// Keeps the WAL that is still to be sent.
+    /// Keeps the WAL that it still has to be sent.
     pub hold: Hold,
-    /// What of it is told upstream.
+    /// What is reported upstream about it.
     pub member: Member,
     /// The timeline it streams.
     pub cell: Arc<Cell>,
@@ -45,7 +45,7 @@ pub struct Sender {
     pub(super) quota: Quota,
     /// Small messages that go out at the next message boundary, before more WAL.
     pub outbox: Vec<u8>,
-    /// Where it stands between its beginning and its end.
+    /// The state of its stream.
     pub state: SenderState,
     /// A receive in flight.
     pub reading: Option<OpId>,
@@ -59,9 +59,9 @@ pub struct Sender {
     pub unreleased: u32,
     /// Sends without a copy so far.
     pub zerocopy_sends: u64,
-    /// The WAL it needs next has to be read from its file first.
+    /// The block that it needs next, which must be read from its file first.
     pub awaiting_block: Option<BlockId>,
-    /// A hub below that has to look again: its stream ends then.
+    /// When its stream ends, for a hub below that must check its path again.
     pub ends_at: Option<Instant>,
     /// The earliest entry in the core's timer heap.
     pub timer: Option<Instant>,
@@ -70,15 +70,15 @@ pub struct Sender {
 /// How a standby is sent large pieces of WAL from the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
-    /// As all the rest: the socket copies them.
+    /// Like everything else: the socket copies them.
     Copied,
-    /// The network reads them where they lie.
+    /// The network reads them in place.
     Zerocopy,
 }
 
 impl Sender {
-    /// A standby as it comes from the control thread: its CopyBothResponse is the first
-    /// thing it is sent. Returns what it has said already, too.
+    /// A standby from the control thread: the first thing it is sent is its CopyBothResponse. Also
+    /// returns what it has already said.
     pub(super) fn begin(handoff: StandbyHandoff, member: Member, now: Instant) -> (Self, BytesMut) {
         let mut welcome = BytesMut::new();
         backend::copy_both(&mut welcome);
@@ -108,20 +108,20 @@ impl Sender {
         (sender, unread)
     }
 
-    /// Is there something to be sent now?
+    /// Is there something to send now?
     pub fn is_due(&self) -> bool {
         if self.waiting_room.is_some() || self.sending.is_some() || self.state.is_parting() {
             return false;
         }
         if self.awaiting_block.is_some() {
-            // An answer or a ping does not wait for the disk, unless a message is
-            // unfinished: nothing may come between its bytes.
+            // An answer or a ping does not wait for the disk, unless a message is unfinished:
+            // nothing may come between its bytes.
             return self.cursor.unfinished().is_none() && !self.outbox.is_empty();
         }
         self.is_owing() || self.state.sends_wal() && self.cursor.next_message() < self.cell.limit()
     }
 
-    /// Was it sent all of a timeline that has ended, and has to be told?
+    /// Has it been sent all of a timeline that has ended, and must it be told?
     pub fn is_at_end(&self) -> bool {
         let has_to_be_told = || match self.state {
             SenderState::Catchup | SenderState::Streaming => self.cell.next().is_some(),
@@ -135,7 +135,7 @@ impl Sender {
             && has_to_be_told()
     }
 
-    /// Is something announced or queued that has to go out in any case?
+    /// Is something announced or queued that must go out in any case?
     pub fn is_owing(&self) -> bool {
         self.cursor.unfinished().is_some() || !self.outbox.is_empty()
     }
@@ -145,7 +145,7 @@ impl Sender {
         self.reading.is_some() || self.waiting_room.is_some() || self.sending.is_some()
     }
 
-    /// When something has to be done, whatever happens.
+    /// The latest time at which something must be done.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let talk = if self.state.is_parting() { None } else { self.talk.deadline() };
         let deadlines = [talk, self.quota.read_again(), self.ends_at, self.state.lingers_until()];
@@ -159,7 +159,8 @@ impl Sender {
         }
         let before = self.talk.feedback();
         let heard = self.talk.hear(bytes, now);
-        // Past its end it has a branch that nobody follows, and needs what follows instead.
+        // Past the end of its timeline it has a branch that no one follows, and needs the next
+        // timeline instead.
         let positions = self.talk.positions();
         let flush = positions.flush;
         self.hold.confirm(self.cell.end().map_or(flush, |end| flush.min(end)));
@@ -167,8 +168,8 @@ impl Sender {
         if let Some(feedback) = self.talk.feedback().filter(|said| before != Some(*said)) {
             self.member.feedback(&feedback, now);
         }
-        // A standby comes back at the start of a segment, where nothing tells it from
-        // others; what it says of itself does.
+        // A standby reconnects at the start of a segment, where nothing distinguishes it from
+        // others; the positions it reports do.
         self.note_diverged(hub, positions.flush.max(positions.apply));
         heard
     }
@@ -189,7 +190,7 @@ impl Sender {
         }
     }
 
-    /// Writes into the log why its stream ends.
+    /// Logs why its stream ends.
     pub(super) fn log_end(&self, why: &str) {
         let session = &self.session;
         let positions = self.talk.positions();
@@ -200,7 +201,7 @@ impl Sender {
         );
     }
 
-    /// What `walhub ctl` is told of it.
+    /// Its figures for `walhub ctl`.
     pub(super) fn figures(&self) -> StandbyFigures {
         StandbyFigures {
             pid: self.session.pid,

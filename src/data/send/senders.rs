@@ -1,5 +1,5 @@
-//! The standbys of one core, and what anything that happens to one of them may lead to:
-//! the next step of its end, a timer, a socket that is closed or handed back.
+//! The standbys of one core, and what an event on one of them may lead to: the next step of its
+//! end, a timer, a socket that is closed or handed back.
 
 use super::sender::Sender;
 use super::state::{Duty, SenderState};
@@ -24,21 +24,21 @@ use tracing::{debug, error, info};
 /// A keepalive frame; one in the outbox is enough.
 const KEEPALIVE_LEN: usize = 23;
 
-/// How long a closed connection may take to say goodbye.
+/// How long the peer of a connection that we shut may take to close it.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// The standbys of one core.
 pub(super) struct Senders {
     pub(super) hub: Arc<Hub>,
     pub(super) table: Table<Sender>,
-    /// Who has to be looked at in the next round.
+    /// The standbys to look at in the next round.
     pub(super) due: Due,
     timers: BTreeSet<(Instant, Key)>,
     /// Large pieces that were copied because sends without a copy held too many chunks.
     pub(super) refused_holds: u64,
-    /// Those whose receive found no buffer.
+    /// Standbys whose receive found no buffer.
     awaiting_buffer: Vec<Key>,
-    /// Their keys while they are looked at; empty between two passes.
+    /// The same keys while they are retried; empty between two passes.
     retried: Vec<Key>,
 }
 
@@ -55,12 +55,12 @@ impl Senders {
         }
     }
 
-    /// Reads on, unless a receive is in flight or nobody listens any more.
+    /// Starts the next receive, unless one is in flight or the state no longer reads.
     pub(super) fn read_on<R: Ring>(&mut self, key: Key, cx: &mut Context<'_, R>) {
         if let Some(sender) = self.table.get_mut(key)
             && sender.reading.is_none()
             && sender.state.reads()
-            // While it drains, what it says is dropped, however much it is.
+            // While it drains, what it says is dropped, so the quota does not apply.
             && (sender.quota.read_again().is_none() || sender.state.lingers_until().is_some())
         {
             let op = cx.ring.receive_reply(&sender.socket, Purpose::Reply(key).token());
@@ -68,12 +68,12 @@ impl Senders {
         }
     }
 
-    /// A receive found no buffer: it is begun anew after this pass.
+    /// A receive found no buffer: it is restarted after this pass.
     pub(super) fn await_buffer(&mut self, key: Key) {
         self.awaiting_buffer.push(key);
     }
 
-    /// Begins receives anew that found no buffer. Returns whether there were any.
+    /// Restarts the receives that found no buffer. Returns whether there were any.
     pub(super) fn retry_receives<R: Ring>(&mut self, cx: &mut Context<'_, R>) -> bool {
         let mut retried = std::mem::take(&mut self.retried);
         std::mem::swap(&mut retried, &mut self.awaiting_buffer);
@@ -85,7 +85,7 @@ impl Senders {
         any
     }
 
-    /// The socket is full: it says when it is not.
+    /// The socket is full: waits for room in it.
     pub(super) fn wait_for_room<R: Ring>(&mut self, key: Key, cx: &mut Context<'_, R>) {
         let Some(sender) = self.table.get_mut(key) else { return };
         let op = cx.ring.poll_writable(&sender.socket, Purpose::Room(key).token());
@@ -118,8 +118,8 @@ impl Senders {
         self.due.note(key.index);
     }
 
-    /// What follows when a standby's socket took what it was offered: the next step of
-    /// an end that is under way.
+    /// What follows when a standby's socket took what it was offered: the next step of an end in
+    /// progress.
     pub(super) fn step<R: Ring>(&mut self, key: Key, cx: &mut Context<'_, R>) {
         let Some(sender) = self.table.get_mut(key) else { return };
         if !sender.state.sends_wal() && sender.cursor.unfinished().is_none() {
@@ -139,7 +139,7 @@ impl Senders {
         self.perform(key, duty, cx);
     }
 
-    /// Does what a transition left to be done.
+    /// Performs the duty that a transition returned.
     pub(super) fn perform<R: Ring>(&mut self, key: Key, duty: Duty, cx: &mut Context<'_, R>) {
         let Some(sender) = self.table.get_mut(key) else { return };
         match duty {
@@ -165,7 +165,7 @@ impl Senders {
                 if sender.unreleased > 0
                     && let Err(error) = cx.ring.reset(&sender.socket)
                 {
-                    // Memory must not wait for a peer to which nobody speaks any more.
+                    // Memory must not wait for a peer that is sent nothing more.
                     debug!(pid = sender.session.pid, "reset of a connection: {error}");
                 }
                 self.settle(key, cx);
@@ -173,7 +173,7 @@ impl Senders {
         }
     }
 
-    /// Closes the connection. What is in flight ends by that; then the socket goes.
+    /// Closes the connection. This ends the operations in flight; then the socket is closed.
     pub(super) fn close<R: Ring>(&mut self, key: Key, cx: &mut Context<'_, R>) {
         let Some(sender) = self.table.get_mut(key) else { return };
         let duty = sender.state.closed();
@@ -197,7 +197,7 @@ impl Senders {
         self.close(key, cx);
     }
 
-    /// Ends a stream with a last message, then its connection.
+    /// Ends a stream with a last message, and then its connection.
     pub(super) fn farewell<R: Ring>(
         &mut self,
         key: Key,
@@ -211,7 +211,7 @@ impl Senders {
         self.step(key, cx);
     }
 
-    /// Ends a stream with an error; its connection goes on, if the error can be said.
+    /// Ends a stream with an error. Its connection continues, if the error can be sent.
     pub(super) fn fail<R: Ring>(&mut self, key: Key, refusal: Refusal, cx: &mut Context<'_, R>) {
         let Some(sender) = self.table.get_mut(key) else { return };
         sender.awaiting_block = None;
@@ -225,8 +225,7 @@ impl Senders {
         self.step(key, cx);
     }
 
-    /// Queues a keepalive, unless one is waiting to be sent. None may follow a CopyDone or
-    /// an error.
+    /// Queues a keepalive, unless one is already queued. None may follow a CopyDone or an error.
     pub(super) fn push_keepalive<R: Ring>(
         &mut self,
         key: Key,
@@ -242,7 +241,7 @@ impl Senders {
         }
     }
 
-    /// Lets a standby go once nothing in flight holds its socket any more.
+    /// Lets a standby go once no operation in flight holds its socket.
     pub(super) fn settle<R: Ring>(&mut self, key: Key, cx: &mut Context<'_, R>) {
         let Some(sender) = self.table.get_mut(key) else { return };
         if sender.is_busy() || !sender.state.is_over() {
@@ -266,14 +265,14 @@ impl Senders {
                 permit: sender.permit,
             })),
             Err(_held) => {
-                // The ring gives up its reference with the completion, before we see it.
+                // The ring drops its reference with the completion, before we see it.
                 error!(pid, "socket is still in use after its last operation; closing it");
                 ToControl::StandbyClosed { pid }
             }
         });
     }
 
-    /// Enters the standby's next deadline into the heap, unless an earlier one is there.
+    /// Enters the standby's next deadline into the timers, unless an earlier one is there.
     pub(super) fn set_timer(&mut self, key: Key) {
         let Some(sender) = self.table.get_mut(key) else { return };
         let Some(at) = sender.deadline() else { return };
@@ -285,7 +284,7 @@ impl Senders {
         }
     }
 
-    /// The next standby whose timer has run out; its timer is not set any more.
+    /// The next standby whose timer has expired; its timer is no longer set.
     pub(super) fn next_timer(&mut self, now: Instant) -> Option<Key> {
         let &(_, key) = self.timers.first().filter(|(at, _)| *at <= now)?;
         self.timers.pop_first();
@@ -295,20 +294,20 @@ impl Senders {
         Some(key)
     }
 
-    /// When the next timer runs out.
+    /// When the next timer expires.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
     }
 }
 
-/// The timeline of a stream has ended, and everything of it is sent.
+/// The timeline of a stream has ended, and all of it is sent.
 fn end_of_timeline(sender: &mut Sender, hub: &Hub) -> Duty {
     let Some(at) = sender.cell.end().filter(|end| *end <= sender.cursor.next_message()) else {
         return Duty::Nothing;
     };
     let Some(next) = sender.cell.next() else { return Duty::Nothing };
     sender.note_diverged(hub, sender.cursor.next_message());
-    // Its timeline may have ended before the WAL that it was waiting for.
+    // Its timeline may have ended before the WAL it was waiting for.
     sender.awaiting_block = None;
     sender.state.timeline_ended(next.tli(), at)
 }

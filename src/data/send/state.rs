@@ -1,5 +1,5 @@
-//! Where a stream stands between its CopyBothResponse and its end, and how it gets from
-//! one place to the next. No other file changes a state.
+//! The states of a stream between its CopyBothResponse and its end, and the transitions between
+//! them. No other file changes a state.
 //!
 //! ```text
 //! Catchup ──caught_up──► Streaming
@@ -20,10 +20,10 @@
 //!                     Closing ◄──hung_up, lingered────────── Draining
 //! ```
 //!
-//! `copy_done`, `failed` and `broken_off` lead from Stopping and TimelineEnded to the same
-//! places as from Streaming. `closed` leads from everywhere to Closing, and so do `hung_up`
-//! and `receive_failed`, but for a socket that is on its way back. A stream is over when
-//! it is in HandingBack or Closing and no operation in flight holds its socket.
+//! `copy_done`, `failed` and `broken_off` lead from Stopping and TimelineEnded to the same states
+//! as from Streaming. `closed` leads from every state to Closing. So do `hung_up` and
+//! `receive_failed`, except for a socket that is being handed back. A stream is over when it is in
+//! HandingBack or Closing and no operation in flight holds its socket.
 
 use crate::data::figures::StreamState;
 use crate::standby::client::StreamEnd;
@@ -31,14 +31,14 @@ use crate::wal::{Lsn, TimelineId};
 use crate::wire::refusal::Refusal;
 use std::time::Instant;
 
-/// Where a stream stands.
+/// The state of a stream.
 #[derive(Debug)]
 pub enum SenderState {
     /// WAL as it becomes durable; the standby has not been sent everything yet.
     Catchup,
-    /// The same, and it was sent everything at least once.
+    /// The same, but it has been sent everything at least once.
     Streaming,
-    /// The hub shuts down: the rest of the WAL, then `COPY 0`.
+    /// The hub is shutting down: the rest of the WAL, then `COPY 0`.
     Stopping,
     /// The timeline has ended and our CopyDone is out; the client's is awaited.
     TimelineEnded {
@@ -47,24 +47,24 @@ pub enum SenderState {
         /// Where it forks off.
         at: Lsn,
     },
-    /// No new message is begun. When the unfinished one and the outbox are out, it goes.
+    /// No new message is begun. It leaves when the unfinished one and the outbox are sent.
     Leaving(Farewell),
     /// Its receive is being cancelled; then the socket goes back to the control thread.
     HandingBack(EndedStream),
-    /// Our side is shut; what the client still sends is read and dropped, so that the
-    /// kernel does not answer it with a reset that destroys what we sent last.
+    /// Our side is shut. What the client still sends is read and dropped, so that the kernel does
+    /// not answer it with a reset that destroys what we sent last.
     Draining {
-        /// A client that has not closed by then is cut.
+        /// A client that has not closed by then is cut off.
         until: Instant,
     },
     /// Both sides are shut; operations in flight end, then the socket is closed.
     Closing,
 }
 
-/// What happens when everything announced is out.
+/// What happens when everything announced is sent.
 #[derive(Debug)]
 pub enum Farewell {
-    /// The connection goes on, on the control thread.
+    /// The connection continues on the control thread.
     HandBack(EndedStream),
     /// The connection is closed.
     Close,
@@ -79,7 +79,7 @@ pub struct EndedStream {
     pub rest: Vec<u8>,
 }
 
-/// What is left to be done after a transition.
+/// What is left to do after a transition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a transition is half done without it"]
 pub enum Duty {
@@ -89,7 +89,7 @@ pub enum Duty {
     CopyDone,
     /// `COPY 0` goes out.
     CommandComplete,
-    /// What waits for the client is cancelled.
+    /// The operations that wait for the client are cancelled.
     CancelOperations,
     /// Our side of the socket is shut.
     ShutOurSide,
@@ -103,7 +103,7 @@ impl SenderState {
         matches!(self, Self::Catchup | Self::Streaming | Self::Stopping)
     }
 
-    /// Is what the client says listened to?
+    /// Is what the client says processed?
     pub const fn hears(&self) -> bool {
         matches!(
             self,
@@ -111,17 +111,18 @@ impl SenderState {
         )
     }
 
-    /// May the client have its stream cancelled, or be sent to look for another upstream?
+    /// May the stream be cancelled by its client, or ended so that the client checks its upstream
+    /// again?
     pub const fn is_open(&self) -> bool {
         matches!(self, Self::Catchup | Self::Streaming | Self::TimelineEnded { .. })
     }
 
-    /// Is the socket read? What comes for the next command is left in it.
+    /// Is the socket read? Bytes for the next command are left in it.
     pub const fn reads(&self) -> bool {
         !matches!(self, Self::Leaving(Farewell::HandBack(_)) | Self::HandingBack(_) | Self::Closing)
     }
 
-    /// Is it on its way out, so that nothing more is sent?
+    /// Is it leaving, so that nothing more is sent?
     pub const fn is_parting(&self) -> bool {
         matches!(self, Self::HandingBack(_) | Self::Draining { .. } | Self::Closing)
     }
@@ -136,7 +137,7 @@ impl SenderState {
         matches!(self, Self::HandingBack(_) | Self::Closing)
     }
 
-    /// When a client that does not close is cut.
+    /// When a client that does not close is cut off.
     pub const fn lingers_until(&self) -> Option<Instant> {
         match self {
             Self::Draining { until } => Some(*until),
@@ -155,7 +156,7 @@ impl SenderState {
         }
     }
 
-    /// Everything was sent. Returns whether that is new.
+    /// Everything was sent. Returns whether it was so for the first time.
     pub fn caught_up(&mut self) -> bool {
         let is_new = matches!(self, Self::Catchup);
         if is_new {
@@ -164,7 +165,7 @@ impl SenderState {
         is_new
     }
 
-    /// The timeline has ended, all of it is sent, and what follows is ready.
+    /// The timeline has ended, all of it is sent, and the next one is ready.
     pub fn timeline_ended(&mut self, next: TimelineId, at: Lsn) -> Duty {
         match self {
             Self::Catchup | Self::Streaming => {
@@ -187,7 +188,7 @@ impl SenderState {
         }
     }
 
-    /// The hub shuts down, and the last of the WAL is sent.
+    /// The hub is shutting down, and the last of the WAL is sent.
     pub fn sent_all(&mut self) -> Duty {
         match self {
             Self::Stopping => {
@@ -209,7 +210,7 @@ impl SenderState {
         duty
     }
 
-    /// The stream ends with an error, and its connection goes on.
+    /// The stream ends with an error, and its connection continues.
     pub fn failed(&mut self, refusal: Refusal) -> Duty {
         if self.hears() {
             let end = StreamEnd::Failed(refusal);
@@ -223,7 +224,7 @@ impl SenderState {
         if self.is_open() { self.failed(refusal) } else { Duty::Nothing }
     }
 
-    /// The connection ends behind a last message.
+    /// The connection ends after a last message.
     pub fn broken_off(&mut self) -> Duty {
         if self.hears() {
             *self = Self::Leaving(Farewell::Close);
@@ -231,7 +232,7 @@ impl SenderState {
         Duty::Nothing
     }
 
-    /// Everything announced is out. A client that has to close has until `until`.
+    /// Everything announced is sent. A client that must close has until `until`.
     pub fn said_all(&mut self, until: Instant) -> Duty {
         match std::mem::replace(self, Self::Closing) {
             Self::Leaving(Farewell::HandBack(ended)) => {
@@ -249,7 +250,7 @@ impl SenderState {
         }
     }
 
-    /// Bytes for the client's next command. Returns whether it was in a place to send them.
+    /// Keeps bytes for the client's next command. Returns whether the state expects them.
     pub fn keep(&mut self, bytes: &[u8]) -> bool {
         match self {
             Self::Leaving(Farewell::HandBack(ended)) | Self::HandingBack(ended) => {
@@ -265,7 +266,7 @@ impl SenderState {
         self.closed()
     }
 
-    /// A receive ended in an error. One that we have cancelled does.
+    /// A receive ended with an error. So does one that we cancelled.
     pub fn receive_failed(&mut self) -> Duty {
         match self {
             Self::HandingBack(_) => Duty::Nothing,
@@ -273,7 +274,7 @@ impl SenderState {
         }
     }
 
-    /// Time has passed: a client that had its time to close is cut.
+    /// Time has passed: a client that did not close in time is cut off.
     pub fn lingered(&mut self, now: Instant) -> Duty {
         match self {
             Self::Draining { until } if *until <= now => self.closed(),
@@ -281,7 +282,7 @@ impl SenderState {
         }
     }
 
-    /// The connection ends here and now.
+    /// The connection ends at once.
     pub fn closed(&mut self) -> Duty {
         match std::mem::replace(self, Self::Closing) {
             Self::Closing => Duty::Nothing,
@@ -363,7 +364,7 @@ mod tests {
         }
     }
 
-    /// Every state and every event: where it leads, and what is left to be done.
+    /// Every state and every event: the state it leads to, and the duty.
     #[test]
     fn every_pair_leads_where_it_should() {
         let now = Instant::now();

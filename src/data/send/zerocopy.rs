@@ -1,9 +1,9 @@
-//! Sends without a copy: to whom, and what comes of them.
+//! Sends without a copy: to which standbys, and their outcome.
 //!
-//! A message's header is copied by a plain send that says "more follows"; what is sent
-//! without a copy is WAL of one chunk, the rest of the message that the header has
-//! announced. So a cursor needs nothing that it has not got already, and the only
-//! memory that has to live on is the chunk's, which the ring holds (I7).
+//! A message's header is copied by a plain send that says "more follows". What is sent without a
+//! copy is WAL of one chunk: the rest of the message that the header announced. A cursor therefore
+//! needs no new state, and the only memory that must live on is the chunk's, which the ring holds
+//! (I7).
 
 use super::payload::LARGE;
 use super::sender::{Delivery, Sender};
@@ -28,7 +28,7 @@ pub(super) struct ZerocopySends {
 /// The cache's memory, as this core's ring sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Memory {
-    /// Nobody has needed it yet, so nothing is locked.
+    /// It has not been needed yet, so nothing is locked.
     Untried,
     Registered,
     Refused,
@@ -39,8 +39,8 @@ impl ZerocopySends {
         Self { core, mode, memory: Memory::Untried }
     }
 
-    /// How a standby at these ends of a TCP connection is sent large pieces, as far as
-    /// settings go.
+    /// How a standby at these ends of a TCP connection is sent large pieces, according to the
+    /// settings.
     fn wish(&self, ends: Option<Ends>) -> Delivery {
         match (self.mode, ends) {
             (Zerocopy::Off, _) | (_, None) => Delivery::Copied,
@@ -49,8 +49,8 @@ impl ZerocopySends {
         }
     }
 
-    /// How a new standby is sent large pieces. The first that is sent them without a copy
-    /// has the cache's memory locked for it.
+    /// How a new standby is sent large pieces. The first one to get them without a copy causes the
+    /// cache's memory to be locked.
     pub(super) fn delivery_to<R: Ring>(
         &mut self,
         socket: &Fd,
@@ -81,7 +81,7 @@ impl ZerocopySends {
         if self.memory == Memory::Registered { Delivery::Zerocopy } else { Delivery::Copied }
     }
 
-    /// Nothing reads the memory of a send any more.
+    /// The memory of a send is no longer read.
     pub(super) fn on_released(&self, senders: &mut Senders, key: Key, copied: Copied) {
         let Some(sender) = senders.table.get_mut(key) else { return };
         sender.unreleased = sender.unreleased.saturating_sub(1);
@@ -89,18 +89,18 @@ impl ZerocopySends {
             && self.mode == Zerocopy::Auto
             && sender.delivery == Delivery::Zerocopy
         {
-            // Twice the work for nothing, and the way to the peer stays the same.
+            // It is twice the work for nothing, and the route to the peer stays the same.
             sender.delivery = Delivery::Copied;
             debug!(pid = sender.session.pid, "the kernel copies all the same: so do plain sends");
         }
     }
 }
 
-/// Is the peer on this machine? There the kernel copies in any case.
+/// Is the peer on this machine? If so, the kernel copies in any case.
 fn is_local(Ends { peer, own }: Ends) -> bool {
     let ip = peer.ip().to_canonical();
-    // Who connects to an address of this machine comes from that address, unless told
-    // otherwise; then the kernel's report ends it.
+    // A local client that connects to an address of this machine comes from that same address,
+    // unless it is told otherwise. In that case the kernel's report ends sends without a copy.
     ip.is_loopback() || ip == own.ip().to_canonical()
 }
 
@@ -125,13 +125,13 @@ pub(super) enum LargeRest {
     Small,
     /// It can be sent without a copy.
     Held(ChunkHold),
-    /// It could, did others not hold as much as may be held.
+    /// It could be, but others hold as much as may be held.
     Refused,
 }
 
 impl Senders {
-    /// Sends what a hold holds: the next bytes of the standby's unfinished message.
-    /// Returns how many those are.
+    /// Sends the held bytes: the next ones of the standby's unfinished message. Returns how many
+    /// there are.
     pub(super) fn start_zerocopy<R: Ring>(
         &mut self,
         key: Key,
@@ -147,7 +147,7 @@ impl Senders {
         len
     }
 
-    /// A standby's header is out: the message that it announces.
+    /// A standby's header is sent: sends the message that it announces.
     pub(super) fn follow_header<R: Ring>(
         &mut self,
         key: Key,
@@ -169,7 +169,7 @@ impl Senders {
         }
     }
 
-    /// The socket has taken what it took.
+    /// The socket took some or all of a send.
     pub(super) fn on_zerocopy_sent<R: Ring>(
         &mut self,
         key: Key,
@@ -205,7 +205,7 @@ impl Senders {
     }
 }
 
-/// An error that says nothing of the connection: a plain send may do.
+/// Does the error say nothing about the connection, so that a plain send may succeed?
 fn is_about_zerocopy(error: &io::Error) -> bool {
     let codes = [libc::ENOMEM, libc::EOPNOTSUPP, libc::EINVAL, libc::EFAULT, libc::ENOBUFS];
     error.raw_os_error().is_some_and(|code| codes.contains(&code))

@@ -1,5 +1,5 @@
-//! The disk: which bytes of which segment are written, and which would be there after a
-//! crash. Contents are not kept: whatever is written has to be the truth.
+//! The disk: which bytes of which segment are written, and which would survive a crash. Contents
+//! are not kept: everything written must be the truth.
 
 use super::truth::{MIB, Truth};
 use crate::wal::{Lsn, SegmentNo, SegmentSize};
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 /// What a file holds where no WAL was written.
 pub(super) const JUNK: u8 = 0xE7;
 
-/// Ranges of a segment, apart from each other and in order.
+/// Disjoint ranges of a segment, in order.
 #[derive(Clone, Debug, Default)]
 struct Ranges(Vec<(u64, u64)>);
 
@@ -66,13 +66,13 @@ pub(super) struct Disk {
     oldest: Lsn,
     /// Everything from the beginning of the store to here survives a crash.
     durable: Lsn,
-    /// In a new store only what the note of its beginning covers, until that covers a
-    /// whole record.
+    /// In a new store, only what the note of its beginning covers, until that covers a whole
+    /// record.
     noted: Option<Lsn>,
 }
 
 impl Disk {
-    /// A disk with complete segments from `from` to `durable`, and a part of one.
+    /// A disk with complete segments from `from` to `durable`, and a partial one.
     pub(super) fn new(truth: &'static Truth, from: Lsn, durable: Lsn) -> Self {
         let size = SegmentSize::new(MIB).unwrap();
         let mut files = BTreeMap::new();
@@ -94,7 +94,7 @@ impl Disk {
         self.noted.map_or(self.durable, |noted| noted.min(self.durable))
     }
 
-    /// What may be told upstream as flushed.
+    /// What may be reported upstream as flushed.
     pub(super) fn flushed(&self) -> Lsn {
         let open = self.files.iter().find(|(_, file)| file.name == Name::Partial);
         let end = open.map_or(Lsn::MAX, |(no, _)| no.end(self.size).saturating_sub(1));
@@ -103,7 +103,7 @@ impl Disk {
 
     pub(super) fn prepare(&mut self, no: SegmentNo, keep: Lsn) {
         let start = no.start(self.size);
-        // What was synced and never published is cleared.
+        // WAL that was synced and never published is cleared.
         self.durable = self.durable.min(keep.max(start));
         let keep = keep.bytes_since(start).min(MIB);
         let new =
@@ -112,7 +112,7 @@ impl Disk {
         assert_eq!(file.name, Name::Partial, "segment {} is prepared again", no.raw());
         file.written.remove(keep, MIB);
         file.synced = file.written.clone();
-        // What an earlier attempt left behind it.
+        // What an earlier attempt left after it.
         for (_, later) in self.files.range_mut(no.next()..) {
             later.written = Ranges::default();
             later.synced = Ranges::default();
@@ -145,7 +145,7 @@ impl Disk {
         self.oldest
     }
 
-    /// The beginning is noted up to here. Does that cover a whole record's start?
+    /// Notes the beginning up to `upto`. Returns whether that covers a whole record's start.
     pub(super) fn note(&mut self, start: Lsn, upto: Lsn) -> bool {
         assert!(upto <= self.durable, "a note of what is not durable");
         let whole = self.truth.record_start(start) <= upto;
@@ -153,7 +153,7 @@ impl Disk {
         whole
     }
 
-    /// A write happened; the first bytes are the truth, the rest are zeros.
+    /// A write took place. Its first bytes are the truth, the rest are zeros.
     pub(super) fn write(&mut self, no: SegmentNo, offset: u64, bytes: &[u8], count: usize) {
         let at = no.start(self.size).saturating_add(offset);
         let good = self.truth.matching(at, bytes);
@@ -196,7 +196,7 @@ impl Disk {
         }
     }
 
-    /// What a read finds.
+    /// What a read returns.
     pub(super) fn read(&self, no: SegmentNo, offset: u64, len: usize) -> Vec<u8> {
         let len = len.min((MIB - offset) as usize);
         let at = no.start(self.size).saturating_add(offset);

@@ -1,4 +1,4 @@
-//! The keeper: jobs in order, answers late, sometimes with an error.
+//! The keeper: does jobs in order, answers late, sometimes with an error.
 
 use super::disk::Name;
 use super::kernel::{Kernel, MILLISECOND, SECOND};
@@ -14,15 +14,15 @@ use std::time::Duration;
 
 pub(super) struct Keeper {
     orders: Orders,
-    /// The one it is at, done at that time.
+    /// The job in progress, and when it is done.
     current: Option<(Order, Duration)>,
     holds: Arc<Holds>,
     size: SegmentSize,
-    /// Jobs that failed although nothing was wrong with them.
+    /// Jobs that were made to fail although nothing was wrong with them.
     pub(super) failed: u64,
     pub(super) removed: u64,
     pub(super) opened: u64,
-    /// Answered, and not done: a planted mistake's.
+    /// A job answered but not done: a planted mistake.
     owed: Option<Job>,
 }
 
@@ -32,7 +32,7 @@ impl Keeper {
         Self { orders, current: None, holds, size, failed: 0, removed: 0, opened: 0, owed: None }
     }
 
-    /// When it has something to do.
+    /// When it next has something to do.
     pub(super) fn next_at(&mut self, kernel: &mut Kernel) -> Option<Duration> {
         if self.current.is_none() {
             let order = self.orders.take()?;
@@ -42,7 +42,7 @@ impl Keeper {
         self.current.as_ref().map(|(_, done)| *done)
     }
 
-    /// Finishes the job at hand. Returns the answer and who gets it.
+    /// Finishes the job in progress. Returns the answer and its recipient.
     pub(super) fn work(&mut self, kernel: &mut Kernel) -> Option<(Reply, JobDone)> {
         let (Order { job, reply }, _) = self.current.take()?;
         if let Some(Job::Finalize { no, .. }) = self.owed.take() {
@@ -98,7 +98,7 @@ impl Keeper {
         Some((reply, done))
     }
 
-    /// Keeps as little as it may.
+    /// Keeps as little WAL as it may.
     fn retain(&mut self, kernel: &mut Kernel, newest: Lsn) {
         let held = match kernel.plant {
             Plant::HoldsNothing => None,

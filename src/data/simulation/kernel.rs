@@ -1,4 +1,4 @@
-//! What lies behind the rings: time, sockets, files. One per world, on one thread.
+//! What is behind the rings: time, sockets, files. One per world, on one thread.
 
 use super::disk::{Disk, Sync};
 use super::plants::Plant;
@@ -19,11 +19,11 @@ pub(super) const SECOND: Duration = Duration::from_secs(1);
 
 pub(super) type Shared = Rc<RefCell<Kernel>>;
 
-/// Who is at the other end of a socket, and looks at every byte.
+/// The other end of a socket, which checks every byte.
 #[derive(Debug)]
 pub(super) enum Peer {
     Standby(Tap),
-    /// What it was told, to be read as messages.
+    /// The bytes it was sent, to be read as messages.
     Upstream(Vec<u8>),
 }
 
@@ -35,19 +35,19 @@ pub(super) struct Socket {
     pub(super) capacity: usize,
     /// What the peer said.
     pub(super) said: VecDeque<u8>,
-    /// It says nothing more.
+    /// It sends nothing more.
     pub(super) said_all: bool,
-    /// It is gone; the first operation hears it as a reset.
+    /// It is gone; the first operation gets a reset.
     pub(super) reset: bool,
     pub(super) shut_write: bool,
     pub(super) shut_read: bool,
-    /// Neither side has any use for what is under way.
+    /// Neither side has any use for what is in transit.
     pub(super) torn: bool,
     /// `None` for a Unix-domain socket.
     pub(super) ends: Option<Ends>,
     /// Bytes that it has taken.
     pub(super) taken: u64,
-    /// A send without a copy whose result is not out.
+    /// A send without a copy has no result yet.
     pub(super) sending: bool,
 }
 
@@ -77,7 +77,7 @@ impl Socket {
         self.reset || self.shut_write || self.shut_read
     }
 
-    /// Why nothing can be sent any more, if so. A reset is heard once.
+    /// Why nothing can be sent any more, if so. A reset is reported once.
     pub(super) fn refusal(&mut self) -> Option<io::Error> {
         if std::mem::take(&mut self.reset) {
             (self.shut_write, self.said_all, self.torn) = (true, true, true);
@@ -96,7 +96,7 @@ impl Socket {
         self.taken += bytes.len() as u64;
     }
 
-    /// Has the network no more use for the first so many bytes?
+    /// Has the network no more use for the first `upto` bytes?
     fn is_through_with(&self, upto: u64) -> bool {
         self.torn || self.reset || self.taken - self.unread as u64 >= upto
     }
@@ -133,7 +133,7 @@ pub(super) struct Op {
     /// `None` for a send without a copy that the socket has taken.
     pub(super) fd: Option<Fd>,
     pub(super) what: What,
-    /// Not before this it completes; none while what it waits for has not happened.
+    /// The earliest time at which it completes; `None` while what it waits for has not happened.
     pub(super) ripe_at: Option<Duration>,
     pub(super) cancelled: bool,
 }
@@ -163,20 +163,20 @@ pub(super) struct ZeroCopy {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Stage {
-    /// The socket has not looked at it.
+    /// The socket has not processed it yet.
     Sending,
-    /// The socket took so many bytes, the last of them as its `upto`th.
+    /// The socket took `bytes` bytes, the last of them as its `upto`th.
     Taken { bytes: usize, upto: u64 },
 }
 
 impl Op {
-    /// The socket or file of an operation that needs one to its end.
+    /// The socket or file of an operation that needs it until the end.
     pub(super) fn fd(&self) -> &Fd {
         self.fd.as_ref().expect("only sends without a copy go on without their socket")
     }
 }
 
-/// How much goes wrong, of 1000.
+/// How often each fault occurs, in 1000.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Faults {
     pub(super) short_sends: u64,
@@ -192,9 +192,9 @@ pub(super) struct Faults {
     pub(super) stuck_disk: u64,
     /// The kernel has no memory for a send without a copy.
     pub(super) no_memory: u64,
-    /// A send without a copy is copied all the same.
+    /// A send without a copy is copied nevertheless.
     pub(super) copied: u64,
-    /// Another core goes on in the middle of a send.
+    /// Another core runs in the middle of a send.
     pub(super) meanwhile: u64,
     pub(super) early_wake_ups: u64,
     pub(super) keeper: u64,
@@ -207,11 +207,11 @@ pub(super) struct Kernel {
     pub(super) faults: Faults,
     pub(super) plant: Plant,
     pub(super) disk: Disk,
-    /// Kept when they are closed: somebody may still have to hear of it.
+    /// Kept after they are closed: a peer may still have to notice.
     sockets: Vec<Socket>,
     /// What open descriptors stand for.
     open: BTreeMap<RawFd, Object>,
-    /// What was done to the core that excuses an end.
+    /// Faults injected into the core that excuse an end.
     pub(super) bad_reads: u64,
     pub(super) no_space: u64,
     pub(super) dead_disk: bool,
@@ -241,7 +241,7 @@ impl Kernel {
         }
     }
 
-    /// A descriptor that only stands for something.
+    /// A descriptor that only stands for an object.
     fn descriptor() -> OwnedFd {
         std::fs::File::open("/dev/null").unwrap().into()
     }
@@ -278,7 +278,7 @@ impl Kernel {
         }
     }
 
-    /// How long something takes: mostly little, with faults sometimes very long.
+    /// How long something takes: mostly a short time, with faults sometimes very long.
     pub(super) fn delay(&mut self, usual: Duration) -> Duration {
         let share = 1 + self.random.below(1000) as u32;
         let delay = usual * share / 500;

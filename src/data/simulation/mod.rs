@@ -1,7 +1,6 @@
-//! The loop of a data core, both roles, over a simulated kernel: sockets that take a
-//! part, operations that complete late and in any order, disks and peers that fail.
-//! Every byte that a standby is sent is looked at, and in the end everybody has
-//! everything.
+//! The loop of a data core, with both roles, over a simulated kernel: sockets that take a part,
+//! operations that complete late and in any order, disks and peers that fail. Every byte sent to a
+//! standby is checked, and in the end every standby has everything.
 //!
 //! Each seed is one world, and the same one on every run. `WALHUB_SEEDS=10000` runs more
 //! of them, `WALHUB_SEED=17` runs that one.
@@ -46,7 +45,7 @@ fn promises_hold() {
     }
 }
 
-/// Some seed finds the mistake, and by what it leads to: the error says one of `signs`.
+/// Some seed finds the mistake, through its consequence: the error contains one of `signs`.
 fn finds(plant: Plant, signs: &[&str]) {
     seeds::finds(2000, signs, |seed| world::run(seed, plant).err());
 }
@@ -63,7 +62,7 @@ fn finds_a_header_resumed_elsewhere() {
 
 #[test]
 fn finds_an_ignored_limit() {
-    // The cell notices too, when the core publishes what is durable.
+    // The cell also notices, when the core publishes what is durable.
     finds(Plant::IgnoresTheLimit, &["beyond the durable mark", "goes back"]);
 }
 

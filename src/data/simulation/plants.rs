@@ -1,26 +1,25 @@
-//! Mistakes put in on purpose, to see that the simulation finds them. The shipped code
-//! knows nothing of them: they are made by what surrounds it, so that the core behaves
-//! as if it had made them.
+//! Deliberate mistakes, to check that the simulation finds them. The shipped code does not know
+//! about them: its environment makes them, so that the core behaves as if it had made them.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Plant {
     /// None.
     Honest,
-    /// What was offered counts as sent.
+    /// WAL that was offered counts as sent.
     CountsTheOffered,
-    /// A header that was cut goes on one byte too early.
+    /// A header that was cut continues one byte too early.
     ResumesHeaderElsewhere,
-    /// What is received is published, durable or not.
+    /// Received WAL is published, durable or not.
     IgnoresTheLimit,
-    /// An fdatasync says that it is done before it is.
+    /// An fdatasync reports success before it is done.
     SyncLies,
     /// The core that publishes wakes nobody.
     WakesNobody,
-    /// A message is posted to a core that falls asleep, and no bell is rung.
+    /// A message is posted to a core that is falling asleep, and no bell is rung.
     PostsInSilence,
     /// The pin is gone when the send begins.
     DropsPinEarly,
-    /// A reply's buffer goes back twice.
+    /// A reply's buffer is returned twice.
     ReturnsReplyTwice,
     /// The keeper answers before the segment has its name.
     NamesLate,
@@ -32,8 +31,8 @@ pub(super) enum Plant {
     ReleasesEarly,
     /// The notification of a send without a copy never comes.
     LosesNotification,
-    /// A connection that is reset holds its memory on.
+    /// A connection that is reset still holds its memory.
     NeverResets,
-    /// The poll for room says at once that there is some, and nobody polls again.
+    /// The poll for room says at once that there is some, and is not repeated.
     NeverPolls,
 }

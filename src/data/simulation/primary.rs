@@ -1,4 +1,4 @@
-//! The upstream: sends its WAL in messages, wants to be told what is flushed, and breaks.
+//! The upstream: sends its WAL in messages, wants flush positions, and breaks.
 
 use super::kernel::{Kernel, MICROSECOND, MILLISECOND, Peer, SECOND, Socket, SocketId};
 use super::truth::Truth;
@@ -12,19 +12,19 @@ use bytes::BytesMut;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// Bytes on their way to the hub, at most.
+/// The most bytes in transit to the hub.
 const WINDOW: usize = 200 << 10;
 
 pub(super) struct Primary {
     truth: &'static Truth,
     pub(super) goal: Lsn,
-    /// What it has written so far.
+    /// The end of its WAL so far.
     pub(super) written: Lsn,
     link: Option<Link>,
     pub(super) next_at: Duration,
-    /// Bytes of WAL written in one go, about.
+    /// Approximate bytes of WAL per write.
     pace: u64,
-    /// Has the hub asked for a reply that it has not got?
+    /// Statuses received from the hub.
     pub(super) statuses: u64,
     pub(super) stopped: bool,
 }
@@ -32,11 +32,11 @@ pub(super) struct Primary {
 struct Link {
     socket: SocketId,
     sent: Lsn,
-    /// Ready to be said.
+    /// Bytes to send.
     words: Vec<u8>,
     flush: Lsn,
     stalled_until: Duration,
-    /// A byte was falsified: the stream has to end.
+    /// A byte was corrupted: the stream must end.
     corrupt: bool,
     asked_at: Option<Duration>,
 }
@@ -65,12 +65,12 @@ impl Primary {
         self.next_at = kernel.now + kernel.delay(20 * MILLISECOND);
     }
 
-    /// Is it connected, and does it wait for nothing?
+    /// Is it connected, and waiting for nothing?
     pub(super) fn is_content(&self) -> bool {
         self.link.as_ref().is_some_and(|link| link.asked_at.is_none())
     }
 
-    /// Something to be handed to the hub, when a connection is made.
+    /// Acts once. Returns a hand-over for the hub when a connection is made.
     pub(super) fn act(
         &mut self,
         kernel: &mut Kernel,
@@ -135,8 +135,8 @@ impl Primary {
             let begin = link.words.len();
             link.words.extend_from_slice(self.truth.bytes(link.sent, wal_len));
             if kernel.random.chance(kernel.faults.peers / 8) {
-                // In the header of a record that is wholly in this message, so that the
-                // hub can know.
+                // In the header of a record that is wholly in this message, so that the hub can
+                // detect it.
                 let record = self.truth.record_start(link.sent);
                 let whole = self.truth.record_end(end) > record && record < end;
                 if whole && record.page_offset() + 24 <= 8192 {
@@ -183,7 +183,7 @@ impl Primary {
         self.link = Some(link);
     }
 
-    /// What the hub says of itself must be true.
+    /// The positions that the hub reports must be true.
     fn listen(&mut self, link: &mut Link, kernel: &mut Kernel) {
         let (durable, flushed) = (kernel.disk.durable(), kernel.disk.flushed());
         let socket = kernel.socket(link.socket);

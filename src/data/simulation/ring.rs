@@ -1,5 +1,5 @@
-//! A ring over the simulated kernel. It keeps the law of the real one: sends are over
-//! when they return, everything else owns what it was lent until its completion.
+//! A ring over the simulated kernel. It keeps the rules of the real one: sends are complete when
+//! they return, and every other operation owns what it was lent until its completion.
 
 use super::disk::Disk;
 use super::kernel::{
@@ -47,7 +47,7 @@ impl Clock for FakeClock {
     }
 }
 
-/// What lives in a ring and is looked at from outside too.
+/// The part of a ring that is also inspected from outside.
 pub(super) struct Inner {
     pub(super) ops: Vec<Op>,
     next: u32,
@@ -73,7 +73,7 @@ impl Inner {
     }
 }
 
-/// What goes on in the middle of a send.
+/// What runs in the middle of a send.
 pub(super) type Meanwhile = Box<dyn Fn()>;
 
 pub(super) struct FakeRing {
@@ -123,7 +123,7 @@ impl FakeRing {
         id
     }
 
-    /// One message: how much of it the socket takes.
+    /// Sends one message; returns how much of it the socket takes.
     fn send(&self, message: &Outgoing<'_>) -> io::Result<usize> {
         let total: usize = message.parts.iter().map(|part| part.len()).sum();
         assert!(total > 0, "an empty send");
@@ -168,8 +168,7 @@ impl FakeRing {
         })
     }
 
-    /// Another core's work in the middle of a send: nothing of what is being sent may
-    /// change by it.
+    /// Another core's work in the middle of a send: it must not change anything being sent.
     fn go_on_meanwhile(&self, batch: &[Outgoing<'_>]) {
         let meanwhile = self.kernel.borrow().faults.meanwhile;
         if !self.kernel.borrow_mut().random.chance(meanwhile) {
@@ -207,7 +206,7 @@ impl FakeRing {
                 let good = {
                     let start = segment.raw() * MIB + at;
                     let zeros = seen.iter().rev().take_while(|byte| **byte == 0).count();
-                    // Only the zeros behind the fill mark may have become WAL.
+                    // Only the zeros past the fill mark may have become WAL.
                     let filled = seen.len() - zeros;
                     assert!(
                         now[..filled] == seen[..filled],
@@ -375,7 +374,7 @@ impl FakeRing {
     }
 }
 
-/// What a receive brings: at most `room` bytes, often fewer than have arrived.
+/// What a receive returns: at most `room` bytes, often fewer than have arrived.
 fn heard(kernel: &mut Kernel, fd: &Fd, room: usize, cancelled: bool) -> io::Result<Vec<u8>> {
     if kernel.random.chance(kernel.faults.interrupted) {
         return Err(io::Error::from_raw_os_error(libc::EINTR));
@@ -586,7 +585,7 @@ impl Planted for ReleasesEarly {
     const PLANT: Plant = Plant::ReleasesEarly;
 }
 
-/// The simulated ring, for the checks that the real one has to pass as well.
+/// The simulated ring, for the checks that the real one must also pass.
 struct FakeArm<P> {
     ring: FakeRing,
     truth: &'static Truth,
@@ -598,7 +597,7 @@ impl<P> FakeArm<P> {
         act(self.ring.kernel.borrow_mut().socket(id))
     }
 
-    /// When the next operation completes, if one does by itself.
+    /// When the next operation completes, if one does without an event.
     fn next_ripe(&self) -> Option<Duration> {
         let mut kernel = self.ring.kernel.borrow_mut();
         let mut inner = self.ring.inner.borrow_mut();
@@ -627,7 +626,7 @@ impl<P: Planted> Arm for FakeArm<P> {
         let kernel = Kernel::new(random, Faults::default(), P::PLANT, disk);
         let kernel: Shared = Rc::new(RefCell::new(kernel));
         let clock = FakeClock::new(&kernel, Instant::now());
-        // The checks bring a cache of their own, and nobody pins this one.
+        // The checks have their own cache, and this one is never pinned.
         let (_, readers) = crate::ring::chunks(0, 1).unwrap();
         let audit = Audit::of(&readers[0], 0);
         let ring = FakeRing::new(&kernel, &clock, REPLIES, audit, Box::new(|| ()));

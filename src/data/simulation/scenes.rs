@@ -10,7 +10,7 @@ fn an_idle_standby_is_told_that_its_timeline_has_ended() {
     }
 }
 
-/// What lies above the quota, 36 kB, is read in a tenth of a second, not in one.
+/// The excess over the quota, 36 kB, is read in a tenth of a second, not in a whole one.
 #[test]
 fn a_burst_of_replies_is_read_at_once() {
     let mut world = World::at_rest(1);
@@ -24,7 +24,7 @@ fn a_burst_of_replies_is_read_at_once() {
     assert!(heard, "replies are left unread");
 }
 
-/// A flood is read at its rate, and what others are sent is not late.
+/// A flood is read at its limited rate, and WAL for others is not late.
 #[test]
 fn a_flood_of_replies_hurts_nobody() {
     const FLOOD: usize = 5 << 20;

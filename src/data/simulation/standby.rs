@@ -1,4 +1,4 @@
-//! A standby: reads, answers, stalls, breaks, and comes back.
+//! A standby: reads, answers, stalls, breaks, and reconnects.
 
 use super::kernel::{Kernel, MICROSECOND, MILLISECOND, Peer, SECOND, Socket, SocketId};
 use super::tap::{Sight, Stage, Tap};
@@ -15,14 +15,14 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// What a client says behind its CopyDone: it must come back to the control thread.
+/// What a client sends after its CopyDone: it must be returned to the control thread.
 const BEHIND: &[u8] = b"Q\0\0\0\x14IDENTIFY_SYSTEM\0X\0\0\0\x04";
 
 pub(super) struct Standby {
     pub(super) pid: u32,
     pub(super) next_at: Duration,
     link: Option<Link>,
-    /// Where it goes on the next time.
+    /// Where it continues next time.
     at: Lsn,
     pub(super) core: usize,
     talks: u64,
@@ -32,23 +32,23 @@ pub(super) struct Standby {
 
 struct Link {
     socket: SocketId,
-    /// Bytes read of what the tap saw.
+    /// How many of the tap's bytes it has read.
     read: u64,
-    /// To be said, in fragments.
+    /// To be sent, in fragments.
     words: Vec<u8>,
     stalled_until: Duration,
     silent_until: Duration,
-    /// It did something for which its stream may end.
+    /// It did something that allows its stream to end.
     excused: bool,
-    /// It has said CopyDone.
+    /// It has sent CopyDone.
     done: bool,
-    /// It waits for a keepalive.
+    /// Since when it waits for a keepalive.
     asked_at: Option<Duration>,
     completed: bool,
     asks_last: bool,
 }
 
-/// What a standby wants from the world.
+/// What a standby asks of the world.
 pub(super) enum Wish {
     Nothing,
     HandOver(Box<StandbyHandoff>),
@@ -83,19 +83,19 @@ impl Standby {
         self.link.as_ref().map_or(self.at, |link| kernel.socket(link.socket).tap_ref().at)
     }
 
-    /// Says so many status replies at once, whatever its socket holds.
+    /// Sends `replies` status replies at once, whatever its socket holds.
     pub(super) fn chatter(&self, kernel: &mut Kernel, replies: usize) {
         let Some(link) = &self.link else { panic!("{} is away", self.pid) };
         let words = status(self.at, ReplyRequest::No).repeat(replies);
         kernel.socket(link.socket).said.extend(words);
     }
 
-    /// Bytes it has said that nobody has read.
+    /// Bytes it has sent that are not read yet.
     pub(super) fn unheard(&self, kernel: &mut Kernel) -> usize {
         self.link.as_ref().map_or(0, |link| kernel.socket(link.socket).said.len())
     }
 
-    /// Has it been sent everything up to `goal`, and does it wait for nothing?
+    /// Has it been sent everything up to `goal`, and is it waiting for nothing?
     pub(super) fn is_content(&self, goal: Lsn, kernel: &mut Kernel) -> bool {
         let Some(link) = &self.link else { return false };
         let socket = kernel.socket(link.socket);
@@ -144,7 +144,7 @@ impl Standby {
             self.read(&mut link, kernel);
         }
         if calm && !std::mem::replace(&mut link.asks_last, true) && !link.done {
-            // One last question must be answered.
+            // One last request for a reply must be answered.
             link.words.extend_from_slice(&status(self.at, ReplyRequest::Yes));
             link.asked_at = Some(now);
         }
@@ -263,7 +263,7 @@ impl Standby {
                 link.excused = true;
                 return Wish::Nothing;
             }
-            // Takes nothing, but lives.
+            // Reads nothing, but stays alive.
             _ => {
                 link.stalled_until = now + stall / 4;
                 return Wish::Nothing;
@@ -278,7 +278,7 @@ impl Standby {
             return Wish::Nothing;
         };
         let oldest = kernel.disk.oldest().max(cell.start());
-        // Some go on where they were, some at the page or the segment of it.
+        // Some continue where they were, some at the start of that page or segment.
         let at = match kernel.random.below(3) {
             0 => self.at,
             1 => self.at.page_start(),
@@ -325,7 +325,7 @@ impl Standby {
         }))
     }
 
-    /// The hub closed the connection. `excused`: something was done to it.
+    /// The hub closed the connection. With `excused`, an injected fault allows that.
     pub(super) fn closed(&mut self, kernel: &mut Kernel, excused: bool) {
         let Some(link) = self.link.take() else { panic!("a stream ends that has ended") };
         let ended_well = link.completed || link.excused || excused;
@@ -346,7 +346,7 @@ impl Standby {
         let Some(link) = self.link.take() else { panic!("a stream ends that has ended") };
         assert_eq!(kernel.socket_of(&handback.socket), link.socket, "another socket comes back");
         let socket = kernel.socket(link.socket);
-        // The connection goes on, and its client reads.
+        // The connection continues, and its client reads.
         socket.unread = 0;
         assert!(socket.tap_ref().is_whole(), "framing: a connection goes on in a message");
         let stage = socket.tap_ref().stage;
@@ -357,7 +357,7 @@ impl Standby {
             StreamEnd::ClientDone => {
                 assert!(link.done, "CopyDone of nobody");
                 assert_eq!(stage, Stage::Done, "the stream ends without our CopyDone");
-                // Keepalives were answered meanwhile, perhaps.
+                // Keepalives may have been answered in the meantime.
                 assert!(
                     behind.starts_with(BEHIND) || socket.reset || link.excused,
                     "the next command is lost"
@@ -387,7 +387,7 @@ impl Standby {
     }
 }
 
-/// Most standbys are on other hosts, some on this one, some behind a Unix-domain socket.
+/// Most standbys are on other hosts, some on this one, some on a Unix-domain socket.
 fn ends(n: usize, place: u64) -> Option<Ends> {
     let host = match place {
         0 => return None,

@@ -1,23 +1,23 @@
-//! What a standby is sent, looked at byte by byte as its socket takes it: framing,
-//! positions, the WAL itself, and that none of it can be lost any more.
+//! Checks what a standby is sent, byte by byte as its socket takes it: framing, positions, the WAL
+//! itself, and that none of it can still be lost.
 
 use super::truth::Truth;
 use crate::wal::Lsn;
 use crate::wire::copy::{FromSender, ReplyRequest, XLOG_DATA_HEADER};
 use std::time::Duration;
 
-/// A standby has to be told at most this much in one message.
+/// The most WAL in one message.
 const MAX_MESSAGE: u64 = 128 << 10;
 
 /// Where a stream stands, as its client sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// CopyBothResponse has to come.
+    /// CopyBothResponse must come.
     Welcome,
     Copy,
     /// CopyDone came.
     Done,
-    /// "COPY 0" came, or a FATAL error: nothing may follow.
+    /// "COPY 0" or a FATAL error came: nothing may follow.
     Over,
 }
 
@@ -37,11 +37,11 @@ pub(super) struct Tap {
     pub(super) stage: Stage,
     /// The next byte of WAL.
     pub(super) at: Lsn,
-    /// The end of the message whose WAL is on its way.
+    /// The end of the message whose WAL is in transit.
     message_end: Lsn,
     partial: Vec<u8>,
     told: Duration,
-    /// What came and was not looked at, each with the count of bytes up to its end.
+    /// What came and is not processed yet, each with the count of bytes up to its end.
     pub(super) sights: std::collections::VecDeque<(u64, Sight)>,
     pub(super) bytes: u64,
     pub(super) messages: u64,
@@ -67,7 +67,7 @@ impl Tap {
         self.partial.is_empty() && self.at == self.message_end
     }
 
-    /// The socket took these bytes; `durable` is what would survive a crash now.
+    /// The socket took `bytes`; `durable` is what would survive a crash now.
     pub(super) fn take(&mut self, mut bytes: &[u8], durable: Lsn, now: Duration) {
         while !bytes.is_empty() {
             if self.at < self.message_end {

@@ -1,4 +1,4 @@
-//! The upstream's WAL: what the truth is. Written once, shared by all worlds.
+//! The upstream's WAL, which is the truth. Generated once, shared by all worlds.
 
 use super::random::Random;
 use crate::wal::synth::Synth;
@@ -60,7 +60,7 @@ impl Truth {
         START.saturating_add(n * MIB)
     }
 
-    /// Up to here there is WAL.
+    /// The end of the WAL.
     pub(super) fn end(&self) -> Lsn {
         START.saturating_add(SEGMENTS * MIB)
     }
@@ -71,7 +71,7 @@ impl Truth {
         &self.bytes[from..(from + len).min(self.bytes.len())]
     }
 
-    /// How many bytes, put at `at`, are the truth.
+    /// How many of `bytes`, at position `at`, match the truth.
     pub(super) fn matching(&self, at: Lsn, bytes: &[u8]) -> usize {
         let truth = self.bytes(at, bytes.len());
         if truth == bytes {
@@ -86,7 +86,7 @@ impl Truth {
         n.checked_sub(1).map_or(START, |n| self.ends[n])
     }
 
-    /// The start of the first record at or behind `at`.
+    /// The start of the first record at or past `at`.
     pub(super) fn record_start(&self, at: Lsn) -> Lsn {
         let n = self.starts.partition_point(|start| *start < at);
         self.starts.get(n).copied().unwrap_or(self.end())

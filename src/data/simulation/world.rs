@@ -1,9 +1,9 @@
-//! One hub in a world of its own: its cores, its keeper, its control thread, an upstream
-//! and standbys, all on one thread, who comes next drawn by seed.
+//! One hub in a world of its own: its cores, its keeper, its control thread, an upstream and
+//! standbys, all on one thread. The seed determines which runs next.
 //!
-//! First a storm, then calm: everybody who is connected is sent everything. Then nothing
-//! happens for a while, and the cores sleep. Then the end, by shutdown or by the end of
-//! the timeline first.
+//! First there are faults, then none: every connected standby is sent everything. Then nothing
+//! happens for a while, and the cores sleep. Then comes the end, by a shutdown, or by the end of
+//! the timeline and then a shutdown.
 
 use super::disk::Disk;
 use super::keeper::Keeper;
@@ -41,13 +41,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// Steps of a world that comes to no end.
+/// The steps after which a world counts as endless.
 const ENDLESS: u64 = 1_000_000;
 
-/// What came up in a world.
+/// What occurred in a world.
 pub(super) type Sights = BTreeSet<&'static str>;
 
-/// Everything that some seed of an ordinary run must have met.
+/// Everything that must occur with some seed of an ordinary run.
 pub(super) const SIGHTS: &[&str] = &[
     "a block from a file",
     "a cancellation",
@@ -102,7 +102,7 @@ struct Slot {
 }
 
 impl Slot {
-    /// When it has something to do; now is good.
+    /// When it has something to do.
     fn next_at(&self) -> Option<Duration> {
         let mut kernel = self.kernel.borrow_mut();
         let now = kernel.now;
@@ -162,7 +162,7 @@ impl Slot {
     }
 }
 
-/// I8: what is in flight is what the core knows of.
+/// I8: the operations in flight are those that the core knows about.
 fn check_operations(core: &mut DataCore<FakeRing>, inner: &Inner) {
     let mut blocks = 0;
     let (mut replies, mut rooms, mut sending, mut unreleased) = (0, 0, 0, Vec::new());
@@ -219,7 +219,7 @@ pub(super) struct World {
     hub: Arc<Hub>,
     slots: Vec<Rc<RefCell<Slot>>>,
     mailboxes: Vec<Mailbox>,
-    /// Messages on their way to a core, its queue being full perhaps.
+    /// Messages for each core that are not in its queue yet, which may be full.
     posts: Vec<VecDeque<ToCore>>,
     posts_at: Duration,
     keeper: Keeper,
@@ -236,7 +236,7 @@ pub(super) struct World {
     ending: bool,
 }
 
-/// What a receive role begins with.
+/// What a receive role starts with.
 struct Found {
     store: Option<Store>,
     cells: Vec<Arc<Cell>>,
@@ -373,7 +373,7 @@ impl World {
             let meanwhile = Box::new(move || {
                 let other = others.borrow().get(1 - index).and_then(Weak::upgrade);
                 let Some(other) = other else { return };
-                // It may be that one which is sending, further up.
+                // It may be the one that is sending, further up the stack.
                 let Ok(mut other) = other.try_borrow_mut() else { return };
                 for _ in 0..5 {
                     let now = other.kernel.borrow().now;
@@ -467,7 +467,7 @@ impl World {
         self.seen.insert(what);
     }
 
-    /// A world without faults, in which everybody has everything and sleeps.
+    /// A world without faults, in which every standby has everything and every core sleeps.
     pub(super) fn at_rest(seed: u64) -> Self {
         let mut world = Self::new(seed, Plant::Honest);
         // The faults stop before the first of them.
@@ -476,7 +476,7 @@ impl World {
         world
     }
 
-    /// The standbys, with what lies behind them.
+    /// The standbys, with the kernel behind them.
     pub(super) fn standbys(&mut self) -> (&mut [Standby], &Shared) {
         (&mut self.standbys, &self.kernel)
     }
@@ -507,7 +507,7 @@ impl World {
         matches!(self.slots[0].borrow().state, State::Halted)
     }
 
-    /// Runs until `done`, or until `deadline`. Returns whether it came to that.
+    /// Runs until `done`, or until `deadline`. Returns whether it reached `done`.
     pub(super) fn run_until(
         &mut self,
         deadline: Duration,
@@ -534,14 +534,13 @@ impl World {
         });
     }
 
-    /// Faults stop; everybody is sent everything.
+    /// Faults stop; every standby is sent everything.
     fn come_to_rest(&mut self) {
         self.kernel.borrow_mut().faults = Faults::default();
         self.reach_the_end(SECOND * 300);
     }
 
-    /// Everybody sleeps, and a commit comes: only the bell can have woken who sends it so
-    /// soon.
+    /// Every core sleeps, and a commit comes: only the bell can wake the sending core so soon.
     pub(super) fn commit_once_more(&mut self) {
         let commit = self.truth.record_end(self.goal.saturating_add(20_000));
         if commit > self.goal {
@@ -551,7 +550,8 @@ impl World {
         }
     }
 
-    /// A commit, and whether it is sent to everybody so soon, whatever they say.
+    /// Makes a commit. Returns whether it is sent to every standby within `patience`, whatever they
+    /// say.
     pub(super) fn commit_is_sent_in(&mut self, patience: Duration) -> bool {
         self.goal = self.truth.record_end(self.goal.saturating_add(20_000));
         (self.primary.goal, self.primary.next_at) = (self.goal, self.now());
@@ -585,7 +585,7 @@ impl World {
         )
     }
 
-    /// Nothing happens: nobody is busy.
+    /// Nothing happens, so no core is busy.
     fn sleep_well(&mut self) {
         let passes =
             |world: &Self| -> u64 { world.slots.iter().map(|slot| slot.borrow().passes).sum() };
@@ -623,7 +623,7 @@ impl World {
         );
     }
 
-    /// The timeline ends where everybody stands.
+    /// The timeline ends where every standby is.
     pub(super) fn end_timeline(&mut self) {
         let Some(cell) = self.hub.current_cell() else { return };
         let next = TimelineId::new(2).unwrap();
@@ -643,7 +643,7 @@ impl World {
         assert!(ended, "liveness: a standby is not told that its timeline has ended");
     }
 
-    /// What must be so when all is over.
+    /// What must hold at the end.
     fn look_back(&mut self) {
         let halted = self.has_halted();
         for slot in &self.slots {
@@ -698,7 +698,7 @@ impl World {
         }
     }
 
-    /// Lets somebody go on who has something to do, or time pass.
+    /// Runs one participant that has something to do, or lets time pass.
     fn step(&mut self, until: Duration) -> bool {
         self.steps += 1;
         assert!(self.steps < ENDLESS, "liveness: this comes to no end: {}", self.describe());
@@ -842,7 +842,7 @@ impl World {
         }
     }
 
-    /// The mistake: the watermark is where the received WAL ends.
+    /// The mistake: sets the watermark to the end of the received WAL.
     fn publish_what_is_received(&mut self) {
         let slot = self.slots[0].borrow();
         let receive = slot.core.as_ref().and_then(|core| core.receive.as_ref());

@@ -1,5 +1,5 @@
-//! One core on the kernel's own ring, driven pass by pass, with Unix sockets for peers
-//! and the test for a keeper.
+//! One core on a real ring, driven pass by pass, with Unix sockets as peers and the test as the
+//! keeper.
 
 use super::super::core::Next;
 use super::super::handoff::{Mailbox, StandbyHandoff, ToCore, UpstreamHandoff, mailbox};
@@ -32,14 +32,14 @@ pub(super) struct Bench {
     pub(super) core: DataCore<Uring>,
     pub(super) hub: Arc<Hub>,
     mailbox: Mailbox,
-    /// What the core asks of the keeper.
+    /// The core's orders to the keeper.
     pub(super) orders: Orders,
     next_pid: u32,
 }
 
 impl Bench {
-    /// A core of a hub whose WAL of timeline 1 is durable up to `durable`, none of it in
-    /// the cache.
+    /// A core of a hub whose WAL of timeline 1 is durable up to `durable`, with none of it in the
+    /// cache.
     pub(super) fn serving(durable: Lsn) -> Self {
         let hub = Arc::new(tests::hub("15.18"));
         hub.holds.begin(START);
@@ -88,7 +88,7 @@ impl Bench {
         assert!(self.mailbox.post(message).is_ok(), "the core's queue is full");
     }
 
-    /// A standby that wants WAL from the beginning.
+    /// A standby that wants WAL from the beginning on.
     pub(super) fn standby(&mut self, change: impl FnOnce(&mut Session)) -> Peer {
         self.standby_with(None, change)
     }
@@ -141,7 +141,7 @@ impl Bench {
         theirs
     }
 
-    /// Runs the core, asleep as long as it wants to, until `done`.
+    /// Runs the core, with the sleeps it wants, until `done`.
     pub(super) fn run_until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
         let end = Instant::now() + PATIENCE;
         while !done(self) {
@@ -149,7 +149,7 @@ impl Bench {
             match self.core.pass().unwrap() {
                 Next::Pass => {}
                 Next::Sleep(wait) => {
-                    // Its sockets wake it; the test's own look must not be late either.
+                    // Its sockets wake it; the test's own check must not be late either.
                     let look = Instant::now() + Duration::from_millis(2);
                     let wait = match wait {
                         Wait::Until(at) => Wait::Until(at.min(look)),
@@ -163,7 +163,7 @@ impl Bench {
         }
     }
 
-    /// Passes until the core would sleep, and how it would.
+    /// Runs passes until the core would sleep. Returns how it would.
     pub(super) fn run_to_sleep(&mut self) -> Wait {
         loop {
             match self.core.pass().unwrap() {
@@ -191,7 +191,7 @@ impl Peer {
         self.socket.write_all(bytes).unwrap();
     }
 
-    /// The next message, if it is here: its type and its body.
+    /// The next message, if it has arrived: its type and its body.
     pub(super) fn next(&mut self) -> Option<(u8, Vec<u8>)> {
         self.is_closed();
         let length = u32::from_be_bytes(*self.unread.get(1..)?.first_chunk()?) as usize;
@@ -201,7 +201,7 @@ impl Peer {
         Some((tag, body))
     }
 
-    /// Reads what is here. Has the core closed?
+    /// Reads what has arrived. Has the core closed?
     pub(super) fn is_closed(&mut self) -> bool {
         let mut bytes = [0; 65536];
         loop {

@@ -1,4 +1,4 @@
-//! What a core does for one peer, looked at closely.
+//! What a core does for a single peer.
 
 mod bench;
 mod slots;
@@ -18,7 +18,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// A stream that begins: the welcome is out, and there is nothing else to send.
+/// A stream that begins: the welcome is sent, and there is nothing else to send.
 fn caught_up(timeout: Duration) -> (Bench, bench::Peer) {
     let mut bench = Bench::serving(START);
     let mut standby = bench.standby(|session| session.wal_sender_timeout = timeout);
@@ -54,7 +54,7 @@ fn streams_of_wal_that_was_moved_aside_end() {
     bench.run_until("the stream ends", |bench| standby.is_closed() && bench.hub.holds.count() == 0);
 }
 
-/// So does one that was on its way to the core meanwhile.
+/// A stream that is being handed over at that time ends too.
 #[test]
 fn a_stream_of_wal_that_was_moved_aside_does_not_begin() {
     let mut bench = Bench::serving(START);
@@ -63,7 +63,7 @@ fn a_stream_of_wal_that_was_moved_aside_does_not_begin() {
     bench.run_until("the stream ends", |bench| standby.is_closed() && bench.hub.holds.count() == 0);
 }
 
-/// The keeper, or the disk, takes its time over the file: that is no reason to be silent.
+/// A slow keeper or disk is no reason to be silent.
 #[test]
 fn a_laggard_that_waits_for_its_block_is_answered_and_asked() {
     let timeout = Duration::from_secs(2);
@@ -103,8 +103,8 @@ fn a_laggard_that_waits_for_its_block_is_answered_and_asked() {
     assert_eq!((body[0], &body[1..9]), (b'w', &START.raw().to_be_bytes()[..]));
 }
 
-/// The rest of a message that was begun before the switchpoint was known comes from behind
-/// it, whatever has happened to the block meanwhile.
+/// A message begun before the switchpoint was known is finished with WAL past it, whatever has
+/// happened to the block in the meantime.
 #[test]
 fn a_message_begun_past_the_end_of_its_timeline_is_finished_from_its_file() {
     let mut bench = Bench::serving(START.saturating_add(2 << 20));
@@ -162,8 +162,8 @@ fn a_stream_that_we_close_is_logged_as_ended_once() {
     let written = log.clone();
     let subscriber =
         tracing_subscriber::fmt().with_ansi(false).with_writer(move || written.clone()).finish();
-    // With one subscriber alone, whether an event is wanted is asked of the thread that
-    // comes to it first, which is often another test's and wants none.
+    // With only one subscriber, the thread that reaches an event first decides whether it is
+    // wanted. That is often another test's thread, which wants none.
     let _second =
         tracing::Dispatch::new(tracing_subscriber::fmt().with_writer(std::io::sink).finish());
     tracing::subscriber::with_default(subscriber, || {
@@ -207,8 +207,8 @@ fn hubs_below_are_sent_to_look_again_one_after_the_other() {
     assert!(!other.is_closed());
 }
 
-/// The end of a bulk load: what came while the disk was behind is taken as soon as there
-/// is room, though the upstream has nothing more to say.
+/// The end of a bulk load: WAL that came while the disk was behind is taken as soon as there is
+/// room, though the upstream has nothing more to send.
 #[test]
 fn a_catch_up_ends_though_the_upstream_falls_silent_while_it_is_not_read() {
     let mut bench = Bench::receiving();
@@ -228,7 +228,7 @@ fn a_catch_up_ends_though_the_upstream_falls_silent_while_it_is_not_read() {
     let is_paused = |bench: &Bench| bench.core.is_paused();
     bench.run_until("too much is unsynced", |bench| is_paused(bench) && writer.is_finished());
     let _upstream = writer.join().unwrap();
-    // All of it is in our buffer now, or in the socket's.
+    // All of it is now in our buffer or in the socket's.
     bench.run_to_sleep();
 
     let folder = tempfile::tempdir().unwrap();

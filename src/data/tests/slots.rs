@@ -15,7 +15,7 @@ fn name() -> SlotName {
     SlotName::parse("s").unwrap()
 }
 
-/// A slot, in use.
+/// A slot that is in use.
 fn slot(hub: &Hub) -> SlotUse {
     let (lifetime, origin) = (SlotLifetime::Persistent, Origin::Asked);
     let create = Create { name: name(), lifetime, origin, reserve: Some(START), pid: PID };

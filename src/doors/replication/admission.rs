@@ -1,5 +1,5 @@
-//! May this client come in? What its startup packet says is checked in PostgreSQL's
-//! order; nothing is asked of it while everybody local is trusted.
+//! Whether a client is admitted. Its startup packet is checked in PostgreSQL's order. No client is
+//! asked to authenticate.
 
 use crate::cluster::identity::Identity;
 use crate::cluster::instance::{INSTANCE_ID, InstanceId};
@@ -21,7 +21,7 @@ use std::time::Duration;
 pub struct Admitted {
     /// Who it is.
     pub session: Session,
-    /// The cluster as the client is told.
+    /// The cluster's identity, as reported to the client.
     pub identity: Arc<Identity>,
     /// Its place among `max_wal_senders`.
     pub permit: SenderPermit,
@@ -70,8 +70,8 @@ fn refusal(fault: StartupFault) -> Refusal {
     fault.refusal().unwrap_or_else(|| Refusal::protocol_violation(fault.to_string()))
 }
 
-/// The settings a client may choose for its session. Others are none of ours and are
-/// passed over: clients send whatever suits a PostgreSQL server.
+/// The settings a client may choose for its session. Others are ignored: clients send whatever
+/// suits a PostgreSQL server.
 struct Settings {
     application_name: String,
     wal_sender_timeout: Duration,

@@ -1,5 +1,5 @@
-//! The door of standbys and other replication clients. No I/O; the answers are bytes
-//! appended to a buffer, and what has to happen first is a [`step::Step`].
+//! The door for standbys and other replication clients. It does no I/O: answers are bytes appended
+//! to a buffer, and what must happen first is a [`step::Step`].
 
 pub mod admission;
 pub mod session;

@@ -1,5 +1,5 @@
-//! A replication connection between startup and stream: messages in, answers out.
-//! No I/O; the answers are bytes appended to a buffer.
+//! A replication connection between startup and stream: messages in, answers out. It does no I/O:
+//! answers are bytes appended to a buffer.
 
 use super::show::{Asker, show};
 use super::slots::{self, Acquired};
@@ -64,13 +64,13 @@ impl Conversation {
         step
     }
 
-    /// What had to happen to a slot has happened, or could not.
+    /// A slot task has been carried out, or has failed.
     pub fn resume(&self, hub: &Hub, session: &Session, done: SlotDone, out: &mut BytesMut) -> Step {
         let answered = slots::resume(hub, session, done, out);
         finish(hub, session, answered, out)
     }
 
-    /// The archive was asked for a history file: it is known now, or not to be had.
+    /// The archive was asked for a history file: the file is known now, or unavailable.
     pub fn tell_history(
         &self,
         hub: &Hub,
@@ -126,7 +126,7 @@ fn command(hub: &Hub, session: &Session, text: &[u8], out: &mut BytesMut) -> Ste
     finish(hub, session, done, out)
 }
 
-/// An error, which takes the session's temporary slots along.
+/// Answers with an error, which drops the session's temporary slots.
 fn fail(hub: &Hub, session: &Session, refusal: &Refusal, out: &mut BytesMut) {
     hub.holds.slots.drop_temporary(session.pid);
     backend::error(out, refusal);
@@ -148,15 +148,15 @@ fn finish(hub: &Hub, session: &Session, done: Result<Step, Refusal>, out: &mut B
     Step::Answered
 }
 
-/// Ok(Answered) and Err are followed by ReadyForQuery, unless the error ends the session.
+/// `Ok(Answered)` and `Err` are followed by ReadyForQuery, unless the error ends the session.
 fn execute(
     hub: &Hub,
     session: &Session,
     command: Command,
     out: &mut BytesMut,
 ) -> Result<Step, Refusal> {
-    // Both were there when the connection was let in; but behind a gap our WAL may have
-    // been moved aside since, and until the next stream begins the hub is a new one.
+    // Both existed when the connection was admitted. But after a gap our WAL may have been moved
+    // aside, and until the next stream begins the hub is a new one.
     let (Some(identity), Some(current)) = (hub.identity(), hub.current_cell()) else {
         return Err(refusals::starting_up());
     };
@@ -279,7 +279,7 @@ mod tests {
         bytes
     }
 
-    /// The answer in short: message types, with the text of what matters.
+    /// The answer in short: message types, with the texts that matter.
     fn shorten(out: &[u8]) -> String {
         let (mut at, mut words) = (0, Vec::new());
         while let Some(frame) = next_frame(&out[at..], 1 << 20).unwrap() {

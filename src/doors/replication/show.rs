@@ -1,4 +1,4 @@
-//! SHOW: what real clients ask, and a little more for the human at psql.
+//! SHOW: the settings that real clients ask for, and some more for people who use psql.
 
 use crate::cluster::identity::Identity;
 use crate::config::{Config, HotStandbyFeedback};
@@ -7,7 +7,7 @@ use crate::wire::refusal::Refusal;
 use crate::wire::units::{format_bytes, format_duration};
 use std::time::Duration;
 
-/// Who asks, as far as the answer depends on it.
+/// What the answer needs to know about the client.
 #[derive(Debug, Clone, Copy)]
 pub struct Asker<'a> {
     /// Its `application_name`.
@@ -16,8 +16,8 @@ pub struct Asker<'a> {
     pub wal_sender_timeout: Duration,
 }
 
-/// The setting's real name, which heads the column, and its value. Names are found in
-/// any case, as PostgreSQL's settings are.
+/// The setting's real name, which heads the column, and its value. Names are case-insensitive, as
+/// in PostgreSQL.
 pub fn show(
     name: &str,
     identity: &Identity,

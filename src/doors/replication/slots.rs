@@ -1,5 +1,5 @@
-//! The commands about replication slots. What has to be durable before its answer goes
-//! to the keeper first: see [`SlotTask`].
+//! The commands about replication slots. What must be durable before the answer goes to the keeper
+//! first: see [`SlotTask`].
 
 use super::start::start_physical;
 use super::step::{SlotDone, SlotTask, Step};
@@ -19,12 +19,12 @@ use crate::wire::refusal::Refusal;
 use crate::wire::sqlstate;
 use bytes::BytesMut;
 
-/// What START_REPLICATION begins with.
+/// What START_REPLICATION starts with.
 #[derive(Debug)]
 pub(super) enum Acquired {
     /// The slot it named, if any.
     Slot(Option<SlotUse>),
-    /// The slot has to be created first (`--auto-create-slots`).
+    /// The slot must be created first (`--auto-create-slots`).
     CreateFirst(SlotName),
 }
 
@@ -64,8 +64,8 @@ fn created(name: &SlotName, out: &mut BytesMut) {
     backend::command_complete(out, "CREATE_REPLICATION_SLOT");
 }
 
-/// From where on a slot keeps WAL that reserves some: from the oldest that can be had
-/// without a hole, for a hub knows no checkpoints. Under a limit only half of that is taken up at once.
+/// Where a slot that reserves WAL starts to keep it: at the oldest WAL available without a hole,
+/// because a hub knows no checkpoints. Under a limit only half of that is used at once.
 fn reservation(hub: &Hub) -> Lsn {
     let oldest = hub.holds.unbroken_from();
     let newest = hub.current_cell().map_or(oldest, |cell| cell.limit());
@@ -150,7 +150,7 @@ pub(super) fn acquire(
     match SlotName::parse(&name) {
         Ok(name) if matches!(fault, SlotFault::Unknown(_)) && is_automatic(hub, &name) => {
             let mut slots = hub.holds.slots.lock();
-            // What it starts with is what it needs.
+            // It needs the WAL from its start on.
             let reserve = Some(start).filter(|start| *start >= hub.holds.oldest_kept());
             let create = Create {
                 name: name.clone(),
@@ -183,7 +183,7 @@ fn is_automatic(hub: &Hub, name: &SlotName) -> bool {
     room
 }
 
-/// What follows a task.
+/// Continues after a task.
 pub(super) fn resume(
     hub: &Hub,
     session: &Session,
@@ -208,7 +208,7 @@ pub(super) fn resume(
             let name = name.as_str().to_owned();
             match acquire(hub, session, Some(name), start)? {
                 Acquired::Slot(slot) => start_physical(hub, session, slot, timeline, start, out),
-                // Dropped already, and created again.
+                // The slot was dropped in the meantime, so it is created again.
                 Acquired::CreateFirst(name) => {
                     Ok(Step::Slot(SlotTask::CreateThenStart { name, start, timeline }))
                 }

@@ -1,4 +1,4 @@
-//! START_REPLICATION on what this hub holds: the cell it streams from, the WAL it keeps.
+//! START_REPLICATION with what this hub holds: the cell to stream from, the WAL to keep.
 
 use super::step::{Accepted, Step};
 use crate::hub::Hub;
@@ -16,7 +16,7 @@ use crate::wire::refusal::Refusal;
 use bytes::BytesMut;
 use std::sync::Arc;
 
-/// A slot is free again when the start is refused.
+/// The slot is released when the start is refused.
 pub(super) fn start_physical(
     hub: &Hub,
     session: &Session,
@@ -70,8 +70,8 @@ fn hold(
 ) -> Result<Accepted, Refusal> {
     let removed = || refusals::segment_removed(segment);
     if hub.config.restore.is_some() {
-        // A timeline's first file is that of the segment in which it forked off; ahead of
-        // that one not even an archive has any.
+        // A timeline's first file is that of the segment in which it forked off; not even an
+        // archive has an earlier one.
         let child = forks.iter().position(|(parent, _)| *parent == tli).unwrap_or(forks.len());
         let begins = child.checked_sub(1).and_then(|parent| forks.get(parent));
         if begins.is_some_and(|(_, fork)| start < fork.segment_start(segment.size)) {
@@ -80,8 +80,7 @@ fn hold(
         let cell = hub.cell_of(tli).or_else(|| hub.past_cell(tli, forks)).ok_or_else(removed)?;
         return Ok(Accepted { cell, start, hold: hub.holds.hold_restorable(start) });
     }
-    // Everybody asks for the start of the segment with the fork, whose prefix is the
-    // parent's.
+    // Standbys ask for the start of the segment with the fork, whose prefix is the parent's.
     let begins = |cell: &Arc<Cell>| cell.start().segment_start(segment.size) <= start;
     let cell = hub.cell_of(tli).filter(begins).ok_or_else(removed)?;
     let hold = hub.holds.hold(start).map_err(|_| removed())?;

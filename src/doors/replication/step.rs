@@ -1,4 +1,4 @@
-//! What a message of a client asks for beside its answer.
+//! What a client's message requires besides its answer.
 
 use crate::store::retention::Hold;
 use crate::store::slots::SlotName;
@@ -6,7 +6,7 @@ use crate::wal::{Lsn, TimelineId};
 use crate::watermark::Cell;
 use std::sync::Arc;
 
-/// What is to be done after a message.
+/// What to do after a message.
 #[derive(Debug)]
 pub enum Step {
     /// The buffer holds no whole message; read more.
@@ -15,9 +15,9 @@ pub enum Step {
     Answered,
     /// Nothing more to write; stream.
     Stream(Accepted),
-    /// Something has to happen to a slot before the answer.
+    /// A slot task must be done before the answer.
     Slot(SlotTask),
-    /// The archive has to be asked for this timeline's history before the answer.
+    /// The archive must be asked for this timeline's history before the answer.
     History(TimelineId),
     /// Write the answer, if any, and close.
     Close,
@@ -34,17 +34,17 @@ pub struct Accepted {
     pub hold: Hold,
 }
 
-/// What has to happen before a command about a slot is answered.
+/// What must happen before a command about a slot is answered.
 #[derive(Debug)]
 pub enum SlotTask {
-    /// The slot is written down.
+    /// The slot is saved.
     Create {
-        /// Which.
+        /// Its name.
         name: SlotName,
     },
-    /// The slot is written down, and then its standby starts.
+    /// The slot is saved, and then its standby starts.
     CreateThenStart {
-        /// Which.
+        /// Its name.
         name: SlotName,
         /// Where it starts.
         start: Lsn,
@@ -53,12 +53,12 @@ pub enum SlotTask {
     },
     /// The slot's file is removed, and then the slot.
     Drop {
-        /// Which.
+        /// Its name.
         name: SlotName,
     },
-    /// Nobody uses the slot any more.
+    /// The slot is no longer in use.
     AwaitFree {
-        /// Which.
+        /// Its name.
         name: String,
     },
 }
@@ -66,8 +66,8 @@ pub enum SlotTask {
 /// A task that has been carried out, or why it could not be.
 #[derive(Debug)]
 pub struct SlotDone {
-    /// Which.
+    /// The task.
     pub task: SlotTask,
-    /// What came of it.
+    /// The outcome.
     pub result: Result<(), String>,
 }

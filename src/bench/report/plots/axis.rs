@@ -3,7 +3,7 @@
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use std::ops::Range;
 
-/// How values lie along an axis.
+/// How values are spaced along an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scale {
     Linear,
@@ -73,7 +73,7 @@ pub(super) fn steps(from: f64, to: f64, label: impl Fn(f64) -> String) -> Ticks 
     let round = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power);
     let step = round.into_iter().find(|step| *step >= 0.8 * rough).unwrap_or(rough);
     let (first, last) = ((from / step).ceil() as i64, (to / step).floor() as i64);
-    // By division where the step is below one: 3 * 0.1 is not 0.3.
+    // Steps below one are computed by division: 3 * 0.1 is not 0.3.
     let at = |n: i64| if step < 1.0 { n as f64 / (1.0 / step).round() } else { n as f64 * step };
     (first..=last).map(|n| (at(n), label(at(n)))).collect()
 }

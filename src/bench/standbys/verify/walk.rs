@@ -1,8 +1,8 @@
-//! One standby's own walk over its WAL, for what the truth's window does not have.
+//! One standby's own walk over its WAL, for WAL outside the truth's window.
 //!
-//! Bytes that were compared with the truth are verified already and only feed the walk.
-//! The others are held until the walk has proven the records that they belong to, so
-//! that each byte is counted once, however often the window's edge is crossed.
+//! Bytes that were compared with the truth are already verified and only feed the walk. The others
+//! are held until the walk has proven their records. Each byte is therefore counted once, however
+//! often the window's edge is crossed.
 
 use super::Wrong;
 use crate::bench::standbys::sums::{Sums, Unverified};
@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 #[derive(Debug)]
 pub(super) struct Walk {
     walker: Walker,
-    /// Stretches that were not compared and are not proven yet, in order.
+    /// Ranges that were not compared and are not proven yet, in order.
     held: VecDeque<(Lsn, Lsn)>,
 }
 
@@ -23,13 +23,13 @@ impl Walk {
         Box::new(Self { walker, held: VecDeque::new() })
     }
 
-    /// Takes WAL that was compared with the truth. Returns what became of bytes held.
+    /// Takes WAL that was compared with the truth. Returns the results for held bytes.
     pub(super) fn take_compared(&mut self, at: Lsn, wal: &[u8]) -> Result<Sums, Wrong> {
         self.walk(at, wal)?;
         Ok(self.release())
     }
 
-    /// Takes WAL that only this walk can verify. Returns what became of bytes held.
+    /// Takes WAL that only this walk can verify. Returns the results for held bytes.
     pub(super) fn take_unknown(&mut self, at: Lsn, wal: &[u8]) -> Result<Sums, Wrong> {
         self.walk(at, wal)?;
         let end = at.saturating_add(wal.len() as u64);
@@ -40,12 +40,12 @@ impl Walk {
         Ok(self.release())
     }
 
-    /// Nothing waits for a record's end.
+    /// Are no bytes held?
     pub(super) fn is_settled(&self) -> bool {
         self.held.is_empty()
     }
 
-    /// The stream is over: what is held remains unverified.
+    /// The stream is over: held bytes remain unverified.
     pub(super) fn close(self) -> Sums {
         let why = match self.walker.proven_from() {
             None => Unverified::RecordBegunBefore,

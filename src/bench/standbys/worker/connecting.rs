@@ -14,13 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// For a connection and its login, where the target sets no bound.
+/// The timeout for a connection and its login when the target sets none.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(60);
-/// Why a handshake came to nothing.
+/// Why a handshake failed.
 enum NoStream {
-    /// The server does not want, or is not there: it is asked again.
+    /// The server refuses or cannot be reached: it is asked again.
     Refused(String),
-    /// Its answers are none of the protocol.
+    /// Its answers violate the protocol.
     Fault(String),
 }
 
@@ -93,7 +93,7 @@ impl Worker {
         }
     }
 
-    /// What came behind CopyBothResponse, once that is here.
+    /// The bytes after CopyBothResponse, once that has come.
     fn try_shake_hands(&mut self, place: usize) -> Result<Option<BytesMut>, NoStream> {
         let shared = Arc::clone(&self.shared);
         let standby = &mut self.standbys[place];
@@ -152,7 +152,7 @@ impl Worker {
         Ok(behind)
     }
 
-    /// The attempt has failed; the next one goes to the next endpoint.
+    /// The attempt has failed; the next one uses the next endpoint.
     pub(super) fn refused(&mut self, place: usize, text: String) {
         self.shared.refusal(text);
         let next = self.now().after(self.shared.plan.retry);
@@ -162,7 +162,7 @@ impl Worker {
     }
 }
 
-/// Where a standby wants to begin, now that it knows whom it talks to.
+/// Where a standby wants to begin, after it has identified the server.
 fn wish(shared: &Shared, number: usize, received: Lsn, seen: &Seen) -> Result<Wish, String> {
     let (plan, identity) = (&shared.plan, &shared.identity);
     if seen.system_id != identity.system_id.to_string() {

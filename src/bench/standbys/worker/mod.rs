@@ -23,13 +23,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// What is received at once.
+/// The size of one receive.
 const BUFFER: usize = 128 << 10;
-/// Events taken at once.
+/// The most events taken at once.
 const EVENTS: usize = 512;
-/// The waker's mark among the events.
+/// The waker's token among the events.
 const WAKER: u64 = u64::MAX;
-/// A receipt whose commit is not known yet is looked at so often.
+/// How often a receipt whose commit is not known yet is checked.
 const WAITING_TICK: Duration = Duration::from_millis(5);
 const NEVER: Nanos = Nanos(u64::MAX);
 
@@ -49,12 +49,12 @@ pub(super) struct Worker {
     next_storm: Nanos,
     states: [usize; 4],
     connect: Histogram<u64>,
-    /// Standbys that have received a batch and not said so yet.
+    /// Standbys that have received a batch and not reported it yet.
     unreported: Vec<usize>,
     random: Random,
 }
 
-/// What a thread has seen since the mark.
+/// A thread's results since the mark.
 pub(super) struct Report {
     pub(super) groups: [GroupReport; 4],
     pub(super) connect: Histogram<u64>,
@@ -152,7 +152,7 @@ impl Worker {
         Timespec { tv_sec, tv_nsec }
     }
 
-    /// Looks at what the fleet's owner has changed.
+    /// Carries out what the fleet's owner has ordered.
     fn obey(&mut self) {
         let marked = Nanos(self.shared.marked.load(Ordering::Acquire));
         if marked != self.marked {
@@ -193,7 +193,7 @@ impl Worker {
         if data == WAKER {
             let mut count = [0; 8];
             if let Some(waker) = self.shared.waker(self.thread) {
-                // Empty when somebody else's wake-up was taken with it.
+                // It is empty when an earlier read also took this wake-up.
                 rustix::io::read(waker, &mut count).ok();
             }
             return;
@@ -251,7 +251,7 @@ impl Worker {
     }
 }
 
-/// Vigna's SplitMix64: good enough to scatter moments.
+/// Vigna's SplitMix64, which is good enough to scatter times.
 struct Random(u64);
 
 impl Random {

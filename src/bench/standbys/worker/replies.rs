@@ -14,7 +14,7 @@ use std::time::Duration;
 /// `wal_receiver_status_interval`
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 impl Worker {
-    /// A status update of one who has flushed all it has.
+    /// Sends a status update of a standby that has flushed everything received.
     pub(super) fn tell(&mut self, place: usize, reply: ReplyRequest) {
         let received = self.standbys[place].received;
         self.send_status(place, received, reply);
@@ -27,7 +27,7 @@ impl Worker {
             return;
         }
         self.counts[standby.group.index()].replies += 1;
-        // One that is gone shows at the next receive.
+        // A closed connection shows at the next receive.
         if standby.tell(flush, reply, now) == Written::Full {
             self.listen(place, EventFlags::IN | EventFlags::OUT);
         }
@@ -40,9 +40,9 @@ impl Worker {
         }
     }
 
-    /// The two replies to a batch: it is written; some time after, it is flushed. They
-    /// wait until all standbys have been served, because what they cost would be in the
-    /// latencies of those behind.
+    /// Sends the two replies to each batch: written, and some time later, flushed. They wait until
+    /// all standbys have been served; otherwise their cost would be part of the latencies of the
+    /// standbys served later.
     pub(super) fn report_all(&mut self) {
         let mut unreported = std::mem::take(&mut self.unreported);
         for place in &unreported {

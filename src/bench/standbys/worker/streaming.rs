@@ -19,19 +19,19 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Likewise when most of it is to be dropped in the kernel.
+/// The size of one receive when most of it is to be dropped in the kernel.
 const PEEP: usize = 8 << 10;
-/// Receives of one standby before others get their turn.
+/// Receives for one standby before others get their turn.
 const ROUNDS: usize = 4;
-/// A walreceiver is started anew so soon after the last one ended.
+/// How soon a walreceiver is restarted after the last one ended.
 pub(super) const RESTART: Duration = Duration::from_millis(25);
-/// What comes next for a standby whose bytes were looked at.
+/// What comes next for a standby whose bytes were processed.
 pub(super) enum Next {
-    /// More of the same.
+    /// The stream continues.
     Stream,
     /// The connection is over.
     Reconnect(String),
-    /// Something that must not be.
+    /// A fault.
     Fault(Lsn, String),
 }
 
@@ -71,7 +71,7 @@ impl Worker {
             self.shared.good_streams(1);
         }
         self.count(Kind::Connecting, Kind::Streaming);
-        // As a walreceiver, which says first where it is.
+        // Like a walreceiver, which first reports its position.
         self.tell(place, ReplyRequest::No);
         self.tick(place, now);
         let next = self.take(place, behind);
@@ -82,8 +82,8 @@ impl Worker {
         }
     }
 
-    /// The socket has something: a batch, as a walreceiver takes it. Others get their
-    /// turn when it has no end.
+    /// The socket has data: takes a batch, as a walreceiver does. Others get their turn when the
+    /// batch does not end.
     pub(super) fn receive(&mut self, place: usize) {
         let before = self.standbys[place].at;
         for _ in 0..ROUNDS {
@@ -122,7 +122,7 @@ impl Worker {
         }
     }
 
-    /// What to do next, and whether that was all for now.
+    /// Returns what to do next, and whether that was all for now.
     pub(super) fn try_receive(&mut self, place: usize) -> (Next, bool) {
         let slow_share = self.slow_share();
         let standby = &mut self.standbys[place];
@@ -130,7 +130,7 @@ impl Worker {
         let (before, left) = (standby.at, standby.frames.left());
         let slow = standby.group == Group::Slow;
         let drop_wal = self.shared.plan.verify == Verify::Off;
-        // The kernel gets a length that the buffer has, also when it drops.
+        // The length is never more than the buffer's, even when the kernel drops the data.
         let (flags, room) = match drop_wal {
             _ if slow => (RecvFlags::empty(), slow_share),
             true if left > 0 => (RecvFlags::TRUNC, left.min(BUFFER)),
@@ -167,13 +167,13 @@ impl Worker {
         (next, got < room || slow)
     }
 
-    /// Has it received all that it was to receive?
+    /// Has it received everything that it was to receive?
     pub(super) fn is_finished(&self, place: usize) -> bool {
         let at = self.standbys[place].at;
         self.shared.plan.until.is_some_and(|until| at >= until)
     }
 
-    /// Takes what came apart.
+    /// Parses received bytes.
     pub(super) fn take(&mut self, place: usize, bytes: &[u8]) -> Next {
         let mut bytes = bytes;
         loop {
@@ -209,7 +209,7 @@ impl Worker {
         }
     }
 
-    /// A message that is no CopyData.
+    /// Handles a message other than CopyData.
     pub(super) fn other(&self, place: usize, message: &[u8]) -> Next {
         let at = self.standbys[place].at;
         let frame = match next_frame(message, message.len()) {
@@ -257,13 +257,13 @@ impl Worker {
         }
     }
 
-    /// A tenth of a second's share.
+    /// A slow standby's share for a tenth of a second.
     pub(super) fn slow_share(&self) -> usize {
         let rate = self.shared.plan.behaviours.slow.map_or(0, |slow| slow.bytes_per_second);
         usize::try_from(rate / 10).unwrap_or(BUFFER).clamp(512, BUFFER)
     }
 
-    /// A slow one has read its share.
+    /// A slow standby has read its share.
     pub(super) fn pause(&mut self, place: usize, bytes: u64, now: Nanos) {
         let rate = self.shared.plan.behaviours.slow.map_or(0, |slow| slow.bytes_per_second);
         let share = Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
@@ -278,12 +278,12 @@ impl Worker {
             let mut out = BytesMut::new();
             frontend::copy_done(&mut out);
             frontend::terminate(&mut out);
-            // The close that follows says the same.
+            // The close that follows has the same effect.
             send(socket, &out, SendFlags::NOSIGNAL | SendFlags::DONTWAIT).ok();
         }
     }
 
-    /// Closes a stream. What the server sends meanwhile is nobody's business any more.
+    /// Closes a stream. What the server still sends is ignored.
     pub(super) fn leave_stream(&mut self, place: usize, state: State) {
         let standby = &mut self.standbys[place];
         let before = standby.kind();
@@ -303,7 +303,7 @@ impl Worker {
         self.shared.refusal(why);
         self.leave_stream(place, State::Idle);
         let standby = &self.standbys[place];
-        // As the startup process does: at once, unless it has just done so.
+        // Like the startup process: soon, unless it has just done so.
         let wait = if now.since(standby.since) < retry { retry } else { RESTART };
         self.set_due(place, now.after(wait));
     }

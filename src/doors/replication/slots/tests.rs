@@ -75,7 +75,7 @@ fn shorten(out: &[u8]) -> String {
     words.join(" ")
 }
 
-/// What the keeper does, on a disk that never fails.
+/// Does the keeper's work, on a disk that never fails.
 fn keep(hub: &Hub, task: &SlotTask) {
     let mut slots = hub.holds.slots.lock();
     match task {
@@ -89,7 +89,7 @@ fn keep(hub: &Hub, task: &SlotTask) {
     }
 }
 
-/// Asks, with what is waited for done at once. A stream keeps its slot as long as the
+/// Asks, and does at once whatever the answer waits for. A stream keeps its slot as long as the
 /// step lives.
 fn ask_for(hub: &Hub, pid: u32, text: &str) -> (String, Step) {
     let mut query = BytesMut::from(&b"Q"[..]);
