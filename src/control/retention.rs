@@ -9,13 +9,16 @@ use crate::data::handoff::ToCore;
 use crate::keeper::Job;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 /// How often the keeper checks.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Has the keeper check, until the task is dropped.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let mut clock = tokio::time::interval(INTERVAL);
+    // Standbys that come back right after a start hold their WAL again before the first look.
+    let mut clock = interval_at(Instant::now() + INTERVAL, INTERVAL);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = clock.tick() => {

@@ -68,6 +68,11 @@ impl<F> Orders<F> {
     pub async fn next(&mut self) -> Option<Order<F>> {
         self.orders.recv().await
     }
+
+    /// Whether no client is left and no order waits.
+    pub fn is_over(&self) -> bool {
+        self.orders.is_closed() && self.orders.is_empty()
+    }
 }
 
 impl<F> KeeperClient<F> {

@@ -175,6 +175,13 @@ pub async fn serve<D: Disk>(
     loop {
         let order = match (orders.take(), tended) {
             (Some(order), _) => order,
+            // What a commit waits for is never behind retention.
+            (None, _) if keeper.is_retention_due() => {
+                keeper.retain_if_due().await;
+                tended = Tended::More;
+                continue;
+            }
+            (None, Tended::More) if orders.is_over() => return,
             (None, Tended::Idle) => match orders.next().await {
                 Some(order) => order,
                 None => return,
@@ -189,7 +196,6 @@ pub async fn serve<D: Disk>(
         };
         let done = keeper.run(order.job).await;
         deliver(done, order.reply, source.as_deref());
-        keeper.retain_if_due().await;
         tended = Tended::More;
     }
 }

@@ -50,6 +50,7 @@ impl<D: Disk> Keeper<D> {
     ) -> io::Result<JobDone<D::File>> {
         let size = self.segment_size()?;
         self.now = Some(now);
+        self.completed_upto = None;
         self.find_start_of_walk(size).await?;
         if let Err(error) = self.tend_slots(size, now).await {
             // Slots that were not written keep their WAL; WAL that they do not need may go.
@@ -74,8 +75,8 @@ impl<D: Disk> Keeper<D> {
                 slots.invalidate(name, *cause);
                 lost.push(name.clone());
             }
-            self.holds.slots.tell_revoked();
             self.save_lost(&lost, now).await?;
+            self.holds.slots.tell_revoked();
         };
         if plan.receiving != self.holds.receiving() {
             self.holds.set_receiving(plan.receiving);
@@ -92,6 +93,11 @@ impl<D: Disk> Keeper<D> {
         self.look_at_restored(size);
         self.open.forget_closed();
         Ok(JobDone::Done(JobKind::Retain))
+    }
+
+    /// Whether a segment was completed since retention last ran, and the time of day is known.
+    pub fn is_retention_due(&self) -> bool {
+        self.now.is_some() && self.completed_upto.is_some()
     }
 
     /// Looks after slots and old WAL when a segment was completed, using the last known time of
