@@ -21,7 +21,9 @@ use tracing::info;
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 /// A longer line is logged in pieces.
 const LINE: usize = 1024;
-/// How long a command has to end by itself after it is asked to.
+/// What a pipe holds, in bytes.
+const PIPE: usize = 65_536;
+/// What a command gets to end by itself when it is asked to.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// How a command ended.
@@ -44,8 +46,9 @@ pub enum Outcome {
     Stopped,
 }
 
-/// Runs `line` with `/bin/sh -c` in `directory` and waits for its end. Blocks. The command's output
-/// is logged line by line; output of a process that it leaves behind is not.
+/// Runs `line` by `/bin/sh -c` in `directory`, and waits for its end. Blocks. What it prints
+/// is logged line by line; what a process prints that it leaves behind is not, and SIGPIPE ends
+/// that process when it prints.
 ///
 /// # Errors
 /// The shell could not be started or waited for.
@@ -129,27 +132,30 @@ impl Output {
         Ok(if ended { Ended::Yes } else { Ended::No })
     }
 
-    /// Logs what is in the pipe without waiting for more: a process that was left behind may keep
-    /// it open for long.
+    /// Logs what is in the pipe. Neither waits for more nor goes on when as much was read as a
+    /// pipe holds: a process that was left behind may have it open for long, and print without
+    /// end.
     fn log_rest(&mut self) {
         const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-        while let Some(pipe) = &self.pipe
+        let mut left = PIPE;
+        while left > 0
+            && let Some(pipe) = &self.pipe
             && poll(&mut [PollFd::new(pipe, PollFlags::IN)], Some(&AT_ONCE)).is_ok_and(|n| n > 0)
         {
-            self.log_some();
+            left = left.saturating_sub(self.log_some());
         }
         self.log_line();
     }
 
-    /// Reads once; the caller knows there is something to read.
-    fn log_some(&mut self) {
+    /// Reads once; there is something to read. Returns how many bytes were read.
+    fn log_some(&mut self) -> usize {
         let mut piece = [0; 4096];
         let read = match self.pipe.as_mut().map(|pipe| pipe.read(&mut piece)) {
             Some(Ok(read)) if read > 0 => read,
-            Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => return,
+            Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => return 0,
             _ => {
                 self.pipe = None;
-                return;
+                return 0;
             }
         };
         for byte in piece.iter().take(read) {
@@ -160,6 +166,7 @@ impl Output {
                 self.line.push(*byte);
             }
         }
+        read
     }
 
     fn log_line(&mut self) {
@@ -188,7 +195,8 @@ fn outcome(status: ExitStatus) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+    use std::fs::File;
+    use std::sync::{Arc, mpsc};
 
     fn sh(line: &str) -> Outcome {
         let never = AtomicBool::new(false);
@@ -228,7 +236,19 @@ mod tests {
         assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     }
 
-    /// A command that ignores SIGTERM is killed with its children all the same.
+    /// As of a process that was left behind and prints faster than anybody reads.
+    #[test]
+    fn output_without_end_is_not_read_to_its_end() {
+        let endless = PipeReader::from(OwnedFd::from(File::open("/dev/zero").unwrap()));
+        let (ended, end) = mpsc::channel();
+        std::thread::spawn(move || {
+            Output::new(endless).log_rest();
+            ended.send(())
+        });
+        assert_eq!(end.recv_timeout(Duration::from_secs(30)), Ok(()));
+    }
+
+    /// One that ignores SIGTERM goes with its children all the same.
     #[test]
     fn it_ends_with_the_hub() {
         let stop = Arc::new(AtomicBool::new(false));

@@ -1,9 +1,9 @@
 //! The log, decoupled from the threads that write to it.
 //!
-//! A thread puts its line into a bounded queue and continues. One thread, `log`, writes to
-//! standard error, and no other does. So a log that accepts nothing (a full disk, a pipe that
-//! nobody reads, one that was closed) costs lines and nothing else. Lost lines are counted, and
-//! the log says how many as soon as it can write again.
+//! Whoever has something to say puts a line into a bounded queue and goes on; one thread,
+//! `log`, writes to standard error, and nobody else does. So a log that takes nothing (a full
+//! disk, a pipe that nobody reads, one that was closed) costs lines and nothing else. Lines
+//! that were lost are counted, and the log says how many in all as soon as it writes again.
 #![forbid(unsafe_code)]
 
 mod panics;
@@ -16,7 +16,7 @@ use std::io::{self, IsTerminal as _, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tracing::Level;
+use tracing::{Level, Subscriber};
 
 /// The most bytes that wait to be written: some ten thousand lines.
 const ROOM: usize = 1 << 20;
@@ -34,26 +34,29 @@ static LOG: OnceLock<Arc<LogLines>> = OnceLock::new();
 /// The thread could not be started, or the process has a log already.
 pub fn start(level: Level) -> io::Result<()> {
     let queue = Arc::new(LogLines::new(ROOM));
-    let ansi = io::stderr().is_terminal();
     let to = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+    // Before anybody is told of the queue: what is in it is said only by the thread.
+    let thread = std::thread::Builder::new().name("log".to_owned());
+    let lines = Arc::clone(&queue);
+    thread.spawn(move || writer::write_on(&lines, to))?;
     let started = LOG.set(Arc::clone(&queue)).is_ok();
-    let lines = {
-        let queue = Arc::clone(&queue);
-        move || Line(Arc::clone(&queue))
-    };
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(lines)
-        .with_ansi(ansi)
-        .log_internal_errors(false)
-        .finish();
+    let subscriber = subscriber(queue, level);
     let installed = tracing::subscriber::set_global_default(subscriber).is_ok();
     if !(started && installed) {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
     panics::log_them();
-    let thread = std::thread::Builder::new().name("log".to_owned());
-    thread.spawn(move || writer::write_on(&queue, to)).map(drop)
+    Ok(())
+}
+
+/// Puts what [`tracing`] is told into `queue`.
+fn subscriber(queue: Arc<LogLines>, level: Level) -> impl Subscriber + Send + Sync {
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(move || Line(Arc::clone(&queue)))
+        .with_ansi(io::stderr().is_terminal())
+        .log_internal_errors(false)
+        .finish()
 }
 
 /// How many lines have been lost so far.

@@ -19,8 +19,6 @@ pub(super) struct LogLines {
 struct Inner {
     waiting: Vec<u8>,
     writer: Writer,
-    /// Lost since the last report.
-    unsaid: u64,
 }
 
 /// What the writing thread is doing.
@@ -50,7 +48,7 @@ impl LogLines {
     pub(super) fn push(&self, lines: &[u8]) {
         let mut inner = self.lock();
         if inner.waiting.len() + lines.len() > self.room {
-            self.lose(&mut inner, count(lines));
+            self.lose(lines);
             return;
         }
         inner.waiting.extend_from_slice(lines);
@@ -74,13 +72,7 @@ impl LogLines {
 
     /// Counts these lines as lost: they could not be written.
     pub(super) fn could_not_write(&self, lines: &[u8]) {
-        let mut inner = self.lock();
-        self.lose(&mut inner, count(lines));
-    }
-
-    /// How many lines were lost since the last call.
-    pub(super) fn take_unsaid(&self) -> u64 {
-        std::mem::take(&mut self.lock().unsaid)
+        self.lose(lines);
     }
 
     /// How many lines have been lost in total.
@@ -102,9 +94,8 @@ impl LogLines {
         }
     }
 
-    fn lose(&self, inner: &mut Inner, lines: u64) {
-        inner.unsaid += lines;
-        self.lost.fetch_add(lines, Ordering::Relaxed);
+    fn lose(&self, lines: &[u8]) {
+        self.lost.fetch_add(count(lines), Ordering::Relaxed);
     }
 
     // A thread that panics with the lock held has left nothing half changed.
@@ -129,13 +120,13 @@ mod tests {
         for line in ["1234\n", "5678\n", "x\n", "y\nz\n"] {
             queue.push(line.as_bytes());
         }
-        assert_eq!((queue.lost(), queue.take_unsaid(), queue.take_unsaid()), (3, 3, 0));
+        assert_eq!(queue.lost(), 3);
         assert_eq!(queue.take(Vec::new()), b"1234\n5678\n");
         queue.push(b"more\n");
         queue.push(b"longer than all the room\n");
         assert_eq!(queue.take(Vec::new()), b"more\n");
         queue.could_not_write(b"rest of one\nanother\n");
-        assert_eq!((queue.lost(), queue.take_unsaid()), (6, 3));
+        assert_eq!(queue.lost(), 6);
     }
 
     #[test]

@@ -4,11 +4,11 @@ use super::queue::LogLines;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
-use tracing::warn;
+use tracing::error;
 
 /// Writes everything that comes, for as long as the process lives.
 pub(super) fn write_on(queue: &LogLines, mut to: impl Write + AsFd) -> ! {
-    let (mut lines, mut line) = (Vec::new(), Place::Begins);
+    let (mut lines, mut line, mut said) = (Vec::new(), Place::Begins, 0);
     loop {
         lines = queue.take(lines);
         let left = write(&mut to, &lines, &mut line);
@@ -17,10 +17,18 @@ pub(super) fn write_on(queue: &LogLines, mut to: impl Write + AsFd) -> ! {
             queue.could_not_write(lines.get(rest..).unwrap_or_default());
             continue;
         }
-        let lost = queue.take_unsaid();
-        if lost > 0 {
-            warn!("{lost} lines of the log were lost, because standard error did not take them");
-        }
+        say_lost(queue, &mut said);
+    }
+}
+
+/// Says how many lines were lost in all, when they are more than was `said` last. Where that
+/// line is lost itself they are more again, and it is said after the next lines. At the level
+/// that every log has.
+fn say_lost(queue: &LogLines, said: &mut u64) {
+    let lost = queue.lost();
+    if lost > *said {
+        *said = lost;
+        error!("{lost} lines of the log were lost so far: standard error did not take them");
     }
 }
 
@@ -78,8 +86,11 @@ fn wait_for_room(to: &impl AsFd) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::subscriber;
     use std::collections::VecDeque;
     use std::os::fd::BorrowedFd;
+    use std::sync::Arc;
+    use tracing::Level;
 
     /// Follows a script: takes a number of bytes, or gives an error.
     struct Output {
@@ -143,5 +154,35 @@ mod tests {
         }
         assert_eq!(write(&mut to, b"three\n", &mut place), 0);
         assert_eq!(to.taken, b"three\n");
+    }
+
+    /// At every level, and until a line that says it is not lost itself.
+    #[test]
+    fn how_many_were_lost_is_said_until_the_log_takes_it() {
+        for level in [Level::ERROR, Level::DEBUG] {
+            let queue = Arc::new(LogLines::new(1000));
+            let said = std::cell::Cell::new(0);
+            let say = || {
+                let mut last = said.get();
+                tracing::subscriber::with_default(subscriber(Arc::clone(&queue), level), || {
+                    say_lost(&queue, &mut last);
+                });
+                said.set(last);
+            };
+            say();
+            queue.push(&[b'\n'; 1000]);
+            queue.push(b"one\ntwo\n");
+            // There is no room for it, twice.
+            say();
+            say();
+            assert_eq!(queue.lost(), 4);
+            queue.take(Vec::new());
+            say();
+            say();
+            let lines = String::from_utf8(queue.take(Vec::new())).unwrap();
+            assert_eq!(lines.lines().count(), 1, "{lines}");
+            assert!(lines.contains("4 lines of the log were lost so far"), "{lines}");
+            assert_eq!(queue.lost(), 4);
+        }
     }
 }

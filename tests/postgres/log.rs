@@ -120,13 +120,33 @@ fn what_was_lost_is_said_when_the_log_is_read_again() {
             to.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..n]));
         }
     });
-    let line = wait::eventually("it says how many", || {
+    // Not of the first such line alone: more may be lost before the reader has caught up.
+    let said = || {
         let text = read.lock().unwrap();
-        text.lines().find(|line| line.contains("lines of the log were lost")).map(str::to_owned)
-    });
-    assert!(line.contains("WARN"), "{line}");
+        let (before, _) = text.rsplit_once(" lines of the log were lost so far")?;
+        let (level, number) = before.lines().next_back()?.rsplit_once(' ')?;
+        assert!(level.contains("ERROR"), "{level}");
+        number.parse().ok()
+    };
+    wait::until("it says how many", || said() == Some(lost(&hub)));
     hub.stop();
     wait::until("the last line is read", || read.lock().unwrap().contains("walhub is shut down"));
+}
+
+/// The one line that there is then is said without a log.
+#[test]
+fn a_log_that_cannot_be_started_is_said() {
+    let scene = Scene::new();
+    let output = crate::hub::command()
+        .args(["serve", "--primary-conninfo=host=127.0.0.1", "--directory"])
+        .arg(scene.path("hub"))
+        // No thread gets a stack of that size.
+        .env("RUST_MIN_STACK", (1_u64 << 60).to_string())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.starts_with("walhub: could not start the log: "), "{said}");
 }
 
 /// What a command prints is in the log, and a log that is stuck does not hold it up.
