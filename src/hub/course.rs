@@ -124,14 +124,14 @@ impl Course {
         self.lock().fence = fence;
     }
 
-    /// Where another source had other bytes than this hub, until a source is found to have the
-    /// same bytes there. While it stands, no stream begins.
+    /// Where another source had other bytes than we, until that one was seen to have the same
+    /// there: no stream begins of a source that it bars.
     pub fn evidence(&self) -> Option<Arc<Evidence>> {
         self.lock().evidence.clone()
     }
 
-    /// Sets the evidence of a difference before it is on disk, or removes it after it was
-    /// removed from disk.
+    /// A difference was found: before it is on disk. Or it was cleared, or stands no more:
+    /// after that is on disk.
     pub fn set_evidence(&self, evidence: Option<Arc<Evidence>>) {
         self.lock().evidence = evidence;
     }

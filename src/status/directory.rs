@@ -182,14 +182,12 @@ impl DirectoryStatus {
         if let Some(upstream) = &self.upstream {
             writeln!(out, "Upstream, last seen:   {upstream}")?;
         }
-        if let Some(EvidenceStatus { timeline, lsn, upstream, since, detail }) = &self.evidence {
-            let since = date_millis(*since);
+        if let Some(evidence) = &self.evidence {
+            let EvidenceStatus { timeline, lsn, upstream, detail, .. } = evidence;
+            let since = date_millis(evidence.since);
             writeln!(out, "Evidence:              at {lsn} on timeline {timeline}: {detail}")?;
             writeln!(out, "  found:               at {upstream}, {since}")?;
-            writeln!(
-                out,
-                "  so:                  nothing is received before a source has ours there"
-            )?;
+            writeln!(out, "  so:                  {}", evidence.consequence())?;
         } else if self.wrong.is_empty() {
             return writeln!(out, "Nothing is wrong.");
         }
@@ -289,6 +287,7 @@ mod tests {
                 upstream: "a:5432".to_owned(),
                 since: std::time::UNIX_EPOCH,
                 detail: "other".to_owned(),
+                cleared: false,
             }),
             wrong: vec!["much".to_owned()],
         }
@@ -307,7 +306,7 @@ mod tests {
             r#""end":{"timeline":2,"record_end":"0/500060","last_record":"0/500028","#,
             r#""durable":"0/500060","resume":"0/500000","ended_by":"zeros"},"#,
             r#""halted":{"durable":"0/500000","reason":"io"},"upstream":{"state":"gap"},"#,
-            r#""evidence":{"timeline":2,"lsn":"0/500028","upstream":"a:5432","since":"1970-01-01T00:00:00.000Z","detail":"other"},"wrong":["much"]}"#,
+            r#""evidence":{"timeline":2,"lsn":"0/500028","upstream":"a:5432","since":"1970-01-01T00:00:00.000Z","detail":"other","cleared":false},"wrong":["much"]}"#,
         );
         assert_eq!(json, before);
         let unused = DirectoryStatus {

@@ -115,12 +115,12 @@ pub fn write_hub(status: &HubStatus, out: &mut impl Write) -> io::Result<()> {
 
 fn evidence_text(evidence: &EvidenceStatus) -> String {
     format!(
-        "other WAL at {} on timeline {}, found at {} at {}; nothing is received before a source \
-         has ours there",
+        "other WAL at {} on timeline {}, found at {} at {}; {}",
         evidence.lsn,
         evidence.timeline,
         evidence.upstream,
-        date_millis(evidence.since)
+        date_millis(evidence.since),
+        evidence.consequence()
     )
 }
 

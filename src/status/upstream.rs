@@ -80,4 +80,19 @@ pub struct EvidenceStatus {
     pub since: SystemTime,
     /// What differed.
     pub detail: String,
+    /// Another source was seen to have ours there: nothing is received from `upstream` alone.
+    #[serde(default)]
+    pub cleared: bool,
+}
+
+impl EvidenceStatus {
+    /// What follows from it.
+    pub const fn consequence(&self) -> &'static str {
+        match self.cleared {
+            true => {
+                "another source has ours there; nothing is received from this one before it does"
+            }
+            false => "nothing is received before a source has ours there",
+        }
+    }
 }

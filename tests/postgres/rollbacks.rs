@@ -142,7 +142,61 @@ fn another_host_that_has_our_bytes_is_followed() {
     load::write_mib(&stage.other, 2);
     assert_converged(&stage.other, &[&stage.standby]);
     assert!(complete_segments(&stage.hub.pg_wal()).len() > 2);
-    assert!(!stage.hub.pg_wal().with_file_name("walhub.evidence").exists());
+    let status = stage.hub.told(&["status"])["status"].clone();
+    assert_eq!(status["evidence"]["cleared"], true, "{status}");
+}
+
+/// Another host that has our bytes, and nothing new, vouches for itself alone: from where our
+/// WAL ends the two histories look the same.
+#[test]
+fn a_host_that_differed_is_not_followed_after_another_that_agreed() {
+    let scene = Scene::new();
+    let mut stage = Stage::new(&scene, |primary, other| {
+        format!("host=127.0.0.1,127.0.0.1 port={primary},{other} user=postgres")
+    });
+    let (end, truth) = stage.run_roll_back_and_run_again();
+    stage.stays_apart(end);
+    let place = stage.hub.inspect().evidence();
+    stage.other.roll_back_to(&truth);
+    stage.other.make_standby();
+    stage.other.start();
+    wait_connected(&stage.other);
+    stage.hub.wait_state("streaming");
+    assert_eq!(stage.hub.inspect().evidence(), place, "it stands against its author");
+
+    stage.other.kill();
+    stage.stays_apart(end);
+    stage.hub.kill();
+    stage.hub.start();
+    stage.stays_apart(end);
+    assert_eq!(stage.hub.inspect().evidence(), place);
+
+    // The true history comes back at its author.
+    stage.primary.kill();
+    stage.primary.roll_back_to(&truth);
+    stage.primary.start();
+    wait_connected(&stage.primary);
+    load::write_mib(&stage.primary, 2);
+    assert_converged(&stage.primary, &[&stage.standby]);
+    assert_eq!(stage.hub.inspect().evidence(), None);
+}
+
+/// The archive of before the rollback has our bytes, and nothing new: it, too, vouches for
+/// itself alone.
+#[test]
+fn a_host_that_differed_is_not_followed_after_the_archive_agreed() {
+    let scene = Scene::new();
+    let mut stage =
+        Stage::new(&scene, |port, _| format!("host=127.0.0.1 port={port} user=postgres"));
+    let (end, truth) = stage.run_roll_back_and_run_again();
+    let place = stage.hub.inspect().evidence();
+    stage.hub.kill();
+    let archive = truth.join("pg_wal");
+    stage.hub.set_flag(&format!("--restore-command=cp {}/%f %p", archive.display()));
+    stage.hub.start();
+    stage.hub.wait_log(&["stands against", "archive file"]);
+    stage.stays_apart(end);
+    assert_eq!(stage.hub.inspect().evidence(), place, "it stands against its author");
 }
 
 /// The upstream no longer has the place: what it had there is not forgotten by that.

@@ -131,10 +131,16 @@ impl<'a> Cluster<'a> {
     pub(crate) fn new_standby(&self, name: &str, upstream: &str) -> Cluster<'a> {
         let backup = self.backup.get_or_init(|| self.take_backup());
         let mut standby = self.copy_of(backup, name);
-        fs::write(standby.data.join("standby.signal"), "").unwrap();
-        standby.give_to_account(&standby.data.join("standby.signal"));
+        standby.make_standby();
         standby.set(&format!("primary_conninfo={upstream} application_name={name}"));
         standby
+    }
+
+    /// Its next start is a standby's.
+    pub(crate) fn make_standby(&self) {
+        let signal = self.data.join("standby.signal");
+        fs::write(&signal, "").unwrap();
+        self.give_to_account(&signal);
     }
 
     /// A server from a base backup of this one as it is now; it is not started yet.

@@ -48,6 +48,7 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> HubS
             upstream: evidence.upstream.clone(),
             since: evidence.since,
             detail: evidence.detail.clone(),
+            cleared: evidence.cleared,
         }),
         receiving_paused: paused.then(|| "the disk is above --disk-high-watermark".to_owned()),
         timeline: cell.as_ref().map(|cell| cell.tli()),

@@ -15,6 +15,7 @@ use crate::archive::check;
 use crate::config::OnGap;
 use crate::hub::page_rules::page_rules;
 use crate::restorer::{Restored, RestoredFile, Restorer};
+use crate::store::evidence::{ARCHIVE, in_archive};
 use crate::store::layout::Layout;
 use crate::store::retention::Receiving;
 use crate::store::switch::Switch;
@@ -193,7 +194,7 @@ impl Task {
             () = turn.cut_short() => return Ok(Advance::Over),
         };
         let Some(mut course) = surveyed else { return Ok(Advance::Stuck) };
-        if let Some(place) = difference::place(&hub) {
+        if let Some(place) = difference::barred_by(&hub, ARCHIVE) {
             let upto = course.ends.map_or(durable, |(_, end)| end.min(durable));
             return self.compare_archive(restorer, &course, place.span(size, upto), turn).await;
         }
@@ -492,7 +493,7 @@ impl Task {
         match compared {
             Ok(None) => {
                 let why = format!("{} has our WAL there", in_archive(&name.to_string()));
-                match self.forget_difference(&why).await {
+                match self.agreed(ARCHIVE, &why).await {
                     Ok(()) => return Ok(Advance::Further),
                     Err(error) => error!(target: LOG, "{error}"),
                 }
@@ -533,12 +534,7 @@ impl Task {
     }
 }
 
-/// Names an archive file as a source of WAL.
-fn in_archive(file: &str) -> String {
-    format!("archive file \"{file}\"")
-}
-
-/// What was already logged.
+/// What was said once.
 #[derive(Default)]
 pub(super) struct Told {
     empty: bool,

@@ -1,6 +1,7 @@
-//! Differences between our WAL and another source's. The position of a difference is saved on disk
-//! as evidence before anything else is done. No stream begins until a source has shown our bytes at
-//! exactly that position (I13). The WAL that we have is still served.
+//! Differences between our WAL and another source's. Where one was found is kept on disk as
+//! evidence before anything else is done, and until a source was seen to have our bytes at
+//! exactly that place it gives no stream (I13): the first one that has them clears the
+//! evidence for all but the source that differed. What is here is served meanwhile.
 
 use super::super::Shared;
 use super::link::{Link, LinkFault, Started};
@@ -39,20 +40,21 @@ enum Disk {
 }
 
 impl Task {
-    /// Notes that the bytes of `source` at `at` differ from ours. Evidence that already stands is
-    /// kept: there may be several such positions, and no source is followed before the first one is
-    /// compared.
+    /// `source` has other bytes than we at `at`. Evidence that bars it already stays: there
+    /// may be several such places, and it is not followed before the first was compared. What
+    /// was cleared for it gives way.
     pub(super) async fn keep_difference(&mut self, source: &str, at: Lsn, detail: &str) {
         let hub = Arc::clone(&self.shared.hub);
         let Some(tli) = self.own_timeline() else { return };
         let is_ours = Place { tli, at }.is_ours(hub.position(), self.own_forks().as_deref());
-        if hub.course.evidence().is_some() || !is_ours {
+        if barred_by(&hub, source).is_some() || !is_ours {
             return;
         }
         let (upstream, detail) = (source.to_owned(), detail.to_owned());
-        let evidence = Evidence { tli, at, upstream, since: SystemTime::now(), detail };
+        let since = SystemTime::now();
+        let evidence = Evidence { tli, at, upstream, since, detail, cleared: false };
         hub.course.set_evidence(Some(Arc::new(evidence)));
-        self.kept.disk = Disk::Unsaved;
+        self.kept = Kept { hold: None, disk: Disk::Unsaved };
         tracing::error!(
             target: LOG,
             %at, timeline = %tli, source,
@@ -72,7 +74,9 @@ impl Task {
         if !place.is_ours(hub.position(), self.own_forks().as_deref()) {
             return self.forget_difference("our WAL from there on was set aside").await;
         }
+        // For its author alone no WAL is kept: it may never come back.
         if let Some(identity) = hub.identity()
+            && !evidence.cleared
             && self.kept.hold.is_none()
         {
             let from = place.span(identity.segment_size, Lsn::MAX).from;
@@ -87,10 +91,39 @@ impl Task {
         Ok(())
     }
 
-    /// Drops the evidence.
+    /// `source` was seen to have our bytes at the place. Of its own evidence nothing is left;
+    /// another's stands against that one alone from now on: our bytes elsewhere are no proof
+    /// that it has them.
+    pub(super) async fn agreed(&mut self, source: &str, why: &str) -> Result<(), String> {
+        match self.shared.hub.course.evidence() {
+            Some(evidence) if !evidence.is_of(source) => {
+                self.clear_for_others(&evidence, why).await
+            }
+            _ => self.forget_difference(why).await,
+        }
+    }
+
+    async fn clear_for_others(&mut self, evidence: &Evidence, why: &str) -> Result<(), String> {
+        let cleared = Evidence { cleared: true, ..evidence.clone() };
+        self.kept.disk = Disk::Unsaved;
+        let saved = self.shared.keeper.save_evidence(Some(&cleared)).await;
+        saved.map_err(|error| format!("could not save the evidence of a difference: {error}"))?;
+        tracing::warn!(
+            target: LOG,
+            "the difference at {} on timeline {} stands against {} alone from now on: {why}",
+            cleared.at, cleared.tli, cleared.upstream
+        );
+        self.shared.hub.course.set_evidence(Some(Arc::new(cleared)));
+        self.kept = Kept::default();
+        Ok(())
+    }
+
+    /// The evidence stands no more.
     pub(super) async fn forget_difference(&mut self, why: &str) -> Result<(), String> {
         let course = &self.shared.hub.course;
         let Some(evidence) = course.evidence() else { return Ok(()) };
+        // What is on disk is not known if this is given up.
+        self.kept.disk = Disk::Unsaved;
         let gone = self.shared.keeper.save_evidence(None).await;
         gone.map_err(|error| format!("could not remove the evidence of a difference: {error}"))?;
         course.set_evidence(None);
@@ -104,9 +137,12 @@ impl Task {
     }
 }
 
-/// The position of the standing evidence.
-pub(super) fn place(hub: &Hub) -> Option<Place> {
-    hub.course.evidence().map(|evidence| Place { tli: evidence.tli, at: evidence.at })
+/// The place where `source` must show our bytes, a host or [`ARCHIVE`].
+///
+/// [`ARCHIVE`]: crate::store::evidence::ARCHIVE
+pub(super) fn barred_by(hub: &Hub, source: &str) -> Option<Place> {
+    let evidence = hub.course.evidence().filter(|evidence| evidence.bars(source))?;
+    Some(Place { tli: evidence.tli, at: evidence.at })
 }
 
 /// Compares the upstream's WAL in `span` with ours. Returns `None` when they are equal.

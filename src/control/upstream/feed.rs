@@ -3,6 +3,7 @@
 
 use super::super::Shared;
 use crate::data::handoff::{ToCore, UpstreamHandoff};
+use crate::store::evidence::ARCHIVE;
 use crate::wal::{Lsn, TimelineId};
 use crate::wire::copy::{ReplyRequest, keepalive, xlog_data_header};
 use crate::wire::time::PgTime;
@@ -49,7 +50,7 @@ impl Feed {
             unread: BytesMut::new(),
             start,
             tli,
-            host: "archive".to_owned(),
+            host: ARCHIVE.to_owned(),
         };
         let message = ToCore::Upstream(Box::new(handoff));
         if super::super::connection::post(shared, 0, message, || true).await.is_none() {

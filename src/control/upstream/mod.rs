@@ -482,7 +482,7 @@ impl Task {
         let mut asked = ask(link, name).await?;
         let (known, verdict) = loop {
             self.settle_difference().await.map_err(Failure::other)?;
-            let known = self.known();
+            let known = self.known(name);
             match judge(&asked.seen, &known) {
                 Verdict::Switch { next, at } => self.switch(&mut asked, next, at).await?,
                 Verdict::Compare(span) => self.compare(&mut asked, span).await?,
@@ -583,14 +583,15 @@ impl Task {
         Ok(objection)
     }
 
-    fn known(&self) -> Known {
+    /// What counts when `host` is judged.
+    fn known(&self, host: &str) -> Known {
         let hub = &self.shared.hub;
         Known {
             instance: hub.instance,
             cluster: hub.identity().map(|identity| (identity.system_id, identity.segment_size)),
             position: hub.position(),
             forks: self.own_forks(),
-            differs: difference::place(hub),
+            differs: difference::barred_by(hub, host),
             start_from: self.start_from,
         }
     }
@@ -600,8 +601,9 @@ impl Task {
         match difference::compare(&self.shared, &mut asked.link, span).await? {
             Some(state) => Err(Failure::State(state)),
             None => {
-                let why = format!("{} has our WAL there", asked.seen.host);
-                self.forget_difference(&why).await.map_err(Failure::other)
+                let host = &asked.seen.host;
+                let why = format!("{host} has our WAL there");
+                self.agreed(host, &why).await.map_err(Failure::other)
             }
         }
     }

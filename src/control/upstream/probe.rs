@@ -98,7 +98,7 @@ async fn answer(
                 return Ok(Some(UpstreamState::Disconnected { why: message }));
             }
         };
-        let verdict = judge(&asked.seen, &known(shared));
+        let verdict = judge(&asked.seen, &known(shared, &asked.seen.host));
         let mut link = asked.link;
         let found = match verdict {
             Verdict::Not(state) => Ok(Some(state)),
@@ -121,8 +121,8 @@ async fn answer(
     timeout(DEFAULT_ATTEMPT, talk).await.map_err(late)?
 }
 
-/// What this hub holds now, while WAL is still coming in.
-fn known(shared: &Shared) -> Known {
+/// What this hub holds now, while WAL is coming in, and what counts when `host` is judged.
+fn known(shared: &Shared, host: &str) -> Known {
     let hub = &shared.hub;
     let identity = hub.identity();
     let (mut position, mut forks) = (Position::Empty, None);
@@ -138,7 +138,7 @@ fn known(shared: &Shared) -> Known {
         cluster: identity.map(|identity| (identity.system_id, identity.segment_size)),
         position,
         forks,
-        differs: super::difference::place(hub),
+        differs: super::difference::barred_by(hub, host),
         start_from: StartFrom::Current,
     }
 }

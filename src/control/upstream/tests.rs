@@ -28,7 +28,7 @@ use bytes::{Buf, BytesMut};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -57,7 +57,8 @@ fn noted(job: &Job) -> String {
         }
         Job::SaveNote { note: Note::Evidence, bytes: Some(bytes) } => {
             let evidence = Evidence::decode(bytes).unwrap();
-            format!("evidence {} {}", evidence.tli, evidence.at)
+            let cleared = if evidence.cleared { " cleared" } else { "" };
+            format!("evidence {} {}{cleared}", evidence.tli, evidence.at)
         }
         Job::SaveNote { note: Note::Evidence, bytes: None } => "no evidence".to_owned(),
         Job::SaveNote { note: Note::Upstream, bytes: None } => "upstream of the flag".to_owned(),
@@ -431,6 +432,62 @@ fn a_difference_is_kept_until_a_source_has_our_bytes_at_that_place() {
         server.wal = Some(0xAA);
     }
     assert_eq!(scene.stream().start, Lsn::new(0x500_2000));
+    assert!(scene.saved().contains(&"no evidence".to_owned()), "{:?}", scene.saved());
+    assert!(scene.hub.course.evidence().is_none());
+}
+
+#[test]
+fn another_source_clears_a_difference_for_all_but_its_author() {
+    let directory = tempfile::tempdir().unwrap();
+    let scene = receiving(directory.path(), 0xAA);
+    let at = Lsn::new(0x500_2100);
+    // A source that is gone had other WAL there; this server has ours.
+    let evidence = |author: &str| Evidence {
+        tli: TimelineId::FIRST,
+        at,
+        upstream: author.to_owned(),
+        since: SystemTime::UNIX_EPOCH,
+        detail: "other".to_owned(),
+        cleared: false,
+    };
+    scene.server.lock().unwrap().wal = Some(0xAA);
+    scene.hub.course.set_evidence(Some(Arc::new(evidence("gone:5432"))));
+    scene.end(UpstreamEnd::TimedOut);
+    assert_eq!(scene.stream().start, Lsn::new(0x500_2000));
+    assert!(scene.saved().contains(&"evidence 1 0/5002100 cleared".to_owned()));
+    assert!(!scene.saved().contains(&"no evidence".to_owned()), "{:?}", scene.saved());
+    let standing = scene.hub.course.evidence().unwrap();
+    assert!(standing.bars("gone:5432"), "{standing:?}");
+    assert_eq!(scene.hub.holds.oldest_hold(), None, "nothing is kept for it");
+
+    // It is not asked for the place any more, and the evidence stays as it is.
+    let asked = |text: &str| scene.asked.lock().unwrap().iter().filter(|a| *a == text).count();
+    let question = "START_REPLICATION 0/5000000 TIMELINE 1";
+    let before = asked(question);
+    scene.end(UpstreamEnd::TimedOut);
+    scene.stream();
+    assert_eq!(asked(question), before);
+
+    // A difference of its own takes the place of what stands against another.
+    let other = Lsn::new(0x500_3000);
+    scene.server.lock().unwrap().wal = Some(0xBB);
+    scene.end(UpstreamEnd::Diverged { at: other, detail: "other".to_owned() });
+    scene.wait_for("evidence 1 0/5003000");
+    let standing = scene.hub.course.evidence().unwrap();
+    assert_eq!((standing.at, standing.cleared), (other, false));
+
+    // The author of cleared evidence has to show our bytes at the place.
+    let cleared = Evidence { cleared: true, ..Evidence::clone(&standing) };
+    scene.hub.course.set_evidence(Some(Arc::new(cleared)));
+    let before = asked(question);
+    let end = Instant::now() + PATIENCE;
+    while asked(question) < before + 2 {
+        assert!(Instant::now() < end, "{:?}", scene.saved());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(scene.inbox.is_empty());
+    scene.server.lock().unwrap().wal = Some(0xAA);
+    scene.stream();
     assert!(scene.saved().contains(&"no evidence".to_owned()), "{:?}", scene.saved());
     assert!(scene.hub.course.evidence().is_none());
 }

@@ -71,6 +71,7 @@ fn full() -> HubStatus {
             upstream: "b:5432".to_owned(),
             since: time(9),
             detail: "other bytes".to_owned(),
+            cleared: false,
         }),
         receiving_paused: Some("full".to_owned()),
         timeline: TimelineId::new(3),

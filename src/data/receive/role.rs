@@ -172,10 +172,12 @@ impl<F: Clone> Receiver<F> {
     /// timelines (I1), nor while it is unknown whose history is ours (I13).
     fn prepare_store(&mut self, offer: &Offer) -> Result<(), UpstreamEnd> {
         let Offer { tli, start, .. } = *offer;
-        if let Some(evidence) = self.hub.course.evidence() {
+        if let Some(evidence) = self.hub.course.evidence()
+            && evidence.bars(&offer.host)
+        {
             let error = format!(
-                "no stream begins while a difference stands, at {} on timeline {}",
-                evidence.at, evidence.tli
+                "no stream of {} begins while a difference stands, at {} on timeline {}",
+                offer.host, evidence.at, evidence.tli
             );
             return Err(UpstreamEnd::Lost { error, at: start });
         }

@@ -336,18 +336,20 @@ fn late_answers_about_another_timeline_change_nothing() {
 #[test]
 fn no_stream_begins_while_a_difference_stands() {
     let mut scene = Scene::new();
-    scene.hub.course.set_evidence(Some(Arc::new(Evidence {
-        tli: TLI,
-        at: START,
-        upstream: "other".to_owned(),
-        since: SystemTime::UNIX_EPOCH,
-        detail: String::new(),
-    })));
-    assert_eq!(scene.offer(), Admission::Refused);
-    let told = scene.came_out().join("; ");
-    assert!(told.contains("Ended(Lost") && told.contains("a difference stands"), "{told}");
-    assert!(scene.role.store().is_none());
-    scene.hub.course.set_evidence(None);
+    let evidence = |author: &str, cleared| {
+        let (upstream, since) = (author.to_owned(), SystemTime::UNIX_EPOCH);
+        let evidence =
+            Evidence { tli: TLI, at: START, upstream, since, detail: String::new(), cleared };
+        Some(Arc::new(evidence))
+    };
+    for standing in [evidence("other", false), evidence("primary", true)] {
+        scene.hub.course.set_evidence(standing);
+        assert_eq!(scene.offer(), Admission::Refused);
+        let told = scene.came_out().join("; ");
+        assert!(told.contains("Ended(Lost") && told.contains("a difference stands"), "{told}");
+        assert!(scene.role.store().is_none());
+    }
+    scene.hub.course.set_evidence(evidence("other", true));
     assert_eq!(scene.offer(), Admission::Accepted);
 }
 

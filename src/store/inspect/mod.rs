@@ -148,6 +148,7 @@ fn evidence_status(evidence: Evidence) -> EvidenceStatus {
         upstream: evidence.upstream,
         since: evidence.since,
         detail: evidence.detail,
+        cleared: evidence.cleared,
     }
 }
 
