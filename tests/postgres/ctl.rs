@@ -273,7 +273,11 @@ fn a_record_that_the_fence_cuts_makes_nobody_diverge() {
         let before = hub.inspect().record_end();
         wait::until("WAL comes in", || hub.inspect().record_end() > before);
         let fence = hub.told(&["fence"])["fence"].clone();
-        (lsn(&fence, "durable_lsn") > lsn(&fence, "lsn")).then_some(fence)
+        let durable = lsn(&fence, "durable_lsn");
+        // A standby of 15 that was cut at the end of a segment asks for the next one on the new
+        // timeline, never has the one with the fork, and panics. That fence is lifted again.
+        let at_segment_end = durable.raw().is_multiple_of(16 << 20);
+        (durable > lsn(&fence, "lsn") && !at_segment_end).then_some(fence)
     });
     let (at, durable) = (lsn(&fence, "lsn"), lsn(&fence, "durable_lsn"));
     for standby in [&heir, &other] {
