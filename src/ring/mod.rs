@@ -25,6 +25,7 @@ mod probe;
 mod replies;
 mod slab;
 #[cfg(test)]
+#[cfg(not(walhub_loom))]
 mod tests;
 mod uring;
 mod waker;
