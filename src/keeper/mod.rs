@@ -194,8 +194,14 @@ pub async fn serve<D: Disk>(
                 continue;
             }
         };
+        let prepares = matches!(order.job, Job::Prepare { .. });
         let done = keeper.run(order.job).await;
         deliver(done, order.reply, source.as_deref());
+        // A keeper that is never idle still has to see a disk that fills up. After a segment
+        // was prepared, nothing that a commit waits for is likely to come soon.
+        if prepares {
+            keeper.retain_if_due().await;
+        }
         tended = Tended::More;
     }
 }
