@@ -1,7 +1,7 @@
 //! The control file: what cluster the directory holds, and what timeline it is on.
 
 use super::job::{JobDone, JobKind};
-use super::work::{Keeper, complete_ranges};
+use super::work::Keeper;
 use crate::store::StoreFault;
 use crate::store::append::is_no_space;
 use crate::store::control_file::{Cluster, ControlFile};
@@ -15,19 +15,19 @@ use std::io;
 impl<D: Disk> Keeper<D> {
     /// The three steps of a switch, then an examination of the directory as at a start. What the
     /// steps change is read again here too.
-    pub(super) async fn switch(&mut self, plan: Switch) -> io::Result<JobDone<D::File>> {
+    pub(super) async fn switch(&self, plan: Switch) -> io::Result<JobDone<D::File>> {
         // An earlier switch that was decided and failed later has pulled the slots back already,
         // but only to its own switchpoint, and users may have advanced since.
         let decided = self.end_of(plan.from).unwrap_or(plan.at);
         self.pull_slots_back(decided).await?;
         let cluster = decide(&self.disk, &self.layout, plan).await.map_err(of_disk)?;
-        self.cluster = Some(cluster.clone());
+        self.cluster.replace(Some(cluster.clone()));
         clear_ended(&self.disk, &self.layout, &cluster).await.map_err(of_disk)?;
         let recovered = examine(&self.disk, &self.layout).await.map_err(of_disk)?;
         let wal = recovered.wal.ok_or_else(|| io::Error::other("the control file has gone"))?;
-        self.complete = complete_ranges(&recovered.listing, wal.complete);
-        self.partials = recovered.listing.partials.iter().copied().collect();
-        self.walk_start = None;
+        self.complete.replace(&recovered.listing, wal.complete);
+        self.partials.replace(recovered.listing.partials.iter().copied().collect());
+        self.walk_start.set(None);
         // Users may have advanced in the meantime.
         self.pull_slots_back(decided).await?;
         self.look_up_archive_status().await;
@@ -36,7 +36,8 @@ impl<D: Disk> Keeper<D> {
 
     /// Where a timeline ended, if it has.
     fn end_of(&self, tli: TimelineId) -> Option<Lsn> {
-        let sealed = self.cluster.as_ref()?.sealed.iter().find(|sealed| sealed.tli == tli)?;
+        let cluster = self.cluster.borrow();
+        let sealed = cluster.as_ref()?.sealed.iter().find(|sealed| sealed.tli == tli)?;
         Some(sealed.end)
     }
 
@@ -48,7 +49,7 @@ impl<D: Disk> Keeper<D> {
     /// Nothing else in the control file changes: [`decide`] alone decides which timeline the
     /// directory is on.
     pub(super) async fn save_identity(
-        &mut self,
+        &self,
         data_directory_mode: String,
         parameters: Vec<(String, String)>,
     ) -> io::Result<JobDone<D::File>> {
@@ -57,26 +58,23 @@ impl<D: Disk> Keeper<D> {
         let cluster = Cluster { data_directory_mode, parameters, ..cluster };
         let control = ControlFile { cluster: Some(cluster.clone()), ..control };
         replace_durably(&self.disk, &self.layout.control(), control.encode()).await?;
-        self.cluster = Some(cluster);
+        self.cluster.replace(Some(cluster));
         Ok(JobDone::Done(JobKind::SaveIdentity))
     }
 
-    pub(super) async fn save_control(
-        &mut self,
-        control: &ControlFile,
-    ) -> io::Result<JobDone<D::File>> {
+    pub(super) async fn save_control(&self, control: &ControlFile) -> io::Result<JobDone<D::File>> {
         replace_durably(&self.disk, &self.layout.control(), control.encode()).await?;
         if let Some(cluster) = &control.cluster {
-            self.size = Some(cluster.segment_size);
+            self.size.set(Some(cluster.segment_size));
             self.holds.begin(cluster.start);
         }
-        self.cluster = control.cluster.clone();
+        self.cluster.replace(control.cluster.clone());
         Ok(JobDone::Done(JobKind::SaveControl))
     }
 
     /// Where the directory's WAL of the current timeline begins.
     pub(super) fn cluster_start(&self) -> Option<Lsn> {
-        self.cluster.as_ref().map(|cluster| cluster.start)
+        self.cluster.borrow().as_ref().map(|cluster| cluster.start)
     }
 }
 

@@ -146,6 +146,15 @@ impl Job {
     }
 }
 
+/// Is there more background work?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tended {
+    /// Some was done; ask again when no job waits.
+    More,
+    /// Nothing is left to do.
+    Idle,
+}
+
 /// A job without its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the same names and fields as in Job")]

@@ -5,13 +5,17 @@
 //! when its thread parks. This thread parks after every operation, because nothing else runs
 //! here.
 
+mod adopt;
 mod archive;
 mod client;
 mod cluster;
+mod complete;
+mod completions;
 mod job;
 mod notes;
 mod open_files;
 mod order;
+mod removal;
 mod restored;
 mod retain;
 mod slots;
@@ -20,10 +24,10 @@ mod uring_disk;
 mod work;
 
 pub use client::{CoreClient, KeeperClient, Orders, QUEUE, SaveFault, queue};
-pub use job::{Job, JobDone, JobKind, Note};
+pub use job::{Job, JobDone, JobKind, Note, Tended};
 pub use order::{CoreInbox, Order, Reply, SegmentSource};
 pub use uring_disk::UringDisk;
-pub use work::{Keeper, Tended};
+pub use work::Keeper;
 
 use crate::store::directory::Directory;
 use crate::store::disk::Disk;
@@ -167,7 +171,7 @@ fn warn_of_holes(extent: &Extent, restorable: Restorable) {
 /// The keeper's main loop: orders one after the other, and background work while none waits. It
 /// ends when no client is left. Segments that are not on disk are requested from `source`.
 pub async fn serve<D: Disk>(
-    mut keeper: Keeper<D>,
+    keeper: Keeper<D>,
     mut orders: Orders<D::File>,
     source: Option<Arc<dyn SegmentSource<D::File>>>,
 ) {

@@ -12,7 +12,7 @@ use std::io;
 impl<D: Disk> Keeper<D> {
     /// Replaces a note, or removes it. A full disk must not delay a failover, so removing a
     /// spare makes room.
-    pub(super) async fn save_note(&mut self, note: Note, bytes: Option<Vec<u8>>) -> io::Result<()> {
+    pub(super) async fn save_note(&self, note: Note, bytes: Option<Vec<u8>>) -> io::Result<()> {
         let path = match note {
             Note::Fence => self.layout.fence(),
             Note::Upstream => self.layout.auto(),

@@ -1,182 +1,47 @@
-//! Segments that came back from the archive for standbys, kept as long as somebody reads near
-//! them. They lie before retention's horizon for good, so they are not part of its plan.
+//! Which segments came back from the archive for standbys. They lie before retention's horizon for
+//! good, so they are not part of its plan.
 
-use super::work::{Keeper, Tended};
-use crate::store::disk::Disk;
-use crate::store::durable::failed_sync;
-use crate::store::retention::Restorable;
-use crate::wal::{SegmentNo, SegmentSize, TimelineId};
+use crate::wal::{SegmentNo, TimelineId};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::io;
+
+type Key = (TimelineId, SegmentNo);
 
 /// The restored segments on disk, by the timeline in their names.
 #[derive(Debug, Default)]
 pub(super) struct Restored {
-    files: BTreeSet<(TimelineId, SegmentNo)>,
+    files: RefCell<BTreeSet<Key>>,
     /// Segments that nobody needs any more.
-    going: BTreeSet<(TimelineId, SegmentNo)>,
+    going: RefCell<BTreeSet<Key>>,
 }
 
-impl<D: Disk> Keeper<D> {
-    /// Gives a restored segment its name and opens it. A segment that already has its name is
-    /// only opened: another request was faster.
-    pub(super) async fn adopt(&mut self, tli: TimelineId, no: SegmentNo) -> io::Result<D::File> {
-        let name = self.name(tli, no)?;
-        let from = self.layout.restoring(&name.to_string());
-        match self.disk.rename(&from, &self.layout.segment(name)).await {
-            Ok(()) => {
-                self.restored.going.remove(&(tli, no));
-                self.restored.files.insert((tli, no));
-                self.note_restored(name).await;
-                self.disk.sync_dir(self.layout.wal()).await.map_err(failed_sync)?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        self.open(tli, no).await
+impl Restored {
+    /// A segment came back.
+    pub(super) fn add(&self, tli: TimelineId, no: SegmentNo) {
+        self.going.borrow_mut().remove(&(tli, no));
+        self.files.borrow_mut().insert((tli, no));
     }
 
-    /// Marks the segments that nobody reads or is about to read.
-    pub(super) fn look_at_restored(&mut self, size: SegmentSize) {
-        if self.restored.files.is_empty() {
-            return;
-        }
-        let ahead = match self.policy.restorable {
-            Restorable::No => 0,
-            // One more: a reader opens the next file before it has finished its own.
-            Restorable::Yes { ahead } => ahead.saturating_add(1),
-        };
-        let readers: Vec<_> =
-            self.holds.positions().into_iter().map(|at| at.segment(size).raw()).collect();
-        let wanted = |no: SegmentNo| {
-            readers
-                .iter()
-                .any(|reader| (*reader..=reader.saturating_add(ahead)).contains(&no.raw()))
-        };
-        let going = self.restored.files.extract_if(.., |(_, no)| !wanted(*no));
-        self.restored.going.extend(going);
+    /// Are there any that are not marked?
+    pub(super) fn is_empty(&self) -> bool {
+        self.files.borrow().is_empty()
     }
 
-    /// Removes one marked segment. A reader that has it open can still read it to its end.
-    pub(super) async fn remove_restored(&mut self) -> io::Result<Tended> {
-        let Some((tli, no)) = self.restored.going.pop_first() else { return Ok(Tended::Idle) };
-        // Recovery, or a switch, may have counted it among the others since.
-        if self.complete.iter().any(|range| {
-            range.tli == tli && (range.oldest..=range.newest).contains(&no) && no >= self.horizon
-        }) {
-            return Ok(Tended::More);
-        }
-        let name = self.name(tli, no)?;
-        self.unsynced_names = true;
-        match self.disk.unlink(&self.layout.segment(name)).await {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => other?,
-        }
-        self.forget_archived(name).await;
-        Ok(Tended::More)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::keeper::{Job, JobDone};
-    use crate::store::control_file::Cluster;
-    use crate::store::directory::Directory;
-    use crate::store::disk::run_ready;
-    use crate::store::layout::{Layout, Listing};
-    use crate::store::plain_disk::PlainDisk;
-    use crate::store::retention::{Hold, Holds, Policy};
-    use crate::wal::{Lsn, SegmentName, SystemId};
-    use std::os::unix::fs::FileExt;
-    use std::sync::Arc;
-    use std::time::SystemTime;
-
-    const MIB: u64 = 1 << 20;
-    const TLI: TimelineId = TimelineId::FIRST;
-
-    fn name(no: u64) -> SegmentName {
-        SegmentName { tli: TLI, no: SegmentNo::new(no), size: SegmentSize::new(MIB).unwrap() }
+    /// Marks the segments that are not wanted.
+    pub(super) fn mark(&self, wanted: impl Fn(SegmentNo) -> bool) {
+        let mut files = self.files.borrow_mut();
+        let going = files.extract_if(.., |(_, no)| !wanted(*no));
+        self.going.borrow_mut().extend(going);
     }
 
-    /// A keeper of a directory with the segments from 50 to 59.
-    fn keeper(layout: &Layout) -> Keeper<PlainDisk> {
-        let size = SegmentSize::new(MIB).unwrap();
-        for no in 50..60 {
-            std::fs::write(layout.segment(name(no)), "").unwrap();
-        }
-        let names = run_ready(PlainDisk.list(layout.wal())).unwrap().unwrap();
-        let cluster = Cluster {
-            system_id: SystemId::new(7),
-            segment_size: size,
-            data_directory_mode: "0700".into(),
-            parameters: Vec::new(),
-            timeline: TLI,
-            start: Lsn::new(50 * MIB),
-            sealed: Vec::new(),
-        };
-        let holds = Arc::new(Holds::new(Lsn::new(50 * MIB)));
-        let listing = Listing::of(names, size);
-        let keeper = Keeper::new(PlainDisk, layout.clone(), holds, &listing, None, Some(cluster));
-        let restorable = Restorable::Yes { ahead: 2 };
-        keeper.with_policy(Policy { restorable, ..Policy::default() })
+    /// Takes out a marked segment. Whoever gets it removes it.
+    pub(super) fn take_marked(&self) -> Option<Key> {
+        self.going.borrow_mut().pop_first()
     }
 
-    fn adopt(keeper: &mut Keeper<PlainDisk>, no: u64) -> io::Result<std::fs::File> {
-        let no = SegmentNo::new(no);
-        let done = run_ready(keeper.run(Job::Adopt { tli: TLI, no })).unwrap();
-        let JobDone::Adopted { result, .. } = done else { panic!("{done:?}") };
-        result.map(|file| std::fs::File::from(file.try_clone().unwrap()))
-    }
-
-    fn retain(keeper: &mut Keeper<PlainDisk>) {
-        let (newest, now) = (Lsn::new(60 * MIB), SystemTime::UNIX_EPOCH);
-        run_ready(keeper.run(Job::Retain { tli: TimelineId::FIRST, newest, now })).unwrap();
-        while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
-    }
-
-    fn here(layout: &Layout) -> Vec<u64> {
-        (0..60).filter(|no| layout.segment(name(*no)).exists()).collect()
-    }
-
-    #[test]
-    fn restored_segments_stay_near_their_readers() {
-        let folder = tempfile::tempdir().unwrap();
-        let directory = Directory::open(&folder.path().join("hub")).unwrap();
-        let layout = directory.layout().clone();
-        let mut keeper = keeper(&layout);
-        let restore = |no: u64| {
-            let path = layout.restoring(&name(no).to_string());
-            std::fs::write(path, format!("segment {no}")).unwrap();
-        };
-        let holds = Arc::clone(&keeper.holds);
-        let hold = |no: u64| -> Hold { holds.hold_restorable(Lsn::new(no * MIB + 5)) };
-        let (slow, fast) = (hold(10), hold(30));
-        for no in [10, 11, 13, 14, 31] {
-            restore(no);
-            let file = adopt(&mut keeper, no).unwrap();
-            let mut read = [0; 10];
-            file.read_exact_at(&mut read, 0).unwrap();
-            assert_eq!(read, format!("segment {no}").as_bytes());
-        }
-        let still = adopt(&mut keeper, 31).unwrap();
-        assert_eq!(adopt(&mut keeper, 32).unwrap_err().kind(), io::ErrorKind::NotFound);
-        let newest: Vec<u64> = (50..60).collect();
-        retain(&mut keeper);
-        assert_eq!(here(&layout), [&[10, 11, 13, 31][..], &newest].concat());
-        slow.advance(Lsn::new(12 * MIB));
-        drop(fast);
-        retain(&mut keeper);
-        assert_eq!(here(&layout), [&[13][..], &newest].concat());
-        // A reader that has it open can read on.
-        assert_eq!(still.metadata().unwrap().len(), 10);
-
-        // A crash: nobody reads any more.
-        drop(keeper);
-        let mut keeper = self::keeper(&layout);
-        while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
-        assert_eq!(here(&layout), [&[13][..], &newest].concat(), "a start removes nothing");
-        retain(&mut keeper);
-        assert_eq!(here(&layout), newest);
+    /// All segments were moved aside.
+    pub(super) fn clear(&self) {
+        self.files.borrow_mut().clear();
+        self.going.borrow_mut().clear();
     }
 }

@@ -11,46 +11,20 @@ use crate::store::slots::SlotName;
 use crate::store::tail::leading_rest;
 use crate::wal::page::LONG_HEADER;
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize};
-use std::collections::BTreeMap;
 use std::io;
 use std::time::SystemTime;
 use tracing::{info, warn};
 
-/// When segments were completed. Those of earlier runs are looked up only when needed, oldest
-/// first, so that a start does not stat every file.
-#[derive(Debug, Default)]
-pub(super) struct Completions {
-    known: BTreeMap<SegmentNo, SystemTime>,
-    /// Completed since the clock was last read.
-    finished: Vec<SegmentNo>,
-}
-
-impl Completions {
-    /// A segment was completed just now.
-    pub(super) fn finished(&mut self, no: SegmentNo) {
-        self.finished.push(no);
-    }
-
-    fn stamp(&mut self, oldest: SegmentNo, now: SystemTime) {
-        self.known.extend(self.finished.drain(..).map(|no| (no, now)));
-        self.known = self.known.split_off(&oldest);
-    }
-
-    fn list(&self) -> Vec<(SegmentNo, SystemTime)> {
-        self.known.iter().map(|(no, at)| (*no, *at)).collect()
-    }
-}
-
 impl<D: Disk> Keeper<D> {
     /// Moves the horizon at once; `tend` removes the files before it.
     pub(super) async fn retain(
-        &mut self,
+        &self,
         newest: Lsn,
         now: SystemTime,
     ) -> io::Result<JobDone<D::File>> {
         let size = self.segment_size()?;
-        self.now = Some(now);
-        self.completed_upto = None;
+        self.now.set(Some(now));
+        self.completed_upto.set(None);
         self.find_start_of_walk(size).await?;
         if let Err(error) = self.tend_slots(size, now).await {
             // Slots that were not written keep their WAL; WAL that they do not need may go.
@@ -89,7 +63,7 @@ impl<D: Disk> Keeper<D> {
                 Receiving::Open => info!("there is room on the disk again, receiving goes on"),
             }
         }
-        self.horizon = self.horizon.max(plan.horizon);
+        self.horizon.set(self.horizon.get().max(plan.horizon));
         self.look_at_restored(size);
         self.open.forget_closed();
         Ok(JobDone::Done(JobKind::Retain))
@@ -97,13 +71,13 @@ impl<D: Disk> Keeper<D> {
 
     /// Whether a segment was completed since retention last ran, and the time of day is known.
     pub fn is_retention_due(&self) -> bool {
-        self.now.is_some() && self.completed_upto.is_some()
+        self.now.get().is_some() && self.completed_upto.get().is_some()
     }
 
     /// Looks after slots and old WAL when a segment was completed, using the last known time of
     /// day. It waits while no time is known: what was completed would look years old.
-    pub async fn retain_if_due(&mut self) {
-        let Some(now) = self.now else { return };
+    pub async fn retain_if_due(&self) {
+        let Some(now) = self.now.get() else { return };
         let Some((tli, newest)) = self.completed_upto.take() else { return };
         if let Err(error) = self.retain(self.within(tli, newest), now).await {
             warn!("could not remove old segments: {error}");
@@ -128,7 +102,7 @@ impl<D: Disk> Keeper<D> {
             let situation = Situation {
                 now,
                 completed: &completed,
-                walk_start: self.walk_start,
+                walk_start: self.walk_start.get(),
                 standbys,
                 slots: &needs,
                 archived: &|no| unarchived.is_none_or(|oldest| no < oldest),
@@ -142,8 +116,7 @@ impl<D: Disk> Keeper<D> {
     }
 
     fn oldest(&self, size: SegmentSize) -> SegmentNo {
-        let oldest = self.complete.iter().map(|range| range.oldest).min();
-        oldest.unwrap_or_else(|| self.holds.oldest_kept().segment(size))
+        self.complete.oldest().unwrap_or_else(|| self.holds.oldest_kept().segment(size))
     }
 
     /// The disk is checked only when a watermark is set.
@@ -160,23 +133,22 @@ impl<D: Disk> Keeper<D> {
 
     /// Looks up when the oldest segments were completed, up to the first one that is not
     /// old.
-    async fn note_completions(&mut self, size: SegmentSize, now: SystemTime) {
+    async fn note_completions(&self, size: SegmentSize, now: SystemTime) {
         let keep = self.policy.wal_keep_time;
         if keep.is_zero() {
-            self.completed = Completions::default();
+            self.completed.clear();
             return;
         }
         let oldest = self.oldest(size);
         self.completed.stamp(oldest, now);
-        let ranges = self.complete.clone();
         let mut no = oldest;
-        while let Some(range) = ranges.iter().find(|r| (r.oldest..=r.newest).contains(&no)) {
-            let at = match self.completed.known.get(&no) {
-                Some(at) => *at,
+        while let Some(tli) = self.complete.timeline_of(no) {
+            let at = match self.completed.at(no) {
+                Some(at) => at,
                 None => {
-                    let path = self.layout.segment(SegmentName { tli: range.tli, no, size });
+                    let path = self.layout.segment(SegmentName { tli, no, size });
                     let Ok(at) = self.disk.modified(&path).await else { return };
-                    self.completed.known.insert(no, at);
+                    self.completed.note(no, at);
                     at
                 }
             };
@@ -189,11 +161,11 @@ impl<D: Disk> Keeper<D> {
 
     /// Recovery can prove a record that straddles the open segment's start only from the
     /// record's own start, which may lie many segments back: everything from there on stays.
-    async fn find_start_of_walk(&mut self, size: SegmentSize) -> io::Result<()> {
-        let Some(range) = self.complete.last().copied() else {
+    async fn find_start_of_walk(&self, size: SegmentSize) -> io::Result<()> {
+        let Some(range) = self.complete.last() else {
             // No segment is complete, as when a timeline was left for one that forked off far
             // back. How far the old one had come says nothing about what may go.
-            self.walk_start = self.cluster_start();
+            self.walk_start.set(self.cluster_start());
             return Ok(());
         };
         let mut no = range.newest;
@@ -206,7 +178,7 @@ impl<D: Disk> Keeper<D> {
                 Some(_) | None => break,
             }
         }
-        self.walk_start = Some(no.start(size));
+        self.walk_start.set(Some(no.start(size)));
         Ok(())
     }
 }

@@ -64,7 +64,7 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Writes a slot that was created, which is then free. If that fails, there is no such slot.
-    pub(super) async fn save_slot(&mut self, name: &SlotName) -> io::Result<()> {
+    pub(super) async fn save_slot(&self, name: &SlotName) -> io::Result<()> {
         let file = self.holds.slots.lock().file_of(name);
         let written = match &file {
             Some(file) => replace_durably(&self.disk, &self.layout.slot(name), file.encode()).await,
@@ -89,7 +89,7 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Removes the file, durably, and then the slot.
-    pub(super) async fn drop_slot(&mut self, name: &SlotName) -> io::Result<()> {
+    pub(super) async fn drop_slot(&self, name: &SlotName) -> io::Result<()> {
         let removed = match self.remove_file_of(name).await {
             Ok(()) => self.disk.sync_dir(&self.layout.slots()).await.map_err(failed_sync),
             error => error,
@@ -112,11 +112,7 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Takes over what users reported, drops what has expired, writes what is due.
-    pub(super) async fn tend_slots(
-        &mut self,
-        size: SegmentSize,
-        now: SystemTime,
-    ) -> io::Result<()> {
+    pub(super) async fn tend_slots(&self, size: SegmentSize, now: SystemTime) -> io::Result<()> {
         let oldest_kept = self.holds.oldest_kept();
         let (expired, due) = {
             let mut slots = self.holds.slots.lock();
@@ -138,11 +134,7 @@ impl<D: Disk> Keeper<D> {
 
     /// Writes invalidated slots. When the disk is full, removing a spare makes room for them:
     /// the removal of their WAL then makes more.
-    pub(super) async fn save_lost(
-        &mut self,
-        names: &[SlotName],
-        now: SystemTime,
-    ) -> io::Result<()> {
+    pub(super) async fn save_lost(&self, names: &[SlotName], now: SystemTime) -> io::Result<()> {
         let lost: Vec<_> = {
             let slots = self.holds.slots.lock();
             names.iter().filter_map(|name| slots.file_of(name)).collect()
@@ -161,7 +153,7 @@ impl<D: Disk> Keeper<D> {
 
     /// Called before a switch at `end`. After a crash that follows it, no file names a position
     /// on the branch that was left.
-    pub(super) async fn pull_slots_back(&mut self, end: Lsn) -> io::Result<()> {
+    pub(super) async fn pull_slots_back(&self, end: Lsn) -> io::Result<()> {
         let changed = self.holds.slots.lock().fall_back(end);
         match changed.is_empty() {
             true => Ok(()),
@@ -170,7 +162,7 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// All WAL was moved aside: no slot has any.
-    pub(super) async fn lose_slots(&mut self) -> io::Result<()> {
+    pub(super) async fn lose_slots(&self) -> io::Result<()> {
         let lost: Vec<_> = {
             let mut slots = self.holds.slots.lock();
             slots.invalidate_all();

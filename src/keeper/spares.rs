@@ -2,7 +2,7 @@
 //! role's fdatasync has no metadata to write. They are made in small steps between jobs, or
 //! recycled from segments that nobody needs any more.
 
-use super::work::Tended;
+use super::job::Tended;
 use crate::store::append::is_no_space;
 use crate::store::disk::Disk;
 use crate::store::durable::failed_sync;
@@ -10,8 +10,10 @@ use crate::store::durable::write_full;
 use crate::store::layout::Layout;
 use crate::wal::SegmentSize;
 use crate::wal::page::PAGE_SIZE;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
+use tokio::sync::Mutex;
 
 /// How many are made ahead of need.
 const MADE_AHEAD: usize = 1;
@@ -22,18 +24,27 @@ const MAX_SPARES: usize = 4;
 /// Bytes written in one step: few enough that a job can wait for it.
 const STEP: u64 = 1 << 20;
 
-/// The spares of a directory.
+/// The spares of a directory. A spare in use is in none of the lists: it is taken out before the
+/// first wait.
 #[derive(Debug)]
 pub(super) struct Spares {
-    ready: VecDeque<u64>,
+    ready: RefCell<VecDeque<u64>>,
     /// Recycled, but a crash might still give them their WAL names back: their content
     /// stays until the directory is synced.
-    unsynced: Vec<u64>,
-    next: u64,
-    /// A spare that is being written under a temporary name, and how many bytes it has.
-    making: Option<(u64, u64)>,
+    unsynced: RefCell<Vec<u64>>,
+    next: Cell<u64>,
+    /// The spare that is being written under a temporary name, if any. Locked during a step.
+    making: Mutex<Option<Making>>,
     /// The disk was full at the last attempt to make one ahead.
-    paused: bool,
+    paused: Cell<bool>,
+}
+
+/// A spare that is not whole.
+#[derive(Clone, Copy, Debug)]
+struct Making {
+    number: u64,
+    /// How many bytes it has.
+    written: u64,
 }
 
 impl Spares {
@@ -41,146 +52,177 @@ impl Spares {
         let next = found.iter().max().map_or(1, |max| max.saturating_add(1));
         // Recovery has synced the directory, so these names are ours.
         Self {
-            ready: found.iter().copied().collect(),
-            unsynced: Vec::new(),
-            next,
-            making: None,
-            paused: false,
+            ready: RefCell::new(found.iter().copied().collect()),
+            unsynced: RefCell::default(),
+            next: Cell::new(next),
+            making: Mutex::new(None),
+            paused: Cell::new(false),
         }
     }
 
-    /// A spare, ready for a WAL name: full size, first page zero, synced. It is made on the spot
-    /// when there is none.
+    /// A spare, ready for a WAL name: full size, first page zero, synced. When there is none, it
+    /// is made on the spot, from the one that is being made ahead if there is one.
     pub(super) async fn take<D: Disk>(
-        &mut self,
+        &self,
         disk: &D,
         layout: &Layout,
         size: SegmentSize,
     ) -> io::Result<(u64, D::File)> {
-        while let Some(number) = self.ready.front().copied() {
-            let path = layout.spare(number);
-            let file = match disk.open_write(&path).await {
-                Ok(file) if disk.len(&file).await? == size.bytes() => file,
-                Ok(_) => {
-                    self.ready.pop_front();
-                    disk.unlink(&path).await?;
-                    continue;
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    self.ready.pop_front();
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            write_full(disk, &file, vec![0; PAGE_SIZE], 0).await?;
-            disk.sync_data(&file).await.map_err(failed_sync)?;
-            self.ready.pop_front();
-            self.paused = false;
-            return Ok((number, file));
-        }
-        self.paused = false;
+        self.paused.set(false);
         loop {
-            match self.make_some(disk, layout, size).await? {
-                Made::Part => {}
-                Made::Whole => {
-                    // It is all zeros and synced already, so it needs no preparation.
-                    let number = self.ready.pop_back().unwrap_or_default();
-                    return Ok((number, disk.open_write(&layout.spare(number)).await?));
+            if let Some(spare) = self.take_ready(disk, layout, size).await? {
+                return Ok(spare);
+            }
+            let mut making = self.making.lock().await;
+            // The step that was waited for may have been the last.
+            if self.has_one() {
+                continue;
+            }
+            let number = loop {
+                if let Some(number) = self.make_some(disk, layout, size, &mut making).await? {
+                    break number;
+                }
+            };
+            // It is all zeros and synced already, so it needs no preparation.
+            return Ok((number, disk.open_write(&layout.spare(number)).await?));
+        }
+    }
+
+    /// Prepares one that is there.
+    async fn take_ready<D: Disk>(
+        &self,
+        disk: &D,
+        layout: &Layout,
+        size: SegmentSize,
+    ) -> io::Result<Option<(u64, D::File)>> {
+        loop {
+            let Some(number) = self.pop_ready() else { return Ok(None) };
+            match prepare(disk, layout, size, number).await {
+                Ok(Some(file)) => return Ok(Some((number, file))),
+                Ok(None) => {}
+                Err(error) => {
+                    self.ready.borrow_mut().push_front(number);
+                    return Err(error);
                 }
             }
         }
+    }
+
+    fn pop_ready(&self) -> Option<u64> {
+        self.ready.borrow_mut().pop_front()
     }
 
     /// Is there one that need not be written first?
     pub(super) fn has_one(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.borrow().is_empty()
     }
 
     /// A spare could not be given its WAL name.
-    pub(super) fn give_back(&mut self, number: u64) {
-        self.ready.push_back(number);
+    pub(super) fn give_back(&self, number: u64) {
+        self.ready.borrow_mut().push_back(number);
     }
 
-    /// Writes part of a spare, if one is wanted.
+    /// Writes part of a spare, if one is wanted and nobody else is at it.
     pub(super) async fn tend<D: Disk>(
-        &mut self,
+        &self,
         disk: &D,
         layout: &Layout,
         size: SegmentSize,
     ) -> io::Result<Tended> {
-        if self.paused || self.ready.len() + self.unsynced.len() >= MADE_AHEAD {
+        if self.paused.get() || self.count() >= MADE_AHEAD {
             return Ok(Tended::Idle);
         }
-        match self.make_some(disk, layout, size).await {
-            Ok(_) => Ok(Tended::More),
+        let Ok(mut making) = self.making.try_lock() else { return Ok(Tended::Idle) };
+        match self.make_some(disk, layout, size, &mut making).await {
+            Ok(whole) => {
+                self.ready.borrow_mut().extend(whole);
+                Ok(Tended::More)
+            }
             // Room for WAL comes before room for a spare: try again when one is taken.
             Err(error) if is_no_space(&error) => {
-                self.paused = true;
+                self.paused.set(true);
                 Ok(Tended::Idle)
             }
             Err(error) => {
-                self.paused = true;
+                self.paused.set(true);
                 Err(error)
             }
         }
     }
 
+    fn count(&self) -> usize {
+        self.ready.borrow().len() + self.unsynced.borrow().len()
+    }
+
     /// The number for a recycled segment, if one more spare is wanted.
-    pub(super) fn place_for_recycled(&mut self) -> Option<u64> {
-        if self.ready.len() + self.unsynced.len() >= MAX_SPARES {
-            return None;
-        }
-        let number = self.next;
-        self.next += 1;
-        Some(number)
+    pub(super) fn place_for_recycled(&self) -> Option<u64> {
+        (self.count() < MAX_SPARES).then(|| self.new_number())
+    }
+
+    fn new_number(&self) -> u64 {
+        self.next.replace(self.next.get() + 1)
     }
 
     /// Removes a spare, if there is one, to free its space.
-    pub(super) async fn give_up_one<D: Disk>(
-        &mut self,
-        disk: &D,
-        layout: &Layout,
-    ) -> io::Result<()> {
-        match self.ready.pop_front() {
+    pub(super) async fn give_up_one<D: Disk>(&self, disk: &D, layout: &Layout) -> io::Result<()> {
+        match self.pop_ready() {
             Some(number) => disk.unlink(&layout.spare(number)).await,
             None => Ok(()),
         }
     }
 
     /// A segment was renamed to the spare of this number.
-    pub(super) fn recycled(&mut self, number: u64) {
-        self.unsynced.push(number);
+    pub(super) fn recycled(&self, number: u64) {
+        self.unsynced.borrow_mut().push(number);
     }
 
-    /// The directory was synced, so recycled files are ours.
-    pub(super) fn names_synced(&mut self) {
-        self.ready.extend(self.unsynced.drain(..));
-        self.paused = false;
+    /// Are there recycled ones that wait for a sync of the directory?
+    pub(super) fn wait_for_sync(&self) -> bool {
+        !self.unsynced.borrow().is_empty()
     }
 
-    /// Writes one more step of a spare; on failure everything written is removed.
+    /// Those that a sync of the directory that begins now makes ours. What is recycled during the
+    /// sync waits for the next one. After a failed sync they are left to the next start.
+    pub(super) fn take_unsynced(&self) -> Vec<u64> {
+        self.unsynced.take()
+    }
+
+    /// The directory was synced, so these are ours.
+    pub(super) fn names_synced(&self, recycled: Vec<u64>) {
+        self.ready.borrow_mut().extend(recycled);
+        self.paused.set(false);
+    }
+
+    /// All of them were moved aside with the rest of `pg_wal`.
+    pub(super) async fn clear(&self) {
+        self.ready.borrow_mut().clear();
+        self.unsynced.borrow_mut().clear();
+        *self.making.lock().await = None;
+        self.paused.set(false);
+    }
+
+    /// Writes one more step of a spare; returns its number when it is whole. On failure
+    /// everything written is removed.
     async fn make_some<D: Disk>(
-        &mut self,
+        &self,
         disk: &D,
         layout: &Layout,
         size: SegmentSize,
-    ) -> io::Result<Made> {
-        let (number, written) = self.making.unwrap_or_else(|| {
-            self.next += 1;
-            (self.next - 1, 0)
-        });
+        making: &mut Option<Making>,
+    ) -> io::Result<Option<u64>> {
+        let one = making.take();
+        let Making { number, written } =
+            one.unwrap_or_else(|| Making { number: self.new_number(), written: 0 });
         let path = layout.spare(number);
         let temporary = Layout::temporary(&path);
-        self.making = None;
         match write_step(disk, &temporary, written, size).await {
             Ok(written) if written < size.bytes() => {
-                self.making = Some((number, written));
-                Ok(Made::Part)
+                *making = Some(Making { number, written });
+                Ok(None)
             }
             Ok(_) => {
                 disk.rename(&temporary, &path).await?;
-                self.ready.push_back(number);
-                Ok(Made::Whole)
+                Ok(Some(number))
             }
             Err(error) => {
                 // This frees the space. If it fails too, the next start removes the file.
@@ -191,9 +233,26 @@ impl Spares {
     }
 }
 
-enum Made {
-    Part,
-    Whole,
+/// Clears the first page of a spare. Returns `None` when it is not there, or is none.
+async fn prepare<D: Disk>(
+    disk: &D,
+    layout: &Layout,
+    size: SegmentSize,
+    number: u64,
+) -> io::Result<Option<D::File>> {
+    let path = layout.spare(number);
+    let file = match disk.open_write(&path).await {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if disk.len(&file).await? != size.bytes() {
+        disk.unlink(&path).await?;
+        return Ok(None);
+    }
+    write_full(disk, &file, vec![0; PAGE_SIZE], 0).await?;
+    disk.sync_data(&file).await.map_err(failed_sync)?;
+    Ok(Some(file))
 }
 
 /// Writes zeros from `written` on and returns how long the file is now; the last step syncs.

@@ -4,10 +4,11 @@
 //! The order inside each job makes a crash harmless: content before name, name before hand-over,
 //! data before what refers to it.
 
+use super::complete::Complete;
+use super::completions::Completions;
 use super::job::{Job, JobDone, JobKind};
 use super::open_files::OpenFiles;
 use super::restored::Restored;
-use super::retain::Completions;
 use super::spares::Spares;
 use crate::cluster::instance::InstanceId;
 use crate::store::append::Begun;
@@ -16,7 +17,6 @@ use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::disk::Disk;
 use crate::store::durable::failed_sync;
 use crate::store::durable::{read_full, replace_durably, write_full};
-use crate::store::layout::ArchiveFile;
 use crate::store::layout::{Layout, Listing, SegmentRange};
 use crate::store::notes::{BegunNote, HaltedNote};
 use crate::store::retention::{Holds, Policy};
@@ -24,24 +24,12 @@ use crate::store::switch::heirs;
 use crate::store::tail::leading_rest;
 use crate::wal::page::LONG_HEADER;
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
-use tracing::warn;
-
-/// The most old segments removed in one step of background work.
-const REMOVALS_A_STEP: usize = 8;
-
-/// Is there more background work?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tended {
-    /// Some was done; ask again when no job waits.
-    More,
-    /// Nothing is left to do.
-    Idle,
-}
 
 /// Does the file work.
 pub struct Keeper<D: Disk> {
@@ -49,25 +37,25 @@ pub struct Keeper<D: Disk> {
     pub(super) layout: Layout,
     pub(super) holds: Arc<Holds>,
     pub(super) policy: Policy,
-    pub(super) cluster: Option<Cluster>,
-    pub(super) size: Option<SegmentSize>,
+    pub(super) cluster: RefCell<Option<Cluster>>,
+    pub(super) size: Cell<Option<SegmentSize>>,
     pub(super) spares: Spares,
-    /// Complete segments on disk, of every timeline, oldest range first.
-    pub(super) complete: Vec<SegmentRange>,
+    /// Complete segments on disk.
+    pub(super) complete: Complete,
     /// When segments were completed, as far as this had to be known.
     pub(super) completed: Completions,
     /// Open segments on disk.
-    pub(super) partials: BTreeSet<(TimelineId, SegmentNo)>,
+    pub(super) partials: RefCell<BTreeSet<(TimelineId, SegmentNo)>>,
     /// Where the next start's walk would begin.
-    pub(super) walk_start: Option<Lsn>,
+    pub(super) walk_start: Cell<Option<Lsn>>,
     /// Segments before this one may go, by the plan in force. Before the first plan, none may.
-    pub(super) horizon: SegmentNo,
+    pub(super) horizon: Cell<SegmentNo>,
     /// The position up to which segments were completed since retention last ran.
-    pub(super) completed_upto: Option<(TimelineId, Lsn)>,
+    pub(super) completed_upto: Cell<Option<(TimelineId, Lsn)>>,
     /// The time of day, as last told. `None` before it was told.
-    pub(super) now: Option<SystemTime>,
+    pub(super) now: Cell<Option<SystemTime>>,
     /// Names were removed or changed since the directory was synced.
-    pub(super) unsynced_names: bool,
+    pub(super) unsynced_names: Cell<bool>,
     /// Segments from the archive.
     pub(super) restored: Restored,
     pub(super) open: OpenFiles<D>,
@@ -88,18 +76,18 @@ impl<D: Disk> Keeper<D> {
             disk,
             layout,
             holds,
-            size,
-            cluster,
+            size: Cell::new(size),
+            cluster: RefCell::new(cluster),
             policy: Policy::default(),
             completed: Completions::default(),
-            completed_upto: None,
-            now: None,
+            completed_upto: Cell::new(None),
+            now: Cell::new(None),
             spares: Spares::new(&listing.spares),
-            complete: complete_ranges(listing, complete),
-            partials: listing.partials.iter().copied().collect(),
-            walk_start: None,
-            horizon: SegmentNo::new(0),
-            unsynced_names: false,
+            complete: Complete::new(listing, complete),
+            partials: RefCell::new(listing.partials.iter().copied().collect()),
+            walk_start: Cell::new(None),
+            horizon: Cell::new(SegmentNo::new(0)),
+            unsynced_names: Cell::new(false),
             restored: Restored::default(),
             open: OpenFiles::default(),
         }
@@ -111,7 +99,7 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Does one job.
-    pub async fn run(&mut self, job: Job) -> JobDone<D::File> {
+    pub async fn run(&self, job: Job) -> JobDone<D::File> {
         let kind = job.kind();
         let done = match job {
             Job::Prepare { tli, no, keep } => self.prepare(tli, no, keep).await,
@@ -158,42 +146,6 @@ impl<D: Disk> Keeper<D> {
         done.unwrap_or_else(|error| JobDone::Failed { job: kind, error })
     }
 
-    /// Background work, when no job waits: removes what nobody needs, and makes one spare ahead
-    /// of need. A failure here is reported and retried after the next job.
-    pub async fn tend(&mut self) -> io::Result<Tended> {
-        let Some(size) = self.size else { return Ok(Tended::Idle) };
-        if self.remove_some(size).await? == Tended::More
-            || self.remove_restored().await? == Tended::More
-        {
-            return Ok(Tended::More);
-        }
-        self.sync_names().await?;
-        self.spares.tend(&self.disk, &self.layout, size).await
-    }
-
-    /// Makes renames and removals durable: recycled files are ours from then on.
-    async fn sync_names(&mut self) -> io::Result<()> {
-        if self.unsynced_names {
-            self.disk.sync_dir(self.layout.wal()).await?;
-            self.unsynced_names = false;
-            self.spares.names_synced();
-        }
-        Ok(())
-    }
-
-    /// When there is no spare, looks for segments to recycle before one is written. Writing a
-    /// spare costs as much as writing the WAL that goes into it, and a keeper that always has a
-    /// job never gets to make one in advance.
-    async fn recycle_for(&mut self, size: SegmentSize) -> io::Result<()> {
-        if self.spares.has_one() {
-            return Ok(());
-        }
-        if let Err(error) = self.remove_some(size).await {
-            warn!("could not recycle WAL segments: {error}");
-        }
-        self.sync_names().await.map_err(failed_sync)
-    }
-
     /// Makes `<segment>.partial` ready.
     ///
     /// A new one comes from a spare: its first page is zeroed and synced while it has no WAL
@@ -201,7 +153,7 @@ impl<D: Disk> Keeper<D> {
     /// One that exists already (after a restart, or when space ran out) is cleared past `keep`,
     /// and so are the ones after it.
     async fn prepare(
-        &mut self,
+        &self,
         tli: TimelineId,
         no: SegmentNo,
         keep: Lsn,
@@ -226,16 +178,17 @@ impl<D: Disk> Keeper<D> {
         };
         self.disk.sync_dir(self.layout.wal()).await.map_err(failed_sync)?;
         self.open.note(tli, no, &file);
-        self.partials.insert((tli, no));
+        self.partials.borrow_mut().insert((tli, no));
         Ok(JobDone::Prepared { tli, no, file })
     }
 
     /// Once an open segment is written again, what lies in later segments from an earlier
     /// attempt must not follow it.
-    async fn clear_later(&mut self, name: SegmentName) -> io::Result<()> {
+    async fn clear_later(&self, name: SegmentName) -> io::Result<()> {
         let later = (name.tli, name.no.next())..=(name.tli, SegmentNo::new(u64::MAX));
-        for (_, no) in self.partials.range(later) {
-            let name = SegmentName { no: *no, ..name };
+        let later: Vec<_> = self.partials.borrow().range(later).copied().collect();
+        for (_, no) in later {
+            let name = SegmentName { no, ..name };
             let file = match self.disk.open_write(&self.layout.partial(name)).await {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 other => other?,
@@ -246,33 +199,21 @@ impl<D: Disk> Keeper<D> {
         Ok(())
     }
 
-    async fn finalize(&mut self, tli: TimelineId, no: SegmentNo) -> io::Result<JobDone<D::File>> {
+    async fn finalize(&self, tli: TimelineId, no: SegmentNo) -> io::Result<JobDone<D::File>> {
         let name = self.name(tli, no)?;
         let (from, to) = (self.layout.partial(name), self.layout.segment(name));
         self.disk.rename(&from, &to).await?;
         self.disk.sync_dir(self.layout.wal()).await.map_err(failed_sync)?;
-        self.partials.remove(&(tli, no));
+        self.partials.borrow_mut().remove(&(tli, no));
         self.archive_segment(name).await;
         self.completed.finished(no);
-        self.completed_upto = Some((tli, no.end(name.size)));
-        let range = self.complete.iter_mut().rev().find(|range| range.tli == tli);
-        match range {
-            Some(range) if range.newest.next() == no => range.newest = no,
-            _ => {
-                self.complete.push(SegmentRange { tli, oldest: no, newest: no });
-                self.complete.sort_unstable_by_key(|range| (range.tli, range.oldest));
-            }
-        }
+        self.complete.add(tli, no);
+        self.completed_upto.set(Some((tli, no.end(name.size))));
         Ok(JobDone::Finalized { tli, no })
     }
 
     /// Looks at the first page, which is synced, and notes how far its bytes reach.
-    async fn begin(
-        &mut self,
-        tli: TimelineId,
-        start: Lsn,
-        upto: Lsn,
-    ) -> io::Result<JobDone<D::File>> {
+    async fn begin(&self, tli: TimelineId, start: Lsn, upto: Lsn) -> io::Result<JobDone<D::File>> {
         let size = self.segment_size()?;
         let file = self.open(tli, start.segment(size)).await?;
         let header = read_full(&self.disk, &file, LONG_HEADER, 0).await?;
@@ -285,22 +226,30 @@ impl<D: Disk> Keeper<D> {
         Ok(JobDone::Begun { tli, begun })
     }
 
-    pub(super) async fn open(&mut self, tli: TimelineId, no: SegmentNo) -> io::Result<D::File> {
+    pub(super) async fn open(&self, tli: TimelineId, no: SegmentNo) -> io::Result<D::File> {
         let name = self.name(tli, no)?;
         if let Some(file) = self.open.held(tli, no) {
             return Ok(file);
         }
-        let mut found = Err(io::ErrorKind::NotFound.into());
-        for path in self.places(name) {
-            found = self.disk.open_read(&path).await;
-            match &found {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                _ => break,
-            }
-        }
-        let file = found?;
+        let _opening = self.open.opening(tli, no);
+        let file = match self.look_for(name).await {
+            // It may have got its final name between one look and the next.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.look_for(name).await?,
+            found => found?,
+        };
         self.open.note(tli, no, &file);
         Ok(file)
+    }
+
+    /// Opens the first place that has the segment.
+    async fn look_for(&self, name: SegmentName) -> io::Result<D::File> {
+        for path in self.places(name) {
+            match self.disk.open_read(&path).await {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                found => return found,
+            }
+        }
+        Err(io::ErrorKind::NotFound.into())
     }
 
     /// Where a segment's bytes may be, the best place first. What was moved aside counts too: a
@@ -308,7 +257,8 @@ impl<D: Disk> Keeper<D> {
     /// Nothing else in that folder is ever requested.
     fn places(&self, name: SegmentName) -> Vec<PathBuf> {
         let mut places = vec![self.layout.segment(name), self.layout.partial(name)];
-        let Some(cluster) = &self.cluster else { return places };
+        let cluster = self.cluster.borrow();
+        let Some(cluster) = &*cluster else { return places };
         if let Some(sealed) = cluster.sealed.iter().find(|sealed| sealed.tli == name.tli) {
             let aside = self.layout.diverged(sealed.tli, sealed.end);
             for path in places.clone() {
@@ -325,7 +275,7 @@ impl<D: Disk> Keeper<D> {
     /// The note about the beginning is removed before the WAL it covers. Then the names move: a
     /// start that finds the cluster without its WAL begins again at its old position, meets the
     /// gap again and comes back here. History files stay.
-    async fn set_aside(&mut self, instance: InstanceId) -> io::Result<JobDone<D::File>> {
+    async fn set_aside(&self, instance: InstanceId) -> io::Result<JobDone<D::File>> {
         self.check_all_archived()?;
         match self.disk.unlink(&self.layout.begun()).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -351,16 +301,16 @@ impl<D: Disk> Keeper<D> {
         self.disk.sync_dir(self.layout.root()).await.map_err(failed_sync)?;
         let empty = ControlFile { instance, cluster: None };
         replace_durably(&self.disk, &self.layout.control(), empty.encode()).await?;
-        self.cluster = None;
-        self.spares = Spares::new(&[]);
+        self.cluster.replace(None);
+        self.spares.clear().await;
         self.complete.clear();
-        self.partials.clear();
-        self.open = OpenFiles::default();
-        self.walk_start = None;
-        self.horizon = SegmentNo::new(0);
-        self.completed = Completions::default();
-        self.unsynced_names = false;
-        self.restored = Restored::default();
+        self.partials.borrow_mut().clear();
+        self.open.clear();
+        self.walk_start.set(None);
+        self.horizon.set(SegmentNo::new(0));
+        self.completed.clear();
+        self.unsynced_names.set(false);
+        self.restored.clear();
         self.lose_slots().await?;
         Ok(JobDone::Done(JobKind::SetAside))
     }
@@ -374,7 +324,7 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Readers see the old text or the new one; after a crash it may be gone.
-    async fn save_state(&mut self, text: String) -> io::Result<JobDone<D::File>> {
+    async fn save_state(&self, text: String) -> io::Result<JobDone<D::File>> {
         let path = self.layout.state();
         let temporary = Layout::temporary(&path);
         let file = self.disk.create(&temporary).await?;
@@ -383,72 +333,19 @@ impl<D: Disk> Keeper<D> {
         Ok(JobDone::Done(JobKind::SaveState))
     }
 
-    /// Removes some of what lies before the horizon, oldest first. A segment becomes a
-    /// spare if one is wanted and nobody has its file open.
-    async fn remove_some(&mut self, size: SegmentSize) -> io::Result<Tended> {
-        for _ in 0..REMOVALS_A_STEP {
-            let gone = |range: &SegmentRange| range.oldest < self.horizon;
-            let Some(index) = self.complete.iter().position(gone) else {
-                return Ok(Tended::Idle);
-            };
-            let Some(range) = self.complete.get_mut(index) else { return Ok(Tended::Idle) };
-            let (tli, no) = (range.tli, range.oldest);
-            let name = SegmentName { tli, no, size };
-            let path = self.layout.segment(name);
-            let held = self.open.take_held(tli, no)
-                || self.holds.backlog.may_be_read(ArchiveFile::Segment(name));
-            let removed = match self.spares.place_for_recycled() {
-                Some(number) if !held => {
-                    let renamed = self.disk.rename(&path, &self.layout.spare(number)).await;
-                    renamed.map(|()| self.spares.recycled(number))
-                }
-                _ => self.disk.unlink(&path).await,
-            };
-            match removed {
-                // Somebody else removed it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => other?,
-            }
-            self.unsynced_names = true;
-            self.forget_archived(name).await;
-            let Some(range) = self.complete.get_mut(index) else { return Ok(Tended::Idle) };
-            if range.oldest == range.newest {
-                self.complete.remove(index);
-            } else {
-                range.oldest = no.next();
-            }
-        }
-        Ok(Tended::More)
-    }
-
     pub(super) fn name(&self, tli: TimelineId, no: SegmentNo) -> io::Result<SegmentName> {
         Ok(SegmentName { tli, no, size: self.segment_size()? })
     }
 
     pub(super) fn segment_size(&self) -> io::Result<SegmentSize> {
-        self.size.ok_or_else(|| io::Error::other("the cluster is not known yet"))
+        self.size.get().ok_or_else(|| io::Error::other("the cluster is not known yet"))
     }
-}
-
-/// The complete segments in a listing, and those that recovery named after it.
-pub(super) fn complete_ranges(
-    listing: &Listing,
-    complete: Option<SegmentRange>,
-) -> Vec<SegmentRange> {
-    let mut ranges = listing.segments.clone();
-    if let Some(range) = complete {
-        ranges.retain(|old| {
-            old.tli != range.tli || old.oldest > range.newest || old.newest < range.oldest
-        });
-        ranges.push(range);
-        ranges.sort_unstable_by_key(|range| (range.tli, range.oldest));
-    }
-    ranges
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keeper::Tended;
     use crate::store::directory::Directory;
     use crate::store::disk::run_ready;
     use crate::store::plain_disk::PlainDisk;
@@ -493,8 +390,8 @@ mod tests {
             start: Lsn::new(FIRST * MIB),
             sealed: Vec::new(),
         };
-        let mut keeper = Keeper::new(PlainDisk, layout, holds, &listing, None, Some(cluster));
-        let mut run = |job| run_ready(keeper.run(job)).unwrap();
+        let keeper = Keeper::new(PlainDisk, layout, holds, &listing, None, Some(cluster));
+        let run = |job| run_ready(keeper.run(job)).unwrap();
 
         // A lagging standby reads what was recovered; then the upstream continues the segment.
         let no = SegmentNo::new(FIRST);
@@ -546,10 +443,10 @@ mod tests {
         let inode = std::fs::metadata(path(old)).unwrap().ino();
         let holds = Arc::new(Holds::new(old.start(size)));
         let complete = Some(SegmentRange { tli, oldest: old, newest: old });
-        let mut keeper =
+        let keeper =
             Keeper::new(PlainDisk, layout.clone(), holds, &Listing::default(), complete, None);
-        keeper.size = Some(size);
-        keeper.horizon = next;
+        keeper.size.set(Some(size));
+        keeper.horizon.set(next);
 
         let keep = next.start(size);
         let done = run_ready(keeper.run(Job::Prepare { tli, no: next, keep })).unwrap();

@@ -263,7 +263,7 @@ fn is_urgent(job: &Job) -> bool {
 }
 
 /// The keeper's loop.
-pub(crate) async fn keep(process: Rc<Process>, mut keeper: Keeper<PlantedDisk>) {
+pub(crate) async fn keep(process: Rc<Process>, keeper: Keeper<PlantedDisk>) {
     loop {
         let order = process.orders.borrow_mut().pop_front();
         match order {

@@ -759,7 +759,7 @@ impl<P: Plant> World<P> {
 
 /// The keeper's loop.
 async fn work<D: Disk>(
-    mut keeper: Keeper<D>,
+    keeper: Keeper<D>,
     jobs: Rc<RefCell<VecDeque<Job>>>,
     answers: Rc<RefCell<Vec<JobDone<D::File>>>>,
 ) {

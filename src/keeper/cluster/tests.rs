@@ -43,13 +43,13 @@ fn keeper(folder: &Path) -> (Keeper<PlainDisk>, Layout) {
     let control = ControlFile { instance: InstanceId::new(3), cluster: Some(cluster) };
     let holds = Arc::new(Holds::new(Lsn::new(OPEN * MIB)));
     let listing = Listing::default();
-    let mut keeper = Keeper::new(PlainDisk, layout.clone(), holds, &listing, None, None);
-    let done = run(&mut keeper, Job::SaveControl(Box::new(control)));
+    let keeper = Keeper::new(PlainDisk, layout.clone(), holds, &listing, None, None);
+    let done = run(&keeper, Job::SaveControl(Box::new(control)));
     assert!(matches!(done, JobDone::Done(JobKind::SaveControl)), "{done:?}");
     (keeper, layout)
 }
 
-fn run(keeper: &mut Keeper<PlainDisk>, job: Job) -> JobDone {
+fn run(keeper: &Keeper<PlainDisk>, job: Job) -> JobDone {
     run_ready(keeper.run(job)).unwrap()
 }
 
@@ -65,14 +65,14 @@ fn leave_for(to: u32, at: u64) -> Job {
 #[test]
 fn what_a_failed_switch_would_have_decided_is_not_written_with_something_else() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut keeper, layout) = keeper(folder.path());
+    let (keeper, layout) = keeper(folder.path());
     // There is nothing to make the fork segment from.
-    let done = run(&mut keeper, leave_for(2, 100));
+    let done = run(&keeper, leave_for(2, 100));
     assert!(matches!(done, JobDone::Failed { job: JobKind::Switch, .. }), "{done:?}");
     let parameters = vec![("in_hot_standby".to_owned(), "on".to_owned())];
     let data_directory_mode = "0750".to_owned();
     let job = Job::SaveIdentity { data_directory_mode, parameters: parameters.clone() };
-    let done = run(&mut keeper, job);
+    let done = run(&keeper, job);
     assert!(matches!(done, JobDone::Done(JobKind::SaveIdentity)), "{done:?}");
     let cluster = on_disk(&layout);
     assert_eq!((cluster.timeline, &*cluster.data_directory_mode), (tli(1), "0750"));
@@ -82,13 +82,13 @@ fn what_a_failed_switch_would_have_decided_is_not_written_with_something_else() 
 #[test]
 fn a_switch_that_was_decided_is_finished_whatever_is_asked_for_later() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut keeper, layout) = keeper(folder.path());
+    let (keeper, layout) = keeper(folder.path());
     std::fs::write(partial(&layout), vec![7; MIB as usize]).unwrap();
     let end = Lsn::new(OPEN * MIB + 100);
     std::fs::write(layout.history(tli(2)), format!("1\t{end}\tof the promotion\n")).unwrap();
     // Nothing can be moved aside.
     std::fs::write(layout.all_diverged(), "").unwrap();
-    let done = run(&mut keeper, leave_for(2, 100));
+    let done = run(&keeper, leave_for(2, 100));
     assert!(matches!(done, JobDone::Failed { job: JobKind::Switch, .. }), "{done:?}");
     assert_eq!(on_disk(&layout).timeline, tli(2), "it was decided");
     // A caller may still pass the parent's position: nothing past the end counts.
@@ -96,16 +96,16 @@ fn a_switch_that_was_decided_is_finished_whatever_is_asked_for_later() {
     assert_eq!(keeper.within(tli(1), Lsn::new(OPEN * MIB + 50)), Lsn::new(OPEN * MIB + 50));
 
     std::fs::remove_file(layout.all_diverged()).unwrap();
-    let done = run(&mut keeper, leave_for(3, 200));
+    let done = run(&keeper, leave_for(3, 200));
     let JobDone::Switched(wal) = done else { panic!("{done:?}") };
     assert_eq!(wal.walker.rules().tli, tli(2));
     let cluster = on_disk(&layout);
     assert_eq!((cluster.timeline, cluster.sealed.len()), (tli(2), 1));
     assert!(!partial(&layout).exists() && layout.diverged(tli(1), end).exists());
 
-    let done = run(&mut keeper, leave_for(3, 200));
+    let done = run(&keeper, leave_for(3, 200));
     assert!(matches!(done, JobDone::Switched(_)), "asked again, it is done again: {done:?}");
     let other = Switch { from: tli(4), to: tli(5), at: end };
-    let done = run(&mut keeper, Job::Switch(other));
+    let done = run(&keeper, Job::Switch(other));
     assert!(matches!(done, JobDone::Failed { job: JobKind::Switch, .. }), "{done:?}");
 }

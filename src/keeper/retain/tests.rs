@@ -79,12 +79,12 @@ impl World {
     }
 }
 
-fn run(keeper: &mut Keeper<PlainDisk>, job: Job) -> JobDone {
+fn run(keeper: &Keeper<PlainDisk>, job: Job) -> JobDone {
     run_ready(keeper.run(job)).unwrap()
 }
 
 /// One round of retention with files: which sessions have to end, and whether WAL may come in.
-fn retain(keeper: &mut Keeper<PlainDisk>, seconds: u64) -> (Vec<u32>, Receiving) {
+fn retain(keeper: &Keeper<PlainDisk>, seconds: u64) -> (Vec<u32>, Receiving) {
     let newest = Lsn::new(NEWEST * MIB + 5);
     let done = run(keeper, Job::Retain { tli: TimelineId::FIRST, newest, now: at(seconds) });
     assert!(matches!(done, JobDone::Done(_)), "{done:?}");
@@ -93,7 +93,7 @@ fn retain(keeper: &mut Keeper<PlainDisk>, seconds: u64) -> (Vec<u32>, Receiving)
 }
 
 /// A slot on disk that keeps WAL from `from` on.
-fn create(keeper: &mut Keeper<PlainDisk>, name: &str, origin: Origin, from: u64) {
+fn create(keeper: &Keeper<PlainDisk>, name: &str, origin: Origin, from: u64) {
     let name = SlotName::parse(name).unwrap();
     let create = Create {
         name: name.clone(),
@@ -116,12 +116,12 @@ fn report(keeper: &Keeper<PlainDisk>, name: &str, pid: u32, flush: u64) {
 #[test]
 fn a_slot_keeps_wal_by_what_is_on_disk_and_over_a_restart() {
     let world = World::new();
-    let mut keeper = world.open(Policy::default());
-    create(&mut keeper, "s", Origin::Asked, 20);
-    retain(&mut keeper, 0);
+    let keeper = world.open(Policy::default());
+    create(&keeper, "s", Origin::Asked, 20);
+    retain(&keeper, 0);
     assert_eq!(world.first(), 20);
     report(&keeper, "s", 7, 50);
-    retain(&mut keeper, 1);
+    retain(&keeper, 1);
     assert_eq!(world.slot("s").restart_lsn, Some(Lsn::new(50 * MIB)));
     assert_eq!(world.first(), 50);
 
@@ -129,14 +129,14 @@ fn a_slot_keeps_wal_by_what_is_on_disk_and_over_a_restart() {
     report(&keeper, "s", 7, 60);
     drop(keeper);
     std::fs::write(world.layout.slots().join("s.tmp"), "half").unwrap();
-    let mut keeper = world.open(Policy::default());
+    let keeper = world.open(Policy::default());
     assert!(!world.layout.slots().join("s.tmp").exists());
-    retain(&mut keeper, 2);
+    retain(&keeper, 2);
     assert_eq!(world.first(), 50);
-    let done = run(&mut keeper, Job::DropSlot(SlotName::parse("s").unwrap()));
+    let done = run(&keeper, Job::DropSlot(SlotName::parse("s").unwrap()));
     assert!(matches!(done, JobDone::Done(_)), "{done:?}");
     assert!(!world.layout.slots().join("s").exists());
-    retain(&mut keeper, 3);
+    retain(&keeper, 3);
     assert_eq!(world.first(), NEWEST - MIN_KEPT_SEGMENTS);
     assert!(world.open(Policy::default()).holds.slots.lock().is_empty());
 }
@@ -144,8 +144,8 @@ fn a_slot_keeps_wal_by_what_is_on_disk_and_over_a_restart() {
 #[test]
 fn a_damaged_slot_keeps_the_hub_from_starting() {
     let world = World::new();
-    let mut keeper = world.open(Policy::default());
-    create(&mut keeper, "s", Origin::Asked, 20);
+    let keeper = world.open(Policy::default());
+    create(&keeper, "s", Origin::Asked, 20);
     std::fs::copy(world.layout.slots().join("s"), world.layout.slots().join("t")).unwrap();
     let fault = run_ready(keeper.load_slots()).unwrap().unwrap_err();
     assert!(fault.to_string().contains("slots/t"), "{fault}");
@@ -159,16 +159,16 @@ fn a_damaged_slot_keeps_the_hub_from_starting() {
 fn out_of_its_limit_a_slot_loses_its_wal_and_its_user_has_to_go() {
     let world = World::new();
     let policy = Policy { max_slot_wal_keep_size: Some(30 * MIB), ..Policy::default() };
-    let mut keeper = world.open(policy);
-    create(&mut keeper, "near", Origin::Asked, 75);
-    create(&mut keeper, "far", Origin::Asked, 69);
+    let keeper = world.open(policy);
+    create(&keeper, "near", Origin::Asked, 75);
+    create(&keeper, "far", Origin::Asked, 69);
     report(&keeper, "far", 7, 69);
-    assert_eq!(retain(&mut keeper, 0), (vec![7], Receiving::Open));
+    assert_eq!(retain(&keeper, 0), (vec![7], Receiving::Open));
     let far = world.slot("far");
     assert_eq!((far.restart_lsn, far.invalidated), (None, Some(Cause::WalRemoved)));
     assert_eq!(world.slot("near").invalidated, None);
     assert_eq!(world.first(), 75, "what nobody can need goes, limit or not");
-    assert_eq!(retain(&mut keeper, 1), (vec![], Receiving::Open));
+    assert_eq!(retain(&keeper, 1), (vec![], Receiving::Open));
 }
 
 #[test]
@@ -179,21 +179,21 @@ fn slots_that_nobody_uses_are_invalidated_or_dropped_in_time() {
         auto_created_ttl: Duration::from_secs(100),
         ..Policy::default()
     };
-    let mut keeper = world.open(policy);
-    create(&mut keeper, "asked", Origin::Asked, 20);
-    create(&mut keeper, "auto", Origin::AutoCreated, 30);
+    let keeper = world.open(policy);
+    create(&keeper, "asked", Origin::Asked, 20);
+    create(&keeper, "auto", Origin::AutoCreated, 30);
     report(&keeper, "auto", 7, 30);
-    retain(&mut keeper, 0);
-    retain(&mut keeper, 59);
+    retain(&keeper, 0);
+    retain(&keeper, 59);
     assert_eq!(world.first(), 20);
-    retain(&mut keeper, 60);
+    retain(&keeper, 60);
     assert_eq!(world.slot("asked").invalidated.unwrap().to_string(), "idle_timeout");
     assert_eq!(world.first(), 30);
     let auto = SlotName::parse("auto").unwrap();
     keeper.holds.slots.lock().release(&auto, 7);
-    retain(&mut keeper, 200);
+    retain(&keeper, 200);
     assert!(world.layout.slot(&auto).exists());
-    retain(&mut keeper, 300);
+    retain(&keeper, 300);
     assert!(!world.layout.slot(&auto).exists());
     assert_eq!(keeper.holds.slots.lock().len(), 1);
 }
@@ -207,12 +207,12 @@ fn time_is_that_of_the_files_over_a_restart() {
         file.set_modified(at(1000 + no)).unwrap();
     }
     let policy = Policy { wal_keep_time: Duration::from_secs(100), ..Policy::default() };
-    let mut keeper = world.open(policy);
-    retain(&mut keeper, 1100 + 30);
+    let keeper = world.open(policy);
+    retain(&keeper, 1100 + 30);
     assert_eq!(world.first(), 31, "30 is as old as it may become");
-    retain(&mut keeper, 1100 + 40);
+    retain(&keeper, 1100 + 40);
     assert_eq!(world.first(), 41);
-    retain(&mut keeper, 9000);
+    retain(&keeper, 9000);
     assert_eq!(world.first(), NEWEST - MIN_KEPT_SEGMENTS);
 }
 
@@ -223,20 +223,17 @@ fn segments_completed_before_the_time_is_known_are_not_old() {
         std::fs::remove_file(world.layout.segment(segment(no))).unwrap();
     }
     let wal_keep_time = Duration::from_secs(3600);
-    let mut keeper = world.open(Policy { wal_keep_time, ..Policy::default() });
+    let keeper = world.open(Policy { wal_keep_time, ..Policy::default() });
     let tli = TimelineId::FIRST;
     let newest = OLDEST + 2 * MIN_KEPT_SEGMENTS;
     for no in OLDEST..newest {
         let (no, keep) = (SegmentNo::new(no), Lsn::new(no * MIB));
-        assert!(matches!(
-            run(&mut keeper, Job::Prepare { tli, no, keep }),
-            JobDone::Prepared { .. }
-        ));
-        assert!(matches!(run(&mut keeper, Job::Finalize { tli, no }), JobDone::Finalized { .. }));
+        assert!(matches!(run(&keeper, Job::Prepare { tli, no, keep }), JobDone::Prepared { .. }));
+        assert!(matches!(run(&keeper, Job::Finalize { tli, no }), JobDone::Finalized { .. }));
         run_ready(keeper.retain_if_due()).unwrap();
     }
     let (newest, now) = (Lsn::new(newest * MIB), SystemTime::now());
-    run(&mut keeper, Job::Retain { tli, newest, now });
+    run(&keeper, Job::Retain { tli, newest, now });
     while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
     assert_eq!(world.first(), OLDEST);
 }
@@ -250,18 +247,18 @@ fn on_a_full_disk_rules_and_idle_slots_go_and_then_nothing_comes_in() {
         high_watermark: Some(HighWatermark::Free(u64::MAX)),
         ..Policy::default()
     };
-    let mut keeper = world.open(policy.clone());
-    create(&mut keeper, "used", Origin::Asked, 50);
-    create(&mut keeper, "idle", Origin::Asked, 20);
+    let keeper = world.open(policy.clone());
+    create(&keeper, "used", Origin::Asked, 50);
+    create(&keeper, "idle", Origin::Asked, 20);
     report(&keeper, "used", 7, 50);
-    assert_eq!(retain(&mut keeper, 0), (vec![], Receiving::Paused));
+    assert_eq!(retain(&keeper, 0), (vec![], Receiving::Paused));
     assert!(world.slot("idle").invalidated.is_some());
     assert_eq!(world.slot("used").invalidated, None);
     assert_eq!(world.first(), 50);
 
     let roomy = Policy { high_watermark: Some(HighWatermark::Free(0)), ..policy };
-    let mut keeper = world.open(roomy);
-    assert_eq!(retain(&mut keeper, 1).1, Receiving::Open);
+    let keeper = world.open(roomy);
+    assert_eq!(retain(&keeper, 1).1, Receiving::Open);
     assert!(world.folder.path().exists());
 }
 
@@ -270,8 +267,8 @@ fn on_a_full_disk_rules_and_idle_slots_go_and_then_nothing_comes_in() {
 #[test]
 fn what_lies_before_a_hole_goes_by_the_rules() {
     let world = World::new();
-    let mut keeper = world.open(Policy::default());
-    create(&mut keeper, "s", Origin::Asked, 20);
+    let keeper = world.open(Policy::default());
+    create(&keeper, "s", Origin::Asked, 20);
     drop(keeper);
     for no in [50, 51] {
         std::fs::remove_file(world.layout.segment(segment(no))).unwrap();
@@ -285,30 +282,30 @@ fn what_lies_before_a_hole_goes_by_the_rules() {
 
     // A start removes nothing, and a rule keeps it.
     let keep = Policy { wal_keep_size: 1000 * MIB, ..Policy::default() };
-    let mut keeper = world.open(keep);
+    let keeper = world.open(keep);
     while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
     assert_eq!(here(), all);
-    retain(&mut keeper, 1);
+    retain(&keeper, 1);
     assert_eq!(here(), all);
     assert_eq!(keeper.holds.oldest_kept(), Lsn::new(OLDEST * MIB));
     assert_eq!(keeper.holds.unbroken_from(), Lsn::new(52 * MIB));
 
     // A slot keeps what it needs, as far as that is here, and is not invalidated.
-    let mut keeper = world.open(Policy::default());
-    assert_eq!(retain(&mut keeper, 1), (Vec::new(), Receiving::Open));
+    let keeper = world.open(Policy::default());
+    assert_eq!(retain(&keeper, 1), (Vec::new(), Receiving::Open));
     let needed: Vec<_> = all.iter().copied().filter(|no| *no >= 20).collect();
     assert_eq!(here(), needed);
     assert_eq!(world.slot("s").invalidated, None);
 
     // So does a standby.
-    let mut keeper = world.open(Policy::default());
-    run(&mut keeper, Job::DropSlot(SlotName::parse("s").unwrap()));
+    let keeper = world.open(Policy::default());
+    run(&keeper, Job::DropSlot(SlotName::parse("s").unwrap()));
     let hold = keeper.holds.hold(Lsn::new(30 * MIB)).unwrap();
-    retain(&mut keeper, 1);
+    retain(&keeper, 1);
     let needed: Vec<_> = all.iter().copied().filter(|no| *no >= 30).collect();
     assert_eq!(here(), needed);
     drop(hold);
-    retain(&mut keeper, 2);
+    retain(&keeper, 2);
     assert_eq!(world.first(), NEWEST - MIN_KEPT_SEGMENTS);
     assert_eq!(keeper.holds.holes(), []);
 }

@@ -1,0 +1,104 @@
+//! Background work: what nobody needs is removed or recycled, and one spare is made ahead of
+//! need.
+
+use super::job::Tended;
+use super::work::Keeper;
+use crate::store::disk::Disk;
+use crate::store::durable::failed_sync;
+use crate::store::layout::ArchiveFile;
+use crate::wal::{SegmentName, SegmentSize};
+use std::io;
+use tracing::warn;
+
+/// The most old segments that are removed while a job waits for a spare.
+const REMOVALS_FOR_A_SPARE: usize = 8;
+
+impl<D: Disk> Keeper<D> {
+    /// One step of background work: removes a segment that nobody needs, or writes a part of a
+    /// spare. A failure here is reported and retried after the next job.
+    pub async fn tend(&self) -> io::Result<Tended> {
+        let Some(size) = self.size.get() else { return Ok(Tended::Idle) };
+        if self.remove_one(size).await? == Tended::More
+            || self.remove_restored().await? == Tended::More
+        {
+            return Ok(Tended::More);
+        }
+        self.sync_names().await?;
+        self.spares.tend(&self.disk, &self.layout, size).await
+    }
+
+    /// When there is no spare, looks for a segment to recycle before one is written. Writing a
+    /// spare costs as much as writing the WAL that goes into it.
+    pub(super) async fn recycle_for(&self, size: SegmentSize) -> io::Result<()> {
+        if self.spares.has_one() {
+            return Ok(());
+        }
+        for _ in 0..REMOVALS_FOR_A_SPARE {
+            if self.spares.wait_for_sync() {
+                break;
+            }
+            match self.remove_one(size).await {
+                Ok(Tended::More) => {}
+                Ok(Tended::Idle) => break,
+                Err(error) => {
+                    warn!("could not recycle a WAL segment: {error}");
+                    break;
+                }
+            }
+        }
+        self.sync_names().await.map_err(failed_sync)
+    }
+
+    /// Makes renames and removals durable: what was recycled before the sync began is ours from
+    /// then on.
+    async fn sync_names(&self) -> io::Result<()> {
+        if self.unsynced_names.take() {
+            let recycled = self.spares.take_unsynced();
+            self.disk.sync_dir(self.layout.wal()).await?;
+            self.spares.names_synced(recycled);
+        }
+        Ok(())
+    }
+
+    /// Removes a segment that lies before the horizon. It becomes a spare if one is wanted and
+    /// nobody has its file open.
+    async fn remove_one(&self, size: SegmentSize) -> io::Result<Tended> {
+        let Some((tli, no)) = self.complete.take_before(self.horizon.get()) else {
+            return Ok(Tended::Idle);
+        };
+        let name = SegmentName { tli, no, size };
+        let removed = self.remove_or_recycle(name).await;
+        self.unsynced_names.set(true);
+        match removed {
+            // Somebody else removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                self.complete.put_back(tli, no);
+                return Err(error);
+            }
+            Ok(()) => {}
+        }
+        self.forget_archived(name).await;
+        Ok(Tended::More)
+    }
+
+    async fn remove_or_recycle(&self, name: SegmentName) -> io::Result<()> {
+        let path = self.layout.segment(name);
+        let is_held = || {
+            self.open.is_held(name.tli, name.no)
+                || self.holds.backlog.may_be_read(ArchiveFile::Segment(name))
+        };
+        let number = match self.spares.place_for_recycled() {
+            Some(number) if !is_held() => number,
+            _ => return self.disk.unlink(&path).await,
+        };
+        let spare = self.layout.spare(number);
+        self.disk.rename(&path, &spare).await?;
+        // A reader may have come before the name went.
+        if is_held() {
+            return self.disk.unlink(&spare).await;
+        }
+        self.spares.recycled(number);
+        Ok(())
+    }
+}
