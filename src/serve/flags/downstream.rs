@@ -1,14 +1,16 @@
 //! Flags about what standbys need: retention, slots, feedback.
 
-use super::{Mistake, bytes, mistake, seconds};
-use crate::config::{AutoCreate, FeedbackSettings, HotStandbyFeedback, SlotSettings};
-use crate::store::retention::{ArchiveMode, HighWatermark, Policy, Restorable};
-use crate::upstream::apply::ReportApply;
-use crate::wire::units::SizeUnit;
+use super::values::{Mistake, number, parsed, size, time};
+use crate::config::{AutoCreate, FeedbackSettings, SlotSettings};
+use crate::store::retention::{ArchiveMode, Policy, Restorable};
+use crate::wire::units::{SizeUnit, TimeUnit};
 use clap::Args;
 
 /// PostgreSQL's own upper limit (`MAX_BACKENDS`).
 const MAX_SLOTS: usize = 262_143;
+
+/// The largest size in whole megabytes.
+const MAX_KEPT: u64 = u64::MAX >> 20 << 20;
 
 /// What is kept for standbys, and what the upstream is told of them.
 #[derive(Debug, Args)]
@@ -86,30 +88,28 @@ impl DownstreamFlags {
     fn auto_create(&self) -> Result<Option<AutoCreate>, Mistake> {
         match self.auto_create_slots.as_str() {
             "" => Ok(None),
-            text => text.parse().map(Some).map_err(|e| mistake("auto-create-slots", e)),
+            text => parsed("auto-create-slots", text).map(Some),
         }
     }
 
     pub(super) fn retention(&self, restorable: Restorable) -> Result<Policy, Mistake> {
-        let size =
-            |flag, text: &str| bytes(flag, text, SizeUnit::Megabyte, 0..=u64::MAX >> 20 << 20);
+        let kept = |flag, text: &str| size(flag, text, SizeUnit::Megabyte, 0..=MAX_KEPT);
         let max_slot = match self.max_slot_wal_keep_size.as_str() {
             "-1" | "none" => None,
-            text => Some(size("max-slot-wal-keep-size", text)?),
+            text => Some(kept("max-slot-wal-keep-size", text)?),
         };
         let watermark = match self.disk_high_watermark.as_str() {
             "none" => None,
-            text => {
-                Some(text.parse::<HighWatermark>().map_err(|e| mistake("disk-high-watermark", e))?)
-            }
+            text => Some(parsed("disk-high-watermark", text)?),
         };
         Ok(Policy {
-            wal_keep_size: size("wal-keep-size", &self.wal_keep_size)?,
-            wal_keep_time: seconds("wal-keep-time", &self.wal_keep_time)?,
+            wal_keep_size: kept("wal-keep-size", &self.wal_keep_size)?,
+            wal_keep_time: time("wal-keep-time", &self.wal_keep_time, TimeUnit::Second)?,
             max_slot_wal_keep_size: max_slot,
-            idle_slot_timeout: seconds(
+            idle_slot_timeout: time(
                 "idle-replication-slot-timeout",
                 &self.idle_replication_slot_timeout,
+                TimeUnit::Second,
             )?,
             high_watermark: watermark,
             auto_created_ttl: self.auto_create()?.map(|auto| auto.ttl).unwrap_or_default(),
@@ -119,21 +119,15 @@ impl DownstreamFlags {
     }
 
     pub(super) fn slots(&self) -> Result<SlotSettings, Mistake> {
-        let max = self.max_replication_slots;
-        if max > MAX_SLOTS {
-            let fault = format!("{max} is outside the valid range (0 .. {MAX_SLOTS})");
-            return Err(mistake("max-replication-slots", fault));
-        }
+        let max = number("max-replication-slots", self.max_replication_slots, 0..=MAX_SLOTS)?;
         Ok(SlotSettings { max, auto_create: self.auto_create()? })
     }
 
     pub(super) fn feedback(&self) -> Result<FeedbackSettings, Mistake> {
-        let on = self.hot_standby_feedback.parse::<HotStandbyFeedback>();
-        let apply = self.report_apply.parse::<ReportApply>();
         Ok(FeedbackSettings {
-            hot_standby_feedback: on.map_err(|e| mistake("hot-standby-feedback", e))?,
-            max_age: seconds("feedback-max-age", &self.feedback_max_age)?,
-            report_apply: apply.map_err(|e| mistake("report-apply", e))?,
+            hot_standby_feedback: parsed("hot-standby-feedback", &self.hot_standby_feedback)?,
+            max_age: time("feedback-max-age", &self.feedback_max_age, TimeUnit::Second)?,
+            report_apply: parsed("report-apply", &self.report_apply)?,
         })
     }
 }

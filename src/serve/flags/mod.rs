@@ -2,24 +2,23 @@
 
 mod downstream;
 mod restore;
+mod tcp;
+mod values;
 
 pub use downstream::DownstreamFlags;
 pub use restore::RestoreFlags;
+pub use tcp::TcpFlags;
+pub use values::Mistake;
 
-use crate::archive::template::Template;
-use crate::config::{
-    AUTHENTICATION_TIMEOUT, Config, MissingSlot, OnGap, PinCores, TcpSettings, Zerocopy,
-    listen_addresses,
-};
+use self::values::{command, mistake, number, parsed, positive_time, size, time};
+use crate::config::{AUTHENTICATION_TIMEOUT, Config, MissingSlot, listen_addresses};
 use crate::store::retention::{ArchiveMode, Policy};
-use crate::upstream::position::StartFrom;
 use crate::wire::conninfo::Conninfo;
-use crate::wire::units::{SizeUnit, TimeUnit, format_bytes, parse_bytes, parse_duration};
+use crate::wire::units::{SizeUnit, TimeUnit};
 use clap::Args;
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Flags of `walhub serve`. Sizes take kB, MB, GB (powers of 1024); times us, ms, s, min,
 /// h, d. A name that PostgreSQL has too means what it means there.
@@ -88,26 +87,9 @@ pub struct ServeFlags {
     #[arg(long, value_name = "WHEN", default_value = "auto", env = "WALHUB_ZEROCOPY")]
     pub zerocopy: String,
 
-    /// Congestion control of TCP connections, clients' and upstream; the system's default if empty
-    #[arg(long, value_name = "NAME", default_value = "", env = "WALHUB_TCP_CONGESTION")]
-    pub tcp_congestion: String,
-
-    /// Silence after which clients' connections are probed; 0 for the system's default
-    #[arg(long, value_name = "TIME", default_value = "0", env = "WALHUB_TCP_KEEPALIVES_IDLE")]
-    pub tcp_keepalives_idle: String,
-
-    /// Time between two probes; 0 for the system's default
-    #[arg(long, value_name = "TIME", default_value = "0", env = "WALHUB_TCP_KEEPALIVES_INTERVAL")]
-    pub tcp_keepalives_interval: String,
-
-    /// Probes that may be lost before a connection is given up; 0 for the system's default
-    #[arg(long, value_name = "N", default_value_t = 0, env = "WALHUB_TCP_KEEPALIVES_COUNT")]
-    pub tcp_keepalives_count: u32,
-
-    /// Time that sent data may stay unacknowledged before a connection is given up; 0 for the
-    /// system's default
-    #[arg(long, value_name = "TIME", default_value = "0", env = "WALHUB_TCP_USER_TIMEOUT")]
-    pub tcp_user_timeout: String,
+    /// TCP connections
+    #[command(flatten)]
+    pub tcp: TcpFlags,
 
     /// Memory for the newest WAL; half of it may be received and not yet durable
     #[arg(long, value_name = "SIZE", default_value = "64MB", env = "WALHUB_WAL_BUFFERS")]
@@ -176,14 +158,6 @@ pub struct ServeFlags {
     pub log_level: String,
 }
 
-/// A flag whose value cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("--{flag}: {fault}")]
-pub struct Mistake {
-    flag: &'static str,
-    fault: String,
-}
-
 /// The smallest cache holds two unsynced batches in addition to what senders read.
 const WAL_BUFFERS: RangeInclusive<u64> = 8 << 20..=1 << 40;
 
@@ -202,85 +176,50 @@ impl ServeFlags {
         let env = |name: &str| std::env::var(name).ok();
         let conninfo = Conninfo::parse(&self.primary_conninfo, &env)
             .map_err(|e| mistake("primary-conninfo", e))?;
+        let addresses =
+            listen_addresses(&self.listen_addresses).map_err(|e| mistake("listen-addresses", e))?;
         let directories = self.unix_socket_directories.split(',').map(str::trim);
         let missing_slot = if self.create_slot { MissingSlot::Create } else { MissingSlot::Refuse };
-        let archive_command = archive_command(&self.archive_command)?;
+        let archive_command = command("archive-command", &self.archive_command, &['f', 'p'])?;
         let archive_mode = match archive_command {
             Some(_) => ArchiveMode::Always,
             None => ArchiveMode::Off,
         };
+        let retention = self.downstream.retention(self.restore.restorable()?)?;
+        let cache = |flag, text: &str, range| size(flag, text, SizeUnit::Kilobyte, range);
+        let timeout = |flag, text: &str| time(flag, text, TimeUnit::Millisecond);
         Ok(Config {
             primary_conninfo: conninfo,
             primary_slot_name: slot_name(self.primary_slot_name, missing_slot)?,
             missing_slot,
-            start_from: self
-                .start_from
-                .parse::<StartFrom>()
-                .map_err(|e| mistake("start-from", e))?,
-            on_gap: self.on_gap.parse::<OnGap>().map_err(|e| mistake("on-gap", e))?,
-            listen_addresses: listen_addresses(&self.listen_addresses)
-                .map_err(|e| mistake("listen-addresses", e))?,
+            start_from: parsed("start-from", &self.start_from)?,
+            on_gap: parsed("on-gap", &self.on_gap)?,
+            listen_addresses: addresses,
             port: self.port,
             unix_socket_directories: directories
                 .filter(|dir| !dir.is_empty())
                 .map(PathBuf::from)
                 .collect(),
             cores: self.cores.unwrap_or_else(default_cores),
-            pin_cores: self.pin_cores.parse::<PinCores>().map_err(|e| mistake("pin-cores", e))?,
-            zerocopy: self.zerocopy.parse::<Zerocopy>().map_err(|e| mistake("zerocopy", e))?,
-            tcp: TcpSettings {
-                congestion: congestion(self.tcp_congestion)?,
-                keepalives_idle: keepalive("tcp-keepalives-idle", &self.tcp_keepalives_idle)?,
-                keepalives_interval: keepalive(
-                    "tcp-keepalives-interval",
-                    &self.tcp_keepalives_interval,
-                )?,
-                keepalives_count: match self.tcp_keepalives_count {
-                    count @ 0..=MAX_KEEPALIVES => count,
-                    count => {
-                        let fault =
-                            format!("{count} is outside the valid range (0 .. {MAX_KEEPALIVES})");
-                        return Err(mistake("tcp-keepalives-count", fault));
-                    }
-                },
-                user_timeout: at_most(
-                    "tcp-user-timeout",
-                    &self.tcp_user_timeout,
-                    TimeUnit::Millisecond,
-                    MAX_USER_TIMEOUT,
-                )?,
-            },
-            wal_buffers: bytes("wal-buffers", &self.wal_buffers, SizeUnit::Kilobyte, WAL_BUFFERS)?
-                as usize,
-            max_send_size: bytes(
-                "max-send-size",
-                &self.max_send_size,
-                SizeUnit::Kilobyte,
-                MAX_SEND_SIZE,
-            )? as usize,
-            retention: Policy {
-                archive_mode,
-                ..self.downstream.retention(self.restore.restorable()?)?
-            },
+            pin_cores: parsed("pin-cores", &self.pin_cores)?,
+            zerocopy: parsed("zerocopy", &self.zerocopy)?,
+            tcp: self.tcp.resolve()?,
+            wal_buffers: cache("wal-buffers", &self.wal_buffers, WAL_BUFFERS)? as usize,
+            max_send_size: cache("max-send-size", &self.max_send_size, MAX_SEND_SIZE)? as usize,
+            retention: Policy { archive_mode, ..retention },
             archive_command,
             slots: self.downstream.slots()?,
             feedback: self.downstream.feedback()?,
             restore: self.restore.resolve()?,
-            max_wal_senders: if self.max_wal_senders <= MAX_WAL_SENDERS {
-                self.max_wal_senders
-            } else {
-                let fault = format!(
-                    "{} is outside the valid range (0 .. {MAX_WAL_SENDERS})",
-                    self.max_wal_senders
-                );
-                return Err(mistake("max-wal-senders", fault));
-            },
-            wal_sender_timeout: time("wal-sender-timeout", &self.wal_sender_timeout)?,
-            wal_receiver_timeout: time("wal-receiver-timeout", &self.wal_receiver_timeout)?,
-            wal_receiver_status_interval: seconds(
+            max_wal_senders: number("max-wal-senders", self.max_wal_senders, 0..=MAX_WAL_SENDERS)?,
+            wal_sender_timeout: timeout("wal-sender-timeout", &self.wal_sender_timeout)?,
+            wal_receiver_timeout: timeout("wal-receiver-timeout", &self.wal_receiver_timeout)?,
+            wal_receiver_status_interval: time(
                 "wal-receiver-status-interval",
                 &self.wal_receiver_status_interval,
+                TimeUnit::Second,
             )?,
+            // As in PostgreSQL, at least 1 ms: without a pause nothing else gets done.
             wal_retrieve_retry_interval: positive_time(
                 "wal-retrieve-retry-interval",
                 &self.wal_retrieve_retry_interval,
@@ -291,10 +230,6 @@ impl ServeFlags {
             directory: self.directory,
         })
     }
-}
-
-fn mistake(flag: &'static str, fault: impl std::fmt::Display) -> Mistake {
-    Mistake { flag, fault: fault.to_string() }
 }
 
 /// A slot's name by PostgreSQL's rule (`ReplicationSlotValidateName`); an empty one means none.
@@ -316,88 +251,18 @@ fn slot_name(name: Option<String>, missing: MissingSlot) -> Result<Option<String
     }
 }
 
-/// As in PostgreSQL, an empty command means none.
-fn archive_command(text: &str) -> Result<Option<Template>, Mistake> {
-    let command = Some(text).filter(|text| !text.is_empty());
-    let command = command.map(|text| Template::parse(text, &['f', 'p'])).transpose();
-    command.map_err(|e| mistake("archive-command", e))
-}
-
 fn default_cores() -> NonZeroUsize {
     let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let cores = if cpus <= 2 { 1 } else { (cpus / 2).min(8) };
     NonZeroUsize::new(cores).unwrap_or(NonZeroUsize::MIN)
 }
 
-fn bytes(
-    flag: &'static str,
-    text: &str,
-    unit: SizeUnit,
-    range: RangeInclusive<u64>,
-) -> Result<u64, Mistake> {
-    let value = parse_bytes(text, unit).map_err(|e| mistake(flag, e))?;
-    if range.contains(&value) {
-        return Ok(value);
-    }
-    let (min, max) = (format_bytes(*range.start()), format_bytes(*range.end()));
-    Err(mistake(flag, format!("{text} is outside the valid range ({min} .. {max})")))
-}
-
-fn time(flag: &'static str, text: &str) -> Result<Duration, Mistake> {
-    parse_duration(text, TimeUnit::Millisecond).map_err(|e| mistake(flag, e))
-}
-
-/// As in PostgreSQL, at least 1 ms: without a pause nothing else gets done.
-fn positive_time(flag: &'static str, text: &str) -> Result<Duration, Mistake> {
-    let value = time(flag, text)?;
-    if value.is_zero() {
-        return Err(mistake(flag, format!("{text} is outside the valid range (1ms ..)")));
-    }
-    Ok(value)
-}
-
-/// The kernel's limits (`MAX_TCP_KEEPIDLE`, `MAX_TCP_KEEPCNT`); a timeout's milliseconds
-/// are an `int` there.
-const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
-const MAX_KEEPALIVES: u32 = 127;
-const MAX_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
-
-/// The kernel takes 15 bytes of a name (`TCP_CA_NAME_MAX`).
-fn congestion(name: String) -> Result<Option<String>, Mistake> {
-    let name = Some(name).filter(|name| !name.is_empty());
-    match &name {
-        Some(long) if long.len() > 15 || !long.bytes().all(|b| b.is_ascii_graphic()) => {
-            Err(mistake("tcp-congestion", format!("\"{long}\" is no congestion control's name")))
-        }
-        _ => Ok(name),
-    }
-}
-
-fn keepalive(flag: &'static str, text: &str) -> Result<Duration, Mistake> {
-    at_most(flag, text, TimeUnit::Second, MAX_KEEPALIVE)
-}
-
-fn at_most(
-    flag: &'static str,
-    text: &str,
-    unit: TimeUnit,
-    max: Duration,
-) -> Result<Duration, Mistake> {
-    let value = parse_duration(text, unit).map_err(|e| mistake(flag, e))?;
-    if value > max {
-        return Err(mistake(flag, format!("{text} is outside the valid range (0 .. {max:?})")));
-    }
-    Ok(value)
-}
-
-fn seconds(flag: &'static str, text: &str) -> Result<Duration, Mistake> {
-    parse_duration(text, TimeUnit::Second).map_err(|e| mistake(flag, e))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{PinCores, TcpSettings, Zerocopy};
     use clap::Parser;
+    use std::time::Duration;
 
     #[derive(Debug, Parser)]
     struct Serve {

@@ -1,7 +1,6 @@
 //! Flags about the archive as a source.
 
-use super::{Mistake, mistake};
-use crate::archive::template::Template;
+use super::values::{Mistake, command, number};
 use crate::config::RestoreSettings;
 use crate::store::retention::Restorable;
 use clap::Args;
@@ -30,16 +29,8 @@ impl RestoreFlags {
     }
 
     pub(super) fn resolve(&self) -> Result<Option<RestoreSettings>, Mistake> {
-        if self.restore_jobs.get() > MAX_JOBS {
-            let fault =
-                format!("{} is outside the valid range (1 .. {MAX_JOBS})", self.restore_jobs);
-            return Err(mistake("restore-jobs", fault));
-        }
-        if self.restore_command.is_empty() {
-            return Ok(None);
-        }
-        let command = Template::parse(&self.restore_command, &['f', 'p', 'r'])
-            .map_err(|e| mistake("restore-command", e))?;
-        Ok(Some(RestoreSettings { command, jobs: self.restore_jobs }))
+        number("restore-jobs", self.restore_jobs.get(), 1..=MAX_JOBS)?;
+        let command = command("restore-command", &self.restore_command, &['f', 'p', 'r'])?;
+        Ok(command.map(|command| RestoreSettings { command, jobs: self.restore_jobs }))
     }
 }
