@@ -5,7 +5,7 @@ mod feedback;
 mod restore;
 mod slots;
 
-pub use feedback::{FeedbackSettings, HotStandbyFeedback};
+pub use feedback::{FeedbackSetting, FeedbackSettings};
 pub use restore::RestoreSettings;
 pub use slots::{AutoCreate, SlotSettings};
 

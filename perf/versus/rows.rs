@@ -5,7 +5,7 @@ use std::time::Duration;
 use walhub::bench::profile::{CommitSize, Figures, Load, Profile, Rate};
 use walhub::bench::report::RunReport;
 use walhub::bench::run::{FleetOptions, Starts, Work};
-use walhub::bench::standbys::{Behaviours, Replies, Slots, Verify};
+use walhub::bench::standbys::{Behaviours, Replies, StandbySlots, Verify};
 
 /// What one run of one binary does.
 pub(super) struct Trial {
@@ -219,7 +219,7 @@ fn fleet(standbys: usize, replies: Replies) -> FleetOptions {
         replies,
         behaviours: Behaviours::default(),
         names: "standby_".to_owned(),
-        slots: Slots::None,
+        slots: StandbySlots::None,
         connect_rate: None,
         seed: 1,
     }

@@ -2,7 +2,7 @@
 //!
 //! Source: `src/backend/access/transam/xlogarchive.c`, `RestoreArchivedFile`.
 
-use super::shell::{self, Outcome};
+use super::shell::{self, CommandOutcome};
 use super::template::{Template, restore_values};
 use std::ffi::OsStr;
 use std::fs;
@@ -106,10 +106,10 @@ impl RestoreCommand {
         let broken = |reason: String| RestoreFault::Broken { file: file.to_owned(), reason };
         let outcome = shell::run(&line, &self.directory, stop);
         match outcome.map_err(|error| broken(error.to_string()))? {
-            Outcome::Done => {}
-            Outcome::Failed { .. } => return Ok(Fetched::NotThere),
-            Outcome::Broken { reason } => return Err(broken(reason)),
-            Outcome::Stopped => return Ok(Fetched::Stopped),
+            CommandOutcome::Done => {}
+            CommandOutcome::Failed { .. } => return Ok(Fetched::NotThere),
+            CommandOutcome::Broken { reason } => return Err(broken(reason)),
+            CommandOutcome::Stopped => return Ok(Fetched::Stopped),
         }
         let found = match fs::metadata(target) {
             Ok(meta) => meta.len(),

@@ -28,7 +28,7 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// How a command ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CommandOutcome {
     /// Exit code 0.
     Done,
     /// Exit code 1 to 125: for a restore, the file is not there.
@@ -52,7 +52,7 @@ pub enum Outcome {
 ///
 /// # Errors
 /// The shell could not be started or waited for.
-pub fn run(line: &OsStr, directory: &Path, stop: &AtomicBool) -> io::Result<Outcome> {
+pub fn run(line: &OsStr, directory: &Path, stop: &AtomicBool) -> io::Result<CommandOutcome> {
     let (pipe, printed) = io::pipe()?;
     let mut child = Command::new("/bin/sh")
         .arg("-c")
@@ -91,7 +91,7 @@ pub fn run(line: &OsStr, directory: &Path, stop: &AtomicBool) -> io::Result<Outc
     }
     output.log_rest();
     child.wait()?;
-    Ok(Outcome::Stopped)
+    Ok(CommandOutcome::Stopped)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,16 +177,16 @@ impl Output {
     }
 }
 
-fn outcome(status: ExitStatus) -> Outcome {
+fn outcome(status: ExitStatus) -> CommandOutcome {
     match (status.code(), status.signal()) {
-        (Some(0), _) => Outcome::Done,
-        (Some(code @ 1..=125), _) => Outcome::Failed { code },
-        (Some(126), _) => Outcome::Broken { reason: "command not executable".to_owned() },
-        (Some(127), _) => Outcome::Broken { reason: "command not found".to_owned() },
+        (Some(0), _) => CommandOutcome::Done,
+        (Some(code @ 1..=125), _) => CommandOutcome::Failed { code },
+        (Some(126), _) => CommandOutcome::Broken { reason: "command not executable".to_owned() },
+        (Some(127), _) => CommandOutcome::Broken { reason: "command not found".to_owned() },
         (Some(code), _) => {
-            Outcome::Broken { reason: format!("child process exited with exit code {code}") }
+            CommandOutcome::Broken { reason: format!("child process exited with exit code {code}") }
         }
-        (None, signal) => Outcome::Broken {
+        (None, signal) => CommandOutcome::Broken {
             reason: format!("child process was terminated by signal {}", signal.unwrap_or(0)),
         },
     }
@@ -198,23 +198,23 @@ mod tests {
     use std::fs::File;
     use std::sync::{Arc, mpsc};
 
-    fn sh(line: &str) -> Outcome {
+    fn sh(line: &str) -> CommandOutcome {
         let never = AtomicBool::new(false);
         run(OsStr::new(line), Path::new("/"), &never).unwrap()
     }
 
     #[test]
     fn exit_codes() {
-        assert_eq!(sh("true"), Outcome::Done);
-        assert_eq!(sh("exit 1"), Outcome::Failed { code: 1 });
-        assert_eq!(sh("exit 125"), Outcome::Failed { code: 125 });
+        assert_eq!(sh("true"), CommandOutcome::Done);
+        assert_eq!(sh("exit 1"), CommandOutcome::Failed { code: 1 });
+        assert_eq!(sh("exit 125"), CommandOutcome::Failed { code: 125 });
         for (line, words) in [
             ("/nonexistent/program", "command not found"),
             ("/etc/passwd", "command not executable"),
             ("exit 200", "child process exited with exit code 200"),
             ("kill -9 $$", "child process was terminated by signal 9"),
         ] {
-            assert_eq!(sh(line), Outcome::Broken { reason: words.to_owned() }, "{line}");
+            assert_eq!(sh(line), CommandOutcome::Broken { reason: words.to_owned() }, "{line}");
         }
     }
 
@@ -223,7 +223,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let never = AtomicBool::new(false);
         let outcome = run(OsStr::new("echo 1 > here"), directory.path(), &never).unwrap();
-        assert_eq!(outcome, Outcome::Done);
+        assert_eq!(outcome, CommandOutcome::Done);
         assert_eq!(std::fs::read_to_string(directory.path().join("here")).unwrap(), "1\n");
     }
 
@@ -232,7 +232,7 @@ mod tests {
     fn it_may_print_what_it_likes() {
         let begun = Instant::now();
         let line = "sleep 60 & head -c 300000 /dev/zero; yes | head -n 50000 >&2; exit 3";
-        assert_eq!(sh(line), Outcome::Failed { code: 3 });
+        assert_eq!(sh(line), CommandOutcome::Failed { code: 3 });
         assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     }
 
@@ -264,7 +264,7 @@ mod tests {
             std::thread::yield_now();
         }
         stop.store(true, Ordering::Relaxed);
-        assert_eq!(running.join().unwrap(), Outcome::Stopped);
+        assert_eq!(running.join().unwrap(), CommandOutcome::Stopped);
         let pid = std::fs::read_to_string(&began).unwrap();
         assert!(!Path::new("/proc").join(pid.trim()).exists());
     }

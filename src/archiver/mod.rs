@@ -6,7 +6,7 @@
 //! archiver process ends and its postmaster starts another one later. Here the thread waits that
 //! long.
 
-use crate::archive::shell::{self, Outcome};
+use crate::archive::shell::{self, CommandOutcome};
 use crate::archive::template::{Template, archive_values};
 use crate::store::archive_status::{Turn, Woken, exists, mark_done, turn};
 use crate::store::disk::{Disk, run_ready};
@@ -191,16 +191,16 @@ impl Work {
         debug!("executing archive command \"{}\"", line.display());
         let outcome = shell::run(&line, self.layout.root(), &self.cut);
         match outcome {
-            Ok(Outcome::Done) => {
+            Ok(CommandOutcome::Done) => {
                 self.succeeded(file);
                 return Attempt::Over;
             }
-            Ok(Outcome::Stopped) => return Attempt::Stopped,
-            Ok(Outcome::Failed { code }) => warn!(
+            Ok(CommandOutcome::Stopped) => return Attempt::Stopped,
+            Ok(CommandOutcome::Failed { code }) => warn!(
                 "archive command failed with exit code {code}: the failed archive command was: {}",
                 line.display()
             ),
-            Ok(Outcome::Broken { reason }) => {
+            Ok(CommandOutcome::Broken { reason }) => {
                 error!(
                     "archive command failed: {reason}: the failed archive command was: {}",
                     line.display()

@@ -7,7 +7,7 @@ use super::cli::NO_RUN;
 use super::primary::ServerVersion;
 use super::profile::{Figures, Load, Profile, Rate};
 use super::run::{FleetOptions, HubOptions, Interrupt, RunPlan, ServerPlan, Work, run};
-use super::standbys::{Behaviours, Replies, Slots, Stalled, Storm, Verify};
+use super::standbys::{Behaviours, Replies, Stalled, StandbySlots, Storm, Verify};
 use super::terminal::print;
 use crate::wal::SegmentSize;
 use scene::Scene;
@@ -66,7 +66,7 @@ fn plan() -> Result<RunPlan, Box<dyn std::error::Error>> {
                 ..Behaviours::default()
             },
             names: "demo_".to_owned(),
-            slots: Slots::None,
+            slots: StandbySlots::None,
             connect_rate: None,
             seed: 1,
         },

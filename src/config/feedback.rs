@@ -8,7 +8,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FeedbackSettings {
     /// Whether the standbys' feedback is passed on.
-    pub hot_standby_feedback: HotStandbyFeedback,
+    pub hot_standby_feedback: FeedbackSetting,
     /// How long one transaction ID of a standby may hold back the primary's vacuum; zero means
     /// forever.
     pub max_age: Duration,
@@ -18,7 +18,7 @@ pub struct FeedbackSettings {
 
 /// `--hot-standby-feedback`. Each standby decides whether to send any.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum HotStandbyFeedback {
+pub enum FeedbackSetting {
     /// The standbys' feedback is passed on.
     #[default]
     On,
@@ -34,7 +34,7 @@ pub struct NoChoice {
     expected: &'static str,
 }
 
-impl FromStr for HotStandbyFeedback {
+impl FromStr for FeedbackSetting {
     type Err = NoChoice;
 
     fn from_str(text: &str) -> Result<Self, NoChoice> {

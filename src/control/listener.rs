@@ -1,6 +1,6 @@
 //! The listening sockets.
 
-use super::ctl::Door;
+use super::ctl::CtlSocket;
 use super::socket::Socket;
 use super::tcp::{self, TcpFault};
 use super::unix_socket::{self, ListeningPath, SocketFault};
@@ -20,7 +20,7 @@ const BACKLOG: i32 = 4096;
 pub struct Bound {
     tcp: Vec<std::net::TcpListener>,
     unix: Vec<(std::os::unix::net::UnixListener, ListeningPath)>,
-    ctl: Option<Door>,
+    ctl: Option<CtlSocket>,
 }
 
 /// Why a socket could not be listened on.
@@ -94,12 +94,12 @@ fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 impl Bound {
     /// Adds the socket of `walhub ctl`.
-    pub fn with_ctl(self, door: Door) -> Self {
-        Self { ctl: Some(door), ..self }
+    pub fn with_ctl(self, socket: CtlSocket) -> Self {
+        Self { ctl: Some(socket), ..self }
     }
 
     /// Takes the socket of `walhub ctl`.
-    pub(super) const fn take_ctl(&mut self) -> Option<Door> {
+    pub(super) const fn take_ctl(&mut self) -> Option<CtlSocket> {
         self.ctl.take()
     }
 

@@ -123,8 +123,8 @@ pub async fn run(control: Control) -> io::Result<()> {
     for address in bound.addresses() {
         tracing::info!(%address, "listening");
     }
-    let mut door = bound.take_ctl();
-    let asked = door.as_mut().map(ctl::Door::enter).transpose()?.flatten();
+    let mut ctl_socket = bound.take_ctl();
+    let asked = ctl_socket.as_mut().map(ctl::CtlSocket::enter).transpose()?.flatten();
     let ctl = asked.map(|listener| tokio::spawn(ctl::run(Arc::clone(&shared), listener)));
     let (listeners, paths) = bound.enter()?;
     for listener in listeners {
@@ -166,7 +166,7 @@ pub async fn run(control: Control) -> io::Result<()> {
     if let Some(ctl) = ctl {
         ctl.abort();
     }
-    drop((paths, door));
+    drop((paths, ctl_socket));
     Ok(())
 }
 

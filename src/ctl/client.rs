@@ -2,7 +2,7 @@
 
 use super::address::Address;
 use super::answer::{Answer, Failure, NoAnswer, Said};
-use super::request::{Command, Request};
+use super::request::{HubCommand, Request};
 use crate::ctl::flags::{CtlCommand, CtlFlags, SlotAction};
 use crate::wire::secret::Secret;
 use crate::wire::units::{TimeUnit, parse_duration};
@@ -116,20 +116,22 @@ fn ask(flags: CtlFlags) -> Result<Answer, Unasked> {
     Ok(Answer::parse(&answer)?)
 }
 
-fn command(typed: CtlCommand) -> io::Result<Command> {
+fn command(typed: CtlCommand) -> io::Result<HubCommand> {
     Ok(match typed {
-        CtlCommand::Status => Command::Status,
-        CtlCommand::Standbys => Command::Standbys,
-        CtlCommand::Slots { action: None } => Command::Slots,
-        CtlCommand::Slots { action: Some(SlotAction::Drop { name }) } => Command::DropSlot { name },
-        CtlCommand::Upstream { reset: true, .. } => Command::ResetUpstream,
-        CtlCommand::Upstream { conninfo: None, reset: false } => Command::Upstream,
-        CtlCommand::Upstream { conninfo: Some(conninfo), reset: false } => {
-            Command::SetUpstream { conninfo: secret(conninfo)? }
+        CtlCommand::Status => HubCommand::Status,
+        CtlCommand::Standbys => HubCommand::Standbys,
+        CtlCommand::Slots { action: None } => HubCommand::Slots,
+        CtlCommand::Slots { action: Some(SlotAction::Drop { name }) } => {
+            HubCommand::DropSlot { name }
         }
-        CtlCommand::Fence => Command::Fence,
+        CtlCommand::Upstream { reset: true, .. } => HubCommand::ResetUpstream,
+        CtlCommand::Upstream { conninfo: None, reset: false } => HubCommand::Upstream,
+        CtlCommand::Upstream { conninfo: Some(conninfo), reset: false } => {
+            HubCommand::SetUpstream { conninfo: secret(conninfo)? }
+        }
+        CtlCommand::Fence => HubCommand::Fence,
         CtlCommand::Unfence { upstream } => {
-            Command::Unfence { upstream: upstream.map(secret).transpose()? }
+            HubCommand::Unfence { upstream: upstream.map(secret).transpose()? }
         }
     })
 }

@@ -22,13 +22,13 @@ pub struct Request {
     /// [`VERSION`].
     pub version: u32,
     /// What to do.
-    pub command: Command,
+    pub command: HubCommand,
 }
 
 /// What a hub can be asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Command {
+pub enum HubCommand {
     /// The hub's state.
     Status,
     /// The connected standbys, and those that have diverged.
@@ -73,7 +73,7 @@ pub enum NoRequest {
 
 impl Request {
     /// A request of this version.
-    pub const fn new(command: Command) -> Self {
+    pub const fn new(command: HubCommand) -> Self {
         Self { version: VERSION, command }
     }
 
@@ -140,22 +140,22 @@ mod tests {
     fn lines_as_documented() {
         let conninfo = || Secret::new("host=b password='x'");
         for (command, line) in [
-            (Command::Status, r#"{"version":1,"command":"status"}"#),
-            (Command::Standbys, r#"{"version":1,"command":"standbys"}"#),
+            (HubCommand::Status, r#"{"version":1,"command":"status"}"#),
+            (HubCommand::Standbys, r#"{"version":1,"command":"standbys"}"#),
             (
-                Command::DropSlot { name: "s".to_owned() },
+                HubCommand::DropSlot { name: "s".to_owned() },
                 r#"{"version":1,"command":{"drop_slot":{"name":"s"}}}"#,
             ),
             (
-                Command::SetUpstream { conninfo: conninfo() },
+                HubCommand::SetUpstream { conninfo: conninfo() },
                 r#"{"version":1,"command":{"set_upstream":{"conninfo":"host=b password='x'"}}}"#,
             ),
             (
-                Command::Unfence { upstream: None },
+                HubCommand::Unfence { upstream: None },
                 r#"{"version":1,"command":{"unfence":{"upstream":null}}}"#,
             ),
             (
-                Command::Unfence { upstream: Some(conninfo()) },
+                HubCommand::Unfence { upstream: Some(conninfo()) },
                 r#"{"version":1,"command":{"unfence":{"upstream":"host=b password='x'"}}}"#,
             ),
         ] {
@@ -165,7 +165,7 @@ mod tests {
             assert!(!format!("{request:?}").contains("password"));
         }
         let short = Request::parse(br#"{"version":1,"command":{"unfence":{}}}"#).unwrap();
-        assert_eq!(short.command, Command::Unfence { upstream: None });
+        assert_eq!(short.command, HubCommand::Unfence { upstream: None });
     }
 
     #[test]

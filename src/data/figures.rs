@@ -1,7 +1,7 @@
 //! What a core reports about itself when the control thread asks.
 
 use crate::hub::feedback::Need;
-use crate::standby::stream::Positions;
+use crate::standby::stream::StandbyPositions;
 use crate::wal::{Lsn, TimelineId};
 use crate::wire::time::PgTime;
 use tokio::sync::oneshot;
@@ -64,7 +64,7 @@ pub struct StandbyFigures {
     /// The end of the WAL that its socket has taken.
     pub sent: Lsn,
     /// The positions in the standby's last reply.
-    pub positions: Positions,
+    pub positions: StandbyPositions,
     /// The time of that reply by the standby's own clock; `None` before the first one.
     pub reply_time: Option<PgTime>,
 }

@@ -3,7 +3,7 @@
 
 /// The standbys to check in the next round, each once.
 #[derive(Debug, Default)]
-pub struct Due {
+pub struct DueStandbys {
     noted: Vec<bool>,
     some: Vec<u32>,
     whom: Whom,
@@ -19,7 +19,7 @@ pub enum Whom {
     All,
 }
 
-impl Due {
+impl DueStandbys {
     /// Notes an event of this standby.
     pub fn note(&mut self, standby: u32) {
         let place = standby as usize;
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn each_is_looked_at_once() {
-        let (mut due, mut whom) = (Due::default(), Vec::new());
+        let (mut due, mut whom) = (DueStandbys::default(), Vec::new());
         assert!(due.is_empty());
         for standby in [7, 2, 7, 2] {
             due.note(standby);

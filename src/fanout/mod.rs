@@ -8,5 +8,5 @@ pub mod message;
 pub mod round;
 
 pub use cursor::Cursor;
-pub use due::Due;
+pub use due::DueStandbys;
 pub use message::Message;

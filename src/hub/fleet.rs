@@ -2,7 +2,7 @@
 //! Cores note changes here; the receiving core checks when something has changed.
 
 use super::feedback::{Feedback, Need};
-use crate::config::{FeedbackSettings, HotStandbyFeedback as Setting};
+use crate::config::{FeedbackSetting, FeedbackSettings};
 use crate::upstream::apply::ReportApply;
 use crate::wal::Lsn;
 use crate::wire::copy::HotStandbyFeedback;
@@ -124,7 +124,7 @@ pub struct Member {
 impl Member {
     /// It sent hot standby feedback.
     pub fn feedback(&mut self, feedback: &HotStandbyFeedback, now: Instant) {
-        if self.fleet.settings.hot_standby_feedback == Setting::Off {
+        if self.fleet.settings.hot_standby_feedback == FeedbackSetting::Off {
             return;
         }
         let need = Need::of(feedback);
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn switched_off_nobody_needs_anything() {
         let fleet = Fleet::new(FeedbackSettings {
-            hot_standby_feedback: Setting::Off,
+            hot_standby_feedback: FeedbackSetting::Off,
             ..FeedbackSettings::default()
         });
         let now = Instant::now();

@@ -10,7 +10,7 @@
 
 mod queue;
 
-use self::queue::{Key, Queue, Waiting, Work};
+use self::queue::{Queue, SegmentKey, Waiting, Work};
 use crate::archive::check;
 use crate::archive::restore::{Fetched, RestoreCommand};
 use crate::config::RestoreSettings;
@@ -71,7 +71,7 @@ struct Inner {
 }
 
 /// The result of a fetch that a task of the control thread waits for.
-pub type Restored<T> = Result<Option<T>, String>;
+pub type RestoreResult<T> = Result<Option<T>, String>;
 
 /// A file from the archive under its temporary name. Dropping it removes the file.
 #[derive(Debug)]
@@ -133,7 +133,7 @@ impl Restorer {
     ///
     /// # Errors
     /// The hub is shutting down.
-    pub async fn history(&self, tli: TimelineId) -> Result<Restored<Bytes>, RecvError> {
+    pub async fn history(&self, tli: TimelineId) -> Result<RestoreResult<Bytes>, RecvError> {
         // The semaphore is never closed.
         let place = Arc::clone(&self.inner.histories_waiting).acquire_owned().await.ok();
         let fetched = self.order(move |inner| {
@@ -150,7 +150,7 @@ impl Restorer {
     pub fn segment(
         &self,
         names: Vec<SegmentName>,
-    ) -> oneshot::Receiver<Restored<(SegmentName, RestoredFile)>> {
+    ) -> oneshot::Receiver<RestoreResult<(SegmentName, RestoredFile)>> {
         let fetch = self.inner.fetches.fetch_add(1, Ordering::Relaxed);
         self.order(move |inner| {
             for name in names {
@@ -271,21 +271,21 @@ impl Inner {
             };
             drop(queue);
             match next {
-                queue::Next::Segment(key) => self.restore_segment(key),
-                queue::Next::Work(work) => work.run(self),
+                queue::NextTask::Segment(key) => self.restore_segment(key),
+                queue::NextTask::Work(work) => work.run(self),
             }
             queue = self.lock();
         }
     }
 
     /// The archive file that holds a segment of a timeline.
-    fn key(&self, tli: TimelineId, no: SegmentNo) -> Option<Key> {
+    fn key(&self, tli: TimelineId, no: SegmentNo) -> Option<SegmentKey> {
         let size = self.hub.identity()?.segment_size;
-        Some(Key { tli: named(self.hub.cell_of(tli)?, no, size), no })
+        Some(SegmentKey { tli: named(self.hub.cell_of(tli)?, no, size), no })
     }
 
     /// Fetches a segment for the cores, and hands it to the keeper.
-    fn restore_segment(&self, key: Key) {
+    fn restore_segment(&self, key: SegmentKey) {
         match self.find_segment(key) {
             Ok(Fetched::Here) => {}
             Ok(Fetched::NotThere | Fetched::Stopped) => {
@@ -298,7 +298,7 @@ impl Inner {
     }
 
     /// Finds the segment under its own name, or fetches it to a temporary one and checks it.
-    fn find_segment(&self, key: Key) -> io::Result<Fetched> {
+    fn find_segment(&self, key: SegmentKey) -> io::Result<Fetched> {
         let identity = self.hub.identity().ok_or_else(|| io::Error::other("no cluster yet"))?;
         let name = SegmentName { tli: key.tli, no: key.no, size: identity.segment_size };
         if self.layout.segment(name).exists() {
@@ -356,7 +356,7 @@ impl Inner {
         file.sync_data().map_err(failed)
     }
 
-    fn fetch_history(&self, tli: TimelineId) -> Restored<Bytes> {
+    fn fetch_history(&self, tli: TimelineId) -> RestoreResult<Bytes> {
         let file = History::file_name(tli);
         let path = self.layout.restoring(&file);
         // Two clients may ask for the same file: fetch one after the other, to one path.
@@ -380,7 +380,7 @@ impl Inner {
     }
 
     /// Answers every request for the segment.
-    fn finish(&self, key: Key, result: io::Result<Arc<OwnedFd>>) {
+    fn finish(&self, key: SegmentKey, result: io::Result<Arc<OwnedFd>>) {
         let waiting = self.lock().finished(key);
         for Waiting { tli, reply } in waiting {
             let result = match &result {

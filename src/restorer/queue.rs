@@ -11,7 +11,7 @@ const MAX_FORESEEN: usize = 64;
 
 /// A segment in the archive, by the timeline in its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
+pub(super) struct SegmentKey {
     pub(super) tli: TimelineId,
     pub(super) no: SegmentNo,
 }
@@ -33,8 +33,8 @@ pub(super) trait Work: Send {
 }
 
 /// What a thread does next.
-pub(super) enum Next {
-    Segment(Key),
+pub(super) enum NextTask {
+    Segment(SegmentKey),
     Work(Box<dyn Work>),
 }
 
@@ -52,15 +52,15 @@ pub(super) struct Queue {
     work: VecDeque<Box<dyn Work>>,
     /// Whose turn it is when both want something.
     turn: Turn,
-    needed: VecDeque<Key>,
-    foreseen: VecDeque<Key>,
+    needed: VecDeque<SegmentKey>,
+    foreseen: VecDeque<SegmentKey>,
     /// Who waits for each segment that is in a list, being fetched, or with the keeper.
-    waiting: BTreeMap<Key, Vec<Waiting>>,
+    waiting: BTreeMap<SegmentKey, Vec<Waiting>>,
 }
 
 impl Queue {
     /// A core needs a segment.
-    pub(super) fn want(&mut self, key: Key, waiting: Waiting) {
+    pub(super) fn want(&mut self, key: SegmentKey, waiting: Waiting) {
         match self.waiting.get_mut(&key) {
             None => {
                 self.waiting.insert(key, vec![waiting]);
@@ -77,7 +77,7 @@ impl Queue {
     }
 
     /// A segment will be needed. Returns false when it is already on its way, or has to wait.
-    pub(super) fn foresee(&mut self, key: Key) -> bool {
+    pub(super) fn foresee(&mut self, key: SegmentKey) -> bool {
         if self.waiting.contains_key(&key) || self.foreseen.len() >= MAX_FORESEEN {
             return false;
         }
@@ -92,20 +92,20 @@ impl Queue {
         self.work.push_back(work);
     }
 
-    pub(super) fn next(&mut self) -> Option<Next> {
+    pub(super) fn next(&mut self) -> Option<NextTask> {
         if (self.turn == Turn::Work || self.needed.is_empty())
             && let Some(work) = self.work.pop_front()
         {
             self.turn = Turn::Segment;
-            return Some(Next::Work(work));
+            return Some(NextTask::Work(work));
         }
         self.turn = Turn::Work;
         let segment = self.needed.pop_front().or_else(|| self.foreseen.pop_front());
-        segment.map(Next::Segment)
+        segment.map(NextTask::Segment)
     }
 
     /// A segment is finished. Returns who waited for it.
-    pub(super) fn finished(&mut self, key: Key) -> Vec<Waiting> {
+    pub(super) fn finished(&mut self, key: SegmentKey) -> Vec<Waiting> {
         self.waiting.remove(&key).unwrap_or_default()
     }
 }
@@ -114,8 +114,8 @@ impl Queue {
 mod tests {
     use super::*;
 
-    fn key(no: u64) -> Key {
-        Key { tli: TimelineId::FIRST, no: SegmentNo::new(no) }
+    fn key(no: u64) -> SegmentKey {
+        SegmentKey { tli: TimelineId::FIRST, no: SegmentNo::new(no) }
     }
 
     /// A waiting core, identified by the timeline that it asked for.
@@ -146,10 +146,10 @@ mod tests {
         assert_eq!(queue.work.len(), 1);
     }
 
-    fn next(queue: &mut Queue) -> Option<Key> {
+    fn next(queue: &mut Queue) -> Option<SegmentKey> {
         match queue.next()? {
-            Next::Segment(key) => Some(key),
-            Next::Work(_) => panic!("nobody ordered work"),
+            NextTask::Segment(key) => Some(key),
+            NextTask::Work(_) => panic!("nobody ordered work"),
         }
     }
 

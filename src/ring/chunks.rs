@@ -4,13 +4,13 @@
 //! A chunk holds one aligned MiB of one cell's WAL, from its first byte. Three rules apply, all
 //! enforced here: filled bytes never change (I7); a chunk of the current cell that is not durable
 //! is not reused; a chunk that is pinned by a reader or used by a write in flight is not reused.
-//! [`super::directory`] decides who may read what; this file moves the bytes.
+//! [`super::chunk_index`] decides who may read what; this file moves the bytes.
 #![expect(
     unsafe_code,
-    reason = "bytes are filled and read in place, ordered by the directory's atomics"
+    reason = "bytes are filled and read in place, ordered by the index's atomics"
 )]
 
-use super::directory::{ChunkKey, Desk, Directory, Seq};
+use super::chunk_index::{ChunkIndex, ChunkKey, IndexReader, Seq};
 use super::memory::Memory;
 use crate::wal::Lsn;
 use crate::wal::page::PAGE_SIZE;
@@ -44,7 +44,7 @@ pub struct Full;
 #[derive(Debug)]
 struct Shared {
     memory: Memory,
-    directory: Arc<Directory>,
+    index: Arc<ChunkIndex>,
     /// Per buffer: the number of its ranges that writes in flight use.
     ranges: Box<[AtomicU32]>,
 }
@@ -63,15 +63,15 @@ fn chunks_kept(bytes: usize) -> usize {
 pub fn chunks(bytes: usize, cores: usize) -> io::Result<(ChunkWriter, Vec<ChunkReader>)> {
     let keep = chunks_kept(bytes);
     let buffers = keep + SPARE_BUFFERS;
-    let directory = Arc::new(Directory::new(buffers, cores, keep / HELD_SHARE));
+    let index = Arc::new(ChunkIndex::new(buffers, cores, keep / HELD_SHARE));
     let shared = Arc::new(Shared {
         memory: Memory::new(buffers, CHUNK_SIZE)?,
-        directory: Arc::clone(&directory),
+        index: Arc::clone(&index),
         ranges: (0..buffers).map(|_| AtomicU32::new(0)).collect(),
     });
     let reader = |core| ChunkReader {
         shared: Arc::clone(&shared),
-        desk: Desk::new(Arc::clone(&directory), core),
+        index_reader: IndexReader::new(Arc::clone(&index), core),
         pins: Cell::new(0),
     };
     let readers = (0..cores).map(reader).collect();
@@ -185,7 +185,7 @@ impl ChunkWriter {
                     self.shared.memory.zero(chunk.buffer, chunk.fill, chunk.zeroed - chunk.fill)
                 };
             }
-            self.shared.directory.fill(chunk.buffer, chunk.fill);
+            self.shared.index.fill(chunk.buffer, chunk.fill);
             at.filled = at.filled.saturating_add(now.len() as u64);
             rest = later;
         }
@@ -253,7 +253,7 @@ impl ChunkWriter {
             let place = self.live.iter().rposition(|chunk| chunk.key == key);
             let chunk = place.and_then(|place| self.live.remove(place));
             let chunk = chunk.expect("a chunk that is not wholly durable is here");
-            self.shared.directory.retire(chunk.buffer);
+            self.shared.index.retire(chunk.buffer);
             self.cut = Some(Live { fill, ..chunk });
         }
         self.retire_from(key);
@@ -305,7 +305,7 @@ impl ChunkWriter {
         unsafe { self.shared.memory.zero(buffer, prefix.len(), zeroed - prefix.len()) };
         let seq = self.last.next();
         self.last = seq;
-        self.shared.directory.publish(buffer, seq, key, prefix.len());
+        self.shared.index.publish(buffer, seq, key, prefix.len());
         self.live.push_back(Live { key, buffer, seq, fill: prefix.len(), zeroed });
     }
 
@@ -314,7 +314,7 @@ impl ChunkWriter {
         while self.live.len() + self.retired_held() >= self.keep && self.retire_oldest() {}
         let free = |(buffer, seq): &(usize, Seq)| {
             self.shared.ranges[*buffer].load(Ordering::Acquire) == 0
-                && self.shared.directory.is_free(*buffer, *seq)
+                && self.shared.index.is_free(*buffer, *seq)
         };
         let place = self.retired.iter().position(free)?;
         self.retired.remove(place).map(|(buffer, _)| buffer)
@@ -322,7 +322,7 @@ impl ChunkWriter {
 
     /// Buffers that only a send without a copy keeps from being reused.
     fn retired_held(&self) -> usize {
-        self.retired.iter().filter(|(buffer, _)| self.shared.directory.is_held(*buffer)).count()
+        self.retired.iter().filter(|(buffer, _)| self.shared.index.is_held(*buffer)).count()
     }
 
     /// Retires the oldest chunk, unless it is the current cell's and not yet durable.
@@ -333,7 +333,7 @@ impl ChunkWriter {
         if current && self.durable.raw() < end {
             return false;
         }
-        self.shared.directory.retire(oldest.buffer);
+        self.shared.index.retire(oldest.buffer);
         self.retired.push_back((oldest.buffer, oldest.seq));
         self.live.pop_front();
         true
@@ -345,7 +345,7 @@ impl ChunkWriter {
         live.retain(|chunk| {
             let stays = chunk.key.cell != key.cell || chunk.key.number < key.number;
             if !stays {
-                shared.directory.retire(chunk.buffer);
+                shared.index.retire(chunk.buffer);
                 retired.push_back((chunk.buffer, chunk.seq));
             }
             stays
@@ -432,7 +432,7 @@ impl ChunkHold {
 
 impl Drop for ChunkHold {
     fn drop(&mut self) {
-        self.shared.directory.release(self.buffer);
+        self.shared.index.release(self.buffer);
     }
 }
 
@@ -440,7 +440,7 @@ impl Drop for ChunkHold {
 #[derive(Debug)]
 pub struct ChunkReader {
     shared: Arc<Shared>,
-    desk: Desk,
+    index_reader: IndexReader,
     pins: Cell<usize>,
 }
 
@@ -469,11 +469,11 @@ impl Pin<'_> {
     /// contiguous in one chunk. Returns `None` when it is not cached: read the files. The cell's
     /// limit, not the fill mark, decides how much of it may be *sent*.
     pub fn bytes(&self, cell: CellId, at: Lsn, max: usize) -> Option<&[u8]> {
-        let found = self.reader.desk.find(ChunkKey { cell, number: number_of(at) })?;
+        let found = self.reader.index_reader.find(ChunkKey { cell, number: number_of(at) })?;
         let offset = offset_of(at);
         let len = found.fill.checked_sub(offset).filter(|len| *len > 0)?.min(max);
         // SAFETY: below the fill mark, which was loaded with acquire and below which
-        // nothing is written while the chunk lives; the desk keeps the chunk alive
+        // nothing is written while the chunk lives; the index reader keeps the chunk alive
         // until the last pin is dropped, and the slice borrows this one.
         Some(unsafe { self.reader.shared.memory.slice(found.buffer, offset, len) })
     }
@@ -482,10 +482,10 @@ impl Pin<'_> {
     /// Also returns `None` when unacknowledged sends hold too many chunks.
     pub fn hold(&self, cell: CellId, at: Lsn, max: usize) -> Option<ChunkHold> {
         let shared = &self.reader.shared;
-        let found = self.reader.desk.find(ChunkKey { cell, number: number_of(at) })?;
+        let found = self.reader.index_reader.find(ChunkKey { cell, number: number_of(at) })?;
         let offset = offset_of(at);
         let len = found.fill.checked_sub(offset).filter(|len| *len > 0)?.min(max);
-        let held = shared.directory.hold(found.buffer);
+        let held = shared.index.hold(found.buffer);
         held.then(|| ChunkHold { shared: Arc::clone(shared), buffer: found.buffer, offset, len })
     }
 }
@@ -495,7 +495,7 @@ impl Drop for Pin<'_> {
         let left = self.reader.pins.get() - 1;
         self.reader.pins.set(left);
         if left == 0 {
-            self.reader.desk.leave();
+            self.reader.index_reader.leave();
         }
     }
 }

@@ -17,7 +17,7 @@ mod chunks;
 mod clock;
 #[cfg(all(test, not(walhub_loom)))]
 pub(crate) mod conformance;
-mod directory;
+mod chunk_index;
 mod memory;
 #[cfg(all(test, walhub_loom))]
 mod models;

@@ -11,7 +11,7 @@ use crate::archiver;
 use crate::cluster::identity::Identity;
 use crate::cluster::instance::InstanceId;
 use crate::config::{Config, Zerocopy};
-use crate::control::ctl::Door;
+use crate::control::ctl::CtlSocket;
 use crate::control::listener::{BindFault, bind};
 use crate::control::{Control, Running};
 use crate::data::handoff::{Inbox, Mailbox, ToControl, ToCore, mailbox};
@@ -121,7 +121,7 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     let cpus = pin::plan(&config.pin_cores, config.cores.get(), &available)?;
     let directory = Directory::open(&config.directory)?;
     let layout = directory.layout().clone();
-    let ctl = Door::open(layout.root())
+    let ctl = CtlSocket::open(layout.root())
         .map_err(|e| ServeFault::Io("listen on the socket walhub.ctl in the directory", e))?;
     let bound = bind(&config)?.with_ctl(ctl);
 

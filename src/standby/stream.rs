@@ -17,7 +17,7 @@ const MAX_BODY: usize = 64;
 
 /// The positions in the standby's last reply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Positions {
+pub struct StandbyPositions {
     /// Received and written by the standby.
     pub write: Lsn,
     /// On its disk.
@@ -46,7 +46,7 @@ pub enum Heard {
 
 /// What is due by the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Due {
+pub enum KeepaliveDue {
     /// Nothing yet.
     Nothing,
     /// Send a keepalive that wants a reply.
@@ -63,7 +63,7 @@ pub struct Talk {
     heard_at: Instant,
     pinged: bool,
     timeout: Duration,
-    positions: Positions,
+    positions: StandbyPositions,
     replied_at: Option<PgTime>,
     feedback: Option<HotStandbyFeedback>,
 }
@@ -76,7 +76,7 @@ impl Talk {
             heard_at: now,
             pinged: false,
             timeout,
-            positions: Positions::default(),
+            positions: StandbyPositions::default(),
             replied_at: None,
             feedback: None,
         }
@@ -84,7 +84,7 @@ impl Talk {
 
     /// The newest positions it reported. They may go back, and `flush` may be ahead of
     /// `write`, at every reconnect.
-    pub const fn positions(&self) -> Positions {
+    pub const fn positions(&self) -> StandbyPositions {
         self.positions
     }
 
@@ -161,7 +161,7 @@ impl Talk {
 
     fn note(&mut self, status: StatusReply) {
         self.positions =
-            Positions { write: status.write, flush: status.flush, apply: status.apply };
+            StandbyPositions { write: status.write, flush: status.flush, apply: status.apply };
         self.replied_at = Some(status.client_time);
     }
 
@@ -176,18 +176,18 @@ impl Talk {
         (!self.timeout.is_zero()).then(|| self.heard_at + after)
     }
 
-    /// What is due at `now`. After [`Due::Ping`] the standby counts as pinged.
-    pub fn due(&mut self, now: Instant) -> Due {
+    /// What is due at `now`. After [`KeepaliveDue::Ping`] the standby counts as pinged.
+    pub fn due(&mut self, now: Instant) -> KeepaliveDue {
         let silent = now.saturating_duration_since(self.heard_at);
         if self.timeout.is_zero() {
-            Due::Nothing
+            KeepaliveDue::Nothing
         } else if silent >= self.timeout {
-            Due::GiveUp
+            KeepaliveDue::GiveUp
         } else if silent >= self.timeout / 2 && !self.pinged {
             self.pinged = true;
-            Due::Ping
+            KeepaliveDue::Ping
         } else {
-            Due::Nothing
+            KeepaliveDue::Nothing
         }
     }
 }
@@ -223,14 +223,14 @@ mod tests {
         let (mut talk, t0) = talk();
         let at = |s| t0 + Duration::from_secs(s);
         assert_eq!(talk.deadline(), Some(at(10)));
-        assert_eq!(talk.due(at(9)), Due::Nothing);
-        assert_eq!(talk.due(at(10)), Due::Ping);
-        assert_eq!(talk.due(at(11)), Due::Nothing);
+        assert_eq!(talk.due(at(9)), KeepaliveDue::Nothing);
+        assert_eq!(talk.due(at(10)), KeepaliveDue::Ping);
+        assert_eq!(talk.due(at(11)), KeepaliveDue::Nothing);
         assert_eq!(talk.deadline(), Some(at(20)));
         assert!(matches!(talk.hear(&status(1, ReplyRequest::No), at(12)), Heard::Replies));
-        assert_eq!(talk.due(at(21)), Due::Nothing);
-        assert_eq!(talk.due(at(22)), Due::Ping);
-        assert_eq!(talk.due(at(32)), Due::GiveUp);
+        assert_eq!(talk.due(at(21)), KeepaliveDue::Nothing);
+        assert_eq!(talk.due(at(22)), KeepaliveDue::Ping);
+        assert_eq!(talk.due(at(32)), KeepaliveDue::GiveUp);
     }
 
     #[test]
@@ -246,7 +246,7 @@ mod tests {
     fn no_timeout_no_deadline() {
         let mut talk = Talk::new(Instant::now(), Duration::ZERO);
         assert_eq!(talk.deadline(), None);
-        assert_eq!(talk.due(Instant::now() + Duration::from_secs(1 << 20)), Due::Nothing);
+        assert_eq!(talk.due(Instant::now() + Duration::from_secs(1 << 20)), KeepaliveDue::Nothing);
     }
 
     #[test]

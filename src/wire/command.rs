@@ -5,11 +5,11 @@ mod token;
 use super::refusal::Refusal;
 use super::sqlstate;
 use crate::wal::{Lsn, TimelineId};
-use token::{Keyword, Lexer, Token};
+use token::{CommandToken, Keyword, Lexer};
 
 /// A replication command.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Command {
+pub enum ReplicationCommand {
     /// IDENTIFY_SYSTEM
     IdentifySystem,
     /// SHOW name, folded; parts joined by dots.
@@ -131,11 +131,11 @@ impl CommandFault {
 ///
 /// Returns the command and the notices that go out before its result: names that were cut to 63
 /// bytes.
-pub fn parse_command(text: &[u8]) -> Result<(Command, Vec<Refusal>), CommandFault> {
+pub fn parse_command(text: &[u8]) -> Result<(ReplicationCommand, Vec<Refusal>), CommandFault> {
     let text = text.split(|&b| b == 0).next().unwrap_or_default();
     let mut parser = Parser { lexer: Lexer::new(text), peeked: None, bad_option: None };
     let command = parser.command()?;
-    parser.accept(&Token::Byte(b';'))?;
+    parser.accept(&CommandToken::Byte(b';'))?;
     parser.end()?;
     match parser.bad_option {
         Some(fault) => Err(fault),
@@ -146,37 +146,37 @@ pub fn parse_command(text: &[u8]) -> Result<(Command, Vec<Refusal>), CommandFaul
 /// One token of lookahead over the lexer.
 struct Parser<'a> {
     lexer: Lexer<'a>,
-    peeked: Option<Option<Token>>,
+    peeked: Option<Option<CommandToken>>,
     /// The first wrong option. It is reported only when the whole command is grammatical.
     bad_option: Option<CommandFault>,
 }
 
 impl Parser<'_> {
-    fn command(&mut self) -> Result<Command, CommandFault> {
+    fn command(&mut self) -> Result<ReplicationCommand, CommandFault> {
         let keyword = match self.next() {
-            Ok(Some(Token::Keyword(keyword))) => keyword,
+            Ok(Some(CommandToken::Keyword(keyword))) => keyword,
             // The scanner finds an unterminated quote at the front before the parser asks what kind
             // of command it is.
             Err(CommandFault::UnterminatedQuote) => return Err(CommandFault::UnterminatedQuote),
             _ => return Err(CommandFault::Sql),
         };
         match keyword {
-            Keyword::IdentifySystem => Ok(Command::IdentifySystem),
-            Keyword::Show => self.dotted_name().map(Command::Show),
-            Keyword::TimelineHistory => self.timeline().map(Command::TimelineHistory),
-            Keyword::ReadSlot => self.dotted_name().map(Command::ReadSlot),
+            Keyword::IdentifySystem => Ok(ReplicationCommand::IdentifySystem),
+            Keyword::Show => self.dotted_name().map(ReplicationCommand::Show),
+            Keyword::TimelineHistory => self.timeline().map(ReplicationCommand::TimelineHistory),
+            Keyword::ReadSlot => self.dotted_name().map(ReplicationCommand::ReadSlot),
             Keyword::CreateSlot => self.create_slot(),
             Keyword::DropSlot => self.drop_slot(),
             Keyword::AlterSlot => self.alter_slot(),
             Keyword::Start => self.start(),
             Keyword::BaseBackup => self.base_backup(),
-            Keyword::UploadManifest => Ok(Command::UploadManifest),
+            Keyword::UploadManifest => Ok(ReplicationCommand::UploadManifest),
             // Keywords that begin no command.
             _ => Err(CommandFault::Sql),
         }
     }
 
-    fn create_slot(&mut self) -> Result<Command, CommandFault> {
+    fn create_slot(&mut self) -> Result<ReplicationCommand, CommandFault> {
         let name = self.identifier()?;
         let lifetime = match self.accept_keyword(Keyword::Temporary)? {
             true => SlotLifetime::Temporary,
@@ -191,7 +191,7 @@ impl Parser<'_> {
         } else {
             return Err(CommandFault::Syntax);
         };
-        Ok(Command::CreateSlot { name, lifetime, kind })
+        Ok(ReplicationCommand::CreateSlot { name, lifetime, kind })
     }
 
     fn physical_options(&mut self) -> Result<NewSlot, CommandFault> {
@@ -204,11 +204,11 @@ impl Parser<'_> {
 
     /// `( name [value], ... )` of 15 and later, or bare keywords as before.
     fn slot_options(&mut self) -> Result<Vec<SlotOption>, CommandFault> {
-        if self.peek()? == Some(&Token::Byte(b'(')) {
+        if self.peek()? == Some(&CommandToken::Byte(b'(')) {
             return self.generic_options();
         }
         let mut options = Vec::new();
-        while let Some(Token::Keyword(keyword)) = self.peek()? {
+        while let Some(CommandToken::Keyword(keyword)) = self.peek()? {
             options.push(SlotOption::flag(match keyword {
                 Keyword::ReserveWal => "reserve_wal",
                 Keyword::TwoPhase => "two_phase",
@@ -223,45 +223,47 @@ impl Parser<'_> {
     }
 
     fn generic_options(&mut self) -> Result<Vec<SlotOption>, CommandFault> {
-        self.expect(&Token::Byte(b'('))?;
+        self.expect(&CommandToken::Byte(b'('))?;
         let mut options = Vec::new();
         loop {
             let name = match self.next()? {
-                Some(Token::Identifier(name)) => name,
+                Some(CommandToken::Identifier(name)) => name,
                 // The one keyword that the grammar does not accept as a name.
-                Some(Token::Keyword(Keyword::ReadSlot)) => return Err(CommandFault::Syntax),
-                Some(Token::Keyword(keyword)) => keyword.word().to_ascii_lowercase(),
+                Some(CommandToken::Keyword(Keyword::ReadSlot)) => return Err(CommandFault::Syntax),
+                Some(CommandToken::Keyword(keyword)) => keyword.word().to_ascii_lowercase(),
                 _ => return Err(CommandFault::Syntax),
             };
             let value = match self.peek()? {
-                Some(Token::Identifier(_) | Token::Text(_) | Token::Number(_)) => self.next()?,
+                Some(
+                    CommandToken::Identifier(_) | CommandToken::Text(_) | CommandToken::Number(_),
+                ) => self.next()?,
                 _ => None,
             };
             options.push(SlotOption { name, value });
             match self.next()? {
-                Some(Token::Byte(b',')) => {}
-                Some(Token::Byte(b')')) => return Ok(options),
+                Some(CommandToken::Byte(b',')) => {}
+                Some(CommandToken::Byte(b')')) => return Ok(options),
                 _ => return Err(CommandFault::Syntax),
             }
         }
     }
 
-    fn drop_slot(&mut self) -> Result<Command, CommandFault> {
+    fn drop_slot(&mut self) -> Result<ReplicationCommand, CommandFault> {
         let name = self.identifier()?;
         let when_active = match self.accept_keyword(Keyword::Wait)? {
             true => WhenActive::Wait,
             false => WhenActive::Refuse,
         };
-        Ok(Command::DropSlot { name, when_active })
+        Ok(ReplicationCommand::DropSlot { name, when_active })
     }
 
-    fn alter_slot(&mut self) -> Result<Command, CommandFault> {
+    fn alter_slot(&mut self) -> Result<ReplicationCommand, CommandFault> {
         let name = self.identifier()?;
         self.generic_options()?;
-        Ok(Command::AlterSlot(name))
+        Ok(ReplicationCommand::AlterSlot(name))
     }
 
-    fn start(&mut self) -> Result<Command, CommandFault> {
+    fn start(&mut self) -> Result<ReplicationCommand, CommandFault> {
         let slot = match self.accept_keyword(Keyword::Slot)? {
             true => Some(self.identifier()?),
             false => None,
@@ -275,38 +277,40 @@ impl Parser<'_> {
             true => Some(self.timeline()?),
             false => None,
         };
-        Ok(Command::StartPhysical { slot, start, timeline })
+        Ok(ReplicationCommand::StartPhysical { slot, start, timeline })
     }
 
-    fn start_logical(&mut self, slot: Option<String>) -> Result<Command, CommandFault> {
+    fn start_logical(&mut self, slot: Option<String>) -> Result<ReplicationCommand, CommandFault> {
         let slot = slot.ok_or(CommandFault::Syntax)?;
         self.position()?;
-        if !self.accept(&Token::Byte(b'('))? {
-            return Ok(Command::StartLogical { slot });
+        if !self.accept(&CommandToken::Byte(b'('))? {
+            return Ok(ReplicationCommand::StartLogical { slot });
         }
         loop {
             self.identifier()?;
-            if matches!(self.peek()?, Some(Token::Text(_))) {
+            if matches!(self.peek()?, Some(CommandToken::Text(_))) {
                 self.next()?;
             }
             match self.next()? {
-                Some(Token::Byte(b',')) => {}
-                Some(Token::Byte(b')')) => return Ok(Command::StartLogical { slot }),
+                Some(CommandToken::Byte(b',')) => {}
+                Some(CommandToken::Byte(b')')) => {
+                    return Ok(ReplicationCommand::StartLogical { slot });
+                }
                 _ => return Err(CommandFault::Syntax),
             }
         }
     }
 
-    fn base_backup(&mut self) -> Result<Command, CommandFault> {
-        while !matches!(self.peek()?, None | Some(Token::Byte(b';'))) {
+    fn base_backup(&mut self) -> Result<ReplicationCommand, CommandFault> {
+        while !matches!(self.peek()?, None | Some(CommandToken::Byte(b';'))) {
             self.next()?;
         }
-        Ok(Command::BaseBackup)
+        Ok(ReplicationCommand::BaseBackup)
     }
 
     fn dotted_name(&mut self) -> Result<String, CommandFault> {
         let mut name = self.identifier()?;
-        while self.accept(&Token::Byte(b'.'))? {
+        while self.accept(&CommandToken::Byte(b'.'))? {
             name.push('.');
             name.push_str(&self.identifier()?);
         }
@@ -315,26 +319,28 @@ impl Parser<'_> {
 
     fn identifier(&mut self) -> Result<String, CommandFault> {
         match self.next()? {
-            Some(Token::Identifier(name)) => Ok(name),
+            Some(CommandToken::Identifier(name)) => Ok(name),
             _ => Err(CommandFault::Syntax),
         }
     }
 
     fn position(&mut self) -> Result<Lsn, CommandFault> {
         match self.next()? {
-            Some(Token::Position(lsn)) => Ok(lsn),
+            Some(CommandToken::Position(lsn)) => Ok(lsn),
             _ => Err(CommandFault::Syntax),
         }
     }
 
     fn timeline(&mut self) -> Result<TimelineId, CommandFault> {
         match self.next()? {
-            Some(Token::Number(n)) => TimelineId::new(n).ok_or(CommandFault::InvalidTimeline),
+            Some(CommandToken::Number(n)) => {
+                TimelineId::new(n).ok_or(CommandFault::InvalidTimeline)
+            }
             _ => Err(CommandFault::Syntax),
         }
     }
 
-    fn expect(&mut self, token: &Token) -> Result<(), CommandFault> {
+    fn expect(&mut self, token: &CommandToken) -> Result<(), CommandFault> {
         if self.accept(token)? { Ok(()) } else { Err(CommandFault::Syntax) }
     }
 
@@ -343,11 +349,11 @@ impl Parser<'_> {
     }
 
     fn accept_keyword(&mut self, keyword: Keyword) -> Result<bool, CommandFault> {
-        self.accept(&Token::Keyword(keyword))
+        self.accept(&CommandToken::Keyword(keyword))
     }
 
     /// Takes the next token if it is this one.
-    fn accept(&mut self, token: &Token) -> Result<bool, CommandFault> {
+    fn accept(&mut self, token: &CommandToken) -> Result<bool, CommandFault> {
         let is_next = self.peek()? == Some(token);
         if is_next {
             self.peeked = None;
@@ -355,7 +361,7 @@ impl Parser<'_> {
         Ok(is_next)
     }
 
-    fn peek(&mut self) -> Result<Option<&Token>, CommandFault> {
+    fn peek(&mut self) -> Result<Option<&CommandToken>, CommandFault> {
         let token = match self.peeked.take() {
             Some(token) => token,
             None => self.lexer.next()?,
@@ -363,7 +369,7 @@ impl Parser<'_> {
         Ok(self.peeked.insert(token).as_ref())
     }
 
-    fn next(&mut self) -> Result<Option<Token>, CommandFault> {
+    fn next(&mut self) -> Result<Option<CommandToken>, CommandFault> {
         match self.peeked.take() {
             Some(token) => Ok(token),
             None => self.lexer.next(),
@@ -394,7 +400,7 @@ impl NewSlot {
 /// An option of CREATE_REPLICATION_SLOT.
 struct SlotOption {
     name: String,
-    value: Option<Token>,
+    value: Option<CommandToken>,
 }
 
 impl SlotOption {
@@ -405,9 +411,11 @@ impl SlotOption {
     /// Accepts less than a Boolean setting does (`defGetBoolean`).
     fn boolean(self) -> Result<bool, CommandFault> {
         let word = match &self.value {
-            None | Some(Token::Number(1)) => return Ok(true),
-            Some(Token::Number(0)) => return Ok(false),
-            Some(Token::Identifier(word) | Token::Text(word)) => word.to_ascii_lowercase(),
+            None | Some(CommandToken::Number(1)) => return Ok(true),
+            Some(CommandToken::Number(0)) => return Ok(false),
+            Some(CommandToken::Identifier(word) | CommandToken::Text(word)) => {
+                word.to_ascii_lowercase()
+            }
             Some(_) => String::new(),
         };
         match word.as_str() {
@@ -423,7 +431,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn command(text: &str) -> Result<Command, CommandFault> {
+    fn command(text: &str) -> Result<ReplicationCommand, CommandFault> {
         parse_command(text.as_bytes()).map(|(command, _)| command)
     }
 
@@ -431,8 +439,8 @@ mod tests {
         slot: Option<&str>,
         start: u64,
         timeline: Option<u32>,
-    ) -> Result<Command, CommandFault> {
-        Ok(Command::StartPhysical {
+    ) -> Result<ReplicationCommand, CommandFault> {
+        Ok(ReplicationCommand::StartPhysical {
             slot: slot.map(str::to_owned),
             start: Lsn::new(start),
             timeline: timeline.and_then(TimelineId::new),
@@ -441,19 +449,19 @@ mod tests {
 
     #[test]
     fn what_clients_send() {
-        assert_eq!(command("IDENTIFY_SYSTEM"), Ok(Command::IdentifySystem));
-        assert_eq!(command(" \tIDENTIFY_SYSTEM\r\n ; "), Ok(Command::IdentifySystem));
+        assert_eq!(command("IDENTIFY_SYSTEM"), Ok(ReplicationCommand::IdentifySystem));
+        assert_eq!(command(" \tIDENTIFY_SYSTEM\r\n ; "), Ok(ReplicationCommand::IdentifySystem));
         assert_eq!(
             command("SHOW data_directory_mode"),
-            Ok(Command::Show("data_directory_mode".to_owned()))
+            Ok(ReplicationCommand::Show("data_directory_mode".to_owned()))
         );
         assert_eq!(
             command("SHOW Walhub.\"Instance_Id\""),
-            Ok(Command::Show("walhub.Instance_Id".to_owned()))
+            Ok(ReplicationCommand::Show("walhub.Instance_Id".to_owned()))
         );
         assert_eq!(
             command("TIMELINE_HISTORY 3"),
-            Ok(Command::TimelineHistory(TimelineId::new(3).unwrap()))
+            Ok(ReplicationCommand::TimelineHistory(TimelineId::new(3).unwrap()))
         );
         assert_eq!(
             command("START_REPLICATION SLOT \"slot_15\" 0/600000 TIMELINE 1"),
@@ -465,22 +473,23 @@ mod tests {
         );
         assert_eq!(
             command("START_REPLICATION SLOT s LOGICAL 0/0 (proto_version '1', x)"),
-            Ok(Command::StartLogical { slot: "s".to_owned() })
+            Ok(ReplicationCommand::StartLogical { slot: "s".to_owned() })
         );
-        assert_eq!(command("UPLOAD_MANIFEST"), Ok(Command::UploadManifest));
+        assert_eq!(command("UPLOAD_MANIFEST"), Ok(ReplicationCommand::UploadManifest));
         for text in [
             "BASE_BACKUP",
             "BASE_BACKUP LABEL 'pg_basebackup base backup' PROGRESS FAST NOWAIT MANIFEST 'yes' ;",
             "BASE_BACKUP ( LABEL 'x;y', PROGRESS, CHECKPOINT 'fast', WAIT 0)",
         ] {
-            assert_eq!(command(text), Ok(Command::BaseBackup), "{text}");
+            assert_eq!(command(text), Ok(ReplicationCommand::BaseBackup), "{text}");
         }
     }
 
     #[test]
     fn slots_in_both_syntaxes() {
-        let create =
-            |kind, lifetime| Ok(Command::CreateSlot { name: "s".to_owned(), lifetime, kind });
+        let create = |kind, lifetime| {
+            Ok(ReplicationCommand::CreateSlot { name: "s".to_owned(), lifetime, kind })
+        };
         use NewSlot::*;
         use SlotLifetime::*;
         for (text, kind, lifetime) in [
@@ -519,13 +528,17 @@ mod tests {
         ] {
             assert_eq!(fault(text), CommandFault::Syntax, "{text}");
         }
-        let drop = |when_active| Ok(Command::DropSlot { name: "s".to_owned(), when_active });
+        let drop =
+            |when_active| Ok(ReplicationCommand::DropSlot { name: "s".to_owned(), when_active });
         assert_eq!(command("DROP_REPLICATION_SLOT s"), drop(WhenActive::Refuse));
         assert_eq!(command("DROP_REPLICATION_SLOT s WAIT"), drop(WhenActive::Wait));
-        assert_eq!(command("READ_REPLICATION_SLOT S"), Ok(Command::ReadSlot("s".to_owned())));
+        assert_eq!(
+            command("READ_REPLICATION_SLOT S"),
+            Ok(ReplicationCommand::ReadSlot("s".to_owned()))
+        );
         assert_eq!(
             command("ALTER_REPLICATION_SLOT s ( FAILOVER )"),
-            Ok(Command::AlterSlot("s".to_owned()))
+            Ok(ReplicationCommand::AlterSlot("s".to_owned()))
         );
     }
 
@@ -605,7 +618,7 @@ mod tests {
     fn long_names_are_cut_with_a_notice() {
         let long = "N".repeat(64);
         let (command, notices) = parse_command(format!("SHOW {long}").as_bytes()).unwrap();
-        assert_eq!(command, Command::Show("n".repeat(63)));
+        assert_eq!(command, ReplicationCommand::Show("n".repeat(63)));
         let [notice] = notices.as_slice() else { panic!("{notices:?}") };
         assert_eq!(notice.sqlstate, "42622");
         assert_eq!(
@@ -623,10 +636,10 @@ mod tests {
 
     #[test]
     fn quotes() {
-        assert_eq!(command("BASE_BACKUP LABEL 'a''b'"), Ok(Command::BaseBackup));
+        assert_eq!(command("BASE_BACKUP LABEL 'a''b'"), Ok(ReplicationCommand::BaseBackup));
         assert_eq!(command("SHOW \"a\"\"b\""), Err(CommandFault::Syntax), "not those of names");
-        assert_eq!(command("SHOW \"\""), Ok(Command::Show(String::new())));
-        assert_eq!(command("SHOW a\0b"), Ok(Command::Show("a".to_owned())));
+        assert_eq!(command("SHOW \"\""), Ok(ReplicationCommand::Show(String::new())));
+        assert_eq!(command("SHOW a\0b"), Ok(ReplicationCommand::Show("a".to_owned())));
     }
 
     proptest! {
@@ -650,7 +663,7 @@ mod tests {
         #[test]
         fn quoted_names_round_trip(name in "[^\0\"]{0,15}") {
             let text = format!("SHOW \"{name}\"");
-            prop_assert_eq!(command(&text), Ok(Command::Show(name)));
+            prop_assert_eq!(command(&text), Ok(ReplicationCommand::Show(name)));
         }
 
         #[test]

@@ -14,8 +14,8 @@ use std::time::Duration;
 use walhub::bench::clock::Clock;
 use walhub::bench::commits::Commits;
 use walhub::bench::standbys::{
-    self, Flapping, Fleet, FleetPlan, FleetResult, Group, Replies, Slots, Slow, Stalled, StartAt,
-    TruthFrom, Verify,
+    self, Flapping, Fleet, FleetPlan, FleetResult, Group, Replies, Slow, Stalled, StandbySlots,
+    StartAt, TruthFrom, Verify,
 };
 use walhub::bench::truth::Truth;
 use walhub::wal::Lsn;
@@ -138,7 +138,7 @@ fn a_fleet_can_come_slowly_and_use_slots() {
     let scene = Scene::new();
     let primary = Cluster::primary_with_segments(&scene, "primary", 1);
     let mut plan = plan(&primary.conninfo(), 6);
-    plan.slots = Slots::Created("fleet_".to_owned());
+    plan.slots = StandbySlots::Created("fleet_".to_owned());
     plan.connect_rate = Some(10);
     plan.replies = Replies::Interval(Duration::from_millis(100));
     let (clock, begun) = (plan.clock, plan.clock.now());
@@ -153,7 +153,7 @@ fn a_fleet_can_come_slowly_and_use_slots() {
     fleet.storm();
     wait::until("all are back", || fleet.progress().streaming == 6);
     assert_faultless(&fleet.stop());
-    plan.slots = Slots::Existing("fleet_".to_owned());
+    plan.slots = StandbySlots::Existing("fleet_".to_owned());
     let fleet = standbys::start(plan).unwrap();
     wait::until("all stream", || fleet.progress().all_streaming.is_some());
     assert_eq!(primary.count(active), 6);

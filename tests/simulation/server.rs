@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use walhub::wal::{Lsn, TimelineId};
 use walhub::wire::backend::{self, Column};
-use walhub::wire::command::{Command, parse_command};
+use walhub::wire::command::{ReplicationCommand, parse_command};
 use walhub::wire::copy::{FromReceiver, xlog_data_header};
 use walhub::wire::frame::next_frame;
 use walhub::wire::refusal::Refusal;
@@ -305,15 +305,15 @@ impl Server {
             backend::command_complete(out, "OK");
         };
         match command {
-            Command::IdentifySystem => {
+            ReplicationCommand::IdentifySystem => {
                 let (tli, flush) = (self.tli.to_string(), self.flush.to_string());
                 row(out, &[&SYSTEM.raw().to_string(), &tli, &flush, ""]);
             }
-            Command::Show(name) if name == "wal_segment_size" => row(out, &["1MB"]),
-            Command::Show(_) => {
+            ReplicationCommand::Show(name) if name == "wal_segment_size" => row(out, &["1MB"]),
+            ReplicationCommand::Show(_) => {
                 row(out, &[if self.source == Source::Itself { "off" } else { "on" }]);
             }
-            Command::TimelineHistory(tli) => {
+            ReplicationCommand::TimelineHistory(tli) => {
                 let truth = self.shared.truth.borrow();
                 let known = tli != TimelineId::FIRST && truth.history(self.tli).contains(tli);
                 if known {
@@ -326,7 +326,7 @@ impl Server {
                     backend::error(out, &Refusal::error("58P01", "could not open file"));
                 }
             }
-            Command::StartPhysical { start, timeline, .. } => {
+            ReplicationCommand::StartPhysical { start, timeline, .. } => {
                 return self.start(start, timeline.unwrap_or(self.tli), session);
             }
             other => panic!("a hub asks a server for {other:?}"),

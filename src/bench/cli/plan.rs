@@ -6,7 +6,9 @@ use crate::bench::measure::Servers;
 use crate::bench::primary::ServerVersion;
 use crate::bench::profile::{Figures, Load};
 use crate::bench::run::{FleetOptions, HubOptions, RunPlan, ServerPlan, Starts, Work};
-use crate::bench::standbys::{Behaviours, Flapping, Replies, Slots, Slow, Stalled, Storm, Verify};
+use crate::bench::standbys::{
+    Behaviours, Flapping, Replies, Slow, Stalled, StandbySlots, Storm, Verify,
+};
 use crate::wal::SegmentSize;
 use crate::wire::conninfo::Conninfo;
 use crate::wire::units::{SizeUnit, TimeUnit, parse_bytes, parse_duration};
@@ -141,9 +143,9 @@ pub(super) fn fleet(
         behaviours: behaviours(flags)?,
         names: flags.names.clone(),
         slots: match (&flags.slots, flags.create_slots) {
-            (None, _) => Slots::None,
-            (Some(prefix), false) => Slots::Existing(prefix.clone()),
-            (Some(prefix), true) => Slots::Created(prefix.clone()),
+            (None, _) => StandbySlots::None,
+            (Some(prefix), false) => StandbySlots::Existing(prefix.clone()),
+            (Some(prefix), true) => StandbySlots::Created(prefix.clone()),
         },
         connect_rate: flags.connect_rate,
         seed,

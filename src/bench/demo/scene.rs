@@ -3,7 +3,7 @@
 use super::{DURATION, STALL, STANDBYS, STORM, WARM_UP};
 use crate::bench::report::say;
 use crate::bench::run::{Moment, Phase, Watch};
-use crate::bench::terminal::{Board, sparkline};
+use crate::bench::terminal::{LiveLines, sparkline};
 use std::collections::VecDeque;
 use std::io::Stdout;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ const PLOT: usize = 40;
 
 /// What the demo shows while it runs.
 pub(super) struct Scene {
-    board: Board,
+    live_lines: LiveLines,
     begun: Option<Instant>,
     lags: VecDeque<f64>,
     last: Option<(u64, u64)>,
@@ -25,7 +25,7 @@ pub(super) struct Scene {
 impl Scene {
     pub(super) fn new(out: Stdout) -> Self {
         Self {
-            board: Board::new(out, Duration::from_secs(1)),
+            live_lines: LiveLines::new(out, Duration::from_secs(1)),
             begun: None,
             lags: VecDeque::new(),
             last: None,
@@ -38,7 +38,7 @@ impl Scene {
     /// Ends the scene. Returns the median and the 99th percentile of the times in which commits
     /// before the storm reached the last good standby.
     pub(super) fn finish(mut self) -> Option<(u64, u64)> {
-        self.board.finish();
+        self.live_lines.finish();
         self.before_storm.or(self.last)
     }
 
@@ -121,7 +121,7 @@ impl Scene {
 
 impl Watch for Scene {
     fn step(&mut self, text: &str) {
-        self.board.draw(&[format!("walhub demo   {text}")]);
+        self.live_lines.draw(&[format!("walhub demo   {text}")]);
     }
 
     fn moment(&mut self, moment: &Moment) {
@@ -138,6 +138,6 @@ impl Watch for Scene {
             self.lags.pop_front();
         }
         let lines = self.lines(moment);
-        self.board.draw(&lines);
+        self.live_lines.draw(&lines);
     }
 }

@@ -1,11 +1,11 @@
 //! One connection: its socket, its buffers, and its progress.
 
-use super::session::{Extent, Next, Server, Session};
+use super::session::{AfterMessage, Extent, Server, Session};
 use super::walsender::Stream;
 use crate::bench::truth::Truth;
 use crate::standby::answers::{MAX_MESSAGE, after_stream};
 use crate::standby::client::StreamEnd;
-use crate::standby::stream::{Due, Heard};
+use crate::standby::stream::{Heard, KeepaliveDue};
 use crate::wire::backend;
 use crate::wire::copy::ReplyRequest;
 use crate::wire::frame::next_frame;
@@ -166,14 +166,14 @@ impl Connection {
                     Ok(Some(frame)) => (session.take(server, extent, &frame, out), frame.len),
                     Err(malformed) => {
                         backend::error(out, &malformed.refusal());
-                        (Next::Close, 0)
+                        (AfterMessage::Close, 0)
                     }
                 };
                 self.unread.advance(len);
                 match next {
-                    Next::Message => {}
-                    Next::Close => self.closing = true,
-                    Next::Stream { start, slot } => {
+                    AfterMessage::Message => {}
+                    AfterMessage::Close => self.closing = true,
+                    AfterMessage::Stream { start, slot } => {
                         let session = session.clone();
                         let stream = Box::new(Stream::new(start, slot, &session));
                         self.phase = Phase::Streaming(session, stream);
@@ -308,12 +308,12 @@ impl Connection {
     pub(super) fn tick(&mut self, now: Instant) -> Life {
         let Phase::Streaming(_, stream) = &mut self.phase else { return Life::Goes };
         match stream.talk.due(now) {
-            Due::Nothing => Life::Goes,
-            Due::Ping => {
+            KeepaliveDue::Nothing => Life::Goes,
+            KeepaliveDue::Ping => {
                 self.queue.push_back(stream.keepalive(ReplyRequest::Yes));
                 Life::Goes
             }
-            Due::GiveUp => Life::Ends,
+            KeepaliveDue::GiveUp => Life::Ends,
         }
     }
 

@@ -24,7 +24,7 @@ use self::engine::{Engine, Order, Parts};
 use self::files::SegmentFiles;
 use self::generator::{Generator, Sinks};
 use self::session::{Server, TIMELINE};
-use self::slots::Slots;
+use self::slots::PrimarySlots;
 use super::clock::Clock;
 use super::commits::Commits;
 use super::profile::Load;
@@ -131,7 +131,7 @@ pub fn start(plan: PrimaryPlan) -> io::Result<Primary> {
         version: plan.server_version,
         system: plan.system_id,
         size,
-        slots: Slots::default(),
+        slots: PrimarySlots::default(),
     };
     let engine = Engine::new(Parts {
         listener,

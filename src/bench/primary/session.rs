@@ -1,12 +1,12 @@
 //! The primary's side of a conversation up to a stream: messages in, answers out, no I/O.
 
-use super::slots::{Slot, Slots};
+use super::slots::{PrimarySlots, Slot};
 use super::version::ServerVersion;
 use crate::standby::parameters::clean_name;
 use crate::standby::refusals;
 use crate::wal::{Lsn, SegmentName, SegmentSize, SystemId, TimelineId};
 use crate::wire::backend::{self, Column};
-use crate::wire::command::{Command, NewSlot, SlotLifetime, parse_command};
+use crate::wire::command::{NewSlot, ReplicationCommand, SlotLifetime, parse_command};
 use crate::wire::command_phase::{Asked, CommandPhase};
 use crate::wire::frame::Frame;
 use crate::wire::refusal::Refusal;
@@ -25,7 +25,7 @@ pub(super) struct Server {
     pub(super) version: ServerVersion,
     pub(super) system: SystemId,
     pub(super) size: SegmentSize,
-    pub(super) slots: Slots,
+    pub(super) slots: PrimarySlots,
 }
 
 /// The timeline of all the WAL.
@@ -49,7 +49,7 @@ pub(super) struct Session {
 
 /// What comes after a message.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum AfterMessage {
     /// Another message.
     Message,
     /// A stream, after the CopyBothResponse that was written.
@@ -115,7 +115,7 @@ impl Session {
         extent: Extent,
         frame: &Frame<'_>,
         out: &mut BytesMut,
-    ) -> Next {
+    ) -> AfterMessage {
         match self.phase.take(frame) {
             Asked::Command(text) => return self.command(server, extent, text, out),
             Asked::Nothing => {}
@@ -125,17 +125,17 @@ impl Session {
                 backend::error(out, &refusals::fastpath());
                 backend::ready_for_query(out);
             }
-            Asked::Terminate => return Next::Close,
+            Asked::Terminate => return AfterMessage::Close,
             Asked::Malformed(malformed) => {
                 backend::error(out, &malformed.refusal());
-                return Next::Close;
+                return AfterMessage::Close;
             }
             Asked::UnknownType(tag) => {
                 backend::error(out, &refusals::invalid_message_type(tag));
-                return Next::Close;
+                return AfterMessage::Close;
             }
         }
-        Next::Message
+        AfterMessage::Message
     }
 
     fn command(
@@ -144,7 +144,7 @@ impl Session {
         extent: Extent,
         text: &[u8],
         out: &mut BytesMut,
-    ) -> Next {
+    ) -> AfterMessage {
         let done = match parse_command(text) {
             Ok((command, notices)) => {
                 for notice in &notices {
@@ -155,7 +155,7 @@ impl Session {
             Err(fault) => Err(fault.refusal()),
         };
         match done {
-            Ok(Next::Message) => {}
+            Ok(AfterMessage::Message) => {}
             Ok(next) => return next,
             Err(refusal) => {
                 // An error takes the session's temporary slots with it.
@@ -164,35 +164,36 @@ impl Session {
             }
         }
         backend::ready_for_query(out);
-        Next::Message
+        AfterMessage::Message
     }
 
     fn execute(
         &self,
         server: &mut Server,
         extent: Extent,
-        command: Command,
+        command: ReplicationCommand,
         out: &mut BytesMut,
-    ) -> Result<Next, Refusal> {
+    ) -> Result<AfterMessage, Refusal> {
         let major = server.version.major();
         let tag = match command {
-            Command::IdentifySystem => identify_system(server, extent, out),
-            Command::Show(name) => {
+            ReplicationCommand::IdentifySystem => identify_system(server, extent, out),
+            ReplicationCommand::Show(name) => {
                 let (name, value) = self.show(server, &name)?;
                 backend::row_description(out, &[Column::text(&name)]);
                 row(out, &[Some(&value)]);
                 "SHOW"
             }
             // The first timeline has none.
-            Command::TimelineHistory(tli) => return Err(refusals::no_history_file(tli)),
-            Command::ReadSlot(name) if major >= 15 => read_slot(server, &name, out),
-            Command::ReadSlot(_) => {
+            ReplicationCommand::TimelineHistory(tli) => return Err(refusals::no_history_file(tli)),
+            ReplicationCommand::ReadSlot(name) if major >= 15 => read_slot(server, &name, out),
+            ReplicationCommand::ReadSlot(_) => {
                 return Err(crate::wire::command::CommandFault::Syntax.refusal());
             }
-            Command::CreateSlot { kind: NewSlot::Logical, .. } | Command::StartLogical { .. } => {
+            ReplicationCommand::CreateSlot { kind: NewSlot::Logical, .. }
+            | ReplicationCommand::StartLogical { .. } => {
                 return Err(refusals::no_logical_decoding(major));
             }
-            Command::CreateSlot { name, lifetime, kind } => {
+            ReplicationCommand::CreateSlot { name, lifetime, kind } => {
                 let slot = Slot {
                     temporary_of: (lifetime == SlotLifetime::Temporary).then_some(self.pid),
                     active: None,
@@ -204,14 +205,14 @@ impl Session {
                 row(out, &[Some(&name), Some("0/0"), None, None]);
                 "CREATE_REPLICATION_SLOT"
             }
-            Command::DropSlot { name, .. } => {
+            ReplicationCommand::DropSlot { name, .. } => {
                 server.slots.drop_slot(&name)?;
                 "DROP_REPLICATION_SLOT"
             }
-            Command::AlterSlot(name) => return Err(refusals::no_such_slot(&name)),
-            Command::BaseBackup => return Err(no_backup("BASE_BACKUP")),
-            Command::UploadManifest => return Err(no_backup("UPLOAD_MANIFEST")),
-            Command::StartPhysical { slot, start, timeline } => {
+            ReplicationCommand::AlterSlot(name) => return Err(refusals::no_such_slot(&name)),
+            ReplicationCommand::BaseBackup => return Err(no_backup("BASE_BACKUP")),
+            ReplicationCommand::UploadManifest => return Err(no_backup("UPLOAD_MANIFEST")),
+            ReplicationCommand::StartPhysical { slot, start, timeline } => {
                 if let Some(tli) = timeline.filter(|tli| *tli != TIMELINE) {
                     return Err(refusals::timeline_not_in_history(tli));
                 }
@@ -225,11 +226,11 @@ impl Session {
                     }
                     return Err(refusal);
                 }
-                return Ok(Next::Stream { start, slot });
+                return Ok(AfterMessage::Stream { start, slot });
             }
         };
         backend::command_complete(out, tag);
-        Ok(Next::Message)
+        Ok(AfterMessage::Message)
     }
 
     /// The setting's real name, and its value.

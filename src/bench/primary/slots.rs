@@ -11,7 +11,7 @@ const MAX_NAME: usize = 63;
 
 /// All slots of the primary.
 #[derive(Debug, Default)]
-pub(super) struct Slots(BTreeMap<String, Slot>);
+pub(super) struct PrimarySlots(BTreeMap<String, Slot>);
 
 /// A physical slot.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,7 +24,7 @@ pub(super) struct Slot {
     pub(super) restart: Option<Lsn>,
 }
 
-impl Slots {
+impl PrimarySlots {
     pub(super) fn get(&self, name: &str) -> Option<&Slot> {
         self.0.get(name)
     }
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_for_one_and_may_go_with_its_session() {
-        let mut slots = Slots::default();
+        let mut slots = PrimarySlots::default();
         let state = |result: Result<(), Refusal>| result.err().map(|refusal| refusal.sqlstate);
         assert_eq!(state(slots.create("s1", Slot::default())), None);
         assert_eq!(state(slots.create("s1", Slot::default())), Some("42710"));

@@ -1,6 +1,6 @@
 //! Two runs, or two sets of runs, side by side.
 
-use super::{Latency, LoadFault, RunReport, say};
+use super::{Latency, ReportFault, RunReport, say};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -19,7 +19,7 @@ impl Side {
     ///
     /// # Errors
     /// A file cannot be read, or there is none.
-    pub fn load(name: &str) -> Result<Self, LoadFault> {
+    pub fn load(name: &str) -> Result<Self, ReportFault> {
         let mut paths: Vec<PathBuf> = Vec::new();
         for part in name.split(',') {
             let path = Path::new(part);
@@ -27,7 +27,7 @@ impl Side {
                 paths.push(path.to_owned());
                 continue;
             }
-            let fault = |e| LoadFault::Read(part.to_owned(), e);
+            let fault = |e| ReportFault::Read(part.to_owned(), e);
             for entry in fs::read_dir(path).map_err(fault)? {
                 let path = entry.map_err(fault)?.path();
                 if path.extension().is_some_and(|extension| extension == "json") {
@@ -38,7 +38,7 @@ impl Side {
         paths.sort();
         if paths.is_empty() {
             let none = io::Error::new(io::ErrorKind::NotFound, "no .json in it");
-            return Err(LoadFault::Read(name.to_owned(), none));
+            return Err(ReportFault::Read(name.to_owned(), none));
         }
         let reports = paths.iter().map(|path| RunReport::load(path)).collect::<Result<_, _>>()?;
         Ok(Self { name: name.to_owned(), reports })
@@ -297,7 +297,7 @@ mod tests {
     fn a_folder_is_all_its_reports() {
         let folder = tempfile::tempdir().unwrap();
         let name = folder.path().to_str().unwrap();
-        assert!(matches!(Side::load(name), Err(LoadFault::Read(..))));
+        assert!(matches!(Side::load(name), Err(ReportFault::Read(..))));
         for n in ["a", "b"] {
             let path = folder.path().join(format!("{n}.json"));
             fs::write(path, fixture::report().to_json()).unwrap();

@@ -286,7 +286,7 @@ pub struct Sample {
 
 /// Why a file is not a usable report.
 #[derive(Debug, thiserror::Error)]
-pub enum LoadFault {
+pub enum ReportFault {
     /// It cannot be read.
     #[error("could not read \"{0}\": {1}")]
     Read(String, io::Error),
@@ -314,17 +314,17 @@ impl RunReport {
     ///
     /// # Errors
     /// There is no report, or it is of another version.
-    pub fn load(path: &Path) -> Result<Self, LoadFault> {
+    pub fn load(path: &Path) -> Result<Self, ReportFault> {
         #[derive(Deserialize)]
         struct Head {
             version: u32,
         }
         let name = || path.display().to_string();
-        let text = fs::read_to_string(path).map_err(|e| LoadFault::Read(name(), e))?;
-        let form = |e| LoadFault::Form(name(), e);
+        let text = fs::read_to_string(path).map_err(|e| ReportFault::Read(name(), e))?;
+        let form = |e| ReportFault::Form(name(), e);
         let head: Head = serde_json::from_str(&text).map_err(form)?;
         if head.version != VERSION {
-            return Err(LoadFault::Version { path: name(), version: head.version });
+            return Err(ReportFault::Version { path: name(), version: head.version });
         }
         serde_json::from_str(&text).map_err(form)
     }
@@ -346,7 +346,7 @@ mod tests {
         let text = RunReport::load(&path).unwrap_err().to_string();
         assert!(text.contains("version 9"), "{text}");
         fs::write(&path, "{}").unwrap();
-        assert!(matches!(RunReport::load(&path), Err(LoadFault::Form(..))));
+        assert!(matches!(RunReport::load(&path), Err(ReportFault::Form(..))));
     }
 
     #[test]

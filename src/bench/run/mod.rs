@@ -21,7 +21,7 @@ use super::measure::Servers;
 use super::primary::ServerVersion;
 use super::profile::Load;
 use super::report::{self, Mode, PlanReport, RunReport};
-use super::standbys::{Behaviours, Replies, Slots, Verify};
+use super::standbys::{Behaviours, Replies, StandbySlots, Verify};
 use crate::wal::SegmentSize;
 use crate::wire::conninfo::Conninfo;
 use std::io;
@@ -85,7 +85,7 @@ pub struct FleetOptions {
     /// Prefix of their names.
     pub names: String,
     /// Their slots.
-    pub slots: Slots,
+    pub slots: StandbySlots,
     /// Connections begun per second.
     pub connect_rate: Option<u32>,
     /// The seed for random choices.

@@ -2,7 +2,7 @@
 
 use super::hub::HubProcess;
 use super::interrupt::Interrupt;
-use super::source::{Source, Written};
+use super::source::{Source, SourceProgress};
 use super::{FleetOptions, RunFault, RunPlan, ServerPlan};
 use crate::bench::clock::Clock;
 use crate::bench::commits::Commits;
@@ -172,7 +172,7 @@ impl Rig {
 
     /// WAL written since the run began: for our own primary, what the source reports; otherwise,
     /// what was received.
-    pub(super) fn wal_bytes(&self, written: &Written) -> u64 {
+    pub(super) fn wal_bytes(&self, written: &SourceProgress) -> u64 {
         match self.source {
             Source::Others => self.truth.end().bytes_since(self.start),
             _ => written.bytes,
@@ -180,7 +180,7 @@ impl Rig {
     }
 
     /// What ended the run early.
-    pub(super) fn trouble(&mut self, written: &Written) -> Option<String> {
+    pub(super) fn trouble(&mut self, written: &SourceProgress) -> Option<String> {
         let load = written.fault.as_ref().map(|fault| format!("the load: {fault}"));
         load.or_else(|| self.hub.as_mut()?.ended())
     }

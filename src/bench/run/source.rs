@@ -16,7 +16,7 @@ pub(super) enum Source {
 
 /// Its progress.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Written {
+pub(super) struct SourceProgress {
     pub(super) bytes: u64,
     pub(super) commits: u64,
     /// End of the WAL, when we determine it.
@@ -54,11 +54,11 @@ impl Source {
         }
     }
 
-    pub(super) fn written(&self) -> Written {
+    pub(super) fn written(&self) -> SourceProgress {
         match self {
             Self::Primary(primary) => {
                 let progress = primary.progress();
-                Written {
+                SourceProgress {
                     bytes: progress.bytes,
                     commits: progress.commits,
                     end: Some(progress.end),
@@ -71,7 +71,7 @@ impl Source {
             }
             Self::Sql(commits) => {
                 let progress = commits.progress();
-                Written {
+                SourceProgress {
                     bytes: progress.bytes,
                     commits: progress.commits,
                     end: Some(progress.end),
@@ -82,7 +82,7 @@ impl Source {
                     flushed: None,
                 }
             }
-            Self::Others => Written::default(),
+            Self::Others => SourceProgress::default(),
         }
     }
 

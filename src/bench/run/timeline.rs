@@ -1,7 +1,7 @@
 //! What is recorded while a run is in progress.
 
 use super::rig::Rig;
-use super::source::Written;
+use super::source::SourceProgress;
 use crate::bench::report::{Sample, say};
 use crate::bench::standbys::{Fleet, FleetProgress};
 use std::time::{Duration, Instant};
@@ -115,7 +115,7 @@ impl Timeline {
         rig: &mut Rig,
         fleet: Option<&Fleet>,
         watch: &mut dyn Watch,
-    ) -> Written {
+    ) -> SourceProgress {
         let written = rig.source.written();
         let progress = fleet.map(Fleet::progress);
         let now = Instant::now();

@@ -2,7 +2,7 @@
 //! it, and waits for the answer.
 
 use super::link::{Goes, Link, LinkFault, Patience};
-use super::order::Order;
+use super::wal_order::WalOrder;
 use super::{SqlProgress, SqlResult};
 use crate::bench::clock::{Clock, Nanos};
 use crate::bench::commits::Commits;
@@ -24,7 +24,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// What the threads share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct CommitLoad {
     load: Load,
     clock: Clock,
     commits: Arc<Commits>,
@@ -41,7 +41,7 @@ struct State {
     taken: u64,
     /// How many of them are not due yet.
     waiting: usize,
-    order: Order,
+    wal_order: WalOrder,
     /// End of the WAL when the load began.
     origin: Option<Lsn>,
     end: Lsn,
@@ -83,14 +83,14 @@ enum Job {
     End,
 }
 
-impl Shared {
+impl CommitLoad {
     pub(super) fn new(load: Load, clock: Clock, commits: Arc<Commits>) -> Self {
         let state = State {
             schedule: None,
             random: Random::new(load.seed),
             taken: 0,
             waiting: 0,
-            order: Order::default(),
+            wal_order: WalOrder::default(),
             origin: None,
             end: Lsn::INVALID,
             answered: 0,
@@ -158,7 +158,7 @@ impl Shared {
         let mut state = self.lock();
         loop {
             let still = state.origin.is_none() || state.is_still(&self.load);
-            if state.end_of_wal == EndOfWal::Unknown && still && state.order.is_idle() {
+            if state.end_of_wal == EndOfWal::Unknown && still && state.wal_order.is_idle() {
                 state.end_of_wal = EndOfWal::Asked;
                 return Job::Settle;
             }
@@ -202,7 +202,7 @@ impl Shared {
         state.end = state.end.max(end);
         record(&mut state.latency, now.since(due));
         record(&mut state.service, now.since(sent));
-        state.order.answered(client, end, due);
+        state.wal_order.answered(client, end, due);
         self.pass_on(&mut state);
     }
 
@@ -220,7 +220,7 @@ impl Shared {
 
     fn failed(&self, client: usize, fault: &LinkFault) {
         let mut state = self.lock();
-        state.order.lost(client);
+        state.wal_order.lost(client);
         self.pass_on(&mut state);
         state.fault.get_or_insert_with(|| fault.to_string());
         drop(state);
@@ -228,10 +228,10 @@ impl Shared {
     }
 
     fn pass_on(&self, state: &mut State) {
-        while let Some((end, due)) = state.order.next() {
+        while let Some((end, due)) = state.wal_order.next() {
             self.commits.add(end, due);
         }
-        self.commits.complete_to(state.order.complete_to());
+        self.commits.complete_to(state.wal_order.complete_to());
     }
 }
 
@@ -265,7 +265,7 @@ impl State {
         self.late = self.late.max(now.since(due));
         self.waiting = self.waiting.saturating_sub(1);
         self.end_of_wal = EndOfWal::Unknown;
-        self.order.sent(client);
+        self.wal_order.sent(client);
         Job::Commit { due, size }
     }
 
@@ -282,7 +282,7 @@ impl State {
             end: self.end,
             settled: self.end_of_wal == EndOfWal::Known,
             late,
-            finished: self.all_taken(load) && self.waiting == 0 && self.order.is_idle(),
+            finished: self.all_taken(load) && self.waiting == 0 && self.wal_order.is_idle(),
             fault: self.fault.clone(),
         }
     }
@@ -299,14 +299,14 @@ fn record(histogram: &mut Histogram<u64>, span: Duration) {
     histogram.saturating_record(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX));
 }
 
-impl Goes for Shared {
+impl Goes for CommitLoad {
     fn goes(&self) -> bool {
         self.lock().stopped.is_none_or(|since| since.elapsed() < LAST_ANSWERS)
     }
 }
 
 /// Commits until the load is stopped.
-pub(super) fn run(shared: &Shared, client: usize, mut link: Link) {
+pub(super) fn run(shared: &CommitLoad, client: usize, mut link: Link) {
     if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1)) {
         tracing::debug!("commits may be late by the timer's slack of 50 us: {error}");
     }
@@ -335,7 +335,7 @@ pub(super) fn run(shared: &Shared, client: usize, mut link: Link) {
     }
 }
 
-fn position(link: &mut Link, shared: &Shared, query: &str) -> Result<Lsn, LinkFault> {
+fn position(link: &mut Link, shared: &CommitLoad, query: &str) -> Result<Lsn, LinkFault> {
     let text = link.value(query, Patience::While(shared))?;
     text.parse().map_err(|_| LinkFault::NoRow)
 }

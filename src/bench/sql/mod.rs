@@ -6,11 +6,11 @@
 
 mod client;
 mod link;
-mod order;
+mod wal_order;
 
 pub use link::LinkFault;
 
-use self::client::Shared;
+use self::client::CommitLoad;
 use self::link::Link;
 use super::clock::Clock;
 use super::commits::Commits;
@@ -72,7 +72,7 @@ pub struct SqlResult {
 /// Commits in progress. Dropping this stops them.
 #[derive(Debug)]
 pub struct SqlCommits {
-    shared: Arc<Shared>,
+    shared: Arc<CommitLoad>,
     clients: Vec<JoinHandle<()>>,
 }
 
@@ -81,7 +81,7 @@ pub fn start(plan: SqlPlan) -> Result<SqlCommits, LinkFault> {
     let links: Vec<Link> = (0..plan.clients.max(1))
         .map(|n| Link::open(&plan.target, &format!("walhub bench {n}")))
         .collect::<Result<_, _>>()?;
-    let shared = Arc::new(Shared::new(plan.load, plan.clock, plan.commits));
+    let shared = Arc::new(CommitLoad::new(plan.load, plan.clock, plan.commits));
     let mut commits = SqlCommits { shared, clients: Vec::new() };
     for (n, link) in links.into_iter().enumerate() {
         let shared = Arc::clone(&commits.shared);

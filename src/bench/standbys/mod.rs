@@ -24,14 +24,14 @@ mod worker;
 
 pub use outcome::{Fault, FleetProgress, FleetResult, GroupResult, StormSeen};
 pub use plan::{
-    Behaviours, Flapping, FleetPlan, Group, Replies, Slots, Slow, Stalled, StartAt, Storm,
+    Behaviours, Flapping, FleetPlan, Group, Replies, Slow, Stalled, StandbySlots, StartAt, Storm,
     TruthFrom, Verify,
 };
 pub use scout::{Identity, identify};
 pub use sums::{Sums, Unverified};
 
 use self::outcome::histogram;
-use self::shared::{Counts, Shared};
+use self::shared::{Counts, FleetState};
 use self::worker::{Report, Worker};
 use crate::wal::Lsn;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -45,7 +45,7 @@ const RESERVED_DESCRIPTORS: u64 = 256;
 
 /// A running fleet.
 pub struct Fleet {
-    shared: Arc<Shared>,
+    shared: Arc<FleetState>,
     threads: Vec<JoinHandle<Report>>,
 }
 
@@ -62,7 +62,7 @@ pub fn start(mut plan: FleetPlan) -> io::Result<Fleet> {
         None => scout::ask(&endpoints)?,
     };
     let threads = plan.threads;
-    let shared = Arc::new(Shared::new(plan, endpoints, identity)?);
+    let shared = Arc::new(FleetState::new(plan, endpoints, identity)?);
     let mut fleet = Fleet { shared: Arc::clone(&shared), threads: Vec::with_capacity(threads) };
     for n in 0..threads {
         let worker = Worker::new(Arc::clone(&shared), n)?;
@@ -82,10 +82,10 @@ impl Fleet {
     pub fn progress(&self) -> FleetProgress {
         let shared = &self.shared;
         let sum = |n: usize| {
-            let loads = shared.boards.iter().map(|board| board.states[n].load(Ordering::Relaxed));
+            let loads = shared.counts.iter().map(|thread| thread.states[n].load(Ordering::Relaxed));
             loads.sum::<u64>() as usize
         };
-        let counts = shared.boards.iter().map(|board| board.counts());
+        let counts = shared.counts.iter().map(|thread| thread.counts());
         let counts = counts.fold(Counts::default(), |all, one| all.plus(&one));
         let good = shared.plan.members(Group::Good);
         let mut received: Vec<u64> =

@@ -35,7 +35,7 @@ pub struct FleetPlan {
     /// Prefix of their `application_name`; their number follows, from 1.
     pub names: String,
     /// Whether they use replication slots.
-    pub slots: Slots,
+    pub slots: StandbySlots,
     /// Connections begun per second at the start; `None` begins all at once.
     pub connect_rate: Option<u32>,
     /// `wal_receiver_timeout`: after half of it in silence they ask for a reply, after all of it
@@ -147,7 +147,7 @@ pub struct Storm {
 
 /// Physical replication slots of the standbys.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Slots {
+pub enum StandbySlots {
     /// None.
     None,
     /// Existing ones, named by this prefix and the standby's number.
@@ -185,7 +185,7 @@ impl FleetPlan {
             replies: Replies::Flush,
             behaviours: Behaviours::default(),
             names: "standby_".to_owned(),
-            slots: Slots::None,
+            slots: StandbySlots::None,
             connect_rate: None,
             receiver_timeout: Duration::from_secs(60),
             retry: Duration::from_secs(1),

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const MAX_FAULTS: usize = 100;
 
 /// The fleet's common state.
-pub(super) struct Shared {
+pub(super) struct FleetState {
     pub(super) plan: FleetPlan,
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) identity: Identity,
@@ -27,7 +27,7 @@ pub(super) struct Shared {
     pub(super) first_last: Arc<Mutex<FirstLast>>,
     /// The received positions, by the standby's number.
     pub(super) received: Vec<AtomicU64>,
-    pub(super) boards: Vec<Board>,
+    pub(super) counts: Vec<SharedCounts>,
     /// Connections begun.
     pub(super) connections: AtomicU64,
     pub(super) stopping: AtomicBool,
@@ -89,12 +89,12 @@ impl Counts {
 
 /// One thread's counts, which the owner may read at any time.
 #[derive(Debug, Default)]
-pub(super) struct Board {
+pub(super) struct SharedCounts {
     pub(super) states: [AtomicU64; 4],
     counts: [AtomicU64; 10],
 }
 
-impl Board {
+impl SharedCounts {
     pub(super) fn publish(&self, states: &[usize; 4], counts: &Counts) {
         for (shown, count) in self.states.iter().zip(states) {
             shown.store(*count as u64, Ordering::Relaxed);
@@ -114,7 +114,7 @@ impl Board {
     }
 }
 
-impl Shared {
+impl FleetState {
     pub(super) fn new(
         plan: FleetPlan,
         endpoints: Vec<Endpoint>,
@@ -128,7 +128,7 @@ impl Shared {
             common: Arc::new(Common::new(truth, plan.truth_from, identity.rules())),
             first_last: Arc::new(Mutex::new(FirstLast::new(threads))),
             received: (0..plan.standbys).map(|_| AtomicU64::new(0)).collect(),
-            boards: (0..threads).map(|_| Board::default()).collect(),
+            counts: (0..threads).map(|_| SharedCounts::default()).collect(),
             connections: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             marked: AtomicU64::new(0),

@@ -92,7 +92,7 @@ struct Out {
 
 /// The outcome of a write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Written {
+pub(super) enum WriteOutcome {
     /// The socket took everything.
     All,
     /// It is full: continue when it has room.
@@ -151,27 +151,27 @@ impl Standby {
 
     /// Sends a status update: received WAL is written, and durable up to `flush`. The apply
     /// position is the previous flush position.
-    pub(super) fn tell(&mut self, flush: Lsn, reply: ReplyRequest, now: Nanos) -> Written {
-        let State::Streaming(socket) = &self.state else { return Written::Gone };
+    pub(super) fn tell(&mut self, flush: Lsn, reply: ReplyRequest, now: Nanos) -> WriteOutcome {
+        let State::Streaming(socket) = &self.state else { return WriteOutcome::Gone };
         let apply = self.flushed;
         self.flushed = flush;
         self.told = now;
         if !self.out.rest.is_empty() {
             self.out.owed = Some(reply);
-            return Written::Full;
+            return WriteOutcome::Full;
         }
         let frame = status(self.received, flush, apply, reply);
         put(socket, &frame, &mut self.out.rest)
     }
 
     /// The socket has room again.
-    pub(super) fn go_on(&mut self, now: Nanos) -> Written {
-        let State::Streaming(socket) = &self.state else { return Written::Gone };
+    pub(super) fn go_on(&mut self, now: Nanos) -> WriteOutcome {
+        let State::Streaming(socket) = &self.state else { return WriteOutcome::Gone };
         let rest = std::mem::take(&mut self.out.rest);
         match put(socket, &rest, &mut self.out.rest) {
-            Written::All => match self.out.owed.take() {
+            WriteOutcome::All => match self.out.owed.take() {
                 Some(reply) => self.tell(self.flushed, reply, now),
-                None => Written::All,
+                None => WriteOutcome::All,
             },
             other => other,
         }
@@ -184,17 +184,17 @@ fn status(write: Lsn, flush: Lsn, apply: Lsn, reply: ReplyRequest) -> [u8; STATU
 }
 
 /// Sends `bytes`; puts what the socket does not take into `rest`.
-fn put(socket: &Socket, bytes: &[u8], rest: &mut Vec<u8>) -> Written {
+fn put(socket: &Socket, bytes: &[u8], rest: &mut Vec<u8>) -> WriteOutcome {
     let taken = match send(socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
         Ok(taken) => taken,
         Err(Errno::AGAIN | Errno::INTR) => 0,
-        Err(_) => return Written::Gone,
+        Err(_) => return WriteOutcome::Gone,
     };
     match bytes.get(taken..) {
-        None | Some([]) => Written::All,
+        None | Some([]) => WriteOutcome::All,
         Some(left) => {
             rest.extend_from_slice(left);
-            Written::Full
+            WriteOutcome::Full
         }
     }
 }

@@ -1,9 +1,9 @@
 //! What is shown while a command runs.
 
-mod board;
+mod live_lines;
 mod status;
 
-pub use board::{Board, sparkline};
+pub use live_lines::{LiveLines, sparkline};
 pub use status::{Progress, Status, Verbosity};
 
 use std::io::{self, ErrorKind, Write as _};

@@ -2,17 +2,17 @@
 //! answer per connection. The number of clients, the size of a request and the time for each step
 //! are limited.
 
-mod door;
+mod socket;
 mod figures;
 mod report;
 
-pub use door::Door;
 pub(super) use figures::receiver;
+pub use socket::CtlSocket;
 
 use super::Shared;
 use super::orders::{Order, Steer};
 use crate::ctl::answer::{Answer, Dropped, Failure, Said};
-use crate::ctl::request::{Command, MAX_REQUEST, Request};
+use crate::ctl::request::{HubCommand, MAX_REQUEST, Request};
 use crate::hub::course::Upstream;
 use crate::status::Ages;
 use crate::store::slots::SlotName;
@@ -39,7 +39,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Serves until the task is dropped.
 pub(super) async fn run(shared: Arc<Shared>, listener: UnixListener) {
-    let desk = Arc::new(Desk { shared, ages: Mutex::default() });
+    let service = Arc::new(CtlService { shared, ages: Mutex::default() });
     let places = Arc::new(Semaphore::new(CLIENTS));
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -47,15 +47,15 @@ pub(super) async fn run(shared: Arc<Shared>, listener: UnixListener) {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = looks.tick() => {
-                desk.look();
+                service.look();
                 continue;
             }
         };
         match (accepted, Arc::clone(&places).try_acquire_owned()) {
             (Ok((socket, _)), Ok(place)) => {
-                let desk = Arc::clone(&desk);
+                let service = Arc::clone(&service);
                 tokio::spawn(async move {
-                    serve(&desk, socket).await;
+                    serve(&service, socket).await;
                     drop(place);
                 });
             }
@@ -72,9 +72,9 @@ pub(super) async fn run(shared: Arc<Shared>, listener: UnixListener) {
     }
 }
 
-async fn serve(desk: &Desk, mut socket: UnixStream) {
+async fn serve(service: &CtlService, mut socket: UnixStream) {
     let said = match timeout(PATIENCE, read_line(&mut socket)).await {
-        Ok(Ok(Line::Whole(line))) => desk.answer(&line).await,
+        Ok(Ok(Line::Whole(line))) => service.answer(&line).await,
         Ok(Ok(Line::TooLong)) => {
             Err(Failure::new(format!("the request is longer than {MAX_REQUEST} bytes")))
         }
@@ -115,12 +115,12 @@ async fn read_line(socket: &mut UnixStream) -> io::Result<Line> {
 }
 
 /// Answers requests.
-struct Desk {
+struct CtlService {
     shared: Arc<Shared>,
     ages: Mutex<Ages>,
 }
 
-impl Desk {
+impl CtlService {
     /// Samples the durable position.
     fn look(&self) {
         if let Some(cell) = self.shared.hub.current_cell() {
@@ -138,35 +138,35 @@ impl Desk {
         }
     }
 
-    async fn carry_out(&self, command: Command) -> Result<Said, Failure> {
+    async fn carry_out(&self, command: HubCommand) -> Result<Said, Failure> {
         let hub = &self.shared.hub;
         match command {
-            Command::Status => {
+            HubCommand::Status => {
                 let receiver = receiver(&self.shared).await;
                 Ok(Said::Status(Box::new(report::status(&self.shared, receiver))))
             }
-            Command::Standbys => {
+            HubCommand::Standbys => {
                 let figures = figures::standbys(&self.shared).await?;
                 self.look();
                 let ages = self.ages.lock().unwrap_or_else(PoisonError::into_inner);
                 Ok(Said::Standbys(report::standbys(&self.shared, &figures, &ages)))
             }
-            Command::Slots => Ok(Said::Slots(report::slots(hub))),
-            Command::DropSlot { name } => self.drop_slot(&name).await,
-            Command::Upstream => Ok(Said::Upstream(report::upstream(hub))),
-            Command::SetUpstream { conninfo } => {
+            HubCommand::Slots => Ok(Said::Slots(report::slots(hub))),
+            HubCommand::DropSlot { name } => self.drop_slot(&name).await,
+            HubCommand::Upstream => Ok(Said::Upstream(report::upstream(hub))),
+            HubCommand::SetUpstream { conninfo } => {
                 self.steer(Steer::Follow(Some(named(&conninfo)?))).await?;
                 Ok(Said::Upstream(report::upstream(hub)))
             }
-            Command::ResetUpstream => {
+            HubCommand::ResetUpstream => {
                 self.steer(Steer::Follow(None)).await?;
                 Ok(Said::Upstream(report::upstream(hub)))
             }
-            Command::Fence => {
+            HubCommand::Fence => {
                 self.steer(Steer::Fence).await?;
                 Ok(Said::Fence(report::fence(hub)))
             }
-            Command::Unfence { upstream } => {
+            HubCommand::Unfence { upstream } => {
                 let upstream = upstream.as_ref().map(named).transpose()?;
                 self.steer(Steer::Unfence(upstream)).await?;
                 Ok(Said::Fence(report::fence(hub)))

@@ -50,7 +50,7 @@ impl Scene {
             mailboxes: vec![post],
             keeper: forgetful(),
             restorer: None,
-            bound: Bound::default().with_ctl(Door::open(directory.path()).unwrap()),
+            bound: Bound::default().with_ctl(CtlSocket::open(directory.path()).unwrap()),
             news: from_cores,
             running: is_running,
         };

@@ -14,7 +14,7 @@ use super::{LOG, Task};
 use crate::archive::check;
 use crate::config::OnGap;
 use crate::hub::page_rules::page_rules;
-use crate::restorer::{Restored, RestoredFile, Restorer};
+use crate::restorer::{RestoreResult, RestoredFile, Restorer};
 use crate::store::evidence::{ARCHIVE, in_archive};
 use crate::store::layout::Layout;
 use crate::store::retention::Receiving;
@@ -598,7 +598,7 @@ struct Ahead<'a> {
     coming: VecDeque<(SegmentNo, Coming)>,
 }
 
-type Fetched = Restored<(SegmentName, RestoredFile)>;
+type Fetched = RestoreResult<(SegmentName, RestoredFile)>;
 type Coming = oneshot::Receiver<Fetched>;
 
 impl<'a> Ahead<'a> {

@@ -4,7 +4,7 @@ use super::senders::Senders;
 use crate::data::context::Context;
 use crate::data::table::Key;
 use crate::ring::{ReplyBuffer, Ring};
-use crate::standby::stream::{Due, Heard};
+use crate::standby::stream::{Heard, KeepaliveDue};
 use crate::wire::copy::ReplyRequest;
 use std::io;
 use tracing::warn;
@@ -127,9 +127,9 @@ impl Senders {
             return self.perform(key, duty, cx);
         }
         match sender.talk.due(cx.now) {
-            Due::Nothing => {}
-            Due::Ping => self.push_keepalive(key, ReplyRequest::Yes, cx),
-            Due::GiveUp => {
+            KeepaliveDue::Nothing => {}
+            KeepaliveDue::Ping => self.push_keepalive(key, ReplyRequest::Yes, cx),
+            KeepaliveDue::GiveUp => {
                 sender.log_end("terminating walsender process due to replication timeout");
                 self.close(key, cx);
             }

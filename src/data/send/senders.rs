@@ -7,7 +7,7 @@ use crate::data::context::Context;
 use crate::data::handoff::{Handback, ToControl};
 use crate::data::table::{Key, Table};
 use crate::data::token::Purpose;
-use crate::fanout::Due;
+use crate::fanout::DueStandbys;
 use crate::hub::Hub;
 use crate::ring::{OpId, Ring};
 use crate::wire::backend;
@@ -32,7 +32,7 @@ pub(super) struct Senders {
     pub(super) hub: Arc<Hub>,
     pub(super) table: Table<Sender>,
     /// The standbys to look at in the next round.
-    pub(super) due: Due,
+    pub(super) due: DueStandbys,
     timers: BTreeSet<(Instant, Key)>,
     /// Large pieces that were copied because sends without a copy held too many chunks.
     pub(super) refused_holds: u64,
@@ -47,7 +47,7 @@ impl Senders {
         Self {
             hub,
             table: Table::default(),
-            due: Due::default(),
+            due: DueStandbys::default(),
             timers: BTreeSet::new(),
             refused_holds: 0,
             awaiting_buffer: Vec::new(),

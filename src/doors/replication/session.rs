@@ -13,7 +13,7 @@ use crate::standby::{parameters, refusals};
 use crate::wal::TimelineId;
 use crate::watermark::Cell;
 use crate::wire::backend::{self, BYTEA_OID, Column, TEXT_OID};
-use crate::wire::command::{Command, parse_command};
+use crate::wire::command::{ReplicationCommand, parse_command};
 use crate::wire::command_phase::{Asked, CommandPhase};
 use crate::wire::frame::{Frame, next_frame};
 use crate::wire::refusal::{Refusal, Severity};
@@ -152,7 +152,7 @@ fn finish(hub: &Hub, session: &Session, done: Result<Step, Refusal>, out: &mut B
 fn execute(
     hub: &Hub,
     session: &Session,
-    command: Command,
+    command: ReplicationCommand,
     out: &mut BytesMut,
 ) -> Result<Step, Refusal> {
     // Both existed when the connection was admitted. But after a gap our WAL may have been moved
@@ -162,8 +162,8 @@ fn execute(
     };
     let major = identity.server_major();
     match command {
-        Command::IdentifySystem => identify_system(&identity, &current, out),
-        Command::Show(name) => {
+        ReplicationCommand::IdentifySystem => identify_system(&identity, &current, out),
+        ReplicationCommand::Show(name) => {
             let asker = Asker {
                 application_name: &session.application_name,
                 wal_sender_timeout: session.wal_sender_timeout,
@@ -173,25 +173,29 @@ fn execute(
             row(out, &[Some(&value)]);
             backend::command_complete(out, "SHOW");
         }
-        Command::TimelineHistory(tli) => {
+        ReplicationCommand::TimelineHistory(tli) => {
             let unknown = tli < current.tli() && hub.history(tli).is_none();
             if unknown && tli != TimelineId::FIRST && hub.config.restore.is_some() {
                 return Ok(Step::History(tli));
             }
             timeline_history(hub, tli, major, out)?;
         }
-        Command::ReadSlot(name) => slots::read(hub, &name, &current, out),
-        Command::CreateSlot { name, lifetime, kind } => {
+        ReplicationCommand::ReadSlot(name) => slots::read(hub, &name, &current, out),
+        ReplicationCommand::CreateSlot { name, lifetime, kind } => {
             return slots::create(hub, session, &name, lifetime, kind, out);
         }
-        Command::DropSlot { name, when_active } => {
+        ReplicationCommand::DropSlot { name, when_active } => {
             return slots::drop_slot(hub, session, &name, when_active, out);
         }
-        Command::AlterSlot(name) => return Err(slots::alter(hub, &name)),
-        Command::StartLogical { .. } => return Err(refusals::no_logical_decoding(major)),
-        Command::BaseBackup => return Err(refusals::no_base_backup("BASE_BACKUP")),
-        Command::UploadManifest => return Err(refusals::no_base_backup("UPLOAD_MANIFEST")),
-        Command::StartPhysical { slot, start, timeline } => {
+        ReplicationCommand::AlterSlot(name) => return Err(slots::alter(hub, &name)),
+        ReplicationCommand::StartLogical { .. } => {
+            return Err(refusals::no_logical_decoding(major));
+        }
+        ReplicationCommand::BaseBackup => return Err(refusals::no_base_backup("BASE_BACKUP")),
+        ReplicationCommand::UploadManifest => {
+            return Err(refusals::no_base_backup("UPLOAD_MANIFEST"));
+        }
+        ReplicationCommand::StartPhysical { slot, start, timeline } => {
             let slot = match slots::acquire(hub, session, slot, start)? {
                 Acquired::Slot(slot) => slot,
                 Acquired::CreateFirst(name) => {

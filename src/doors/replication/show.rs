@@ -1,7 +1,7 @@
 //! SHOW: the settings that real clients ask for, and some more for people who use psql.
 
 use crate::cluster::identity::Identity;
-use crate::config::{Config, HotStandbyFeedback};
+use crate::config::{Config, FeedbackSetting};
 use crate::standby::refusals;
 use crate::wire::refusal::Refusal;
 use crate::wire::units::{format_bytes, format_duration};
@@ -48,8 +48,8 @@ pub fn show(
             format_duration(config.retention.idle_slot_timeout)
         }
         "hot_standby_feedback" => match config.feedback.hot_standby_feedback {
-            HotStandbyFeedback::On => "on".to_owned(),
-            HotStandbyFeedback::Off => "off".to_owned(),
+            FeedbackSetting::On => "on".to_owned(),
+            FeedbackSetting::Off => "off".to_owned(),
         },
         "wal_keep_size" => format_bytes(config.retention.wal_keep_size),
         "wal_level" => "replica".to_owned(),

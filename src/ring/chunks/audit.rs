@@ -21,12 +21,12 @@ impl Audit {
         let buffers = self.shared.ranges.len();
         let Some(offset) = bytes.as_ptr().addr().checked_sub(start) else { return false };
         let buffer = offset / CHUNK_SIZE;
-        buffer < buffers && !self.shared.directory.is_kept_by(self.reader, buffer)
+        buffer < buffers && !self.shared.index.is_kept_by(self.reader, buffer)
     }
 
     /// Makes the mistake that [`Audit::is_unpinned`] detects.
     pub(crate) fn unpin(&self) {
-        self.shared.directory.forget_hazard(self.reader);
+        self.shared.index.forget_hazard(self.reader);
     }
 }
 

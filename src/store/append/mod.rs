@@ -77,7 +77,7 @@ pub enum Action {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HaltReason {
     /// What was tried.
-    pub operation: Operation,
+    pub operation: AppendOperation,
     /// On which segment.
     pub segment: SegmentNo,
     /// The operating system's error message.
@@ -87,11 +87,11 @@ pub struct HaltReason {
 impl fmt::Display for HaltReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verb = match self.operation {
-            Operation::Prepare => "prepare",
-            Operation::Write => "write to",
-            Operation::Sync => "fdatasync",
-            Operation::Begin => "note the beginning of",
-            Operation::Finalize => "rename",
+            AppendOperation::Prepare => "prepare",
+            AppendOperation::Write => "write to",
+            AppendOperation::Sync => "fdatasync",
+            AppendOperation::Begin => "note the beginning of",
+            AppendOperation::Finalize => "rename",
         };
         write!(f, "could not {verb} WAL segment number {}: {}", self.segment.raw(), self.error)
     }
@@ -99,7 +99,7 @@ impl fmt::Display for HaltReason {
 
 /// An operation that can fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Operation {
+pub enum AppendOperation {
     /// Making a segment's file ready.
     Prepare,
     /// A write.
@@ -265,7 +265,7 @@ impl Appender {
                     self.drop_to_durable(out);
                 }
             }
-            Phase::Running => self.halt(Operation::Prepare, segment, error, out),
+            Phase::Running => self.halt(AppendOperation::Prepare, segment, error, out),
         }
     }
 
@@ -293,7 +293,7 @@ impl Appender {
                 }
             }
             Err(error) if is_no_space(&error) => batch.stage = Stage::Failing,
-            Err(error) => return self.halt(Operation::Write, write.segment, &error, out),
+            Err(error) => return self.halt(AppendOperation::Write, write.segment, &error, out),
         }
         let batch = self.batch.as_mut().expect("I2: a completion belongs to the batch in flight");
         if batch.writes.is_empty() {
@@ -314,7 +314,7 @@ impl Appender {
             return;
         }
         if let Err(error) = result {
-            return self.halt(Operation::Sync, segment, &error, out);
+            return self.halt(AppendOperation::Sync, segment, &error, out);
         }
         let beginning = self.beginning;
         let batch = self.batch.as_mut().expect("I2: a completion belongs to the batch in flight");
@@ -348,7 +348,7 @@ impl Appender {
             Err(error) if is_no_space(error) => self.drop_to_durable(out),
             Err(error) => {
                 let segment = self.durable.segment(self.size);
-                self.halt(Operation::Begin, segment, error, out);
+                self.halt(AppendOperation::Begin, segment, error, out);
             }
         }
     }
@@ -376,7 +376,7 @@ impl Appender {
                 }
             }
             Phase::Running | Phase::OutOfSpace => {
-                self.halt(Operation::Finalize, segment, error, out);
+                self.halt(AppendOperation::Finalize, segment, error, out);
             }
         }
     }
@@ -542,7 +542,7 @@ impl Appender {
 
     fn halt(
         &mut self,
-        operation: Operation,
+        operation: AppendOperation,
         segment: SegmentNo,
         error: &io::Error,
         out: &mut Vec<Action>,

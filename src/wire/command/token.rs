@@ -12,9 +12,9 @@ use winnow::token::{any, take_till, take_while};
 /// `NAMEDATALEN - 1`
 const IDENTIFIER_BYTES: usize = 63;
 
-/// One token. Keywords come as [`Token::Keyword`]: they match exactly, in upper case only.
+/// One token. Keywords come as [`CommandToken::Keyword`]: they match exactly, in upper case only.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Token {
+pub(super) enum CommandToken {
     Keyword(Keyword),
     /// Folded to lower case unless it was quoted; cut to 63 bytes.
     Identifier(String),
@@ -86,32 +86,32 @@ impl<'a> Lexer<'a> {
     }
 
     /// The next token; `None` at the end.
-    pub(super) fn next(&mut self) -> Result<Option<Token>, CommandFault> {
+    pub(super) fn next(&mut self) -> Result<Option<CommandToken>, CommandFault> {
         self.rest = without_leading_space(self.rest);
         // As in the scanner, the longest match wins: `0/1` before the number 0,
         // `AB/1` before the word AB.
         if let Ok((high, low)) = position.parse_next(&mut self.rest) {
             let lsn = u64::from(wrapping(high, 16)) << 32 | u64::from(wrapping(low, 16));
-            return Ok(Some(Token::Position(Lsn::new(lsn))));
+            return Ok(Some(CommandToken::Position(Lsn::new(lsn))));
         }
         if let Ok(digits) = take(&mut self.rest, |b| b.is_ascii_digit()) {
-            return Ok(Some(Token::Number(wrapping(digits, 10))));
+            return Ok(Some(CommandToken::Number(wrapping(digits, 10))));
         }
         if let Ok(word) = word.parse_next(&mut self.rest) {
             return Ok(Some(match Keyword::find(word) {
-                Some(keyword) => Token::Keyword(keyword),
-                None => Token::Identifier(self.identifier(&word.to_ascii_lowercase())),
+                Some(keyword) => CommandToken::Keyword(keyword),
+                None => CommandToken::Identifier(self.identifier(&word.to_ascii_lowercase())),
             }));
         }
         let Some((&first, rest)) = self.rest.split_first() else { return Ok(None) };
         self.rest = rest;
         match first {
-            b'\'' => self.text().map(|text| Token::Text(lossy(&text))),
+            b'\'' => self.text().map(|text| CommandToken::Text(lossy(&text))),
             b'"' => {
                 let name = until(&mut self.rest, first)?;
-                Ok(Token::Identifier(self.identifier(name)))
+                Ok(CommandToken::Identifier(self.identifier(name)))
             }
-            byte => Ok(Token::Byte(byte)),
+            byte => Ok(CommandToken::Byte(byte)),
         }
         .map(Some)
     }

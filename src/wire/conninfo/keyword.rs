@@ -1,7 +1,7 @@
 //! Every connection option of libpq 18, and how walhub treats it.
 
 /// A connection option.
-pub(super) struct Keyword {
+pub(super) struct ConninfoKeyword {
     pub(super) name: &'static str,
     /// The environment variable that gives it when the string does not.
     pub(super) env: Option<&'static str>,
@@ -36,22 +36,22 @@ const NO_PEER: &str = "checks the server's owner, which walhub cannot do yet";
 const ONLY_30: &str = "demands a newer protocol than 3.0, the one walhub speaks";
 
 /// The option with that name. Names match exactly.
-pub(super) fn find(name: &str) -> Option<&'static Keyword> {
+pub(super) fn find(name: &str) -> Option<&'static ConninfoKeyword> {
     KEYWORDS.iter().find(|keyword| keyword.name == name)
 }
 
-const fn keyword(name: &'static str, env: &'static str, stance: Stance) -> Keyword {
-    Keyword { name, env: Some(env), stance }
+const fn keyword(name: &'static str, env: &'static str, stance: Stance) -> ConninfoKeyword {
+    ConninfoKeyword { name, env: Some(env), stance }
 }
 
-const fn unlisted(name: &'static str, stance: Stance) -> Keyword {
-    Keyword { name, env: None, stance }
+const fn unlisted(name: &'static str, stance: Stance) -> ConninfoKeyword {
+    ConninfoKeyword { name, env: None, stance }
 }
 
 use Stance::{Choice, Harmless, Honoured, Refused, Tls};
 
 /// In the order of libpq's own table.
-pub(super) const KEYWORDS: &[Keyword] = &[
+pub(super) const KEYWORDS: &[ConninfoKeyword] = &[
     keyword("service", "PGSERVICE", Refused { why: NO_SERVICE }),
     unlisted("servicefile", Refused { why: NO_SERVICE }),
     keyword("user", "PGUSER", Honoured),

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use walhub::wire::command::{Command, parse_command};
+use walhub::wire::command::{ReplicationCommand, parse_command};
 
 fuzz_target!(|text: &[u8]| {
     let (command, notices) = match parse_command(text) {
@@ -12,12 +12,12 @@ fuzz_target!(|text: &[u8]| {
     // A notice is about a name of 64 bytes at least.
     assert!(notices.len() * 64 <= text.len());
     let names = match command {
-        Command::CreateSlot { name, .. }
-        | Command::DropSlot { name, .. }
-        | Command::AlterSlot(name)
-        | Command::StartLogical { slot: name }
-        | Command::StartPhysical { slot: Some(name), .. } => vec![name],
-        Command::Show(name) | Command::ReadSlot(name) => {
+        ReplicationCommand::CreateSlot { name, .. }
+        | ReplicationCommand::DropSlot { name, .. }
+        | ReplicationCommand::AlterSlot(name)
+        | ReplicationCommand::StartLogical { slot: name }
+        | ReplicationCommand::StartPhysical { slot: Some(name), .. } => vec![name],
+        ReplicationCommand::Show(name) | ReplicationCommand::ReadSlot(name) => {
             assert!(name.len() <= 3 * text.len());
             vec![]
         }

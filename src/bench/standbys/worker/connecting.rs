@@ -2,8 +2,8 @@
 
 use super::Worker;
 use crate::bench::standbys::handshake::{self, Handshake, Seen, Stage, Wish};
-use crate::bench::standbys::plan::{Slots, StartAt};
-use crate::bench::standbys::shared::Shared;
+use crate::bench::standbys::plan::{StandbySlots, StartAt};
+use crate::bench::standbys::shared::FleetState;
 use crate::bench::standbys::standby::{Connecting, Kind, State};
 use crate::wal::Lsn;
 use bytes::BytesMut;
@@ -163,7 +163,7 @@ impl Worker {
 }
 
 /// Where a standby wants to begin, after it has identified the server.
-fn wish(shared: &Shared, number: usize, received: Lsn, seen: &Seen) -> Result<Wish, String> {
+fn wish(shared: &FleetState, number: usize, received: Lsn, seen: &Seen) -> Result<Wish, String> {
     let (plan, identity) = (&shared.plan, &shared.identity);
     if seen.system_id != identity.system_id.to_string() {
         return Err(format!(
@@ -189,9 +189,9 @@ fn wish(shared: &Shared, number: usize, received: Lsn, seen: &Seen) -> Result<Wi
         }
     };
     let (slot, create_slot) = match &plan.slots {
-        Slots::None => (None, None),
-        Slots::Existing(prefix) => (Some(format!("{prefix}{}", number + 1)), None),
-        Slots::Created(prefix) => {
+        StandbySlots::None => (None, None),
+        StandbySlots::Existing(prefix) => (Some(format!("{prefix}{}", number + 1)), None),
+        StandbySlots::Created(prefix) => {
             (Some(format!("{prefix}{}", number + 1)), Some(identity.server_version_num))
         }
     };

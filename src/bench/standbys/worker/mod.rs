@@ -7,7 +7,7 @@ mod streaming;
 use super::ledger::Ledger;
 use super::outcome::histogram;
 use super::plan::Group;
-use super::shared::{Counts, Shared};
+use super::shared::{Counts, FleetState};
 use super::standby::{Kind, Standby, State};
 use super::verify::Verifier;
 use crate::bench::clock::Nanos;
@@ -34,7 +34,7 @@ const WAITING_TICK: Duration = Duration::from_millis(5);
 const NEVER: Nanos = Nanos(u64::MAX);
 
 pub(super) struct Worker {
-    shared: Arc<Shared>,
+    shared: Arc<FleetState>,
     thread: usize,
     epoll: OwnedFd,
     standbys: Vec<Standby>,
@@ -56,18 +56,18 @@ pub(super) struct Worker {
 
 /// A thread's results since the mark.
 pub(super) struct Report {
-    pub(super) groups: [GroupReport; 4],
+    pub(super) groups: [GroupResults; 4],
     pub(super) connect: Histogram<u64>,
 }
 
-pub(super) struct GroupReport {
+pub(super) struct GroupResults {
     pub(super) counts: Counts,
     pub(super) each: Histogram<u64>,
     pub(super) forgotten: u64,
 }
 
 impl Worker {
-    pub(super) fn new(shared: Arc<Shared>, thread: usize) -> io::Result<Self> {
+    pub(super) fn new(shared: Arc<FleetState>, thread: usize) -> io::Result<Self> {
         let plan = &shared.plan;
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         if let Some(waker) = shared.waker(thread) {
@@ -229,8 +229,8 @@ impl Worker {
 
     fn publish(&self) {
         let all = self.counts.iter().fold(Counts::default(), |all, one| all.plus(one));
-        if let Some(board) = self.shared.boards.get(self.thread) {
-            board.publish(&self.states, &all);
+        if let Some(counts) = self.shared.counts.get(self.thread) {
+            counts.publish(&self.states, &all);
         }
     }
 
@@ -242,7 +242,7 @@ impl Worker {
         }
         self.ledger.settle();
         self.publish();
-        let groups = std::array::from_fn(|n| GroupReport {
+        let groups = std::array::from_fn(|n| GroupResults {
             counts: self.counts[n].since(&self.marked_counts[n]),
             each: self.ledger.each[n].clone(),
             forgotten: self.ledger.forgotten[n],

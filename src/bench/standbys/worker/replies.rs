@@ -4,7 +4,7 @@ use super::streaming::RESTART;
 use super::{NEVER, Worker};
 use crate::bench::clock::Nanos;
 use crate::bench::standbys::plan::{Group, Replies};
-use crate::bench::standbys::standby::{Kind, State, Written};
+use crate::bench::standbys::standby::{Kind, State, WriteOutcome};
 use crate::wal::Lsn;
 use crate::wire::copy::ReplyRequest;
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -28,14 +28,14 @@ impl Worker {
         }
         self.counts[standby.group.index()].replies += 1;
         // A closed connection shows at the next receive.
-        if standby.tell(flush, reply, now) == Written::Full {
+        if standby.tell(flush, reply, now) == WriteOutcome::Full {
             self.listen(place, EventFlags::IN | EventFlags::OUT);
         }
     }
 
     pub(super) fn go_on(&mut self, place: usize) {
         let now = self.now();
-        if self.standbys[place].go_on(now) == Written::All {
+        if self.standbys[place].go_on(now) == WriteOutcome::All {
             self.listen(place, EventFlags::IN);
         }
     }

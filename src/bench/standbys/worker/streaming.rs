@@ -26,7 +26,7 @@ const ROUNDS: usize = 4;
 /// How soon a walreceiver is restarted after the last one ended.
 pub(super) const RESTART: Duration = Duration::from_millis(25);
 /// What comes next for a standby whose bytes were processed.
-pub(super) enum Next {
+pub(super) enum AfterBytes {
     /// The stream continues.
     Stream,
     /// The connection is over.
@@ -88,7 +88,7 @@ impl Worker {
         let before = self.standbys[place].at;
         for _ in 0..ROUNDS {
             let (next, drained) = self.try_receive(place);
-            let stays = matches!(next, Next::Stream);
+            let stays = matches!(next, AfterBytes::Stream);
             self.after(place, next);
             if !stays {
                 return;
@@ -108,12 +108,12 @@ impl Worker {
         }
     }
 
-    pub(super) fn after(&mut self, place: usize, next: Next) {
+    pub(super) fn after(&mut self, place: usize, next: AfterBytes) {
         match next {
-            Next::Stream if !self.is_finished(place) => {}
-            Next::Reconnect(why) => self.reconnect(place, why),
-            Next::Fault(at, text) => self.fault(place, at, text),
-            Next::Stream => {
+            AfterBytes::Stream if !self.is_finished(place) => {}
+            AfterBytes::Reconnect(why) => self.reconnect(place, why),
+            AfterBytes::Fault(at, text) => self.fault(place, at, text),
+            AfterBytes::Stream => {
                 self.say_goodbye(place);
                 self.leave_stream(place, State::Finished);
                 self.ledger.leave(place);
@@ -123,10 +123,10 @@ impl Worker {
     }
 
     /// Returns what to do next, and whether that was all for now.
-    pub(super) fn try_receive(&mut self, place: usize) -> (Next, bool) {
+    pub(super) fn try_receive(&mut self, place: usize) -> (AfterBytes, bool) {
         let slow_share = self.slow_share();
         let standby = &mut self.standbys[place];
-        let State::Streaming(socket) = &standby.state else { return (Next::Stream, true) };
+        let State::Streaming(socket) = &standby.state else { return (AfterBytes::Stream, true) };
         let (before, left) = (standby.at, standby.frames.left());
         let slow = standby.group == Group::Slow;
         let drop_wal = self.shared.plan.verify == Verify::Off;
@@ -137,15 +137,15 @@ impl Worker {
             true => (RecvFlags::empty(), PEEP),
             false => (RecvFlags::empty(), BUFFER),
         };
-        let Some(buffer) = self.buffer.get_mut(..room) else { return (Next::Stream, true) };
+        let Some(buffer) = self.buffer.get_mut(..room) else { return (AfterBytes::Stream, true) };
         let got = match recv(socket, &mut *buffer, flags | RecvFlags::DONTWAIT) {
             Ok((_, 0)) => {
                 let text = "server closed the connection unexpectedly";
-                return (Next::Reconnect(text.to_owned()), true);
+                return (AfterBytes::Reconnect(text.to_owned()), true);
             }
             Ok((_, got)) => got,
-            Err(Errno::AGAIN | Errno::INTR) => return (Next::Stream, true),
-            Err(error) => return (Next::Reconnect(error.to_string()), true),
+            Err(Errno::AGAIN | Errno::INTR) => return (AfterBytes::Stream, true),
+            Err(error) => return (AfterBytes::Reconnect(error.to_string()), true),
         };
         let now = self.shared.plan.clock.now();
         let standby = &mut self.standbys[place];
@@ -156,7 +156,7 @@ impl Worker {
             standby.at = standby.at.saturating_add(got as u64);
             self.counts[standby.group.index()].sums +=
                 Sums::of_unverified(Unverified::NotChecked, got as u64);
-            Next::Stream
+            AfterBytes::Stream
         } else {
             let buffer = std::mem::take(&mut self.buffer);
             let next = self.take(place, buffer.get(..got).unwrap_or_default());
@@ -174,24 +174,24 @@ impl Worker {
     }
 
     /// Parses received bytes.
-    pub(super) fn take(&mut self, place: usize, bytes: &[u8]) -> Next {
+    pub(super) fn take(&mut self, place: usize, bytes: &[u8]) -> AfterBytes {
         let mut bytes = bytes;
         loop {
             let standby = &mut self.standbys[place];
             let group = standby.group.index();
             match standby.frames.next(&mut bytes) {
-                Ok(None) => return Next::Stream,
+                Ok(None) => return AfterBytes::Stream,
                 Ok(Some(Came::Message(start))) => {
                     self.counts[group].messages += 1;
                     if start != standby.at {
                         let text = format!("WAL from {start} follows {}", standby.at);
-                        return Next::Fault(standby.at, text);
+                        return AfterBytes::Fault(standby.at, text);
                     }
                 }
                 Ok(Some(Came::Wal(wal))) => {
                     match self.verifier.check(&mut standby.check, standby.at, wal) {
                         Ok(sums) => self.counts[group].sums += sums,
-                        Err(wrong) => return Next::Fault(wrong.at, wrong.text),
+                        Err(wrong) => return AfterBytes::Fault(wrong.at, wrong.text),
                     }
                     standby.at = standby.at.saturating_add(wal.len() as u64);
                 }
@@ -201,39 +201,39 @@ impl Worker {
                     self.tell(place, ReplyRequest::No);
                 }
                 Ok(Some(Came::Other(message))) => match self.other(place, &message) {
-                    Next::Stream => {}
+                    AfterBytes::Stream => {}
                     next => return next,
                 },
-                Err(malformed) => return Next::Fault(standby.at, malformed.to_string()),
+                Err(malformed) => return AfterBytes::Fault(standby.at, malformed.to_string()),
             }
         }
     }
 
     /// Handles a message other than CopyData.
-    pub(super) fn other(&self, place: usize, message: &[u8]) -> Next {
+    pub(super) fn other(&self, place: usize, message: &[u8]) -> AfterBytes {
         let at = self.standbys[place].at;
         let frame = match next_frame(message, message.len()) {
             Ok(Some(frame)) => frame,
-            Ok(None) => return Next::Stream,
-            Err(malformed) => return Next::Fault(at, malformed.to_string()),
+            Ok(None) => return AfterBytes::Stream,
+            Err(malformed) => return AfterBytes::Fault(at, malformed.to_string()),
         };
         match FromServer::parse(frame) {
             Ok(FromServer::Error(error)) if error.sqlstate == sqlstate::UNDEFINED_FILE => {
-                Next::Fault(at, error.to_string())
+                AfterBytes::Fault(at, error.to_string())
             }
-            Ok(FromServer::Error(error)) => Next::Reconnect(error.to_string()),
+            Ok(FromServer::Error(error)) => AfterBytes::Reconnect(error.to_string()),
             Ok(FromServer::CommandComplete(_)) => {
-                Next::Reconnect("the server is shutting down".to_owned())
+                AfterBytes::Reconnect("the server is shutting down".to_owned())
             }
             Ok(FromServer::CopyDone) => {
-                Next::Fault(at, format!("the stream's timeline ended at {at}"))
+                AfterBytes::Fault(at, format!("the stream's timeline ended at {at}"))
             }
-            Ok(FromServer::Notice(_) | FromServer::ParameterStatus { .. }) => Next::Stream,
+            Ok(FromServer::Notice(_) | FromServer::ParameterStatus { .. }) => AfterBytes::Stream,
             Ok(_) => {
                 let tag = frame.tag.escape_ascii();
-                Next::Fault(at, format!("unexpected message of type \"{tag}\" in the stream"))
+                AfterBytes::Fault(at, format!("unexpected message of type \"{tag}\" in the stream"))
             }
-            Err(malformed) => Next::Fault(at, malformed.to_string()),
+            Err(malformed) => AfterBytes::Fault(at, malformed.to_string()),
         }
     }
 

@@ -11,14 +11,14 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 /// Commits in progress, and answers that wait for others.
 #[derive(Debug, Default)]
-pub(super) struct Order {
+pub(super) struct WalOrder {
     /// The highest answer when a commit was sent, by client.
     under_way: BTreeMap<usize, Lsn>,
     answered: BinaryHeap<Reverse<(Lsn, Nanos)>>,
     highest: Lsn,
 }
 
-impl Order {
+impl WalOrder {
     /// A client sends its commit.
     pub(super) fn sent(&mut self, client: usize) {
         self.under_way.insert(client, self.highest);
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn answers_come_out_in_the_order_of_the_wal() {
         let mut random = Random::new(5);
-        let (mut order, mut wal) = (Order::default(), 0u64);
+        let (mut order, mut wal) = (WalOrder::default(), 0u64);
         let mut clients: [Option<Lsn>; 8] = [None; 8];
         let (mut out, mut sent) = (Vec::new(), 0);
         while out.len() < 2000 {
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_lost_commit_holds_up_nobody() {
-        let mut order = Order::default();
+        let mut order = WalOrder::default();
         order.sent(1);
         order.sent(2);
         order.answered(2, Lsn::new(10), Nanos(1));

@@ -1,7 +1,7 @@
 //! Which chunk is in which buffer, how far it is filled, and who reads it: the
 //! lock-free part of the chunk cache, without the memory.
 //!
-//! One writer, one [`Desk`] per reader. A chunk's *sequence number* is its identity: numbers are
+//! One writer, one [`IndexReader`] per reader. A chunk's *sequence number* is its identity: numbers are
 //! given in the order of allocation and never reused. Before a reader touches bytes, its hazard
 //! word says "nothing from this sequence number on may be reused":
 //!
@@ -57,12 +57,12 @@ struct Slot {
 }
 
 #[derive(Debug)]
-pub(super) struct Directory {
+pub(super) struct ChunkIndex {
     slots: Box<[CachePadded<Slot>]>,
     /// Key hash to buffer. Chunks of one cell never collide (there are more entries than
     /// buffers, and numbers are consecutive). Those of two cells may: then the older one is not
     /// found, which only costs a file read.
-    index: Box<[AtomicU32]>,
+    buckets: Box<[AtomicU32]>,
     hazards: Box<[CachePadded<AtomicU64>]>,
     /// Per buffer: sends in flight that read it.
     holds: Box<[AtomicU32]>,
@@ -71,14 +71,14 @@ pub(super) struct Directory {
     max_held: u32,
 }
 
-/// What a reader found: `fill` bytes of `buffer` may be read until [`Desk::leave`].
+/// What a reader found: `fill` bytes of `buffer` may be read until [`IndexReader::leave`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Found {
     pub(super) buffer: usize,
     pub(super) fill: usize,
 }
 
-impl Directory {
+impl ChunkIndex {
     /// At most `max_held` buffers are held at one time.
     pub(super) fn new(buffers: usize, readers: usize, max_held: usize) -> Self {
         let slot = || Slot {
@@ -90,7 +90,7 @@ impl Directory {
         let entries = (2 * buffers).next_power_of_two();
         Self {
             slots: (0..buffers).map(|_| CachePadded::new(slot())).collect(),
-            index: (0..entries).map(|_| AtomicU32::new(0)).collect(),
+            buckets: (0..entries).map(|_| AtomicU32::new(0)).collect(),
             hazards: (0..readers).map(|_| CachePadded::new(AtomicU64::new(IDLE))).collect(),
             holds: (0..buffers).map(|_| AtomicU32::new(0)).collect(),
             held: AtomicU32::new(0),
@@ -101,11 +101,11 @@ impl Directory {
     fn entry(&self, key: ChunkKey) -> &AtomicU32 {
         // Two cells share numbers around a switchpoint, so keep them apart.
         let place = key.number.wrapping_add(u64::from(key.cell.raw()) * 0x9E37);
-        &self.index[place as usize & (self.index.len() - 1)]
+        &self.buckets[place as usize & (self.buckets.len() - 1)]
     }
 
     /// Writer: the chunk `key` is now in `buffer`, with `fill` bytes already there.
-    /// [`Directory::is_pinned`] has released the buffer, and `seq` was never used.
+    /// [`ChunkIndex::is_pinned`] has released the buffer, and `seq` was never used.
     pub(super) fn publish(&self, buffer: usize, seq: Seq, key: ChunkKey, fill: usize) {
         let slot = &self.slots[buffer];
         slot.cell.store(key.cell.raw(), Ordering::Relaxed);
@@ -123,7 +123,7 @@ impl Directory {
     }
 
     /// Writer: no reader finds the chunk in `buffer` from now on. Readers that have found it may
-    /// still read: see [`Directory::is_pinned`].
+    /// still read: see [`ChunkIndex::is_pinned`].
     pub(super) fn retire(&self, buffer: usize) {
         self.slots[buffer].seq.store(Seq::NONE.0, Ordering::Relaxed);
         full_fence(Fence::Retire);
@@ -160,8 +160,8 @@ impl Directory {
         !self.is_pinned(seq) && !self.is_held(buffer)
     }
 
-    /// Reader, between [`Desk::find`] and [`Desk::leave`]: keeps what was found from being
-    /// reused until [`Directory::release`]. Returns false when too many buffers are held.
+    /// Reader, between [`IndexReader::find`] and [`IndexReader::leave`]: keeps what was found from being
+    /// reused until [`ChunkIndex::release`]. Returns false when too many buffers are held.
     pub(super) fn hold(&self, buffer: usize) -> bool {
         let holds = &self.holds[buffer];
         let mut count = holds.load(Ordering::Relaxed);
@@ -206,27 +206,27 @@ impl Directory {
     }
 }
 
-/// One reader's desk at the directory, with its hazard word.
+/// One reader of the index, with its hazard word.
 #[derive(Debug)]
-pub(super) struct Desk {
-    directory: Arc<Directory>,
+pub(super) struct IndexReader {
+    index: Arc<ChunkIndex>,
     reader: usize,
     /// The value of the hazard word; only this reader writes it.
     oldest: Cell<u64>,
 }
 
-impl Desk {
-    /// Takes the desk of `reader`, which nobody else may take.
-    pub(super) fn new(directory: Arc<Directory>, reader: usize) -> Self {
-        Self { directory, reader, oldest: Cell::new(IDLE) }
+impl IndexReader {
+    /// The number `reader` belongs to this reader alone.
+    pub(super) fn new(index: Arc<ChunkIndex>, reader: usize) -> Self {
+        Self { index, reader, oldest: Cell::new(IDLE) }
     }
 
     /// Finds a chunk and keeps it, and all younger ones, from being reused until
-    /// [`Desk::leave`].
+    /// [`IndexReader::leave`].
     pub(super) fn find(&self, key: ChunkKey) -> Option<Found> {
-        let directory = &*self.directory;
-        let buffer = directory.entry(key).load(Ordering::Acquire) as usize;
-        let slot = &directory.slots[buffer];
+        let index = &*self.index;
+        let buffer = index.entry(key).load(Ordering::Acquire) as usize;
+        let slot = &index.slots[buffer];
         let holds_key = || {
             slot.cell.load(Ordering::Relaxed) == key.cell.raw()
                 && slot.number.load(Ordering::Relaxed) == key.number
@@ -240,7 +240,7 @@ impl Desk {
             self.oldest.set(seq);
             // Release: an earlier visit's reads happen before this word replaces the one that
             // protected them.
-            directory.hazards[self.reader].store(seq, Ordering::Release);
+            index.hazards[self.reader].store(seq, Ordering::Release);
             full_fence(Fence::Pin);
         }
         if slot.seq.load(Ordering::Acquire) != seq || !holds_key() {
@@ -249,10 +249,10 @@ impl Desk {
         Some(Found { buffer, fill: slot.fill.load(Ordering::Acquire) as usize })
     }
 
-    /// Ends all reading that [`Desk::find`] allowed.
+    /// Ends all reading that [`IndexReader::find`] allowed.
     pub(super) fn leave(&self) {
         if self.oldest.replace(IDLE) != IDLE {
-            self.directory.hazards[self.reader].store(IDLE, Ordering::Release);
+            self.index.hazards[self.reader].store(IDLE, Ordering::Release);
         }
     }
 }
@@ -269,52 +269,56 @@ mod tests {
 
     #[test]
     fn a_pin_covers_its_chunk_and_the_younger_ones() {
-        let directory = Arc::new(Directory::new(4, 2, 0));
-        let (first, second) = (Desk::new(directory.clone(), 0), Desk::new(directory.clone(), 1));
+        let index = Arc::new(ChunkIndex::new(4, 2, 0));
+        let (first, second) =
+            (IndexReader::new(index.clone(), 0), IndexReader::new(index.clone(), 1));
         let cell = cell();
         let key = |number| ChunkKey { cell, number };
         let seqs = [Seq(1), Seq(2), Seq(3)];
         for (buffer, seq) in seqs.into_iter().enumerate() {
-            directory.publish(buffer, seq, key(buffer as u64), 10);
+            index.publish(buffer, seq, key(buffer as u64), 10);
         }
         assert_eq!(second.find(key(1)), Some(Found { buffer: 1, fill: 10 }));
-        directory.fill(1, 20);
+        index.fill(1, 20);
         assert_eq!(first.find(key(1)), Some(Found { buffer: 1, fill: 20 }));
         first.leave();
-        assert_eq!(seqs.map(|seq| directory.is_pinned(seq)), [false, true, true]);
-        directory.retire(1);
+        assert_eq!(seqs.map(|seq| index.is_pinned(seq)), [false, true, true]);
+        index.retire(1);
         assert_eq!(first.find(key(1)), None);
-        assert!(directory.is_pinned(seqs[1]));
+        assert!(index.is_pinned(seqs[1]));
         second.leave();
-        assert!(!directory.is_pinned(seqs[1]) && !directory.is_pinned(Seq::NONE));
+        assert!(!index.is_pinned(seqs[1]) && !index.is_pinned(Seq::NONE));
     }
 
     #[test]
     fn a_hold_outlives_the_visit_and_few_buffers_are_held() {
-        let directory = Arc::new(Directory::new(3, 1, 2));
-        let desk = Desk::new(directory.clone(), 0);
+        let index = Arc::new(ChunkIndex::new(3, 1, 2));
+        let index_reader = IndexReader::new(index.clone(), 0);
         let key = ChunkKey { cell: cell(), number: 0 };
-        directory.publish(0, Seq(1), key, 10);
-        assert!(desk.find(key).is_some());
-        assert!(directory.hold(0) && directory.hold(0) && directory.hold(1));
+        index.publish(0, Seq(1), key, 10);
+        assert!(index_reader.find(key).is_some());
+        assert!(index.hold(0) && index.hold(0) && index.hold(1));
         // Two buffers are held, which is the limit; a held one may be held again.
-        assert!(!directory.hold(2) && directory.hold(1));
-        desk.leave();
-        directory.retire(0);
-        directory.release(0);
-        assert!(!directory.is_pinned(Seq(1)) && !directory.is_free(0, Seq(1)));
-        directory.release(0);
-        assert!(directory.is_free(0, Seq(1)) && directory.hold(2));
+        assert!(!index.hold(2) && index.hold(1));
+        index_reader.leave();
+        index.retire(0);
+        index.release(0);
+        assert!(!index.is_pinned(Seq(1)) && !index.is_free(0, Seq(1)));
+        index.release(0);
+        assert!(index.is_free(0, Seq(1)) && index.hold(2));
     }
 
     #[test]
     fn the_same_number_of_another_cell_is_another_chunk() {
-        let directory = Arc::new(Directory::new(2, 1, 0));
-        let desk = Desk::new(directory.clone(), 0);
+        let index = Arc::new(ChunkIndex::new(2, 1, 0));
+        let index_reader = IndexReader::new(index.clone(), 0);
         let (old, new) = (cell(), cell());
-        directory.publish(0, Seq(1), ChunkKey { cell: old, number: 7 }, 1);
-        assert_eq!(desk.find(ChunkKey { cell: new, number: 7 }), None);
-        directory.publish(1, Seq(2), ChunkKey { cell: new, number: 7 }, 2);
-        assert_eq!(desk.find(ChunkKey { cell: new, number: 7 }).map(|found| found.fill), Some(2));
+        index.publish(0, Seq(1), ChunkKey { cell: old, number: 7 }, 1);
+        assert_eq!(index_reader.find(ChunkKey { cell: new, number: 7 }), None);
+        index.publish(1, Seq(2), ChunkKey { cell: new, number: 7 }, 2);
+        assert_eq!(
+            index_reader.find(ChunkKey { cell: new, number: 7 }).map(|found| found.fill),
+            Some(2)
+        );
     }
 }

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 
 /// A listening socket; dropping it removes its file.
 #[derive(Debug)]
-pub struct Door {
+pub struct CtlSocket {
     listener: Option<UnixListener>,
     path: PathBuf,
 }
 
-impl Door {
+impl CtlSocket {
     /// Listens. The socket gets its mode before it gets its name.
     ///
     /// # Errors
@@ -41,7 +41,7 @@ impl Door {
     }
 }
 
-impl Drop for Door {
+impl Drop for CtlSocket {
     fn drop(&mut self) {
         // A leftover is harmless: the next start replaces it.
         drop(fs::remove_file(&self.path));
@@ -60,11 +60,11 @@ mod tests {
         // A killed hub leaves it like this.
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let door = Door::open(dir.path()).unwrap();
+        let socket = CtlSocket::open(dir.path()).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         UnixStream::connect(&path).unwrap();
-        drop(door);
+        drop(socket);
         assert!(!path.exists());
     }
 
@@ -73,7 +73,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let deep = dir.path().join("d".repeat(120));
         fs::create_dir(&deep).unwrap();
-        let _door = Door::open(&deep).unwrap();
+        let _socket = CtlSocket::open(&deep).unwrap();
         let address = Address::of(&deep, "walhub.ctl").unwrap();
         UnixStream::connect(address.path()).unwrap();
     }

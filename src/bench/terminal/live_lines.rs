@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Stdout, Write as _};
 use std::time::{Duration, Instant};
 
 /// The lines.
-pub struct Board {
+pub struct LiveLines {
     out: Stdout,
     terminal: bool,
     every: Duration,
@@ -14,7 +14,7 @@ pub struct Board {
     drawn: usize,
 }
 
-impl Board {
+impl LiveLines {
     /// On a terminal all lines are drawn each time; elsewhere a line is written at the interval
     /// `every`.
     pub fn new(out: Stdout, every: Duration) -> Self {
