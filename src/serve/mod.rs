@@ -1,6 +1,7 @@
 //! `walhub serve`: assembles the engines in the order in which they depend on each other, and
 //! takes them apart in reverse order.
 
+mod cores;
 mod course;
 pub mod flags;
 mod limits;
@@ -14,28 +15,28 @@ use crate::config::{Config, Zerocopy};
 use crate::control::ctl::CtlSocket;
 use crate::control::listener::{BindFault, bind};
 use crate::control::{Control, Running};
-use crate::data::handoff::{Inbox, Mailbox, ToControl, ToCore, mailbox};
-use crate::data::{CoreParts, DataCore, Peer, Receiver, Store};
+use crate::data::handoff::{Mailbox, ToCore};
+use crate::data::{Receiver, Store};
 use crate::hub::Hub;
 use crate::keeper::{self, Job, KeeperClient, KeeperFault};
 use crate::log;
 use crate::restorer::Restorer;
-use crate::ring::{self, ChunkReader, Features, RingRefused, Setup, Support, Uring, Waker};
+use crate::ring::{self, Features, RingRefused, Support};
+use crate::serve::cores::{CoreThread, SharedParts};
 use crate::serve::flags::{Mistake, ServeFlags};
 use crate::store::control_file::ControlFile;
 use crate::store::directory::{Directory, DirectoryFault};
 use crate::store::layout::Layout;
 use crate::store::recover::RecoveredWal;
 use crate::upstream::position::Position;
-use crate::watermark::{Bell, Cell};
+use crate::watermark::Cell;
 use crate::wire::secret::Secret;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc as threads;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 /// How long the shutdown of the cores may take, stuck clients included. The last half second
 /// before the cut is for everything after them, on a busy machine.
@@ -49,9 +50,6 @@ const LAST_WORDS: Duration = Duration::from_millis(400);
 
 /// When the process ends, whatever is still running.
 const CUT: Duration = Duration::from_millis(4900);
-
-/// Messages that may wait for a core. There is room for a whole fleet that reconnects at once.
-const INBOX: usize = 8192;
 
 /// News that may wait for the control thread; a core keeps what does not fit.
 const NEWS: usize = 1024;
@@ -92,14 +90,6 @@ pub enum ServeFault {
     /// An operating system call failed.
     #[error("could not {0}: {1}")]
     Io(&'static str, io::Error),
-}
-
-/// A data core's thread before it runs: its ring exists, and it waits for its parts.
-struct Berth {
-    waker: Waker,
-    bell: Arc<Bell>,
-    parts: threads::Sender<CoreParts>,
-    thread: std::thread::JoinHandle<()>,
 }
 
 /// Runs a hub until it is told to stop.
@@ -152,8 +142,8 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     }
 
     let cores = config.cores.get();
-    let berths = cpus.into_iter().enumerate().map(|(index, cpu)| build_berth(index, cpu));
-    let berths = berths.collect::<Result<Vec<_>, _>>()?;
+    let threads = cpus.into_iter().enumerate().map(|(index, cpu)| CoreThread::start(index, cpu));
+    let threads = threads.collect::<Result<Vec<_>, _>>()?;
     let (mut writer, readers) = ring::chunks(config.wal_buffers, cores)
         .map_err(|e| ServeFault::Io("map memory for --wal-buffers", e))?;
     let mut store = None;
@@ -173,27 +163,20 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     }
 
     let (news, from_cores) = mpsc::channel(NEWS);
-    let (mailboxes, inboxes): (Vec<_>, Vec<_>) = berths.iter().map(door).unzip();
-    if let Some(first) = berths.first() {
-        let (bell, waker) = (Arc::clone(&first.bell), first.waker.clone());
-        hub.fleet.wake_by(Box::new(move || {
-            if bell.rings_needed() {
-                waker.wake();
-            }
-        }));
+    let queues: Vec<_> = threads.iter().map(CoreThread::mailbox).collect();
+    let mailboxes: Vec<_> = queues.iter().map(|(mailbox, _)| mailbox.clone()).collect();
+    if let Some(first) = threads.first() {
+        hub.fleet.wake_by(Box::new(first.waking()));
     }
     let restorer = start_restorer(&config, layout.clone(), &hub, &keeper.client)?;
     match &restorer {
         Some(restorer) => keeper.source.fill(Arc::<Restorer>::clone(restorer)),
         None => drop(keeper.source),
     }
-    let peers = berths.iter().skip(1);
-    let peers = peers.map(|berth| Peer { bell: berth.bell.clone(), waker: berth.waker.clone() });
-    let peers = peers.collect();
+    let peers = threads.iter().skip(1).map(CoreThread::peer).collect();
     let receiver = Receiver::new(Arc::clone(&hub), writer, store);
-    let parts = Crew { hub: &hub, keeper: &keeper.client, news, peers };
-    let doors = mailboxes.iter().cloned().zip(inboxes).collect();
-    let threads = parts.board(berths, doors, readers, receiver);
+    let parts = SharedParts { hub: &hub, keeper: &keeper.client, news, peers };
+    let threads = parts.hand_over(threads, queues, readers, receiver);
 
     let archiver = config.archive_command.clone().map(|command| {
         let started = archiver::start(command, layout, Arc::clone(&hub.holds));
@@ -290,91 +273,6 @@ fn start_restorer(
     let started = Restorer::start(settings, layout, Arc::clone(hub), keeper.clone());
     let restorer = started.map_err(|e| ServeFault::Io("start a thread", e))?;
     Ok(Some(Arc::new(restorer)))
-}
-
-/// Starts a data core's thread, which makes its own ring.
-fn build_berth(index: usize, cpu: Option<usize>) -> Result<Berth, ServeFault> {
-    let (say, made) = threads::channel();
-    let (parts, wait) = threads::channel::<CoreParts>();
-    let thread = std::thread::Builder::new()
-        .name(format!("data-{index}"))
-        .spawn(move || {
-            if let Some(cpu) = cpu {
-                pin::bind_to(cpu);
-            }
-            let ring = match Uring::new(Setup::default()) {
-                Ok(ring) => ring,
-                Err(refused) => return drop(say.send(Err(refused))),
-            };
-            if say.send(Ok(ring.waker())).is_err() {
-                return;
-            }
-            // The sender is gone: the hub failed to start.
-            let Ok(parts) = wait.recv() else { return };
-            if let Err(error) = DataCore::new(ring, parts).run() {
-                error!("io_uring: {error}; the hub ends");
-                log::exit(1);
-            }
-        })
-        .map_err(|e| ServeFault::Io("start a thread", e))?;
-    let gone = || ServeFault::Io("start a thread", io::ErrorKind::BrokenPipe.into());
-    let waker = made.recv().map_err(|_| gone())??;
-    Ok(Berth { waker, bell: Arc::new(Bell::new()), parts, thread })
-}
-
-fn door(berth: &Berth) -> (Mailbox, Inbox) {
-    let (bell, waker) = (Arc::clone(&berth.bell), berth.waker.clone());
-    mailbox(
-        INBOX,
-        Arc::new(move || {
-            if bell.rings_needed() {
-                waker.wake();
-            }
-        }),
-    )
-}
-
-/// What all cores get.
-struct Crew<'a> {
-    hub: &'a Arc<Hub>,
-    keeper: &'a KeeperClient,
-    news: mpsc::Sender<ToControl>,
-    /// All cores but the first, which has the receive role and wakes them.
-    peers: Vec<Peer>,
-}
-
-impl Crew<'_> {
-    /// Gives each core its parts; core 0 gets the receive role.
-    fn board(
-        self,
-        berths: Vec<Berth>,
-        doors: Vec<(Mailbox, Inbox)>,
-        readers: Vec<ChunkReader>,
-        receiver: Receiver,
-    ) -> Vec<std::thread::JoinHandle<()>> {
-        let (mut receiver, mut peers) = (Some(receiver), self.peers);
-        let mut threads = Vec::new();
-        for (index, ((berth, (mailbox, inbox)), chunks)) in
-            berths.into_iter().zip(doors).zip(readers).enumerate()
-        {
-            let parts = CoreParts {
-                index,
-                hub: Arc::clone(self.hub),
-                inbox,
-                bell: berth.bell,
-                chunks,
-                keeper: self.keeper.for_core(Arc::new(mailbox)),
-                control: self.news.clone(),
-                receiver: receiver.take(),
-                peers: std::mem::take(&mut peers),
-            };
-            if berth.parts.send(parts).is_err() {
-                error!("data core {index} has gone");
-            }
-            threads.push(berth.thread);
-        }
-        threads
-    }
 }
 
 /// Runs the control thread and the signals that end it.
