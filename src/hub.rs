@@ -2,8 +2,8 @@
 //!
 //! Bytes sent from the cache do not pass through here: a data core uses this when a stream
 //! begins or ends, and the control thread when it is asked something. A block of WAL that is
-//! read back from a file is checked by the rules of its timeline; for each block the core
-//! consults the cells and the histories.
+//! read back from a file is checked by the rules of its timeline. A core derives them from the
+//! cells and the histories, and again when one of these changes.
 #![forbid(unsafe_code)]
 
 pub mod course;
@@ -23,7 +23,7 @@ use crate::store::retention::{Holds, Receiving};
 use crate::timeline::Forks;
 use crate::upstream::position::Position;
 use crate::wal::{Lsn, TimelineId};
-use crate::watermark::{Cell, Rest};
+use crate::watermark::{Cell, CellId, Rest};
 use crate::wire::secret::Secret;
 use bytes::Bytes;
 use crossbeam::utils::CachePadded;
@@ -47,6 +47,8 @@ pub struct Hub {
     identity: RwLock<Option<Arc<Identity>>>,
     cells: RwLock<Vec<Arc<Cell>>>,
     histories: RwLock<BTreeMap<u32, Bytes>>,
+    /// How often the cluster, the cells or the histories have changed.
+    lineage: AtomicU64,
     position: RwLock<Position>,
     above: RwLock<InstancePath>,
     diverged: RwLock<DivergedStandbys>,
@@ -75,6 +77,7 @@ impl Hub {
             identity: RwLock::new(None),
             cells: RwLock::new(Vec::new()),
             histories: RwLock::new(BTreeMap::new()),
+            lineage: AtomicU64::new(0),
             position: RwLock::new(Position::Empty),
             above: RwLock::new(InstancePath::empty()),
             diverged: RwLock::default(),
@@ -93,11 +96,17 @@ impl Hub {
     /// Remembers the cluster (in memory; the control file is its durable form).
     pub fn set_identity(&self, identity: Arc<Identity>) {
         *write(&self.identity) = Some(identity);
+        self.lineage_changed();
     }
 
     /// The cell that grows, the last of its line; `None` before the first WAL.
     pub fn current_cell(&self) -> Option<Arc<Cell>> {
         read(&self.cells).last().cloned()
+    }
+
+    /// The cell with this ID, unless its WAL was moved aside.
+    pub fn cell(&self, id: CellId) -> Option<Arc<Cell>> {
+        read(&self.cells).iter().find(|cell| cell.id() == id).cloned()
     }
 
     /// The cell of a timeline.
@@ -136,11 +145,13 @@ impl Hub {
     /// Adds the cell of a newer timeline, which becomes the current one.
     pub fn push_cell(&self, cell: Arc<Cell>) {
         write(&self.cells).push(cell);
+        self.lineage_changed();
     }
 
     /// Replaces all cells: after recovery, and when the hub begins anew after a gap.
     pub fn set_cells(&self, cells: Vec<Arc<Cell>>) {
         *write(&self.cells) = cells;
+        self.lineage_changed();
     }
 
     /// The content of a timeline's history file, as it was received.
@@ -151,6 +162,19 @@ impl Hub {
     /// Makes a history file known that is on disk already.
     pub fn set_history(&self, tli: TimelineId, content: Bytes) {
         write(&self.histories).insert(tli.raw(), content);
+        self.lineage_changed();
+    }
+
+    /// Counts the changes of the cluster, of the cells and of the histories. While it stays the
+    /// same, so does what was derived from them.
+    pub fn lineage(&self) -> u64 {
+        self.lineage.load(Ordering::Acquire)
+    }
+
+    // After the change: whoever sees the new number sees the change, and whoever derived something
+    // from half of it has the old number.
+    fn lineage_changed(&self) {
+        self.lineage.fetch_add(1, Ordering::AcqRel);
     }
 
     /// The receive role's position.

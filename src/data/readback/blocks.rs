@@ -50,6 +50,11 @@ impl BlockId {
     pub const fn start(self) -> Lsn {
         Lsn::new(self.number * BLOCK_SIZE as u64)
     }
+
+    /// The byte after its last.
+    pub fn end(self) -> Lsn {
+        self.start().saturating_add(BLOCK_SIZE as u64)
+    }
 }
 
 /// Why a read failed.
@@ -112,6 +117,8 @@ enum Used {
 #[derive(Debug, Default)]
 pub struct BlockPool {
     blocks: Vec<Option<Block>>,
+    /// No block of any cell reaches past this position.
+    end: Lsn,
     spare: Vec<Buffer>,
 }
 
@@ -171,11 +178,15 @@ impl BlockPool {
                 *idle = idle.saturating_add(1);
             }
         }
-        let end = id.start().saturating_add(BLOCK_SIZE as u64);
-        let state = State::Loading;
-        let block = Block { id, valid_to: durable.min(end), state, waiting: Vec::new() };
-        self.blocks[slot as usize] = Some(block);
+        self.fill_place(slot, id, durable);
         ring.read(file, offset, buffer, BLOCK_SIZE, Purpose::Block(slot).token());
+    }
+
+    fn fill_place(&mut self, slot: u32, id: BlockId, durable: Lsn) {
+        self.end = self.end.max(id.end());
+        let valid_to = durable.min(id.end());
+        let block = Block { id, valid_to, state: State::Loading, waiting: Vec::new() };
+        self.blocks[slot as usize] = Some(block);
     }
 
     /// A free place: a stale block of the same bytes, an empty one, the least recently used one, or
@@ -210,6 +221,8 @@ impl BlockPool {
         while self.blocks.len() > HOT && self.blocks.last().is_some_and(is_free) {
             self.blocks.pop();
         }
+        self.end =
+            self.blocks.iter().flatten().map(|block| block.id.end()).max().unwrap_or_default();
         self.spare.clear();
     }
 
@@ -226,12 +239,16 @@ impl BlockPool {
     /// Notes that a standby was sent, or offered, the bytes `[from, to)`. Returns whether any of
     /// them are in a block.
     pub fn touch(&mut self, cell: CellId, from: Lsn, to: Lsn) -> bool {
+        // A standby that is sent new WAL from the cache is past all blocks. This is called for each
+        // send.
+        if from >= self.end {
+            return false;
+        }
         let mut touched = false;
         for block in self.blocks.iter_mut().flatten() {
-            let end = block.id.start().saturating_add(BLOCK_SIZE as u64);
             if block.id.cell == cell
                 && block.id.start() < to
-                && from < end
+                && from < block.id.end()
                 && let State::Loaded { idle, used, .. } = &mut block.state
             {
                 (*idle, *used) = (0, Used::Yes);
@@ -365,15 +382,11 @@ mod tests {
         (id, buffer)
     }
 
-    fn end(id: BlockId) -> Lsn {
-        id.start().saturating_add(BLOCK_SIZE as u64)
-    }
-
     #[test]
     fn the_zeros_behind_a_switch_are_wal() {
         for pages in [0, 1, 15, 16] {
             let (id, buffer) = block(pages);
-            check(id, end(id), Ok(BLOCK_SIZE), &buffer, &rules()).unwrap();
+            check(id, id.end(), Ok(BLOCK_SIZE), &buffer, &rules()).unwrap();
         }
     }
 
@@ -396,7 +409,7 @@ mod tests {
     fn a_page_of_another_place_is_not_served() {
         let (id, buffer) = block(16);
         let elsewhere = BlockId { number: id.number + 1, ..id };
-        let checked = check(elsewhere, end(elsewhere), Ok(BLOCK_SIZE), &buffer, &rules());
+        let checked = check(elsewhere, elsewhere.end(), Ok(BLOCK_SIZE), &buffer, &rules());
         assert!(matches!(checked, Err(BlockFault::Page(_))), "{checked:?}");
     }
 
@@ -407,7 +420,7 @@ mod tests {
         bytes[PAGE_SIZE..2 * PAGE_SIZE].fill(0);
         let mut buffer = Buffer::with_capacity(BLOCK_SIZE);
         buffer.append(&bytes);
-        let checked = check(id, end(id), Ok(BLOCK_SIZE), &buffer, &rules());
+        let checked = check(id, id.end(), Ok(BLOCK_SIZE), &buffer, &rules());
         assert!(matches!(checked, Err(BlockFault::Page(_))), "{checked:?}");
     }
 
@@ -420,9 +433,8 @@ mod tests {
             ids.push(id);
             assert!(pool.has_place(), "{number}");
             let (slot, _) = pool.take_place(id).unwrap();
-            let (valid_to, waiting) = (end(id), vec![Key { index: slot, generation: 7 }]);
-            let block = Block { id, valid_to, state: State::Loading, waiting };
-            pool.blocks[slot as usize] = Some(block);
+            pool.fill_place(slot, id, Lsn::MAX);
+            pool.join(id, Key { index: slot, generation: 7 });
         }
         (pool, ids)
     }
@@ -444,7 +456,7 @@ mod tests {
             come(&mut pool, slot);
             assert!(!pool.has_free_place(), "nobody has used it");
         }
-        assert!(pool.touch(ids[0].cell, ids[2].start(), end(ids[3])));
+        assert!(pool.touch(ids[0].cell, ids[2].start(), ids[3].end()));
         assert!(pool.has_free_place());
         let next = |number| BlockId { cell: ids[0].cell, number };
         let (slot, _) = pool.take_place(next(100)).unwrap();
@@ -463,9 +475,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_past_all_blocks_touches_none() {
+        let (mut pool, ids) = pool(3);
+        let (cell, last) = (ids[0].cell, ids[2]);
+        come(&mut pool, 2);
+        assert!(!pool.touch(cell, last.end(), Lsn::MAX));
+        assert!(pool.touch(cell, last.end().saturating_sub(1), last.end()));
+        // One more block reaches further.
+        let next = BlockId { cell, number: 9 };
+        let (slot, _) = pool.take_place(next).unwrap();
+        pool.fill_place(slot, next, Lsn::MAX);
+        pool.join(next, Key { index: slot, generation: 7 });
+        come(&mut pool, slot as usize);
+        pool.shrink();
+        assert!(pool.touch(cell, next.start(), next.end()));
+        assert!(!pool.touch(cell, next.end(), Lsn::MAX));
+    }
+
+    #[test]
     fn a_short_file_is_not_served() {
         let (id, buffer) = block(16);
-        let checked = check(id, end(id), Ok(PAGE_SIZE), &buffer, &rules());
+        let checked = check(id, id.end(), Ok(PAGE_SIZE), &buffer, &rules());
         assert!(matches!(checked, Err(BlockFault::Short { .. })), "{checked:?}");
         let valid = id.start().saturating_add(100);
         check(id, valid, Ok(PAGE_SIZE), &buffer, &rules()).unwrap();

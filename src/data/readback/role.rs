@@ -4,7 +4,7 @@ use super::blocks::{AtHand, BLOCK_SIZE, BlockId, BlockPool, HOT};
 use super::files::{FileAnswer, Files};
 use crate::data::table::Key;
 use crate::hub::Hub;
-use crate::hub::page_rules::page_rules;
+use crate::hub::page_rules::{KnownRules, NoRules};
 use crate::keeper::CoreClient;
 use crate::ring::{Buffer, ChunkReader, Fd, Ring};
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
@@ -87,6 +87,7 @@ pub struct ReadBack {
     keeper: CoreClient,
     blocks: BlockPool,
     files: Files,
+    rules: KnownRules,
     /// Standbys whose block is not being read yet.
     awaiting_read: VecDeque<Want>,
     /// Standbys whose file the keeper is opening.
@@ -105,6 +106,7 @@ impl ReadBack {
             keeper,
             blocks: BlockPool::default(),
             files: Files::default(),
+            rules: KnownRules::default(),
             awaiting_read: VecDeque::new(),
             awaiting_file: BTreeMap::new(),
             ahead: Vec::new(),
@@ -270,21 +272,23 @@ impl ReadBack {
         out: &mut Vec<Arrival>,
     ) {
         let Some(id) = self.blocks.id_of(slot) else { return };
-        let tli = self.hub.cells().iter().find(|cell| cell.id() == id.cell).map(|cell| cell.tli());
-        // The WAL was moved aside in the meantime: its streams are ended.
-        let Some(tli) = tli else { return drop(self.blocks.forget(slot, buffer)) };
         let mut waiting = std::mem::take(&mut self.waiting);
-        let fault = match page_rules(&self.hub, tli) {
+        let fault = match self.rules.of(&self.hub, id.cell) {
             Ok(rules) => {
-                let name =
-                    SegmentName { tli, no: id.start().segment(rules.size), size: rules.size };
-                let checked = self.blocks.loaded(slot, result, buffer, &rules, &mut waiting);
+                let no = id.start().segment(rules.size);
+                let name = SegmentName { tli: rules.tli, no, size: rules.size };
+                let checked = self.blocks.loaded(slot, result, buffer, rules, &mut waiting);
                 checked.err().map(|fault| {
                     error!("could not serve WAL segment {name} at {}: {fault}", id.start());
                     format!("could not read WAL segment {name}: {fault}")
                 })
             }
-            Err(error) => {
+            // The WAL was moved aside in the meantime: its streams are ended.
+            Err(NoRules::NoCell) => {
+                drop(self.blocks.forget(slot, buffer));
+                None
+            }
+            Err(NoRules::NotKnown { tli, error }) => {
                 waiting.extend(self.blocks.forget(slot, buffer));
                 error!("could not serve WAL of timeline {tli}: {error}");
                 Some(error)

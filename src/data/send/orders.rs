@@ -92,8 +92,7 @@ impl Senders {
     /// that its WAL has been removed.
     fn end_if_set_aside<R: Ring>(&mut self, key: Key, cx: &mut Context<'_, R>) {
         let Some(sender) = self.table.get_mut(key) else { return };
-        let cell = sender.cell.id();
-        if self.hub.cells().iter().any(|kept| kept.id() == cell) {
+        if self.hub.cell(sender.cell.id()).is_some() {
             return;
         }
         sender.log_end("its WAL was moved aside");
