@@ -204,8 +204,8 @@ impl Hub {
         if write(&self.diverged).note(standby) {
             warn!(
                 application_name = name, peer, timeline = %tli,
-                "standby has diverged: it is at {at}, past {end} where timeline {tli} ended; it \
-                 has to be rewound (pg_rewind) or made anew"
+                "standby has diverged: it is at {at}, past the end of timeline {tli} at {end}; run \
+                 pg_rewind on it or make it again from a base backup"
             );
         }
     }

@@ -165,12 +165,12 @@ impl Work {
         match ready(turn(&PlainDisk, &self.layout, file)) {
             Ok(Turn::Due) => self.run_command(file),
             Ok(Turn::Done) => {
-                info!("write-ahead log file \"{file}\" was marked as archived by somebody else");
+                info!("write-ahead log file \"{file}\" is already marked as archived");
                 self.holds.backlog.forget(file);
                 Attempt::Over
             }
             Ok(Turn::Orphan) => {
-                warn!("write-ahead log file \"{file}\" has gone before it was archived");
+                warn!("write-ahead log file \"{file}\" was removed before it was archived");
                 self.holds.backlog.forget(file);
                 // The file may have appeared between the two checks.
                 if ready(exists(&PlainDisk, &self.layout.archived(file))).is_ok_and(|there| there) {
@@ -179,7 +179,7 @@ impl Work {
                 Attempt::Over
             }
             Err(error) => {
-                warn!("could not look at write-ahead log file \"{file}\": {error}");
+                warn!("could not check write-ahead log file \"{file}\": {error}");
                 self.failed(file);
                 Attempt::Failed
             }
@@ -229,10 +229,10 @@ impl Work {
         }
         let drained = self.holds.backlog.archived(file, SystemTime::now());
         if self.in_trouble.take().is_some() {
-            info!("archiving goes on: \"{file}\" is archived");
+            info!("archiving works again: archived write-ahead log file \"{file}\"");
         }
         if drained {
-            info!("no more files wait to be archived");
+            info!("no files are waiting to be archived any more");
         }
     }
 

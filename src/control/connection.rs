@@ -46,7 +46,7 @@ pub(super) async fn serve(shared: Arc<Shared>, mut socket: Socket, peer: String)
         Ok(Ok(Some(startup))) => startup,
         Ok(Ok(None)) => return,
         Ok(Err(error)) => {
-            tracing::info!(peer, %error, "connection ended before its startup packet was complete");
+            tracing::info!(peer, %error, "incomplete startup packet");
             return;
         }
         // Silently, like PostgreSQL.
@@ -59,7 +59,7 @@ pub(super) async fn serve(shared: Arc<Shared>, mut socket: Socket, peer: String)
     let registered = match shared.registry.register() {
         Ok(registered) => registered,
         Err(error) => {
-            tracing::error!(%error, "no random numbers for a cancel key");
+            tracing::error!(%error, "could not generate random cancel key");
             return;
         }
     };
@@ -202,7 +202,7 @@ fn cancel(shared: &Shared, pid: u32, key: u32) {
     let Some(core) = shared.registry.cancel_target(pid, key) else { return };
     let Some(mailbox) = shared.mailboxes.get(core) else { return };
     if mailbox.post(ToCore::Cancel { pid }).is_err() {
-        tracing::warn!(pid, "cancel request lost: the core's queue is full");
+        tracing::warn!(pid, "cancel request dropped: the data core's queue is full");
     }
 }
 
@@ -330,13 +330,13 @@ impl Client {
             application_name = session.application_name,
             timeline = cell.tli().raw(),
             %start,
-            "standby starts streaming"
+            "started streaming WAL to standby"
         );
         let family = socket.family();
         let socket = match socket.leave() {
             Ok(socket) => socket,
             Err(error) => {
-                tracing::warn!(pid = session.pid, %error, "could not hand a socket to its core");
+                tracing::warn!(pid = session.pid, %error, "could not move a connection to its core");
                 return None;
             }
         };
@@ -351,7 +351,7 @@ impl Client {
         match &ended {
             StreamEnd::ClientDone => {}
             StreamEnd::Timeline { next, at } => {
-                tracing::info!(pid = session.pid, %next, %at, "told the standby the next timeline");
+                tracing::info!(pid = session.pid, %next, %at, "announced the next timeline");
             }
             StreamEnd::Failed(refusal) => {
                 shared.hub.holds.slots.drop_temporary(session.pid);
@@ -370,7 +370,7 @@ impl Client {
                 Some(Self { shared, registered, socket, session, permit, unread, out, told })
             }
             Err(error) => {
-                tracing::warn!(pid = session.pid, %error, "could not take a socket back");
+                tracing::warn!(pid = session.pid, %error, "could not take a connection back");
                 None
             }
         }
@@ -396,7 +396,7 @@ pub(super) async fn post(
         }
         tokio::time::sleep(POST_PAUSE).await;
     }
-    tracing::warn!(core, "a data core's queue is full, and stays so");
+    tracing::warn!(core, "a data core's queue stays full");
     None
 }
 

@@ -149,7 +149,8 @@ pub async fn run(control: Control) -> io::Result<()> {
         match message {
             Some(ToControl::StandbyEnded(handback)) => {
                 if let Err(handback) = shared.registry.hand_back(handback) {
-                    tracing::warn!(pid = handback.session.pid, "nobody waits for this connection");
+                    let pid = handback.session.pid;
+                    tracing::warn!(pid, "no task is waiting for this connection; closing it");
                 }
             }
             Some(ToControl::StandbyClosed { pid }) => shared.registry.closed(pid),

@@ -14,8 +14,8 @@ const NOTSENT_LOWAT: u32 = 128 << 10;
 pub enum TcpFault {
     /// The kernel has no algorithm of that name.
     #[error(
-        "--tcp-congestion: the kernel has no \"{name}\": load its module, or take one of the sysctl \
-         net.ipv4.tcp_available_congestion_control"
+        "--tcp-congestion: the kernel has no \"{name}\": load its module, or choose one that the \
+         sysctl net.ipv4.tcp_available_congestion_control lists"
     )]
     Unknown {
         /// The name.
@@ -71,7 +71,7 @@ pub(super) fn set_upstream(socket: &SockRef<'_>, settings: &TcpSettings) {
     if let Some(name) = &settings.congestion
         && let Err(fault) = set_congestion(socket, name)
     {
-        warn!("on the upstream's connection: {fault}");
+        warn!("connection to the upstream: {fault}");
     }
 }
 

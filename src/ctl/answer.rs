@@ -84,10 +84,10 @@ impl Failure {
 #[derive(Debug, thiserror::Error)]
 pub enum NoAnswer {
     /// Not JSON, or not of this form.
-    #[error("the answer makes no sense: {0}")]
+    #[error("invalid answer from the hub: {0}")]
     Invalid(#[from] serde_json::Error),
     /// Of another version.
-    #[error("the hub speaks version {0}, this program version {VERSION}")]
+    #[error("the hub's answer has version {0}, this program knows version {VERSION}")]
     Version(u32),
 }
 

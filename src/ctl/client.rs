@@ -30,18 +30,17 @@ enum Unasked {
     #[error("no hub runs in \"{}\": there is no socket walhub.ctl", .0.display())]
     NoSocket(PathBuf),
     #[error(
-        "no hub runs in \"{}\": its socket walhub.ctl was left behind by one that was killed",
+        "no hub runs in \"{}\": a hub that was killed left its socket walhub.ctl there",
         .0.display()
     )]
     Dead(PathBuf),
     #[error(
-        "permission denied: \"{}\" belongs to another user, as whom walhub ctl has to run",
+        "permission denied: \"{}\" belongs to another user; run walhub ctl as that user",
         .0.display()
     )]
     Permission(PathBuf),
     #[error(
-        "the hub did not answer within {0:?}: whether it has done what was asked is not known, ask \
-         again"
+        "the hub did not answer within {0:?}: it may or may not have done what was asked; ask again"
     )]
     Late(Duration),
     #[error("the hub closed the connection without an answer: it may be shutting down")]

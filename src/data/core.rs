@@ -134,7 +134,7 @@ impl<R: Ring> DataCore<R> {
                 Next::Pass => {}
                 Next::Sleep(wait) => self.sleep(wait)?,
                 Next::End => {
-                    debug!(core = self.index, "data core stops");
+                    debug!(core = self.index, "data core has stopped");
                     return Ok(());
                 }
                 Next::Halt => log::exit(EXIT_HALTED),

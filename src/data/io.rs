@@ -281,7 +281,7 @@ impl ReceiveIo {
     fn say_unsaid<R: Ring>(&mut self, ring: &mut R) -> Result<(), String> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
         if connection.outbox.len() > MAX_UNSENT {
-            return Err("upstream does not read our replies".to_owned());
+            return Err("upstream does not read the status messages".to_owned());
         }
         if connection.outbox.is_empty() || connection.waiting_room.is_some() {
             return Ok(());

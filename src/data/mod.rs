@@ -31,6 +31,6 @@ use std::net::Shutdown;
 fn shut<R: Ring>(ring: &mut R, socket: &Fd) {
     if let Err(error) = ring.shut(socket, Shutdown::Both) {
         // The peer closed first.
-        tracing::trace!("shutdown of a socket: {error}");
+        tracing::trace!("could not shut down a socket: {error}");
     }
 }

@@ -28,7 +28,7 @@ fn say_lost(queue: &LogLines, said: &mut u64) {
     let lost = queue.lost();
     if lost > *said {
         *said = lost;
-        error!("{lost} lines of the log were lost so far: standard error did not take them");
+        error!("{lost} log lines were lost so far: standard error did not accept them");
     }
 }
 
@@ -181,7 +181,7 @@ mod tests {
             say();
             let lines = String::from_utf8(queue.take(Vec::new())).unwrap();
             assert_eq!(lines.lines().count(), 1, "{lines}");
-            assert!(lines.contains("4 lines of the log were lost so far"), "{lines}");
+            assert!(lines.contains("4 log lines were lost so far"), "{lines}");
             assert_eq!(queue.lost(), 4);
         }
     }

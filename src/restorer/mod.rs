@@ -308,7 +308,7 @@ impl Inner {
         let fetched = self.fetch(&name.to_string(), &path, Some(name.size.bytes()));
         let fetched = fetched.map_err(io::Error::other)?;
         if fetched != Fetched::Here {
-            debug!("archive file \"{name}\" is not there");
+            debug!("archive file \"{name}\" does not exist");
             return Ok(fetched);
         }
         match self.check(name, &path) {

@@ -47,7 +47,7 @@ impl CoreThread {
                 // The sender is gone: the hub failed to start.
                 let Ok(parts) = wait.recv() else { return };
                 if let Err(error) = DataCore::new(ring, parts).run() {
-                    error!("io_uring: {error}; the hub ends");
+                    error!("io_uring: {error}; terminating");
                     log::exit(1);
                 }
             })
@@ -113,7 +113,7 @@ impl SharedParts<'_> {
                 peers: std::mem::take(&mut peers),
             };
             if core.parts.send(parts).is_err() {
-                error!("data core {index} has gone");
+                error!("data core {index} ended during the start");
             }
             threads.push(core.thread);
         }

@@ -51,13 +51,13 @@ pub(super) fn resume(course: &Course, layout: &Layout, flag: Secret) -> Result<(
     match resumed.map_err(|fault| CourseFault::Conninfo { path: path.clone(), fault })? {
         Resumed::ByFlag => {}
         Resumed::AsSet => warn!(
-            "following the upstream that walhub ctl has set, not --primary-conninfo: \"{}\"",
+            "following the upstream set by walhub ctl, not --primary-conninfo: \"{}\"",
             course.upstream().0.conninfo.shown()
         ),
         Resumed::FlagIsNewer => {
             warn!(
-                "--primary-conninfo was changed since walhub ctl has set an upstream: what was set \
-                 is forgotten"
+                "--primary-conninfo has changed since walhub ctl set an upstream: the upstream \
+                 that was set is discarded"
             );
             // Otherwise it would count again when the flag is changed back.
             std::fs::remove_file(&path).map_err(|error| CourseFault::Io { path, error })?;

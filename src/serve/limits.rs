@@ -101,8 +101,9 @@ fn judge(config: &Config, host: Host) -> Result<Vec<String>, TooFewDescriptors> 
         && let Some(limit) = host.locked.filter(|limit| *limit < locks)
     {
         warnings.push(format!(
-            "the limit on locked memory ({} kB) is too small for --zerocopy with --wal-buffers: set \
-             LimitMEMLOCK (systemd) or ulimit -l to at least {} kB; until then everything is copied",
+            "the limit on locked memory ({} kB) is too small for --zerocopy with --wal-buffers: \
+             set LimitMEMLOCK (systemd) or ulimit -l to at least {} kB; until then all WAL is \
+             copied",
             limit >> 10,
             locks >> 10
         ));

@@ -119,8 +119,8 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     let recovered = keeper.recovered;
     if let Some(halted) = &recovered.halted {
         warn!(
-            "the last run ended over a failed sync ({}); nothing behind {} is believed, it is \
-             fetched again",
+            "the last run ended after a failed sync ({}); WAL after {} is not trusted and is \
+             received again",
             halted.reason, halted.durable
         );
     }
@@ -228,7 +228,8 @@ fn without_what_is_missing(config: Arc<Config>, features: Features) -> Arc<Confi
     }
     if config.zerocopy == Zerocopy::On {
         warn!(
-            "--zerocopy on: the kernel cannot do it (Linux 6.2 or newer can); everything is copied"
+            "--zerocopy on: the kernel does not support it (Linux 6.2 or newer does); all WAL is \
+             copied"
         );
     }
     let config = Config { zerocopy: Zerocopy::Off, ..Config::clone(&config) };
@@ -257,7 +258,7 @@ fn resume(
         cell.link(Arc::clone(next));
     }
     hub.set_cells(cells);
-    info!(timeline = %tli, %oldest, %durable, "WAL found in the directory");
+    info!(timeline = %tli, %oldest, %durable, "found WAL in the directory");
     hub.set_position(Position::At { tli, durable, start });
     Ok(store)
 }
@@ -312,12 +313,12 @@ fn run_control(
         }
         // All control tasks may be gone; then nobody needs to be told.
         if stop.send(Running::Stopping).is_err() {
-            info!("the control thread has ended already");
+            info!("the control thread has already ended");
         }
         tokio::select! {
             ended = &mut control => ended?,
             () = tokio::time::sleep(SHUTDOWN + LAST_WORDS) => {
-                warn!("connections are left that do not end; the hub ends without them");
+                warn!("some connections did not end in time; exiting without waiting for them");
             }
         }
         Ok(ExitCode::SUCCESS)

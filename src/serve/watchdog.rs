@@ -36,10 +36,10 @@ pub(super) fn start(limit: Duration) -> io::Result<oneshot::Receiver<&'static st
     let (tell, first) = oneshot::channel();
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         match runtime.block_on(watch(signals, tell, limit)) {
-            CutShort::Again(signal) => warn!("received {signal} again, ending at once"),
+            CutShort::Again(signal) => warn!("received {signal} again, exiting at once"),
             CutShort::TooLong => error!(
-                "the shutdown has not ended within {limit:?}, as with a disk that does not answer; \
-                 ending without it"
+                "the shutdown did not finish within {limit:?}, perhaps because a disk does not \
+                 respond; exiting"
             ),
         }
         log::exit(CUT_SHORT)
@@ -55,7 +55,7 @@ async fn watch(
 ) -> CutShort {
     let first = signals.next().await;
     if tell.send(first).is_err() {
-        warn!("received {first} while the hub ends already");
+        warn!("received {first} while already shutting down");
     }
     match timeout(limit, signals.next()).await {
         Ok(signal) => CutShort::Again(signal),

@@ -109,7 +109,7 @@ pub fn write_hub(status: &HubStatus, out: &mut impl Write) -> io::Result<()> {
     }
     match status.log_lines_lost {
         0 => Ok(()),
-        lost => line("Log", format!("{lost} lines lost: standard error did not take them")),
+        lost => line("Log", format!("{lost} lines lost: standard error did not accept them")),
     }
 }
 

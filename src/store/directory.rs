@@ -57,7 +57,8 @@ pub enum DirectoryFault {
     Postgres(PathBuf),
     /// It holds files that are not a hub's.
     #[error(
-        "directory \"{}\" exists but is not empty and not walhub's: it contains \"{found}\"",
+        "directory \"{}\" exists but is not empty, and is not a walhub directory: it contains \
+         \"{found}\"",
         path.display()
     )]
     NotOurs {

@@ -226,7 +226,7 @@ pub enum CopyFault {
     #[error("insufficient data left in message")]
     Short,
     /// It continues past its last field.
-    #[error("invalid keepalive message: bytes left behind the last field")]
+    #[error("invalid keepalive message: bytes left after the last field")]
     Long,
     /// No message begins with this byte.
     #[error("invalid replication message type {0}")]

@@ -158,7 +158,7 @@ fn while_the_command_fails_wal_is_kept() {
     archive.wait_for(&last);
     assert!(archive.path(&first).exists());
     assert_identical(archive.folder(), &primary.pg_wal(), 44);
-    hub.wait_log(&["no more files wait to be archived"]);
+    hub.wait_log(&["no files are waiting to be archived any more"]);
     assert_eq!(archiver(&hub)["waiting_segments"], 0);
     wait::until("old WAL goes", || complete_segments(&hub.pg_wal()).len() <= 18);
     wait::until("and its marks", || marks(&hub, ".done") <= 18);

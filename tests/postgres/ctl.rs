@@ -380,7 +380,7 @@ fn the_upstream_is_changed_while_standbys_stream() {
     hub.set_upstream(&primary.unix_conninfo());
     hub.start();
     wait::until("the hub is back", || primary.count(count) == 2);
-    hub.wait_log(&["what was set is forgotten"]);
+    hub.wait_log(&["the upstream that was set is discarded"]);
     load::write_mib(&primary, 1);
     assert_converged(&primary, &[&leaf]);
 }

@@ -233,7 +233,7 @@ fn a_synchronous_hub_that_reports_the_slowest_standby() {
         wait::until("both replay again", || commits(primary, "remote_apply"));
         let replayed = || primary.sql("select replay_lsn from pg_stat_replication");
         drop((a, b));
-        hub.wait_log(&["stream ends"]);
+        hub.wait_log(&["stream to standby ended"]);
         load::write_mib(primary, 1);
         let last = replayed();
         load::write_mib(primary, 1);

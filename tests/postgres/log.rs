@@ -123,7 +123,7 @@ fn what_was_lost_is_said_when_the_log_is_read_again() {
     // Not of the first such line alone: more may be lost before the reader has caught up.
     let said = || {
         let text = read.lock().unwrap();
-        let (before, _) = text.rsplit_once(" lines of the log were lost so far")?;
+        let (before, _) = text.rsplit_once(" log lines were lost so far")?;
         let (level, number) = before.lines().next_back()?.rsplit_once(' ')?;
         assert!(level.contains("ERROR"), "{level}");
         number.parse().ok()

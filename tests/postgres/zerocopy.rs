@@ -44,11 +44,11 @@ fn segment_start(primary: &Cluster<'_>) -> Lsn {
     Lsn::new(primary.flush_lsn().raw() & !0xF_FFFF)
 }
 
-/// Sends without a copy, as the last stream that ended has told.
+/// Zero-copy sends, as the last stream that ended has told.
 fn sends(hub: &Hub<'_>) -> u64 {
     let text = hub.log_text();
-    let told = text.lines().rev().find_map(|line| line.split("sends without a copy ").nth(1));
-    let number = told.and_then(|rest| rest.split(' ').next());
+    let told = text.lines().rev().find_map(|line| Some(line.split_once(" zero-copy sends (")?.0));
+    let number = told.and_then(|before| before.rsplit(' ').next());
     number.map_or(0, |number| number.parse().unwrap())
 }
 

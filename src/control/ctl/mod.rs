@@ -60,7 +60,7 @@ pub(super) async fn run(shared: Arc<Shared>, listener: UnixListener) {
                 });
             }
             (Ok((socket, _)), Err(_)) => {
-                let busy = Failure::new(format!("{CLIENTS} others are asking at this moment"));
+                let busy = Failure::new(format!("{CLIENTS} other clients are connected already"));
                 // A new socket has room for a line; one without room is not waited for.
                 drop(socket.try_write(&Answer::new(Said::Error(busy)).encode()));
             }
@@ -133,8 +133,8 @@ impl CtlService {
         let request = Request::parse(line).map_err(|fault| Failure::new(fault.to_string()))?;
         match timeout(WORK, self.carry_out(request.command)).await {
             Ok(said) => said,
-            Err(_) => Err(Failure::new(format!("not done within {WORK:?}; it goes on"))
-                .with_hint("Ask again: what is done already is not done twice.")),
+            Err(_) => Err(Failure::new(format!("not done within {WORK:?}; the work continues"))
+                .with_hint("Ask again. Work that is done is not done twice.")),
         }
     }
 
@@ -177,7 +177,7 @@ impl CtlService {
     /// Passes an order to the task that keeps the hub connected.
     async fn steer(&self, steer: Steer) -> Result<(), Failure> {
         let (answer, carried_out) = oneshot::channel();
-        let gone = || Failure::new("the hub shuts down");
+        let gone = || Failure::new("the hub is shutting down");
         let sent = self.shared.orders.send(Order { steer, answer }).await;
         sent.map_err(|_| gone())?;
         carried_out.await.map_err(|_| gone())?.map_err(Failure::new)
@@ -195,7 +195,7 @@ impl CtlService {
         self.shared.keeper.drop_slot(slot).await.map_err(|error| {
             Failure::new(format!("could not remove replication slot \"{name}\": {error}"))
         })?;
-        tracing::info!("dropped replication slot \"{name}\", as walhub ctl asked");
+        tracing::info!("dropped replication slot \"{name}\", as requested by walhub ctl");
         Ok(Said::Dropped(Dropped { slot_name: name.to_owned() }))
     }
 }

@@ -250,7 +250,7 @@ fn a_newer_hub_may_say_more() {
     let state = state.replace("\"streaming\"", "\"pausing\"");
     assert!(Answer::parse(state.as_bytes()).is_ok(), "a state that this program does not know");
     let newer = Answer::parse(br#"{"version":2,"fence":{}}"#).unwrap_err();
-    assert_eq!(newer.to_string(), "the hub speaks version 2, this program version 1");
+    assert_eq!(newer.to_string(), "the hub's answer has version 2, this program knows version 1");
 }
 
 #[test]

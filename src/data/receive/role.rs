@@ -195,7 +195,8 @@ impl<F: Clone> Receiver<F> {
         store.appender.warm_up(&mut self.actions);
         if tli != store.cell.tli() || start > store.received() {
             let error = format!(
-                "the stream begins at {start} on timeline {tli}, behind our {} on timeline {}",
+                "the stream begins at {start} on timeline {tli}, past the end of this hub's WAL at \
+                 {} on timeline {}",
                 store.received(),
                 store.cell.tli()
             );
@@ -277,7 +278,7 @@ impl<F: Clone> Receiver<F> {
             );
         }
         let Some(end) = start.checked_add(wal.len() as u64) else {
-            return lost("upstream sent WAL past the end of the number space".to_owned(), start);
+            return lost("upstream sent WAL past the last possible position".to_owned(), start);
         };
         let received = store.received();
         let known = (received.bytes_since(start) as usize).min(wal.len());
@@ -349,7 +350,7 @@ impl<F: Clone> Receiver<F> {
         if let JobDone::Done(JobKind::MarkHalted)
         | JobDone::Failed { job: JobKind::MarkHalted, .. } = news
         {
-            error!("the hub ends because WAL could not be made durable");
+            error!("terminating because WAL could not be made durable");
             return out.push(Effect::Halt);
         }
         let Some(store) = &mut self.store else { return };
@@ -394,15 +395,15 @@ impl<F: Clone> Receiver<F> {
                 None => {}
                 Some(Setback::NoSpace(lsn)) => {
                     warn!(
-                        "no space left for WAL: received WAL is dropped back to {lsn}, which is \
-                         durable"
+                        "no space left for WAL: discarding the received WAL after {lsn}, the \
+                         durable position"
                     );
                     self.end_stream(UpstreamEnd::NoSpace, out);
                 }
                 Some(Setback::Halted { durable, reason }) => {
                     error!(
-                        "PANIC: {reason}; nothing behind {durable} will be acknowledged or served, \
-                         and the hub ends"
+                        "PANIC: {reason}; no WAL after {durable} will be acknowledged or served, \
+                         and the hub terminates"
                     );
                     self.halted_at = Some(now);
                     let reason = reason.to_string();
@@ -427,7 +428,7 @@ impl<F: Clone> Receiver<F> {
             Due::Status(reply) => self.tell_status(reply, at, out),
             Due::GiveUp => self.end_stream(UpstreamEnd::TimedOut, out),
             Due::DiskTooSlow(unread) => self.on_lost(
-                format!("our disk is too slow: the upstream was left unread for {unread:.1?}"),
+                format!("disk too slow: nothing was read from the upstream for {unread:.1?}"),
                 out,
             ),
         }
@@ -474,7 +475,7 @@ impl<F: Clone> Receiver<F> {
             _ => Goodbye::Silent,
         };
         out.push(Effect::Disconnect(goodbye));
-        info!(host = %link.host, at = %link.expected, "upstream stream ends");
+        info!(host = %link.host, at = %link.expected, "stream from upstream ended");
         let end = match link.next {
             Some(next) if !matches!(end, UpstreamEnd::Timeline { .. }) => next,
             _ => end,
@@ -492,7 +493,7 @@ impl<F: Clone> Receiver<F> {
         }
         let halted_for = self.halted_at.map(|at| now.saturating_duration_since(at));
         if halted_for.is_some_and(|halted_for| halted_for >= HALT_PATIENCE) {
-            error!("the halted marker could not be written in time; the hub ends without it");
+            error!("could not write the halted marker in time; terminating without it");
             out.push(Effect::Halt);
         }
     }
@@ -558,7 +559,11 @@ impl<F: Clone> Receiver<F> {
         self.hub.push_cell(Arc::clone(&next));
         self.hub.set_position(Position::At { tli: next.tli(), durable: next.durable(), start });
         if let (Some(old), Some(fork)) = (old, fork) {
-            info!("timeline {} ended at {fork}; going on with timeline {}", old.tli(), next.tli());
+            info!(
+                "timeline {} ended at {fork}; continuing with timeline {}",
+                old.tli(),
+                next.tli()
+            );
             old.seal(fork);
             old.link(next);
         }

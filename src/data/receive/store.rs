@@ -134,7 +134,7 @@ impl<F> Store<F> {
             let (piece, tail) = rest.split_at(rest.len().min(chunk_left));
             let Some(ours) = writer.peek(at, piece.len()) else {
                 return Err(UpstreamEnd::Lost {
-                    error: "upstream sent WAL from before the place that was asked for".to_owned(),
+                    error: "upstream sent WAL from before the requested position".to_owned(),
                     at,
                 });
             };

@@ -120,7 +120,7 @@ impl Senders {
         let duty = sender.state.lingered(cx.now);
         let ends = sender.ends_at.take_if(|at| *at <= cx.now).is_some();
         if ends && sender.state.is_open() {
-            sender.log_end("the hubs above this one changed; the hub below has to look again");
+            sender.log_end("the hubs above this one changed; the hub below must check again");
             return self.close(key, cx);
         }
         if sender.state.is_parting() {

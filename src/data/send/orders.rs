@@ -44,7 +44,7 @@ impl Senders {
     pub(super) fn terminate<R: Ring>(&mut self, pid: u32, cx: &mut Context<'_, R>) {
         let Some(key) = self.find(pid, SenderState::hears) else { return };
         let Some(sender) = self.table.get_mut(key) else { return };
-        sender.log_end("terminated, because its replication slot was invalidated");
+        sender.log_end("terminated because its replication slot was invalidated");
         self.farewell(key, &refusals::administrator_command(), cx);
     }
 

@@ -197,7 +197,7 @@ impl Sender {
         info!(
             pid = session.pid, application_name = %session.application_name,
             peer = %session.peer, sent = %self.cursor.next(), flush = %positions.flush,
-            "stream ends: {why}"
+            "stream to standby ended: {why}"
         );
     }
 

@@ -166,7 +166,7 @@ impl Senders {
                     && let Err(error) = cx.ring.reset(&sender.socket)
                 {
                     // Memory must not wait for a peer that is sent nothing more.
-                    debug!(pid = sender.session.pid, "reset of a connection: {error}");
+                    debug!(pid = sender.session.pid, "could not reset a connection: {error}");
                 }
                 self.settle(key, cx);
             }
@@ -328,8 +328,8 @@ fn log_sends<R: Ring>(sender: &Sender, refused_holds: u64, cx: &Context<'_, R>) 
         pid = sender.session.pid,
         zerocopy_sends = sender.zerocopy_sends,
         unreleased = sender.unreleased,
-        "of the stream; of its core: late sends {}, sends without a copy {} ({} were copied, {} \
-         are unreleased), pieces copied because too many chunks were held {refused_holds}",
+        "sends of the stream; of its data core: {} late sends, {} zero-copy sends ({} were copied, \
+         {} are unreleased), {refused_holds} pieces copied because too many chunks were held",
         ring.late_sends,
         ring.zerocopy_sends,
         ring.zerocopy_copied,

@@ -66,8 +66,8 @@ impl ZerocopySends {
                 Err(error) => {
                     warn!(
                         core = self.core,
-                        "could not register --wal-buffers for sending without a copy: {error}; \
-                         everything is copied{}",
+                        "could not register --wal-buffers for zero-copy sends: {error}; all WAL is \
+                         copied{}",
                         if error.kind() == io::ErrorKind::OutOfMemory {
                             " (raise the limit of locked memory: ulimit -l, LimitMEMLOCK=)"
                         } else {
@@ -91,7 +91,8 @@ impl ZerocopySends {
         {
             // It is twice the work for nothing, and the route to the peer stays the same.
             sender.delivery = Delivery::Copied;
-            debug!(pid = sender.session.pid, "the kernel copies all the same: so do plain sends");
+            let pid = sender.session.pid;
+            debug!(pid, "the kernel copies zero-copy sends on this connection; using plain sends");
         }
     }
 }
@@ -196,7 +197,8 @@ impl Senders {
                 sender.delivery = Delivery::Copied;
                 info!(
                     pid,
-                    "sending without a copy does not work here, from now on it is copied: {error}"
+                    "zero-copy sends do not work on this connection; using plain sends from now \
+                     on: {error}"
                 );
             }
             Err(error) => return self.disconnected(key, &error, cx),

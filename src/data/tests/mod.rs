@@ -174,7 +174,7 @@ fn a_stream_that_we_close_is_logged_as_ended_once() {
         assert!(standby.is_closed());
     });
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    assert_eq!(text.matches("stream ends").count(), 1, "{text}");
+    assert_eq!(text.matches("stream to standby ended").count(), 1, "{text}");
     assert!(text.contains("moved aside"), "{text}");
 }
 

@@ -175,8 +175,8 @@ fn is_automatic(hub: &Hub, name: &SlotName) -> bool {
     let room = hub.holds.slots.lock().auto_created() < auto.limit;
     if !room {
         tracing::warn!(
-            "replication slot \"{name}\" is not created: there are {} automatically created ones \
-             (--auto-create-slots limit)",
+            "could not create replication slot \"{name}\" automatically: there are {} such slots \
+             already (--auto-create-slots limit)",
             auto.limit
         );
     }

@@ -97,7 +97,7 @@ impl fmt::Display for WalkFault {
             }
             FaultKind::ContrecordRequested => write!(f, "contrecord is requested by {at}"),
             FaultKind::DataAfterSwitch => {
-                write!(f, "data behind the switch record that ends at {at}")
+                write!(f, "data after the switch record that ends at {at}")
             }
             FaultKind::AcrossFork { fork } => {
                 write!(f, "record at {at} reaches beyond the switchpoint {fork}")
