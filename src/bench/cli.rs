@@ -65,7 +65,7 @@ fn typed() -> Vec<String> {
     std::env::args().skip(1).collect()
 }
 
-/// A flag's value that makes no sense.
+/// A flag's value that cannot be used.
 fn mistake(flag: &'static str, fault: impl std::fmt::Display) -> Mistake {
     Mistake { flag, fault: fault.to_string() }
 }

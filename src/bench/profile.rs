@@ -152,19 +152,19 @@ pub enum LoadFault {
     NoRate,
     /// A commit that cannot be made.
     #[error(
-        "a commit takes from {} to {} of WAL",
+        "a commit must have {} to {} of WAL",
         format_bytes(COMMIT_RECORD),
         format_bytes(MAX_COMMIT)
     )]
     CommitSize,
     /// The larger end first.
-    #[error("the range of commit sizes ends before it begins")]
+    #[error("the lower commit size is greater than the upper one")]
     Range,
     /// Three figures of which two determine the third.
-    #[error("of rate, commit size and commits per second give two at most")]
+    #[error("give at most two of rate, commit size and commits per second")]
     Overdetermined,
     /// A closed loop has no commits per second.
-    #[error("with rate max there is no number of commits per second")]
+    #[error("rate max and commits per second exclude each other")]
     MaxCommits,
 }
 

@@ -30,7 +30,7 @@ enum Unasked {
     #[error("no hub runs in \"{}\": there is no socket walhub.ctl", .0.display())]
     NoSocket(PathBuf),
     #[error(
-        "no hub runs in \"{}\": a hub that was killed left its socket walhub.ctl there",
+        "no hub runs in \"{}\": a killed hub left its socket walhub.ctl behind",
         .0.display()
     )]
     Dead(PathBuf),

@@ -163,7 +163,7 @@ fn a_hub_that_cannot_be_asked() {
     }
     hub.kill();
     assert!(socket.exists());
-    unasked(&hub, "left behind");
+    unasked(&hub, "left its socket");
     hub.start();
     hub.told(&["status"]);
     hub.signal(Signal::STOP);

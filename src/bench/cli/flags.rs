@@ -38,8 +38,8 @@ pub enum BenchCommand {
 
 const UNITS: &str = "\
 Sizes take the units kB, MB, GB (powers of 1024); times us, ms, s, min, h.\n\n\
-Exit code: 0 when all was well; 1 when a byte was false or something went wrong, which the \
-report names; 2 when there was no run.";
+Exit code: 0 when everything was right; 1 when a byte was false or something else went wrong, \
+which the report names; 2 when there was no run.";
 
 /// Flags of `walhub bench run`.
 #[derive(Debug, Args)]

@@ -205,7 +205,7 @@ fn part<T>(
         None => (text, None),
         Some((count, rest)) => (count, Some(rest)),
     };
-    let count = count.parse().map_err(|_| mistake(flag, format!("\"{count}\" is no number")))?;
+    let count = count.parse().map_err(|_| mistake(flag, format!("\"{count}\" is not a number")))?;
     Ok(Some((count, read(rest)?)))
 }
 

@@ -35,8 +35,8 @@ pub(super) fn words(report: &RunReport, before_storm: Option<(u64, u64)>) -> Str
     if !report.verdict.interrupted {
         let stall = STALL.as_secs();
         let mut text = format!(
-            "From second {stall} on one standby did not read. The figures above are those of the others: \
-             the hub waits for nobody."
+            "From second {stall} on, one standby did not read. The figures above are those of the \
+             others: the hub waits for nobody."
         );
         if let Some(Some(seconds)) = results.storms.first() {
             text += &format!(
@@ -54,9 +54,9 @@ pub(super) fn words(report: &RunReport, before_storm: Option<(u64, u64)>) -> Str
             format!(", {} µs for each commit and standby", say::digits(per))
         });
         parts.push(format!(
-            "The hub used {:.0} % of a CPU{per}, and {} of memory, {} of it for each standby. Of a \
-             PostgreSQL server {STANDBYS} standbys are {STANDBYS} processes; what those cost, and how \
-             they slow down commits, is measured in the README (\"The arithmetic\").",
+            "The hub used {:.0} % of a CPU{per}, and {} of memory, {} of it for each standby. A \
+             PostgreSQL server runs a process for each of {STANDBYS} standbys; the README (\"The \
+             arithmetic\") says what those cost and how they slow down commits.",
             cpu.cores * 100.0,
             say::bytes(memory.end.private),
             say::bytes(each)

@@ -202,7 +202,7 @@ pub fn compare(a: &Side, b: &Side) -> String {
         if bad > 0 {
             let runs = say::of(bad as u64, "run");
             line(format_args!(
-                "\n{letter}: {runs} saw faults or problems: its figures do not count\n"
+                "\n{letter}: {runs} had faults or problems; its figures do not count\n"
             ));
         }
     }
@@ -290,7 +290,7 @@ mod tests {
         let mut b = side("b", &[1, 2]);
         b.reports[1].verdict.faults = 1;
         let text = compare(&side("a", &[1]), &b);
-        assert!(text.contains("B: 1 run saw faults"), "{text}");
+        assert!(text.contains("B: 1 run had faults"), "{text}");
     }
 
     #[test]

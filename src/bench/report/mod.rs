@@ -291,7 +291,7 @@ pub enum ReportFault {
     #[error("could not read \"{0}\": {1}")]
     Read(String, io::Error),
     /// It has another format.
-    #[error("\"{0}\" holds no report of a run: {1}")]
+    #[error("\"{0}\" is not the report of a run: {1}")]
     Form(String, serde_json::Error),
     /// It comes from another version of walhub.
     #[error("\"{path}\" has version {version} of the report; this walhub reads {VERSION}")]

@@ -31,7 +31,7 @@ pub fn verdict(report: &RunReport) -> Vec<String> {
     let mut lines = Vec::new();
     match (verdict.faults, report.plan.verify.as_str()) {
         (0, "off") => lines.push(format!(
-            "{} received in order; the bytes were not looked at (--verify=off)",
+            "{} received in order; the bytes were not verified (--verify=off)",
             say::bytes(received)
         )),
         (0, _) if received == verified => {
@@ -54,7 +54,7 @@ pub fn verdict(report: &RunReport) -> Vec<String> {
     }
     lines.extend(verdict.problems.iter().map(|problem| format!("PROBLEM: {problem}")));
     if verdict.interrupted {
-        lines.push("interrupted: ended before its time".to_owned());
+        lines.push("interrupted before the end".to_owned());
     }
     lines
 }
@@ -241,6 +241,6 @@ mod tests {
         assert!(lines[0].ends_with("of it verified, nothing false in it; not verified:"));
         assert_eq!(lines[1], "  1 B cut off");
         report.plan.verify = "off".to_owned();
-        assert!(verdict(&report)[0].contains("not looked at"));
+        assert!(verdict(&report)[0].contains("(--verify=off)"));
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn catch_up(
     let before = rig.memory();
     let cpu = rig.cpu();
 
-    watch.step("letting the standbys go");
+    watch.step("starting the standbys");
     let mut fleet = rig.fleet(&plan.fleet);
     fleet.first = match bulk.starts {
         Starts::Together => StartAt::At(from),
@@ -82,7 +82,7 @@ pub(super) fn catch_up(
             if bytes == 0 {
                 return Err(RunFault::Unreachable(why));
             }
-            early.problems.push(format!("nothing came for {STANDSTILL:?}: {why}"));
+            early.problems.push(format!("nothing was received for {STANDSTILL:?}: {why}"));
         }
         if shown.elapsed() >= INTERVAL {
             let written = timeline.look(&mut rig, Some(&fleet), watch);
@@ -170,7 +170,7 @@ fn fill(
             (last, moved) = (sum, now);
         }
         if moved.elapsed() > STANDSTILL {
-            let text = format!("the server has taken nothing for {STANDSTILL:?}");
+            let text = format!("the server has received nothing for {STANDSTILL:?}");
             return Err(RunFault::Unreachable(text));
         }
         if now >= next {

@@ -115,7 +115,8 @@ impl HubProcess {
             }
             if Instant::now() > deadline {
                 let log = self.last_words();
-                let text = format!("the hub does not serve ({answer}); its log ends:\n{log}");
+                let text =
+                    format!("the hub accepts no connection ({answer}); its log ends:\n{log}");
                 return Err(RunFault::Unreachable(text));
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -137,7 +138,7 @@ impl HubProcess {
             Ok(Some(status)) => {
                 Some(format!("the hub ended ({status}); its log ends:\n{}", self.last_words()))
             }
-            Err(error) => Some(format!("the hub cannot be looked at: {error}")),
+            Err(error) => Some(format!("could not check on the hub: {error}")),
         }
     }
 
@@ -156,14 +157,14 @@ impl HubProcess {
         }
         // It is our child and was not waited for, so the PID is still its own.
         if let Err(error) = kill_process(Pid::from_child(&self.child), Signal::TERM) {
-            return Some(format!("the hub cannot be told to end: {error}"));
+            return Some(format!("could not send SIGTERM to the hub: {error}"));
         }
         let deadline = Instant::now() + END;
         while Instant::now() < deadline {
             match self.child.try_wait() {
                 Ok(Some(status)) => return bad_end(status),
                 Ok(None) => std::thread::sleep(Duration::from_millis(10)),
-                Err(error) => return Some(format!("the hub cannot be waited for: {error}")),
+                Err(error) => return Some(format!("could not wait for the hub: {error}")),
             }
         }
         Some(format!("the hub did not end within {END:?} after SIGTERM"))
@@ -171,7 +172,7 @@ impl HubProcess {
 }
 
 fn bad_end(status: ExitStatus) -> Option<String> {
-    (!status.success()).then(|| format!("the hub did not end in good order ({status})"))
+    (!status.success()).then(|| format!("the hub did not end cleanly ({status})"))
 }
 
 impl Drop for HubProcess {

@@ -202,7 +202,7 @@ fn drain(
             let lacks = format!("a good standby still lacks {left} bytes");
             early
                 .problems
-                .push(format!("nothing came for {DRAIN:?} after the load's end; {lacks}"));
+                .push(format!("nothing was received for {DRAIN:?} after the load ended; {lacks}"));
             return;
         }
         // After a Ctrl-C that ended the load, the wait lasts as long as bytes keep coming. A Ctrl-C

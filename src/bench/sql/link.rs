@@ -45,7 +45,7 @@ pub enum LinkFault {
     #[error("connection lost: {0}")]
     Io(#[from] io::Error),
     /// It sent something that is not a valid message.
-    #[error("the server's messages make no sense: {0}")]
+    #[error("invalid message from the server: {0}")]
     Protocol(#[from] Malformed),
     /// Its answer is not exactly one row.
     #[error("the server did not answer with one row")]

@@ -60,7 +60,7 @@ pub(super) enum NoStream {
     Refused(ServerError),
     #[error(transparent)]
     Login(#[from] LoginFault),
-    #[error("the server's messages make no sense: {0}")]
+    #[error("invalid message from the server: {0}")]
     Malformed(#[from] Malformed),
     #[error("unexpected answer to {0}")]
     Unexpected(&'static str),

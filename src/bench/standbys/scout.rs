@@ -126,19 +126,19 @@ impl Session {
     fn identity(&mut self) -> io::Result<Identity> {
         let row = self.query("IDENTIFY_SYSTEM")?;
         let fields: Vec<_> = row.iter().map(Option::as_deref).collect();
-        let senseless = |what: &str| io::Error::other(format!("{what} makes no sense"));
-        let seen = identity(&fields).ok_or_else(|| senseless("IDENTIFY_SYSTEM"))?;
+        let invalid = |what: &str| io::Error::other(format!("invalid {what}"));
+        let seen = identity(&fields).ok_or_else(|| invalid("answer to IDENTIFY_SYSTEM"))?;
         let system_id = seen.system_id.parse().map(SystemId::new);
-        let system_id = system_id.map_err(|_| senseless("the system identifier"))?;
+        let system_id = system_id.map_err(|_| invalid("system identifier"))?;
         let row = self.query("SHOW wal_segment_size")?;
         let size = row.first().and_then(Option::as_deref).and_then(segment_size);
-        let segment_size = size.ok_or_else(|| senseless("wal_segment_size"))?;
+        let segment_size = size.ok_or_else(|| invalid("answer to SHOW wal_segment_size"))?;
         let history = match seen.tli {
             TimelineId::FIRST => None,
             tli => {
                 let row = self.query(&format!("TIMELINE_HISTORY {tli}"))?;
                 let content = row.get(1).cloned().flatten();
-                let content = content.ok_or_else(|| senseless("TIMELINE_HISTORY"))?;
+                let content = content.ok_or_else(|| invalid("answer to TIMELINE_HISTORY"))?;
                 Some(History::parse(tli, content).map_err(io::Error::other)?)
             }
         };

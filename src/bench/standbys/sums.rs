@@ -9,7 +9,7 @@ pub enum Unverified {
     NotChecked,
     /// It was outside the window, before the first record that began in its stream.
     RecordBegunBefore,
-    /// It was outside the window, in a record whose end did not come.
+    /// It was outside the window, in a record whose end was not received.
     RecordNotEnded,
     /// `Verify::Crc`: the stream did not have the whole of its block.
     BlockNotWhole,
@@ -43,13 +43,13 @@ impl Unverified {
     /// Its description for people.
     pub const fn describe(self) -> &'static str {
         match self {
-            Self::NotChecked => "not looked at (--verify=off)",
+            Self::NotChecked => "not verified (--verify=off)",
             Self::RecordBegunBefore => {
                 "outside the window, before the first record of their streams"
             }
-            Self::RecordNotEnded => "outside the window, in records whose ends did not come",
-            Self::BlockNotWhole => "in blocks that did not come whole",
-            Self::BlockWithoutSum => "in blocks that nobody else had received before",
+            Self::RecordNotEnded => "outside the window, in records whose end was not received",
+            Self::BlockNotWhole => "in blocks that were not received whole",
+            Self::BlockWithoutSum => "in blocks that no other standby had received before",
         }
     }
 }
