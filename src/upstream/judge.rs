@@ -3,8 +3,8 @@
 //!
 //! Histories are compared, never timeline numbers. An upstream that is merely behind is waited for;
 //! one of another cluster, or of another branch, is refused. Where a difference was found before,
-//! no upstream is followed past it unless it has shown the same bytes there, or a history that
-//! leaves our timeline at or before it.
+//! no upstream is followed past it unless it has shown the same bytes there. One whose history
+//! leaves our timeline at or before it has to show our bytes up to where it left.
 
 use super::place::{Place, Span};
 use super::state::UpstreamState;
@@ -46,6 +46,10 @@ pub struct Known {
     pub forks: Option<Vec<(TimelineId, Lsn)>>,
     /// Where another source had other bytes than ours, as long as that is unresolved.
     pub differs: Option<Place>,
+    /// What this upstream has shown since it was connected to, and was the same as ours.
+    pub same: Option<Span>,
+    /// Our WAL from there on is here.
+    pub oldest: Lsn,
     /// Where an empty directory begins.
     pub start_from: StartFrom,
 }
@@ -60,9 +64,13 @@ pub enum Verdict {
         /// From here.
         start: Lsn,
     },
-    /// Compare this WAL with ours first. When it is the same the difference is resolved: decide
-    /// again.
+    /// Compare this WAL, which holds the place of the difference, with ours first. When it is the
+    /// same the difference is resolved: decide again.
     Compare(Span),
+    /// The upstream's history leaves our timeline at or before the place of the difference: compare
+    /// this WAL, the last before it left. When it is the same, decide again with it as
+    /// [`Known::same`]; the difference stands until our WAL at its place has been set aside.
+    CompareFork(Span),
     /// Look for the oldest segment first.
     FindOldest {
         /// On this timeline.
@@ -156,7 +164,8 @@ fn go_on(seen: &Seen, known: &Known, tli: TimelineId, durable: Lsn, start: Lsn) 
         if seen.xlogpos < durable {
             return behind(seen, durable);
         }
-        return compare(known, durable).unwrap_or(Verdict::Start { tli, start });
+        let compare = known.differs.and_then(|place| compare(known, place, durable));
+        return compare.unwrap_or(Verdict::Start { tli, start });
     }
     if seen.tli < tli {
         // A standby that has not followed yet, or the old primary.
@@ -186,7 +195,11 @@ fn go_on(seen: &Seen, known: &Known, tli: TimelineId, durable: Lsn, start: Lsn) 
     {
         return refuse(format!("its history of timeline {tli} differs from ours"));
     }
-    if let Some(compare) = compare(known, durable.min(end)) {
+    let shared = durable.min(end);
+    let compare = known.differs.and_then(|place| {
+        compare(known, place, shared).or_else(|| compare_fork(known, place, tli, shared))
+    });
+    if let Some(compare) = compare {
         return compare;
     }
     if durable >= end {
@@ -199,9 +212,22 @@ fn go_on(seen: &Seen, known: &Known, tli: TimelineId, durable: Lsn, start: Lsn) 
 
 /// The comparison that is due with an upstream that shares our history up to `end`, unless it has
 /// left ours at or before the place.
-fn compare(known: &Known, end: Lsn) -> Option<Verdict> {
-    let (place, (_, size)) = (known.differs?, known.cluster?);
+fn compare(known: &Known, place: Place, end: Lsn) -> Option<Verdict> {
+    let (_, size) = known.cluster?;
     (place.at < end).then(|| Verdict::Compare(place.span(size, end)))
+}
+
+/// The comparison that is due with an upstream that left our timeline `tli` at `end`, at or before
+/// the place. None is due when nothing of ours before `end` is here.
+fn compare_fork(known: &Known, place: Place, tli: TimelineId, end: Lsn) -> Option<Verdict> {
+    let (_, size) = known.cluster?;
+    if end > place.at || end <= known.oldest {
+        return None;
+    }
+    let last = Place::of(end.saturating_sub(1), tli, known.forks.as_deref().unwrap_or(&[]), size);
+    let span = last.span(size, end);
+    let span = Span { from: span.from.max(known.oldest), ..span };
+    (known.same != Some(span)).then_some(Verdict::CompareFork(span))
 }
 
 fn end_of(forks: &Forks, tli: TimelineId) -> Option<Lsn> {
@@ -241,6 +267,8 @@ mod tests {
             position: Position::At { tli: tli(t), durable: lsn(durable), start: lsn(start) },
             forks: (t > 1).then(|| forks.iter().map(|(t, e)| (tli(*t), lsn(*e))).collect()),
             differs: None,
+            same: None,
+            oldest: Lsn::INVALID,
             start_from: StartFrom::Current,
         }
     }
@@ -331,16 +359,52 @@ mod tests {
         assert_eq!(judge(&seen(2, 9 * MIB, &[(1, 40)]), &ours), compare(100));
         assert_eq!(name(&judge(&seen(2, 99, &[(1, 40)]), &ours)), "waiting for upstream");
         assert_eq!(name(&judge(&seen(2, 200, &[(1, 41)]), &ours)), "upstream refused");
-        // A newer timeline that left ours after the place has to show it. One that left ours before
-        // or there is another way to continue.
+        // A newer timeline that left ours after the place has to show it.
         let left = |end| seen(3, 300, &[(1, 40), (2, end)]);
         for end in [71, 100] {
             assert_eq!(judge(&left(end), &ours), compare(end));
         }
         assert_eq!(judge(&left(500), &ours), compare(100));
-        for end in [69, 70] {
-            assert_eq!(judge(&left(end), &ours), Verdict::Switch { next: tli(3), at: lsn(end) });
+    }
+
+    #[test]
+    fn who_left_our_timeline_before_a_difference_shows_what_precedes_the_fork() {
+        let differs = Some(Place { tli: tli(2), at: lsn(2 * MIB + 70) });
+        let ours = Known { differs, ..known(2, 2 * MIB + 100, 2 * MIB + 90, &[(1, MIB)]) };
+        let left = |end| seen(3, 9 * MIB, &[(1, MIB), (2, end)]);
+        for (end, from) in [
+            (2 * MIB + 70, 2 * MIB),
+            (2 * MIB + 69, 2 * MIB),
+            // It left with a segment: what precedes that is in the segment before.
+            (2 * MIB, MIB),
+        ] {
+            let span = Span { tli: tli(2), from: lsn(from), to: lsn(end) };
+            assert_eq!(judge(&left(end), &ours), Verdict::CompareFork(span));
+            // It has shown it.
+            let switch = Verdict::Switch { next: tli(3), at: lsn(end) };
+            let shown = Known { same: Some(span), ..ours.clone() };
+            assert_eq!(judge(&left(end), &shown), switch);
+            let other = Span { to: lsn(end - 1), ..span };
+            let not_that = Known { same: Some(other), ..ours.clone() };
+            assert_eq!(judge(&left(end), &not_that), Verdict::CompareFork(span));
         }
+        // It left where our timeline begins, with a segment: that is the parent's WAL.
+        let span = Span { tli: tli(1), from: lsn(0), to: lsn(MIB) };
+        assert_eq!(judge(&left(MIB), &ours), Verdict::CompareFork(span));
+        // Nothing of ours before the fork is here any more.
+        let young = Known { oldest: lsn(2 * MIB), ..ours.clone() };
+        let switch = Verdict::Switch { next: tli(3), at: lsn(2 * MIB) };
+        assert_eq!(judge(&left(2 * MIB), &young), switch);
+    }
+
+    #[test]
+    fn a_difference_on_an_ancestor_is_compared_there() {
+        let differs = Some(Place { tli: tli(1), at: lsn(70) });
+        let ours = Known { differs, ..known(2, 2 * MIB, MIB, &[(1, MIB)]) };
+        let span = Span { tli: tli(1), from: lsn(0), to: lsn(70 + 8192) };
+        assert_eq!(judge(&seen(2, 3 * MIB, &[(1, MIB)]), &ours), Verdict::Compare(span));
+        let promoted = seen(3, 3 * MIB, &[(1, MIB), (2, 2 * MIB)]);
+        assert_eq!(judge(&promoted, &ours), Verdict::Compare(span));
     }
 
     #[test]

@@ -31,6 +31,14 @@ pub struct Span {
 }
 
 impl Place {
+    /// The place of a position of our WAL: on the timeline whose file holds it. That is an
+    /// ancestor when the position lies in a segment before the one in which our timeline `tli`
+    /// begins. `forks` says where the ancestors ended.
+    pub fn of(at: Lsn, tli: TimelineId, forks: &Forks, size: SegmentSize) -> Self {
+        let later = forks.iter().rev().take_while(|(_, end)| at.segment(size) < end.segment(size));
+        Self { tli: later.last().map_or(tli, |(ancestor, _)| *ancestor), at }
+    }
+
     /// The part of our WAL up to `end` that proves, when another source has the same, that the
     /// source has our history at the place: the place, a page from there on, and what precedes it
     /// in its segment, up to 1 MiB.
@@ -46,17 +54,36 @@ impl Place {
     }
 
     /// Whether our WAL still holds the place. It does not after it was set aside from there on:
-    /// together with all the rest, or after a switchpoint.
-    pub fn is_ours(self, position: Position, forks: Option<&Forks>) -> bool {
-        let Position::At { tli, durable, .. } = position else { return false };
-        let end = match self.tli == tli {
-            true => Some(durable),
-            false => forks.and_then(|forks| {
-                forks.iter().find(|(ancestor, _)| *ancestor == self.tli).map(|(_, end)| *end)
-            }),
+    /// together with all the rest, or after a switchpoint. `forks` is `None` when our timeline has
+    /// no ancestors or when they are not known.
+    ///
+    /// # Errors
+    /// It depends on where our timeline's ancestors ended, which is not known.
+    pub fn is_ours(
+        self,
+        position: Position,
+        forks: Option<&Forks>,
+    ) -> Result<bool, UnknownHistory> {
+        let Position::At { tli, durable, .. } = position else { return Ok(false) };
+        if self.tli == tli {
+            return Ok(self.at < durable);
+        }
+        let forks = match forks {
+            Some(forks) => forks,
+            None if tli == TimelineId::FIRST => &[],
+            None => return Err(UnknownHistory { tli }),
         };
-        end.is_some_and(|end| self.at < end)
+        let end = forks.iter().find(|(ancestor, _)| *ancestor == self.tli).map(|(_, end)| *end);
+        Ok(end.is_some_and(|end| self.at < end))
     }
+}
+
+/// The history of our own timeline is missing or damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the history of our timeline {tli} is not known, so neither is whose WAL lies before it")]
+pub struct UnknownHistory {
+    /// The timeline.
+    pub tli: TimelineId,
 }
 
 #[cfg(test)]
@@ -89,11 +116,35 @@ mod tests {
         };
         let forks = |end| [(tli(1), Lsn::new(40)), (tli(2), Lsn::new(end))];
         let found = place(2, 70);
-        assert!(found.is_ours(at(2, 71), Some(&forks(0)[..1])));
-        assert!(!found.is_ours(at(2, 70), Some(&forks(0)[..1])), "nothing of ours is there");
-        assert!(!found.is_ours(at(3, 300), Some(&forks(70))), "it is after the switchpoint");
-        assert!(found.is_ours(at(3, 300), Some(&forks(71))), "our timeline inherited it");
-        assert!(!found.is_ours(Position::Empty, None));
-        assert!(!found.is_ours(at(1, 300), None));
+        let is_ours = |position, forks: Option<&Forks>| found.is_ours(position, forks).unwrap();
+        assert!(is_ours(at(2, 71), Some(&forks(0)[..1])));
+        assert!(!is_ours(at(2, 70), Some(&forks(0)[..1])), "nothing of ours is there");
+        assert!(!is_ours(at(3, 300), Some(&forks(70))), "it is after the switchpoint");
+        assert!(is_ours(at(3, 300), Some(&forks(71))), "our timeline inherited it");
+        assert!(!is_ours(Position::Empty, None));
+        assert!(!is_ours(at(1, 300), None));
+    }
+
+    #[test]
+    fn whose_a_place_is_cannot_be_said_without_our_history() {
+        let tli = |n| TimelineId::new(n).unwrap();
+        let position = Position::At { tli: tli(3), durable: Lsn::new(300), start: Lsn::INVALID };
+        assert_eq!(place(2, 70).is_ours(position, None), Err(UnknownHistory { tli: tli(3) }));
+        assert_eq!(place(3, 70).is_ours(position, None), Ok(true));
+    }
+
+    #[test]
+    fn a_place_is_on_the_timeline_whose_file_holds_it() {
+        let size = SegmentSize::new(1 << 20).unwrap();
+        let tli = |n| TimelineId::new(n).unwrap();
+        // Timeline 2 begins in the middle of segment 3, timeline 3 with segment 5.
+        let forks = [(tli(1), Lsn::new(0x30_8000)), (tli(2), Lsn::new(0x50_0000))];
+        let of = |at| Place::of(Lsn::new(at), tli(3), &forks, size).tli.raw();
+        assert_eq!([of(0x2F_FFFF), of(0x30_0000), of(0x4F_FFFF), of(0x50_0000)], [1, 2, 2, 3]);
+        assert_eq!(Place::of(Lsn::new(7), tli(1), &[], size), place(1, 7));
+        // Recovery along timeline 2 stopped before 2 began: 2 has no file of its own.
+        let forks = [(tli(1), Lsn::new(0x50_0000)), (tli(2), Lsn::new(0x30_0000))];
+        let of = |at| Place::of(Lsn::new(at), tli(3), &forks, size).tli.raw();
+        assert_eq!([of(0x2F_FFFF), of(0x30_0000)], [1, 3]);
     }
 }

@@ -153,6 +153,8 @@ impl Task {
             position: hub.position(),
             forks: self.own_forks(),
             differs: None,
+            same: None,
+            oldest: hub.holds.unbroken_from(),
             start_from: StartFrom::Current,
         }
     }

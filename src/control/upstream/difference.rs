@@ -45,11 +45,15 @@ impl Task {
     /// was cleared for it gives way.
     pub(super) async fn keep_difference(&mut self, source: &str, at: Lsn, detail: &str) {
         let hub = Arc::clone(&self.shared.hub);
-        let Some(tli) = self.own_timeline() else { return };
-        let is_ours = Place { tli, at }.is_ours(hub.position(), self.own_forks().as_deref());
-        if barred_by(&hub, source).is_some() || !is_ours {
+        let (Some(tli), Some(identity)) = (self.own_timeline(), hub.identity()) else { return };
+        // If our history cannot be read, the difference is still kept.
+        let forks = self.own_forks().unwrap_or_default();
+        let place = Place::of(at, tli, forks.as_deref().unwrap_or_default(), identity.segment_size);
+        let is_gone = place.is_ours(hub.position(), forks.as_deref()) == Ok(false);
+        if barred_by(&hub, source).is_some() || is_gone {
             return;
         }
+        let tli = place.tli;
         let (upstream, detail) = (source.to_owned(), detail.to_owned());
         let since = SystemTime::now();
         let evidence = Evidence { tli, at, upstream, since, detail, cleared: false };
@@ -71,7 +75,9 @@ impl Task {
         let hub = Arc::clone(&self.shared.hub);
         let Some(evidence) = hub.course.evidence() else { return Ok(()) };
         let place = Place { tli: evidence.tli, at: evidence.at };
-        if !place.is_ours(hub.position(), self.own_forks().as_deref()) {
+        let forks = self.own_forks()?;
+        let is_ours = place.is_ours(hub.position(), forks.as_deref());
+        if !is_ours.map_err(|unknown| unknown.to_string())? {
             return self.forget_difference("our WAL from there on was set aside").await;
         }
         // For its author alone no WAL is kept: it may never come back.

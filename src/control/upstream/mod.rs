@@ -17,6 +17,7 @@ use super::orders::Order;
 use crate::cluster::identity::Identity;
 use crate::config::{MissingSlot, OnGap};
 use crate::data::handoff::{ToCore, UpstreamHandoff};
+use crate::hub::Hub;
 use crate::hub::course::{Standing, Upstream};
 use crate::keeper::Job;
 use crate::store::control_file::{Cluster, ControlFile};
@@ -480,12 +481,17 @@ impl Task {
             return Err(Failure::other(format!("{name}: {objection}")));
         }
         let mut asked = ask(link, name).await?;
+        let mut same = None;
         let (known, verdict) = loop {
             self.settle_difference().await.map_err(Failure::other)?;
-            let known = self.known(name);
+            let known = Known { same, ..self.known(name).map_err(Failure::other)? };
             match judge(&asked.seen, &known) {
                 Verdict::Switch { next, at } => self.switch(&mut asked, next, at).await?,
                 Verdict::Compare(span) => self.compare(&mut asked, span).await?,
+                Verdict::CompareFork(span) => {
+                    self.compare_fork(&mut asked, span).await?;
+                    same = Some(span);
+                }
                 verdict => break (known, verdict),
             }
         };
@@ -497,7 +503,7 @@ impl Task {
                 link.close().await;
                 return Err(Failure::State(state));
             }
-            Verdict::Switch { .. } | Verdict::Compare(_) => {
+            Verdict::Switch { .. } | Verdict::Compare(_) | Verdict::CompareFork(_) => {
                 return Err(Failure::other("no timeline to follow"));
             }
         };
@@ -515,7 +521,10 @@ impl Task {
                 find_oldest(&mut link, tli, newest, seen.segment_size).await?
             }
             Verdict::Start { start, .. } => start,
-            Verdict::Not(_) | Verdict::Switch { .. } | Verdict::Compare(_) => {
+            Verdict::Not(_)
+            | Verdict::Switch { .. }
+            | Verdict::Compare(_)
+            | Verdict::CompareFork(_) => {
                 return Err(Failure::other("no place to begin at"));
             }
         };
@@ -584,16 +593,18 @@ impl Task {
     }
 
     /// What counts when `host` is judged.
-    fn known(&self, host: &str) -> Known {
+    fn known(&self, host: &str) -> Result<Known, String> {
         let hub = &self.shared.hub;
-        Known {
+        Ok(Known {
             instance: hub.instance,
             cluster: hub.identity().map(|identity| (identity.system_id, identity.segment_size)),
             position: hub.position(),
-            forks: self.own_forks(),
+            forks: self.own_forks()?,
             differs: difference::barred_by(hub, host),
+            same: None,
+            oldest: hub.holds.unbroken_from(),
             start_from: self.start_from,
-        }
+        })
     }
 
     /// Checks that the upstream has our bytes where a difference was found.
@@ -605,6 +616,14 @@ impl Task {
                 let why = format!("{host} has our WAL there");
                 self.agreed(host, &why).await.map_err(Failure::other)
             }
+        }
+    }
+
+    /// Checks that the upstream has our bytes up to where its history leaves our timeline.
+    async fn compare_fork(&mut self, asked: &mut Asked, span: Span) -> Result<(), Failure> {
+        match difference::compare(&self.shared, &mut asked.link, span).await? {
+            Some(state) => Err(Failure::State(state)),
+            None => Ok(()),
         }
     }
 
@@ -671,11 +690,10 @@ impl Task {
         Ok(())
     }
 
-    /// Where the ancestors of our timeline ended.
-    fn own_forks(&self) -> Option<Vec<(TimelineId, Lsn)>> {
-        let Position::At { tli, .. } = self.shared.hub.position() else { return None };
-        let history = History::parse(tli, self.shared.hub.history(tli)?).ok()?;
-        Some(history.forks())
+    /// Where the ancestors of our timeline ended; `None` when there is no file that says so.
+    fn own_forks(&self) -> Result<Option<Vec<(TimelineId, Lsn)>>, String> {
+        let Position::At { tli, .. } = self.shared.hub.position() else { return Ok(None) };
+        forks_of(&self.shared.hub, tli)
     }
 
     /// Saves the history files up to the timeline that we receive, durably before its WAL: standbys
@@ -748,6 +766,15 @@ impl Task {
         })?;
         hub.set_identity(identity);
         Ok(())
+    }
+}
+
+/// Where the ancestors of a timeline ended; `None` when there is no file that says so.
+fn forks_of(hub: &Hub, tli: TimelineId) -> Result<Option<Vec<(TimelineId, Lsn)>>, String> {
+    let Some(content) = hub.history(tli) else { return Ok(None) };
+    match History::parse(tli, content) {
+        Ok(history) => Ok(Some(history.forks())),
+        Err(fault) => Err(format!("history of our timeline {tli}: {fault}")),
     }
 }
 

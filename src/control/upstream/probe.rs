@@ -5,12 +5,10 @@ use super::super::Shared;
 use super::link::{Link, LinkFault, Started};
 use super::{DEFAULT_ATTEMPT, FIRST_MESSAGE, ask, nature};
 use crate::hub::course::Upstream;
-use crate::upstream::position::Position;
-use crate::upstream::position::StartFrom;
-
-use crate::timeline::History;
 use crate::upstream::judge::{Known, Verdict, judge};
 use crate::upstream::login::start_replication;
+use crate::upstream::position::Position;
+use crate::upstream::position::StartFrom;
 use crate::upstream::state::UpstreamState;
 use crate::wire::conninfo::{Conninfo, Host, TargetSessionAttrs};
 use std::sync::Arc;
@@ -98,11 +96,17 @@ async fn answer(
                 return Ok(Some(UpstreamState::Disconnected { why: message }));
             }
         };
-        let verdict = judge(&asked.seen, &known(shared, &asked.seen.host));
+        let known = match known(shared, &asked.seen.host) {
+            Ok(known) => known,
+            Err(why) => return Ok(Some(UpstreamState::Disconnected { why })),
+        };
+        let verdict = judge(&asked.seen, &known);
         let mut link = asked.link;
         let found = match verdict {
             Verdict::Not(state) => Ok(Some(state)),
-            Verdict::Compare(span) => super::difference::compare(shared, &mut link, span).await,
+            Verdict::Compare(span) | Verdict::CompareFork(span) => {
+                super::difference::compare(shared, &mut link, span).await
+            }
             Verdict::Switch { .. } | Verdict::FindOldest { .. } => Ok(None),
             // Only its answer shows whether it still has the WAL.
             Verdict::Start { tli, start } => {
@@ -122,7 +126,7 @@ async fn answer(
 }
 
 /// What this hub holds now, while WAL is coming in, and what counts when `host` is judged.
-fn known(shared: &Shared, host: &str) -> Known {
+fn known(shared: &Shared, host: &str) -> Result<Known, String> {
     let hub = &shared.hub;
     let identity = hub.identity();
     let (mut position, mut forks) = (Position::Empty, None);
@@ -130,15 +134,16 @@ fn known(shared: &Shared, host: &str) -> Known {
         let (tli, durable) = (cell.tli(), cell.durable());
         let start = durable.segment_start(identity.segment_size);
         position = Position::At { tli, durable, start };
-        let history = hub.history(tli).and_then(|content| History::parse(tli, content).ok());
-        forks = history.map(|history| history.forks());
+        forks = super::forks_of(hub, tli)?;
     }
-    Known {
+    Ok(Known {
         instance: hub.instance,
         cluster: identity.map(|identity| (identity.system_id, identity.segment_size)),
         position,
         forks,
         differs: super::difference::barred_by(hub, host),
+        same: None,
+        oldest: hub.holds.unbroken_from(),
         start_from: StartFrom::Current,
-    }
+    })
 }

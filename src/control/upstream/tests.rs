@@ -199,10 +199,14 @@ fn answer(text: &str, server: &mut Server, out: &mut BytesMut) {
             let start = start.parse::<Lsn>().unwrap();
             if start >= server.oldest {
                 if let Some(byte) = server.wal {
-                    let wal = server.xlogpos.parse::<Lsn>().unwrap().bytes_since(start) as usize;
-                    let header = xlog_data_header(start, start, PgTime::new(0), wal);
-                    out.extend_from_slice(&header);
-                    out.resize(out.len() + wal, byte);
+                    let end = server.xlogpos.parse::<Lsn>().unwrap();
+                    let mut at = start;
+                    while at < end {
+                        let wal = (end.bytes_since(at) as usize).min(128 << 10);
+                        out.extend_from_slice(&xlog_data_header(at, at, PgTime::new(0), wal));
+                        out.resize(out.len() + wal, byte);
+                        at = at.saturating_add(wal as u64);
+                    }
                     return;
                 }
                 if server.says_first == FirstWords::Keepalive {
@@ -285,11 +289,21 @@ impl Scene {
     }
 
     fn wait_for(&self, what: &str) {
+        self.wait_until(what, || self.saved().iter().any(|saved| saved == what));
+    }
+
+    fn wait_until(&self, what: &str, done: impl Fn() -> bool) {
         let end = Instant::now() + PATIENCE;
-        while !self.saved().iter().any(|saved| saved == what) {
-            assert!(Instant::now() < end, "{what}: {:?}", self.saved());
+        while !done() {
+            let state = self.hub.course.standing().state;
+            assert!(Instant::now() < end, "{what}: {state} {:?}", self.saved());
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Waits until these words are in the state's text.
+    fn wait_for_state(&self, words: &str) {
+        self.wait_until(words, || self.hub.course.standing().state.to_string().contains(words));
     }
 
     fn end(&self, end: UpstreamEnd) {
@@ -490,6 +504,73 @@ fn another_source_clears_a_difference_for_all_but_its_author() {
     scene.stream();
     assert!(scene.saved().contains(&"no evidence".to_owned()), "{:?}", scene.saved());
     assert!(scene.hub.course.evidence().is_none());
+}
+
+/// A hub that follows a server of timeline 3, which left timeline 1 at 0/3000000, where a segment
+/// begins. Both have WAL up to 0/3000200; the hub's last of timeline 1 is 16 kB of one byte.
+fn behind_a_fork(directory: &std::path::Path, ours: u8) -> Scene {
+    let layout = Layout::new(directory);
+    std::fs::create_dir(layout.wal()).unwrap();
+    let size = SegmentSize::new(16 << 20).unwrap();
+    let no = Lsn::new(0x200_0000).segment(size);
+    let name = SegmentName { tli: TimelineId::FIRST, no, size };
+    std::fs::write(layout.segment(name), vec![ours; 16 << 20]).unwrap();
+    let server = Server { timeline: 3, xlogpos: "0/3000200", ..SERVER };
+    let scene = Scene::new(server, |config| config.directory = directory.to_owned());
+    assert_eq!(scene.stream().tli.raw(), 3);
+    scene
+}
+
+const LAST_OF_TIMELINE_1: &str = "START_REPLICATION 0/2EFE000 TIMELINE 1";
+
+#[test]
+fn who_left_our_timeline_before_a_difference_has_to_show_our_wal_up_to_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let scene = behind_a_fork(directory.path(), 0xAA);
+    let (durable, start) = (Lsn::new(0x300_0100), Lsn::new(0x2FF_E000));
+    scene.hub.set_position(Position::At { tli: TimelineId::FIRST, durable, start });
+    scene.server.lock().unwrap().wal = Some(0xBB);
+    scene.end(UpstreamEnd::Diverged { at: Lsn::new(0x300_0050), detail: "other".to_owned() });
+    scene.wait_for("evidence 1 0/3000050");
+    scene.wait_for_state("another history from 0/2EFE000 on");
+    assert!(!scene.saved().iter().any(|saved| saved.starts_with("Switch")), "{:?}", scene.saved());
+
+    scene.server.lock().unwrap().wal = Some(0xAA);
+    scene.wait_until("it switches", || {
+        scene.saved().iter().any(|saved| saved.starts_with("Switch"))
+    });
+    assert!(scene.hub.course.evidence().is_some(), "until our WAL from there on is set aside");
+    assert!(scene.asked.lock().unwrap().iter().any(|asked| asked == LAST_OF_TIMELINE_1));
+}
+
+#[test]
+fn a_difference_before_our_timelines_first_segment_is_one_on_its_parent() {
+    let directory = tempfile::tempdir().unwrap();
+    let scene = behind_a_fork(directory.path(), 0xAA);
+    let tli = TimelineId::new(3).unwrap();
+    let (durable, start) = (Lsn::new(0x300_0100), Lsn::new(0x2FF_E000));
+    scene.hub.set_position(Position::At { tli, durable, start });
+    scene.server.lock().unwrap().wal = Some(0xAA);
+    scene.end(UpstreamEnd::Diverged { at: Lsn::new(0x2FF_F100), detail: "other".to_owned() });
+    scene.wait_for("evidence 1 0/2FFF100");
+    assert_eq!(scene.stream().start, start);
+    assert!(scene.saved().contains(&"no evidence".to_owned()), "{:?}", scene.saved());
+}
+
+#[test]
+fn evidence_stays_while_our_own_history_cannot_be_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let scene = behind_a_fork(directory.path(), 0xAA);
+    let tli = TimelineId::new(3).unwrap();
+    let (durable, start) = (Lsn::new(0x300_0100), Lsn::new(0x2FF_E000));
+    scene.hub.set_position(Position::At { tli, durable, start });
+    scene.hub.set_history(tli, bytes::Bytes::from_static(b"x\n"));
+    scene.server.lock().unwrap().wal = Some(0xAA);
+    scene.end(UpstreamEnd::Diverged { at: Lsn::new(0x2FF_F100), detail: "other".to_owned() });
+    scene.wait_for_state("history of our timeline 3");
+    assert!(scene.hub.course.evidence().is_some());
+    assert!(!scene.saved().contains(&"no evidence".to_owned()), "{:?}", scene.saved());
+    assert!(scene.inbox.is_empty());
 }
 
 #[test]
