@@ -20,10 +20,10 @@ use crate::hub::diverged::{Diverged, DivergedStandbys};
 use crate::hub::fleet::Fleet;
 use crate::store::archive_status::ArchiveStatus;
 use crate::store::retention::{Holds, Receiving};
-use crate::timeline::Forks;
+use crate::timeline::{Forks, History, HistoryFault};
 use crate::upstream::position::Position;
 use crate::wal::{Lsn, TimelineId};
-use crate::watermark::{Cell, CellId, Rest};
+use crate::watermark::{Cell, CellId, Quiescence};
 use crate::wire::secret::Secret;
 use bytes::Bytes;
 use crossbeam::utils::CachePadded;
@@ -57,7 +57,7 @@ pub struct Hub {
     senders: Arc<AtomicUsize>,
     /// WAL bytes that each data core has sent.
     sent: Box<[CachePadded<AtomicU64>]>,
-    rest: Rest,
+    rest: Quiescence,
 }
 
 impl Hub {
@@ -84,7 +84,7 @@ impl Hub {
             record_ends: RwLock::default(),
             senders: Arc::new(AtomicUsize::new(0)),
             sent,
-            rest: Rest::default(),
+            rest: Quiescence::default(),
         }
     }
 
@@ -157,6 +157,27 @@ impl Hub {
     /// The content of a timeline's history file, as it was received.
     pub fn history(&self, tli: TimelineId) -> Option<Bytes> {
         read(&self.histories).get(&tli.raw()).cloned()
+    }
+
+    /// A timeline's history; `None` when there is no file of it.
+    ///
+    /// # Errors
+    /// The file is not one that PostgreSQL would accept.
+    pub fn read_history(&self, tli: TimelineId) -> Result<Option<History>, HistoryFault> {
+        self.history(tli).map(|content| History::parse(tli, content)).transpose()
+    }
+
+    /// Where `from` ended, according to the history of `to`; `None` when there is no such file, or
+    /// when it does not name `from`.
+    ///
+    /// # Errors
+    /// The file is not one that PostgreSQL would accept.
+    pub fn switchpoint(
+        &self,
+        from: TimelineId,
+        to: TimelineId,
+    ) -> Result<Option<Lsn>, HistoryFault> {
+        Ok(self.read_history(to)?.and_then(|history| history.switchpoint_of(from)))
     }
 
     /// Makes a history file known that is on disk already.

@@ -12,7 +12,7 @@
 //! - stages, which depend on words but not on each other: [`upstream`], [`archive`], [`store`],
 //!   [`watermark`], [`fanout`], [`standby`];
 //! - engines, which join stages and do the I/O: [`ring`], [`data`], [`keeper`], [`archiver`],
-//!   [`restorer`], [`doors`], [`control`]; what they share is in [`hub`], their settings are in
+//!   [`restorer`], [`follow`], [`doors`], [`control`]; what they share is in [`hub`], their settings are in
 //!   [`config`]; [`ctl`] asks a running hub.
 
 // Words.
@@ -35,11 +35,13 @@ pub mod config;
 pub mod ctl;
 pub mod doors;
 pub mod hub;
+pub mod net;
 
 // Engines.
 pub mod archiver;
 pub mod control;
 pub mod data;
+pub mod follow;
 pub mod keeper;
 pub mod log;
 pub mod restorer;

@@ -130,15 +130,15 @@ impl Cell {
 
 /// Shutdown: whether the watermarks have stopped moving.
 #[derive(Debug)]
-pub struct Rest(AtomicBool);
+pub struct Quiescence(AtomicBool);
 
-impl Default for Rest {
+impl Default for Quiescence {
     fn default() -> Self {
         Self(AtomicBool::new(false))
     }
 }
 
-impl Rest {
+impl Quiescence {
     /// Marks that no watermark moves any more. Afterwards the caller asks every [`Bell`].
     pub fn come(&self) {
         self.0.store(true, Ordering::Release);

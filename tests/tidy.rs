@@ -32,7 +32,6 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("type", "Next"),
     ("type", "Order"),
     ("type", "Started"),
-    ("type", "Told"),
 ];
 
 /// Panics on findings that are not known exceptions, and on exceptions that are not found.

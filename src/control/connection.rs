@@ -6,13 +6,13 @@ mod slots;
 use super::Shared;
 use super::history::restore_history;
 use super::registry::Registered;
-use super::socket::Socket;
 use crate::cluster::instance::InstancePath;
 use crate::data::handoff::{Handback, StandbyHandoff, ToCore};
 use crate::doors::replication::admission::{Admitted, admit, negotiate};
 use crate::doors::replication::session::{Conversation, welcome};
 use crate::doors::replication::step::{Accepted, Step};
 use crate::hub::SenderPermit;
+use crate::net::Socket;
 use crate::standby::answers::after_stream;
 use crate::standby::client::{Session, StreamEnd};
 use crate::standby::refusals;
@@ -31,10 +31,6 @@ use tokio::time::timeout;
 
 /// Answers are written out once this many bytes are buffered, whatever the client pipelines.
 const FLUSH_AT: usize = 32 * 1024;
-
-/// How often, and at what interval, a core's full queue is tried.
-const POST_ATTEMPTS: u32 = 1000;
-const POST_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long the hub waits for the startup packet of a client that it will refuse anyway.
 const REFUSED_STARTUP: Duration = Duration::from_secs(1);
@@ -345,7 +341,8 @@ impl Client {
         // A core ends the streams of hubs when our path changes. It would miss one that is still
         // being handed over, and with it a loop.
         let wanted = || told.as_ref().is_none_or(|told| *told == shared.hub.above());
-        post(&shared, core, ToCore::Standby(Box::new(handoff)), wanted).await?;
+        let message = ToCore::Standby(Box::new(handoff));
+        shared.mailboxes.get(core)?.deliver(message, wanted).await?;
         // An error means that the connection ended with its stream.
         let Handback { socket, unread, session, ended, permit } = *ended.await.ok()?;
         match &ended {
@@ -374,37 +371,5 @@ impl Client {
                 None
             }
         }
-    }
-}
-
-/// Puts a message into a core's queue, waiting a while for room. Drops the message and returns
-/// `None` when the core does not make room, or when the message is no longer `wanted`.
-pub(super) async fn post(
-    shared: &Shared,
-    core: usize,
-    mut message: ToCore,
-    wanted: impl Fn() -> bool,
-) -> Option<()> {
-    let mailbox = shared.mailboxes.get(core)?;
-    for _ in 0..POST_ATTEMPTS {
-        if !wanted() {
-            return None;
-        }
-        match mailbox.post(message) {
-            Ok(()) => return Some(()),
-            Err(back) => message = back,
-        }
-        tokio::time::sleep(POST_PAUSE).await;
-    }
-    tracing::warn!(core, "a data core's queue stays full");
-    None
-}
-
-/// Puts a message into a core's queue, however long the queue is full.
-pub(super) async fn insist(shared: &Shared, core: usize, mut message: ToCore) {
-    let Some(mailbox) = shared.mailboxes.get(core) else { return };
-    while let Err(back) = mailbox.post(message) {
-        message = back;
-        tokio::time::sleep(POST_PAUSE).await;
     }
 }

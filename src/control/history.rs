@@ -1,6 +1,7 @@
 //! History files that the archive has and no upstream has sent us.
 
 use super::Shared;
+use crate::follow::save_history;
 use crate::timeline::History;
 use crate::wal::TimelineId;
 use tracing::{info, warn};
@@ -16,10 +17,7 @@ pub(super) async fn restore_history(shared: &Shared, tli: TimelineId) {
         Err(_) | Ok(Ok(None)) => return,
         Ok(Err(error)) => return warn!("{error}"),
     };
-    let ours = hub.current_cell().and_then(|cell| {
-        let history = hub.history(cell.tli())?;
-        History::parse(cell.tli(), history).ok()
-    });
+    let ours = hub.current_cell().and_then(|cell| hub.read_history(cell.tli()).ok().flatten());
     let theirs = History::parse(tli, content.clone()).ok();
     if let (Some(ours), Some(theirs)) = (ours, theirs)
         && ours.contains(tli)
@@ -31,11 +29,8 @@ pub(super) async fn restore_history(shared: &Shared, tli: TimelineId) {
             ours.tli()
         );
     }
-    match shared.keeper.save_history(tli, content.to_vec()).await {
-        Ok(()) => {
-            info!("restored log file \"{}\" from archive", History::file_name(tli));
-            hub.set_history(tli, content);
-        }
-        Err(error) => warn!("could not save the history of timeline {tli}: {error}"),
+    match save_history(hub, &shared.keeper, tli, content).await {
+        Ok(()) => info!("restored log file \"{}\" from archive", History::file_name(tli)),
+        Err(fault) => warn!("{fault}"),
     }
 }

@@ -1,10 +1,10 @@
 //! The listening sockets.
 
 use super::ctl::CtlSocket;
-use super::socket::Socket;
-use super::tcp::{self, TcpFault};
 use super::unix_socket::{self, ListeningPath, SocketFault};
 use crate::config::Config;
+use crate::net::Socket;
+use crate::net::tcp::{self, TcpFault};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -4,20 +4,17 @@
 mod connection;
 pub mod ctl;
 mod history;
+mod inquiry;
 pub mod listener;
-mod orders;
 pub mod registry;
 mod retention;
-mod socket;
-pub mod tcp;
 pub mod unix_socket;
-pub(crate) mod upstream;
 
 use self::listener::{Bound, Listener};
-use self::orders::Order;
 use self::registry::Registry;
 use crate::data::handoff::{Mailbox, ToControl};
 use crate::data::readback::MAX_OPEN;
+use crate::follow::{self, Order, System};
 use crate::hub::Hub;
 use crate::keeper::KeeperClient;
 use crate::restorer::Restorer;
@@ -31,12 +28,6 @@ use tokio::sync::{mpsc, watch};
 /// Connections allowed beyond `max_wal_senders`: those that have not yet said what they want, and
 /// those being refused.
 const SPARE_CONNECTIONS: usize = 256;
-
-/// Reports about upstream streams that may be pending: the end of one, and that there is none.
-const ENDS: usize = 2;
-
-/// How many operators' orders may wait for the previous one.
-const ORDERS: usize = 16;
 
 /// Descriptors that are not for clients, besides those for files that the cores read.
 const RESERVED_DESCRIPTORS: usize = 256;
@@ -106,7 +97,7 @@ impl Shared {
 /// latter. Requires a current-thread runtime with I/O and time.
 pub async fn run(control: Control) -> io::Result<()> {
     let Control { hub, mailboxes, keeper, restorer, mut bound, mut news, running } = control;
-    let (orders, ordered) = mpsc::channel(ORDERS);
+    let (orders, ordered) = mpsc::channel(follow::ORDERS);
     let first_pid = getrandom::u32().unwrap_or_default() >> 1;
     let shared = Arc::new(Shared {
         registry: Registry::new(Arc::clone(&hub), mailboxes.len(), first_pid),
@@ -130,8 +121,16 @@ pub async fn run(control: Control) -> io::Result<()> {
     for listener in listeners {
         tokio::spawn(accept(Arc::clone(&shared), listener));
     }
-    let (upstream_ended, ends) = mpsc::channel(ENDS);
-    let upstream = tokio::spawn(upstream::run(Arc::clone(&shared), ends, ordered));
+    let (upstream_ended, ends) = mpsc::channel(follow::ENDS);
+    let parts = follow::Parts {
+        // A hub has at least one core.
+        environment: System { hub: Arc::clone(&shared.hub), receiver: shared.mailboxes[0].clone() },
+        hub: Arc::clone(&shared.hub),
+        cores: shared.mailboxes.clone(),
+        keeper: shared.keeper.clone(),
+        restorer: shared.restorer.clone(),
+    };
+    let upstream = tokio::spawn(follow::run(parts, ends, ordered));
     let retention = tokio::spawn(retention::run(Arc::clone(&shared)));
     let mut cores = Cores::Running;
     loop {
@@ -231,4 +230,4 @@ impl Drop for Counted {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,7 +4,6 @@
 //! sessions whose slot has lost its WAL.
 
 use super::Shared;
-use super::connection::insist;
 use crate::data::handoff::ToCore;
 use crate::keeper::Job;
 use std::sync::Arc;
@@ -37,8 +36,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
 async fn end_revoked(shared: &Shared) {
     let revoked = shared.hub.holds.slots.lock().take_revoked();
     for pid in revoked {
-        for core in 0..shared.mailboxes.len() {
-            insist(shared, core, ToCore::Terminate { pid }).await;
+        for core in &shared.mailboxes {
+            core.insist(ToCore::Terminate { pid }).await;
         }
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn forgetful() -> KeeperClient {
 }
 
 /// A keeper with these answers.
-pub(super) fn keeper_that(answer: impl Fn(&Job) -> JobDone + Send + 'static) -> KeeperClient {
+pub(crate) fn keeper_that(answer: impl Fn(&Job) -> JobDone + Send + 'static) -> KeeperClient {
     let (client, mut orders) = queue(QUEUE);
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

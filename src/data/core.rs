@@ -18,7 +18,7 @@ use super::handoff::{Inbox, ToControl, ToCore, UpstreamHandoff};
 use super::io::{Halted, Peer, ReceiveIo};
 use super::moment::Moment;
 use super::readback::{Arrival, ReadBack};
-use super::receive::{EXIT_HALTED, Effect, Receiver};
+use super::receive::{EXIT_HALTED, Effect, NoSwitch, Receiver};
 use super::send::{SendRole, Slice};
 use super::token::Purpose;
 use crate::hub::Hub;
@@ -277,8 +277,7 @@ impl<R: Ring> DataCore<R> {
             }
             ToCore::Switched { wal, told } => {
                 let gone_on = self.tell_receiver(now, |role, _, out| role.go_on_with(*wal, out));
-                let gone_on =
-                    gone_on.unwrap_or_else(|| Err("this core does not receive".to_owned()));
+                let gone_on = gone_on.unwrap_or(Err(NoSwitch::OtherCore));
                 // The caller may have given up; the WAL is the same.
                 drop(told.send(gone_on));
             }

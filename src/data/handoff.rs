@@ -3,10 +3,14 @@
 
 #[cfg(all(test, walhub_loom))]
 mod models;
+mod post;
 mod queue;
+
+pub use post::ANSWER_DEADLINE;
 
 use self::queue::ArrayQueue;
 use super::figures::Inquiry;
+use super::receive::NoSwitch;
 use crate::hub::SenderPermit;
 use crate::keeper::{CoreInbox, JobDone};
 use crate::standby::client::{Session, StreamEnd};
@@ -106,7 +110,7 @@ pub enum ToCore {
         /// Its WAL.
         wal: Box<RecoveredWal>,
         /// Signalled once standbys can be served from it.
-        told: oneshot::Sender<Result<(), String>>,
+        told: oneshot::Sender<Result<(), NoSwitch>>,
     },
     /// The hub is shutting down: send what is durable, close the streams, end.
     Stop {

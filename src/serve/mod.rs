@@ -16,6 +16,7 @@ use crate::control::ctl::CtlSocket;
 use crate::control::listener::{BindFault, bind};
 use crate::control::{Control, Running};
 use crate::data::handoff::{Mailbox, ToCore};
+use crate::data::receive::CacheFault;
 use crate::data::{Receiver, Store};
 use crate::hub::Hub;
 use crate::keeper::{self, Job, KeeperClient, KeeperFault};
@@ -85,8 +86,8 @@ pub enum ServeFault {
     #[error(transparent)]
     Bind(#[from] BindFault),
     /// The control file and the cache do not match.
-    #[error("{0}")]
-    Begin(String),
+    #[error(transparent)]
+    Begin(#[from] CacheFault),
     /// An operating system call failed.
     #[error("could not {0}: {1}")]
     Io(&'static str, io::Error),
@@ -252,7 +253,7 @@ fn resume(
         cell.seal(ended.end);
         cells.push(cell);
     }
-    let store = Store::resume(wal, writer, config.wal_buffers).map_err(ServeFault::Begin)?;
+    let store = Store::resume(wal, writer, config.wal_buffers)?;
     cells.push(Arc::clone(&store.cell));
     for (cell, next) in cells.iter().zip(cells.iter().skip(1)) {
         cell.link(Arc::clone(next));

@@ -16,7 +16,7 @@ pub const MAX_BODY: usize = 512 << 10;
 
 /// One message from upstream.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Told<'a> {
+pub enum StreamMessage<'a> {
     /// WAL that starts at `start`.
     Wal {
         /// First byte.
@@ -62,7 +62,7 @@ pub enum NoStream {
 
 /// Reads the next whole message from the front of `bytes`; `None` while it is incomplete. Returns
 /// the message and its length.
-pub fn next_told(bytes: &[u8]) -> Result<Option<(Told<'_>, usize)>, NoStream> {
+pub fn next_message(bytes: &[u8]) -> Result<Option<(StreamMessage<'_>, usize)>, NoStream> {
     let frame = match next_frame(bytes, MAX_BODY) {
         Ok(Some(frame)) => frame,
         Ok(None) => return Ok(None),
@@ -71,32 +71,32 @@ pub fn next_told(bytes: &[u8]) -> Result<Option<(Told<'_>, usize)>, NoStream> {
     let len = frame.len;
     let told = match frame.tag {
         b'd' => match FromSender::parse(frame.body).map_err(|_| NoStream::Payload)? {
-            FromSender::XLogData { start, wal, .. } => Told::Wal { start, wal },
-            FromSender::Keepalive { reply: ReplyRequest::Yes, .. } => Told::ReplyWanted,
-            FromSender::Keepalive { reply: ReplyRequest::No, .. } => Told::Nothing,
+            FromSender::XLogData { start, wal, .. } => StreamMessage::Wal { start, wal },
+            FromSender::Keepalive { reply: ReplyRequest::Yes, .. } => StreamMessage::ReplyWanted,
+            FromSender::Keepalive { reply: ReplyRequest::No, .. } => StreamMessage::Nothing,
         },
-        b'c' => Told::CopyDone,
-        b'C' if frame.body == b"COPY 0\0" => Told::ShutDown,
+        b'c' => StreamMessage::CopyDone,
+        b'C' if frame.body == b"COPY 0\0" => StreamMessage::ShutDown,
         tag @ (b'D' | b'E') => match FromServer::parse(frame) {
-            Ok(FromServer::Error(error)) => Told::Error(error),
+            Ok(FromServer::Error(error)) => StreamMessage::Error(error),
             Ok(FromServer::DataRow(row)) => next_timeline(&row)?,
             Ok(_) => return Err(NoStream::Unexpected(tag)),
             Err(malformed) => return Err(NoStream::Malformed(malformed.to_string())),
         },
         // Notices and parameter changes may come at any time; after CopyDone a row description
         // precedes the row and two CommandComplete follow.
-        b'N' | b'S' | b'T' | b'C' | b'Z' => Told::Nothing,
+        b'N' | b'S' | b'T' | b'C' | b'Z' => StreamMessage::Nothing,
         tag => return Err(NoStream::Unexpected(tag)),
     };
     Ok(Some((told, len)))
 }
 
-fn next_timeline(row: &[Option<&[u8]>]) -> Result<Told<'static>, NoStream> {
+fn next_timeline(row: &[Option<&[u8]>]) -> Result<StreamMessage<'static>, NoStream> {
     let text = |n| std::str::from_utf8((*row.get(n)?)?).ok();
     let tli = text(0).and_then(|tli| tli.parse().ok()).and_then(TimelineId::new);
     let at = text(1).and_then(|at| at.parse().ok());
     match (tli, at) {
-        (Some(tli), Some(at)) => Ok(Told::Next { tli, at }),
+        (Some(tli), Some(at)) => Ok(StreamMessage::Next { tli, at }),
         _ => Err(NoStream::NextTimeline),
     }
 }
@@ -314,22 +314,25 @@ mod tests {
         let mut bytes = b"c\0\0\0\x04".to_vec();
         bytes.extend_from_slice(b"D\0\0\0\x17\0\x02\0\0\0\x012\0\0\0\x080/6E25B8");
         bytes.extend_from_slice(b"C\0\0\0\x0bCOPY 0\0");
-        let (told, len) = next_told(&bytes).unwrap().unwrap();
-        assert_eq!(told, Told::CopyDone);
+        let (told, len) = next_message(&bytes).unwrap().unwrap();
+        assert_eq!(told, StreamMessage::CopyDone);
         let rest = &bytes[len..];
-        let (told, len) = next_told(rest).unwrap().unwrap();
-        assert_eq!(told, Told::Next { tli: TimelineId::new(2).unwrap(), at: Lsn::new(0x6E_25B8) });
-        assert_eq!(next_told(&rest[len..]).unwrap().unwrap().0, Told::ShutDown);
-        assert_eq!(next_told(&rest[..5]), Ok(None));
-        assert_eq!(next_told(b"Q\0\0\0\x04"), Err(NoStream::Unexpected(b'Q')));
-        assert_eq!(next_told(b"d\0\0\0\x05z"), Err(NoStream::Payload));
-        assert!(matches!(next_told(b"d\x7f\0\0\0"), Err(NoStream::Malformed(_))));
+        let (told, len) = next_message(rest).unwrap().unwrap();
+        assert_eq!(
+            told,
+            StreamMessage::Next { tli: TimelineId::new(2).unwrap(), at: Lsn::new(0x6E_25B8) }
+        );
+        assert_eq!(next_message(&rest[len..]).unwrap().unwrap().0, StreamMessage::ShutDown);
+        assert_eq!(next_message(&rest[..5]), Ok(None));
+        assert_eq!(next_message(b"Q\0\0\0\x04"), Err(NoStream::Unexpected(b'Q')));
+        assert_eq!(next_message(b"d\0\0\0\x05z"), Err(NoStream::Payload));
+        assert!(matches!(next_message(b"d\x7f\0\0\0"), Err(NoStream::Malformed(_))));
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_read_calmly(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            drop(next_told(&bytes));
+            drop(next_message(&bytes));
         }
     }
 }

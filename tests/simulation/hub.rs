@@ -31,7 +31,7 @@ use walhub::store::switch::Switch;
 use walhub::store::{RecoveredWal, StoreFault, recover};
 use walhub::upstream::end::UpstreamEnd;
 use walhub::upstream::position::Position;
-use walhub::upstream::stream::{Told, next_told};
+use walhub::upstream::stream::{StreamMessage, next_message};
 use walhub::wal::{Lsn, SegmentNo, TimelineId};
 use walhub::watermark::Cell;
 use walhub::wire::copy::{ReplyRequest, StatusReply};
@@ -498,7 +498,8 @@ impl Process {
         }
         let (start, fork) = (wal.prefix_from, wal.ended.last().map(|ended| ended.end));
         let old = self.hub.current_cell();
-        let store = Store::resume(wal, &mut receive.writer, self.hub.config.wal_buffers)?;
+        let store = Store::resume(wal, &mut receive.writer, self.hub.config.wal_buffers);
+        let store = store.map_err(|fault| fault.to_string())?;
         let next = Arc::clone(&store.cell);
         receive.actions.clear();
         receive.files.clear();
@@ -589,7 +590,7 @@ impl Process {
         receive.link = Some(link);
         let (mut end, mut paused) = (None, false);
         while end.is_none() {
-            match next_told(&unread) {
+            match next_message(&unread) {
                 Ok(None) => break,
                 Ok(Some((told, len))) => match self.take(receive, told) {
                     Taken::Yes => unread.advance(len),
@@ -616,24 +617,24 @@ impl Process {
         }
     }
 
-    fn take(&self, receive: &mut Receive, told: Told<'_>) -> Taken {
+    fn take(&self, receive: &mut Receive, told: StreamMessage<'_>) -> Taken {
         let Some(link) = &mut receive.link else { return Taken::Yes };
         match told {
-            Told::Nothing | Told::ReplyWanted => Taken::Yes,
-            Told::Wal { start, wal } => self.take_wal(receive, start, wal),
-            Told::CopyDone => {
+            StreamMessage::Nothing | StreamMessage::ReplyWanted => Taken::Yes,
+            StreamMessage::Wal { start, wal } => self.take_wal(receive, start, wal),
+            StreamMessage::CopyDone => {
                 let mut done = BytesMut::new();
                 frontend::copy_done(&mut done);
                 self.shared().network.borrow_mut().send_all(link.conn, End::Client, &done);
                 link.ending = true;
                 Taken::Yes
             }
-            Told::Next { tli, at } => Taken::End(UpstreamEnd::Timeline { next: tli, at }),
-            Told::Error(error) => Taken::End(UpstreamEnd::Refused {
+            StreamMessage::Next { tli, at } => Taken::End(UpstreamEnd::Timeline { next: tli, at }),
+            StreamMessage::Error(error) => Taken::End(UpstreamEnd::Refused {
                 sqlstate: error.sqlstate,
                 message: error.message,
             }),
-            Told::ShutDown => {
+            StreamMessage::ShutDown => {
                 let error = "replication terminated by upstream server".to_owned();
                 Taken::End(UpstreamEnd::Lost { error, at: link.expected })
             }

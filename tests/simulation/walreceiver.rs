@@ -11,7 +11,7 @@ use bytes::{Buf, BytesMut};
 use std::cell::RefCell;
 use std::rc::Rc;
 use walhub::timeline::History;
-use walhub::upstream::stream::{Told, next_told};
+use walhub::upstream::stream::{StreamMessage, next_message};
 use walhub::wal::{Lsn, TimelineId};
 use walhub::wire::copy::{ReplyRequest, StatusReply};
 use walhub::wire::frontend;
@@ -203,10 +203,10 @@ async fn stream(
     loop {
         let mut taken = 0;
         let mut over = false;
-        while !over && let Some((message, len)) = next_told(&client.unread[taken..]).unwrap() {
+        while !over && let Some((message, len)) = next_message(&client.unread[taken..]).unwrap() {
             taken += len;
             match message {
-                Told::Wal { start, wal } => {
+                StreamMessage::Wal { start, wal } => {
                     promise!(shared, start == written, "server {id} gets {start} behind {written}");
                     let wrong = shared.truth.borrow().first_false(tli, start, wal);
                     promise!(shared, wrong.is_none(), "server {id} gets a false byte at {wrong:?}");
@@ -222,12 +222,12 @@ async fn stream(
                     }
                     idle = 0;
                 }
-                Told::CopyDone => {
+                StreamMessage::CopyDone => {
                     let mut done = BytesMut::new();
                     frontend::copy_done(&mut done);
                     client.send(&done);
                 }
-                Told::Next { tli: next, at } => {
+                StreamMessage::Next { tli: next, at } => {
                     let due = shared.truth.borrow().history(next).switchpoint_of(tli);
                     promise!(
                         shared,
@@ -236,7 +236,7 @@ async fn stream(
                     );
                     over = true;
                 }
-                Told::Error(error) => {
+                StreamMessage::Error(error) => {
                     client.unread.advance(taken);
                     let mut me = me.borrow_mut();
                     me.flushed(written);
@@ -245,7 +245,7 @@ async fn stream(
                     }
                     return Err(Fault::Server(error));
                 }
-                Told::Nothing | Told::ReplyWanted | Told::ShutDown => {}
+                StreamMessage::Nothing | StreamMessage::ReplyWanted | StreamMessage::ShutDown => {}
             }
         }
         client.unread.advance(taken);

@@ -3,16 +3,14 @@
 //! are limited.
 
 mod socket;
-mod figures;
-mod report;
 
-pub(super) use figures::receiver;
 pub use socket::CtlSocket;
 
 use super::Shared;
-use super::orders::{Order, Steer};
+use super::inquiry;
 use crate::ctl::answer::{Answer, Dropped, Failure, Said};
 use crate::ctl::request::{HubCommand, MAX_REQUEST, Request};
+use crate::follow::{Order, Steer};
 use crate::hub::course::Upstream;
 use crate::status::Ages;
 use crate::store::slots::SlotName;
@@ -142,34 +140,34 @@ impl CtlService {
         let hub = &self.shared.hub;
         match command {
             HubCommand::Status => {
-                let receiver = receiver(&self.shared).await;
-                Ok(Said::Status(Box::new(report::status(&self.shared, receiver))))
+                let receiver = inquiry::receiver(&self.shared).await;
+                Ok(Said::Status(Box::new(inquiry::status(&self.shared, receiver))))
             }
             HubCommand::Standbys => {
-                let figures = figures::standbys(&self.shared).await?;
+                let figures = inquiry::standby_figures(&self.shared).await?;
                 self.look();
                 let ages = self.ages.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(Said::Standbys(report::standbys(&self.shared, &figures, &ages)))
+                Ok(Said::Standbys(inquiry::standbys(&self.shared, &figures, &ages)))
             }
-            HubCommand::Slots => Ok(Said::Slots(report::slots(hub))),
+            HubCommand::Slots => Ok(Said::Slots(inquiry::slots(hub))),
             HubCommand::DropSlot { name } => self.drop_slot(&name).await,
-            HubCommand::Upstream => Ok(Said::Upstream(report::upstream(hub))),
+            HubCommand::Upstream => Ok(Said::Upstream(inquiry::upstream(hub))),
             HubCommand::SetUpstream { conninfo } => {
                 self.steer(Steer::Follow(Some(named(&conninfo)?))).await?;
-                Ok(Said::Upstream(report::upstream(hub)))
+                Ok(Said::Upstream(inquiry::upstream(hub)))
             }
             HubCommand::ResetUpstream => {
                 self.steer(Steer::Follow(None)).await?;
-                Ok(Said::Upstream(report::upstream(hub)))
+                Ok(Said::Upstream(inquiry::upstream(hub)))
             }
             HubCommand::Fence => {
                 self.steer(Steer::Fence).await?;
-                Ok(Said::Fence(report::fence(hub)))
+                Ok(Said::Fence(inquiry::fence(hub)))
             }
             HubCommand::Unfence { upstream } => {
                 let upstream = upstream.as_ref().map(named).transpose()?;
                 self.steer(Steer::Unfence(upstream)).await?;
-                Ok(Said::Fence(report::fence(hub)))
+                Ok(Said::Fence(inquiry::fence(hub)))
             }
         }
     }

@@ -7,7 +7,7 @@
 use super::{Inbox, Mailbox, ToCore, mailbox};
 use crate::watermark::sync::Fence;
 use crate::watermark::sync::planted::plant;
-use crate::watermark::{Bell, Rest};
+use crate::watermark::{Bell, Quiescence};
 use loom::sync::Notify;
 use loom::thread;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use std::time::Instant;
 struct Door {
     bell: Bell,
     event: Notify,
-    rest: Rest,
+    rest: Quiescence,
 }
 
 impl Door {
@@ -31,7 +31,8 @@ impl Door {
 
 /// A core's door and queue. The closure is the one that `serve` makes.
 fn opened(capacity: usize) -> (Arc<Door>, Mailbox, Inbox) {
-    let door = Arc::new(Door { bell: Bell::new(), event: Notify::new(), rest: Rest::default() });
+    let door =
+        Arc::new(Door { bell: Bell::new(), event: Notify::new(), rest: Quiescence::default() });
     let bell = Arc::clone(&door);
     let (mailbox, inbox) = mailbox(capacity, Arc::new(move || bell.ring()));
     (door, mailbox, inbox)

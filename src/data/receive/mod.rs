@@ -6,6 +6,7 @@
 //! a ring, and choose its own type of file.
 
 mod effect;
+mod fault;
 mod feedback;
 mod link;
 mod role;
@@ -15,6 +16,7 @@ mod tests;
 mod store;
 
 pub use effect::{Effect, Goodbye, ToUpstream};
+pub use fault::{CacheFault, NoSwitch};
 pub use link::Offer;
 pub use role::{Admission, EXIT_HALTED, Receiver};
 pub use store::{Appended, Store};

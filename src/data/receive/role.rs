@@ -4,6 +4,7 @@
 //! previous record), and nothing is published before its batch is synced.
 
 use super::effect::{Effect, Goodbye, ToUpstream};
+use super::fault::NoSwitch;
 use super::link::{Offer, StreamLink};
 use super::store::{Appended, Setback, Store};
 use crate::data::figures::ReceiverFigures;
@@ -17,7 +18,7 @@ use crate::store::retention::Receiving;
 use crate::upstream::apply::ApplyReport;
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::position::Position;
-use crate::upstream::stream::{Due, Positions, Told, next_told};
+use crate::upstream::stream::{Due, Positions, StreamMessage, next_message};
 use crate::wal::{Lsn, SegmentNo, TimelineId};
 use crate::wire::copy::ReplyRequest;
 use std::io;
@@ -210,7 +211,7 @@ impl<F: Clone> Receiver<F> {
     pub fn on_bytes(&mut self, bytes: &[u8], now: Instant, out: &mut Vec<Effect<F>>) -> usize {
         let mut taken = 0;
         let end = loop {
-            match next_told(bytes.get(taken..).unwrap_or_default()) {
+            match next_message(bytes.get(taken..).unwrap_or_default()) {
                 Ok(None) => break None,
                 Ok(Some((told, len))) => match self.take(told, now, out) {
                     Taken::Yes => taken += len,
@@ -233,17 +234,17 @@ impl<F: Clone> Receiver<F> {
     }
 
     /// Takes one message of the stream.
-    fn take(&mut self, told: Told<'_>, now: Instant, out: &mut Vec<Effect<F>>) -> Taken {
+    fn take(&mut self, told: StreamMessage<'_>, now: Instant, out: &mut Vec<Effect<F>>) -> Taken {
         let Some(link) = &mut self.link else { return Taken::Yes };
         link.clock.heard(now);
         match told {
-            Told::Nothing => Taken::Yes,
-            Told::ReplyWanted => {
+            StreamMessage::Nothing => Taken::Yes,
+            StreamMessage::ReplyWanted => {
                 link.note_asked();
                 Taken::Yes
             }
-            Told::Wal { start, wal } => self.take_wal(start, wal, now),
-            Told::CopyDone => {
+            StreamMessage::Wal { start, wal } => self.take_wal(start, wal, now),
+            StreamMessage::CopyDone => {
                 out.push(Effect::Tell(ToUpstream::CopyDone));
                 link.next = Some(UpstreamEnd::Lost {
                     error: "upstream ended the stream without naming a next timeline".to_owned(),
@@ -251,12 +252,12 @@ impl<F: Clone> Receiver<F> {
                 });
                 Taken::Yes
             }
-            Told::Next { tli, at } => Taken::End(UpstreamEnd::Timeline { next: tli, at }),
-            Told::Error(error) => Taken::End(UpstreamEnd::Refused {
+            StreamMessage::Next { tli, at } => Taken::End(UpstreamEnd::Timeline { next: tli, at }),
+            StreamMessage::Error(error) => Taken::End(UpstreamEnd::Refused {
                 sqlstate: error.sqlstate,
                 message: error.message,
             }),
-            Told::ShutDown => Taken::End(UpstreamEnd::Lost {
+            StreamMessage::ShutDown => Taken::End(UpstreamEnd::Lost {
                 error: "replication terminated by upstream server".to_owned(),
                 at: link.expected,
             }),
@@ -538,9 +539,9 @@ impl<F: Clone> Receiver<F> {
         &mut self,
         wal: RecoveredWal,
         out: &mut Vec<Effect<F>>,
-    ) -> Result<(), String> {
+    ) -> Result<(), NoSwitch> {
         if self.link.is_some() || self.ended.is_some() {
-            return Err("the stream of the ended timeline is still there".to_owned());
+            return Err(NoSwitch::Streaming);
         }
         let (start, fork) = (wal.prefix_from, wal.ended.last().map(|ended| ended.end));
         let old = self.hub.current_cell();

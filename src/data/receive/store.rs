@@ -2,6 +2,7 @@
 //! to, and what the cache still has of it.
 
 use super::effect::Effect;
+use super::fault::CacheFault;
 use crate::hub::Hub;
 use crate::hub::page_rules::page_rules;
 use crate::keeper::Job;
@@ -82,12 +83,11 @@ impl<F> Store<F> {
         wal: RecoveredWal,
         writer: &mut ChunkWriter,
         wal_buffers: usize,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, CacheFault> {
         let cell = Arc::new(Cell::new(wal.walker.rules().tli, wal.oldest, wal.durable));
-        let opened = writer.open(cell.id(), wal.prefix_from, &[]);
-        opened.map_err(|e| format!("could not fill the cache: {e}"))?;
+        writer.open(cell.id(), wal.prefix_from, &[])?;
         if writer.append(&wal.prefix) < wal.prefix.len() {
-            return Err("could not fill the cache: readers hold all of it".to_owned());
+            return Err(CacheFault::Held);
         }
         writer.durable(wal.durable);
         Ok(Self::new(cell, wal.walker, wal.beginning, wal.begins, wal_buffers))

@@ -1,11 +1,12 @@
-//! The supervision of the upstream against a scripted server.
+//! The task against a scripted server.
 
-use super::super::listener::Bound;
-use super::super::tests::keeper_that;
-use super::super::{Control, Running, run};
+mod paused;
+
+use super::{ENDS, ORDERS, Order, Parts, System, run};
 use crate::cluster::instance::{InstanceId, InstancePath};
 use crate::config::{Config, MissingSlot, OnGap};
-use crate::data::handoff::{Inbox, Mailbox, ToControl, ToCore, UpstreamHandoff, mailbox};
+use crate::control::tests::keeper_that;
+use crate::data::handoff::{Inbox, Mailbox, ToCore, UpstreamHandoff, mailbox};
 use crate::hub::{Hub, tests};
 use crate::keeper::{Job, JobDone, KeeperClient, Note};
 use crate::store::control_file::{Cluster, ControlFile};
@@ -29,7 +30,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -226,12 +227,12 @@ struct Scene {
     hub: Arc<Hub>,
     mailbox: Mailbox,
     inbox: Inbox,
-    news: mpsc::Sender<ToControl>,
+    ends: mpsc::Sender<UpstreamEnd>,
     server: Arc<Mutex<Server>>,
     asked: Arc<Mutex<Vec<String>>>,
     saved: Arc<Mutex<Vec<String>>>,
-    // Held: dropping it stops the hub.
-    _running: watch::Sender<Running>,
+    // Held: the task takes orders from it.
+    _orders: mpsc::Sender<Order>,
 }
 
 impl Scene {
@@ -245,22 +246,20 @@ impl Scene {
         let hub = Arc::new(Hub::new(Arc::new(config), InstanceId::new(0xE), holds));
         let saved = Arc::default();
         let (mailbox, inbox) = mailbox(QUEUE, Arc::new(|| {}));
-        let (news, from_cores) = mpsc::channel(16);
-        let (running, is_running) = watch::channel(Running::Serving);
-        let control = Control {
+        let (ends, ended) = mpsc::channel(ENDS);
+        let (orders, ordered) = mpsc::channel(ORDERS);
+        let parts = Parts {
+            environment: System { hub: Arc::clone(&hub), receiver: mailbox.clone() },
             hub: Arc::clone(&hub),
-            mailboxes: vec![mailbox.clone()],
+            cores: vec![mailbox.clone()],
             keeper: note_taker(&saved),
             restorer: None,
-            bound: Bound::default(),
-            news: from_cores,
-            running: is_running,
         };
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.unwrap().block_on(run(control)).unwrap();
+            runtime.unwrap().block_on(run(parts, ended, ordered));
         });
-        Self { hub, mailbox, inbox, news, server, asked, saved, _running: running }
+        Self { hub, mailbox, inbox, ends, server, asked, saved, _orders: orders }
     }
 
     fn next(&self) -> ToCore {
@@ -307,7 +306,7 @@ impl Scene {
     }
 
     fn end(&self, end: UpstreamEnd) {
-        self.news.blocking_send(ToControl::UpstreamEnded(end)).unwrap();
+        self.ends.blocking_send(end).unwrap();
     }
 }
 

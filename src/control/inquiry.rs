@@ -1,8 +1,11 @@
-//! The hub's status, as `walhub ctl` reports it.
+//! What the hub reports about itself: asked of the data cores, a few standbys at a time, and put
+//! into the words of `status`.
 
-use super::super::Shared;
-use super::super::registry::Client;
-use crate::data::figures::{ReceiverFigures, StandbyFigures, StreamState};
+use super::Shared;
+use super::registry::Client;
+use crate::ctl::answer::Failure;
+use crate::data::figures::{About, ReceiverFigures, StandbyFigures, StreamState};
+use crate::data::handoff::ANSWER_DEADLINE;
 use crate::hub::Hub;
 use crate::hub::course::NamedBy;
 use crate::log;
@@ -21,6 +24,30 @@ use crate::wire::time::PgTime;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
+
+/// The receive role's figures; `None` before the first WAL, or when its core does not answer.
+pub(super) async fn receiver(shared: &Shared) -> Option<ReceiverFigures> {
+    shared.mailboxes.first()?.ask(About::Receiver).await?.receiver
+}
+
+/// The figures of the standbys of all cores, by process ID.
+pub(super) async fn standby_figures(
+    shared: &Shared,
+) -> Result<HashMap<u32, StandbyFigures>, Failure> {
+    let mut all = HashMap::new();
+    for (core, mailbox) in shared.mailboxes.iter().enumerate() {
+        let mut from = Some(0);
+        while let Some(place) = from {
+            let answer = mailbox.ask(About::Standbys(place)).await;
+            let figures = answer.ok_or_else(|| {
+                Failure::new(format!("data core {core} did not answer within {ANSWER_DEADLINE:?}"))
+            })?;
+            all.extend(figures.standbys.iter().map(|standby| (standby.pid, *standby)));
+            from = figures.next;
+        }
+    }
+    Ok(all)
+}
 
 pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> HubStatus {
     let hub = &shared.hub;

@@ -6,17 +6,17 @@ use tokio::sync::oneshot;
 
 /// An order, and the way to answer it.
 #[derive(Debug)]
-pub(super) struct Order {
+pub struct Order {
     /// What to do.
-    pub(super) steer: Steer,
+    pub steer: Steer,
     /// Signalled when it is done, or with the reason why it is not. An order that changes nothing
     /// is not an error.
-    pub(super) answer: oneshot::Sender<Result<(), String>>,
+    pub answer: oneshot::Sender<Result<(), String>>,
 }
 
 /// What to do.
 #[derive(Debug)]
-pub(super) enum Steer {
+pub enum Steer {
     /// Follow this upstream; `None` means that of `--primary-conninfo`.
     Follow(Option<Arc<Upstream>>),
     /// Receive and acknowledge nothing more.

@@ -1,9 +1,10 @@
 //! Operators' orders: another upstream, a fence, the end of a fence. They are carried out between
 //! two attempts, never during one, and a change is on disk before it takes effect.
 
-use super::super::ctl;
-use super::super::orders::{Order, Steer};
-use super::{LOG, NoStandby, Task};
+use super::environment::Environment;
+use super::orders::{Order, Steer};
+use super::{LOG, Task};
+use crate::data::figures::About;
 use crate::data::handoff::ToCore;
 use crate::hub::course::Upstream;
 use crate::store::course::{FenceNote, UpstreamNote};
@@ -13,10 +14,10 @@ use crate::upstream::state::UpstreamState;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-impl Task {
+impl<E: Environment> Task<E> {
     /// Does the order end what is in progress?
     pub(super) fn interrupts(&self, order: &Order) -> bool {
-        let course = &self.shared.hub.course;
+        let course = &self.parts.hub.course;
         let (upstream, _) = course.upstream();
         match &order.steer {
             Steer::Follow(Some(other)) | Steer::Unfence(Some(other)) => *other != upstream,
@@ -30,16 +31,11 @@ impl Task {
     /// received in the meantime.
     pub(super) async fn carry_out(&mut self, order: Order) {
         self.recall().await;
+        if self.progress.is_stopped() {
+            return;
+        }
         self.end_switching().await;
         self.obey(order).await;
-    }
-
-    /// Completes a switch of timelines that was already decided.
-    pub(super) async fn end_switching(&mut self) {
-        if let Some(switching) = self.switching.take() {
-            // The attempt that asked for it has been given up.
-            drop(switching.await);
-        }
     }
 
     /// Obeys the order if nothing prevents it or if nothing has to change.
@@ -61,16 +57,16 @@ impl Task {
         drop(answer.send(result));
     }
 
-    /// Ends the stream to the core, if there is one. What was in progress may have been given up at
+    /// ShuttingDown the stream to the core, if there is one. What was in progress may have been given up at
     /// any point. The core knows whether there is a stream, and its answer comes after all its
     /// earlier news.
     async fn recall(&mut self) {
-        super::super::connection::insist(&self.shared, 0, ToCore::RecallUpstream).await;
+        self.parts.receiver().insist(ToCore::RecallUpstream).await;
         loop {
             match self.ends.recv().await {
                 Some(UpstreamEnd::Recalled) => return,
                 // The hub is shutting down.
-                Some(UpstreamEnd::Stopped) | None => std::future::pending().await,
+                Some(UpstreamEnd::Stopped) | None => return self.progress.stops(),
                 Some(UpstreamEnd::Diverged { at, detail }) => {
                     let host = match self.supervisor.state() {
                         UpstreamState::Streaming { host, .. } => host.clone(),
@@ -85,11 +81,10 @@ impl Task {
 
     /// Starts with the upstream and the fence in force.
     pub(super) fn begin_course(&mut self) {
-        let course = &self.shared.hub.course;
+        let course = &self.parts.hub.course;
         self.upstream = course.upstream().0;
-        self.no_standby = NoStandby::NotMet;
         self.warned_of_apply = false;
-        self.removed = None;
+        self.progress.is_steered();
         let state = match course.fence() {
             Some(fence) => UpstreamState::Fenced { tli: fence.tli, at: fence.record_end },
             None => UpstreamState::Connecting,
@@ -100,7 +95,7 @@ impl Task {
     }
 
     async fn follow(&self, upstream: Option<Arc<Upstream>>) -> Result<(), String> {
-        let course = &self.shared.hub.course;
+        let course = &self.parts.hub.course;
         let flag = course.flag();
         // An order that names the flag's upstream means the flag.
         let upstream = upstream.filter(|upstream| *upstream != flag);
@@ -108,7 +103,7 @@ impl Task {
             primary_conninfo: upstream.text.clone(),
             instead_of: flag.text.clone(),
         });
-        let saved = self.shared.keeper.save_upstream(note).await;
+        let saved = self.parts.keeper.save_upstream(note).await;
         saved.map_err(|error| format!("could not save the upstream: {error}"))?;
         let shown = upstream.as_ref().unwrap_or(&flag).conninfo.shown();
         tracing::info!(target: LOG, "the upstream is \"{shown}\" from now on, as walhub ctl asked");
@@ -117,19 +112,20 @@ impl Task {
     }
 
     async fn fence(&self) -> Result<(), String> {
-        let hub = &self.shared.hub;
+        let hub = &self.parts.hub;
         if hub.course.fence().is_some() {
             return Ok(());
         }
         let Position::At { tli, durable, .. } = hub.position() else {
             return Err("there is no WAL yet that could be fenced".to_owned());
         };
-        let figures = ctl::receiver(&self.shared).await;
+        let figures = self.parts.receiver().ask(About::Receiver).await;
+        let figures = figures.and_then(|figures| figures.receiver);
         let figures = figures.filter(|figures| (figures.tli, figures.durable) == (tli, durable));
         let figures = figures.ok_or("the receiving core did not say where its WAL ends")?;
         let since = SystemTime::now();
         let fence = FenceNote { tli, record_end: figures.record_end.min(durable), durable, since };
-        let saved = self.shared.keeper.save_fence(Some(fence)).await;
+        let saved = self.parts.keeper.save_fence(Some(fence)).await;
         saved.map_err(|error| format!("could not save the fence: {error}; receiving goes on"))?;
         hub.course.set_fence(Some(fence));
         Ok(())
@@ -139,9 +135,9 @@ impl Task {
         if upstream.is_some() {
             self.follow(upstream).await?;
         }
-        let course = &self.shared.hub.course;
+        let course = &self.parts.hub.course;
         if course.fence().is_some() {
-            let saved = self.shared.keeper.save_fence(None).await;
+            let saved = self.parts.keeper.save_fence(None).await;
             saved.map_err(|error| format!("could not remove the fence: {error}"))?;
             course.set_fence(None);
             tracing::info!(target: LOG, "unfenced, as walhub ctl asked");

@@ -1,19 +1,21 @@
 //! One connection to the upstream, up to the moment its stream begins.
 
-use super::super::socket::Socket;
+use super::environment::Environment;
+use crate::cluster::instance::InstanceId;
 use crate::upstream::credentials::{self, Credentials};
 use crate::upstream::login::{Login, LoginFault, Progress, Welcome, startup};
-use crate::upstream::stream::{Told, next_told};
+use crate::upstream::stream::{StreamMessage, next_message};
 use crate::wal::{Lsn, TimelineId};
 use crate::wire::backend_read::{FromServer, ServerError};
-use crate::wire::conninfo::{Conninfo, Host, HostAddr, Keepalives};
+use crate::wire::conninfo::{Conninfo, Host};
 use crate::wire::frame::next_frame;
 use crate::wire::frontend;
 use bytes::{Buf as _, Bytes, BytesMut};
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use tokio::net::{TcpSocket, UnixStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+/// The size of one read.
+const READ_SIZE: usize = 8192;
 
 /// The longest message expected before the stream; history files are the largest.
 const MAX_MESSAGE: usize = 1 << 20;
@@ -54,48 +56,47 @@ pub(super) enum Started {
 
 /// An open connection, logged in.
 #[derive(Debug)]
-pub(super) struct Link {
-    socket: Socket,
+pub(super) struct Link<S> {
+    socket: S,
     unread: BytesMut,
     /// What the server reported about itself.
     pub(super) welcome: Welcome,
 }
 
-impl Link {
+impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     /// Connects and logs in. It has no timeout: the caller sets one.
-    pub(super) async fn open(
+    pub(super) async fn open<E: Environment<Socket = S>>(
+        environment: &E,
         conninfo: &Conninfo,
         host: &Host,
-        own: crate::cluster::instance::InstanceId,
+        own: InstanceId,
         cluster_name: &str,
     ) -> Result<Self, LinkFault> {
         let Credentials { user, password } =
             credentials::find(conninfo, host).ok_or(LinkFault::NoUser)?;
-        let mut socket = connect(conninfo, host).await.map_err(LinkFault::Connect)?;
+        let socket = environment.connect(conninfo, host).await.map_err(LinkFault::Connect)?;
         let (mut unread, mut out) = (BytesMut::new(), BytesMut::new());
         startup(conninfo, &user, own, cluster_name, &mut out);
-        let mut login = Login::new(&user, password);
+        let hashing = if password.is_some() { Hashing::Aside } else { Hashing::None };
+        let (mut socket, mut login) = (socket, Login::new(&user, password));
         loop {
-            socket.write(&mut out).await.map_err(LinkFault::Io)?;
+            socket.write_all_buf(&mut out).await.map_err(LinkFault::Io)?;
             let message = read(&mut socket, &mut unread).await?;
-            // Hashing a password takes milliseconds, and other tasks need this thread.
-            let done = tokio::task::spawn_blocking(move || {
-                let message = message.parse()?;
-                let progress = login.take(&message, &mut out)?;
+            let step = move || {
+                let progress = login.take(&message.parse()?, &mut out)?;
                 Ok::<_, LinkFault>((login, out, progress))
-            });
+            };
             let progress;
-            (login, out, progress) = done.await.map_err(|e| LinkFault::Io(e.into()))??;
+            (login, out, progress) = match hashing {
+                Hashing::None => step()?,
+                // Hashing a password takes milliseconds, and other tasks need this thread.
+                Hashing::Aside => tokio::task::spawn_blocking(step)
+                    .await
+                    .map_err(|e| LinkFault::Io(e.into()))??,
+            };
             if progress == Progress::Ready {
                 return Ok(Self { socket, unread, welcome: login.finish()? });
             }
-        }
-    }
-
-    /// Sets the TCP options from the flags.
-    pub(super) fn set_options(&self, settings: &crate::config::TcpSettings) {
-        if let Socket::Tcp(socket) = &self.socket {
-            super::super::tcp::set_upstream(&socket2::SockRef::from(socket), settings);
         }
     }
 
@@ -108,7 +109,7 @@ impl Link {
     async fn send(&mut self, sql: &str) -> Result<(), LinkFault> {
         let mut out = BytesMut::new();
         frontend::query(&mut out, sql);
-        self.socket.write(&mut out).await.map_err(LinkFault::Io)
+        self.socket.write_all_buf(&mut out).await.map_err(LinkFault::Io)
     }
 
     async fn collect(&mut self) -> Result<Rows, LinkFault> {
@@ -189,21 +190,22 @@ impl Link {
         let senseless = |what: &str| LinkFault::Protocol(what.to_owned());
         let mut wal = Vec::new();
         while wal.len() < len {
-            let told = next_told(&self.unread).map_err(|e| LinkFault::Protocol(e.to_string()))?;
-            let Some((told, taken)) = told else {
+            let next = next_message(&self.unread);
+            let next = next.map_err(|e| LinkFault::Protocol(e.to_string()))?;
+            let Some((message, taken)) = next else {
                 fill(&mut self.socket, &mut self.unread).await?;
                 continue;
             };
-            match told {
-                Told::Wal { start, wal: piece } => {
+            match message {
+                StreamMessage::Wal { start, wal: piece } => {
                     if start != from.saturating_add(wal.len() as u64) {
                         return Err(senseless("WAL from another place than was asked for"));
                     }
                     wal.extend_from_slice(piece.get(..len - wal.len()).unwrap_or(piece));
                 }
-                Told::ReplyWanted | Told::Nothing => {}
-                Told::Error(error) => return Err(LinkFault::Server(error)),
-                Told::CopyDone | Told::Next { .. } | Told::ShutDown => {
+                StreamMessage::ReplyWanted | StreamMessage::Nothing => {}
+                StreamMessage::Error(error) => return Err(LinkFault::Server(error)),
+                StreamMessage::CopyDone | StreamMessage::Next { .. } | StreamMessage::ShutDown => {
                     return Err(senseless("the stream ended before the WAL that was asked for"));
                 }
             }
@@ -212,11 +214,11 @@ impl Link {
         Ok(wal)
     }
 
-    /// Ends a stream; commands may follow.
+    /// ShuttingDown a stream; commands may follow.
     pub(super) async fn end_stream(&mut self) -> Result<(), LinkFault> {
         let mut out = BytesMut::new();
         frontend::copy_done(&mut out);
-        self.socket.write(&mut out).await.map_err(LinkFault::Io)?;
+        self.socket.write_all_buf(&mut out).await.map_err(LinkFault::Io)?;
         self.collect().await.map(drop)
     }
 
@@ -225,13 +227,22 @@ impl Link {
         let mut out = BytesMut::new();
         frontend::terminate(&mut out);
         // A server that does not get it sees the socket close.
-        drop(self.socket.write(&mut out).await);
+        drop(self.socket.write_all_buf(&mut out).await);
     }
 
     /// The socket and the bytes read after CopyBothResponse.
-    pub(super) fn leave(self) -> io::Result<(OwnedFd, BytesMut)> {
-        Ok((self.socket.leave()?, self.unread))
+    pub(super) fn leave(self) -> (S, BytesMut) {
+        (self.socket, self.unread)
     }
+}
+
+/// Where a login hashes a password.
+#[derive(Clone, Copy)]
+enum Hashing {
+    /// There is no password.
+    None,
+    /// On another thread.
+    Aside,
 }
 
 /// The text of a column.
@@ -251,7 +262,10 @@ impl Message {
     }
 }
 
-async fn read(socket: &mut Socket, unread: &mut BytesMut) -> Result<Message, LinkFault> {
+async fn read<S: AsyncRead + Unpin>(
+    socket: &mut S,
+    unread: &mut BytesMut,
+) -> Result<Message, LinkFault> {
     loop {
         let framed =
             next_frame(unread, MAX_MESSAGE).map_err(|e| LinkFault::Protocol(e.to_string()))?;
@@ -262,56 +276,14 @@ async fn read(socket: &mut Socket, unread: &mut BytesMut) -> Result<Message, Lin
     }
 }
 
-async fn fill(socket: &mut Socket, unread: &mut BytesMut) -> Result<(), LinkFault> {
-    match socket.read(unread).await {
+async fn fill<S: AsyncRead + Unpin>(
+    socket: &mut S,
+    unread: &mut BytesMut,
+) -> Result<(), LinkFault> {
+    unread.reserve(READ_SIZE);
+    match socket.read_buf(unread).await {
         Ok(0) => Err(LinkFault::Closed),
         Ok(_) => Ok(()),
         Err(error) => Err(LinkFault::Io(error)),
     }
-}
-
-/// Tries every address of a host, in order.
-async fn connect(conninfo: &Conninfo, host: &Host) -> io::Result<Socket> {
-    if let Some(path) = host.socket_path() {
-        return UnixStream::connect(path).await.map(Socket::Unix);
-    }
-    let HostAddr::Tcp { name, hostaddr } = &host.addr else {
-        return Err(io::ErrorKind::AddrNotAvailable.into());
-    };
-    let addresses: Vec<SocketAddr> = match hostaddr {
-        Some(ip) => vec![SocketAddr::new(*ip, host.port)],
-        None => tokio::net::lookup_host((name.as_str(), host.port)).await?.collect(),
-    };
-    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("no address for \"{name}\""));
-    for address in addresses {
-        match connect_tcp(conninfo, address).await {
-            Ok(socket) => return Ok(socket),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-async fn connect_tcp(conninfo: &Conninfo, address: SocketAddr) -> io::Result<Socket> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_nodelay(true)?;
-    let options = socket2::SockRef::from(&socket);
-    if let Keepalives::On { idle, interval, count } = conninfo.keepalives {
-        let mut keepalive = socket2::TcpKeepalive::new();
-        if let Some(idle) = idle {
-            keepalive = keepalive.with_time(idle);
-        }
-        if let Some(interval) = interval {
-            keepalive = keepalive.with_interval(interval);
-        }
-        if let Some(count) = count {
-            keepalive = keepalive.with_retries(count);
-        }
-        options.set_keepalive(true)?;
-        options.set_tcp_keepalive(&keepalive)?;
-    }
-    if let Some(limit) = conninfo.tcp_user_timeout {
-        options.set_tcp_user_timeout(Some(limit))?;
-    }
-    socket.connect(address).await.map(Socket::Tcp)
 }

@@ -1,8 +1,7 @@
 //! A stream of WAL from the archive to the receive role: the server's side of a CopyBoth over a
 //! socket pair. The core cannot distinguish it from an upstream, and makes the same checks.
 
-use super::super::Shared;
-use crate::data::handoff::{ToCore, UpstreamHandoff};
+use super::environment::{Environment, HandOverFault, Stream};
 use crate::store::evidence::ARCHIVE;
 use crate::wal::{Lsn, TimelineId};
 use crate::wire::copy::{ReplyRequest, keepalive, xlog_data_header};
@@ -10,12 +9,9 @@ use crate::wire::time::PgTime;
 use bytes::BytesMut;
 use std::future::Future;
 use std::io;
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, WriteHalf};
 use tokio::task::JoinHandle;
 
 /// The most WAL in one message.
@@ -24,9 +20,9 @@ const MESSAGE: usize = 128 << 10;
 /// The longest interval between signs of life to the core while a file is fetched.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 
-/// The stream. Dropping it ends it; what was sent before still counts.
-pub(super) struct Feed {
-    to_core: OwnedWriteHalf,
+/// The stream, whose other end the receive role has.
+pub(super) struct Feed<S> {
+    to_core: WriteHalf<S>,
     /// Reads what the core reports; ends with the stream.
     reports: JoinHandle<()>,
     /// The time between two signs of life.
@@ -34,35 +30,32 @@ pub(super) struct Feed {
     at: Lsn,
 }
 
-impl Feed {
-    /// Hands the other end to the core. Returns `None` when the core is not taking messages from
-    /// its queue.
-    pub(super) async fn open(
-        shared: &Shared,
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Feed<S> {
+    /// Begins a stream at `start`. The role gives up one that is silent for `receiver_timeout`;
+    /// zero means never.
+    pub(super) async fn open<E: Environment<Socket = S>>(
+        environment: &E,
+        receiver_timeout: Duration,
         tli: TimelineId,
         start: Lsn,
-    ) -> io::Result<Option<Self>> {
-        let (ours, theirs) = StdUnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        let (from_core, to_core) = UnixStream::from_std(ours)?.into_split();
-        let handoff = UpstreamHandoff {
-            socket: theirs.into(),
-            unread: BytesMut::new(),
-            start,
-            tli,
-            host: ARCHIVE.to_owned(),
-        };
-        let message = ToCore::Upstream(Box::new(handoff));
-        if super::super::connection::post(shared, 0, message, || true).await.is_none() {
-            return Ok(None);
-        }
+    ) -> Result<Self, HandOverFault> {
+        let (ours, theirs) = environment.pair().map_err(HandOverFault::Socket)?;
+        let (from_core, to_core) = tokio::io::split(ours);
+        let host = ARCHIVE.to_owned();
+        let stream = Stream { socket: theirs, unread: BytesMut::new(), start, tli, host };
+        environment.hand_over(stream).await?;
         let reports = tokio::spawn(pass_over(from_core));
-        let timeout = shared.hub.config.wal_receiver_timeout;
-        let pause = match timeout.is_zero() {
+        let pause = match receiver_timeout.is_zero() {
             true => SIGN_OF_LIFE,
-            false => SIGN_OF_LIFE.min(timeout / 4),
+            false => SIGN_OF_LIFE.min(receiver_timeout / 4),
         };
-        Ok(Some(Self { to_core, reports, pause, at: start }))
+        Ok(Self { to_core, reports, pause, at: start })
+    }
+
+    /// ShuttingDown it; what was sent before still counts.
+    pub(super) async fn end(mut self) {
+        // A core that has ended it does not need to be told.
+        drop(self.to_core.shutdown().await);
     }
 
     /// Sends the next WAL.
@@ -101,7 +94,7 @@ impl Feed {
 
 /// Reads and drops the core's status reports: they are not needed here, but a full socket would
 /// block the core.
-async fn pass_over(mut from_core: OwnedReadHalf) {
+async fn pass_over(mut from_core: impl AsyncRead + Unpin) {
     let mut bytes = [0; 4096];
     while let Ok(read) = from_core.read(&mut bytes).await
         && read > 0

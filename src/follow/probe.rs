@@ -1,9 +1,14 @@
 //! Is there an upstream that could continue from the archive's position? This is asked
 //! concurrently, so that a host that does not answer delays nothing.
 
-use super::super::Shared;
+use super::Parts;
+use super::attempt::{DEFAULT_ATTEMPT, FIRST_MESSAGE};
+use super::difference::{self, barred_by};
+use super::environment::Environment;
+use super::histories::forks_of;
 use super::link::{Link, LinkFault, Started};
-use super::{DEFAULT_ATTEMPT, FIRST_MESSAGE, ask, nature};
+use super::questions::{ask, nature};
+use crate::hub::Hub;
 use crate::hub::course::Upstream;
 use crate::upstream::judge::{Known, Verdict, judge};
 use crate::upstream::login::start_replication;
@@ -29,8 +34,8 @@ impl Drop for Probe {
 }
 
 impl Probe {
-    pub(super) fn start(shared: &Arc<Shared>, upstream: &Arc<Upstream>) -> Self {
-        Self { asking: tokio::spawn(ask_all(Arc::clone(shared), Arc::clone(upstream))) }
+    pub(super) fn start<E: Environment>(parts: &Arc<Parts<E>>, upstream: &Arc<Upstream>) -> Self {
+        Self { asking: tokio::spawn(ask_all(Arc::clone(parts), Arc::clone(upstream))) }
     }
 
     /// Has an upstream been found?
@@ -47,15 +52,15 @@ impl Probe {
     }
 }
 
-async fn ask_all(shared: Arc<Shared>, upstream: Arc<Upstream>) {
-    let config = Arc::clone(&shared.hub.config);
+async fn ask_all<E: Environment>(parts: Arc<Parts<E>>, upstream: Arc<Upstream>) {
+    let config = Arc::clone(&parts.hub.config);
     let hosts = &upstream.conninfo.hosts;
     // The last problem of each host that an operator must act on.
     let mut alarms = vec![None; hosts.len()];
     loop {
         tokio::time::sleep(config.wal_retrieve_retry_interval).await;
         for (host, alarm) in hosts.iter().zip(&mut alarms) {
-            match answer(&shared, &upstream.conninfo, host).await {
+            match answer(&parts, &upstream.conninfo, host).await {
                 Ok(None) => return,
                 Ok(Some(state)) if state.is_alarm() => {
                     if alarm.as_ref() != Some(&state) {
@@ -71,15 +76,16 @@ async fn ask_all(shared: Arc<Shared>, upstream: Arc<Upstream>) {
 }
 
 /// Could this host continue? Returns `None` if so.
-async fn answer(
-    shared: &Shared,
+async fn answer<E: Environment>(
+    parts: &Parts<E>,
     conninfo: &Conninfo,
     host: &Host,
 ) -> Result<Option<UpstreamState>, LinkFault> {
-    let config = &shared.hub.config;
+    let config = &parts.hub.config;
     let limit = conninfo.connect_timeout.filter(|t| !t.is_zero()).unwrap_or(DEFAULT_ATTEMPT);
     let late = |_| LinkFault::Connect(std::io::ErrorKind::TimedOut.into());
-    let open = Link::open(conninfo, host, shared.hub.instance, &config.cluster_name);
+    let open =
+        Link::open(&parts.environment, conninfo, host, parts.hub.instance, &config.cluster_name);
     let mut link = timeout(limit, open).await.map_err(late)??;
     let target = conninfo.target_session_attrs;
     let talk = async {
@@ -88,15 +94,8 @@ async fn answer(
         {
             return Ok(Some(UpstreamState::Disconnected { why: why.to_owned() }));
         }
-        let asked = match ask(link, &host.to_string()).await {
-            Ok(asked) => asked,
-            Err(super::Failure::Link(fault)) => return Err(fault),
-            Err(super::Failure::State(state)) => return Ok(Some(state)),
-            Err(super::Failure::Removed { message, .. }) => {
-                return Ok(Some(UpstreamState::Disconnected { why: message }));
-            }
-        };
-        let known = match known(shared, &asked.seen.host) {
+        let asked = ask(link, &host.to_string()).await?;
+        let known = match known(&parts.hub, &asked.seen.host) {
             Ok(known) => known,
             Err(why) => return Ok(Some(UpstreamState::Disconnected { why })),
         };
@@ -105,7 +104,7 @@ async fn answer(
         let found = match verdict {
             Verdict::Not(state) => Ok(Some(state)),
             Verdict::Compare(span) | Verdict::CompareFork(span) => {
-                super::difference::compare(shared, &mut link, span).await
+                difference::compare(parts, &mut link, span).await
             }
             Verdict::Switch { .. } | Verdict::FindOldest { .. } => Ok(None),
             // Only its answer shows whether it still has the WAL.
@@ -126,22 +125,21 @@ async fn answer(
 }
 
 /// What this hub holds now, while WAL is coming in, and what counts when `host` is judged.
-fn known(shared: &Shared, host: &str) -> Result<Known, String> {
-    let hub = &shared.hub;
+fn known(hub: &Hub, host: &str) -> Result<Known, String> {
     let identity = hub.identity();
     let (mut position, mut forks) = (Position::Empty, None);
     if let (Some(cell), Some(identity)) = (hub.current_cell(), &identity) {
         let (tli, durable) = (cell.tli(), cell.durable());
         let start = durable.segment_start(identity.segment_size);
         position = Position::At { tli, durable, start };
-        forks = super::forks_of(hub, tli)?;
+        forks = forks_of(hub, tli)?;
     }
     Ok(Known {
         instance: hub.instance,
         cluster: identity.map(|identity| (identity.system_id, identity.segment_size)),
         position,
         forks,
-        differs: super::difference::barred_by(hub, host),
+        differs: barred_by(hub, host),
         same: None,
         oldest: hub.holds.unbroken_from(),
         start_from: StartFrom::Current,

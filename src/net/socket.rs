@@ -3,7 +3,9 @@
 use bytes::BytesMut;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// The size of one read.
@@ -11,7 +13,7 @@ const READ_SIZE: usize = 8192;
 
 /// A stream socket on the control thread's runtime.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub enum Socket {
     /// TCP, IPv4 or IPv6.
     Tcp(TcpStream),
     /// A Unix socket.
@@ -20,7 +22,7 @@ pub(super) enum Socket {
 
 /// What an [`OwnedFd`] was before it left the runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Family {
+pub enum Family {
     /// TCP.
     Tcp,
     /// A Unix socket.
@@ -30,7 +32,10 @@ pub(super) enum Family {
 impl Socket {
     /// Appends available bytes to `into`; returns 0 at the end of the stream. Cancel-safe: bytes
     /// are in `into` or still in the kernel.
-    pub(super) async fn read(&mut self, into: &mut BytesMut) -> io::Result<usize> {
+    ///
+    /// # Errors
+    /// The operating system's error.
+    pub async fn read(&mut self, into: &mut BytesMut) -> io::Result<usize> {
         into.reserve(READ_SIZE);
         match self {
             Self::Tcp(socket) => socket.read_buf(into).await,
@@ -39,7 +44,10 @@ impl Socket {
     }
 
     /// Writes all of `bytes` and empties it.
-    pub(super) async fn write(&mut self, bytes: &mut BytesMut) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The operating system's error.
+    pub async fn write(&mut self, bytes: &mut BytesMut) -> io::Result<()> {
         match self {
             Self::Tcp(socket) => socket.write_all_buf(bytes).await,
             Self::Unix(socket) => socket.write_all_buf(bytes).await,
@@ -47,7 +55,10 @@ impl Socket {
     }
 
     /// Shuts down the writing side.
-    pub(super) async fn shutdown(&mut self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The operating system's error.
+    pub async fn shutdown(&mut self) -> io::Result<()> {
         match self {
             Self::Tcp(socket) => socket.shutdown().await,
             Self::Unix(socket) => socket.shutdown().await,
@@ -55,7 +66,7 @@ impl Socket {
     }
 
     /// TCP or Unix.
-    pub(super) const fn family(&self) -> Family {
+    pub const fn family(&self) -> Family {
         match self {
             Self::Tcp(_) => Family::Tcp,
             Self::Unix(_) => Family::Unix,
@@ -63,7 +74,10 @@ impl Socket {
     }
 
     /// Takes the socket off the runtime, in blocking mode, as a ring requires.
-    pub(super) fn leave(self) -> io::Result<OwnedFd> {
+    ///
+    /// # Errors
+    /// The operating system's error.
+    pub fn leave(self) -> io::Result<OwnedFd> {
         match self {
             Self::Tcp(socket) => {
                 let socket = socket.into_std()?;
@@ -79,7 +93,10 @@ impl Socket {
     }
 
     /// Puts a socket back on the runtime.
-    pub(super) fn enter(fd: OwnedFd, family: Family) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// The operating system's error.
+    pub fn enter(fd: OwnedFd, family: Family) -> io::Result<Self> {
         match family {
             Family::Tcp => {
                 let socket = std::net::TcpStream::from(fd);
@@ -91,6 +108,46 @@ impl Socket {
                 socket.set_nonblocking(true)?;
                 Ok(Self::Unix(UnixStream::from_std(socket)?))
             }
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_read(context, into),
+            Self::Unix(socket) => Pin::new(socket).poll_read(context, into),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_write(context, bytes),
+            Self::Unix(socket) => Pin::new(socket).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_flush(context),
+            Self::Unix(socket) => Pin::new(socket).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_shutdown(context),
+            Self::Unix(socket) => Pin::new(socket).poll_shutdown(context),
         }
     }
 }

@@ -36,7 +36,10 @@ pub enum TcpFault {
 }
 
 /// Sets up a listening socket; the connections that it accepts inherit the options.
-pub(super) fn set_listener(socket: &SockRef<'_>, settings: &TcpSettings) -> Result<(), TcpFault> {
+///
+/// # Errors
+/// An option cannot be set.
+pub fn set_listener(socket: &SockRef<'_>, settings: &TcpSettings) -> Result<(), TcpFault> {
     if let Some(name) = &settings.congestion {
         set_congestion(socket, name)?;
     }
@@ -60,7 +63,10 @@ pub(super) fn set_listener(socket: &SockRef<'_>, settings: &TcpSettings) -> Resu
 
 /// Sets up an accepted socket: options that our guarantees depend on are set explicitly rather than
 /// inherited.
-pub(super) fn set_accepted(socket: &SockRef<'_>) -> io::Result<()> {
+///
+/// # Errors
+/// The operating system's error.
+pub fn set_accepted(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
     socket.set_keepalive(true)

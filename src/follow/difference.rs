@@ -3,24 +3,21 @@
 //! exactly that place it gives no stream (I13): the first one that has them clears the
 //! evidence for all but the source that differed. What is here is served meanwhile.
 
-use super::super::Shared;
+use super::environment::Environment;
 use super::link::{Link, LinkFault, Started};
-use super::{LOG, Task};
+use super::{LOG, Parts, Task};
 use crate::hub::Hub;
 use crate::store::evidence::Evidence;
-use crate::store::layout::Layout;
 use crate::store::retention::Hold;
 use crate::upstream::login::start_replication;
 use crate::upstream::place::{Place, Span};
 use crate::upstream::state::UpstreamState;
-use crate::wal::{Lsn, SegmentName, SegmentSize};
+use crate::wal::Lsn;
 use crate::wire::date::date_millis;
 use crate::wire::sqlstate;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::SystemTime;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// What the task keeps about standing evidence.
 #[derive(Default)]
@@ -39,12 +36,12 @@ enum Disk {
     Unsaved,
 }
 
-impl Task {
+impl<E: Environment> Task<E> {
     /// `source` has other bytes than we at `at`. Evidence that bars it already stays: there
     /// may be several such places, and it is not followed before the first was compared. What
     /// was cleared for it gives way.
     pub(super) async fn keep_difference(&mut self, source: &str, at: Lsn, detail: &str) {
-        let hub = Arc::clone(&self.shared.hub);
+        let hub = Arc::clone(&self.parts.hub);
         let (Some(tli), Some(identity)) = (self.own_timeline(), hub.identity()) else { return };
         // If our history cannot be read, the difference is still kept.
         let forks = self.own_forks().unwrap_or_default();
@@ -72,7 +69,7 @@ impl Task {
     /// Called before an attempt. Drops the evidence when we no longer have WAL at its position.
     /// Otherwise makes sure that it is on disk and that our WAL there is kept.
     pub(super) async fn settle_difference(&mut self) -> Result<(), String> {
-        let hub = Arc::clone(&self.shared.hub);
+        let hub = Arc::clone(&self.parts.hub);
         let Some(evidence) = hub.course.evidence() else { return Ok(()) };
         let place = Place { tli: evidence.tli, at: evidence.at };
         let forks = self.own_forks()?;
@@ -89,7 +86,7 @@ impl Task {
             self.kept.hold = Some(hub.holds.hold_restorable(from));
         }
         if self.kept.disk == Disk::Unsaved {
-            let saved = self.shared.keeper.save_evidence(Some(&evidence)).await;
+            let saved = self.parts.keeper.save_evidence(Some(&evidence)).await;
             saved
                 .map_err(|error| format!("could not save the evidence of a difference: {error}"))?;
             self.kept.disk = Disk::Saved;
@@ -101,7 +98,7 @@ impl Task {
     /// another's stands against that one alone from now on: our bytes elsewhere are no proof
     /// that it has them.
     pub(super) async fn agreed(&mut self, source: &str, why: &str) -> Result<(), String> {
-        match self.shared.hub.course.evidence() {
+        match self.parts.hub.course.evidence() {
             Some(evidence) if !evidence.is_of(source) => {
                 self.clear_for_others(&evidence, why).await
             }
@@ -112,25 +109,25 @@ impl Task {
     async fn clear_for_others(&mut self, evidence: &Evidence, why: &str) -> Result<(), String> {
         let cleared = Evidence { cleared: true, ..evidence.clone() };
         self.kept.disk = Disk::Unsaved;
-        let saved = self.shared.keeper.save_evidence(Some(&cleared)).await;
+        let saved = self.parts.keeper.save_evidence(Some(&cleared)).await;
         saved.map_err(|error| format!("could not save the evidence of a difference: {error}"))?;
         tracing::warn!(
             target: LOG,
             "the difference at {} on timeline {} stands against {} alone from now on: {why}",
             cleared.at, cleared.tli, cleared.upstream
         );
-        self.shared.hub.course.set_evidence(Some(Arc::new(cleared)));
+        self.parts.hub.course.set_evidence(Some(Arc::new(cleared)));
         self.kept = Kept::default();
         Ok(())
     }
 
     /// The evidence stands no more.
     pub(super) async fn forget_difference(&mut self, why: &str) -> Result<(), String> {
-        let course = &self.shared.hub.course;
+        let course = &self.parts.hub.course;
         let Some(evidence) = course.evidence() else { return Ok(()) };
         // What is on disk is not known if this is given up.
         self.kept.disk = Disk::Unsaved;
-        let gone = self.shared.keeper.save_evidence(None).await;
+        let gone = self.parts.keeper.save_evidence(None).await;
         gone.map_err(|error| format!("could not remove the evidence of a difference: {error}"))?;
         course.set_evidence(None);
         self.kept = Kept::default();
@@ -152,12 +149,12 @@ pub(super) fn barred_by(hub: &Hub, source: &str) -> Option<Place> {
 }
 
 /// Compares the upstream's WAL in `span` with ours. Returns `None` when they are equal.
-pub(super) async fn compare(
-    shared: &Shared,
-    link: &mut Link,
+pub(super) async fn compare<E: Environment>(
+    parts: &Parts<E>,
+    link: &mut Link<E::Socket>,
     span: Span,
 ) -> Result<Option<UpstreamState>, LinkFault> {
-    let hub = &shared.hub;
+    let hub = &parts.hub;
     let (Some(evidence), Some(identity)) = (hub.course.evidence(), hub.identity()) else {
         return Ok(None);
     };
@@ -177,12 +174,9 @@ pub(super) async fn compare(
         }
         Err(fault) => return Err(fault),
     };
-    let (layout, size) = (Layout::new(&hub.config.directory), identity.segment_size);
-    let reading = tokio::task::spawn_blocking(move || read_own(&layout, span, size));
-    let ours = match reading.await {
-        Ok(Ok(ours)) => ours,
-        Ok(Err(error)) => return unknown(format!("our own cannot be read: {error}")),
-        Err(error) => return unknown(format!("our own was not read: {error}")),
+    let ours = match parts.environment.read_own_wal(span, identity.segment_size).await {
+        Ok(ours) => ours,
+        Err(error) => return unknown(format!("our own cannot be read: {error}")),
     };
     match ours.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs) {
         None => Ok(None),
@@ -194,7 +188,10 @@ pub(super) async fn compare(
 }
 
 /// Fetches the upstream's WAL through a stream opened only for that.
-async fn fetch(link: &mut Link, span: Span) -> Result<Vec<u8>, LinkFault> {
+async fn fetch<S>(link: &mut Link<S>, span: Span) -> Result<Vec<u8>, LinkFault>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     match link.start(&start_replication(None, span.from, span.tli)).await? {
         Started::Stream => {}
         Started::TimelineEnded { next, at } => {
@@ -207,24 +204,4 @@ async fn fetch(link: &mut Link, span: Span) -> Result<Vec<u8>, LinkFault> {
     let wal = link.wal(span.from, span.to).await?;
     link.end_stream().await?;
     Ok(wal)
-}
-
-/// Reads our own WAL.
-fn read_own(layout: &Layout, span: Span, size: SegmentSize) -> io::Result<Vec<u8>> {
-    let name = SegmentName { tli: span.tli, no: span.from.segment(size), size };
-    let file = open_own(layout, name)?.ok_or(io::ErrorKind::NotFound)?;
-    let mut wal = vec![0; span.to.bytes_since(span.from) as usize];
-    file.read_exact_at(&mut wal, span.from.segment_offset(size))?;
-    Ok(wal)
-}
-
-/// Opens our own file of a segment, complete or not.
-pub(super) fn open_own(layout: &Layout, name: SegmentName) -> io::Result<Option<File>> {
-    for path in [layout.segment(name), layout.partial(name)] {
-        match File::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            file => return file.map(Some),
-        }
-    }
-    Ok(None)
 }

@@ -1,0 +1,280 @@
+//! Advances through the archive on one timeline: segment after segment, to the receive role.
+
+use super::segments::{Ahead, Expected, Unusable, first_difference, judge, pour};
+use super::turn::{Advance, ArchiveTurn, ShuttingDown};
+use crate::follow::difference::barred_by;
+use crate::follow::environment::{Environment, HandOverFault};
+use crate::follow::feed::Feed;
+use crate::follow::{LOG, Task};
+use crate::hub::page_rules::page_rules;
+use crate::restorer::Restorer;
+use crate::store::evidence::{ARCHIVE, in_archive};
+use crate::store::layout::Layout;
+use crate::store::retention::Receiving;
+use crate::upstream::end::UpstreamEnd;
+use crate::upstream::follow::Course;
+use crate::upstream::place::Span;
+use crate::upstream::position::Position;
+use crate::upstream::state::UpstreamState;
+use crate::wal::walk::{WalkFault, Walker};
+use crate::wal::{Lsn, SegmentName, TimelineId};
+use std::io;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::{error, info, warn};
+
+impl<E: Environment> Task<E> {
+    /// Advances as far as the archive goes on one timeline.
+    pub(super) async fn advance(
+        &mut self,
+        restorer: &Restorer,
+        turn: &mut ArchiveTurn<'_>,
+    ) -> Result<Advance, ShuttingDown> {
+        let hub = Arc::clone(&self.parts.hub);
+        let (Position::At { tli, durable, start }, Some(identity)) =
+            (hub.position(), hub.identity())
+        else {
+            return Ok(Advance::Stuck);
+        };
+        if hub.receiving() == Receiving::Paused {
+            return Ok(Advance::Stuck);
+        }
+        let size = identity.segment_size;
+        let surveyed = tokio::select! {
+            surveyed = self.survey(restorer, tli, durable) => surveyed?,
+            () = turn.cut_short() => return Ok(Advance::Over),
+        };
+        let Some(mut course) = surveyed else { return Ok(Advance::Stuck) };
+        if let Some(place) = barred_by(&hub, ARCHIVE) {
+            let upto = course.ends.map_or(durable, |(_, end)| end.min(durable));
+            return self.compare_archive(restorer, &course, place.span(size, upto), turn).await;
+        }
+        if let Some((next, at)) = course.ends
+            && at == durable
+        {
+            return self.switch_to(tli, next, at).await;
+        }
+        let mut ahead = Ahead::new(restorer, tli, size);
+        let mut at = start.max(durable.segment_start(size));
+        let (mut walker, mut feed): (Option<Walker>, Option<Feed<E::Socket>>) = (None, None);
+        let advance = loop {
+            let upto = course.ends.map_or(Lsn::MAX, |(_, end)| end);
+            if at >= upto {
+                break Advance::Further;
+            }
+            let no = at.segment(size);
+            let fetched = tokio::select! {
+                fetched = during(&mut feed, ahead.take(no, &course)) => fetched,
+                () = turn.cut_short() => break Advance::Over,
+            };
+            let Ok(fetched) = fetched else { break Advance::Stuck };
+            let (name, file) = match fetched? {
+                Ok(Some(file)) => file,
+                Ok(None) => break Advance::Exhausted,
+                Err(_) => break Advance::Stuck,
+            };
+            let known = durable.max(no.start(size));
+            let layout = Layout::new(&hub.config.directory);
+            let rules = match page_rules(&hub, tli) {
+                Ok(rules) => rules,
+                Err(error) => {
+                    self.tell_unusable(name, Unusable::Unknown(error)).await;
+                    break Advance::Stuck;
+                }
+            };
+            let expected = Expected { rules, known, upto };
+            let judging = judge(layout, (name, file), walker.take(), expected);
+            let judged = match during(&mut feed, judging).await {
+                Ok(judged) => judged,
+                Err(_) => break Advance::Stuck,
+            };
+            let judged = match judged {
+                Ok(judged) => judged,
+                Err(unusable) => {
+                    self.tell_unusable(name, unusable).await;
+                    break Advance::Stuck;
+                }
+            };
+            if let Some(fault) = &judged.fault {
+                self.tell_fault(name, judged.valid_to, fault);
+            }
+            if judged.valid_to > known {
+                let feed = match &mut feed {
+                    Some(feed) => feed,
+                    empty => match self.open(tli, at).await {
+                        Some(opened) => empty.insert(opened),
+                        None => break Advance::Stuck,
+                    },
+                };
+                if pour(feed, &judged, name, at).await.is_err() {
+                    break Advance::Stuck;
+                }
+                info!(target: LOG, "restored log file \"{name}\" from archive");
+            }
+            at = judged.valid_to;
+            walker = Some(judged.walker);
+            if judged.fault.is_some() {
+                break Advance::Exhausted;
+            }
+            if turn.is_over() {
+                break Advance::Over;
+            }
+            let survey = self.survey(restorer, tli, durable.max(at));
+            let surveyed = tokio::select! {
+                surveyed = during(&mut feed, survey) => surveyed,
+                () = turn.cut_short() => break Advance::Over,
+            };
+            let Ok(surveyed) = surveyed else { break Advance::Stuck };
+            let Some(surveyed) = surveyed? else { break Advance::Stuck };
+            course = surveyed;
+        };
+        let Some(feed) = feed else { return Ok(advance) };
+        let before = hub.position();
+        let advance = self.finish(feed, advance).await?;
+        // WAL that the core refused is not offered again at once.
+        match advance {
+            Advance::Further if hub.position() == before => Ok(Advance::Stuck),
+            advance => Ok(advance),
+        }
+    }
+
+    /// Opens a stream to the core, which begins at `start`.
+    async fn open(&mut self, tli: TimelineId, start: Lsn) -> Option<Feed<E::Socket>> {
+        let timeout = self.parts.hub.config.wal_receiver_timeout;
+        match Feed::open(&self.parts.environment, timeout, tli, start).await {
+            Ok(feed) => {
+                if !matches!(self.supervisor.state(), UpstreamState::Restoring { .. }) {
+                    self.note(UpstreamState::Restoring { tli, start });
+                }
+                Some(feed)
+            }
+            Err(HandOverFault::QueueFull) => None,
+            Err(HandOverFault::Socket(error)) => {
+                warn!(target: LOG, "could not begin a stream from the archive: {error}");
+                None
+            }
+        }
+    }
+
+    /// ShuttingDown the stream, and waits until its WAL is durable.
+    async fn finish(
+        &mut self,
+        feed: Feed<E::Socket>,
+        advance: Advance,
+    ) -> Result<Advance, ShuttingDown> {
+        let refused = feed.was_ended();
+        feed.end().await;
+        let Some(end) = self.ends.recv().await else { return Err(ShuttingDown) };
+        match end {
+            UpstreamEnd::Lost { error, at } if refused => {
+                warn!(target: LOG, "the stream from the archive ended at {at}: {error}");
+                return Ok(Advance::Stuck);
+            }
+            UpstreamEnd::Lost { .. } | UpstreamEnd::TimedOut | UpstreamEnd::Recalled => {}
+            UpstreamEnd::Stopped => return Err(ShuttingDown),
+            UpstreamEnd::NoSpace => {
+                self.note(UpstreamState::NoSpace);
+                return Ok(Advance::Stuck);
+            }
+            UpstreamEnd::Diverged { at, detail } => {
+                warn!(target: LOG, "{detail}");
+                let file = self.file_at(at);
+                self.keep_difference(&in_archive(&file), at, &detail).await;
+                self.note(UpstreamState::ArchiveDiffers { file, at });
+                return Ok(Advance::Stuck);
+            }
+            UpstreamEnd::Timeline { .. } | UpstreamEnd::Refused { .. } => {
+                return Ok(Advance::Stuck);
+            }
+        }
+        Ok(advance)
+    }
+
+    /// Our timeline's file that holds a position.
+    fn file_at(&self, at: Lsn) -> String {
+        let hub = &self.parts.hub;
+        match (hub.current_cell(), hub.identity()) {
+            (Some(cell), Some(identity)) => {
+                let size = identity.segment_size;
+                SegmentName { tli: cell.tli(), no: at.segment(size), size }.to_string()
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// Checks that the archive has our bytes where a difference was found.
+    async fn compare_archive(
+        &mut self,
+        restorer: &Restorer,
+        course: &Course,
+        span: Span,
+        turn: &mut ArchiveTurn<'_>,
+    ) -> Result<Advance, ShuttingDown> {
+        let Some(identity) = self.parts.hub.identity() else { return Ok(Advance::Stuck) };
+        let size = identity.segment_size;
+        let ahead = Ahead::new(restorer, span.tli, size);
+        let names = ahead.names(span.from.segment(size), course);
+        let fetched = tokio::select! {
+            fetched = restorer.segment(names) => fetched.map_err(|_| ShuttingDown)?,
+            () = turn.cut_short() => return Ok(Advance::Over),
+        };
+        let (name, file) = match fetched {
+            Ok(Some(file)) => file,
+            Ok(None) => return Ok(Advance::Exhausted),
+            Err(_) => return Ok(Advance::Stuck),
+        };
+        let layout = Layout::new(&self.parts.hub.config.directory);
+        match first_difference(layout, (name, file), (span.tli, span.to)).await {
+            Ok(None) => {
+                let why = format!("{} has our WAL there", in_archive(&name.to_string()));
+                match self.agreed(ARCHIVE, &why).await {
+                    Ok(()) => return Ok(Advance::Further),
+                    Err(error) => error!(target: LOG, "{error}"),
+                }
+            }
+            Ok(Some(at)) => self.tell_unusable(name, Unusable::Differs(at)).await,
+            Err(unusable) => self.tell_unusable(name, unusable).await,
+        }
+        Ok(Advance::Stuck)
+    }
+
+    async fn tell_unusable(&mut self, name: SegmentName, unusable: Unusable) {
+        match unusable {
+            Unusable::Differs(at) => {
+                let detail = "the archive has other WAL under positions that are stored here";
+                self.keep_difference(&in_archive(&name.to_string()), at, detail).await;
+                self.note(UpstreamState::ArchiveDiffers { file: name.to_string(), at });
+            }
+            Unusable::Unknown(error) => {
+                warn!(target: LOG, "archive file \"{name}\" cannot be used: {error}");
+            }
+        }
+    }
+
+    /// Reports a file that ends before its segment, once for each end.
+    fn tell_fault(&mut self, name: SegmentName, valid_to: Lsn, fault: &WalkFault) {
+        if self.told.ended.replace((name, valid_to)) == Some((name, valid_to)) {
+            return;
+        }
+        if fault.is_unwritten() && valid_to > name.no.start(name.size) {
+            info!(target: LOG, "archive file \"{name}\" holds WAL up to {valid_to}: {fault}");
+        } else {
+            error!(
+                target: LOG,
+                "archive file \"{name}\" is not the WAL that belongs there from {valid_to} on, \
+                 which is not used: {fault}"
+            );
+        }
+    }
+}
+
+/// Runs `work`; keeps the stream, if any, alive meanwhile.
+async fn during<S, T>(feed: &mut Option<Feed<S>>, work: impl Future<Output = T>) -> io::Result<T>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    match feed {
+        Some(feed) => feed.during(work).await,
+        None => Ok(work.await),
+    }
+}

@@ -1,0 +1,189 @@
+//! Segments from the archive: fetched ahead, checked, compared with ours, sent to the receive role.
+
+use super::turn::ShuttingDown;
+use crate::archive::check;
+use crate::follow::feed::Feed;
+use crate::follow::system::open_own_segment;
+use crate::restorer::{RestoreResult, RestoredFile, Restorer};
+use crate::store::layout::Layout;
+use crate::upstream::follow::Course;
+use crate::wal::page::PageRules;
+use crate::wal::walk::{WalkFault, Walker};
+use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
+
+/// Bytes read from a file at a time.
+const PIECE: u64 = 1 << 20;
+
+/// A segment that was checked.
+pub(super) struct Judged {
+    file: RestoredFile,
+    /// At the end of the segment, if all of it is WAL.
+    pub(super) walker: Walker,
+    /// Where its WAL ends.
+    pub(super) valid_to: Lsn,
+    /// Why it ended before the segment's end.
+    pub(super) fault: Option<WalkFault>,
+}
+
+/// Why a segment is not used.
+pub(super) enum Unusable {
+    /// Its bytes differ from ours from there on.
+    Differs(Lsn),
+    /// It could not be read, or nothing is known of its timeline.
+    Unknown(String),
+}
+
+/// What a segment is checked against.
+pub(super) struct Expected {
+    /// What its pages have to look like: the WAL up to a fork belongs to the parent, whichever file
+    /// it is in.
+    pub(super) rules: PageRules,
+    /// Our WAL before this is compared with it.
+    pub(super) known: Lsn,
+    /// What comes after this is not looked at.
+    pub(super) upto: Lsn,
+}
+
+/// Checks a segment, on a thread that may wait for the disk. `walker` stands at its start if the
+/// segment before it was checked.
+pub(super) async fn judge(
+    layout: Layout,
+    (name, file): (SegmentName, RestoredFile),
+    walker: Option<Walker>,
+    expected: Expected,
+) -> Result<Judged, Unusable> {
+    let Expected { rules, known, upto } = expected;
+    let own = SegmentName { tli: rules.tli, ..name };
+    let judging = tokio::task::spawn_blocking(move || {
+        let walker = walker.unwrap_or_else(|| Walker::new(rules, name.no.start(name.size)));
+        match look(&layout, (name, own), &file, walker, (known, upto)) {
+            Ok(Ok((walker, fault))) => {
+                let valid_to = walker.position();
+                Ok(Judged { file, walker, valid_to, fault })
+            }
+            Ok(Err(at)) => Err(Unusable::Differs(at)),
+            Err(error) => Err(Unusable::Unknown(error.to_string())),
+        }
+    });
+    judging.await.unwrap_or_else(|error| Err(Unusable::Unknown(error.to_string())))
+}
+
+/// Compares a file of the archive with our own segment of timeline `tli`, up to `to`. Returns
+/// `None` when they are equal.
+pub(super) async fn first_difference(
+    layout: Layout,
+    (name, file): (SegmentName, RestoredFile),
+    (tli, to): (TimelineId, Lsn),
+) -> Result<Option<Lsn>, Unusable> {
+    let own = SegmentName { tli, ..name };
+    let comparing = tokio::task::spawn_blocking(move || {
+        let ours = open_own_segment(&layout, own)?.ok_or(io::ErrorKind::NotFound)?;
+        check::first_difference(&File::open(file.path())?, &ours, name, to)
+    });
+    let compared = comparing.await.unwrap_or_else(|error| Err(error.into()));
+    compared.map_err(|error| Unusable::Unknown(error.to_string()))
+}
+
+/// The walk to the end of its WAL, or the first byte that differs from ours.
+type Looked = io::Result<Result<(Walker, Option<WalkFault>), Lsn>>;
+
+fn look(
+    layout: &Layout,
+    (name, own): (SegmentName, SegmentName),
+    file: &RestoredFile,
+    mut walker: Walker,
+    (known, upto): (Lsn, Lsn),
+) -> Looked {
+    let theirs = File::open(file.path())?;
+    if known > name.no.start(name.size)
+        && let Some(ours) = open_own_segment(layout, own)?
+        && let Some(at) = check::first_difference(&theirs, &ours, name, known.min(upto))?
+    {
+        return Ok(Err(at));
+    }
+    let fault = check::walk_on(&mut walker, &theirs, name, upto)?;
+    Ok(Ok((walker, fault)))
+}
+
+/// Sends a segment's WAL from `from` on.
+pub(super) async fn pour<S>(
+    feed: &mut Feed<S>,
+    judged: &Judged,
+    name: SegmentName,
+    from: Lsn,
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let file = Arc::new(File::open(judged.file.path())?);
+    let mut at = from;
+    while at < judged.valid_to {
+        let len = judged.valid_to.bytes_since(at).min(PIECE) as usize;
+        let (file, offset) = (Arc::clone(&file), at.segment_offset(name.size));
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut piece = vec![0; len];
+            file.read_exact_at(&mut piece, offset).map(|()| piece)
+        });
+        let piece = feed.during(reading).await??;
+        feed.send(&piece?, judged.valid_to).await?;
+        at = at.saturating_add(len as u64);
+    }
+    Ok(())
+}
+
+/// Segments being fetched from the archive, in order.
+pub(super) struct Ahead<'a> {
+    restorer: &'a Restorer,
+    tli: TimelineId,
+    size: SegmentSize,
+    coming: VecDeque<(SegmentNo, Coming)>,
+}
+
+pub(super) type FetchedSegment = RestoreResult<(SegmentName, RestoredFile)>;
+type Coming = oneshot::Receiver<FetchedSegment>;
+
+impl<'a> Ahead<'a> {
+    pub(super) fn new(restorer: &'a Restorer, tli: TimelineId, size: SegmentSize) -> Self {
+        Self { restorer, tli, size, coming: VecDeque::new() }
+    }
+
+    /// Takes this segment; the ones after it are being fetched from now on.
+    pub(super) async fn take(
+        &mut self,
+        no: SegmentNo,
+        course: &Course,
+    ) -> Result<FetchedSegment, ShuttingDown> {
+        while self.coming.front().is_some_and(|(first, _)| *first != no) {
+            self.coming.pop_front();
+        }
+        let mut next = self.coming.back().map_or(no, |(last, _)| last.next());
+        while next.raw() <= no.raw().saturating_add(self.restorer.ahead())
+            && course.ends.is_none_or(|(_, end)| next.start(self.size) < end)
+        {
+            self.coming.push_back((next, self.restorer.segment(self.names(next, course))));
+            next = next.next();
+        }
+        match self.coming.pop_front() {
+            Some((_, coming)) => coming.await.map_err(|_| ShuttingDown),
+            None => Ok(Ok(None)),
+        }
+    }
+
+    /// Where our timeline ends inside the segment, the file of the timeline that continues past it
+    /// holds the same WAL, and is more likely to have been archived whole.
+    pub(super) fn names(&self, no: SegmentNo, course: &Course) -> Vec<SegmentName> {
+        let size = self.size;
+        let last = no.end(size).saturating_sub(1);
+        let heir = course.history.as_ref().map(|history| history.tli_at(last));
+        let heir = heir.filter(|heir| *heir != self.tli);
+        let tlis = heir.into_iter().chain([self.tli]);
+        tlis.map(|tli| SegmentName { tli, no, size }).collect()
+    }
+}

@@ -1,0 +1,136 @@
+//! What has to happen before a stream of a server may be asked for: its verdict, comparisons,
+//! switches of timelines.
+
+use super::Task;
+use super::difference::{self, barred_by};
+use super::environment::Environment;
+use super::outcome::AttemptFailure;
+use super::questions::IdentifiedServer;
+use crate::store::switch::Switch;
+use crate::upstream::judge::{Known, Verdict, judge};
+use crate::upstream::place::Span;
+use crate::upstream::position::Position;
+use crate::upstream::state::UpstreamState;
+use crate::wal::{Lsn, TimelineId};
+use std::sync::Arc;
+
+/// A server may be followed.
+pub(super) struct Joining {
+    pub(super) tli: TimelineId,
+    pub(super) at: StreamStart,
+    /// Where the receive role stands.
+    pub(super) position: Position,
+}
+
+/// Where the stream begins.
+pub(super) enum StreamStart {
+    At(Lsn),
+    /// At the oldest segment there is; the one at `newest` exists.
+    Oldest {
+        newest: Lsn,
+    },
+}
+
+impl<E: Environment> Task<E> {
+    /// Does what the verdicts about a server ask for, until it may be followed or not.
+    pub(super) async fn join(
+        &mut self,
+        asked: &mut IdentifiedServer<E::Socket>,
+    ) -> Result<Joining, AttemptFailure> {
+        let mut same = None;
+        loop {
+            self.settle_difference().await.map_err(AttemptFailure::other)?;
+            let known =
+                Known { same, ..self.known(&asked.seen.host).map_err(AttemptFailure::other)? };
+            let position = known.position;
+            let (tli, at) = match judge(&asked.seen, &known) {
+                Verdict::Start { tli, start } => (tli, StreamStart::At(start)),
+                Verdict::FindOldest { tli, newest } => (tli, StreamStart::Oldest { newest }),
+                Verdict::Not(state) => return Err(AttemptFailure::State(state)),
+                Verdict::Switch { next, at } => {
+                    self.switch(asked, next, at).await?;
+                    continue;
+                }
+                Verdict::Compare(span) => {
+                    self.compare(asked, span).await?;
+                    let host = &asked.seen.host;
+                    let why = format!("{host} has our WAL there");
+                    self.agreed(host, &why).await.map_err(AttemptFailure::other)?;
+                    continue;
+                }
+                Verdict::CompareFork(span) => {
+                    self.compare(asked, span).await?;
+                    same = Some(span);
+                    continue;
+                }
+            };
+            return Ok(Joining { tli, at, position });
+        }
+    }
+
+    /// What counts when `host` is judged.
+    fn known(&self, host: &str) -> Result<Known, String> {
+        let hub = &self.parts.hub;
+        Ok(Known {
+            instance: hub.instance,
+            cluster: hub.identity().map(|identity| (identity.system_id, identity.segment_size)),
+            position: hub.position(),
+            forks: self.own_forks()?,
+            differs: barred_by(hub, host),
+            same: None,
+            oldest: hub.holds.unbroken_from(),
+            start_from: self.progress.start_from(),
+        })
+    }
+
+    /// Checks that the server has our bytes in `span`.
+    async fn compare(
+        &self,
+        asked: &mut IdentifiedServer<E::Socket>,
+        span: Span,
+    ) -> Result<(), AttemptFailure> {
+        match difference::compare(&self.parts, &mut asked.link, span).await? {
+            Some(state) => Err(AttemptFailure::State(state)),
+            None => Ok(()),
+        }
+    }
+
+    /// Our timeline ended at `at`, and `next` follows: saves the histories, then the switch, and
+    /// waits until standbys can be directed to the next timeline.
+    async fn switch(
+        &mut self,
+        asked: &mut IdentifiedServer<E::Socket>,
+        next: TimelineId,
+        at: Lsn,
+    ) -> Result<(), AttemptFailure> {
+        let hub = Arc::clone(&self.parts.hub);
+        let Position::At { tli: from, .. } = hub.position() else {
+            return Err(AttemptFailure::other("no timeline to leave"));
+        };
+        let (seen, oldest) = (&asked.seen, hub.holds.unbroken_from());
+        if at.segment_start(seen.segment_size) < oldest {
+            let message = format!(
+                "timeline {from} ended there, before the oldest WAL that is still here, {oldest}"
+            );
+            return Err(AttemptFailure::State(UpstreamState::Gap { at, message }));
+        }
+        let newest = seen.tli;
+        self.save_histories(&mut asked.link, newest, newest, asked.history.clone()).await?;
+        let why = match hub.switchpoint(from, next) {
+            Ok(Some(fork)) if fork == at => {
+                let switch = Switch { from, to: next, at };
+                return self.go_on_with(switch).await.map_err(AttemptFailure::other);
+            }
+            Ok(Some(fork)) => format!(
+                "its history of timeline {next} says that timeline {from} ended at {fork}, \
+                 that of timeline {newest} says at {at}"
+            ),
+            Ok(None) => {
+                format!("it has no history of timeline {next} that names timeline {from}")
+            }
+            Err(fault) => format!("its history of timeline {next}: {fault}"),
+        };
+        let host = asked.seen.host.clone();
+        Err(AttemptFailure::State(UpstreamState::Refused { host, why }))
+    }
+}

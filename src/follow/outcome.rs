@@ -1,0 +1,170 @@
+//! What the end of an attempt or of a stream means: the state it leaves the task in, and what is
+//! done about it.
+
+use super::environment::Environment;
+use super::link::LinkFault;
+use super::{LOG, Task};
+use crate::config::OnGap;
+use crate::upstream::end::UpstreamEnd;
+use crate::upstream::login::LoginFault;
+use crate::upstream::position::Position;
+use crate::upstream::state::UpstreamState;
+use crate::wal::Lsn;
+use crate::wire::sqlstate;
+use tokio::time::Instant;
+
+/// Why an attempt gave no stream.
+pub(super) enum AttemptFailure {
+    Link(LinkFault),
+    State(UpstreamState),
+    /// The upstream no longer has the WAL from there on.
+    Removed {
+        start: Lsn,
+        message: String,
+    },
+}
+
+impl From<LinkFault> for AttemptFailure {
+    fn from(fault: LinkFault) -> Self {
+        Self::Link(fault)
+    }
+}
+
+impl AttemptFailure {
+    pub(super) fn other(why: impl ToString) -> Self {
+        Self::State(UpstreamState::Disconnected { why: why.to_string() })
+    }
+}
+
+impl<E: Environment> Task<E> {
+    /// The attempt at a host gave no stream.
+    pub(super) async fn failed(&mut self, index: usize, host: String, failure: AttemptFailure) {
+        let state = match failure {
+            AttemptFailure::State(state) => state,
+            AttemptFailure::Removed { start, message } => {
+                return self.gap(index, start, message).await;
+            }
+            // Only a hub below us answers a login with this error.
+            AttemptFailure::Link(LinkFault::Login(LoginFault::Server(error)))
+                if error.sqlstate == sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE =>
+            {
+                UpstreamState::Refused { host, why: error.to_string() }
+            }
+            AttemptFailure::Link(fault) => {
+                UpstreamState::Disconnected { why: format!("{host}: {fault}") }
+            }
+        };
+        self.ended(index, state).await;
+    }
+
+    /// The stream of a host, which began at `start`, has ended.
+    pub(super) async fn stream_ended(
+        &mut self,
+        index: usize,
+        host: &str,
+        start: Lsn,
+        end: UpstreamEnd,
+    ) {
+        let state = match end {
+            UpstreamEnd::Lost { error, at } => {
+                UpstreamState::Disconnected { why: format!("{error}; received up to {at}") }
+            }
+            UpstreamEnd::TimedOut => UpstreamState::Disconnected {
+                why: "terminating walreceiver due to timeout".to_owned(),
+            },
+            UpstreamEnd::Timeline { next, at } => {
+                // Everything else is decided from its next answer.
+                self.supervisor.forget();
+                let why = format!("the timeline ended at {at}, timeline {next} follows");
+                UpstreamState::Disconnected { why }
+            }
+            UpstreamEnd::Diverged { at, detail } => {
+                self.keep_difference(host, at, &detail).await;
+                UpstreamState::Diverged { at, detail }
+            }
+            UpstreamEnd::Refused { sqlstate, message } if sqlstate == sqlstate::UNDEFINED_FILE => {
+                return self.gap(index, start, message).await;
+            }
+            UpstreamEnd::Refused { sqlstate, message } => {
+                UpstreamState::Disconnected { why: format!("{message} ({sqlstate})") }
+            }
+            UpstreamEnd::NoSpace => UpstreamState::NoSpace,
+            // The order that caused it decides what follows.
+            UpstreamEnd::Recalled => return self.progress.is_interrupted(),
+            UpstreamEnd::Stopped => {
+                self.ended(index, UpstreamState::Stopped).await;
+                return self.progress.stops();
+            }
+        };
+        self.ended(index, state).await;
+    }
+
+    /// The upstream has removed the WAL from `asked` on.
+    async fn gap(&mut self, index: usize, asked: Lsn, message: String) {
+        let at = match self.parts.hub.position() {
+            Position::At { start, durable, .. } => {
+                // Our end may be in a later segment than the record before it.
+                if asked == start && self.without_overlap(start, durable).is_some() {
+                    return self.give_up_overlap(index, start, message);
+                }
+                durable
+            }
+            Position::Empty => asked,
+        };
+        self.ended(index, UpstreamState::Gap { at, message }).await;
+    }
+
+    /// The start of the segment of our end, when the overlap lies in an earlier one.
+    pub(super) fn without_overlap(&self, start: Lsn, durable: Lsn) -> Option<Lsn> {
+        let identity = self.parts.hub.identity()?;
+        let open = durable.segment_start(identity.segment_size);
+        (open > start).then_some(open)
+    }
+
+    /// The upstream may still have what follows the overlap: it is asked at once.
+    fn give_up_overlap(&mut self, index: usize, start: Lsn, message: String) {
+        self.progress.turns_from(start);
+        self.supervisor.forget();
+        let state = UpstreamState::Disconnected { why: message };
+        let mut news = Vec::new();
+        self.supervisor.ended(Instant::now().into_std(), index, state, &mut news);
+        self.supervisor.forget();
+        self.tell(news);
+    }
+
+    /// The attempt at a host, or its stream, ended with `state`.
+    pub(super) async fn ended(&mut self, index: usize, state: UpstreamState) {
+        self.progress.fails();
+        let gap = match state {
+            UpstreamState::Gap { at, .. } => Some(at),
+            _ => None,
+        };
+        let mut news = Vec::new();
+        self.supervisor.ended(Instant::now().into_std(), index, state, &mut news);
+        self.tell(news);
+        if let Some(at) = gap
+            && self.parts.hub.config.on_gap == OnGap::RestartAtCurrent
+            && self.supervisor.all_have_gaps()
+            && self.archive_is_exhausted()
+        {
+            self.restart_at_current(at).await;
+        }
+    }
+
+    async fn restart_at_current(&mut self, at: Lsn) {
+        tracing::error!(
+            target: LOG,
+            %at,
+            "beginning anew at the upstream's position (--on-gap restart-at-current); our WAL up \
+             to here is moved aside and no longer served"
+        );
+        match self.parts.keeper.set_aside(self.parts.hub.instance).await {
+            Ok(()) => {
+                self.begin_anew().await;
+                self.progress.begins_anew();
+                self.supervisor.forget();
+            }
+            Err(error) => tracing::error!(target: LOG, %error, "could not move our WAL aside"),
+        }
+    }
+}
