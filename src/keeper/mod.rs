@@ -32,6 +32,7 @@ pub use work::Keeper;
 use crate::store::directory::Directory;
 use crate::store::disk::Disk;
 use crate::store::holes::Extent;
+use crate::store::layout::Layout;
 use crate::store::retention::{Holds, Policy, Restorable};
 use crate::store::{Recovered, StoreFault, recover};
 use std::io;
@@ -124,30 +125,38 @@ fn run(
         Err(error) => return give(tell, Err(KeeperFault::Ring(error))),
     };
     runtime.block_on(async {
-        let layout = directory.layout().clone();
-        let recovered = match recover(&UringDisk, &layout).await {
-            Ok(recovered) => recovered,
+        let (keeper, recovered, holds) = match open(UringDisk, directory.layout(), policy).await {
+            Ok(opened) => opened,
             Err(fault) => return give(tell, Err(fault.into())),
         };
-        let wal = recovered.wal.as_ref();
-        let cluster = recovered.control.as_ref().and_then(|control| control.cluster.clone());
-        let extent = wal.map(|wal| wal.extent.clone()).unwrap_or_default();
-        warn_of_holes(&extent, policy.restorable);
-        let holds = Arc::new(Holds::of(extent));
-        let complete = wal.and_then(|wal| wal.complete);
-        let listing = &recovered.listing;
-        let keeper = Keeper::new(UringDisk, layout, Arc::clone(&holds), listing, complete, cluster);
-        let keeper = keeper.with_policy(policy);
-        if let Err(fault) = keeper.load_slots().await {
-            return give(tell, Err(fault.into()));
-        }
-        if let Err(fault) = keeper.load_archive_status().await {
-            return give(tell, Err(fault.into()));
-        }
         give(tell, Ok((recovered, holds)));
         let source = source.await.ok().map(|Source(source)| source);
         serve(keeper, orders, source).await;
     });
+}
+
+/// Recovers a directory, and makes the keeper of what was found there.
+///
+/// # Errors
+/// The directory is unusable, or a part of it cannot be read.
+pub async fn open<D: Disk>(
+    disk: D,
+    layout: &Layout,
+    policy: Policy,
+) -> Result<(Keeper<D>, Recovered, Arc<Holds>), StoreFault> {
+    let recovered = recover(&disk, layout).await?;
+    let wal = recovered.wal.as_ref();
+    let cluster = recovered.control.as_ref().and_then(|control| control.cluster.clone());
+    let extent = wal.map(|wal| wal.extent.clone()).unwrap_or_default();
+    warn_of_holes(&extent, policy.restorable);
+    let holds = Arc::new(Holds::of(extent));
+    let (listing, complete) = (&recovered.listing, wal.and_then(|wal| wal.complete));
+    let (layout, shared) = (layout.clone(), Arc::clone(&holds));
+    let keeper = Keeper::new(disk, layout, shared, listing, complete, cluster);
+    let keeper = keeper.with_policy(policy);
+    keeper.load_slots().await?;
+    keeper.load_archive_status().await?;
+    Ok((keeper, recovered, holds))
 }
 
 /// The operator has to know, unless an archive can fill the holes.

@@ -218,7 +218,8 @@ impl ChunkWriter {
         // Relaxed: only this thread's reuse reads the count, and the release in drop orders the
         // kernel's reads before it.
         self.shared.ranges[chunk.buffer].fetch_add(1, Ordering::Relaxed);
-        ChunkRange { shared: Arc::clone(&self.shared), buffer: chunk.buffer, offset, len }
+        let filled = chunk.fill.saturating_sub(offset).min(len);
+        ChunkRange { shared: Arc::clone(&self.shared), buffer: chunk.buffer, offset, len, filled }
     }
 
     /// What was received from `from` on: at most `len` bytes, limited to those that are filled
@@ -366,6 +367,8 @@ pub struct ChunkRange {
     buffer: usize,
     offset: usize,
     len: usize,
+    /// How many of the bytes were filled when the range was made.
+    filled: usize,
 }
 
 impl ChunkRange {
@@ -379,6 +382,17 @@ impl ChunkRange {
     /// continue past the fill mark.
     pub(super) fn pointer(&self) -> *const u8 {
         self.shared.memory.pointer(self.buffer, self.offset, self.len)
+    }
+
+    /// What a simulated disk writes: the bytes that were filled when the range was made, then
+    /// zeros.
+    pub fn filled(&self) -> Vec<u8> {
+        // SAFETY: below the fill mark, where nothing is written while the chunk lives; the range
+        // keeps it alive.
+        let filled = unsafe { self.shared.memory.slice(self.buffer, self.offset, self.filled) };
+        let mut bytes = filled.to_vec();
+        bytes.resize(self.len, 0);
+        bytes
     }
 
     /// What a write would put into the file now.

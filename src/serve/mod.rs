@@ -1,6 +1,7 @@
 //! `walhub serve`: assembles the engines in the order in which they depend on each other, and
 //! takes them apart in reverse order.
 
+pub mod boot;
 mod cores;
 mod course;
 pub mod flags;
@@ -9,15 +10,14 @@ mod pin;
 mod watchdog;
 
 use crate::archiver;
-use crate::cluster::identity::Identity;
 use crate::cluster::instance::InstanceId;
 use crate::config::{Config, Zerocopy};
 use crate::control::ctl::CtlSocket;
 use crate::control::listener::{BindFault, bind};
 use crate::control::{Control, Running};
+use crate::data::Receiver;
 use crate::data::handoff::{Mailbox, ToCore};
 use crate::data::receive::CacheFault;
-use crate::data::{Receiver, Store};
 use crate::hub::Hub;
 use crate::keeper::{self, Job, KeeperClient, KeeperFault};
 use crate::log;
@@ -28,9 +28,6 @@ use crate::serve::flags::{Mistake, ServeFlags};
 use crate::store::control_file::ControlFile;
 use crate::store::directory::{Directory, DirectoryFault};
 use crate::store::layout::Layout;
-use crate::store::recover::RecoveredWal;
-use crate::upstream::position::Position;
-use crate::watermark::Cell;
 use crate::wire::secret::Secret;
 use std::io;
 use std::process::ExitCode;
@@ -149,18 +146,12 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
         .map_err(|e| ServeFault::Io("map memory for --wal-buffers", e))?;
     let mut store = None;
     if let (Some(cluster), Some(wal)) = (&control.cluster, recovered.wal) {
-        hub.set_identity(Arc::new(Identity {
-            system_id: cluster.system_id,
-            segment_size: cluster.segment_size,
-            data_directory_mode: cluster.data_directory_mode.clone(),
-            parameters: cluster.parameters.clone(),
-        }));
-        for tli in recovered.listing.histories {
-            let content = std::fs::read(layout.history(tli))
-                .map_err(|e| ServeFault::Io("read a history file", e))?;
-            hub.set_history(tli, content.into());
-        }
-        store = Some(resume(&hub, &config, wal, &mut writer)?);
+        let read = |tli| std::fs::read(layout.history(tli)).map(|content| (tli, content.into()));
+        let histories = recovered.listing.histories.into_iter().map(read);
+        let histories = histories
+            .collect::<Result<_, _>>()
+            .map_err(|e| ServeFault::Io("read a history file", e))?;
+        store = Some(boot::resume(&hub, cluster, histories, wal, &mut writer)?);
     }
 
     let (news, from_cores) = mpsc::channel(NEWS);
@@ -235,33 +226,6 @@ fn without_what_is_missing(config: Arc<Config>, features: Features) -> Arc<Confi
     }
     let config = Config { zerocopy: Zerocopy::Off, ..Config::clone(&config) };
     Arc::new(config)
-}
-
-/// The receive role in the state that recovery found.
-fn resume(
-    hub: &Hub,
-    config: &Config,
-    wal: RecoveredWal,
-    writer: &mut ring::ChunkWriter,
-) -> Result<Store, ServeFault> {
-    let (tli, durable, oldest) = (wal.walker.rules().tli, wal.durable, wal.oldest);
-    // The first comparison covers everything that was read back.
-    let start = wal.prefix_from;
-    let mut cells: Vec<Arc<Cell>> = Vec::new();
-    for ended in &wal.ended {
-        let cell = Arc::new(Cell::new(ended.tli, ended.oldest, ended.end));
-        cell.seal(ended.end);
-        cells.push(cell);
-    }
-    let store = Store::resume(wal, writer, config.wal_buffers)?;
-    cells.push(Arc::clone(&store.cell));
-    for (cell, next) in cells.iter().zip(cells.iter().skip(1)) {
-        cell.link(Arc::clone(next));
-    }
-    hub.set_cells(cells);
-    info!(timeline = %tli, %oldest, %durable, "found WAL in the directory");
-    hub.set_position(Position::At { tli, durable, start });
-    Ok(store)
 }
 
 /// The threads that fetch from the archive, if there is one.

@@ -1,59 +1,46 @@
-//! A hub's process: what the engines do, step by step, with the shipped parts. The keeper,
-//! the store, the cells, the conversations are the real ones; what is written here once
-//! more is the order in which the engines call them (`serve`, `data::receive`,
-//! `keeper::serve`, `control::upstream`).
+//! A hub's process. The start (`keeper::open`, `serve::boot`), the keeper's loop, the receive role
+//! and the conversations are the shipped ones; what is here besides is what threads and sockets do
+//! for them.
 
-use crate::network::{Conn, End, Node};
+use crate::network::{Conn, Node};
 use crate::plants::{Plant, PlantedDisk, PlantedFile};
+use crate::receiving::{Answers, Receiving};
 use crate::session::Session;
-use crate::shared::{Shared, pause, promise};
+use crate::shared::Shared;
 use crate::truth::MIB;
-use bytes::{Buf, BytesMut};
+use crate::world::{Work, poll};
+use bytes::BytesMut;
 use std::cell::{Cell as Flag, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use tokio::sync::oneshot;
 use walhub::cluster::identity::Identity;
 use walhub::cluster::instance::InstanceId;
 use walhub::config::Config;
-use walhub::data::Store;
-use walhub::data::receive::Appended;
+use walhub::data::Receiver;
+use walhub::data::receive::Offer;
 use walhub::hub::Hub;
-use walhub::keeper::{Job, JobDone, JobKind, Keeper, Tended};
-use walhub::ring::{ChunkReader, ChunkWriter};
-use walhub::store::append::{Action, WriteId};
+use walhub::keeper::{self, CoreClient, Job, JobDone, KeeperClient, QUEUE};
+use walhub::ring::{ChunkReader, chunks};
+use walhub::serve::boot;
 use walhub::store::control_file::{Cluster, ControlFile};
 use walhub::store::durable::read_small;
 use walhub::store::layout::{FileKind, Layout};
-use walhub::store::retention::Holds;
 use walhub::store::switch::Switch;
-use walhub::store::{RecoveredWal, StoreFault, recover};
+use walhub::store::{RecoveredWal, StoreFault};
 use walhub::upstream::end::UpstreamEnd;
-use walhub::upstream::position::Position;
-use walhub::upstream::stream::{StreamMessage, next_message};
 use walhub::wal::{Lsn, SegmentNo, TimelineId};
 use walhub::watermark::Cell;
-use walhub::wire::copy::{ReplyRequest, StatusReply};
-use walhub::wire::frontend;
-use walhub::wire::time::PgTime;
-
-/// Where the outcome of a job is put for whoever waits for it.
-pub(crate) type Told1 = Rc<RefCell<Option<Result<(), String>>>>;
-
-/// A job, and who waits for it.
-pub(crate) struct Order {
-    job: Job,
-    tell: Option<Told1>,
-    /// The keeper's turn in which it was given.
-    given: u64,
-}
 
 /// What comes to the core.
 pub(crate) enum News {
     Keeper(JobDone<PlantedFile>),
-    Switched(Box<RecoveredWal>, Told1),
-    Upstream { conn: Conn, unread: BytesMut, tli: TimelineId, start: Lsn, from: Node },
+    Switched { wal: Box<RecoveredWal>, told: oneshot::Sender<Result<(), String>> },
+    Upstream { conn: Conn, from: Node, unread: BytesMut, offer: Offer },
 }
 
 /// What outlives a hub's process, and what the simulation knows of it.
@@ -63,8 +50,6 @@ pub(crate) struct Ground {
     pub(crate) disk: PlantedDisk,
     pub(crate) layout: Layout,
     pub(crate) config: Arc<Config>,
-    pub(crate) writer: RefCell<Option<ChunkWriter>>,
-    pub(crate) reader: ChunkReader,
     /// What lies further back is read from files. The log of a seed is short, so a cache of
     /// some hundred KiB is to it what one of many MiB is to others.
     pub(crate) warm: u64,
@@ -90,127 +75,73 @@ pub(crate) struct Model {
 pub(crate) struct Process {
     pub(crate) ground: Rc<Ground>,
     pub(crate) hub: Arc<Hub>,
-    pub(crate) orders: RefCell<VecDeque<Order>>,
+    pub(crate) keeper: KeeperClient<PlantedFile>,
+    /// The core's way to the keeper.
+    pub(crate) core: CoreClient<PlantedFile>,
+    pub(crate) answers: Arc<Answers>,
     pub(crate) inbox: RefCell<VecDeque<News>>,
-    receive: RefCell<Receive>,
-    /// How the stream ended, for the upstream's task.
-    pub(crate) end: RefCell<Option<UpstreamEnd>>,
+    pub(crate) reader: ChunkReader,
+    receiving: RefCell<Receiving>,
+    /// How streams ended, for the upstream's task.
+    pub(crate) ends: RefCell<VecDeque<UpstreamEnd>>,
+    /// Other tasks of the control thread.
+    tasks: RefCell<Vec<Work<()>>>,
     pub(crate) sessions: RefCell<BTreeMap<Conn, Session>>,
     pub(crate) next_pid: Flag<u32>,
     /// The process has to end.
     pub(crate) halted: Flag<bool>,
-    /// Turns that the keeper has had.
-    pub(crate) keeper_turns: Flag<u64>,
-    /// The most of them that something took for which a commit waits.
-    pub(crate) longest_wait: Flag<u64>,
 }
 
-/// The receive role.
-struct Receive {
-    writer: ChunkWriter,
-    store: Option<Store>,
-    files: BTreeMap<SegmentNo, PlantedFile>,
-    operations: Vec<Operation>,
-    actions: Vec<Action>,
-    link: Option<Link>,
-    ended: Option<UpstreamEnd>,
-}
-
-struct Link {
-    conn: Conn,
-    from: Node,
-    unread: BytesMut,
-    expected: Lsn,
-    told: Option<(Lsn, Lsn)>,
-    /// CopyDone came: only the next timeline's name is awaited.
-    ending: bool,
-    /// There is no room for the next message until more is durable.
-    paused: bool,
-}
-
-enum Operation {
-    Write { id: WriteId, segment: SegmentNo, offset: u64, bytes: Vec<u8> },
-    Sync(SegmentNo),
-}
-
-enum Taken {
-    Yes,
-    NotYet,
-    End(UpstreamEnd),
-}
-
-/// Starts a process: what `serve` does before it serves anybody. The future may be dropped
-/// at any step.
-pub(crate) async fn start(
-    ground: Rc<Ground>,
-) -> Result<(Rc<Process>, Keeper<PlantedDisk>), StoreFault> {
+/// Starts a process: what `serve` does before it serves anybody. Returns it with its keeper's
+/// thread. The future may be dropped at any step.
+pub(crate) async fn start(ground: Rc<Ground>) -> Result<(Rc<Process>, Work<()>), StoreFault> {
     let Ground { disk, layout, config, .. } = &*ground;
-    let recovered = recover(disk, layout).await?;
-    let cluster = recovered.control.as_ref().and_then(|control| control.cluster.clone());
-    let wal = recovered.wal.as_ref();
+    let (keeper, recovered, holds) =
+        keeper::open(disk.clone(), layout, config.retention.clone()).await?;
     if ground.shared.plant == Plant::RemovesBeforeAHole {
+        let wal = recovered.wal.as_ref();
         ground.lose_before(wal.map_or(Lsn::INVALID, |wal| wal.extent.unbroken_from()));
     }
-    let extent = wal.map(|wal| wal.extent.clone()).unwrap_or_default();
-    let holds = Arc::new(Holds::of(extent));
-    let complete = wal.and_then(|wal| wal.complete);
-    let keeper = Keeper::new(
-        disk.clone(),
-        layout.clone(),
-        Arc::clone(&holds),
-        &recovered.listing,
-        complete,
-        cluster.clone(),
-    );
-    let keeper = keeper.with_policy(config.retention.clone());
-    keeper.load_slots().await?;
     ground.check_start(&recovered, &holds);
+    let mut histories = Vec::new();
+    for tli in &recovered.listing.histories {
+        let content = read_small(disk, &layout.history(*tli)).await.unwrap().unwrap();
+        histories.push((*tli, content.into()));
+    }
+    // From here on nothing is awaited.
+    let (client, orders) = keeper::queue(QUEUE);
     let instance = InstanceId::new(0x1000 + ground.id as u128);
     let control = recovered.control.unwrap_or(ControlFile { instance, cluster: None });
     let hub = Arc::new(Hub::new(Arc::clone(config), control.instance, holds));
-    for tli in recovered.listing.histories {
-        let content = read_small(disk, &layout.history(tli)).await.unwrap().unwrap();
-        hub.set_history(tli, content.into());
+    if control.cluster.is_none() {
+        client.note(Job::SaveControl(Box::new(control.clone())));
     }
-    // From here on nothing is awaited.
-    let mut writer = ground.writer.borrow_mut().take().unwrap();
-    let mut store = None;
-    if let (Some(cluster), Some(wal)) = (&control.cluster, recovered.wal) {
-        hub.set_identity(Arc::new(Identity {
-            system_id: cluster.system_id,
-            segment_size: cluster.segment_size,
-            data_directory_mode: cluster.data_directory_mode.clone(),
-            parameters: cluster.parameters.clone(),
-        }));
-        store = Some(resume(&hub, wal, &mut writer));
-    }
-    let orders = RefCell::default();
-    let receive = Receive {
-        writer,
-        store,
-        files: BTreeMap::new(),
-        operations: Vec::new(),
-        actions: Vec::new(),
-        link: None,
-        ended: None,
+    let (mut writer, mut readers) = chunks(config.wal_buffers, 1).unwrap();
+    let store = match (&control.cluster, recovered.wal) {
+        (Some(cluster), Some(wal)) => {
+            Some(boot::resume(&hub, cluster, histories, wal, &mut writer).unwrap())
+        }
+        _ => None,
     };
+    let answers = Arc::new(Answers::default());
+    let core = client.for_core(Arc::<Answers>::clone(&answers));
+    let role = Receiver::new(Arc::clone(&hub), writer, store);
     let process = Process {
+        receiving: RefCell::new(Receiving::new(role, core.clone())),
+        reader: readers.remove(0),
         hub,
-        orders,
+        keeper: client,
+        core,
+        answers,
         inbox: RefCell::default(),
-        receive: RefCell::new(receive),
-        end: RefCell::default(),
+        ends: RefCell::default(),
+        tasks: RefCell::default(),
         sessions: RefCell::default(),
         next_pid: Flag::new(1),
         halted: Flag::new(false),
-        keeper_turns: Flag::new(0),
-        longest_wait: Flag::new(0),
-        ground,
+        ground: Rc::clone(&ground),
     };
-    if control.cluster.is_none() {
-        drop(process.save_control(None));
-    }
-    Ok((Rc::new(process), keeper))
+    Ok((Rc::new(process), Box::pin(keeper::serve(keeper, orders, None))))
 }
 
 impl Ground {
@@ -238,114 +169,44 @@ impl Ground {
     }
 }
 
-/// As `serve::resume`.
-fn resume(hub: &Hub, wal: RecoveredWal, writer: &mut ChunkWriter) -> Store {
-    let (tli, durable, start) = (wal.walker.rules().tli, wal.durable, wal.prefix_from);
-    let mut cells: Vec<Arc<Cell>> = Vec::new();
-    for ended in &wal.ended {
-        let cell = Arc::new(Cell::new(ended.tli, ended.oldest, ended.end));
-        cell.seal(ended.end);
-        cells.push(cell);
-    }
-    let store = Store::resume(wal, writer, hub.config.wal_buffers).unwrap();
-    cells.push(Arc::clone(&store.cell));
-    for (cell, next) in cells.iter().zip(cells.iter().skip(1)) {
-        cell.link(Arc::clone(next));
-    }
-    hub.set_cells(cells);
-    hub.set_position(Position::At { tli, durable, start });
-    store
-}
-
-/// Does a commit wait for it?
-fn is_urgent(job: &Job) -> bool {
-    matches!(job, Job::Prepare { .. } | Job::Finalize { .. } | Job::Begin { .. } | Job::Switch(_))
-}
-
-/// The keeper's loop.
-pub(crate) async fn keep(process: Rc<Process>, keeper: Keeper<PlantedDisk>) {
-    loop {
-        let order = process.orders.borrow_mut().pop_front();
-        match order {
-            Some(Order { job, tell, given }) => {
-                let urgent = is_urgent(&job);
-                let done = keeper.run(job).await;
-                if urgent {
-                    let took = process.keeper_turns.get() - given;
-                    process.longest_wait.set(process.longest_wait.get().max(took));
-                }
-                process.deliver(done, tell);
-            }
-            None => {
-                if !matches!(keeper.tend().await, Ok(Tended::More)) {
-                    pause().await;
-                }
-            }
-        }
-    }
-}
-
 impl Process {
     pub(crate) fn shared(&self) -> &Rc<Shared> {
         &self.ground.shared
     }
 
-    /// Gives the cache's memory back: the process is gone.
+    /// The process is gone.
     pub(crate) fn end(self: Rc<Self>) {
-        let ground = Rc::clone(&self.ground);
-        let mut model = ground.model.borrow_mut();
+        let mut model = self.ground.model.borrow_mut();
         model.released = model.released.max(self.hub.holds.oldest_kept());
         drop(model);
-        let Ok(process) = Rc::try_unwrap(self) else { panic!("a task outlives its process") };
-        *ground.writer.borrow_mut() = Some(process.receive.into_inner().writer);
+        assert_eq!(Rc::strong_count(&self), 1, "a task outlives its process");
     }
 
-    /// Posts a job and says where its outcome will be.
-    pub(crate) fn order(&self, job: Job) -> Told1 {
-        let told = Told1::default();
-        self.give(job, Some(Rc::clone(&told)));
-        told
+    /// Begins a task of the control thread's.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.tasks.borrow_mut().push(Box::pin(task));
     }
 
-    fn give(&self, job: Job, tell: Option<Told1>) {
-        let given = self.keeper_turns.get();
-        self.orders.borrow_mut().push_back(Order { job, tell, given });
+    /// Have all tasks ended that were begun?
+    pub(crate) fn is_at_leisure(&self) -> bool {
+        self.tasks.borrow().is_empty()
     }
 
-    pub(crate) fn post(&self, job: Job) {
-        self.give(job, None);
+    /// What the core is told next; the keeper's answers come first.
+    pub(crate) fn take_news(&self) -> Option<News> {
+        let answer = self.answers.take().map(News::Keeper);
+        answer.or_else(|| self.inbox.borrow_mut().pop_front())
     }
 
-    /// As `keeper::serve`, and what the control thread does with the answers.
-    fn deliver(&self, done: JobDone<PlantedFile>, tell: Option<Told1>) {
-        let answer = |tell: Option<Told1>, result| {
-            if let Some(tell) = tell {
-                *tell.borrow_mut() = Some(result);
-            }
-        };
-        match done {
-            JobDone::Switched(wal) => {
-                let tell = tell.expect("somebody waits for a switch");
-                self.ground.check_switched(&wal, &self.hub.holds);
-                self.inbox.borrow_mut().push_back(News::Switched(wal, tell));
-            }
-            JobDone::Done(_) => answer(tell, Ok(())),
-            JobDone::Failed { job, error } if tell.is_some() => {
-                self.shared().trace(|| format!("hub {}: {job}: {error}", self.ground.id));
-                answer(tell, Err(error.to_string()));
-            }
-            done => self.inbox.borrow_mut().push_back(News::Keeper(done)),
-        }
-    }
-
-    fn save_control(&self, cluster: Option<Cluster>) -> Told1 {
-        let control = ControlFile { instance: self.hub.instance, cluster };
-        self.order(Job::SaveControl(Box::new(control)))
-    }
-
-    pub(crate) fn begin(&self, identity: &Identity, tli: TimelineId, start: Lsn) -> Told1 {
+    /// The first WAL of an empty directory is certain.
+    pub(crate) async fn begin(
+        &self,
+        identity: &Identity,
+        tli: TimelineId,
+        start: Lsn,
+    ) -> Result<(), String> {
         self.ground.model.borrow_mut().released = start;
-        self.save_control(Some(Cluster {
+        let cluster = Cluster {
             system_id: identity.system_id,
             segment_size: identity.segment_size,
             data_directory_mode: identity.data_directory_mode.clone(),
@@ -353,12 +214,18 @@ impl Process {
             timeline: tli,
             start,
             sealed: Vec::new(),
-        }))
+        };
+        let control = ControlFile { instance: self.hub.instance, cluster: Some(cluster) };
+        self.keeper.save_control(control).await.map_err(|fault| fault.to_string())
     }
 
-    pub(crate) fn switch(&self, plan: Switch) -> Told1 {
+    pub(crate) async fn switch(&self, plan: Switch) -> Result<(), String> {
         self.ground.model.borrow_mut().asked = Some(plan);
-        self.order(Job::Switch(plan))
+        let wal = self.keeper.switch(plan).await.map_err(|fault| fault.to_string())?;
+        self.ground.check_switched(&wal, &self.hub.holds);
+        let (tell, told) = oneshot::channel();
+        self.inbox.borrow_mut().push_back(News::Switched { wal, told: tell });
+        told.await.map_err(|_| "the core is gone".to_owned())?
     }
 
     /// The clock of retention, and what follows a completed segment. The log of a seed is
@@ -374,7 +241,7 @@ impl Process {
                 slots.saved(file, now);
             }
         }
-        self.post(Job::Retain { tli, newest: newest.saturating_add(15 * MIB), now });
+        self.keeper.note(Job::Retain { tli, newest: newest.saturating_add(15 * MIB), now });
     }
 
     /// What retention has given up, and whom it has told to go.
@@ -391,373 +258,47 @@ impl Process {
 
     /// One pass of the core's loop, or a part of it.
     pub(crate) fn pass(&self) {
-        let shared = self.shared();
         self.look_at_retention();
-        let receive = &mut *self.receive.borrow_mut();
-        if !receive.operations.is_empty() && shared.chance(700) {
-            self.complete_one(receive);
-        }
-        if shared.chance(700) {
-            let news = self.inbox.borrow_mut().pop_front();
-            if let Some(news) = news {
-                self.take_news(receive, news);
-            }
-        }
-        self.parse_stream(receive);
-        while !receive.actions.is_empty() {
-            for action in std::mem::take(&mut receive.actions) {
-                self.act_on(receive, action);
-            }
-        }
-        self.status(receive);
-        self.finish_stream(receive);
+        self.receiving.borrow_mut().pass(self);
     }
 
-    /// One of the operations in flight completes.
-    fn complete_one(&self, receive: &mut Receive) {
-        let index = self.shared().below(receive.operations.len() as u64) as usize;
-        let operation = receive.operations.swap_remove(index);
-        let Some(store) = &mut receive.store else { return };
-        let disk = &self.ground.disk.disk;
-        match operation {
-            Operation::Write { id, segment, offset, bytes } => {
-                let file = &receive.files[&segment];
-                let result = disk.write_now(&file.file, &bytes, offset);
-                store.appender.written(id, result, &mut receive.actions);
-            }
-            Operation::Sync(segment) => {
-                let result = disk.sync_now(&receive.files[&segment].file);
-                store.appender.synced(segment, result, &mut receive.actions);
-            }
-        }
+    /// The watermark has moved.
+    pub(crate) fn note_published(&self) {
+        let cell = self.hub.current_cell();
+        self.ground.model.borrow_mut().published = cell.map(|cell| (cell.tli(), cell.durable()));
     }
 
-    fn take_news(&self, receive: &mut Receive, news: News) {
-        match news {
-            News::Upstream { conn, unread, tli, start, from } => {
-                self.begin_receiving(receive, (conn, from), unread, (tli, start));
-            }
-            News::Switched(wal, tell) => {
-                *tell.borrow_mut() = Some(self.go_on_with(receive, *wal));
-            }
-            News::Keeper(done) => self.receiver_news(receive, done),
+    /// The core goes on with the timeline that left `old` at `fork`.
+    pub(crate) fn note_switched(&self, old: &Cell, fork: Lsn) {
+        let (shared, id) = (self.shared(), self.ground.id);
+        shared.trace(|| format!("hub {id}: {} ended at {fork}", old.tli()));
+        if old.durable() > fork {
+            shared.seen("own WAL past the fork");
         }
+        if fork.segment_offset(shared.truth.borrow().size) == 0 {
+            shared.seen("fork on a segment boundary");
+        }
+        let mut model = self.ground.model.borrow_mut();
+        model.asked = None;
+        model.ended.insert(old.tli(), fork);
+        shared.seen("switched");
     }
 
-    fn begin_receiving(
+    /// The core reports the end of a stream.
+    pub(crate) fn note_ended(&self, end: UpstreamEnd) {
+        self.shared().trace(|| format!("hub {}: stream ends: {end:?}", self.ground.id));
+        self.ends.borrow_mut().push_back(end);
+    }
+
+    /// The keeper opened a segment for a client, or could not.
+    pub(crate) fn opened(
         &self,
-        receive: &mut Receive,
-        (conn, from): (Conn, Node),
-        unread: BytesMut,
-        (tli, start): (TimelineId, Lsn),
+        segment: (TimelineId, SegmentNo),
+        file: &Result<PlantedFile, io::ErrorKind>,
     ) {
-        assert!(receive.link.is_none() && receive.ended.is_none(), "two upstream streams");
-        let close = || self.shared().network.borrow_mut().close(conn, End::Client);
-        if receive.store.is_none() {
-            let buffers = self.hub.config.wal_buffers;
-            match Store::begin(&self.hub, tli, start, &mut receive.writer, buffers) {
-                Ok(store) => {
-                    self.ground.model.borrow_mut().published = Some((tli, start));
-                    receive.store = Some(store);
-                }
-                Err(end) => {
-                    close();
-                    *self.end.borrow_mut() = Some(end);
-                    return;
-                }
-            }
+        for session in self.sessions.borrow_mut().values_mut() {
+            session.opened(self, segment, file);
         }
-        if let Some(store) = &mut receive.store {
-            if store.appender.out_of_space() {
-                store.appender.resume(&mut receive.actions);
-                self.retain(store.appender.tli(), store.appender.durable());
-            }
-            store.appender.warm_up(&mut receive.actions);
-            if tli != store.cell.tli() || start > store.received() {
-                close();
-                let error = "the stream begins behind our end".to_owned();
-                *self.end.borrow_mut() = Some(UpstreamEnd::Lost { error, at: start });
-                return;
-            }
-        }
-        receive.link = Some(Link {
-            conn,
-            from,
-            unread,
-            expected: start,
-            told: None,
-            ending: false,
-            paused: false,
-        });
-    }
-
-    /// As `DataCore::go_on_with`.
-    fn go_on_with(&self, receive: &mut Receive, wal: RecoveredWal) -> Result<(), String> {
-        if receive.link.is_some() || receive.ended.is_some() {
-            return Err("the stream of the ended timeline is still there".to_owned());
-        }
-        let (start, fork) = (wal.prefix_from, wal.ended.last().map(|ended| ended.end));
-        let old = self.hub.current_cell();
-        let store = Store::resume(wal, &mut receive.writer, self.hub.config.wal_buffers);
-        let store = store.map_err(|fault| fault.to_string())?;
-        let next = Arc::clone(&store.cell);
-        receive.actions.clear();
-        receive.files.clear();
-        receive.operations.clear();
-        receive.store = Some(store);
-        self.hub.push_cell(Arc::clone(&next));
-        self.hub.set_position(Position::At { tli: next.tli(), durable: next.durable(), start });
-        if let (Some(old), Some(fork)) = (old, fork) {
-            self.shared().trace(|| {
-                format!(
-                    "hub {}: {} ended at {fork}, on with {}",
-                    self.ground.id,
-                    old.tli(),
-                    next.tli()
-                )
-            });
-            if old.durable() > fork {
-                self.shared().seen("own WAL past the fork");
-            }
-            if fork.segment_offset(self.shared().truth.borrow().size) == 0 {
-                self.shared().seen("fork on a segment boundary");
-            }
-            let mut model = self.ground.model.borrow_mut();
-            model.asked = None;
-            model.ended.insert(old.tli(), fork);
-            model.published = Some((next.tli(), next.durable()));
-            old.seal(fork);
-            old.link(next);
-        }
-        self.shared().seen("switched");
-        Ok(())
-    }
-
-    fn receiver_news(&self, receive: &mut Receive, news: JobDone<PlantedFile>) {
-        if let JobDone::Opened { tli, no, result } = news {
-            let file = result.map_err(|error| error.kind());
-            for session in self.sessions.borrow_mut().values_mut() {
-                session.opened(self, (tli, no), &file);
-            }
-            return;
-        }
-        let tli = match &news {
-            JobDone::Prepared { tli, .. } | JobDone::Finalized { tli, .. } => *tli,
-            JobDone::Begun { tli, .. } => *tli,
-            _ => TimelineId::FIRST,
-        };
-        let Some(store) = &mut receive.store else { return };
-        let out = &mut receive.actions;
-        match news {
-            JobDone::Prepared { .. } | JobDone::Finalized { .. } | JobDone::Begun { .. }
-                if tli != store.cell.tli() =>
-            {
-                self.shared().broken(format!("hub {}: late answer of {tli}", self.ground.id));
-            }
-            JobDone::Prepared { no, file, .. } => {
-                receive.files.insert(no, file);
-                store.appender.segment_ready(no, out);
-            }
-            JobDone::Finalized { no, .. } => {
-                store.appender.finalized(no);
-                self.retain(store.appender.tli(), store.appender.durable());
-            }
-            JobDone::Begun { begun, .. } => store.appender.begun(Ok(begun), out),
-            JobDone::Failed { job: JobKind::Prepare { no, .. }, error } => {
-                store.appender.prepare_failed(no, &error, out);
-            }
-            JobDone::Failed { job: JobKind::Finalize { no, .. }, error } => {
-                store.appender.finalize_failed(no, &error, out);
-            }
-            JobDone::Failed { job: JobKind::Begin { .. }, error } => {
-                store.appender.begun(Err(&error), out);
-            }
-            JobDone::Failed { job, error } => {
-                self.shared().broken(format!("hub {}: could not {job}: {error}", self.ground.id));
-            }
-            _ => {}
-        }
-    }
-
-    fn parse_stream(&self, receive: &mut Receive) {
-        let Some(mut link) = receive.link.take() else { return };
-        let open = link.paused || {
-            let mut network = self.shared().network.borrow_mut();
-            network.receive(link.conn, End::Client, &mut link.unread).is_some()
-        };
-        link.paused = false;
-        let mut unread = std::mem::take(&mut link.unread);
-        receive.link = Some(link);
-        let (mut end, mut paused) = (None, false);
-        while end.is_none() {
-            match next_message(&unread) {
-                Ok(None) => break,
-                Ok(Some((told, len))) => match self.take(receive, told) {
-                    Taken::Yes => unread.advance(len),
-                    Taken::NotYet => {
-                        paused = true;
-                        break;
-                    }
-                    Taken::End(ended) => end = Some(ended),
-                },
-                Err(fault) => panic!("a simulated server speaks nonsense: {fault}"),
-            }
-        }
-        let at = receive.link.as_ref().map_or(Lsn::INVALID, |link| link.expected);
-        if let Some(link) = &mut receive.link {
-            link.unread = unread;
-            link.paused = paused;
-        }
-        if end.is_none() && !open {
-            let error = "server closed the connection unexpectedly".to_owned();
-            end = Some(UpstreamEnd::Lost { error, at });
-        }
-        if let Some(end) = end {
-            self.end_stream(receive, end);
-        }
-    }
-
-    fn take(&self, receive: &mut Receive, told: StreamMessage<'_>) -> Taken {
-        let Some(link) = &mut receive.link else { return Taken::Yes };
-        match told {
-            StreamMessage::Nothing | StreamMessage::ReplyWanted => Taken::Yes,
-            StreamMessage::Wal { start, wal } => self.take_wal(receive, start, wal),
-            StreamMessage::CopyDone => {
-                let mut done = BytesMut::new();
-                frontend::copy_done(&mut done);
-                self.shared().network.borrow_mut().send_all(link.conn, End::Client, &done);
-                link.ending = true;
-                Taken::Yes
-            }
-            StreamMessage::Next { tli, at } => Taken::End(UpstreamEnd::Timeline { next: tli, at }),
-            StreamMessage::Error(error) => Taken::End(UpstreamEnd::Refused {
-                sqlstate: error.sqlstate,
-                message: error.message,
-            }),
-            StreamMessage::ShutDown => {
-                let error = "replication terminated by upstream server".to_owned();
-                Taken::End(UpstreamEnd::Lost { error, at: link.expected })
-            }
-        }
-    }
-
-    /// As `Receiver::take_wal`.
-    fn take_wal(&self, receive: &mut Receive, start: Lsn, wal: &[u8]) -> Taken {
-        let (Some(link), Some(store)) = (&mut receive.link, &mut receive.store) else {
-            return Taken::Yes;
-        };
-        if link.ending {
-            return Taken::Yes;
-        }
-        if start != link.expected {
-            let error = format!("upstream sent WAL at {start}, expected {}", link.expected);
-            // A simulated server does not; a hub must not either.
-            self.shared().broken(format!("hub {}: {error}", self.ground.id));
-            return Taken::End(UpstreamEnd::Lost { error, at: start });
-        }
-        let end = start.saturating_add(wal.len() as u64);
-        let received = store.received();
-        let known = (received.bytes_since(start) as usize).min(wal.len());
-        let (overlap, new) = wal.split_at(known);
-        let blind = self.shared().plant == Plant::ArchiveWinsSilently
-            && matches!(link.from, Node::Archive(_));
-        if !blind && let Err(end) = store.compare(&receive.writer, start, overlap) {
-            return Taken::End(end);
-        }
-        let unsynced = received.bytes_since(store.appender.durable());
-        let most = (self.hub.config.wal_buffers / 2) as u64;
-        if unsynced > 0 && unsynced + new.len() as u64 > most {
-            return Taken::NotYet;
-        }
-        if !new.is_empty() {
-            match store.append(&mut receive.writer, new) {
-                Ok(Appended::Taken) => store.appender.received(end, &mut receive.actions),
-                Ok(Appended::NoRoom) => return Taken::NotYet,
-                Err(end) => return Taken::End(end),
-            }
-        }
-        link.expected = end;
-        Taken::Yes
-    }
-
-    /// As `DataCore::act_on`.
-    fn act_on(&self, receive: &mut Receive, action: Action) {
-        let id = self.ground.id;
-        let Some(store) = &mut receive.store else { return };
-        let tli = store.cell.tli();
-        match action {
-            Action::Prepare { segment, keep } => {
-                self.post(Job::Prepare { tli, no: segment, keep });
-            }
-            Action::Write { id, segment, offset, from, to } => {
-                let bytes = from_cache(&receive.writer, from, to);
-                receive.operations.push(Operation::Write { id, segment, offset, bytes });
-            }
-            Action::Sync(segment) => receive.operations.push(Operation::Sync(segment)),
-            Action::Begin(upto) => {
-                let start = store.begins;
-                self.post(Job::Begin { tli, start, upto });
-            }
-            Action::Durable(lsn) => {
-                store.publish(lsn, &mut receive.writer);
-                self.ground.model.borrow_mut().published = Some((tli, lsn));
-            }
-            Action::Finalize(segment) => {
-                receive.files.remove(&segment);
-                self.post(Job::Finalize { tli, no: segment });
-            }
-            Action::DropToDurable(lsn) => {
-                self.shared().seen("space ran out");
-                receive.files.clear();
-                store.rewind(lsn, &mut receive.writer);
-                self.end_stream(receive, UpstreamEnd::NoSpace);
-            }
-            Action::Halt(reason) => {
-                self.shared().trace(|| format!("hub {id}: {reason}"));
-                self.halted.set(true);
-            }
-        }
-    }
-
-    fn status(&self, receive: &mut Receive) {
-        let (Some(link), Some(store)) = (&mut receive.link, &receive.store) else { return };
-        let appender = &store.appender;
-        let (write, flush) = (appender.durable(), appender.flush_reportable());
-        promise!(self.shared(), flush <= write, "hub {}: flush past the mark", self.ground.id);
-        if link.told == Some((write, flush)) || link.ending {
-            return;
-        }
-        let client_time = PgTime::new(0);
-        let reply = ReplyRequest::No;
-        let status = StatusReply { write, flush, apply: flush, client_time, reply }.encode();
-        self.shared().network.borrow_mut().send_all(link.conn, End::Client, &status);
-        link.told = Some((write, flush));
-    }
-
-    fn end_stream(&self, receive: &mut Receive, end: UpstreamEnd) {
-        let Some(link) = receive.link.take() else { return };
-        self.shared().network.borrow_mut().close(link.conn, End::Client);
-        self.shared()
-            .trace(|| format!("hub {}: stream ends at {}: {end:?}", self.ground.id, link.expected));
-        receive.ended.get_or_insert(end);
-    }
-
-    fn finish_stream(&self, receive: &mut Receive) {
-        if receive.ended.is_none() || self.halted.get() {
-            return;
-        }
-        if let Some(store) = &receive.store {
-            let appender = &store.appender;
-            if !(appender.settled() || appender.out_of_space()) {
-                return;
-            }
-            self.hub.set_position(Position::At {
-                tli: store.cell.tli(),
-                durable: appender.durable(),
-                start: store.start_of_next(&receive.writer),
-            });
-        }
-        *self.end.borrow_mut() = receive.ended.take();
     }
 
     /// Looks after its clients.
@@ -777,13 +318,12 @@ impl Process {
                 session.close(self);
             }
         }
+        self.tasks.borrow_mut().retain_mut(|task| poll(task).is_pending());
     }
 
-    /// Cuts a stream that is under way, as an operator's change of the upstream does.
+    /// Cuts a stream that is under way.
     pub(crate) fn drop_upstream(&self) {
-        let receive = &mut *self.receive.borrow_mut();
-        let at = receive.link.as_ref().map_or(Lsn::INVALID, |link| link.expected);
-        self.end_stream(receive, UpstreamEnd::Lost { error: "cut".to_owned(), at });
+        self.receiving.borrow_mut().cut(self);
     }
 
     /// Is a client sent WAL from a file?
@@ -793,35 +333,17 @@ impl Process {
 
     /// From whom it receives.
     pub(crate) fn upstream(&self) -> Option<Node> {
-        self.receive.borrow().link.as_ref().map(|link| link.from)
+        self.receiving.borrow().upstream()
     }
 
     /// A line about where it stands.
     pub(crate) fn describe(&self) -> String {
-        let receive = self.receive.borrow();
-        let appender = receive.store.as_ref().map(|store| &store.appender);
-        let link = receive.link.as_ref().map(|link| (link.from, link.expected, link.unread.len()));
         format!(
-            "{:?} link {link:?} ended {:?} orders {} inbox {} operations {} {appender:?}",
+            "{:?} ends {:?} inbox {} {}",
             self.hub.position(),
-            receive.ended,
-            self.orders.borrow().len(),
+            self.ends.borrow(),
             self.inbox.borrow().len(),
-            receive.operations.len(),
+            self.receiving.borrow().describe(),
         )
     }
-}
-
-/// What a write takes from the cache: what was received by now, then zeros.
-fn from_cache(writer: &ChunkWriter, from: Lsn, to: Lsn) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(to.bytes_since(from) as usize);
-    let mut at = from;
-    while at < to
-        && let Some(piece) = writer.peek(at, to.bytes_since(at) as usize)
-    {
-        bytes.extend_from_slice(piece);
-        at = at.saturating_add(piece.len() as u64);
-    }
-    bytes.resize(to.bytes_since(from) as usize, 0);
-    bytes
 }

@@ -13,7 +13,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use walhub::keeper::Job;
 use walhub::store::retention::{HighWatermark, Policy};
 use walhub::store::slots::{Create, InvalidSlots, Origin, SlotName};
 use walhub::wal::{Lsn, TimelineId};
@@ -296,14 +295,15 @@ impl World {
                 let (_, reports) =
                     slots.acquire(&key, 100_000 + n as u32, InvalidSlots::Refuse).unwrap();
                 self.script.reports.insert(key, reports);
-                process.post(Job::SaveSlot(name));
+                let keeper = process.keeper.clone();
+                process.spawn(async move { keeper.save_slot(name).await.unwrap() });
             }
             self.shared.seen("hundreds of slots");
         }
         drop(slots);
-        if !self.script.settled && process.orders.borrow().is_empty() {
+        if !self.script.settled && process.is_at_leisure() {
             self.script.settled = true;
-            process.longest_wait.set(0);
+            process.answers.forget_longest();
             self.hubs[0].ground.disk.disk.set_slowness(5);
         }
         for (name, reports) in &self.script.reports {
@@ -313,7 +313,7 @@ impl World {
             let flush = Lsn::new(before.max(confirmed.raw()));
             self.shared.promised.borrow_mut().insert((0, name.clone()), flush);
         }
-        let most = process.longest_wait.get();
+        let most = process.answers.longest();
         self.shared.trace(|| format!("the longest wait so far: {most}"));
         promise!(
             self.shared,

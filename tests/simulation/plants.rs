@@ -5,7 +5,8 @@ use crate::fake_disk::{FakeDisk, FakeFile};
 use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
 use walhub::store::disk::Disk;
 use walhub::store::retention::Space;
 
@@ -44,7 +45,7 @@ type Building = Vec<(Weak<FakeFile>, PathBuf)>;
 /// An open file.
 #[derive(Clone)]
 pub(crate) struct PlantedFile {
-    pub(crate) file: Rc<FakeFile>,
+    pub(crate) file: Arc<FakeFile>,
     plant: Plant,
 }
 
@@ -53,7 +54,7 @@ impl PlantedDisk {
         Self { disk, plant, building: Rc::default() }
     }
 
-    fn file(&self, file: io::Result<Rc<FakeFile>>) -> io::Result<PlantedFile> {
+    fn file(&self, file: io::Result<Arc<FakeFile>>) -> io::Result<PlantedFile> {
         file.map(|file| PlantedFile { file, plant: self.plant })
     }
 
@@ -61,7 +62,7 @@ impl PlantedDisk {
     fn copy_the_rest(&self, file: &PlantedFile) {
         let building = self.building.borrow();
         let path = building.iter().find_map(|(built, path)| {
-            built.upgrade().is_some_and(|built| Rc::ptr_eq(&built, &file.file)).then_some(path)
+            built.upgrade().is_some_and(|built| Arc::ptr_eq(&built, &file.file)).then_some(path)
         });
         let Some(name) = path.and_then(|path| path.file_name()?.to_str()) else { return };
         let (child, segment) = (&name[..8], &name[8..24]);
@@ -83,9 +84,9 @@ impl PlantedDisk {
 
     fn path_of(&self, file: &PlantedFile) -> PathBuf {
         let building = self.building.borrow();
-        let found = building
-            .iter()
-            .find(|(built, _)| built.upgrade().is_some_and(|built| Rc::ptr_eq(&built, &file.file)));
+        let found = building.iter().find(|(built, _)| {
+            built.upgrade().is_some_and(|built| Arc::ptr_eq(&built, &file.file))
+        });
         found.map(|(_, path)| path.clone()).unwrap_or_default()
     }
 }
@@ -109,7 +110,7 @@ impl Disk for PlantedDisk {
     async fn create(&self, path: &Path) -> io::Result<PlantedFile> {
         let file = self.file(self.disk.create(path).await)?;
         if path.to_string_lossy().ends_with(".partial.tmp") {
-            self.building.borrow_mut().push((Rc::downgrade(&file.file), path.to_owned()));
+            self.building.borrow_mut().push((Arc::downgrade(&file.file), path.to_owned()));
         }
         Ok(file)
     }
@@ -168,7 +169,7 @@ impl Disk for PlantedDisk {
     }
 
     fn watch(file: &PlantedFile) -> Self::Watch {
-        (Rc::downgrade(&file.file), file.plant)
+        (Arc::downgrade(&file.file), file.plant)
     }
 
     fn held((watch, plant): &Self::Watch) -> Option<PlantedFile> {

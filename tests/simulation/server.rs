@@ -11,7 +11,7 @@ use std::rc::Rc;
 use walhub::wal::{Lsn, TimelineId};
 use walhub::wire::backend::{self, Column};
 use walhub::wire::command::{ReplicationCommand, parse_command};
-use walhub::wire::copy::{FromReceiver, xlog_data_header};
+use walhub::wire::copy::{FromReceiver, ReplyRequest, keepalive, xlog_data_header};
 use walhub::wire::frame::next_frame;
 use walhub::wire::refusal::Refusal;
 use walhub::wire::time::PgTime;
@@ -261,6 +261,14 @@ impl Server {
         let Ok(FromReceiver::Status(status)) = FromReceiver::parse(payload) else { return };
         if status.flush >= session.confirmed {
             session.confirmed = status.flush;
+        }
+        if status.reply == ReplyRequest::Yes {
+            let at = match session.state {
+                State::Stream { next, .. } => next,
+                State::Ended { .. } | State::Commands => return,
+            };
+            let alive = keepalive(at, PgTime::new(0), ReplyRequest::No);
+            session.out.extend_from_slice(&alive);
         }
         if let (Node::Hub(hub), State::Stream { tli, .. }) = (session.from, &session.state) {
             self.shared.note_acknowledged(hub, *tli, status.flush);

@@ -2,13 +2,15 @@
 //! conversation, cursor, cutting of messages, cells and holds. What is written here once
 //! more is `data::send` and `data::readback` for a fleet of one.
 
-use crate::hub::{Process, Told1};
+use crate::hub::Process;
 use crate::network::{Conn, End, Node};
 use crate::plants::{Plant, PlantedFile};
 use crate::shared::promise;
+use crate::world::{Work, poll};
 use bytes::{Buf, BytesMut};
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use walhub::doors::replication::session::{Conversation, welcome};
 use walhub::doors::replication::step::Step;
@@ -22,11 +24,14 @@ use walhub::standby::refusals;
 use walhub::store::disk::run_ready;
 use walhub::store::durable::read_full;
 use walhub::store::retention::Hold;
+use walhub::store::slots::SlotName;
 use walhub::wal::page::{LONG_HEADER, PAGE_SIZE, PageFault, PageHeader};
 use walhub::wal::{Lsn, SegmentName, SegmentNo, TimelineId};
 use walhub::watermark::Cell;
 use walhub::wire::backend;
-use walhub::wire::copy::{FromReceiver, XLOG_DATA_HEADER, xlog_data_header};
+use walhub::wire::copy::{
+    FromReceiver, ReplyRequest, XLOG_DATA_HEADER, keepalive, xlog_data_header,
+};
 use walhub::wire::frame::next_frame;
 use walhub::wire::time::PgTime;
 
@@ -52,7 +57,7 @@ pub(crate) struct Session {
 enum State {
     Commands,
     /// A slot's task is under way.
-    Task(SlotTask, Told1),
+    Task(SlotTask, Work<Result<(), String>>),
     Stream(Box<Sender>),
     /// The answer is written, then the connection is closed.
     Closing,
@@ -233,9 +238,9 @@ impl Session {
                 let told = match &task {
                     SlotTask::Create { name } | SlotTask::CreateThenStart { name, .. } => {
                         process.note_created(name);
-                        process.order(Job::SaveSlot(name.clone()))
+                        save_slot(process, name.clone())
                     }
-                    SlotTask::Drop { name } => process.order(Job::DropSlot(name.clone())),
+                    SlotTask::Drop { name } => drop_slot(process, name.clone()),
                     SlotTask::AwaitFree { .. } => panic!("nobody waits for a slot here"),
                 };
                 self.state = State::Task(task, told);
@@ -245,8 +250,8 @@ impl Session {
     }
 
     fn look_at_task(&mut self, process: &Process) {
-        let State::Task(_, told) = &self.state else { return };
-        let Some(result) = told.borrow_mut().take() else { return };
+        let State::Task(_, work) = &mut self.state else { return };
+        let Poll::Ready(result) = poll(work) else { return };
         let State::Task(task, _) = std::mem::replace(&mut self.state, State::Commands) else {
             return;
         };
@@ -268,6 +273,11 @@ impl Session {
                 && let Ok(FromReceiver::Status(status)) = FromReceiver::parse(frame.body)
             {
                 sender.hold.confirm(status.flush);
+                if status.reply == ReplyRequest::Yes && matches!(sender.phase, Phase::Streaming) {
+                    let at = sender.cursor.next();
+                    let alive = keepalive(at, PgTime::new(0), ReplyRequest::No);
+                    self.out.extend_from_slice(&alive);
+                }
             }
             if tag == b'c'
                 && let Phase::TimelineEnded { next, at } = sender.phase
@@ -326,6 +336,17 @@ impl Session {
             sender.phase = Phase::TimelineEnded { next: next.tli(), at };
         }
     }
+}
+
+/// As a connection's task does it.
+fn save_slot(process: &Process, name: SlotName) -> Work<Result<(), String>> {
+    let keeper = process.keeper.clone();
+    Box::pin(async move { keeper.save_slot(name).await.map_err(|fault| fault.to_string()) })
+}
+
+fn drop_slot(process: &Process, name: SlotName) -> Work<Result<(), String>> {
+    let keeper = process.keeper.clone();
+    Box::pin(async move { keeper.drop_slot(name).await.map_err(|fault| fault.to_string()) })
 }
 
 impl Sender {
@@ -398,7 +419,7 @@ impl Sender {
         let (mut at, mut wal) = (from, Vec::new());
         while at < to {
             let max = to.bytes_since(at) as usize;
-            let pin = process.ground.reader.pin();
+            let pin = process.reader.pin();
             let warm = self.cell.durable().bytes_since(at) <= process.ground.warm;
             if warm && let Some(piece) = pin.bytes(self.cell.id(), at, max) {
                 wal.extend_from_slice(piece);
@@ -414,9 +435,9 @@ impl Sender {
                 }
                 Err(Missing::File(no)) => {
                     if wal.is_empty() && self.asked != Some(no) {
-                        self.asked = Some(no);
                         let tli = self.cell.tli();
-                        process.post(Job::Open { tli, no });
+                        let asked = process.core.post(Job::Open { tli, no });
+                        self.asked = asked.is_ok().then_some(no);
                     }
                     break;
                 }

@@ -10,7 +10,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
+use walhub::ring::Clock;
 use walhub::wal::{Lsn, TimelineId};
 
 /// A world's common ground. Nobody holds a borrow over an await.
@@ -23,6 +24,8 @@ pub(crate) struct Shared {
     /// Faults have stopped.
     pub(crate) calm: Cell<bool>,
     pub(crate) steps: Cell<u64>,
+    /// When the world began, by the clock that never goes back.
+    zero: Instant,
     /// What the world is about.
     pub(crate) kind: Kind,
     /// So many days the clock is ahead of itself.
@@ -60,6 +63,7 @@ impl Shared {
             random: RefCell::new(random),
             calm: Cell::new(false),
             steps: Cell::new(0),
+            zero: Instant::now(),
             kind,
             jumped: Cell::new(0),
             servers_up: RefCell::new(vec![true; servers]),
@@ -85,6 +89,11 @@ impl Shared {
     pub(crate) fn now(&self) -> SystemTime {
         let ahead = Duration::from_secs(self.jumped.get().unsigned_abs() * 24 * 3600);
         SystemTime::UNIX_EPOCH + ahead + Duration::from_millis(1_000_000 + 5 * self.steps.get())
+    }
+
+    /// The clock that never goes back.
+    pub(crate) fn clock(&self) -> Instant {
+        self.zero + Duration::from_millis(5 * self.steps.get())
     }
 
     /// The clock is so many days further, or back.
@@ -125,6 +134,16 @@ impl Shared {
 
     pub(crate) fn take_trace(&self) -> Vec<String> {
         self.trace.as_ref().map(RefCell::take).unwrap_or_default()
+    }
+}
+
+impl Clock for Shared {
+    fn now(&self) -> Instant {
+        self.clock()
+    }
+
+    fn time_of_day(&self) -> SystemTime {
+        Self::now(self)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::archive::Condition;
 use crate::client::{Client, Fault, Started, text};
-use crate::hub::{News, Process, Told1};
+use crate::hub::{News, Process};
 use crate::network::{End, Node};
 use crate::plants::Plant;
 use crate::shared::{pause, promise};
@@ -14,12 +14,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use walhub::cluster::identity::Identity;
 use walhub::cluster::instance::{INSTANCE_PATH, InstancePath};
+use walhub::data::receive::Offer;
 use walhub::hub::page_rules::page_rules;
-use walhub::keeper::Job;
 use walhub::upstream::end::UpstreamEnd;
 use walhub::upstream::position::Position;
 use walhub::upstream::position::StartFrom;
 
+use walhub::store::evidence::ARCHIVE;
 use walhub::store::retention::Receiving;
 use walhub::store::switch::Switch;
 use walhub::timeline::History;
@@ -63,17 +64,6 @@ struct Asked {
     client: Client,
     seen: Seen,
     history: Option<Bytes>,
-}
-
-/// Waits for the outcome of a job.
-async fn done(told: Told1) -> Result<(), String> {
-    loop {
-        let result = told.borrow_mut().take();
-        match result {
-            Some(result) => return result,
-            None => pause().await,
-        }
-    }
 }
 
 impl Task {
@@ -124,7 +114,7 @@ impl Task {
 
     async fn end(&self) -> UpstreamEnd {
         loop {
-            let end = self.process.end.borrow_mut().take();
+            let end = self.process.ends.borrow_mut().pop_front();
             match end {
                 Some(end) => {
                     if let UpstreamEnd::Diverged { at, .. } = &end {
@@ -229,11 +219,12 @@ impl Task {
                 data_directory_mode: "0700".to_owned(),
                 parameters: client.parameters.clone(),
             };
-            done(process.begin(&identity, tli, start)).await.map_err(other)?;
+            process.begin(&identity, tli, start).await.map_err(other)?;
             hub.set_identity(Arc::new(identity));
         }
         let (conn, unread) = client.leave();
-        Ok(News::Upstream { conn, unread, tli, start, from: host })
+        let offer = Offer { tli, start, host: format!("{host:?}") };
+        Ok(News::Upstream { conn, from: host, unread, offer })
     }
 
     /// As `Task::switch`.
@@ -265,7 +256,7 @@ impl Task {
             return Err(other(format!("histories differ about timeline {from}")));
         }
         self.removed.set(None);
-        done(self.process.switch(Switch { from, to: next, at })).await.map_err(other)
+        self.process.switch(Switch { from, to: next, at }).await.map_err(other)
     }
 
     /// As `Task::save_histories`; without a client from the archive.
@@ -296,8 +287,8 @@ impl Task {
                 }
             };
             let Some(file) = file.filter(|file| known.as_ref() != Some(file)) else { continue };
-            let job = Job::SaveHistory { tli: one, bytes: file.to_vec() };
-            done(self.process.order(job)).await.map_err(other)?;
+            let saved = self.process.keeper.save_history(one, file.to_vec()).await;
+            saved.map_err(|fault| other(fault.to_string()))?;
             hub.set_history(one, file);
         }
         Ok(())
@@ -370,9 +361,13 @@ impl Task {
             conn
         };
         // No earlier than the cache can compare; the rest was compared with the files.
-        let mut at = start.max(no.start(size));
+        let mut at = match shared.plant {
+            Plant::ArchiveWinsSilently => durable,
+            _ => start.max(no.start(size)),
+        };
         let mut waiting = first[at.segment_offset(size) as usize..].to_vec();
-        let news = News::Upstream { conn, unread: BytesMut::new(), tli, start: at, from: archive };
+        let offer = Offer { tli, start: at, host: ARCHIVE.to_owned() };
+        let news = News::Upstream { conn, from: archive, unread: BytesMut::new(), offer };
         self.process.inbox.borrow_mut().push_back(news);
         let limit = end.map_or(Lsn::MAX, |(_, end)| end);
         let mut valid = walker.feed(&first[durable.segment_offset(size) as usize..]).is_ok();

@@ -2,7 +2,7 @@
 //! nothing does any more, and everybody has to end at the newest timeline's end.
 
 use crate::fake_disk::{FakeDisk, Faults};
-use crate::hub::{Ground, Model, Process, keep, start};
+use crate::hub::{Ground, Model, Process, start};
 use crate::kinds::{Kind, Script};
 use crate::network::Node;
 use crate::plants::{Plant, PlantedDisk};
@@ -22,8 +22,6 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use walhub::cli::{Cli, Command};
 use walhub::config::Config;
-use walhub::keeper::Keeper;
-use walhub::ring::chunks;
 use walhub::store::StoreFault;
 use walhub::store::layout::Layout;
 use walhub::store::retention::Policy;
@@ -31,11 +29,11 @@ use walhub::upstream::position::Position;
 use walhub::wal::{Lsn, TimelineId};
 use walhub::wire::conninfo::TargetSessionAttrs;
 
-/// A hub that has started.
-type Born = (Rc<Process>, Keeper<PlantedDisk>);
+/// A hub that has started, and its keeper's thread.
+type Born = (Rc<Process>, Work<()>);
 
 /// A task of somebody.
-type Work<T> = Pin<Box<dyn Future<Output = T>>>;
+pub(crate) type Work<T> = Pin<Box<dyn Future<Output = T>>>;
 
 /// What an ordinary run has to meet.
 pub(crate) const SIGHTS: &[&str] = &[
@@ -114,7 +112,7 @@ pub(crate) enum HubState {
     Up { process: Rc<Process>, keeper: Work<()>, upstream: Work<()> },
 }
 
-fn poll<T>(work: &mut Work<T>) -> Poll<T> {
+pub(crate) fn poll<T>(work: &mut Work<T>) -> Poll<T> {
     work.as_mut().poll(&mut Context::from_waker(Waker::noop()))
 }
 
@@ -141,7 +139,6 @@ fn ground(shared: &Rc<Shared>, id: usize) -> Ground {
         _ => Faults::default(),
     });
     let wal_buffers = 4 << 20;
-    let (writer, mut readers) = chunks(wal_buffers, 1).unwrap();
     // See `Process::retain`; more or less than what the cache holds.
     let limits = [None, Some(16), Some(17), Some(20), Some(21)];
     let max_slot_wal_keep_size = limits[random.below(5) as usize].map(|limit| limit * MIB);
@@ -154,8 +151,6 @@ fn ground(shared: &Rc<Shared>, id: usize) -> Ground {
         disk: PlantedDisk::new(disk, shared.plant),
         layout,
         config: Arc::new(config),
-        writer: RefCell::new(Some(writer)),
-        reader: readers.remove(0),
         warm: [100_000, 100_000, 16 * MIB][random.below(3) as usize],
         model: RefCell::new(Model::default()),
     }
@@ -371,7 +366,6 @@ impl World {
                         let (process, keeper) =
                             started.map_err(|fault| format!("hub {id}: start failed: {fault}"))?;
                         shared.trace(|| format!("hub {id} is up: {}", process.describe()));
-                        let keeper = Box::pin(keep(Rc::clone(&process), keeper));
                         let hosts = node.hosts.clone();
                         let upstream = Task::run(Rc::clone(&process), hosts, node.target);
                         let upstream = Box::pin(upstream);
@@ -383,7 +377,7 @@ impl World {
             }
             HubState::Up { process, keeper, upstream } => {
                 for _ in 0..1 + shared.below(6) {
-                    process.keeper_turns.set(process.keeper_turns.get() + 1);
+                    process.answers.count_turn();
                     assert!(poll(keeper).is_pending(), "a keeper ended");
                 }
                 process.pass();

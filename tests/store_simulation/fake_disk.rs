@@ -17,7 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use walhub::store::disk::{Disk, parent};
 use walhub::store::retention::Space;
@@ -301,13 +302,13 @@ impl FakeDisk {
         self.0.borrow_mut().sync(file.inode)
     }
 
-    fn create_now(&self, path: &Path) -> io::Result<Rc<FakeFile>> {
+    fn create_now(&self, path: &Path) -> io::Result<Arc<FakeFile>> {
         let state = &mut *self.0.borrow_mut();
         state.look_for(parent(path))?;
         if let Some(inode) = state.names.get(path).copied() {
             // Truncation of a file that is there: only our own temporary files.
             state.inodes[inode] = Inode::default();
-            return Ok(Rc::new(FakeFile { inode }));
+            return Ok(Arc::new(FakeFile { inode }));
         }
         if state.full && state.random.chance(500) {
             return Err(no_space());
@@ -317,12 +318,12 @@ impl FakeDisk {
         let change = NameChange::Create(path.to_owned(), inode);
         change.apply(&mut state.names);
         state.unsynced.push(change);
-        Ok(Rc::new(FakeFile { inode }))
+        Ok(Arc::new(FakeFile { inode }))
     }
 
-    fn open_now(&self, path: &Path) -> io::Result<Rc<FakeFile>> {
+    fn open_now(&self, path: &Path) -> io::Result<Arc<FakeFile>> {
         let inode = self.0.borrow().names.get(path).copied();
-        inode.map(|inode| Rc::new(FakeFile { inode })).ok_or(io::ErrorKind::NotFound.into())
+        inode.map(|inode| Arc::new(FakeFile { inode })).ok_or(io::ErrorKind::NotFound.into())
     }
 
     fn make_directory(&self, path: &Path) -> io::Result<()> {
@@ -444,7 +445,7 @@ impl FakeDisk {
 }
 
 impl Disk for FakeDisk {
-    type File = Rc<FakeFile>;
+    type File = Arc<FakeFile>;
     type Watch = Weak<FakeFile>;
 
     async fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -536,7 +537,7 @@ impl Disk for FakeDisk {
     }
 
     fn watch(file: &Self::File) -> Self::Watch {
-        Rc::downgrade(file)
+        Arc::downgrade(file)
     }
 
     fn held(watch: &Self::Watch) -> Option<Self::File> {

@@ -6,7 +6,7 @@ use crate::fake_disk::FakeDisk;
 use std::cell::RefCell;
 use std::io;
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 use walhub::store::disk::Disk;
 
 /// Which disks the code gets, and how the driver behaves.
@@ -182,7 +182,7 @@ impl Without {
 
     fn is_open_segment(&self, file: &<FakeDisk as Disk>::File) -> bool {
         let known = self.open_segments.borrow();
-        known.iter().filter_map(FakeDisk::held).any(|open| Rc::ptr_eq(&open, file))
+        known.iter().filter_map(FakeDisk::held).any(|open| Arc::ptr_eq(&open, file))
     }
 }
 

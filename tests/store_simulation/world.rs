@@ -396,7 +396,7 @@ impl<P: Plant> World<P> {
     }
 
     /// None: it did not start; again.
-    fn start(&mut self, recovered: Recovered) -> Result<Option<Process<Rc<FakeFile>>>, Broken> {
+    fn start(&mut self, recovered: Recovered) -> Result<Option<Process<Arc<FakeFile>>>, Broken> {
         let here = recovered.wal.as_ref().map(|wal| wal.extent.clone());
         let holds = Arc::new(Holds::of(here.unwrap_or(Extent::from(self.model.start))));
         let control = recovered.control.as_ref().and_then(|control| control.cluster.as_ref());
@@ -486,7 +486,7 @@ impl<P: Plant> World<P> {
     }
 
     /// Lets a process live until it is cut off or has everything.
-    fn serve(&mut self, process: &mut Process<Rc<FakeFile>>) -> Result<End, Broken> {
+    fn serve(&mut self, process: &mut Process<Arc<FakeFile>>) -> Result<End, Broken> {
         let crash = if self.healthy { 0 } else { [2, 5, 20, 60][self.random.below(4) as usize] };
         let mut ready = process.jobs.borrow().is_empty();
         for _ in 0..400_000u64 {
@@ -531,7 +531,7 @@ impl<P: Plant> World<P> {
     }
 
     /// What retention has given up is archived.
-    fn look_at_horizon(&mut self, process: &Process<Rc<FakeFile>>) -> Result<(), Broken> {
+    fn look_at_horizon(&mut self, process: &Process<Arc<FakeFile>>) -> Result<(), Broken> {
         let oldest_kept = process.holds.oldest_kept();
         if oldest_kept > self.released {
             self.released = oldest_kept;
@@ -544,7 +544,7 @@ impl<P: Plant> World<P> {
         if self.random.chance(500) { End::Killed } else { End::PowerLoss }
     }
 
-    fn receive(&mut self, process: &mut Process<Rc<FakeFile>>) {
+    fn receive(&mut self, process: &mut Process<Arc<FakeFile>>) {
         let appender = &mut process.appender;
         if appender.out_of_space() {
             if self.random.chance(100) {
@@ -579,7 +579,7 @@ impl<P: Plant> World<P> {
     }
 
     /// One of the operations in flight completes.
-    fn complete_one(&mut self, process: &mut Process<Rc<FakeFile>>) {
+    fn complete_one(&mut self, process: &mut Process<Arc<FakeFile>>) {
         if process.operations.is_empty() {
             return;
         }
@@ -603,7 +603,7 @@ impl<P: Plant> World<P> {
     }
 
     /// Space comes and goes, old WAL is given up.
-    fn change_weather(&mut self, process: &mut Process<Rc<FakeFile>>) {
+    fn change_weather(&mut self, process: &mut Process<Arc<FakeFile>>) {
         if !self.healthy && self.random.chance(500) {
             self.disk.set_full(!self.disk.is_full() && self.random.chance(300));
         }
@@ -620,8 +620,8 @@ impl<P: Plant> World<P> {
 
     fn answer(
         &mut self,
-        process: &mut Process<Rc<FakeFile>>,
-        answer: JobDone<Rc<FakeFile>>,
+        process: &mut Process<Arc<FakeFile>>,
+        answer: JobDone<Arc<FakeFile>>,
     ) -> Result<bool, Broken> {
         let (appender, out) = (&mut process.appender, &mut process.actions);
         match answer {
@@ -656,7 +656,7 @@ impl<P: Plant> World<P> {
         Ok(false)
     }
 
-    fn act(&mut self, process: &mut Process<Rc<FakeFile>>) -> Result<(), Broken> {
+    fn act(&mut self, process: &mut Process<Arc<FakeFile>>) -> Result<(), Broken> {
         let actions = std::mem::take(&mut process.actions);
         for action in actions {
             let mut job = None;
