@@ -6,9 +6,13 @@
 //! archiver process ends and its postmaster starts another one later. Here the thread waits that
 //! long.
 
+mod attempt;
+
+pub use attempt::{Attempted, attempt};
+
 use crate::archive::shell::{self, CommandOutcome};
 use crate::archive::template::{Template, archive_values};
-use crate::store::archive_status::{Turn, Woken, exists, mark_done, turn};
+use crate::store::archive_status::Woken;
 use crate::store::disk::{Disk, run_ready};
 use crate::store::layout::Layout;
 use crate::store::layout::{ArchiveFile, Mark};
@@ -102,15 +106,6 @@ enum Pause {
     ForGood,
 }
 
-/// How an attempt ended.
-enum Attempt {
-    /// The file is dealt with.
-    Over,
-    Failed,
-    Broken,
-    Stopped,
-}
-
 impl Work {
     fn run(mut self) {
         loop {
@@ -137,13 +132,13 @@ impl Work {
                     return Pause::ForGood;
                 }
                 match self.attempt(file) {
-                    Attempt::Over => break,
-                    Attempt::Stopped => return Pause::ForGood,
-                    Attempt::Broken => {
+                    Attempted::Archived { .. } | Attempted::Dropped => break,
+                    Attempted::Stopped => return Pause::ForGood,
+                    Attempted::Broken => {
                         self.in_trouble = Some(file);
                         return Pause::Broken;
                     }
-                    Attempt::Failed => failures += 1,
+                    Attempted::Failed => failures += 1,
                 }
                 if failures >= ATTEMPTS {
                     warn!(
@@ -161,83 +156,47 @@ impl Work {
         Pause::Usual
     }
 
-    fn attempt(&mut self, file: ArchiveFile) -> Attempt {
-        match ready(turn(&PlainDisk, &self.layout, file)) {
-            Ok(Turn::Due) => self.run_command(file),
-            Ok(Turn::Done) => {
-                info!("write-ahead log file \"{file}\" is already marked as archived");
-                self.holds.backlog.forget(file);
-                Attempt::Over
+    fn attempt(&mut self, file: ArchiveFile) -> Attempted {
+        let command = async { self.run_command(file) };
+        let attempted =
+            attempt(&PlainDisk, &self.layout, &self.holds, file, command, SystemTime::now);
+        // Plain system calls and commands are done when they return.
+        let attempted = run_ready(attempted).unwrap_or(Attempted::Failed);
+        if let Attempted::Archived { drained } = attempted {
+            if self.in_trouble.take().is_some() {
+                info!("archiving works again: archived write-ahead log file \"{file}\"");
             }
-            Ok(Turn::Orphan) => {
-                warn!("write-ahead log file \"{file}\" was removed before it was archived");
-                self.holds.backlog.forget(file);
-                // The file may have appeared between the two checks.
-                if ready(exists(&PlainDisk, &self.layout.archived(file))).is_ok_and(|there| there) {
-                    self.holds.backlog.add(file);
-                }
-                Attempt::Over
-            }
-            Err(error) => {
-                warn!("could not check write-ahead log file \"{file}\": {error}");
-                self.failed(file);
-                Attempt::Failed
+            if drained {
+                info!("no files are waiting to be archived any more");
             }
         }
+        attempted
     }
 
-    fn run_command(&mut self, file: ArchiveFile) -> Attempt {
+    /// Runs the command for a file, and logs its failure.
+    fn run_command(&self, file: ArchiveFile) -> io::Result<CommandOutcome> {
         let line = self.line(file);
         debug!("executing archive command \"{}\"", line.display());
         let outcome = shell::run(&line, self.layout.root(), &self.cut);
-        match outcome {
-            Ok(CommandOutcome::Done) => {
-                self.succeeded(file);
-                return Attempt::Over;
-            }
-            Ok(CommandOutcome::Stopped) => return Attempt::Stopped,
+        match &outcome {
+            Ok(CommandOutcome::Done | CommandOutcome::Stopped) => {}
             Ok(CommandOutcome::Failed { code }) => warn!(
                 "archive command failed with exit code {code}: the failed archive command was: {}",
                 line.display()
             ),
-            Ok(CommandOutcome::Broken { reason }) => {
-                error!(
-                    "archive command failed: {reason}: the failed archive command was: {}",
-                    line.display()
-                );
-                self.failed(file);
-                return Attempt::Broken;
-            }
+            Ok(CommandOutcome::Broken { reason }) => error!(
+                "archive command failed: {reason}: the failed archive command was: {}",
+                line.display()
+            ),
             Err(error) => warn!("could not run archive command \"{}\": {error}", line.display()),
         }
-        self.failed(file);
-        Attempt::Failed
+        outcome
     }
 
     fn line(&self, file: ArchiveFile) -> OsString {
         let (name, path) = (file.to_string(), self.layout.archived(file));
         let path = path.strip_prefix(self.layout.root()).unwrap_or(&path);
         self.command.expand(&archive_values(name.as_ref(), path))
-    }
-
-    fn succeeded(&mut self, file: ArchiveFile) {
-        debug!("archived write-ahead log file \"{file}\"");
-        if let Err(error) = ready(mark_done(&PlainDisk, &self.layout, file)) {
-            // If it is still here at the next start, it is archived once more.
-            let path = self.layout.mark(file, Mark::Done);
-            warn!("could not create archive status file \"{}\": {error}", path.display());
-        }
-        let drained = self.holds.backlog.archived(file, SystemTime::now());
-        if self.in_trouble.take().is_some() {
-            info!("archiving works again: archived write-ahead log file \"{file}\"");
-        }
-        if drained {
-            info!("no files are waiting to be archived any more");
-        }
-    }
-
-    fn failed(&self, file: ArchiveFile) {
-        self.holds.backlog.failed(file, SystemTime::now());
     }
 
     /// A file may have been marked by hand, to have it archived once more.

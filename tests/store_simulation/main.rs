@@ -14,8 +14,8 @@ mod seeds;
 mod world;
 
 use plants::{
-    BelievesTheCache, ForgetsWhatWaits, Honest, KeepsOldTail, NoDirectorySync, NoSyncInRecovery,
-    Plant, PublishesBeforeSync,
+    BelievesFailedCommands, BelievesTheCache, ForgetsWhatWaits, Honest, KeepsOldTail,
+    NoDirectorySync, NoSyncInRecovery, Plant, PublishesBeforeSync,
 };
 use seeds::Tally;
 
@@ -70,6 +70,11 @@ fn finds_a_recovery_that_believes_the_cache() {
 #[test]
 fn finds_a_start_that_forgets_what_waits_for_the_archive() {
     finds(|| ForgetsWhatWaits, &["not archived"]);
+}
+
+#[test]
+fn finds_a_failed_command_that_counts() {
+    finds(|| BelievesFailedCommands, &["not archived as it was sent"]);
 }
 
 #[test]

@@ -26,6 +26,11 @@ pub(crate) trait Plant {
         true
     }
 
+    /// Is a file archived when its command has failed?
+    fn believes_failed_commands(&self) -> bool {
+        false
+    }
+
     /// How often the upstream's history goes on in other words, of 1000.
     fn rewinds(&self) -> u64 {
         400
@@ -155,6 +160,26 @@ impl Plant for ForgetsWhatWaits {
 
     fn looks_up_marks(&self) -> bool {
         false
+    }
+}
+
+/// An archive command that failed counts as one that has archived the file.
+pub(crate) struct BelievesFailedCommands;
+
+impl Plant for BelievesFailedCommands {
+    type Recovery = FakeDisk;
+    type Keeper = FakeDisk;
+
+    fn recovery_disk(&self, disk: FakeDisk) -> FakeDisk {
+        disk
+    }
+
+    fn keeper_disk(&self, disk: FakeDisk) -> FakeDisk {
+        disk
+    }
+
+    fn believes_failed_commands(&self) -> bool {
+        true
     }
 }
 

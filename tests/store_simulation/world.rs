@@ -8,15 +8,17 @@ use crate::random::Random;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::{Future, poll_fn};
+use std::io;
 use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use walhub::archive::shell::CommandOutcome;
+use walhub::archiver::attempt;
 use walhub::cluster::instance::InstanceId;
 use walhub::keeper::{Job, JobDone, JobKind, Keeper, Tended};
 use walhub::store::append::{Action, Appender, Beginning, Begun};
-use walhub::store::archive_status::{Turn, exists, mark_done, turn};
 use walhub::store::control_file::{Cluster, ControlFile};
 use walhub::store::disk::Disk;
 use walhub::store::holes::Extent;
@@ -40,6 +42,8 @@ pub(crate) const EXPECTED: &[&str] = &[
     "archived",
     "archived again",
     "archived and removed",
+    "a command that fails",
+    "a command that hangs",
     "control file not written yet",
     "open segment named by recovery",
     "record over the border",
@@ -420,7 +424,13 @@ impl<P: Plant> World<P> {
             self.disk.clone(),
             self.layout.clone(),
             Arc::clone(&holds),
-            Rc::clone(&self.archive),
+            ArchiveCommand {
+                archive: Rc::clone(&self.archive),
+                random: self.random.fork(),
+                failures: if self.healthy { 0 } else { 200 },
+                hangs: if self.healthy { 0 } else { 30 },
+                failures_pass: self.plant.believes_failed_commands(),
+            },
         );
         let (durable, beginning, begins) = match &recovered.wal {
             Some(wal) => (wal.durable, wal.beginning, wal.begins),
@@ -779,36 +789,65 @@ async fn work<D: Disk>(
     }
 }
 
-/// What the archiver does, with a command that always succeeds.
-async fn archive(disk: FakeDisk, layout: Layout, holds: Arc<Holds>, archive: Archive) {
+/// The archiver: one attempt after another, with a command that may take its time.
+async fn archive(disk: FakeDisk, layout: Layout, holds: Arc<Holds>, mut command: ArchiveCommand) {
     loop {
-        let Some(file) = holds.backlog.next() else {
-            rest().await;
-            continue;
-        };
-        match turn(&disk, &layout, file).await {
-            Ok(Turn::Due) => {
-                rest().await;
-                let read = disk.views(&layout.archived(file)).0;
-                if let (Some(bytes), ArchiveFile::Segment(name)) = (read, file) {
-                    let before = archive.borrow_mut().insert(name.no, bytes);
-                    seen(if before.is_some() { "archived again" } else { "archived" });
-                    rest().await;
-                    // A mark that cannot be made is made up for.
-                    drop(mark_done(&disk, &layout, file).await);
-                    holds.backlog.archived(file, std::time::SystemTime::UNIX_EPOCH);
-                }
-            }
-            Ok(Turn::Done) => holds.backlog.forget(file),
-            Ok(Turn::Orphan) => {
-                holds.backlog.forget(file);
-                if exists(&disk, &layout.archived(file)).await.unwrap() {
-                    holds.backlog.add(file);
-                }
-            }
-            Err(_) => {}
+        if let Some(file) = holds.backlog.next() {
+            let run = command.run(&disk, &layout, file);
+            attempt(&disk, &layout, &holds, file, run, || std::time::SystemTime::UNIX_EPOCH).await;
         }
         rest().await;
+    }
+}
+
+/// An archive command, and what it has archived.
+struct ArchiveCommand {
+    archive: Archive,
+    random: Random,
+    /// How often it fails, of 1000.
+    failures: u64,
+    /// How often it never ends, of 1000.
+    hangs: u64,
+    /// The mistake: a failure counts as success.
+    failures_pass: bool,
+}
+
+impl ArchiveCommand {
+    /// Copies a file to the archive.
+    async fn run(
+        &mut self,
+        disk: &FakeDisk,
+        layout: &Layout,
+        file: ArchiveFile,
+    ) -> io::Result<CommandOutcome> {
+        if self.random.chance(self.hangs) {
+            seen("a command that hangs");
+            return std::future::pending().await;
+        }
+        let turns = if self.random.chance(300) { self.random.below(100) } else { 1 };
+        for _ in 0..turns {
+            rest().await;
+        }
+        let read = disk.views(&layout.archived(file)).0;
+        let (Some(mut bytes), ArchiveFile::Segment(name)) = (read, file) else {
+            return Ok(CommandOutcome::Failed { code: 1 });
+        };
+        let fails = self.random.chance(self.failures);
+        if fails {
+            seen("a command that fails");
+            bytes.truncate(self.random.below(bytes.len() as u64) as usize);
+        }
+        let before = self.archive.borrow_mut().insert(name.no, bytes);
+        rest().await;
+        Ok(match (fails, self.random.below(3)) {
+            (true, _) if self.failures_pass => CommandOutcome::Done,
+            (true, 0) => CommandOutcome::Broken { reason: "it was ended by a signal".to_owned() },
+            (true, _) => CommandOutcome::Failed { code: 1 },
+            (false, _) => {
+                seen(if before.is_some() { "archived again" } else { "archived" });
+                CommandOutcome::Done
+            }
+        })
     }
 }
 
