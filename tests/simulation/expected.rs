@@ -52,10 +52,10 @@ pub(crate) const EXPECTED: &[Expected] = &[
     },
 ];
 
-impl Expected {
-    fn is_meant_by(&self, broken: &str) -> bool {
-        self.signs.iter().any(|sign| broken.contains(sign))
-    }
+/// Is this what the fault of a world breaks?
+pub(crate) fn is_expected(kind: Kind, broken: &str) -> bool {
+    let says = |entry: &Expected| entry.signs.iter().any(|sign| broken.contains(sign));
+    EXPECTED.iter().any(|entry| entry.kind == kind && says(entry))
 }
 
 /// Which seeds have failed as expected.
@@ -72,8 +72,7 @@ impl Failed {
         result: Result<(), String>,
     ) -> Result<(), String> {
         let Err(broken) = result else { return Ok(()) };
-        let of_kind = |entry: &&Expected| entry.kind == kind && entry.is_meant_by(&broken);
-        if !EXPECTED.iter().any(|entry| of_kind(&entry)) {
+        if !is_expected(kind, &broken) {
             return Err(format!("{kind:?} {broken}"));
         }
         if seed < LISTED {

@@ -2,11 +2,12 @@
 //! and the conversations are the shipped ones; what is here besides is what threads and sockets do
 //! for them.
 
+use crate::kinds::Kind;
 use crate::network::{Conn, Node};
 use crate::plants::{Plant, PlantedDisk, PlantedFile};
 use crate::receiving::{Answers, Receiving};
 use crate::session::Session;
-use crate::shared::Shared;
+use crate::shared::{Shared, promise};
 use crate::truth::MIB;
 use crate::world::{Work, poll};
 use bytes::BytesMut;
@@ -286,7 +287,13 @@ impl Process {
 
     /// The core reports the end of a stream.
     pub(crate) fn note_ended(&self, end: UpstreamEnd) {
-        self.shared().trace(|| format!("hub {}: stream ends: {end:?}", self.ground.id));
+        let (shared, id) = (self.shared(), self.ground.id);
+        shared.trace(|| format!("hub {id}: stream ends: {end:?}"));
+        promise!(
+            shared,
+            shared.kind != Kind::ClockJumps || !matches!(end, UpstreamEnd::TimedOut),
+            "hub {id} gives up an upstream that was heard a moment ago"
+        );
         self.ends.borrow_mut().push_back(end);
     }
 

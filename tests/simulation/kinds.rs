@@ -256,8 +256,11 @@ impl World {
         self.shared.trace(|| "the hub starts above the watermark".to_owned());
     }
 
-    /// The slot of a standby that was away for seconds keeps its WAL.
+    /// The slot of a standby that was away for seconds keeps its WAL, and a disk with a high
+    /// watermark is never full.
     fn look_at_slot(&self) {
+        let full = self.hubs[0].ground.disk.disk.has_overflowed();
+        promise!(self.shared, !full, "the disk is full, whatever its high watermark");
         let HubState::Up { process, .. } = &self.hubs[0].state else { return };
         let slots = process.hub.holds.slots.lock();
         let lost = slots.get("s2").and_then(|slot| slot.invalidated);

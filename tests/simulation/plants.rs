@@ -27,6 +27,14 @@ pub(crate) enum Plant {
     RemovesBeforeAHole,
     /// What a client sent behind a slot's command is forgotten.
     ForgetsThePipeline,
+    /// A stream is asked for where our WAL ends, and nothing of it is compared.
+    AsksWithoutOverlap,
+    /// The disk's free space is believed to be all of it.
+    MissesAFullDisk,
+    /// Timeouts go by the time of day.
+    TimesOutByTheTimeOfDay,
+    /// A connected standby holds the WAL from the durable position on, not what it needs next.
+    HoldsWhatIsDurable,
     /// What the archive has under positions that are held is not looked at.
     ArchiveWinsSilently,
 }
@@ -157,7 +165,11 @@ impl Disk for PlantedDisk {
     }
 
     async fn space(&self, dir: &Path) -> io::Result<Space> {
-        self.disk.space(dir).await
+        let space = self.disk.space(dir).await?;
+        Ok(match self.plant {
+            Plant::MissesAFullDisk => Space { free: space.total, ..space },
+            _ => space,
+        })
     }
 
     async fn len(&self, file: &PlantedFile) -> io::Result<u64> {

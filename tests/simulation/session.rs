@@ -382,6 +382,9 @@ impl Sender {
         let sent = send(&offered);
         self.cursor.advance(sent, &messages, &headers);
         self.hold.advance(self.cursor.next());
+        if shared.plant == Plant::HoldsWhatIsDurable {
+            self.hold.advance(self.cell.durable());
+        }
         true
     }
 

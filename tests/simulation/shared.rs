@@ -87,13 +87,22 @@ impl Shared {
 
     /// The time of day: a step takes five milliseconds.
     pub(crate) fn now(&self) -> SystemTime {
-        let ahead = Duration::from_secs(self.jumped.get().unsigned_abs() * 24 * 3600);
-        SystemTime::UNIX_EPOCH + ahead + Duration::from_millis(1_000_000 + 5 * self.steps.get())
+        let passed = Duration::from_millis(1_000_000 + 5 * self.steps.get());
+        SystemTime::UNIX_EPOCH + self.ahead() + passed
+    }
+
+    /// How far the time of day has jumped.
+    fn ahead(&self) -> Duration {
+        Duration::from_secs(self.jumped.get().unsigned_abs() * 24 * 3600)
     }
 
     /// The clock that never goes back.
     pub(crate) fn clock(&self) -> Instant {
-        self.zero + Duration::from_millis(5 * self.steps.get())
+        let jumped = match self.plant {
+            Plant::TimesOutByTheTimeOfDay => self.ahead(),
+            _ => Duration::ZERO,
+        };
+        self.zero + jumped + Duration::from_millis(5 * self.steps.get())
     }
 
     /// The clock is so many days further, or back.

@@ -191,6 +191,11 @@ impl Task {
         let Asked { mut client, seen, history } = asked;
         self.save_histories(Some(&mut client), tli, seen.tli, history).await?;
         if let Position::At { durable, .. } = known.position
+            && process.shared().plant == Plant::AsksWithoutOverlap
+        {
+            start = durable;
+        }
+        if let Position::At { durable, .. } = known.position
             && self.removed.get() == Some(start)
         {
             start = self.without_overlap(start, durable).unwrap_or(start);

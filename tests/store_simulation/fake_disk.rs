@@ -47,6 +47,8 @@ struct State {
     full: bool,
     /// Bytes of the whole disk; `None` when nobody asks.
     capacity: Option<u64>,
+    /// More was written than the disk has room for.
+    overflowed: bool,
     /// A sync takes so many turns more than other work.
     slowness: u64,
     inodes: Vec<Inode>,
@@ -172,6 +174,7 @@ impl FakeDisk {
             faults: Faults::default(),
             full: false,
             capacity: None,
+            overflowed: false,
             slowness: 0,
             inodes: Vec::new(),
             names: BTreeMap::new(),
@@ -201,6 +204,11 @@ impl FakeDisk {
     pub(crate) fn leave_free(&self, bytes: u64) {
         let state = &mut *self.0.borrow_mut();
         state.capacity = Some(state.used() + bytes);
+    }
+
+    /// Was more written than the disk had room for?
+    pub(crate) fn has_overflowed(&self) -> bool {
+        self.0.borrow().overflowed
     }
 
     /// The disk has no end any more.
@@ -383,8 +391,13 @@ impl State {
             bytes.len()
         };
         let count = if count == 0 && !self.full { bytes.len() } else { count };
+        let grows = offset + count as u64 > self.inodes[inode].cache.len() as u64;
+        let file = &mut self.inodes[inode];
+        file.write(&bytes[..count], offset as usize);
+        if grows && let Some(capacity) = self.capacity {
+            self.overflowed |= self.used() > capacity;
+        }
         let inode = &mut self.inodes[inode];
-        inode.write(&bytes[..count], offset as usize);
         if self.random.chance(self.faults.early_writeback) {
             inode.write_out_some(&mut self.random, 300);
         }
