@@ -87,7 +87,7 @@ impl Commits {
 
     /// The number of the first commit that ends after `at`: where a standby that begins there
     /// starts to count.
-    pub fn first_behind(&self, at: Lsn) -> u64 {
+    pub fn first_after(&self, at: Lsn) -> u64 {
         let list = self.list.read().unwrap_or_else(PoisonError::into_inner);
         list.first + list.commits.partition_point(|(end, _)| *end <= at) as u64
     }
@@ -114,8 +114,8 @@ mod tests {
         seen.clear();
         commits.collect(9, Lsn::new(10_000), &mut seen);
         assert!(seen.is_empty());
-        assert_eq!(commits.first_behind(Lsn::new(500)), 5);
-        assert_eq!(commits.first_behind(Lsn::new(499)), 4);
+        assert_eq!(commits.first_after(Lsn::new(500)), 5);
+        assert_eq!(commits.first_after(Lsn::new(499)), 4);
         commits.complete_to(Lsn::new(700));
         assert_eq!(commits.known(), Lsn::new(700));
     }

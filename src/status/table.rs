@@ -63,13 +63,13 @@ pub(super) fn write(
         for ((column, width), cell) in columns.iter().zip(&widths).zip(row) {
             let cell = cut(cell, *width);
             let blanks = width - cell.chars().count().min(*width);
-            let (before, behind) = match column.align {
+            let (before, after) = match column.align {
                 Align::Left => (0, blanks),
                 Align::Right => (blanks, 0),
             };
             line.extend(std::iter::repeat_n(' ', before));
             line.push_str(&cell);
-            line.extend(std::iter::repeat_n(' ', behind + GAP));
+            line.extend(std::iter::repeat_n(' ', after + GAP));
         }
         writeln!(out, "{}", line.trim_end())?;
     }

@@ -49,9 +49,9 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
                 break;
             }
             if line == 0 {
-                let behind = rest.chars().skip(width).collect();
+                let after = rest.chars().skip(width).collect();
                 let head: String = rest.chars().take(width).collect();
-                rest = behind;
+                rest = after;
                 lines.pop();
                 lines.push(head);
             }

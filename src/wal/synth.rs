@@ -229,11 +229,11 @@ impl Synth {
                 self.page_header(left);
             }
             let room = PAGE_SIZE.saturating_sub(self.at.page_offset());
-            let (piece, behind) = rest.split_at(room.min(rest.len()));
+            let (piece, after) = rest.split_at(room.min(rest.len()));
             self.bytes.extend_from_slice(piece);
             self.at = self.at.saturating_add(piece.len() as u64);
             left = left.saturating_sub(piece.len());
-            rest = behind;
+            rest = after;
         }
         left
     }

@@ -254,8 +254,8 @@ mod tests {
         assert_eq!(query(&mut out), "START_REPLICATION SLOT \"s\" 0/4000 TIMELINE 3");
         let started = messages(&[(b'W', b"\0\0\0"), (b'd', b"abc")]);
         let stage = handshake.take(&started, &mut out, &mut wish).unwrap();
-        let Stage::Streaming(behind) = stage else { panic!() };
-        assert_eq!(&behind[..], messages(&[(b'd', b"abc")]));
+        let Stage::Streaming(after) = stage else { panic!() };
+        assert_eq!(&after[..], messages(&[(b'd', b"abc")]));
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl Ledger {
     /// A standby's first stream begins at `at`. A good one counts from now on.
     pub(super) fn join(&mut self, standby: usize, at: Lsn) {
         self.learn();
-        let next = self.commits.first_behind(at);
+        let next = self.commits.first_after(at);
         let Some(account) = self.accounts.get_mut(standby) else { return };
         account.next = next;
         if account.group == Group::Good {

@@ -194,13 +194,13 @@ impl Verifier {
             };
             let piece = self.recent.get(place).and_then(Option::as_ref);
             let Some(expected) = piece.and_then(|piece| piece.from(at)) else { return Ok(false) };
-            let (received, behind) = rest.split_at(expected.len().min(rest.len()));
+            let (received, after) = rest.split_at(expected.len().min(rest.len()));
             let expected = expected.get(..received.len()).unwrap_or(expected);
             if received != expected {
                 return Err(difference(at, expected, received));
             }
             at = at.saturating_add(received.len() as u64);
-            rest = behind;
+            rest = after;
         }
         Ok(true)
     }
@@ -227,12 +227,12 @@ impl Verifier {
                 (check.sum, check.whole) = (0, true);
             }
             let left = usize::try_from(BLOCK - at.raw() % BLOCK).unwrap_or(usize::MAX);
-            let (piece, behind) = rest.split_at(left.min(rest.len()));
+            let (piece, after) = rest.split_at(left.min(rest.len()));
             check.sum = crc32c::crc32c_append(check.sum, piece);
             check.summed += piece.len() as u64;
             let block = at.raw() / BLOCK;
             at = at.saturating_add(piece.len() as u64);
-            rest = behind;
+            rest = after;
             if piece.len() == left {
                 sums += self.judge(check, block)?;
             }

@@ -330,7 +330,7 @@ impl DirectoryStatus {
             Err(fault) => HaltedStatus { durable: None, reason: fault.to_string() },
         };
         self.wrong.push(format!(
-            "a sync failed ({}): the next start believes nothing behind {}",
+            "a sync failed ({}): the next start trusts nothing after {}",
             report.reason,
             report
                 .durable

@@ -65,12 +65,12 @@ enum Next {
     /// More of `partial`.
     Partial,
     /// The unused rest of a segment.
-    Zeros { end: Lsn, behind: Behind },
+    Zeros { end: Lsn, after: ZerosAfter },
 }
 
 /// What the zeros follow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Behind {
+enum ZerosAfter {
     /// An XLOG_SWITCH that was read.
     Switch,
     /// The end of a skipped record that may have been one. Only what follows in the next segment
@@ -173,8 +173,8 @@ impl Walker {
 
     /// Takes what belongs together from the front of `rest`; always takes something.
     fn step<'b>(&mut self, rest: &'b [u8]) -> Result<&'b [u8], Found> {
-        if let Next::Zeros { end, behind } = self.next {
-            return self.zeros(rest, end, behind);
+        if let Next::Zeros { end, after } = self.next {
+            return self.zeros(rest, end, after);
         }
         let offset = self.at.page_offset();
         if offset < LONG_HEADER {
@@ -183,7 +183,7 @@ impl Walker {
                 return self.page_header(rest, offset, due);
             }
         }
-        let (content, behind) = cut(rest, PAGE_SIZE.saturating_sub(offset));
+        let (content, after) = cut(rest, PAGE_SIZE.saturating_sub(offset));
         let left = match self.next {
             Next::Skip(skipped) => self.skip(content, skipped),
             Next::Record if self.fork_inside.is_none() => self.records(content)?,
@@ -192,7 +192,7 @@ impl Walker {
             Next::Record | Next::First | Next::Zeros { .. } => self.begin_partial(content)?,
         };
         let taken = content.len().saturating_sub(left.len());
-        Ok(if left.is_empty() { behind } else { cut(rest, taken).1 })
+        Ok(if left.is_empty() { after } else { cut(rest, taken).1 })
     }
 
     /// The header of the current page, of which `offset` bytes are already here.
@@ -203,7 +203,7 @@ impl Walker {
         due: usize,
     ) -> Result<&'b [u8], Found> {
         let page = self.at.page_start();
-        let (piece, behind) = cut(rest, due.saturating_sub(offset));
+        let (piece, after) = cut(rest, due.saturating_sub(offset));
         for (to, from) in self.page_head.iter_mut().skip(offset).zip(piece) {
             *to = *from;
         }
@@ -216,7 +216,7 @@ impl Walker {
             self.enter_page(page, page.saturating_add(due as u64), &header)?;
         }
         self.at = self.at.saturating_add(piece.len() as u64);
-        Ok(behind)
+        Ok(after)
     }
 
     /// Whether the page continues where the one before it stopped.
@@ -257,7 +257,7 @@ impl Walker {
     /// Anything odd takes the slow path, where faults are found.
     fn records<'b>(&mut self, content: &'b [u8]) -> Result<&'b [u8], Found> {
         let mut rest = content;
-        while let Some((head, behind_head)) = rest.split_first_chunk::<RECORD_HEADER>() {
+        while let Some((head, after_head)) = rest.split_first_chunk::<RECORD_HEADER>() {
             let header = RecordHeader::parse(head);
             let len = header.tot_len as usize;
             let padded = len.saturating_add(7) & !7;
@@ -265,7 +265,7 @@ impl Walker {
                 break;
             }
             self.check_prev(self.at, header.prev)?;
-            let (body, _) = cut(behind_head, len.saturating_sub(RECORD_HEADER));
+            let (body, _) = cut(after_head, len.saturating_sub(RECORD_HEADER));
             if finish_crc(crc32c::crc32c(body), head) != header.crc {
                 return Err((self.at, FaultKind::Checksum));
             }
@@ -290,10 +290,10 @@ impl Walker {
         let mut rest = content;
         loop {
             let due = self.partial.next_check();
-            let (piece, behind) = cut(rest, due.saturating_sub(self.partial.have()) as usize);
+            let (piece, after) = cut(rest, due.saturating_sub(self.partial.have()) as usize);
             self.partial.take(piece);
             self.at = self.at.saturating_add(piece.len() as u64);
-            rest = behind;
+            rest = after;
             if self.partial.have() < due {
                 return Ok(rest);
             }
@@ -311,7 +311,7 @@ impl Walker {
         if have == Partial::LENGTH_KNOWN {
             if self.maybe_switch && self.partial.is_zero() {
                 let end = start.segment(self.rules.size).end(self.rules.size);
-                self.next = Next::Zeros { end, behind: Behind::MaybeSwitch };
+                self.next = Next::Zeros { end, after: ZerosAfter::MaybeSwitch };
                 return Ok(());
             }
             return check_length(start, header.tot_len);
@@ -346,25 +346,30 @@ impl Walker {
         let size = self.rules.size;
         if header.is_switch() && end.segment_offset(size) != 0 {
             let end = end.segment(size).end(size);
-            self.next = Next::Zeros { end, behind: Behind::Switch };
+            self.next = Next::Zeros { end, after: ZerosAfter::Switch };
         }
         Ok(())
     }
 
     /// After an XLOG_SWITCH the rest of the segment is zeros, without even page headers.
-    fn zeros<'b>(&mut self, rest: &'b [u8], end: Lsn, behind: Behind) -> Result<&'b [u8], Found> {
+    fn zeros<'b>(
+        &mut self,
+        rest: &'b [u8],
+        end: Lsn,
+        after: ZerosAfter,
+    ) -> Result<&'b [u8], Found> {
         let due = usize::try_from(end.bytes_since(self.at)).unwrap_or(usize::MAX);
         let (piece, left) = cut(rest, due);
         if piece.iter().fold(0, |all, byte| all | byte) != 0 {
-            return Err(match behind {
-                Behind::Switch => (self.record_end, FaultKind::DataAfterSwitch),
-                Behind::MaybeSwitch => (self.record_end, FaultKind::RecordLength { found: 0 }),
+            return Err(match after {
+                ZerosAfter::Switch => (self.record_end, FaultKind::DataAfterSwitch),
+                ZerosAfter::MaybeSwitch => (self.record_end, FaultKind::RecordLength { found: 0 }),
             });
         }
         self.at = self.at.saturating_add(piece.len() as u64);
         if self.at == end {
             self.next = Next::Record;
-            if behind == Behind::Switch {
+            if after == ZerosAfter::Switch {
                 self.record_end = end;
             }
         }

@@ -89,13 +89,13 @@ fn uri(text: &str) -> Result<Pairs, ConninfoFault> {
     let mut pairs = Vec::new();
     let mut rest = text;
     // There are credentials if an @ comes before any slash.
-    if let Some((credentials, behind)) =
+    if let Some((credentials, after)) =
         text.split_once('@').filter(|(credentials, _)| !credentials.contains('/'))
     {
         let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
         push_decoded(&mut pairs, "user", user)?;
         push_decoded(&mut pairs, "password", password)?;
-        rest = behind;
+        rest = after;
     }
     let (hosts, ports) = host_list(&mut rest)?;
     push_decoded(&mut pairs, "host", &hosts)?;
@@ -113,34 +113,34 @@ fn host_list(rest: &mut &str) -> Result<(String, String), ConninfoFault> {
     let (mut hosts, mut ports) = (String::new(), String::new());
     loop {
         hosts.push_str(host(rest)?);
-        if let Some(behind) = rest.strip_prefix(':') {
-            let at = behind.find(['/', '?', ',']).unwrap_or(behind.len());
-            let (port, behind) = behind.split_at_checked(at).unwrap_or((behind, ""));
+        if let Some(after) = rest.strip_prefix(':') {
+            let at = after.find(['/', '?', ',']).unwrap_or(after.len());
+            let (port, after) = after.split_at_checked(at).unwrap_or((after, ""));
             ports.push_str(port);
-            *rest = behind;
+            *rest = after;
         }
-        let Some(behind) = rest.strip_prefix(',') else { return Ok((hosts, ports)) };
+        let Some(after) = rest.strip_prefix(',') else { return Ok((hosts, ports)) };
         hosts.push(',');
         ports.push(',');
-        *rest = behind;
+        *rest = after;
     }
 }
 
 fn host<'a>(rest: &mut &'a str) -> Result<&'a str, ConninfoFault> {
-    let (host, behind) = match rest.strip_prefix('[') {
+    let (host, after) = match rest.strip_prefix('[') {
         Some(bracketed) => {
-            let (host, behind) = bracketed.split_once(']').ok_or(ConninfoFault::Bracket)?;
-            if host.is_empty() || !(behind.is_empty() || behind.starts_with([':', '/', '?', ','])) {
+            let (host, after) = bracketed.split_once(']').ok_or(ConninfoFault::Bracket)?;
+            if host.is_empty() || !(after.is_empty() || after.starts_with([':', '/', '?', ','])) {
                 return Err(ConninfoFault::Bracket);
             }
-            (host, behind)
+            (host, after)
         }
         None => {
             let at = rest.find([':', '/', '?', ',']).unwrap_or(rest.len());
             rest.split_at_checked(at).unwrap_or((rest, ""))
         }
     };
-    *rest = behind;
+    *rest = after;
     Ok(host)
 }
 

@@ -80,7 +80,7 @@ impl Worker {
     pub(super) fn shake_hands(&mut self, place: usize) {
         match self.try_shake_hands(place) {
             Ok(None) => {}
-            Ok(Some(behind)) => self.begin_stream(place, &behind),
+            Ok(Some(first_bytes)) => self.begin_stream(place, &first_bytes),
             Err(NoStream::Refused(text)) => {
                 self.standbys[place].state = State::Idle;
                 self.count(Kind::Connecting, Kind::Failed);
@@ -110,7 +110,7 @@ impl Worker {
             *open = true;
         }
         let mut start = None;
-        let mut behind = None;
+        let mut first_bytes = None;
         match recv(&*socket, &mut *self.buffer, RecvFlags::DONTWAIT) {
             Ok((0, _)) => {
                 let text = format!("{host}: server closed the connection unexpectedly");
@@ -125,7 +125,7 @@ impl Worker {
                 };
                 let stage = handshake.take(bytes, out, &mut wish);
                 if let Stage::Streaming(rest) = stage.map_err(|fault| no_stream(host, &fault))? {
-                    behind = Some(rest);
+                    first_bytes = Some(rest);
                 }
             }
             Err(Errno::AGAIN | Errno::INTR | Errno::NOTCONN) => {}
@@ -149,7 +149,7 @@ impl Worker {
         if let Some(start) = start {
             standby.at = start;
         }
-        Ok(behind)
+        Ok(first_bytes)
     }
 
     /// The attempt has failed; the next one uses the next endpoint.

@@ -36,7 +36,7 @@ pub(super) enum AfterBytes {
 }
 
 impl Worker {
-    pub(super) fn begin_stream(&mut self, place: usize, behind: &[u8]) {
+    pub(super) fn begin_stream(&mut self, place: usize, rest: &[u8]) {
         let now = self.now();
         let standby = &mut self.standbys[place];
         let State::Connecting(connecting) = std::mem::replace(&mut standby.state, State::Idle)
@@ -74,10 +74,10 @@ impl Worker {
         // Like a walreceiver, which first reports its position.
         self.tell(place, ReplyRequest::No);
         self.tick(place, now);
-        let next = self.take(place, behind);
+        let next = self.take(place, rest);
         self.credit(place, at, now);
         self.after(place, next);
-        if !behind.is_empty() {
+        if !rest.is_empty() {
             self.report_batch(place);
         }
     }

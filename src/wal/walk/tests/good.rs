@@ -152,8 +152,8 @@ fn walk_from_any_page_meets_the_same_end() {
     let end = synth.position();
     let (start, bytes) = synth.take_bytes();
     for page in 0..bytes.len() / PAGE_SIZE {
-        let (behind, rest) = bytes.split_at(page * PAGE_SIZE);
-        let from = start.saturating_add(behind.len() as u64);
+        let (before, rest) = bytes.split_at(page * PAGE_SIZE);
+        let from = start.saturating_add(before.len() as u64);
         let (walker, result) = walk(rules(), from, rest);
         assert_eq!((result, walker.position()), (Ok(()), end), "page {page}");
         if from <= tail {
