@@ -14,7 +14,7 @@ use self::listener::{Bound, Listener};
 use self::registry::Registry;
 use crate::data::handoff::{Mailbox, ToControl};
 use crate::data::readback::MAX_OPEN;
-use crate::follow::{self, Order, System};
+use crate::follow::{self, System, UpstreamOrder};
 use crate::hub::Hub;
 use crate::keeper::KeeperClient;
 use crate::restorer::Restorer;
@@ -75,7 +75,7 @@ struct Shared {
     running: watch::Receiver<Running>,
     connections: Arc<AtomicUsize>,
     /// Orders for the task that keeps the hub connected.
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<UpstreamOrder>,
     started: Instant,
     started_at: SystemTime,
 }

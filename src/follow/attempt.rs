@@ -2,8 +2,8 @@
 
 use super::environment::{Environment, HandOverFault, Stream};
 use super::joining::{Joining, StreamStart};
-use super::link::{Link, LinkFault, Started};
-use super::orders::Order;
+use super::link::{Link, LinkFault, StartReply};
+use super::orders::UpstreamOrder;
 use super::outcome::AttemptFailure;
 use super::progress::Preference;
 use super::questions::{self, IdentifiedServer, ask, find_oldest, nature};
@@ -47,8 +47,8 @@ impl<E: Environment> Task<E> {
     pub(super) async fn attempt(
         &mut self,
         index: usize,
-        orders: &mut mpsc::Receiver<Order>,
-    ) -> Option<Order> {
+        orders: &mut mpsc::Receiver<UpstreamOrder>,
+    ) -> Option<UpstreamOrder> {
         let upstream = Arc::clone(&self.upstream);
         let Some(host) = upstream.conninfo.hosts.get(index) else {
             self.progress.is_interrupted();
@@ -96,8 +96,8 @@ impl<E: Environment> Task<E> {
         index: usize,
         host: &str,
         start: Lsn,
-        orders: &mut mpsc::Receiver<Order>,
-    ) -> Option<Order> {
+        orders: &mut mpsc::Receiver<UpstreamOrder>,
+    ) -> Option<UpstreamOrder> {
         let end = loop {
             tokio::select! {
                 biased;
@@ -249,8 +249,8 @@ impl<E: Environment> Task<E> {
             other => other,
         };
         let first = match started {
-            Ok(Started::Stream) => timeout(first, link.first_message()).await,
-            Ok(Started::TimelineEnded { next, at }) => {
+            Ok(StartReply::Stream) => timeout(first, link.first_message()).await,
+            Ok(StartReply::TimelineEnded { next, at }) => {
                 let why = format!("{name}: timeline {tli} ended at {at}, timeline {next} follows");
                 return Err(AttemptFailure::other(why));
             }

@@ -4,7 +4,7 @@
 //! evidence for all but the source that differed. What is here is served meanwhile.
 
 use super::environment::Environment;
-use super::link::{Link, LinkFault, Started};
+use super::link::{Link, LinkFault, StartReply};
 use super::{LOG, Parts, Task};
 use crate::hub::Hub;
 use crate::store::evidence::Evidence;
@@ -193,8 +193,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     match link.start(&start_replication(None, span.from, span.tli)).await? {
-        Started::Stream => {}
-        Started::TimelineEnded { next, at } => {
+        StartReply::Stream => {}
+        StartReply::TimelineEnded { next, at } => {
             return Err(LinkFault::Protocol(format!(
                 "timeline {} ended at {at}, before {}, where its history says {next} follows",
                 span.tli, span.from

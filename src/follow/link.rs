@@ -47,7 +47,7 @@ pub(super) type Rows = Vec<Vec<Option<Bytes>>>;
 
 /// The answer to START_REPLICATION.
 #[derive(Debug)]
-pub(super) enum Started {
+pub(super) enum StartReply {
     /// CopyBothResponse.
     Stream,
     /// The timeline ends exactly there: the next one, and where it begins.
@@ -140,7 +140,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     }
 
     /// Asks for the stream.
-    pub(super) async fn start(&mut self, sql: &str) -> Result<Started, LinkFault> {
+    pub(super) async fn start(&mut self, sql: &str) -> Result<StartReply, LinkFault> {
         self.send(sql).await?;
         // Either CopyBothResponse comes first, or the answer is an ordinary one.
         loop {
@@ -153,7 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             match tag {
                 b'W' => {
                     drop(read(&mut self.socket, &mut self.unread).await?);
-                    return Ok(Started::Stream);
+                    return Ok(StartReply::Stream);
                 }
                 b'N' | b'S' => drop(read(&mut self.socket, &mut self.unread).await?),
                 _ => break,
@@ -162,7 +162,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         let rows = self.collect().await?;
         let ended = rows.first().and_then(|row| {
             let next = TimelineId::new(text(row, 0)?.parse().ok()?)?;
-            Some(Started::TimelineEnded { next, at: text(row, 1)?.parse().ok()? })
+            Some(StartReply::TimelineEnded { next, at: text(row, 1)?.parse().ok()? })
         });
         ended.ok_or_else(|| {
             LinkFault::Protocol(

@@ -26,7 +26,7 @@ mod warnings;
 
 pub use environment::{Environment, HandOverFault, Stream};
 pub use histories::{UnsavedHistory, save as save_history};
-pub use orders::{Order, Steer};
+pub use orders::{Steer, UpstreamOrder};
 pub use system::System;
 
 use self::difference::Kept;
@@ -38,7 +38,7 @@ use crate::hub::course::Upstream;
 use crate::keeper::KeeperClient;
 use crate::restorer::Restorer;
 use crate::upstream::end::UpstreamEnd;
-use crate::upstream::supervise::{Next, Supervisor};
+use crate::upstream::supervise::{NextAttempt, Supervisor};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -79,7 +79,7 @@ impl<E: Environment> Parts<E> {
 pub async fn run<E: Environment>(
     parts: Parts<E>,
     ends: mpsc::Receiver<UpstreamEnd>,
-    mut orders: mpsc::Receiver<Order>,
+    mut orders: mpsc::Receiver<UpstreamOrder>,
 ) {
     let mut task = Task::new(Arc::new(parts), ends);
     task.write_state();
@@ -151,9 +151,11 @@ impl<E: Environment> Task<E> {
         }
         let hosts = self.upstream.conninfo.hosts.len();
         match self.supervisor.next(now) {
-            Next::SleepUntil(at) => self.progress.pauses(at),
-            Next::Connect(0) if self.progress.needs_pause(hosts) => self.progress.pauses(now),
-            Next::Connect(host) => self.progress.connects(host),
+            NextAttempt::SleepUntil(at) => self.progress.pauses(at),
+            NextAttempt::Connect(0) if self.progress.needs_pause(hosts) => {
+                self.progress.pauses(now)
+            }
+            NextAttempt::Connect(host) => self.progress.connects(host),
         }
         self.progress.phase()
     }

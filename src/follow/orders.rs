@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 /// An order, and the way to answer it.
 #[derive(Debug)]
-pub struct Order {
+pub struct UpstreamOrder {
     /// What to do.
     pub steer: Steer,
     /// Signalled when it is done, or with the reason why it is not. An order that changes nothing

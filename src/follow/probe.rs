@@ -6,7 +6,7 @@ use super::attempt::{DEFAULT_ATTEMPT, FIRST_MESSAGE};
 use super::difference::{self, barred_by};
 use super::environment::Environment;
 use super::histories::forks_of;
-use super::link::{Link, LinkFault, Started};
+use super::link::{Link, LinkFault, StartReply};
 use super::questions::{ask, nature};
 use crate::hub::Hub;
 use crate::hub::course::Upstream;
@@ -110,11 +110,13 @@ async fn answer<E: Environment>(
             // Only its answer shows whether it still has the WAL.
             Verdict::Start { tli, start } => {
                 match link.start(&start_replication(None, start, tli)).await? {
-                    Started::TimelineEnded { .. } => Ok(None),
-                    Started::Stream => match timeout(FIRST_MESSAGE, link.first_message()).await {
-                        Ok(Err(fault)) => Err(fault),
-                        Ok(Ok(())) | Err(_) => Ok(None),
-                    },
+                    StartReply::TimelineEnded { .. } => Ok(None),
+                    StartReply::Stream => {
+                        match timeout(FIRST_MESSAGE, link.first_message()).await {
+                            Ok(Err(fault)) => Err(fault),
+                            Ok(Ok(())) | Err(_) => Ok(None),
+                        }
+                    }
                 }
             }
         };

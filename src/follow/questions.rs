@@ -1,7 +1,7 @@
 //! What the task asks a server before a stream, command by command.
 
 use super::LOG;
-use super::link::{Link, LinkFault, Started, text};
+use super::link::{Link, LinkFault, StartReply, text};
 use crate::timeline::History;
 use crate::upstream::judge::Seen;
 use crate::upstream::login::{create_slot, start_replication};
@@ -137,11 +137,11 @@ where
     let mut search = OldestSearch::new(newest, size);
     while let Some(lsn) = search.probe() {
         let there = match link.start(&start_replication(None, lsn, tli)).await {
-            Ok(Started::Stream) => match link.first_message().await {
+            Ok(StartReply::Stream) => match link.first_message().await {
                 Ok(()) => link.end_stream().await,
                 Err(fault) => Err(fault),
             },
-            Ok(Started::TimelineEnded { .. }) => Ok(()),
+            Ok(StartReply::TimelineEnded { .. }) => Ok(()),
             Err(fault) => Err(fault),
         };
         match there {

@@ -2,7 +2,7 @@
 //! two attempts, never during one, and a change is on disk before it takes effect.
 
 use super::environment::Environment;
-use super::orders::{Order, Steer};
+use super::orders::{Steer, UpstreamOrder};
 use super::{LOG, Task};
 use crate::data::figures::About;
 use crate::data::handoff::ToCore;
@@ -16,7 +16,7 @@ use std::time::SystemTime;
 
 impl<E: Environment> Task<E> {
     /// Does the order end what is in progress?
-    pub(super) fn interrupts(&self, order: &Order) -> bool {
+    pub(super) fn interrupts(&self, order: &UpstreamOrder) -> bool {
         let course = &self.parts.hub.course;
         let (upstream, _) = course.upstream();
         match &order.steer {
@@ -29,7 +29,7 @@ impl<E: Environment> Task<E> {
 
     /// Carries out an order. What was in progress may have been given up at any point. Nothing is
     /// received in the meantime.
-    pub(super) async fn carry_out(&mut self, order: Order) {
+    pub(super) async fn carry_out(&mut self, order: UpstreamOrder) {
         self.recall().await;
         if self.progress.is_stopped() {
             return;
@@ -39,9 +39,9 @@ impl<E: Environment> Task<E> {
     }
 
     /// Obeys the order if nothing prevents it or if nothing has to change.
-    pub(super) async fn obey(&mut self, order: Order) {
+    pub(super) async fn obey(&mut self, order: UpstreamOrder) {
         let interrupts = self.interrupts(&order);
-        let Order { steer, answer } = order;
+        let UpstreamOrder { steer, answer } = order;
         let result = match steer {
             Steer::Follow(upstream) => self.follow(upstream).await,
             Steer::Fence => self.fence().await,

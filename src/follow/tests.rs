@@ -2,7 +2,7 @@
 
 mod paused;
 
-use super::{ENDS, ORDERS, Order, Parts, System, run};
+use super::{ENDS, ORDERS, Parts, System, UpstreamOrder, run};
 use crate::cluster::instance::{InstanceId, InstancePath};
 use crate::config::{Config, MissingSlot, OnGap};
 use crate::control::tests::keeper_that;
@@ -232,7 +232,7 @@ struct Scene {
     asked: Arc<Mutex<Vec<String>>>,
     saved: Arc<Mutex<Vec<String>>>,
     // Held: the task takes orders from it.
-    _orders: mpsc::Sender<Order>,
+    _orders: mpsc::Sender<UpstreamOrder>,
 }
 
 impl Scene {

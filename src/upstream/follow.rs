@@ -5,7 +5,7 @@ use crate::wal::{Lsn, TimelineId};
 
 /// Where the histories lead from our position.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Course {
+pub struct TargetTimeline {
     /// Our timeline ends at that position, and this one follows; `None` while it continues.
     pub ends: Option<(TimelineId, Lsn)>,
     /// The history that says so.
@@ -18,8 +18,8 @@ pub struct Course {
 /// Decides as `rescanLatestTimeLine` does: the newest timeline that descends from ours and left it
 /// at or past what we hold. `own` is our timeline's history, `newer` those of newer timelines,
 /// oldest first.
-pub fn course(own: &History, newer: &[History], durable: Lsn) -> Course {
-    let mut course = Course::default();
+pub fn target_timeline(own: &History, newer: &[History], durable: Lsn) -> TargetTimeline {
+    let mut target = TargetTimeline::default();
     for history in newer.iter().rev().filter(|history| history.begins_with(own)) {
         let (Some(at), Some(next)) =
             (history.switchpoint_of(own.tli()), history.next_after(own.tli()))
@@ -27,13 +27,13 @@ pub fn course(own: &History, newer: &[History], durable: Lsn) -> Course {
             continue;
         };
         if at >= durable {
-            course.ends = Some((next, at));
-            course.history = Some(history.clone());
-            return course;
+            target.ends = Some((next, at));
+            target.history = Some(history.clone());
+            return target;
         }
-        course.passed.get_or_insert((history.tli(), at));
+        target.passed.get_or_insert((history.tli(), at));
     }
-    course
+    target
 }
 
 #[cfg(test)]
@@ -56,8 +56,8 @@ mod tests {
         let third = history(3, "1\t0/500\ta\n2\t0/900\tb\n");
         let at = |n| Lsn::new(n);
         let goes = |own: &History, newer: &[History], durable| {
-            let course = course(own, newer, at(durable));
-            (course.ends.map(|(next, at)| (next.raw(), at.raw())), course.passed.is_some())
+            let target = target_timeline(own, newer, at(durable));
+            (target.ends.map(|(next, at)| (next.raw(), at.raw())), target.passed.is_some())
         };
         assert_eq!(goes(&first, &[], 0x400), (None, false));
         let both = [second.clone(), third.clone()];

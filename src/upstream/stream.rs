@@ -118,7 +118,7 @@ pub struct Positions {
 
 /// When something is owed to the upstream, and when the connection is abandoned.
 #[derive(Debug)]
-pub struct Clock {
+pub struct ReceiverTimers {
     status_interval: Duration,
     timeout: Duration,
     heard_at: Instant,
@@ -129,7 +129,7 @@ pub struct Clock {
     paused_at: Option<Instant>,
 }
 
-/// What the clock asks for.
+/// What the timers ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
     /// Nothing yet.
@@ -143,7 +143,7 @@ pub enum Due {
     DiskTooSlow(Duration),
 }
 
-impl Clock {
+impl ReceiverTimers {
     /// A stream that begins now. Zero disables an interval or timeout.
     pub fn new(now: Instant, status_interval: Duration, timeout: Duration) -> Self {
         Self {
@@ -206,7 +206,7 @@ impl Clock {
         if self.timeout.is_zero() { UNREAD_LIMIT } else { self.timeout / 2 }
     }
 
-    /// When [`Clock::due`] has to be called next.
+    /// When [`ReceiverTimers::due`] has to be called next.
     pub fn deadline(&self) -> Option<Instant> {
         let timed = !self.timeout.is_zero();
         let status = (!self.status_interval.is_zero()).then(|| self.told_at + self.status_interval);
@@ -216,7 +216,7 @@ impl Clock {
         [status, paused, silent].into_iter().flatten().min()
     }
 
-    /// What the clock asks for. After a status that requests an answer, the upstream counts as
+    /// What the timers ask for. After a status that requests an answer, the upstream counts as
     /// pinged.
     pub fn due(&mut self, now: Instant) -> Due {
         if let Some(paused_at) = self.paused_at {
@@ -259,54 +259,54 @@ mod tests {
     #[test]
     fn asks_at_half_time_and_gives_up_at_the_end() {
         let t0 = Instant::now();
-        let mut clock = Clock::new(t0, s(10), s(60));
-        assert_eq!(clock.deadline(), Some(t0 + s(10)));
-        assert_eq!(clock.due(t0 + s(10)), Due::Status(ReplyRequest::No));
-        clock.status(at(8, 8), ReplyRequest::No, PgTime::new(0), t0 + s(10));
-        assert_eq!(clock.due(t0 + s(11)), Due::Nothing);
-        assert_eq!(clock.due(t0 + s(30)), Due::Status(ReplyRequest::Yes));
-        clock.status(at(8, 8), ReplyRequest::Yes, PgTime::new(0), t0 + s(30));
-        assert_eq!(clock.due(t0 + s(31)), Due::Nothing);
-        assert_eq!(clock.due(t0 + s(60)), Due::GiveUp);
-        clock.heard(t0 + s(60));
-        assert_eq!(clock.due(t0 + s(61)), Due::Status(ReplyRequest::No));
+        let mut timers = ReceiverTimers::new(t0, s(10), s(60));
+        assert_eq!(timers.deadline(), Some(t0 + s(10)));
+        assert_eq!(timers.due(t0 + s(10)), Due::Status(ReplyRequest::No));
+        timers.status(at(8, 8), ReplyRequest::No, PgTime::new(0), t0 + s(10));
+        assert_eq!(timers.due(t0 + s(11)), Due::Nothing);
+        assert_eq!(timers.due(t0 + s(30)), Due::Status(ReplyRequest::Yes));
+        timers.status(at(8, 8), ReplyRequest::Yes, PgTime::new(0), t0 + s(30));
+        assert_eq!(timers.due(t0 + s(31)), Due::Nothing);
+        assert_eq!(timers.due(t0 + s(60)), Due::GiveUp);
+        timers.heard(t0 + s(60));
+        assert_eq!(timers.due(t0 + s(61)), Due::Status(ReplyRequest::No));
     }
 
     #[test]
     fn a_slow_disk_is_not_the_upstreams_silence() {
         let t0 = Instant::now();
-        let mut clock = Clock::new(t0, s(0), s(60));
-        clock.pause(t0 + s(20));
-        assert_eq!(clock.deadline(), Some(t0 + s(50)));
-        assert_eq!(clock.due(t0 + s(49)), Due::Nothing);
-        assert_eq!(clock.due(t0 + s(50)), Due::DiskTooSlow(s(30)));
-        clock.resume(t0 + s(51));
-        assert_eq!(clock.due(t0 + s(80)), Due::Nothing);
-        assert_eq!(clock.due(t0 + s(81)), Due::Status(ReplyRequest::Yes));
+        let mut timers = ReceiverTimers::new(t0, s(0), s(60));
+        timers.pause(t0 + s(20));
+        assert_eq!(timers.deadline(), Some(t0 + s(50)));
+        assert_eq!(timers.due(t0 + s(49)), Due::Nothing);
+        assert_eq!(timers.due(t0 + s(50)), Due::DiskTooSlow(s(30)));
+        timers.resume(t0 + s(51));
+        assert_eq!(timers.due(t0 + s(80)), Due::Nothing);
+        assert_eq!(timers.due(t0 + s(81)), Due::Status(ReplyRequest::Yes));
     }
 
     #[test]
     fn no_timeout_is_no_leave_to_keep_the_upstream_waiting() {
         let t0 = Instant::now();
-        let mut clock = Clock::new(t0, s(0), s(0));
-        assert_eq!(clock.deadline(), None);
-        assert_eq!(clock.due(t0 + s(1_000_000)), Due::Nothing);
-        clock.pause(t0 + s(20));
-        assert_eq!(clock.deadline(), Some(t0 + s(50)));
-        assert_eq!(clock.due(t0 + s(49)), Due::Nothing);
-        assert_eq!(clock.due(t0 + s(50)), Due::DiskTooSlow(s(30)));
+        let mut timers = ReceiverTimers::new(t0, s(0), s(0));
+        assert_eq!(timers.deadline(), None);
+        assert_eq!(timers.due(t0 + s(1_000_000)), Due::Nothing);
+        timers.pause(t0 + s(20));
+        assert_eq!(timers.deadline(), Some(t0 + s(50)));
+        assert_eq!(timers.due(t0 + s(49)), Due::Nothing);
+        assert_eq!(timers.due(t0 + s(50)), Due::DiskTooSlow(s(30)));
     }
 
     #[test]
     fn news_are_told_once() {
         let t0 = Instant::now();
-        let mut clock = Clock::new(t0, s(10), s(0));
-        assert!(clock.has_news(at(16, 8)));
-        let status = clock.status(at(16, 8), ReplyRequest::No, PgTime::new(0), t0);
+        let mut timers = ReceiverTimers::new(t0, s(10), s(0));
+        assert!(timers.has_news(at(16, 8)));
+        let status = timers.status(at(16, 8), ReplyRequest::No, PgTime::new(0), t0);
         assert_eq!([status.write, status.flush, status.apply].map(Lsn::raw), [16, 8, 8]);
-        assert!(!clock.has_news(at(16, 8)));
-        assert!(clock.has_news(at(16, 16)));
-        assert!(clock.has_news(Positions { apply: Lsn::INVALID, ..at(16, 8) }));
+        assert!(!timers.has_news(at(16, 8)));
+        assert!(timers.has_news(at(16, 16)));
+        assert!(timers.has_news(Positions { apply: Lsn::INVALID, ..at(16, 8) }));
     }
 
     #[test]

@@ -18,7 +18,7 @@ const LONG_WAIT: Duration = Duration::from_secs(60);
 
 /// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub enum NextAttempt {
     /// Try this host, by its index.
     Connect(usize),
     /// Nothing before this moment.
@@ -75,16 +75,16 @@ impl Supervisor {
     }
 
     /// What to do now.
-    pub fn next(&mut self, now: Instant) -> Next {
+    pub fn next(&mut self, now: Instant) -> NextAttempt {
         if let Some(at) = self.round_not_before {
             if now < at {
-                return Next::SleepUntil(at);
+                return NextAttempt::SleepUntil(at);
             }
             self.round_not_before = None;
         }
         while let Some(host) = self.hosts.get(self.next_host) {
             if host.not_before.is_none_or(|at| at <= now) {
-                return Next::Connect(self.next_host);
+                return NextAttempt::Connect(self.next_host);
             }
             self.next_host += 1;
         }
@@ -93,7 +93,7 @@ impl Supervisor {
         let soonest = self.hosts.iter().filter_map(|host| host.not_before).min();
         let at = soonest.unwrap_or(now + self.retry_interval);
         self.round_not_before = Some(at);
-        Next::SleepUntil(at)
+        NextAttempt::SleepUntil(at)
     }
 
     /// The stream began.
@@ -236,14 +236,14 @@ mod tests {
     fn first_failure_retries_at_once_the_next_after_the_interval() {
         let mut machine = Supervisor::new(1, RETRY);
         let (t0, mut news) = (Instant::now(), Vec::new());
-        assert_eq!(machine.next(t0), Next::Connect(0));
+        assert_eq!(machine.next(t0), NextAttempt::Connect(0));
         machine.ended(t0, 0, down(), &mut news);
-        assert_eq!(machine.next(t0), Next::Connect(0));
+        assert_eq!(machine.next(t0), NextAttempt::Connect(0));
         machine.ended(t0, 0, down(), &mut news);
-        assert_eq!(machine.next(t0), Next::SleepUntil(t0 + RETRY));
-        assert_eq!(machine.next(t0 + RETRY), Next::Connect(0));
+        assert_eq!(machine.next(t0), NextAttempt::SleepUntil(t0 + RETRY));
+        assert_eq!(machine.next(t0 + RETRY), NextAttempt::Connect(0));
         machine.ended(t0 + RETRY, 0, down(), &mut news);
-        assert_eq!(machine.next(t0 + RETRY), Next::SleepUntil(t0 + RETRY * 2));
+        assert_eq!(machine.next(t0 + RETRY), NextAttempt::SleepUntil(t0 + RETRY * 2));
         assert_eq!(news, [News::Changed(down())], "told once");
     }
 
@@ -255,10 +255,14 @@ mod tests {
         machine.started(0, streaming(), &mut news);
         let later = t0 + Duration::from_secs(60);
         machine.ended(later, 0, down(), &mut news);
-        assert_eq!(machine.next(later), Next::Connect(0));
+        assert_eq!(machine.next(later), NextAttempt::Connect(0));
         machine.started(0, streaming(), &mut news);
         machine.ended(later, 0, down(), &mut news);
-        assert_eq!(machine.next(later), Next::SleepUntil(later + RETRY), "but does not spin");
+        assert_eq!(
+            machine.next(later),
+            NextAttempt::SleepUntil(later + RETRY),
+            "but does not spin"
+        );
         assert_eq!(news.len(), 5, "{news:?}");
     }
 
@@ -271,7 +275,7 @@ mod tests {
             // The refused host is left alone in the later rounds.
             let tried: &[usize] = if round == 0 { &[0, 1, 2] } else { &[0, 2] };
             for &host in tried {
-                assert_eq!(machine.next(now), Next::Connect(host), "round {round}");
+                assert_eq!(machine.next(now), NextAttempt::Connect(host), "round {round}");
                 let state = if host == 1 { refused() } else { down() };
                 machine.ended(now, host, state, &mut news);
             }
@@ -289,9 +293,9 @@ mod tests {
         ];
         assert_eq!(news, told);
         let much_later = t0 + RETRY * SLOW_FACTOR;
-        assert_eq!(machine.next(much_later), Next::Connect(0));
+        assert_eq!(machine.next(much_later), NextAttempt::Connect(0));
         machine.ended(much_later, 0, down(), &mut news);
-        assert_eq!(machine.next(much_later), Next::Connect(1));
+        assert_eq!(machine.next(much_later), NextAttempt::Connect(1));
     }
 
     #[test]
@@ -299,11 +303,11 @@ mod tests {
         let mut machine = Supervisor::new(1, RETRY);
         let (t0, mut news) = (Instant::now(), Vec::new());
         machine.ended(t0, 0, refused(), &mut news);
-        let Next::SleepUntil(at) = machine.next(t0) else { panic!("must sleep") };
+        let NextAttempt::SleepUntil(at) = machine.next(t0) else { panic!("must sleep") };
         assert_eq!(at, t0 + RETRY * SLOW_FACTOR);
-        assert_eq!(machine.next(at), Next::Connect(0));
+        assert_eq!(machine.next(at), NextAttempt::Connect(0));
         machine.forget();
-        assert_eq!(machine.next(t0), Next::Connect(0));
+        assert_eq!(machine.next(t0), NextAttempt::Connect(0));
     }
 
     #[test]
@@ -314,11 +318,11 @@ mod tests {
             machine.ended(t0, 0, refused(), &mut news);
         }
         machine.interrupted(2, UpstreamState::Connecting, &mut news);
-        assert_eq!(machine.next(t0), Next::Connect(0));
+        assert_eq!(machine.next(t0), NextAttempt::Connect(0));
         machine.ended(t0, 0, down(), &mut news);
-        assert_eq!(machine.next(t0), Next::Connect(1));
+        assert_eq!(machine.next(t0), NextAttempt::Connect(1));
         machine.ended(t0, 1, down(), &mut news);
-        assert_eq!(machine.next(t0), Next::Connect(0), "the first failure of this upstream");
+        assert_eq!(machine.next(t0), NextAttempt::Connect(0), "the first failure of this upstream");
         assert_eq!(news[1], News::Changed(UpstreamState::Connecting));
     }
 

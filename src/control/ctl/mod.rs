@@ -10,7 +10,7 @@ use super::Shared;
 use super::inquiry;
 use crate::ctl::answer::{Answer, Dropped, Failure, Said};
 use crate::ctl::request::{HubCommand, MAX_REQUEST, Request};
-use crate::follow::{Order, Steer};
+use crate::follow::{Steer, UpstreamOrder};
 use crate::hub::course::Upstream;
 use crate::status::Ages;
 use crate::store::slots::SlotName;
@@ -176,7 +176,7 @@ impl CtlService {
     async fn steer(&self, steer: Steer) -> Result<(), Failure> {
         let (answer, carried_out) = oneshot::channel();
         let gone = || Failure::new("the hub is shutting down");
-        let sent = self.shared.orders.send(Order { steer, answer }).await;
+        let sent = self.shared.orders.send(UpstreamOrder { steer, answer }).await;
         sent.map_err(|_| gone())?;
         carried_out.await.map_err(|_| gone())?.map_err(Failure::new)
     }

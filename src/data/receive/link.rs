@@ -10,7 +10,7 @@ use crate::hub::fleet::Fleet;
 use crate::ring;
 use crate::upstream::apply::ApplyReport;
 use crate::upstream::end::UpstreamEnd;
-use crate::upstream::stream::{Clock, Due, Positions};
+use crate::upstream::stream::{Due, Positions, ReceiverTimers};
 use crate::wal::{Lsn, TimelineId};
 use crate::wire::copy::ReplyRequest;
 use std::time::Instant;
@@ -30,7 +30,7 @@ pub struct Offer {
 #[derive(Debug)]
 pub(super) struct StreamLink {
     pub(super) host: String,
-    pub(super) clock: Clock,
+    pub(super) timers: ReceiverTimers,
     /// The next byte of the stream.
     pub(super) expected: Lsn,
     /// The timeline has ended: only the ID of the next one is awaited.
@@ -51,7 +51,7 @@ impl StreamLink {
         let interval = config.wal_receiver_status_interval;
         Self {
             host: offer.host,
-            clock: Clock::new(now, interval, config.wal_receiver_timeout),
+            timers: ReceiverTimers::new(now, interval, config.wal_receiver_timeout),
             expected: offer.start,
             next: None,
             feedback: FeedbackClock::new(interval),
@@ -66,7 +66,7 @@ impl StreamLink {
 
     /// Is the upstream waiting for a status, or would one contain news?
     pub(super) fn owes_status(&self, positions: Positions) -> bool {
-        self.asked == Asked::Yes || self.clock.has_news(positions)
+        self.asked == Asked::Yes || self.timers.has_news(positions)
     }
 
     /// Sends this hub's positions.
@@ -77,7 +77,7 @@ impl StreamLink {
         at: &Moment<'_, impl ring::Clock>,
         out: &mut Vec<Effect<F>>,
     ) {
-        let status = self.clock.status(positions, reply, at.pg_time(), at.now);
+        let status = self.timers.status(positions, reply, at.pg_time(), at.now);
         out.push(Effect::Tell(ToUpstream::Status(status)));
         self.asked = Asked::No;
     }
@@ -112,11 +112,11 @@ impl StreamLink {
 
     /// What the timers make due by now.
     pub(super) fn due(&mut self, now: Instant) -> Due {
-        self.clock.due(now)
+        self.timers.due(now)
     }
 
     /// When the link must be checked again.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
-        [self.clock.deadline(), self.feedback.deadline(now)].into_iter().flatten().min()
+        [self.timers.deadline(), self.feedback.deadline(now)].into_iter().flatten().min()
     }
 }

@@ -122,12 +122,12 @@ impl<F: Clone> Receiver<F> {
     /// May the stream be read further? A paused stream's next message stays in the buffer and must
     /// be offered again: the upstream may have nothing more to send when there is room again.
     pub fn is_reading(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| !link.clock.is_paused())
+        self.link.as_ref().is_some_and(|link| !link.timers.is_paused())
     }
 
     /// Is there a stream that is left unread because too much WAL is not durable yet?
     pub fn is_paused(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| link.clock.is_paused())
+        self.link.as_ref().is_some_and(|link| link.timers.is_paused())
     }
 
     /// Has something happened to the standbys since the last look that may have to be sent
@@ -236,7 +236,7 @@ impl<F: Clone> Receiver<F> {
     /// Takes one message of the stream.
     fn take(&mut self, told: StreamMessage<'_>, now: Instant, out: &mut Vec<Effect<F>>) -> Taken {
         let Some(link) = &mut self.link else { return Taken::Yes };
-        link.clock.heard(now);
+        link.timers.heard(now);
         match told {
             StreamMessage::Nothing => Taken::Yes,
             StreamMessage::ReplyWanted => {
@@ -291,7 +291,7 @@ impl<F: Clone> Receiver<F> {
         let most = (self.hub.config.wal_buffers / 2) as u64;
         let unsynced = received.bytes_since(store.appender.durable());
         if unsynced > 0 && unsynced + new.len() as u64 > most {
-            link.clock.pause(now);
+            link.timers.pause(now);
             return Taken::NotYet;
         }
         if !new.is_empty() {
@@ -302,13 +302,13 @@ impl<F: Clone> Receiver<F> {
             match store.append(&mut self.writer, new) {
                 Ok(Appended::Taken) => store.appender.received(end, &mut self.actions),
                 Ok(Appended::NoRoom) => {
-                    link.clock.pause(now);
+                    link.timers.pause(now);
                     return Taken::NotYet;
                 }
                 Err(end) => return Taken::End(end),
             }
         }
-        link.clock.resume(now);
+        link.timers.resume(now);
         link.expected = end;
         Taken::Yes
     }

@@ -12,7 +12,7 @@ use crate::store::evidence::{ARCHIVE, in_archive};
 use crate::store::layout::Layout;
 use crate::store::retention::Receiving;
 use crate::upstream::end::UpstreamEnd;
-use crate::upstream::follow::Course;
+use crate::upstream::follow::TargetTimeline;
 use crate::upstream::place::Span;
 use crate::upstream::position::Position;
 use crate::upstream::state::UpstreamState;
@@ -44,12 +44,12 @@ impl<E: Environment> Task<E> {
             surveyed = self.survey(restorer, tli, durable) => surveyed?,
             () = turn.cut_short() => return Ok(Advance::Over),
         };
-        let Some(mut course) = surveyed else { return Ok(Advance::Stuck) };
+        let Some(mut target) = surveyed else { return Ok(Advance::Stuck) };
         if let Some(place) = barred_by(&hub, ARCHIVE) {
-            let upto = course.ends.map_or(durable, |(_, end)| end.min(durable));
-            return self.compare_archive(restorer, &course, place.span(size, upto), turn).await;
+            let upto = target.ends.map_or(durable, |(_, end)| end.min(durable));
+            return self.compare_archive(restorer, &target, place.span(size, upto), turn).await;
         }
-        if let Some((next, at)) = course.ends
+        if let Some((next, at)) = target.ends
             && at == durable
         {
             return self.switch_to(tli, next, at).await;
@@ -58,13 +58,13 @@ impl<E: Environment> Task<E> {
         let mut at = start.max(durable.segment_start(size));
         let (mut walker, mut feed): (Option<Walker>, Option<Feed<E::Socket>>) = (None, None);
         let advance = loop {
-            let upto = course.ends.map_or(Lsn::MAX, |(_, end)| end);
+            let upto = target.ends.map_or(Lsn::MAX, |(_, end)| end);
             if at >= upto {
                 break Advance::Further;
             }
             let no = at.segment(size);
             let fetched = tokio::select! {
-                fetched = during(&mut feed, ahead.take(no, &course)) => fetched,
+                fetched = during(&mut feed, ahead.take(no, &target)) => fetched,
                 () = turn.cut_short() => break Advance::Over,
             };
             let Ok(fetched) = fetched else { break Advance::Stuck };
@@ -126,7 +126,7 @@ impl<E: Environment> Task<E> {
             };
             let Ok(surveyed) = surveyed else { break Advance::Stuck };
             let Some(surveyed) = surveyed? else { break Advance::Stuck };
-            course = surveyed;
+            target = surveyed;
         };
         let Some(feed) = feed else { return Ok(advance) };
         let before = hub.position();
@@ -206,14 +206,14 @@ impl<E: Environment> Task<E> {
     async fn compare_archive(
         &mut self,
         restorer: &Restorer,
-        course: &Course,
+        target: &TargetTimeline,
         span: Span,
         turn: &mut ArchiveTurn<'_>,
     ) -> Result<Advance, ShuttingDown> {
         let Some(identity) = self.parts.hub.identity() else { return Ok(Advance::Stuck) };
         let size = identity.segment_size;
         let ahead = Ahead::new(restorer, span.tli, size);
-        let names = ahead.names(span.from.segment(size), course);
+        let names = ahead.names(span.from.segment(size), target);
         let fetched = tokio::select! {
             fetched = restorer.segment(names) => fetched.map_err(|_| ShuttingDown)?,
             () = turn.cut_short() => return Ok(Advance::Over),

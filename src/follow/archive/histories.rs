@@ -7,7 +7,7 @@ use crate::follow::{LOG, Task};
 use crate::restorer::Restorer;
 use crate::store::switch::Switch;
 use crate::timeline::History;
-use crate::upstream::follow::{Course, course};
+use crate::upstream::follow::{TargetTimeline, target_timeline};
 use crate::wal::{Lsn, TimelineId};
 use std::sync::Arc;
 use tracing::{error, info, warn};
@@ -21,7 +21,7 @@ impl<E: Environment> Task<E> {
         restorer: &Restorer,
         tli: TimelineId,
         durable: Lsn,
-    ) -> Result<Option<Course>, ShuttingDown> {
+    ) -> Result<Option<TargetTimeline>, ShuttingDown> {
         let hub = Arc::clone(&self.parts.hub);
         let mut newer = Vec::new();
         for raw in tli.raw().saturating_add(1).. {
@@ -71,9 +71,9 @@ impl<E: Environment> Task<E> {
             }
         };
         self.told.unread = None;
-        let course = own.map(|own| course(&own, &newer, durable));
-        let course = course.unwrap_or_default();
-        if let Some((branch, at)) = course.passed
+        let target = own.map(|own| target_timeline(&own, &newer, durable));
+        let target = target.unwrap_or_default();
+        if let Some((branch, at)) = target.passed
             && self.told.passed.replace(branch) != Some(branch)
         {
             warn!(
@@ -82,7 +82,7 @@ impl<E: Environment> Task<E> {
                  it is not followed by the archive's word alone"
             );
         }
-        Ok(Some(course))
+        Ok(Some(target))
     }
 
     /// Our timeline has ended, all of it is here, and `next` follows.

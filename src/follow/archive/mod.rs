@@ -13,7 +13,7 @@ mod turn;
 
 use self::turn::{Advance, ArchiveTurn, ShuttingDown};
 use super::environment::Environment;
-use super::orders::Order;
+use super::orders::UpstreamOrder;
 use super::probe::Probe;
 use super::{LOG, Task};
 use crate::config::OnGap;
@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 /// Sleeps until `at`, or until there is an order.
-async fn sleep(at: Instant, orders: &mut mpsc::Receiver<Order>) -> Option<Order> {
+async fn sleep(at: Instant, orders: &mut mpsc::Receiver<UpstreamOrder>) -> Option<UpstreamOrder> {
     tokio::select! {
         order = orders.recv() => order,
         () = tokio::time::sleep_until(at.into()) => None,
@@ -37,8 +37,8 @@ impl<E: Environment> Task<E> {
     pub(in crate::follow) async fn pause(
         &mut self,
         at: Instant,
-        orders: &mut mpsc::Receiver<Order>,
-    ) -> Option<Order> {
+        orders: &mut mpsc::Receiver<UpstreamOrder>,
+    ) -> Option<UpstreamOrder> {
         let order = self.take_turn(at, orders).await;
         match order {
             Some(_) => self.progress.is_interrupted(),
@@ -50,8 +50,8 @@ impl<E: Environment> Task<E> {
     async fn take_turn(
         &mut self,
         at: Instant,
-        orders: &mut mpsc::Receiver<Order>,
-    ) -> Option<Order> {
+        orders: &mut mpsc::Receiver<UpstreamOrder>,
+    ) -> Option<UpstreamOrder> {
         let Some(restorer) = self.parts.restorer.clone() else {
             return sleep(at, orders).await;
         };

@@ -6,7 +6,7 @@ use crate::follow::feed::Feed;
 use crate::follow::system::open_own_segment;
 use crate::restorer::{RestoreResult, RestoredFile, Restorer};
 use crate::store::layout::Layout;
-use crate::upstream::follow::Course;
+use crate::upstream::follow::TargetTimeline;
 use crate::wal::page::PageRules;
 use crate::wal::walk::{WalkFault, Walker};
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
@@ -158,16 +158,16 @@ impl<'a> Ahead<'a> {
     pub(super) async fn take(
         &mut self,
         no: SegmentNo,
-        course: &Course,
+        target: &TargetTimeline,
     ) -> Result<FetchedSegment, ShuttingDown> {
         while self.coming.front().is_some_and(|(first, _)| *first != no) {
             self.coming.pop_front();
         }
         let mut next = self.coming.back().map_or(no, |(last, _)| last.next());
         while next.raw() <= no.raw().saturating_add(self.restorer.ahead())
-            && course.ends.is_none_or(|(_, end)| next.start(self.size) < end)
+            && target.ends.is_none_or(|(_, end)| next.start(self.size) < end)
         {
-            self.coming.push_back((next, self.restorer.segment(self.names(next, course))));
+            self.coming.push_back((next, self.restorer.segment(self.names(next, target))));
             next = next.next();
         }
         match self.coming.pop_front() {
@@ -178,10 +178,10 @@ impl<'a> Ahead<'a> {
 
     /// Where our timeline ends inside the segment, the file of the timeline that continues past it
     /// holds the same WAL, and is more likely to have been archived whole.
-    pub(super) fn names(&self, no: SegmentNo, course: &Course) -> Vec<SegmentName> {
+    pub(super) fn names(&self, no: SegmentNo, target: &TargetTimeline) -> Vec<SegmentName> {
         let size = self.size;
         let last = no.end(size).saturating_sub(1);
-        let heir = course.history.as_ref().map(|history| history.tli_at(last));
+        let heir = target.history.as_ref().map(|history| history.tli_at(last));
         let heir = heir.filter(|heir| *heir != self.tli);
         let tlis = heir.into_iter().chain([self.tli]);
         tlis.map(|tli| SegmentName { tli, no, size }).collect()

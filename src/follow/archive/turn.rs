@@ -1,6 +1,6 @@
 //! What ends the archive's turn, and what came of an advance.
 
-use crate::follow::orders::Order;
+use crate::follow::orders::UpstreamOrder;
 use crate::follow::probe::Probe;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -27,9 +27,9 @@ pub(super) struct ShuttingDown;
 /// What ends the archive's turn.
 pub(super) struct ArchiveTurn<'a> {
     pub(super) probe: Probe,
-    pub(super) orders: &'a mut mpsc::Receiver<Order>,
+    pub(super) orders: &'a mut mpsc::Receiver<UpstreamOrder>,
     /// The order that came.
-    pub(super) order: Option<Order>,
+    pub(super) order: Option<UpstreamOrder>,
 }
 
 impl ArchiveTurn<'_> {
