@@ -38,7 +38,7 @@ pub(super) enum LinkFault {
     Closed,
     #[error("connection lost: {0}")]
     Io(io::Error),
-    #[error("the server's messages make no sense: {0}")]
+    #[error("invalid message from the server: {0}")]
     Protocol(String),
 }
 
@@ -199,14 +199,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             match message {
                 StreamMessage::Wal { start, wal: piece } => {
                     if start != from.saturating_add(wal.len() as u64) {
-                        return Err(senseless("WAL from another place than was asked for"));
+                        return Err(senseless("WAL from another position than requested"));
                     }
                     wal.extend_from_slice(piece.get(..len - wal.len()).unwrap_or(piece));
                 }
                 StreamMessage::ReplyWanted | StreamMessage::Nothing => {}
                 StreamMessage::Error(error) => return Err(LinkFault::Server(error)),
                 StreamMessage::CopyDone | StreamMessage::Next { .. } | StreamMessage::ShutDown => {
-                    return Err(senseless("the stream ended before the WAL that was asked for"));
+                    return Err(senseless("the stream ended before the requested WAL"));
                 }
             }
             self.unread.advance(taken);

@@ -155,8 +155,8 @@ impl<E: Environment> Task<E> {
         tracing::error!(
             target: LOG,
             %at,
-            "beginning anew at the upstream's position (--on-gap restart-at-current); our WAL up \
-             to here is moved aside and no longer served"
+            "starting again at the upstream's position (--on-gap restart-at-current); this hub's \
+             WAL up to here is moved aside and no longer served"
         );
         match self.parts.keeper.set_aside(self.parts.hub.instance).await {
             Ok(()) => {

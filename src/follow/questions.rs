@@ -28,22 +28,23 @@ pub(super) async fn ask<S>(mut link: Link<S>, name: &str) -> Result<IdentifiedSe
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let senseless = |what: &str| LinkFault::Protocol(format!("{what} makes no sense"));
+    let invalid = |what: &str| LinkFault::Protocol(format!("invalid {what}"));
     let rows = link.query("IDENTIFY_SYSTEM").await?;
     let identified = rows.first().and_then(|row| {
         let system_id = SystemId::new(text(row, 0)?.parse().ok()?);
         let tli = TimelineId::new(text(row, 1)?.parse().ok()?)?;
         Some((system_id, tli, text(row, 2)?.parse::<Lsn>().ok()?))
     });
-    let (system_id, tli, xlogpos) = identified.ok_or_else(|| senseless("IDENTIFY_SYSTEM"))?;
+    let (system_id, tli, xlogpos) =
+        identified.ok_or_else(|| invalid("answer to IDENTIFY_SYSTEM"))?;
     let size = show(&mut link, "wal_segment_size").await?;
     let segment_size = parse_bytes(&size, SizeUnit::Byte)
         .ok()
         .and_then(SegmentSize::new)
-        .ok_or_else(|| senseless("wal_segment_size"))?;
+        .ok_or_else(|| invalid("answer to SHOW wal_segment_size"))?;
     let data_directory_mode = show(&mut link, "data_directory_mode").await?;
     if !matches!(data_directory_mode.as_str(), "0700" | "0750") {
-        return Err(senseless("data_directory_mode"));
+        return Err(invalid("answer to SHOW data_directory_mode"));
     }
     let history =
         if tli == TimelineId::FIRST { None } else { fetch_history(&mut link, tli).await? };
@@ -117,7 +118,7 @@ where
     let Some(name) = slot else { return Ok(()) };
     match link.query(&create_slot(name, link.welcome.server_version_num())).await {
         Ok(_) => {
-            tracing::info!(target: LOG, slot = name, "created the replication slot upstream");
+            tracing::info!(target: LOG, slot = name, "created the slot at the upstream");
             Ok(())
         }
         Err(LinkFault::Server(error)) if error.sqlstate == sqlstate::DUPLICATE_OBJECT => Ok(()),

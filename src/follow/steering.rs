@@ -106,7 +106,7 @@ impl<E: Environment> Task<E> {
         let saved = self.parts.keeper.save_upstream(note).await;
         saved.map_err(|error| format!("could not save the upstream: {error}"))?;
         let shown = upstream.as_ref().unwrap_or(&flag).conninfo.shown();
-        tracing::info!(target: LOG, "the upstream is \"{shown}\" from now on, as walhub ctl asked");
+        tracing::info!(target: LOG, "walhub ctl changed the upstream to \"{shown}\"");
         course.set_upstream(upstream);
         Ok(())
     }
@@ -126,7 +126,7 @@ impl<E: Environment> Task<E> {
         let since = SystemTime::now();
         let fence = FenceNote { tli, record_end: figures.record_end.min(durable), durable, since };
         let saved = self.parts.keeper.save_fence(Some(fence)).await;
-        saved.map_err(|error| format!("could not save the fence: {error}; receiving goes on"))?;
+        saved.map_err(|error| format!("could not save the fence: {error}; receiving continues"))?;
         hub.course.set_fence(Some(fence));
         Ok(())
     }
@@ -140,7 +140,7 @@ impl<E: Environment> Task<E> {
             let saved = self.parts.keeper.save_fence(None).await;
             saved.map_err(|error| format!("could not remove the fence: {error}"))?;
             course.set_fence(None);
-            tracing::info!(target: LOG, "unfenced, as walhub ctl asked");
+            tracing::info!(target: LOG, "unfenced, as requested by walhub ctl");
         }
         Ok(())
     }

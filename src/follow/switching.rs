@@ -17,7 +17,7 @@ pub(super) type Switching = Pin<Box<dyn Future<Output = Result<(), SwitchFault>>
 
 /// Why the hub stays on its timeline.
 #[derive(Debug, thiserror::Error)]
-#[error("could not go on with timeline {to}: {why}")]
+#[error("could not continue with timeline {to}: {why}")]
 pub(super) struct SwitchFault {
     to: TimelineId,
     why: Obstacle,

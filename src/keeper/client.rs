@@ -30,7 +30,7 @@ pub enum SaveFault {
     #[error(transparent)]
     Io(io::Error),
     /// The hub is shutting down.
-    #[error("the keeper is gone")]
+    #[error("the keeper has ended")]
     Gone,
 }
 
@@ -202,7 +202,7 @@ impl<F> Clone for CoreClient<F> {
 
 impl<F> CoreClient<F> {
     /// Asks for a job, whose answer comes to the core's inbox. Gives the job back when the queue
-    /// is full or the keeper is gone.
+    /// is full or the keeper has ended.
     pub fn post(&self, job: Job) -> Result<(), Job> {
         let order = Order { job, reply: Reply::Core(Arc::clone(&self.inbox)) };
         self.client.orders.try_send(order).map_err(|refused| refused.into_inner().job)

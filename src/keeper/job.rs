@@ -201,7 +201,7 @@ impl fmt::Display for JobKind {
             Self::SaveNote(Note::Upstream) => f.write_str("save the upstream"),
             Self::SaveNote(Note::Evidence) => f.write_str("save the evidence of a difference"),
             Self::SetAside => f.write_str("move all WAL aside"),
-            Self::Switch => f.write_str("go on with another timeline"),
+            Self::Switch => f.write_str("continue with another timeline"),
             Self::MarkHalted => f.write_str("write the halted marker"),
         }
     }

@@ -165,9 +165,9 @@ fn warn_of_holes(extent: &Extent, restorable: Restorable) {
         let (start, end) = (hole.start(), hole.end());
         match restorable {
             Restorable::No => tracing::warn!(
-                "WAL from {start} to {end} is missing in pg_wal ({hole}): what lies before it is \
-                 kept as ever and served up to there, and standbys that need more are refused \
-                 until the missing segments are copied back"
+                "WAL from {start} to {end} is missing in pg_wal ({hole}): WAL before it is kept \
+                 and served, and standbys that need more are refused until the missing segments \
+                 are copied back"
             ),
             Restorable::Yes { .. } => tracing::info!(
                 "WAL from {start} to {end} is missing in pg_wal ({hole}): it is fetched from the \

@@ -58,9 +58,9 @@ impl<D: Disk> Keeper<D> {
                 Receiving::Paused => warn!(
                     unarchived = self.holds.backlog.len(),
                     "the disk is above --disk-high-watermark and nothing more may be removed: \
-                     receiving pauses, serving goes on"
+                     receiving is paused, serving continues"
                 ),
-                Receiving::Open => info!("there is room on the disk again, receiving goes on"),
+                Receiving::Open => info!("the disk has room again, receiving continues"),
             }
         }
         self.horizon.set(self.horizon.get().max(plan.horizon));
@@ -125,7 +125,7 @@ impl<D: Disk> Keeper<D> {
         match self.disk.space(self.layout.wal()).await {
             Ok(space) => Some(space),
             Err(error) => {
-                warn!("could not look at the disk's free space: {error}");
+                warn!("could not determine the disk's free space: {error}");
                 None
             }
         }

@@ -47,7 +47,7 @@ pub enum StreamMessage<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoStream {
     /// It is not even a message.
-    #[error("upstream sent something that is no message: {0}")]
+    #[error("invalid message from upstream: {0}")]
     Malformed(String),
     /// A message that does not belong in a stream.
     #[error("upstream sent an unexpected message of type \"{}\" in the stream", .0.escape_ascii())]

@@ -83,7 +83,7 @@ fn the_archive_makes_room_on_a_small_disk() {
     standby.wait_streaming();
     load::prepare(&scene, &primary);
     load::write_mib(&primary, 50);
-    hub.wait_log(&["--disk-high-watermark", "receiving pauses"]);
+    hub.wait_log(&["--disk-high-watermark", "receiving is paused"]);
     hub.wait_state("no space");
     let end = hub.inspect().record_end();
     assert!(end < primary.flush_lsn());
@@ -98,7 +98,7 @@ fn the_archive_makes_room_on_a_small_disk() {
     });
 
     fs::write(&switch, "").unwrap();
-    hub.wait_log(&["receiving goes on"]);
+    hub.wait_log(&["receiving continues"]);
     assert_converged(&primary, &[&standby]);
     let last = end_segment(&primary);
     archive.wait_for(&last);
@@ -132,7 +132,7 @@ fn on_a_small_disk_idle_slots_give_way_and_used_ones_do_not() {
     user.send_status(from);
     load::write_mib(&primary, 60);
     hub.wait_log(&["invalidating", "\"idle\""]);
-    hub.wait_log(&["--disk-high-watermark", "receiving pauses"]);
+    hub.wait_log(&["--disk-high-watermark", "receiving is paused"]);
     hub.wait_state("no space");
     let end = hub.inspect().record_end();
     let oldest = complete_segments(&hub.pg_wal()).remove(0);
@@ -146,7 +146,7 @@ fn on_a_small_disk_idle_slots_give_way_and_used_ones_do_not() {
     assert!(hub.logged(&["invalidating", "\"used\""]).is_none());
 
     user.send_status(end);
-    hub.wait_log(&["receiving goes on"]);
+    hub.wait_log(&["receiving continues"]);
     let end = primary.flush_lsn();
     wait::until("the hub has it all", || hub.inspect().record_end() >= end);
     assert_identical(&hub.pg_wal(), &primary.pg_wal(), 16);

@@ -365,7 +365,7 @@ fn above_the_watermark_receiving_pauses_and_serving_goes_on() {
     hub.stop();
     // No disk has as much room as that.
     let mut hub = hub.flag("--disk-high-watermark=2000TB").started();
-    hub.wait_log(&["--disk-high-watermark", "receiving pauses"]);
+    hub.wait_log(&["--disk-high-watermark", "receiving is paused"]);
     hub.wait_state("no space");
     wait::until("WAL kept by rules only goes", || complete_segments(&hub.pg_wal()).len() <= 17);
     let from = complete_segments(&hub.pg_wal()).pop().unwrap();

@@ -78,8 +78,8 @@ impl<E: Environment> Task<E> {
         {
             warn!(
                 target: LOG,
-                "timeline {branch} in the archive left ours at {at}, before our end, {durable}; \
-                 it is not followed by the archive's word alone"
+                "timeline {branch} in the archive forked off our timeline at {at}, before our end \
+                 at {durable}; it is not followed on the archive's word alone"
             );
         }
         Ok(Some(target))

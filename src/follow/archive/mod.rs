@@ -59,8 +59,8 @@ impl<E: Environment> Task<E> {
             if !std::mem::replace(&mut self.told.empty, true) {
                 info!(
                     target: LOG,
-                    "the directory is empty: where its WAL begins and whose it is only an \
-                     upstream can say; the archive is not asked before"
+                    "the directory is empty: the archive is not used until an upstream has said \
+                     where WAL begins and to which cluster it belongs"
                 );
             }
             return sleep(at, orders).await;
