@@ -199,6 +199,10 @@ impl CtlService {
 }
 
 fn named(conninfo: &Secret) -> Result<Arc<Upstream>, Failure> {
+    // To libpq an empty string means a server on this host. Here it is an unset variable.
+    if conninfo.reveal().trim().is_empty() {
+        return Err(Failure::new("invalid upstream: the connection string is empty"));
+    }
     let upstream = Upstream::parse(conninfo.reveal());
     upstream.map(Arc::new).map_err(|fault| Failure::new(format!("invalid upstream: {fault}")))
 }

@@ -198,6 +198,22 @@ fn a_fence_stays_the_same_until_it_is_taken_down() {
     scene.stop();
 }
 
+/// An unset variable in a script would otherwise send the hub to whatever runs on its host.
+#[test]
+fn an_empty_upstream_is_refused() {
+    let scene = Scene::new(Core::Answers);
+    for command in [
+        &br#"{"version":1,"command":{"set_upstream":{"conninfo":" "}}}"#[..],
+        br#"{"version":1,"command":{"unfence":{"upstream":""}}}"#,
+    ] {
+        let said = scene.ask(&[command, b"\n"].concat());
+        assert_eq!(said["error"]["message"], "invalid upstream: the connection string is empty");
+    }
+    let upstream = scene.ask(b"{\"version\":1,\"command\":\"upstream\"}\n");
+    assert_eq!(upstream["upstream"]["set_by"], "flag");
+    scene.stop();
+}
+
 /// A difference found at that moment is not lost with the stream that was given up.
 #[test]
 fn a_difference_that_was_found_before_an_order_is_kept() {
