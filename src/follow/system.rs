@@ -5,9 +5,11 @@ use crate::data::handoff::{Mailbox, ToCore, UpstreamHandoff};
 use crate::hub::Hub;
 use crate::net::{self, Socket};
 use crate::store::layout::Layout;
+use crate::store::plain_disk::PlainDisk;
 use crate::upstream::place::Span;
 use crate::wal::{SegmentName, SegmentSize};
 use crate::wire::conninfo::{Conninfo, Host};
+use rustix::fs::OFlags;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -65,9 +67,9 @@ fn read_own_wal(layout: &Layout, span: Span, size: SegmentSize) -> io::Result<Ve
 /// The operating system's error.
 pub(super) fn open_own_segment(layout: &Layout, name: SegmentName) -> io::Result<Option<File>> {
     for path in [layout.segment(name), layout.partial(name)] {
-        match File::open(path) {
+        match PlainDisk::open_file(&path, OFlags::RDONLY) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            file => return file.map(Some),
+            file => return file.map(|file| Some(file.into())),
         }
     }
     Ok(None)

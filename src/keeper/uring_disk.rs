@@ -5,7 +5,6 @@
 use crate::store::disk::Disk;
 use crate::store::plain_disk::PlainDisk;
 use crate::store::retention::Space;
-use rustix::fs::OFlags;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -80,7 +79,7 @@ impl Disk for UringDisk {
     }
 
     async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let file = file_of(&PlainDisk::open(dir, OFlags::RDONLY | OFlags::DIRECTORY)?)?;
+        let file = File::from_std(PlainDisk::open_dir(dir)?.into());
         let result = file.sync_all().await;
         close(file, result).await
     }

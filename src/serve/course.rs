@@ -3,6 +3,7 @@
 
 use crate::hub::course::{Course, Resumed};
 use crate::store::course::{FenceNote, UpstreamNote};
+use crate::store::durable::read_small_now;
 use crate::store::evidence::Evidence;
 use crate::store::layout::Layout;
 use crate::store::sealed_text::Unreadable;
@@ -70,12 +71,11 @@ fn read<T>(
     path: &Path,
     decode: impl FnOnce(&[u8]) -> Result<T, Unreadable>,
 ) -> Result<Option<T>, CourseFault> {
-    match std::fs::read(path) {
-        Ok(bytes) => match decode(&bytes) {
-            Ok(note) => Ok(Some(note)),
+    match read_small_now(path) {
+        Ok(bytes) => match bytes.map(|bytes| decode(&bytes)).transpose() {
+            Ok(note) => Ok(note),
             Err(fault) => Err(CourseFault::Unreadable { path: path.to_owned(), fault }),
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(CourseFault::Io { path: path.to_owned(), error }),
     }
 }

@@ -27,6 +27,7 @@ use crate::serve::cores::{CoreThread, SharedParts};
 use crate::serve::flags::{Mistake, ServeFlags};
 use crate::store::control_file::ControlFile;
 use crate::store::directory::{Directory, DirectoryFault};
+use crate::store::durable::read_small_now;
 use crate::store::layout::Layout;
 use crate::wire::secret::Secret;
 use std::io;
@@ -146,7 +147,10 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
         .map_err(|e| ServeFault::Io("map memory for --wal-buffers", e))?;
     let mut store = None;
     if let (Some(cluster), Some(wal)) = (&control.cluster, recovered.wal) {
-        let read = |tli| std::fs::read(layout.history(tli)).map(|content| (tli, content.into()));
+        let read = |tli| match read_small_now(&layout.history(tli)) {
+            Ok(content) => Ok((tli, content.ok_or(io::ErrorKind::NotFound)?.into())),
+            Err(error) => Err(error),
+        };
         let histories = recovered.listing.histories.into_iter().map(read);
         let histories = histories
             .collect::<Result<_, _>>()

@@ -3,7 +3,9 @@
 
 use super::disk::parent;
 use super::layout::Layout;
+use super::plain_disk::PlainDisk;
 use super::recover::looks_like_wal;
+use rustix::fs::OFlags;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -107,8 +109,8 @@ impl Directory {
 /// The holder of the directory's lock: `None` when nobody holds it, else the process ID in the
 /// file, if there is one.
 pub fn lock_holder(layout: &Layout) -> io::Result<Option<Option<u32>>> {
-    let mut file = match File::open(layout.pid()) {
-        Ok(file) => file,
+    let mut file = match PlainDisk::open_file(&layout.pid(), OFlags::RDONLY) {
+        Ok(file) => File::from(file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };

@@ -1,9 +1,10 @@
 //! Reading and writing whole files over a [`Disk`].
 
 use super::append::is_no_space;
-use super::disk::{Disk, parent};
+use super::disk::{Disk, parent, run_ready};
 use super::fault::{StoreFault, failed};
 use super::layout::Layout;
+use super::plain_disk::PlainDisk;
 use super::sealed_text::{MAX_LEN, Unreadable};
 use std::io;
 use std::path::Path;
@@ -80,6 +81,11 @@ pub async fn read_small<D: Disk>(disk: &D, path: &Path) -> io::Result<Option<Vec
         Err(error) => return Err(error),
     };
     read_full(disk, &file, MAX_LEN, 0).await.map(Some)
+}
+
+/// Reads a small file whole by plain system calls; returns `None` when it does not exist.
+pub fn read_small_now(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    run_ready(read_small(&PlainDisk, path)).unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))
 }
 
 /// Reads and decodes a small file; returns `None` when it does not exist.

@@ -4,7 +4,7 @@
 
 use super::disk::Disk;
 use super::retention::Space;
-use rustix::fs::{Advice, Mode, OFlags};
+use rustix::fs::{Advice, FileType, Mode, OFlags};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -16,10 +16,33 @@ use std::time::SystemTime;
 pub struct PlainDisk;
 
 impl PlainDisk {
-    /// Opens a file or directory.
-    pub fn open(path: &Path, flags: OFlags) -> io::Result<Arc<OwnedFd>> {
-        let mode = Mode::RUSR | Mode::WUSR;
-        Ok(Arc::new(rustix::fs::open(path, flags | OFlags::CLOEXEC, mode)?))
+    /// Opens a file. Anything else of that name is refused: a pipe or a device could make the
+    /// caller wait for ever.
+    pub fn open_file(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        let at_once = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags | at_once, Mode::RUSR | Mode::WUSR)?;
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
+        if kind != FileType::RegularFile {
+            return Err(io::Error::other(format!("it is {}, not a file", name_of(kind))));
+        }
+        // A ring does not wait for the disk on behalf of a file with this flag.
+        rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
+        Ok(file)
+    }
+
+    /// Opens a directory.
+    pub fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(path, flags, Mode::empty())?)
+    }
+}
+
+const fn name_of(kind: FileType) -> &'static str {
+    match kind {
+        FileType::Directory => "a directory",
+        FileType::Fifo => "a named pipe",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        _ => "something else",
     }
 }
 
@@ -28,7 +51,7 @@ impl Disk for PlainDisk {
     type Watch = Weak<OwnedFd>;
 
     async fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let dir = PlainDisk::open(dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let dir = PlainDisk::open_dir(dir)?;
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(&dir)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
@@ -40,15 +63,16 @@ impl Disk for PlainDisk {
     }
 
     async fn open_read(&self, path: &Path) -> io::Result<Self::File> {
-        PlainDisk::open(path, OFlags::RDONLY)
+        PlainDisk::open_file(path, OFlags::RDONLY).map(Arc::new)
     }
 
     async fn open_write(&self, path: &Path) -> io::Result<Self::File> {
-        PlainDisk::open(path, OFlags::RDWR)
+        PlainDisk::open_file(path, OFlags::RDWR).map(Arc::new)
     }
 
     async fn create(&self, path: &Path) -> io::Result<Self::File> {
-        PlainDisk::open(path, OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC)
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC;
+        PlainDisk::open_file(path, flags).map(Arc::new)
     }
 
     async fn read_at(
@@ -76,8 +100,7 @@ impl Disk for PlainDisk {
     }
 
     async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let dir = PlainDisk::open(dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        Ok(rustix::fs::fsync(dir)?)
+        Ok(rustix::fs::fsync(PlainDisk::open_dir(dir)?)?)
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -116,5 +139,35 @@ impl Disk for PlainDisk {
 
     fn held(watch: &Self::Watch) -> Option<Self::File> {
         watch.upgrade()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::disk::run_ready;
+
+    #[test]
+    fn only_files_are_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pipe, file) = (folder.path().join("pipe"), folder.path().join("file"));
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+            .unwrap();
+        std::fs::write(&file, "content").unwrap();
+        for (path, kind) in [
+            (pipe.as_path(), "a named pipe"),
+            (folder.path(), "directory"),
+            (Path::new("/dev/zero"), "a device"),
+        ] {
+            let opened = run_ready(PlainDisk.open_read(path)).unwrap();
+            let error = opened.unwrap_err().to_string();
+            assert!(error.contains(kind), "{error}");
+            let opened = run_ready(PlainDisk.open_write(path)).unwrap();
+            let error = opened.unwrap_err().to_string();
+            assert!(error.to_lowercase().contains(kind), "{error}");
+        }
+        let opened = run_ready(PlainDisk.open_read(&file)).unwrap().unwrap();
+        let flags = rustix::fs::fcntl_getfl(&opened).unwrap();
+        assert!(!flags.contains(OFlags::NONBLOCK), "a ring would not wait for the disk");
     }
 }
