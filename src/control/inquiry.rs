@@ -53,6 +53,7 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> HubS
     let hub = &shared.hub;
     let identity = hub.identity();
     let cell = hub.current_cell();
+    let durable = cell.as_ref().map(|cell| cell.durable());
     let needed = receiver.and_then(|figures| figures.needed);
     let needed = needed.map(|need| need.message(PgTime::default()));
     let xid = |xid: Option<u32>| xid.filter(|xid| *xid != 0);
@@ -81,9 +82,9 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> HubS
         timeline: cell.as_ref().map(|cell| cell.tli()),
         received_lsn: receiver.map(|figures| figures.received),
         written_lsn: receiver.map(|figures| figures.written),
-        durable_lsn: cell.as_ref().map(|cell| cell.durable()),
+        durable_lsn: durable,
         oldest_lsn: cell.is_some().then(|| hub.holds.oldest_kept()),
-        missing: hub.holds.holes().iter().map(missing).collect(),
+        missing: hub.holds.missing(durable.unwrap_or_default()).iter().map(missing).collect(),
         standbys: shared.registry.streams(),
         diverged: hub.diverged().len(),
         senders: hub.senders(),

@@ -2,13 +2,11 @@
 
 use super::job::{JobDone, JobKind};
 use super::work::Keeper;
-use crate::store::StoreFault;
-use crate::store::append::is_no_space;
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::disk::Disk;
 use crate::store::durable::replace_durably;
 use crate::store::recover::examine;
-use crate::store::switch::{Switch, clear_ended, decide, read_cluster};
+use crate::store::switch::{Switch, decide, read_cluster};
 use crate::wal::{Lsn, TimelineId};
 use std::io;
 
@@ -20,13 +18,13 @@ impl<D: Disk> Keeper<D> {
         // but only to its own switchpoint, and users may have advanced since.
         let decided = self.end_of(plan.from).unwrap_or(plan.at);
         self.pull_slots_back(decided).await?;
-        let cluster = decide(&self.disk, &self.layout, plan).await.map_err(of_disk)?;
-        self.cluster.replace(Some(cluster.clone()));
-        clear_ended(&self.disk, &self.layout, &cluster).await.map_err(of_disk)?;
-        let recovered = examine(&self.disk, &self.layout).await.map_err(of_disk)?;
+        let cluster = decide(&self.disk, &self.layout, plan).await?;
+        self.cluster.replace(Some(cluster));
+        let recovered = examine(&self.disk, &self.layout).await?;
         let wal = recovered.wal.ok_or_else(|| io::Error::other("the control file has gone"))?;
         self.complete.replace(&recovered.listing, wal.complete);
         self.partials.replace(recovered.listing.partials.iter().copied().collect());
+        self.past_hole.borrow_mut().clear();
         self.walk_start.set(None);
         // Users may have advanced in the meantime.
         self.pull_slots_back(decided).await?;
@@ -53,7 +51,7 @@ impl<D: Disk> Keeper<D> {
         data_directory_mode: String,
         parameters: Vec<(String, String)>,
     ) -> io::Result<JobDone<D::File>> {
-        let found = read_cluster(&self.disk, &self.layout).await.map_err(of_disk)?;
+        let found = read_cluster(&self.disk, &self.layout).await?;
         let (control, cluster) = found.ok_or(io::ErrorKind::NotFound)?;
         let cluster = Cluster { data_directory_mode, parameters, ..cluster };
         let control = ControlFile { cluster: Some(cluster.clone()), ..control };
@@ -75,14 +73,6 @@ impl<D: Disk> Keeper<D> {
     /// Where the directory's WAL of the current timeline begins.
     pub(super) fn cluster_start(&self) -> Option<Lsn> {
         self.cluster.borrow().as_ref().map(|cluster| cluster.start)
-    }
-}
-
-/// Keeps a full disk recognizable as one.
-fn of_disk(fault: StoreFault) -> io::Error {
-    match fault {
-        StoreFault::Io { error, .. } if is_no_space(&error) => error,
-        fault => io::Error::other(fault.to_string()),
     }
 }
 

@@ -175,6 +175,14 @@ fn warn_of_holes(extent: &Extent, restorable: Restorable) {
             ),
         }
     }
+    if let Some(hole) = &extent.before_open {
+        let (start, end) = (hole.start(), hole.end());
+        tracing::warn!(
+            "WAL from {start} to {end} is missing in pg_wal ({hole}), and an open segment after it \
+             holds WAL that cannot be used without it: the hub goes on from {start}; to keep what \
+             it had, stop it before it receives WAL and copy the missing segments back"
+        );
+    }
 }
 
 /// The keeper's main loop: orders one after the other, and background work while none waits. It

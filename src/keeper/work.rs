@@ -12,6 +12,7 @@ use super::restored::Restored;
 use super::spares::Spares;
 use crate::cluster::instance::InstanceId;
 use crate::store::append::Begun;
+use crate::store::aside::set_aside;
 use crate::store::clean::clear_behind;
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::disk::Disk;
@@ -46,6 +47,8 @@ pub struct Keeper<D: Disk> {
     pub(super) completed: Completions,
     /// Open segments on disk.
     pub(super) partials: RefCell<BTreeSet<(TimelineId, SegmentNo)>>,
+    /// Those of them that the start found past a hole, with WAL that it could not prove.
+    pub(super) past_hole: RefCell<BTreeSet<(TimelineId, SegmentNo)>>,
     /// Where the next start's walk would begin.
     pub(super) walk_start: Cell<Option<Lsn>>,
     /// Segments before this one may go, by the plan in force. Before the first plan, none may.
@@ -72,6 +75,11 @@ impl<D: Disk> Keeper<D> {
         cluster: Option<Cluster>,
     ) -> Self {
         let size = cluster.as_ref().map(|cluster| cluster.segment_size);
+        let hole = holds.hole_before_open();
+        let is_past_hole = |(tli, no): &(TimelineId, SegmentNo)| {
+            hole.is_some_and(|hole| *tli == hole.tli && *no > hole.last)
+        };
+        let past_hole = listing.partials.iter().copied().filter(is_past_hole).collect();
         Self {
             disk,
             layout,
@@ -85,6 +93,7 @@ impl<D: Disk> Keeper<D> {
             spares: Spares::new(&listing.spares),
             complete: Complete::new(listing, complete),
             partials: RefCell::new(listing.partials.iter().copied().collect()),
+            past_hole: RefCell::new(past_hole),
             walk_start: Cell::new(None),
             horizon: Cell::new(SegmentNo::new(0)),
             unsynced_names: Cell::new(false),
@@ -159,6 +168,7 @@ impl<D: Disk> Keeper<D> {
         keep: Lsn,
     ) -> io::Result<JobDone<D::File>> {
         let name = self.name(tli, no)?;
+        self.set_past_hole_aside().await?;
         let partial = self.layout.partial(name);
         let file = match self.disk.open_write(&partial).await {
             Ok(file) => {
@@ -197,6 +207,23 @@ impl<D: Disk> Keeper<D> {
             self.disk.sync_data(&file).await.map_err(failed_sync)?;
         }
         Ok(())
+    }
+
+    /// What lies past a hole is set aside before WAL comes in again. Later it could no longer be
+    /// told from what an attempt left that was dropped, which is cleared.
+    async fn set_past_hole_aside(&self) -> io::Result<()> {
+        if self.past_hole.borrow().is_empty() {
+            return Ok(());
+        }
+        let next = || self.past_hole.borrow().first().copied();
+        while let Some((tli, no)) = next() {
+            let path = self.layout.partial(self.name(tli, no)?);
+            let reason = "segments before it are missing, and their WAL is received again";
+            set_aside(&self.disk, &path, reason).await?;
+            self.past_hole.borrow_mut().remove(&(tli, no));
+            self.partials.borrow_mut().remove(&(tli, no));
+        }
+        self.disk.sync_dir(self.layout.wal()).await.map_err(failed_sync)
     }
 
     async fn finalize(&self, tli: TimelineId, no: SegmentNo) -> io::Result<JobDone<D::File>> {
@@ -305,6 +332,7 @@ impl<D: Disk> Keeper<D> {
         self.spares.clear().await;
         self.complete.clear();
         self.partials.borrow_mut().clear();
+        self.past_hole.borrow_mut().clear();
         self.open.clear();
         self.walk_start.set(None);
         self.horizon.set(SegmentNo::new(0));
@@ -348,6 +376,7 @@ mod tests {
     use crate::keeper::Tended;
     use crate::store::directory::Directory;
     use crate::store::disk::run_ready;
+    use crate::store::holes::{Extent, Hole};
     use crate::store::plain_disk::PlainDisk;
     use crate::wal::SystemId;
     use crate::wal::page::PAGE_SIZE;
@@ -425,6 +454,36 @@ mod tests {
         let mut read = vec![0; MIB as usize];
         std::fs::File::from(reader.try_clone().unwrap()).read_exact_at(&mut read, 0).unwrap();
         assert!(read == whole, "the reader's file was written over");
+    }
+
+    /// Segment 6 is missing, and 7 holds WAL that was acknowledged.
+    #[test]
+    fn an_open_segment_past_a_hole_is_set_aside_before_wal_comes_in() {
+        let size = SegmentSize::new(MIB).unwrap();
+        let tli = TimelineId::FIRST;
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::open(&folder.path().join("hub")).unwrap();
+        let layout = directory.layout().clone();
+        let name = |no| SegmentName { tli, no: SegmentNo::new(no), size };
+        let start = Lsn::new((FIRST + 2) * MIB);
+        let mut synth = Synth::new(SystemId::new(7), size, tli, 0xD110, start);
+        synth.record(&[7; 5000]);
+        let mut wal = synth.take_bytes().1;
+        wal.resize(MIB as usize, 0);
+        std::fs::write(layout.partial(name(FIRST + 2)), &wal).unwrap();
+        let hole = Hole { tli, first: name(FIRST + 1).no, last: name(FIRST + 1).no, size };
+        let here = Extent { before_open: Some(hole), ..Extent::from(Lsn::new(FIRST * MIB)) };
+        let listing = Listing { partials: vec![(tli, name(FIRST + 2).no)], ..Listing::default() };
+        let holds = Arc::new(Holds::of(here));
+        let keeper = Keeper::new(PlainDisk, layout.clone(), holds, &listing, None, None);
+        keeper.size.set(Some(size));
+        let stray = Layout::stray(&layout.partial(name(FIRST + 2)));
+        for no in [FIRST + 1, FIRST + 2] {
+            let (no, keep) = (SegmentNo::new(no), Lsn::new(no * MIB));
+            let done = run_ready(keeper.run(Job::Prepare { tli, no, keep })).unwrap();
+            assert!(matches!(done, JobDone::Prepared { .. }), "{done:?}");
+            assert!(std::fs::read(&stray).unwrap() == wal, "what was acknowledged is gone");
+        }
     }
 
     /// Otherwise a keeper that always has a job at hand would write each segment twice: as

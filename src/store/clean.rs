@@ -11,7 +11,7 @@ use crate::wal::{Lsn, SegmentName};
 use std::io;
 
 /// Bytes read at a time.
-const PIECE: u64 = 1 << 20;
+pub(super) const PIECE: u64 = 1 << 20;
 
 /// Zeros everything past `keep` that claims to be WAL of this segment. The bytes of a recycled
 /// file that belong elsewhere may stay: their page addresses say so. The caller syncs.

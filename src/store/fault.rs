@@ -1,5 +1,6 @@
 //! Why a store cannot be used. The fault is ours or the disk's, never a peer's.
 
+use super::append::is_no_space;
 use super::sealed_text::Unreadable;
 use crate::wal::walk::WalkFault;
 use crate::wal::{Lsn, SystemId};
@@ -77,6 +78,16 @@ pub enum StoreFault {
         /// According to the files on disk.
         oldest: Lsn,
     },
+}
+
+impl From<StoreFault> for io::Error {
+    /// Keeps a full disk recognizable as one.
+    fn from(fault: StoreFault) -> Self {
+        match fault {
+            StoreFault::Io { error, .. } if is_no_space(&error) => error,
+            fault => Self::other(fault.to_string()),
+        }
+    }
 }
 
 /// Adds to a system call's error what was tried.

@@ -5,6 +5,9 @@
 //! Segments before the oldest one here were removed; any that are missing after it are a hole. A
 //! hole is a matter for the operator: WAL before it stays until the ordinary rules release it,
 //! and is served up to the hole.
+//!
+//! A hole before an open segment is different: nothing past it can be proven, so the WAL ends
+//! there, and the upstream's next WAL fills it.
 
 use super::control_file::Cluster;
 use super::layout::{Listing, SegmentRange};
@@ -54,12 +57,14 @@ pub struct Extent {
     pub oldest: Lsn,
     /// What is missing in between, oldest first.
     pub holes: Vec<Hole>,
+    /// What is missing between the end of the WAL and open segments past it that hold WAL, too.
+    pub before_open: Option<Hole>,
 }
 
 impl Extent {
     /// Everything from `oldest` on is here.
     pub fn from(oldest: Lsn) -> Self {
-        Self { oldest, holes: Vec::new() }
+        Self { oldest, holes: Vec::new(), before_open: None }
     }
 
     /// Everything from this position on is here.
@@ -73,14 +78,21 @@ impl Extent {
         self.holes.retain(|hole| hole.start() > self.oldest);
     }
 
-    /// The extent of what a listing of `pg_wal` shows.
+    /// What is missing while the WAL ends at `end`.
+    pub fn missing(&self, end: Lsn) -> impl Iterator<Item = Hole> {
+        let is_open = |hole: &Hole| hole.end() > end;
+        self.holes.iter().copied().chain(self.before_open.filter(is_open))
+    }
+
+    /// The extent of the complete segments in a listing of `pg_wal`.
     pub fn of(listing: &Listing, cluster: &Cluster) -> Self {
         let size = cluster.segment_size;
         let mut walk = Walk { size, oldest: None, holes: Vec::new() };
         for span in spans(listing, cluster) {
             walk.take(listing, span);
         }
-        Self { oldest: walk.oldest.map_or(cluster.start, |no| no.start(size)), holes: walk.holes }
+        let oldest = walk.oldest.map_or(cluster.start, |no| no.start(size));
+        Self { oldest, holes: walk.holes, before_open: None }
     }
 }
 

@@ -35,7 +35,7 @@ pub const PARTIAL: &str = ".partial";
 /// The suffix of a file that is written under a temporary name first.
 pub const TEMPORARY: &str = ".tmp";
 
-/// The suffix of an open segment that a start found out of place.
+/// The suffix of an open segment that was set aside.
 const STRAY: &str = ".stray";
 
 /// Files that `restore_command` writes have this before [`TEMPORARY`].
@@ -181,11 +181,23 @@ impl Layout {
         self.wal.join(format!("{file}{RESTORE}{TEMPORARY}"))
     }
 
-    /// The name for an open segment that is out of place: not a WAL name, and one that is never
+    /// The name for an open segment that is set aside: not a WAL name, and one that is never
     /// removed.
     pub fn stray(path: &Path) -> PathBuf {
         let mut name = path.as_os_str().to_owned();
         name.push(STRAY);
+        name.into()
+    }
+
+    /// Is this the name of an open segment that was set aside?
+    pub fn is_stray(name: &str) -> bool {
+        name.split_once(STRAY).is_some_and(|(stem, _)| stem.ends_with(PARTIAL))
+    }
+
+    /// `path` with a number, for when a file has that name.
+    pub fn numbered(path: &Path, number: u32) -> PathBuf {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{number}"));
         name.into()
     }
 

@@ -9,6 +9,7 @@
 
 pub mod append;
 pub mod archive_status;
+pub mod aside;
 pub mod clean;
 pub mod control_file;
 pub mod course;

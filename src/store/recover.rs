@@ -5,17 +5,22 @@
 //! Order: listing, control file, marker; sync of the newest complete segment, of the open ones,
 //! and of the directory; drop of their cache; walk. Apart from the one listing, the cost does
 //! not grow with the directory.
+//!
+//! Only after the walk is any file moved, cleared or removed. A start that is refused leaves
+//! everything where it was: what the newest segment is decides which open segments are out of
+//! place, and a segment that the walk refuses may not belong here.
 
 use super::append::{Beginning, WRITE_ALIGN};
+use super::aside::{adds_nothing, holds_wal_behind, keep_copy, set_aside};
 use super::clean::clear_behind;
 use super::control_file::{Cluster, ControlFile};
 use super::disk::Disk;
 use super::durable::read_note;
 use super::fault::{StoreFault, failed};
-use super::holes::{Extent, oldest_of};
+use super::holes::{Extent, Hole, oldest_of};
 use super::layout::{Layout, Listing, SegmentRange};
 use super::notes::{BegunNote, HaltedNote};
-use super::switch::clear_ended;
+use super::switch::{clear_ended, leaves};
 use super::tail::{Tail, TailSearch};
 use crate::store::durable::{read_full, read_small, replace_durably};
 use crate::timeline::History;
@@ -33,10 +38,10 @@ pub struct Recovered {
     pub control: Option<ControlFile>,
     /// The WAL; `None` before the cluster is known.
     pub wal: Option<RecoveredWal>,
-    /// All names in `pg_wal`.
+    /// All names in `pg_wal`, without those of files that were removed or set aside.
     pub listing: Listing,
-    /// The last run stopped because a sync failed. By now the marker is gone, and so is
-    /// everything that was not durable then.
+    /// A sync failed in the last run, or at the last start. By now the marker is gone, and what
+    /// was not durable then is set aside.
     pub halted: Option<HaltedNote>,
 }
 
@@ -95,7 +100,11 @@ pub async fn recover<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, St
     let recovered = examine(disk, layout).await?;
     for name in &recovered.listing.temporary {
         let path = layout.wal().join(name);
-        disk.unlink(&path).await.map_err(failed("remove file", &path))?;
+        match disk.unlink(&path).await {
+            // A copy under this name was made again, and has got its own name.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            other => other.map_err(failed("remove file", &path))?,
+        }
     }
     Ok(recovered)
 }
@@ -104,9 +113,6 @@ pub async fn recover<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, St
 pub async fn examine<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, StoreFault> {
     let control = read_note(disk, &layout.control(), ControlFile::decode).await?;
     let cluster = control.as_ref().and_then(|control| control.cluster.clone());
-    if let Some(cluster) = &cluster {
-        clear_ended(disk, layout, cluster).await?;
-    }
     let names = disk.list(layout.wal()).await.map_err(failed("list directory", layout.wal()))?;
     let Some(cluster) = cluster else {
         return match names.iter().any(|name| looks_like_wal(name)) {
@@ -116,7 +122,9 @@ pub async fn examine<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, St
             }
         };
     };
-    let listing = Listing::of(names, cluster.segment_size);
+    let (leaving, staying) =
+        names.into_iter().partition::<Vec<_>, _>(|name| leaves(name, &cluster));
+    let mut listing = Listing::of(staying, cluster.segment_size);
     let recovery = Recovery {
         disk,
         layout,
@@ -124,6 +132,7 @@ pub async fn examine<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, St
         listing: &listing,
         complete: newest_range(&listing, &cluster),
         partials: open_segments(&listing, &cluster),
+        gone: Vec::new(),
     };
     let halted = match read_note(disk, &layout.halted(), HaltedNote::decode).await {
         // A marker that cannot be read means the same, without the position.
@@ -132,7 +141,8 @@ pub async fn examine<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, St
         }
         other => other?,
     };
-    let wal = recovery.run(halted.as_ref()).await?;
+    let (wal, gone) = recovery.run(halted.as_ref(), &leaving).await?;
+    listing.partials.retain(|(tli, no)| *tli != cluster.timeline || !gone.contains(no));
     Ok(Recovered { control, wal: Some(wal), listing, halted })
 }
 
@@ -166,6 +176,31 @@ pub(super) fn open_segments(listing: &Listing, cluster: &Cluster) -> Vec<Segment
     own.map(|(_, no)| *no).collect()
 }
 
+/// What is missing between `end`, the start of the open segment, and open segments past it that
+/// hold WAL. The upstream's next WAL fills such a hole.
+pub(super) async fn hole_before_open<D: Disk>(
+    disk: &D,
+    layout: &Layout,
+    cluster: &Cluster,
+    end: Lsn,
+    partials: &[SegmentNo],
+) -> Result<Option<Hole>, StoreFault> {
+    let (tli, size) = (cluster.timeline, cluster.segment_size);
+    let mut first = end.segment(size);
+    for no in partials.iter().copied().filter(|no| no.start(size) >= end) {
+        if no == first {
+            first = first.next();
+            continue;
+        }
+        let name = SegmentName { tli, no, size };
+        let holds_wal = holds_wal_behind(disk, &layout.partial(name), name, no.start(size)).await?;
+        if let (true, Some(last)) = (holds_wal, no.previous()) {
+            return Ok(Some(Hole { tli, first, last, size }));
+        }
+    }
+    Ok(None)
+}
+
 fn next_of(range: SegmentRange) -> SegmentNo {
     range.newest.next()
 }
@@ -196,17 +231,25 @@ struct Recovery<'a, D> {
     listing: &'a Listing,
     complete: Option<SegmentRange>,
     partials: Vec<SegmentNo>,
+    /// Open segments that were removed or set aside.
+    gone: Vec<SegmentNo>,
 }
 
 impl<D: Disk> Recovery<'_, D> {
-    async fn run(mut self, halted: Option<&HaltedNote>) -> Result<RecoveredWal, StoreFault> {
+    /// Returns the WAL, and the open segments of the timeline that are no longer here.
+    async fn run(
+        mut self,
+        halted: Option<&HaltedNote>,
+        leaving: &[String],
+    ) -> Result<(RecoveredWal, Vec<SegmentNo>), StoreFault> {
         let size = self.cluster.segment_size;
         let resume = self.complete.map_or(self.cluster.start, |range| range.newest.end(size));
-        self.clear_early_partials().await?;
         let begun = read_note(self.disk, &self.layout.begun(), BegunNote::decode).await?;
+        self.warn_if_empty(begun);
         if let Err(fault) = self.sync_tail().await {
-            // What is cached may not be on disk, and the next sync would still succeed.
-            if halted.is_none() {
+            // What is cached may not be on disk, and the next sync would still succeed. Any other
+            // fault says nothing about what is durable.
+            if halted.is_none() && matches!(fault, StoreFault::Sync { .. }) {
                 let upto = begun.map_or(resume, |begun| begun.upto.max(resume));
                 self.mark(upto, &fault).await;
             }
@@ -217,6 +260,8 @@ impl<D: Disk> Recovery<'_, D> {
         let search = self.search(fork.clone(), trusted, halted);
         let tail = search.find(self.disk).await?;
         let walker = search.walk_again(self.disk, &tail).await?;
+        clear_ended(self.disk, self.layout, self.cluster, leaving).await?;
+        self.clear_early_partials().await?;
         if halted.is_some() {
             self.forget_behind(tail.durable()).await?;
         }
@@ -225,11 +270,13 @@ impl<D: Disk> Recovery<'_, D> {
         let resume = self.complete.map_or(self.cluster.start, |range| range.newest.end(size));
         let first = self.cluster.start.segment(size);
         let oldest = oldest_of(self.listing, self.cluster.timeline, first);
-        Ok(RecoveredWal {
+        let before_open =
+            hole_before_open(self.disk, self.layout, self.cluster, resume, &self.partials).await?;
+        let wal = RecoveredWal {
             complete: self.complete,
             oldest: oldest.map_or(self.cluster.start, |no| no.start(size)),
             ended: ended_wal(self.listing, self.cluster),
-            extent: Extent::of(self.listing, self.cluster),
+            extent: Extent { before_open, ..Extent::of(self.listing, self.cluster) },
             record_end: tail.record_end,
             last_record: tail.last_record,
             resume,
@@ -241,25 +288,45 @@ impl<D: Disk> Recovery<'_, D> {
             magic: tail.magic,
             fork,
             walker,
-        })
+        };
+        Ok((wal, self.gone))
     }
 
-    /// Clears open segments that lie before a complete one. One that is complete under its final
-    /// name is left over from a rename that a crash cut in two, and is removed. Any other is kept
-    /// under a name that nothing reads: its content was never proven.
-    async fn clear_early_partials(&self) -> Result<(), StoreFault> {
+    /// A directory that was used is never without WAL, unless somebody took it away.
+    fn warn_if_empty(&self, begun: Option<BegunNote>) {
+        let upto = noted_beginning(begun, self.cluster, self.complete);
+        if self.complete.is_none() && self.partials.is_empty() && upto > Lsn::INVALID {
+            let (path, start) = (self.layout.wal().display(), self.cluster.start);
+            tracing::warn!(
+                "there is no WAL in \"{path}\", where it was once durable up to {upto} at least: \
+                 the hub begins again at {start}; is a file system not mounted there?"
+            );
+        }
+    }
+
+    /// Clears open segments that lie before a complete one. One that adds nothing to its complete
+    /// segment is left over from a rename that a crash cut in two, and is removed. Any other is
+    /// set aside: its content was never proven.
+    async fn clear_early_partials(&mut self) -> Result<(), StoreFault> {
         let tli = self.cluster.timeline;
         let own = self.listing.partials.iter().filter(|(other, _)| *other == tli);
         for no in own.map(|(_, no)| *no).filter(|no| !self.partials.contains(no)) {
-            let path = self.layout.partial(self.name(no));
-            if self.listing.has_complete(tli, no) {
+            let (name, path) = (self.name(no), self.layout.partial(self.name(no)));
+            let whole = self.layout.segment(name);
+            if !self.listing.has_complete(tli, no) {
+                let reason = "it lies before complete segments, and this one was never completed";
+                set_aside(self.disk, &path, reason).await?;
+            } else if adds_nothing(self.disk, &path, &whole, name).await? {
                 self.disk.unlink(&path).await.map_err(failed("remove file", &path))?;
             } else {
-                let aside = Layout::stray(&path);
-                self.disk.rename(&path, &aside).await.map_err(failed("rename file", &path))?;
+                set_aside(self.disk, &path, "its complete segment holds other bytes").await?;
             }
+            self.gone.push(no);
         }
-        Ok(())
+        if self.gone.is_empty() {
+            return Ok(());
+        }
+        self.sync_dir(self.layout.wal()).await
     }
 
     /// Syncs everything since the last complete segment, and the names.
@@ -312,21 +379,28 @@ impl<D: Disk> Recovery<'_, D> {
         }
     }
 
-    /// Nothing past the mark of a failed sync is believed: it is made to look like no WAL before
-    /// the marker is removed.
-    async fn forget_behind(&self, durable: Lsn) -> Result<(), StoreFault> {
+    /// Nothing past the mark of a failed sync is believed: it is set aside, and then made to look
+    /// like no WAL, before the marker is removed.
+    async fn forget_behind(&mut self, durable: Lsn) -> Result<(), StoreFault> {
         let size = self.cluster.segment_size;
-        for no in &self.partials {
-            let path = self.layout.partial(self.name(*no));
+        let reason = format!("a sync failed, and WAL from {durable} on may not be on disk");
+        for no in std::mem::take(&mut self.partials) {
+            let (name, path) = (self.name(no), self.layout.partial(self.name(no)));
+            let gives_up = holds_wal_behind(self.disk, &path, name, durable).await?;
+            if gives_up && no.start(size) >= durable {
+                set_aside(self.disk, &path, &reason).await?;
+                self.gone.push(no);
+                continue;
+            }
+            self.partials.push(no);
             if no.end(size) <= durable {
                 continue;
             }
-            if no.start(size) >= durable {
-                self.disk.unlink(&path).await.map_err(failed("remove file", &path))?;
-                continue;
+            if gives_up {
+                keep_copy(self.disk, &path, name, &reason).await?;
             }
             let file = self.disk.open_write(&path).await.map_err(failed("open file", &path))?;
-            let cleared = clear_behind(self.disk, &file, self.name(*no), durable).await;
+            let cleared = clear_behind(self.disk, &file, name, durable).await;
             cleared.map_err(failed("clear the tail of", &path))?;
             let synced = self.disk.sync_data(&file).await;
             synced.map_err(|error| StoreFault::Sync { path, error })?;

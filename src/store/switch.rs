@@ -8,19 +8,19 @@
 //!    the parent ends at the switchpoint.
 //! 3. The parent's files from the switchpoint on move out of `pg_wal`, or are removed when
 //!    they contain nothing that the child lacks. A start repeats this, so that step 2 alone
-//!    decides.
+//!    decides. It waits until the child's WAL has been found.
 //!
 //! The history file of the child is durable before all of this. Afterwards the directory is
 //! examined as at a start ([`recover`](super::recover())): there is one way to find the end of
 //! the WAL, not two.
 
+use super::aside::{adds_nothing, holds_wal_behind, move_aside, set_aside};
 use super::control_file::{Cluster, ControlFile, Sealed};
 use super::disk::Disk;
 use super::durable::read_note;
 use super::fault::{StoreFault, failed};
 use super::layout::{FileKind, Layout};
 use crate::store::durable::{read_full, replace_durably, write_full};
-use crate::wal::page::{PAGE_SIZE, PageHeader};
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -152,55 +152,92 @@ async fn open_segment<D: Disk>(
     Ok((partial, file))
 }
 
-/// Step 3, for every timeline that has ended: what lies at or past its switchpoint leaves
-/// `pg_wal`. So does an open segment of a timeline that this directory is not on. It is removed
-/// when it is the copy of a switch that was begun but not decided, and set aside when it holds
-/// anything else.
-pub async fn clear_ended<D: Disk>(
+/// Does a file leave `pg_wal` in step 3: does it lie at or past the switchpoint of a timeline that
+/// has ended, or is it an open segment of a timeline that this directory is not on?
+pub(super) fn leaves(name: &str, cluster: &Cluster) -> bool {
+    match FileKind::of(name, cluster.segment_size) {
+        FileKind::Segment(segment) => end_before(segment, cluster).is_some(),
+        FileKind::Partial(segment) => {
+            let is_known = |sealed: &Sealed| sealed.tli == segment.tli;
+            end_before(segment, cluster).is_some()
+                || segment.tli != cluster.timeline && !cluster.sealed.iter().any(is_known)
+        }
+        _ => false,
+    }
+}
+
+/// The end of the segment's timeline, if the segment lies at or past it.
+fn end_before(segment: SegmentName, cluster: &Cluster) -> Option<&Sealed> {
+    let mut sealed = cluster.sealed.iter();
+    sealed.find(|sealed| {
+        sealed.tli == segment.tli && segment.no >= sealed.end.segment(cluster.segment_size)
+    })
+}
+
+/// Step 3, for the files that [`leaves`] names. One is removed when it holds no WAL past the
+/// switchpoint and another timeline's file has the WAL before it, or when it is the copy of a
+/// switch that was begun but not decided. Any other is set aside.
+pub(super) async fn clear_ended<D: Disk>(
     disk: &D,
     layout: &Layout,
     cluster: &Cluster,
+    leaving: &[String],
 ) -> Result<(), StoreFault> {
     let size = cluster.segment_size;
     let dir = layout.wal();
-    let names = disk.list(dir).await.map_err(failed("list directory", dir))?;
-    let mut changed = false;
-    for name in names {
-        let (segment, open) = match FileKind::of(&name, size) {
+    for name in leaving {
+        let (segment, open) = match FileKind::of(name, size) {
             FileKind::Segment(segment) => (segment, false),
             FileKind::Partial(segment) => (segment, true),
             _ => continue,
         };
-        let path = dir.join(&name);
-        let ended = cluster.sealed.iter().find(|sealed| sealed.tli == segment.tli);
-        match ended {
-            Some(sealed) if segment.no >= sealed.end.segment(size) => {
-                // A complete segment is WAL to its end, whatever its first page looks like.
-                if !open || holds_wal_behind(disk, &path, segment, sealed.end).await? {
-                    move_aside(disk, layout, sealed, &path, &name).await?;
-                } else {
-                    disk.unlink(&path).await.map_err(failed("remove file", &path))?;
-                }
-                changed = true;
+        let path = dir.join(name);
+        let adds_nothing = match end_before(segment, cluster) {
+            // A complete segment is WAL to its end, whatever its first page looks like.
+            Some(sealed) => {
+                open && !holds_wal_behind(disk, &path, segment, sealed.end).await?
+                    && is_inherited(disk, layout, cluster, segment, sealed).await?
             }
-            None if open && segment.tli != cluster.timeline => {
+            None => {
                 let own = SegmentName { tli: cluster.timeline, ..segment };
-                if is_begun_copy(disk, layout, &path, own).await? {
-                    disk.unlink(&path).await.map_err(failed("remove file", &path))?;
-                } else {
-                    let aside = Layout::stray(&path);
-                    disk.rename(&path, &aside).await.map_err(failed("rename file", &path))?;
-                }
-                changed = true;
+                is_begun_copy(disk, layout, &path, own).await?
             }
-            _ => {}
+        };
+        match end_before(segment, cluster) {
+            _ if adds_nothing => {
+                disk.unlink(&path).await.map_err(failed("remove file", &path))?;
+            }
+            Some(sealed) => move_past_end(disk, layout, sealed, &path, name).await?,
+            None => set_aside(disk, &path, "the hub is not on its timeline").await?,
         }
     }
-    if changed {
+    if !leaving.is_empty() {
         let synced = disk.sync_dir(dir).await;
         synced.map_err(|error| StoreFault::Sync { path: dir.to_owned(), error })?;
     }
     Ok(())
+}
+
+/// Does another timeline's file begin with the segment's bytes before the end of its own?
+async fn is_inherited<D: Disk>(
+    disk: &D,
+    layout: &Layout,
+    cluster: &Cluster,
+    segment: SegmentName,
+    ended: &Sealed,
+) -> Result<bool, StoreFault> {
+    if segment.no.start(segment.size) >= ended.end {
+        return Ok(true);
+    }
+    // Step 1 names such a file only when it is whole.
+    for heir in heirs(cluster, segment.tli, segment.no) {
+        match open_segment(disk, layout, SegmentName { tli: heir, ..segment }).await {
+            Ok(_) => return Ok(true),
+            Err(StoreFault::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(fault) => return Err(fault),
+        }
+    }
+    Ok(false)
 }
 
 /// Is the file at `path` what step 1 makes of our own segment: its bytes up to some position,
@@ -211,52 +248,14 @@ async fn is_begun_copy<D: Disk>(
     path: &Path,
     own: SegmentName,
 ) -> Result<bool, StoreFault> {
-    let copy = disk.open_read(path).await.map_err(failed("open file", path))?;
-    let (own_path, original) = match open_segment(disk, layout, own).await {
-        Ok(opened) => opened,
-        Err(StoreFault::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(false);
-        }
-        Err(fault) => return Err(fault),
-    };
-    let mut at = 0;
-    while at < own.size.bytes() {
-        let copied = read_full(disk, &copy, PIECE as usize, at).await;
-        let copied = copied.map_err(failed("read file", path))?;
-        let ours = read_full(disk, &original, PIECE as usize, at).await;
-        let ours = ours.map_err(failed("read file", &own_path))?;
-        let same = copied.iter().zip(&ours).take_while(|(copied, ours)| copied == ours).count();
-        if copied.iter().skip(same).any(|byte| *byte != 0) {
-            return Ok(false);
-        }
-        at += PIECE;
+    match open_segment(disk, layout, own).await {
+        Ok((original, _)) => adds_nothing(disk, path, &original, own).await,
+        Err(StoreFault::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(fault) => Err(fault),
     }
-    Ok(true)
 }
 
-/// Does a file of an ended timeline hold WAL at or past the switchpoint `end`?
-async fn holds_wal_behind<D: Disk>(
-    disk: &D,
-    path: &Path,
-    name: SegmentName,
-    end: Lsn,
-) -> Result<bool, StoreFault> {
-    let at = end.max(name.no.start(name.size));
-    if at >= name.no.end(name.size) {
-        return Ok(false);
-    }
-    let file = disk.open_read(path).await.map_err(failed("open file", path))?;
-    let len = PAGE_SIZE.saturating_sub(at.page_offset());
-    let read = read_full(disk, &file, len, at.segment_offset(name.size)).await;
-    let bytes = read.map_err(failed("read file", path))?;
-    if at.page_offset() > 0 {
-        // Past the end of what was received, a page is zero.
-        return Ok(bytes.iter().any(|byte| *byte != 0));
-    }
-    Ok(PageHeader::parse(&bytes).is_ok_and(|header| header.addr == at))
-}
-
-async fn move_aside<D: Disk>(
+async fn move_past_end<D: Disk>(
     disk: &D,
     layout: &Layout,
     ended: &Sealed,
@@ -271,7 +270,8 @@ async fn move_aside<D: Disk>(
             other => other.map_err(failed("create directory", dir))?,
         }
     }
-    disk.rename(path, &folder.join(name)).await.map_err(failed("rename file", path))?;
+    let reason = format!("timeline {} ended at {}", ended.tli, ended.end);
+    move_aside(disk, path, &folder.join(name), &reason).await?;
     for dir in [folder.as_path(), root.as_path(), layout.root()] {
         let synced = disk.sync_dir(dir).await;
         synced.map_err(|error| StoreFault::Sync { path: dir.to_owned(), error })?;

@@ -1,5 +1,6 @@
 //! A segment is missing in the middle of pg_wal when the hub starts: what lies before it
-//! stays as long as the rules say, is served up to the hole, and is archived.
+//! stays as long as the rules say, is served up to the hole, and is archived. One is missing
+//! before the open segment, or is none: nothing is lost by that.
 
 use crate::archiving::Archive;
 use crate::client::Client;
@@ -10,8 +11,11 @@ use crate::scene::Scene;
 use crate::segments::complete_segments;
 use crate::streaming::wait_connected;
 use crate::wait;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 use walhub::wal::lsn::Lsn;
 
@@ -28,10 +32,13 @@ fn start_of(name: &str) -> Lsn {
 fn wait_received(primary: &Cluster<'_>, hub: &Hub<'_>) {
     let end = primary.flush_lsn();
     wait::until("the hub has it all", || {
-        hub.told(&["status"])["status"]["durable_lsn"]
-            .as_str()
-            .is_some_and(|durable| durable.parse::<Lsn>().unwrap() >= end)
+        let status = &hub.told(&["status"])["status"];
+        status["durable_lsn"].as_str().is_some_and(|at| at.parse::<Lsn>().unwrap() >= end)
     });
+}
+
+fn durable(hub: &Hub<'_>) -> Lsn {
+    hub.told(&["status"])["status"]["durable_lsn"].as_str().unwrap().parse().unwrap()
 }
 
 /// Takes a segment out of a stopped hub's pg_wal; where it is now.
@@ -123,6 +130,100 @@ fn serves_up_to_the_hole(hub: &Hub<'_>, first: &str, missing: &str, aside: &Path
     client.start_replication(hole, 1).unwrap();
     let wal = client.read_wal(hole, hole.saturating_add(2 * MIB));
     assert!(wal.starts_with(&fs::read(aside).unwrap()));
+}
+
+/// The newest complete segment is missing, and the open one has what was acknowledged last. That
+/// cannot be proven, so the hub goes back, says so, and loses nothing by it.
+#[test]
+fn a_hole_before_the_open_segment_is_told_and_filled() {
+    let scene = Scene::new();
+    let primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let mut hub = Hub::run(&scene, "hub", &primary.conninfo());
+    hub.wait_state("streaming");
+    load::write_mib(&primary, 6);
+    wait_received(&primary, &hub);
+    let end = durable(&hub);
+    hub.stop();
+    let newest = complete_segments(&hub.pg_wal()).pop().unwrap();
+    let open = hub.pg_wal().join(name_after(&newest) + ".partial");
+    let acknowledged = fs::read(&open).unwrap();
+
+    let aside = take_out(&scene, &hub, &newest);
+    hub.set_upstream("host=/nonexistent");
+    hub.start();
+    hub.wait_log(&["WARN", "missing", &newest]);
+    assert_eq!(durable(&hub), start_of(&newest));
+    assert_told(&hub, &newest);
+    hub.stop();
+
+    // What is put back is all there again.
+    fs::copy(&aside, hub.pg_wal().join(&newest)).unwrap();
+    hub.start();
+    assert!(durable(&hub) >= end, "{} of {end}", durable(&hub));
+    assert_eq!(hub.told(&["status"])["status"]["missing"].as_array().map(Vec::len), Some(0));
+    hub.stop();
+
+    // WAL that comes in fills the hole; what was acknowledged is kept beside it.
+    fs::remove_file(hub.pg_wal().join(&newest)).unwrap();
+    hub.set_upstream(&primary.conninfo());
+    hub.start();
+    wait_received(&primary, &hub);
+    let stray = open.with_extension("partial.stray");
+    hub.wait_log(&["WARN", "set aside", stray.to_str().unwrap()]);
+    assert!(fs::read(&stray).unwrap() == acknowledged, "what was acknowledged is gone");
+    assert_eq!(hub.told(&["status"])["status"]["missing"].as_array().map(Vec::len), Some(0));
+    wait::until("the hole is filled", || {
+        fs::read(hub.pg_wal().join(&newest)).is_ok_and(|bytes| bytes == fs::read(&aside).unwrap())
+    });
+}
+
+/// The name of the segment after this one, of 1 MiB, in the same 4 GiB.
+fn name_after(name: &str) -> String {
+    format!("{}{:08X}", &name[..16], u32::from_str_radix(&name[16..], 16).unwrap() + 1)
+}
+
+fn names_in(folder: &Path) -> BTreeSet<OsString> {
+    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+}
+
+/// Whatever a start refuses, it leaves as it was: once the fault is mended, all is there.
+#[test]
+fn a_start_that_is_refused_loses_nothing() {
+    let scene = Scene::new();
+    let primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let mut hub = Hub::run(&scene, "hub", &primary.conninfo());
+    hub.wait_state("streaming");
+    load::write_mib(&primary, 4);
+    wait_received(&primary, &hub);
+    let end = durable(&hub);
+    hub.stop();
+    hub.set_upstream("host=/nonexistent");
+    let newest = complete_segments(&hub.pg_wal()).pop().unwrap();
+    let path = |name: &str| hub.pg_wal().join(name);
+    let whole = fs::read(path(&newest)).unwrap();
+    let later = format!("{}00000FFF", &newest[..16]);
+    let before = names_in(&hub.pg_wal());
+
+    fs::write(path(&newest), &whole[..500_000]).unwrap();
+    assert!(hub.refuses_to_start().contains("has 500000 bytes"));
+    fs::write(path(&newest), &whole).unwrap();
+    for bogus in [&vec![0; whole.len()], &whole] {
+        fs::write(path(&later), bogus).unwrap();
+        assert!(hub.refuses_to_start().contains(&later));
+        fs::remove_file(path(&later)).unwrap();
+    }
+    // A pipe makes nobody wait.
+    let (fence, evidence) = (hub.directory().join("walhub.fence"), path("00000001.history"));
+    for pipe in [path(&later), path(&format!("{later}.partial")), fence, evidence] {
+        let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        assert!(hub.refuses_to_start().contains("it is a named pipe"), "{}", pipe.display());
+        fs::remove_file(pipe).unwrap();
+    }
+    assert_eq!(names_in(&hub.pg_wal()), before);
+    assert!(!hub.directory().join("halted").exists());
+    hub.start();
+    assert!(durable(&hub) >= end, "{} of {end}", durable(&hub));
 }
 
 /// What waits for the archive stays before a hole, too, and goes when it is archived.

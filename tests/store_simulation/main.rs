@@ -11,6 +11,7 @@ mod model;
 mod plants;
 mod random;
 mod seeds;
+mod starts;
 mod world;
 
 use plants::{

@@ -307,5 +307,5 @@ fn what_lies_before_a_hole_goes_by_the_rules() {
     drop(hold);
     retain(&keeper, 2);
     assert_eq!(world.first(), NEWEST - MIN_KEPT_SEGMENTS);
-    assert_eq!(keeper.holds.holes(), []);
+    assert_eq!(keeper.holds.missing(Lsn::INVALID), []);
 }

@@ -23,7 +23,9 @@ use crate::store::layout::Mark;
 use crate::store::layout::{FileKind, Layout, Listing};
 use crate::store::notes::{BegunNote, HaltedNote};
 use crate::store::plain_disk::PlainDisk;
-use crate::store::recover::{looks_like_wal, newest_range, noted_beginning, open_segments};
+use crate::store::recover::{
+    hole_before_open, looks_like_wal, newest_range, noted_beginning, open_segments,
+};
 use crate::store::tail::{Tail, TailSearch};
 use crate::timeline::History;
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
@@ -174,7 +176,9 @@ impl DirectoryStatus {
         let size = cluster.segment_size;
         self.cluster = Some(recorded(cluster));
         for name in &names {
-            if looks_like_wal(name) && FileKind::of(name, size) == FileKind::Other {
+            if Layout::is_stray(name) {
+                self.wrong.push(format!("\"{name}\" was set aside by a start, nothing reads it"));
+            } else if looks_like_wal(name) && FileKind::of(name, size) == FileKind::Other {
                 self.wrong.push(format!("\"{name}\" is no segment name of this cluster"));
             }
         }
@@ -189,11 +193,34 @@ impl DirectoryStatus {
                 hole.end()
             ));
         }
+        self.look_before_open(disk, layout, cluster, &listing).await;
         self.count_unarchived(disk, layout, size).await;
         self.measure(disk, layout, &listing, size).await;
         match self.find_end(disk, layout, cluster, &listing).await {
             Ok(tail) => self.end = Some(end_of_wal(cluster.timeline, &tail)),
             Err(fault) => self.wrong.push(fault.to_string()),
+        }
+    }
+
+    async fn look_before_open<D: Disk>(
+        &mut self,
+        disk: &D,
+        layout: &Layout,
+        cluster: &Cluster,
+        listing: &Listing,
+    ) {
+        let complete = newest_range(listing, cluster);
+        let end = complete.map_or(cluster.start, |range| range.newest.end(cluster.segment_size));
+        let open = open_segments(listing, cluster);
+        // A running hub renames open segments; other faults are found when they are measured.
+        if let Ok(Some(hole)) = hole_before_open(disk, layout, cluster, end, &open).await {
+            self.wrong.push(format!(
+                "gap on timeline {} from {} to {}: {hole} missing, the open segment after it is \
+                 not used",
+                hole.tli,
+                hole.start(),
+                hole.end()
+            ));
         }
     }
 

@@ -88,6 +88,24 @@ fn tells_what_is_wrong() {
 }
 
 #[test]
+fn tells_what_is_missing_before_the_open_segment() {
+    let (_dir, layout, _) = hub();
+    let size = SegmentSize::new(MIB).unwrap();
+    let name = |no| SegmentName { tli: TimelineId::FIRST, no: SegmentNo::new(no), size };
+    std::fs::remove_file(layout.segment(name(5))).unwrap();
+    let found = report(&layout);
+    let gap = "gap on timeline 1 from 0/500000 to 0/600000: 000000010000000000000005 missing";
+    assert!(found.wrong.len() == 1 && found.wrong[0].starts_with(gap), "{:?}", found.wrong);
+    assert_eq!(found.end.unwrap().durable, Lsn::new(5 * MIB));
+
+    let open = layout.partial(name(6));
+    std::fs::rename(&open, Layout::stray(&open)).unwrap();
+    let aside = "\"000000010000000000000006.partial.stray\" was set aside by a start";
+    let wrong = report(&layout).wrong;
+    assert!(wrong.len() == 1 && wrong[0].starts_with(aside), "{wrong:?}");
+}
+
+#[test]
 fn counts_what_waits_for_the_archive() {
     let (_dir, layout, _) = hub();
     assert_eq!(report(&layout).waiting_for_archive, None);

@@ -30,6 +30,10 @@ struct World {
     _folder: tempfile::TempDir,
     layout: Layout,
     cluster: Cluster,
+    /// The bytes of segment 9, which is half full.
+    open: Vec<u8>,
+    /// The end of the last record in it.
+    end: Lsn,
 }
 
 impl World {
@@ -38,13 +42,16 @@ impl World {
         let layout = Directory::open(&folder.path().join("hub")).unwrap().layout().clone();
         let (system_id, start) = (SystemId::new(9), Lsn::new(3 * MIB));
         let mut synth = Synth::new(system_id, size(), tli(1), 0xD110, start);
-        while synth.position() < Lsn::new(9 * MIB) {
+        while synth.position() < Lsn::new(9 * MIB + MIB / 2) {
             synth.record(&[1; 900]);
         }
-        let (_, bytes) = synth.take_bytes();
+        let end = synth.position();
+        let (_, mut bytes) = synth.take_bytes();
+        bytes.resize(7 * MIB as usize, 0);
         for (no, bytes) in (3..9).zip(bytes.chunks(MIB as usize)) {
             std::fs::write(layout.segment(name(1, no)), bytes).unwrap();
         }
+        let open = bytes.split_off(6 * MIB as usize);
         let cluster = Cluster {
             system_id,
             segment_size: size(),
@@ -54,9 +61,28 @@ impl World {
             start,
             sealed: Vec::new(),
         };
-        let world = Self { _folder: folder, layout, cluster };
+        let world = Self { _folder: folder, layout, cluster, open, end };
         world.save_control();
         world
+    }
+
+    /// Like [`new`](Self::new), with segment 9 open and 10 prepared.
+    fn with_open() -> Self {
+        let world = Self::new();
+        std::fs::write(world.layout.partial(name(1, 9)), &world.open).unwrap();
+        std::fs::write(world.layout.partial(name(1, 10)), vec![0; MIB as usize]).unwrap();
+        world
+    }
+
+    /// Takes a complete segment out; returns its bytes.
+    fn take_out(&self, no: u64) -> Vec<u8> {
+        let bytes = self.segment(no);
+        std::fs::remove_file(self.layout.segment(name(1, no))).unwrap();
+        bytes
+    }
+
+    fn put_back(&self, no: u64, bytes: &[u8]) {
+        std::fs::write(self.layout.segment(name(1, no)), bytes).unwrap();
     }
 
     fn save_control(&self) {
@@ -74,7 +100,11 @@ impl World {
     }
 
     fn start(&self) -> RecoveredWal {
-        run_ready(recover(&PlainDisk, &self.layout)).unwrap().unwrap().wal.unwrap()
+        self.try_start().unwrap().wal.unwrap()
+    }
+
+    fn try_start(&self) -> Result<Recovered, StoreFault> {
+        run_ready(recover(&PlainDisk, &self.layout)).unwrap()
     }
 
     fn names(&self) -> Vec<String> {
@@ -122,6 +152,154 @@ fn an_open_segment_in_a_hole_is_put_out_of_the_way() {
     world.start();
     assert!(!world.layout.partial(name(1, 7)).exists());
     assert_eq!(world.segment(7).len() as u64, MIB);
+}
+
+/// An open segment beside its complete one may be the better one of the two.
+#[test]
+fn an_open_segment_that_differs_from_its_complete_one_is_kept() {
+    let world = World::new();
+    let partial = world.layout.partial(name(1, 7));
+    for last in [7, 8] {
+        let mut bytes = world.segment(7);
+        bytes[MIB as usize - 1] ^= last;
+        std::fs::write(&partial, bytes).unwrap();
+        world.start();
+    }
+    // The second has a name of its own.
+    let stray = Layout::stray(&partial);
+    let last = |path: &Path| std::fs::read(path).unwrap()[MIB as usize - 1];
+    let expected = world.segment(7)[MIB as usize - 1];
+    assert_eq!([last(&stray), last(&Layout::numbered(&stray, 1))], [expected ^ 7, expected ^ 8]);
+}
+
+/// A fault that is no failed sync says nothing about what is durable.
+#[test]
+fn a_segment_of_a_wrong_length_leaves_no_marker() {
+    let world = World::with_open();
+    let before = world.names();
+    let whole = world.segment(8);
+    world.put_back(8, &whole[..500_000]);
+    let fault = world.try_start().unwrap_err();
+    assert!(matches!(fault, StoreFault::SegmentLength { .. }), "{fault}");
+    assert!(!world.layout.halted().exists());
+    world.put_back(8, &whole);
+    assert_eq!(world.start().durable, world.end);
+    assert_eq!(world.names(), before);
+}
+
+/// A segment that does not belong here makes the true open ones look out of place.
+#[test]
+fn a_start_that_is_refused_moves_nothing() {
+    let mut world = World::with_open();
+    // What an ended timeline and another one left moves only after a proof, too.
+    std::fs::write(world.layout.partial(name(7, 5)), world.segment(5)).unwrap();
+    let before = world.names();
+    let bogus = world.layout.segment(name(1, 0x30));
+    for bytes in [vec![0; MIB as usize], world.segment(8)] {
+        std::fs::write(&bogus, bytes).unwrap();
+        let fault = world.try_start().unwrap_err();
+        assert!(matches!(fault, StoreFault::Damaged { .. }), "{fault}");
+        std::fs::remove_file(&bogus).unwrap();
+        assert_eq!(world.names(), before);
+    }
+    world.cluster.sealed =
+        vec![Sealed { tli: tli(1), start: world.cluster.start, end: Lsn::new(8 * MIB + 50) }];
+    world.cluster.timeline = tli(2);
+    world.cluster.start = Lsn::new(8 * MIB);
+    world.save_control();
+    std::fs::write(world.layout.history(tli(2)), "1\t0/800032\tno recovery target\n").unwrap();
+    world.write(&name(2, 8).to_string(), &[0; MIB as usize]);
+    let before = world.names();
+    let fault = world.try_start().unwrap_err();
+    assert!(matches!(fault, StoreFault::Damaged { .. }), "{fault}");
+    assert_eq!(world.names(), before);
+    assert!(!world.layout.all_diverged().exists());
+}
+
+/// The fork segment of the child is gone: the parent's has the only copy of what precedes the
+/// switchpoint.
+#[test]
+fn the_parents_fork_segment_goes_only_when_the_childs_is_here() {
+    let mut world = World::with_open();
+    let parents = world.layout.partial(name(1, 9));
+    world.cluster.sealed = vec![Sealed { tli: tli(1), start: world.cluster.start, end: world.end }];
+    world.cluster.timeline = tli(2);
+    world.cluster.start = Lsn::new(9 * MIB);
+    world.save_control();
+    let history = format!("1\t{}\tno recovery target\n", world.end);
+    std::fs::write(world.layout.history(tli(2)), history).unwrap();
+    world.start();
+    let kept = world.layout.diverged(tli(1), world.end).join(name(1, 9).to_string() + ".partial");
+    assert_eq!(std::fs::read(&kept).unwrap(), world.open);
+
+    std::fs::remove_file(&kept).unwrap();
+    for path in [&parents, &world.layout.partial(name(2, 9))] {
+        std::fs::write(path, &world.open).unwrap();
+    }
+    world.start();
+    assert!(!parents.exists() && !kept.exists());
+}
+
+/// What lies past such a hole cannot be proven, so the WAL ends before it. It stays where it is
+/// until WAL comes in again.
+#[test]
+fn a_hole_before_the_open_segment_is_told_and_may_be_filled() {
+    let world = World::with_open();
+    assert_eq!(world.start().extent.before_open, None);
+    let before = world.names();
+    let hole = |first, last| Hole {
+        tli: tli(1),
+        first: SegmentNo::new(first),
+        last: SegmentNo::new(last),
+        size: size(),
+    };
+    let mut taken = Vec::new();
+    for no in (3..9).rev() {
+        taken.push((no, world.take_out(no)));
+        let wal = world.start();
+        assert_eq!(wal.durable, Lsn::new(no * MIB));
+        assert_eq!(wal.extent.before_open, Some(hole(no, 8)));
+        assert_eq!(wal.extent.holes, []);
+        assert_eq!(wal.extent.missing(wal.durable).count(), 1);
+        assert_eq!(wal.extent.missing(Lsn::new(9 * MIB)).count(), 0, "it was filled");
+    }
+    for (no, bytes) in taken {
+        world.put_back(no, &bytes);
+    }
+    assert_eq!(world.names(), before);
+    assert_eq!(world.start().durable, world.end);
+
+    // Only an open segment with WAL shows that something is missing.
+    std::fs::remove_file(world.layout.partial(name(1, 9))).unwrap();
+    let wal = world.start();
+    assert_eq!((wal.durable, wal.extent.before_open), (Lsn::new(9 * MIB), None));
+}
+
+/// A marker may be wrong: what a start gives up because of it is still here.
+#[test]
+fn what_a_marker_gives_up_is_set_aside() {
+    let world = World::with_open();
+    let partial = world.layout.partial(name(1, 9));
+    std::fs::write(world.layout.halted(), "").unwrap();
+    let recovered = world.try_start().unwrap();
+    assert!(recovered.halted.is_some() && !world.layout.halted().exists());
+    assert_eq!(recovered.listing.partials, [(tli(1), SegmentNo::new(10))]);
+    assert_eq!(recovered.wal.unwrap().durable, Lsn::new(9 * MIB));
+    assert_eq!(std::fs::read(Layout::stray(&partial)).unwrap(), world.open);
+
+    // A marker inside the open segment: the rest of it is copied first.
+    std::fs::write(&partial, &world.open).unwrap();
+    let mark = Lsn::new(9 * MIB + 70_000);
+    let note = HaltedNote { durable: mark, reason: "a test".to_owned() };
+    std::fs::write(world.layout.halted(), note.encode()).unwrap();
+    let wal = world.start();
+    assert!(wal.durable <= mark && wal.durable > Lsn::new(9 * MIB));
+    let copy = Layout::numbered(&Layout::stray(&partial), 1);
+    assert_eq!(std::fs::read(copy).unwrap(), world.open);
+    let left = std::fs::read(&partial).unwrap();
+    let kept = wal.durable.segment_offset(size()) as usize;
+    assert_eq!(left[..kept], world.open[..kept]);
+    assert!(left[kept..].iter().all(|byte| *byte == 0));
 }
 
 /// A switch begins with a copy of our bytes under the child's name. A switch that was not

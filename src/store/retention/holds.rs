@@ -120,9 +120,14 @@ impl Holds {
         self.lock().here.unbroken_from()
     }
 
-    /// What was missing at the start, between the WAL that is still here.
-    pub fn holes(&self) -> Vec<Hole> {
-        self.lock().here.holes.clone()
+    /// What was missing at the start and still is, now that the WAL ends at `end`.
+    pub fn missing(&self, end: Lsn) -> Vec<Hole> {
+        self.lock().here.missing(end).collect()
+    }
+
+    /// What was missing at the start between the end of the WAL and open segments past it.
+    pub fn hole_before_open(&self) -> Option<Hole> {
+        self.lock().here.before_open
     }
 
     /// The oldest position that a connected standby needs.
