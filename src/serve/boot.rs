@@ -37,7 +37,9 @@ pub fn resume<F>(
     for (tli, content) in histories {
         hub.set_history(tli, content);
     }
-    let (tli, durable, oldest) = (wal.walker.rules().tli, wal.durable, wal.oldest);
+    let (tli, durable) = (wal.walker.rules().tli, wal.durable);
+    // The status says the same: WAL of earlier timelines counts.
+    let oldest = hub.holds.oldest_kept();
     // The first comparison covers everything that was read back.
     let start = wal.prefix_from;
     let mut cells: Vec<Arc<Cell>> = Vec::new();

@@ -73,7 +73,7 @@ fn judge(config: &Config, host: Host) -> Result<Vec<String>, TooFewDescriptors> 
     let (allowed, wanted) = (host.descriptors, descriptors_wanted(config));
     let others = other_descriptors(config);
     if allowed <= others {
-        return Err(TooFewDescriptors { allowed, others });
+        return Err(TooFewDescriptors { allowed, others, cores: config.cores.get() });
     }
     if allowed < wanted {
         warnings.push(format!(
@@ -123,12 +123,13 @@ fn may_do_without_copies(config: &Config) -> bool {
 /// The hub cannot run with so few open files.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the limit on open files ({allowed}) leaves no room for standbys: set LimitNOFILE (systemd) or \
-     ulimit -n to more than {others} plus --max-wal-senders"
+    "the limit on open files ({allowed}) leaves no room for standbys with --cores {cores}: set \
+     LimitNOFILE (systemd) or ulimit -n to more than {others} plus --max-wal-senders"
 )]
 pub struct TooFewDescriptors {
     allowed: u64,
     others: u64,
+    cores: usize,
 }
 
 /// The upper value of `net.ipv4.tcp_mem`, in pages.
@@ -174,7 +175,9 @@ mod tests {
         assert!(warnings.len() == 1 && warnings[0].contains("LimitNOFILE"), "{warnings:?}");
         assert!(warnings[0].ends_with(&wanted), "{warnings:?}");
         let host = Host { descriptors: others, ..PLENTY };
-        assert_eq!(judge(&config(), host), Err(TooFewDescriptors { allowed: others, others }));
+        let cores = config().cores.get();
+        let fault = Err(TooFewDescriptors { allowed: others, others, cores });
+        assert_eq!(judge(&config(), host), fault);
     }
 
     #[test]

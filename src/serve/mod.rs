@@ -1,6 +1,7 @@
 //! `walhub serve`: assembles the engines in the order in which they depend on each other, and
 //! takes them apart in reverse order.
 
+mod announce;
 pub mod boot;
 mod cores;
 mod course;
@@ -103,6 +104,7 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     let flag = Secret::new(flags.primary_conninfo.clone());
     let config = Arc::new(flags.resolve()?);
     start_log(&config.log_level)?;
+    announce::announce(&config);
     let features = ring::probe()?;
     let config = without_what_is_missing(config, features);
     limits::check(&config)?;

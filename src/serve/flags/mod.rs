@@ -16,6 +16,7 @@ use crate::store::retention::{ArchiveMode, Policy};
 use crate::wire::conninfo::Conninfo;
 use crate::wire::units::{SizeUnit, TimeUnit};
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -25,9 +26,14 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Sizes take the units kB, MB, GB, TB (powers of 1024); times us, ms, s, min, h, d. A flag that bears \
-the name of a PostgreSQL setting means what the setting means.\n\n\
+the name of a PostgreSQL setting means what the setting means. A number without a unit counts what \
+it counts in PostgreSQL: milliseconds for the timeouts, MB for what is kept; the table in \
+docs/operations.md says what for each flag.\n\n\
 Signals: SIGTERM and SIGINT end the hub as a fast shutdown ends a PostgreSQL server: everything \
-durable is sent, standbys are told, exit within 5 s. A second signal ends it at once.")]
+durable is sent, standbys are told, exit within 5 s. A second signal ends it at once; the same one \
+within 200 ms is the same request. SIGHUP is logged and ignored.\n\n\
+Exit status: 0 after SIGTERM or SIGINT; 1 for a wrong value, a directory that cannot be used, or a \
+fault; 2 for a wrong command line; 3 after a failed sync.")]
 pub struct ServeFlags {
     /// The hub's own directory; created with mode 0700 if it does not exist
     #[arg(short = 'D', long, value_name = "DIR", env = "WALHUB_DIRECTORY")]
@@ -42,7 +48,7 @@ pub struct ServeFlags {
     pub primary_slot_name: Option<String>,
 
     /// Create the slot (with its WAL reserved) if it does not exist
-    #[arg(long, env = "WALHUB_CREATE_SLOT")]
+    #[arg(long, env = "WALHUB_CREATE_SLOT", value_parser = BoolishValueParser::new())]
     pub create_slot: bool,
 
     /// Where an empty directory begins: "current", "oldest", or an LSN
