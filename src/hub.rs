@@ -273,6 +273,20 @@ impl Hub {
         self.holds.receiving()
     }
 
+    /// Why no WAL can be stored: the watermark, or the disk itself.
+    pub fn no_space(&self) -> String {
+        let directory = self.config.directory.display();
+        match self.holds.too_full() {
+            Some(too_full) => {
+                format!(
+                    "the disk of \"{directory}\" is above --disk-high-watermark {}",
+                    too_full.mark
+                )
+            }
+            None => format!("the disk of \"{directory}\" is full"),
+        }
+    }
+
     /// Shutdown: no watermark moves any more. Called by the receive role, which wakes the other
     /// cores afterwards.
     pub fn come_to_rest(&self) {

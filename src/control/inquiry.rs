@@ -15,7 +15,7 @@ use crate::status::{
 };
 use crate::store::archive_status::{ArchiveStatus, Attempt};
 use crate::store::holes::Hole;
-use crate::store::retention::{MIN_KEPT_SEGMENTS, Policy, Receiving};
+use crate::store::retention::{MIN_KEPT_SEGMENTS, Policy};
 use crate::store::slots::{Origin, WalStatus};
 use crate::upstream::state::UpstreamState;
 use crate::wal::{Lsn, SegmentSize};
@@ -57,7 +57,6 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> HubS
     let needed = receiver.and_then(|figures| figures.needed);
     let needed = needed.map(|need| need.message(PgTime::default()));
     let xid = |xid: Option<u32>| xid.filter(|xid| *xid != 0);
-    let paused = hub.receiving() == Receiving::Paused;
     HubStatus {
         walhub_version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -78,7 +77,7 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> HubS
             detail: evidence.detail.clone(),
             cleared: evidence.cleared,
         }),
-        receiving_paused: paused.then(|| "the disk is above --disk-high-watermark".to_owned()),
+        receiving_paused: hub.holds.too_full().map(|too_full| too_full.to_string()),
         timeline: cell.as_ref().map(|cell| cell.tli()),
         received_lsn: receiver.map(|figures| figures.received),
         written_lsn: receiver.map(|figures| figures.written),
@@ -123,9 +122,9 @@ fn upstream_status(hub: &Hub) -> UpstreamStatus {
     let state = &standing.state;
     let (host, timeline, start) = match state {
         UpstreamState::Streaming { host, tli, start } => (Some(host), Some(tli), Some(start)),
-        UpstreamState::Waiting { host, .. } | UpstreamState::Refused { host, .. } => {
-            (Some(host), None, None)
-        }
+        UpstreamState::Waiting { host, .. }
+        | UpstreamState::WaitingToStart { host, .. }
+        | UpstreamState::Refused { host, .. } => (Some(host), None, None),
         _ => (None, None, None),
     };
     UpstreamStatus {

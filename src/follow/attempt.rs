@@ -127,7 +127,8 @@ impl<E: Environment> Task<E> {
     ) -> Result<Begun<E::Socket>, AttemptFailure> {
         let config = Arc::clone(&self.parts.hub.config);
         if self.parts.hub.receiving() == Receiving::Paused {
-            return Err(AttemptFailure::State(UpstreamState::NoSpace));
+            let why = self.parts.hub.no_space();
+            return Err(AttemptFailure::State(UpstreamState::NoSpace { why }));
         }
         let upstream = Arc::clone(&self.upstream);
         let conninfo = &upstream.conninfo;
@@ -240,9 +241,13 @@ impl<E: Environment> Task<E> {
         let sql = start_replication(slot, start, tli);
         let started = match link.start(&sql).await {
             Err(LinkFault::Server(error))
-                if error.sqlstate == sqlstate::UNDEFINED_OBJECT
-                    && config.missing_slot == MissingSlot::Create =>
+                if error.sqlstate == sqlstate::UNDEFINED_OBJECT && slot.is_some() =>
             {
+                if config.missing_slot == MissingSlot::Refuse {
+                    return Err(AttemptFailure::other(format!(
+                        "{name}: {error}; create it there, or start the hub with --create-slot"
+                    )));
+                }
                 questions::create(link, slot).await?;
                 link.start(&sql).await
             }

@@ -7,7 +7,7 @@ use super::{LOG, Task};
 use crate::config::OnGap;
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::login::LoginFault;
-use crate::upstream::position::Position;
+use crate::upstream::position::{Position, StartFrom};
 use crate::upstream::state::UpstreamState;
 use crate::wal::Lsn;
 use crate::wire::sqlstate;
@@ -88,7 +88,7 @@ impl<E: Environment> Task<E> {
             UpstreamEnd::Refused { sqlstate, message } => {
                 UpstreamState::Disconnected { why: format!("{message} ({sqlstate})") }
             }
-            UpstreamEnd::NoSpace => UpstreamState::NoSpace,
+            UpstreamEnd::NoSpace => UpstreamState::NoSpace { why: self.parts.hub.no_space() },
             // The order that caused it decides what follows.
             UpstreamEnd::Recalled => return self.progress.is_interrupted(),
             UpstreamEnd::Stopped => {
@@ -101,15 +101,15 @@ impl<E: Environment> Task<E> {
 
     /// The upstream has removed the WAL from `asked` on.
     async fn gap(&mut self, index: usize, asked: Lsn, message: String) {
-        let at = match self.parts.hub.position() {
+        let (at, message) = match self.parts.hub.position() {
             Position::At { start, durable, .. } => {
                 // Our end may be in a later segment than the record before it.
                 if asked == start && self.without_overlap(start, durable).is_some() {
                     return self.give_up_overlap(index, start, message);
                 }
-                durable
+                (durable, message)
             }
-            Position::Empty => asked,
+            Position::Empty => (asked, too_early(self.progress.start_from(), message)),
         };
         self.ended(index, UpstreamState::Gap { at, message }).await;
     }
@@ -166,5 +166,17 @@ impl<E: Environment> Task<E> {
             }
             Err(error) => tracing::error!(target: LOG, %error, "could not move our WAL aside"),
         }
+    }
+}
+
+/// What an operator can do when the upstream no longer has the WAL that an empty directory is to
+/// begin with.
+fn too_early(start_from: StartFrom, message: String) -> String {
+    match start_from {
+        StartFrom::At(lsn) => format!(
+            "{message}; --start-from {lsn} is before the oldest WAL that it has, where \
+             --start-from oldest begins"
+        ),
+        StartFrom::Current | StartFrom::Oldest => message,
     }
 }

@@ -20,7 +20,9 @@ impl<E: Environment> Task<E> {
                         tracing::error!(target: LOG, "{state}");
                     } else if matches!(
                         state,
-                        UpstreamState::Streaming { .. } | UpstreamState::Connecting
+                        UpstreamState::Streaming { .. }
+                            | UpstreamState::Connecting
+                            | UpstreamState::Stopped
                     ) {
                         tracing::info!(target: LOG, "{state}");
                     } else {

@@ -6,7 +6,7 @@ use super::job::JobKind;
 use super::work::Keeper;
 use crate::store::disk::Disk;
 use crate::store::durable::read_full;
-use crate::store::retention::{Plan, Receiving, Situation, Space, plan};
+use crate::store::retention::{Plan, Receiving, Situation, Space, plan, too_full};
 use crate::store::slots::SlotName;
 use crate::store::tail::leading_rest;
 use crate::wal::page::LONG_HEADER;
@@ -52,16 +52,20 @@ impl<D: Disk> Keeper<D> {
             self.save_lost(&lost, now).await?;
             self.holds.slots.tell_revoked();
         };
-        if plan.receiving != self.holds.receiving() {
-            self.holds.set_receiving(plan.receiving);
-            match plan.receiving {
-                Receiving::Paused => warn!(
-                    unarchived = self.holds.backlog.len(),
-                    "the disk is above --disk-high-watermark and nothing more may be removed: \
-                     receiving is paused, serving continues"
-                ),
-                Receiving::Open => info!("the disk has room again, receiving continues"),
+        let before = self.holds.receiving();
+        let too_full = too_full(&self.policy, &plan, space, size);
+        self.holds.set_too_full(too_full);
+        match (before, too_full) {
+            (Receiving::Open, Some(too_full)) => warn!(
+                "{too_full} in \"{}\", and no WAL may be removed ({} files wait for the archive): \
+                 receiving is paused, serving continues",
+                self.layout.root().display(),
+                self.holds.backlog.len()
+            ),
+            (Receiving::Paused, None) => {
+                info!("the disk has room again, receiving continues");
             }
+            (Receiving::Open, None) | (Receiving::Paused, Some(_)) => {}
         }
         self.horizon.set(self.horizon.get().max(plan.horizon));
         self.look_at_restored(size);

@@ -122,7 +122,10 @@ impl<D: Disk> Keeper<D> {
             (expired, slots.to_save(size, now))
         };
         for name in &expired {
-            info!("dropping replication slot \"{name}\": created automatically, unused since");
+            info!(
+                "dropping replication slot \"{name}\": created automatically, not used for {:?}",
+                self.policy.auto_created_ttl
+            );
             self.remove_file_of(name).await?;
         }
         match (due.is_empty(), expired.is_empty()) {

@@ -22,7 +22,7 @@ mod space;
 mod tests;
 
 pub use holds::{Hold, Holds, Removed};
-pub use space::{HighWatermark, Space};
+pub use space::{HighWatermark, Space, TooFull};
 
 use super::slots::Cause;
 use crate::wal::{Lsn, SegmentNo, SegmentSize};
@@ -165,6 +165,22 @@ pub struct Plan {
     pub invalidate: Vec<(usize, Cause)>,
     /// May WAL come in?
     pub receiving: Receiving,
+}
+
+/// The disk as a plan found it that lets no WAL in; `None` for one that does.
+pub fn too_full(
+    policy: &Policy,
+    plan: &Plan,
+    space: Option<Space>,
+    size: SegmentSize,
+) -> Option<TooFull> {
+    let (Receiving::Paused, Some(mark), Some(space)) =
+        (plan.receiving, policy.high_watermark, space)
+    else {
+        return None;
+    };
+    let missing = space.shortage(mark, RESUME_SEGMENTS.saturating_mul(size.bytes()));
+    Some(TooFull { mark, space, missing })
 }
 
 /// Decides what may go.

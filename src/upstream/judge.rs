@@ -137,7 +137,10 @@ fn begin(seen: &Seen, from: StartFrom) -> Verdict {
     match from {
         StartFrom::Current => Verdict::Start { tli: seen.tli, start: newest },
         StartFrom::Oldest => Verdict::FindOldest { tli: seen.tli, newest },
-        StartFrom::At(lsn) if lsn > seen.xlogpos => behind(seen, lsn),
+        StartFrom::At(start_from) if start_from > seen.xlogpos => {
+            let (host, theirs) = (seen.host.clone(), seen.xlogpos);
+            Verdict::Not(UpstreamState::WaitingToStart { host, start_from, theirs })
+        }
         StartFrom::At(lsn) => {
             Verdict::Start { tli: seen.tli, start: lsn.segment_start(seen.segment_size) }
         }

@@ -45,6 +45,15 @@ pub enum UpstreamState {
         /// What it has.
         theirs: Lsn,
     },
+    /// The upstream has not reached the place where this empty hub is to begin.
+    WaitingToStart {
+        /// The host.
+        host: String,
+        /// `--start-from`.
+        start_from: Lsn,
+        /// What it has.
+        theirs: Lsn,
+    },
     /// The upstream will not be followed: another cluster, another history, a loop.
     Refused {
         /// The host.
@@ -66,8 +75,11 @@ pub enum UpstreamState {
         /// What differs.
         detail: String,
     },
-    /// Our disk is full.
-    NoSpace,
+    /// Our disk is full, or too full for more WAL.
+    NoSpace {
+        /// Which disk, and what keeps WAL from coming in.
+        why: String,
+    },
     /// An operator has fenced the hub: nothing is requested from any upstream.
     Fenced {
         /// On which timeline.
@@ -88,11 +100,11 @@ impl UpstreamState {
             Self::Restoring { .. } => "restoring",
             Self::ArchiveDiffers { .. } => "archive differs",
             Self::Disconnected { .. } => "disconnected",
-            Self::Waiting { .. } => "waiting for upstream",
+            Self::Waiting { .. } | Self::WaitingToStart { .. } => "waiting for upstream",
             Self::Refused { .. } => "upstream refused",
             Self::Gap { .. } => "gap",
             Self::Diverged { .. } => "diverged",
-            Self::NoSpace => "no space",
+            Self::NoSpace { .. } => "no space",
             Self::Fenced { .. } => "fenced",
             Self::Stopped => "stopped",
         }
@@ -105,9 +117,9 @@ impl UpstreamState {
             Self::Streaming { .. } | Self::Restoring { .. } => 1,
             Self::Fenced { .. } | Self::Stopped => 2,
             Self::Disconnected { .. } => 3,
-            Self::Waiting { .. } => 4,
+            Self::Waiting { .. } | Self::WaitingToStart { .. } => 4,
             Self::Refused { .. } => 6,
-            Self::NoSpace => 7,
+            Self::NoSpace { .. } => 7,
             Self::Gap { .. } => 8,
             Self::Diverged { .. } | Self::ArchiveDiffers { .. } => 9,
         }
@@ -126,7 +138,7 @@ impl UpstreamState {
         };
         put("state", self.name().to_owned());
         match self {
-            Self::Connecting | Self::NoSpace | Self::Stopped => {}
+            Self::Connecting | Self::Stopped => {}
             Self::Streaming { host, tli, start } => {
                 put("host", host.clone());
                 put("timeline", tli.to_string());
@@ -140,10 +152,15 @@ impl UpstreamState {
                 put("file", file.clone());
                 put("at", at.to_string());
             }
-            Self::Disconnected { why } => put("why", why.clone()),
+            Self::Disconnected { why } | Self::NoSpace { why } => put("why", why.clone()),
             Self::Waiting { host, ours, theirs } => {
                 put("host", host.clone());
                 put("ours", ours.to_string());
+                put("theirs", theirs.to_string());
+            }
+            Self::WaitingToStart { host, start_from, theirs } => {
+                put("host", host.clone());
+                put("ours", start_from.to_string());
                 put("theirs", theirs.to_string());
             }
             Self::Refused { host, why } => {
@@ -188,6 +205,10 @@ impl fmt::Display for UpstreamState {
                 f,
                 "waiting for upstream: {host} is at {theirs}, behind our {ours}; still serving"
             ),
+            Self::WaitingToStart { host, start_from, theirs } => write!(
+                f,
+                "waiting for upstream: {host} is at {theirs}, before --start-from {start_from}"
+            ),
             Self::Refused { host, why } => {
                 write!(f, "upstream refused: {host}: {why}; nothing of it is stored, still serving")
             }
@@ -201,8 +222,8 @@ impl fmt::Display for UpstreamState {
                 "diverged: the upstream has another history from {at} on ({detail}); nothing of \
                  it is stored, still serving"
             ),
-            Self::NoSpace => {
-                f.write_str("no space: the disk is full; receiving is paused, still serving")
+            Self::NoSpace { why } => {
+                write!(f, "no space: {why}; receiving is paused, still serving")
             }
             Self::Fenced { tli, at } => write!(
                 f,

@@ -121,7 +121,8 @@ impl Supervisor {
         );
         if let Some(host) = self.hosts.get_mut(host) {
             host.not_before = slow.then(|| now + self.retry_interval * SLOW_FACTOR);
-            if matches!(state, UpstreamState::Waiting { .. }) {
+            if matches!(state, UpstreamState::Waiting { .. } | UpstreamState::WaitingToStart { .. })
+            {
                 let since = *host.waiting_since.get_or_insert(now);
                 if now.saturating_duration_since(since) >= LONG_WAIT && !host.long_wait_told {
                     host.long_wait_told = true;
@@ -201,7 +202,11 @@ impl Supervisor {
 /// Whether this is the same answer again. Positions move while a hub waits; that is no news.
 fn same_kind(a: &UpstreamState, b: &UpstreamState) -> bool {
     match (a, b) {
-        (UpstreamState::Waiting { host: a, .. }, UpstreamState::Waiting { host: b, .. }) => a == b,
+        (UpstreamState::Waiting { host: a, .. }, UpstreamState::Waiting { host: b, .. })
+        | (
+            UpstreamState::WaitingToStart { host: a, .. },
+            UpstreamState::WaitingToStart { host: b, .. },
+        ) => a == b,
         (UpstreamState::Streaming { .. }, UpstreamState::Streaming { .. }) => false,
         _ => a == b,
     }

@@ -85,6 +85,11 @@ fn the_archive_makes_room_on_a_small_disk() {
     load::write_mib(&primary, 50);
     hub.wait_log(&["--disk-high-watermark", "receiving is paused"]);
     hub.wait_state("no space");
+    let status = hub.told(&["status"]);
+    let paused = status["status"]["receiving_paused"].as_str().unwrap();
+    assert!(paused.contains("--disk-high-watermark is 20MB: "), "{paused}");
+    let state = status["status"]["upstream"]["text"].as_str().unwrap();
+    assert!(state.contains("is above --disk-high-watermark 20MB"), "{state}");
     let end = hub.inspect().record_end();
     assert!(end < primary.flush_lsn());
     assert!(disk.free() > 12 << 20, "{} bytes are free", disk.free());

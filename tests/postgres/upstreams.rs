@@ -214,6 +214,29 @@ fn an_empty_directory_may_begin_with_the_oldest() {
 }
 
 #[test]
+fn a_start_that_the_upstream_cannot_give_names_the_flag() {
+    let scene = Scene::new();
+    let primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let hub = |name: &str, at: &str| {
+        Hub::new(&scene, name, &primary.conninfo()).flag(&format!("--start-from={at}")).started()
+    };
+    let late = hub("late", "99/0");
+    late.wait_log(&["waiting for upstream", "before --start-from 99/0"]);
+    late.wait_state("waiting for upstream");
+    let early = hub("early", "0/0");
+    early.wait_log(&["gap", "already been removed", "--start-from 0/0", "--start-from oldest"]);
+}
+
+#[test]
+fn a_missing_slot_says_how_to_get_one() {
+    let scene = Scene::new();
+    let primary = Cluster::primary(&scene, "primary");
+    let hub =
+        Hub::new(&scene, "hub", &primary.conninfo()).flag("--primary-slot-name=hub").started();
+    hub.wait_log(&["replication slot \"hub\" does not exist", "--create-slot"]);
+}
+
+#[test]
 fn an_upstream_that_asks_for_a_password() {
     let scene = Scene::new();
     for method in ["scram-sha-256", "password"] {

@@ -250,10 +250,17 @@ impl ReadBack {
                 self.awaiting_read.extend(waited);
             }
             Err(error) => {
-                warn!("could not open WAL segment {} of timeline {tli}: {error}", no.raw());
                 self.files.opened(tli, no, None);
                 let Some(size) = self.segment_size() else { return };
-                let fault = unopened(SegmentName { tli, no, size }, &error);
+                let name = SegmentName { tli, no, size };
+                match error.kind() {
+                    // The keeper looked for it under all its names.
+                    io::ErrorKind::NotFound => {
+                        warn!("could not open file \"pg_wal/{name}\": No such file or directory");
+                    }
+                    _ => warn!("could not open file \"pg_wal/{name}\": {error}"),
+                }
+                let fault = unopened(name, &error);
                 let queued = extract(&mut self.awaiting_read, |want| want.is_in(tli, no, size));
                 let all = waited.into_iter().chain(queued);
                 out.extend(
@@ -342,7 +349,7 @@ fn unopened(name: SegmentName, error: &io::Error) -> ReadFault {
             ReadFault::Unreadable(Refusal::error(sqlstate::DATA_CORRUPTED, error.to_string()))
         }
         _ => {
-            let text = format!("could not open file \"{name}\": {error}");
+            let text = format!("could not open file \"pg_wal/{name}\": {error}");
             ReadFault::Unreadable(Refusal::error(sqlstate::IO_ERROR, text))
         }
     }

@@ -7,7 +7,7 @@ use crate::keeper::{JobDone, JobKind};
 use crate::ring::{SystemClock, chunks};
 use crate::store::append::Begun;
 use crate::store::evidence::Evidence;
-use crate::store::retention::Receiving;
+use crate::store::retention::{HighWatermark, Space, TooFull};
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::position::Position;
 use crate::wal::synth::Synth;
@@ -269,7 +269,9 @@ fn no_space_drops_back_to_the_durable_mark() {
 #[test]
 fn while_the_disk_is_too_full_nothing_more_is_taken() {
     let mut scene = Scene::receiving();
-    scene.hub.holds.set_receiving(Receiving::Paused);
+    let space = Space { total: 100, free: 1 };
+    let too_full = TooFull { mark: HighWatermark::Used(90), space, missing: 9 };
+    scene.hub.holds.set_too_full(Some(too_full));
     let received = scene.role.store().map(Store::received);
     let at = received.unwrap();
     let wal = more();

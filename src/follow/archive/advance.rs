@@ -173,7 +173,7 @@ impl<E: Environment> Task<E> {
             UpstreamEnd::Lost { .. } | UpstreamEnd::TimedOut | UpstreamEnd::Recalled => {}
             UpstreamEnd::Stopped => return Err(ShuttingDown),
             UpstreamEnd::NoSpace => {
-                self.note(UpstreamState::NoSpace);
+                self.note(UpstreamState::NoSpace { why: self.parts.hub.no_space() });
                 return Ok(Advance::Stuck);
             }
             UpstreamEnd::Diverged { at, detail } => {

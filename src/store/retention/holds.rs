@@ -1,7 +1,7 @@
 //! The positions that connected standbys still need, how far removal has gone, the slots,
 //! and what waits for the archive.
 
-use super::{Plan, Receiving};
+use super::{Plan, Receiving, TooFull};
 use crate::store::archive_status::Backlog;
 use crate::store::holes::{Extent, Hole};
 use crate::store::slots::{InvalidSlots, SlotFault, SlotUse, Slots};
@@ -29,6 +29,8 @@ pub struct Holds {
     pub backlog: Backlog,
     /// The disk is too full for more WAL.
     paused: AtomicBool,
+    /// How full. Has a lock of its own, never taken with others.
+    too_full: Mutex<Option<TooFull>>,
     inner: Mutex<Inner>,
 }
 
@@ -51,6 +53,7 @@ impl Holds {
             slots: Arc::default(),
             backlog: Backlog::default(),
             paused: AtomicBool::new(false),
+            too_full: Mutex::default(),
             inner,
         }
     }
@@ -63,9 +66,15 @@ impl Holds {
         }
     }
 
-    /// Sets whether WAL may come in. The receiver checks this before it takes any.
-    pub fn set_receiving(&self, receiving: Receiving) {
-        self.paused.store(receiving == Receiving::Paused, Ordering::Release);
+    /// Sets whether the disk is too full for more WAL. The receiver checks this before it takes any.
+    pub fn set_too_full(&self, too_full: Option<TooFull>) {
+        *self.too_full.lock().unwrap_or_else(PoisonError::into_inner) = too_full;
+        self.paused.store(too_full.is_some(), Ordering::Release);
+    }
+
+    /// How full the disk is, while that keeps WAL from coming in.
+    pub fn too_full(&self) -> Option<TooFull> {
+        *self.too_full.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sets where the WAL begins, for a directory that was empty until now.

@@ -36,6 +36,33 @@ impl Space {
     }
 }
 
+/// A disk that is above the watermark, with nothing left that may be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooFull {
+    /// `--disk-high-watermark`.
+    pub mark: HighWatermark,
+    /// What was found.
+    pub space: Space,
+    /// How many bytes must become free before WAL comes in again.
+    pub missing: u64,
+}
+
+impl fmt::Display for TooFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let megabytes = |bytes: u64| bytes.div_ceil(1 << 20);
+        let Self { mark, space: Space { total, free }, missing } = *self;
+        match mark {
+            HighWatermark::Used(_) => {
+                let used = u128::from(total.saturating_sub(free)) * 100;
+                let percent = used.div_ceil(u128::from(total.max(1)));
+                write!(f, "{percent}% of the disk is used")?;
+            }
+            HighWatermark::Free(_) => write!(f, "{}MB of the disk are free", megabytes(free))?,
+        }
+        write!(f, ", --disk-high-watermark is {mark}: {}MB must be freed", megabytes(missing))
+    }
+}
+
 /// Why a value is not a watermark.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WatermarkFault {
@@ -84,6 +111,20 @@ mod tests {
         assert_eq!(space.shortage(HighWatermark::Free(200), 7), 57);
         let huge = Space { total: u64::MAX, free: 0 };
         assert_eq!(huge.shortage(HighWatermark::Used(50), u64::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn a_full_disk_says_what_has_to_be_freed() {
+        let space = Space { total: 1000 << 20, free: 859 << 20 };
+        let too_full = |mark, missing| TooFull { mark, space, missing }.to_string();
+        assert_eq!(
+            too_full(HighWatermark::Used(5), (91 << 20) + 1),
+            "15% of the disk is used, --disk-high-watermark is 5%: 92MB must be freed"
+        );
+        assert_eq!(
+            too_full(HighWatermark::Free(1 << 30), 165 << 20),
+            "859MB of the disk are free, --disk-high-watermark is 1GB: 165MB must be freed"
+        );
     }
 
     #[test]
