@@ -1,8 +1,10 @@
 //! One client, from its first byte to its last: startup, commands, the stream on a data core,
 //! commands again.
 
+mod errors;
 mod slots;
 
+use self::errors::ErrorLog;
 use super::Shared;
 use super::history::restore_history;
 use super::registry::Registered;
@@ -15,17 +17,16 @@ use crate::hub::SenderPermit;
 use crate::net::Socket;
 use crate::standby::answers::after_stream;
 use crate::standby::client::{Session, StreamEnd};
+use crate::standby::parameters::clean_name;
 use crate::standby::refusals;
 use crate::wire::backend;
-use crate::wire::backend_read::FromServer;
-use crate::wire::frame::next_frame;
-use crate::wire::refusal::Refusal;
+use crate::wire::refusal::{Refusal, one_line};
 use crate::wire::startup::{FirstPacket, Startup, StartupFault, next_first_packet};
 use bytes::{Buf, BytesMut};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
@@ -66,13 +67,14 @@ pub(super) async fn serve(shared: Arc<Shared>, mut socket: Socket, peer: String)
     } else {
         admit(&startup, &shared.hub, registered.pid, &peer)
     };
+    let application_name = clean_name(startup.param("application_name").unwrap_or_default());
     drop(startup);
     let Admitted { session, identity, permit } = match admitted {
         Ok(admitted) => admitted,
         Err(refusal) => {
             // The message may quote the client, and must not look like one of our log lines.
-            let message = refusal.message.escape_debug();
-            tracing::info!(peer, sqlstate = refusal.sqlstate, "refused: {message}");
+            let message = one_line(&refusal.to_string());
+            tracing::info!(peer, application_name, "refused: {message}");
             backend::error(&mut out, &refusal);
             finish(&mut socket, out).await;
             return;
@@ -89,7 +91,9 @@ pub(super) async fn serve(shared: Arc<Shared>, mut socket: Socket, peer: String)
     let told = session.instance.map(|_| shared.hub.above());
     welcome(&shared.hub, &identity, &session, registered.key, &mut out);
     drop(identity);
-    let mut client = Client { shared, registered, socket, session, permit, unread, out, told };
+    let errors = ErrorLog::new(session.pid, Instant::now());
+    let mut client =
+        Client { shared, registered, socket, session, permit, unread, out, told, errors };
     loop {
         match client.converse().await {
             Ok(Some(accepted)) => match client.stream(accepted).await {
@@ -142,10 +146,7 @@ async fn receive_startup(
                 }
                 continue;
             }
-            Err(fault) => {
-                tracing::info!(%fault, "invalid startup packet");
-                return answer(socket, &fault).await;
-            }
+            Err(fault) => return answer(socket, &fault).await,
         };
         unread.advance(len);
         let request = match packet {
@@ -188,6 +189,7 @@ struct Encryption {
 
 /// Tells the client what is wrong with its startup packet, if an answer is due.
 async fn answer(socket: &mut Socket, fault: &StartupFault) -> io::Result<Option<Startup>> {
+    tracing::info!(%fault, "invalid startup packet");
     let mut out = BytesMut::new();
     fault.answer(&mut out);
     finish(socket, out).await;
@@ -216,6 +218,7 @@ pub(super) async fn turn_away(shared: &Shared, mut socket: Socket, refusal: Refu
 }
 
 async fn refuse(socket: &mut Socket, refusal: &Refusal) {
+    tracing::info!("connection ended: {refusal}");
     let mut out = BytesMut::new();
     backend::error(&mut out, refusal);
     finish(socket, out).await;
@@ -242,6 +245,7 @@ struct Client {
     out: BytesMut,
     /// The hubs above us, as reported to this client; only hubs use it.
     told: Option<InstancePath>,
+    errors: ErrorLog,
 }
 
 impl Client {
@@ -250,16 +254,20 @@ impl Client {
         let shared = Arc::clone(&self.shared);
         let mut conversation = Conversation::new();
         loop {
+            let mut answered = self.out.len();
             let mut step =
                 conversation.take(&shared.hub, &self.session, &mut self.unread, &mut self.out);
             let step = loop {
+                self.log_errors(answered);
                 step = match step {
                     Step::Slot(task) => {
                         let Some(done) = self.carry_out(task).await? else { return Ok(None) };
+                        answered = self.out.len();
                         conversation.resume(&shared.hub, &self.session, done, &mut self.out)
                     }
                     Step::History(tli) => {
                         restore_history(&shared, tli).await;
+                        answered = self.out.len();
                         let (hub, session) = (&shared.hub, &self.session);
                         conversation.tell_history(hub, session, tli, &mut self.out)
                     }
@@ -272,7 +280,6 @@ impl Client {
                 // Already carried out above.
                 Step::Slot(_) | Step::History(_) => {}
                 Step::Close => {
-                    self.log_last_words();
                     finish(&mut self.socket, std::mem::take(&mut self.out)).await;
                     return Ok(None);
                 }
@@ -301,24 +308,17 @@ impl Client {
         }
     }
 
-    /// When a connection ends with an error, the error is also logged.
-    fn log_last_words(&self) {
-        let mut rest: &[u8] = &self.out;
-        while let Ok(Some(frame)) = next_frame(rest, rest.len()) {
-            let len = frame.len;
-            if let Ok(FromServer::Error(error)) = FromServer::parse(frame) {
-                let (pid, peer) = (self.session.pid, &self.session.peer);
-                let message = error.message.escape_debug();
-                tracing::info!(pid, peer, sqlstate = error.sqlstate, "connection ended: {message}");
-            }
-            rest = rest.get(len..).unwrap_or_default();
-        }
+    /// Logs the errors in what is to be sent from this place on.
+    fn log_errors(&mut self, from: usize) {
+        let sent = self.out.get(from..).unwrap_or_default();
+        self.errors.note(&self.session, sent, Instant::now());
     }
 
     /// Hands the socket to a core and waits for its return. Returns `None` when it does not come
     /// back.
     async fn stream(self, accepted: Accepted) -> Option<Self> {
-        let Self { shared, registered, socket, session, permit, unread, told, out: _ } = self;
+        let Self { shared, registered, socket, session, permit, unread, told, errors, out: _ } =
+            self;
         let Accepted { cell, start, hold } = accepted;
         tracing::info!(
             pid = session.pid,
@@ -354,18 +354,27 @@ impl Client {
                 shared.hub.holds.slots.drop_temporary(session.pid);
                 tracing::info!(
                     pid = session.pid,
-                    sqlstate = refusal.sqlstate,
+                    peer = session.peer,
+                    application_name = session.application_name,
                     "stream ended: {}",
-                    refusal.message
+                    one_line(&refusal.to_string())
                 );
             }
         }
         let mut out = BytesMut::new();
         after_stream(&ended, &mut out);
         match Socket::enter(socket, family) {
-            Ok(socket) => {
-                Some(Self { shared, registered, socket, session, permit, unread, out, told })
-            }
+            Ok(socket) => Some(Self {
+                shared,
+                registered,
+                socket,
+                session,
+                permit,
+                unread,
+                out,
+                told,
+                errors,
+            }),
             Err(error) => {
                 tracing::warn!(pid = session.pid, %error, "could not take a connection back");
                 None

@@ -102,9 +102,29 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// A peer's text as a part of one log line: control characters, which could end the line or steer
+/// a terminal, are escaped.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_stays_on_its_line() {
+        assert_eq!(one_line("slot \"s1\""), "slot \"s1\"");
+        assert_eq!(one_line("a\nb\x1b[1mü"), "a\\nb\\u{1b}[1mü");
+    }
 
     #[test]
     fn builds_and_prints() {

@@ -98,6 +98,9 @@ fn the_hub_refuses_as_postgresql_does() {
     wait_connected(&primary);
     refuses_as_postgresql(hub.port());
     refuses_commands(hub.port(), OWN);
+    // What one connection logs is limited, and what was not logged is counted.
+    hub.wait_log(&["ERROR: 42601: syntax error", "peer=\"127.0.0.1:"]);
+    hub.wait_log(&["errors of this connection were not logged"]);
     let sql = Client::try_connect(hub.port(), &[("user", "postgres"), ("database", "postgres")]);
     assert_eq!(sql.err().unwrap().severity, "FATAL");
 }
@@ -208,4 +211,22 @@ fn a_start_a_little_ahead_is_held() {
     client.start_replication(next, 1).unwrap();
     load::write_mib(&primary, 3);
     drop(client.read_wal(next, primary.flush_lsn()));
+}
+
+/// A standby that is refused again and again is seen in the hub's log.
+#[test]
+fn a_refused_standby_is_named_in_the_log() {
+    let scene = Scene::new();
+    let primary = Cluster::primary(&scene, "primary");
+    let hub = Hub::run(&scene, "hub", &primary.conninfo());
+    wait_connected(&primary);
+    let mut client = Client::try_connect(
+        hub.port(),
+        &[("user", "postgres"), ("replication", "true"), ("application_name", "lost")],
+    )
+    .unwrap();
+    let start = primary.flush_lsn();
+    drop(client.query(&format!("START_REPLICATION SLOT \"s1\" {start} TIMELINE 1")).unwrap_err());
+    let line = hub.wait_log(&["42704", "replication slot \"s1\" does not exist"]);
+    assert!(line.contains("application_name=\"lost\""), "{line}");
 }
