@@ -2,6 +2,7 @@
 
 use crate::cluster::instance::InstanceId;
 use crate::status::{DirectoryStatus, LockStatus};
+use crate::store::directory::DirectoryFault;
 use crate::store::inspect::{inspect_now, replace_instance_id};
 use crate::store::layout::Layout;
 use clap::Args;
@@ -25,7 +26,7 @@ pub struct InspectFlags {
 }
 
 /// Reads the directory and writes what it found to standard output. The exit status is
-/// 0 when nothing is wrong, 2 when something is.
+/// 0 when nothing is wrong, 2 when something is, and 1 with an error.
 ///
 /// # Errors
 /// The directory cannot be read, or the hub runs and its ID is to be replaced.
@@ -38,8 +39,18 @@ pub fn inspect(flags: &InspectFlags) -> Result<ExitCode, Box<dyn Error>> {
         writeln!(out, "instance ID {old} replaced by {new}")?;
         return Ok(ExitCode::SUCCESS);
     }
-    let report = look(&layout)
-        .map_err(|e| format!("could not read \"{}\": {e}", layout.root().display()))?;
+    if layout.root().join("PG_VERSION").exists() {
+        return Err(DirectoryFault::Postgres(layout.root().to_owned()).into());
+    }
+    let report = look(&layout).map_err(|error| {
+        let path = layout.root().display();
+        match error.kind() {
+            io::ErrorKind::NotFound if layout.root().is_dir() => {
+                format!("\"{path}\" is not a hub's directory: there is no pg_wal in it")
+            }
+            _ => format!("could not read \"{path}\": {error}"),
+        }
+    })?;
     if flags.json {
         report.write_json(&mut out)?;
     } else {

@@ -15,6 +15,9 @@ pub struct Answer {
     /// The content.
     #[serde(flatten)]
     pub said: Said,
+    /// What came of an order, in words for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// The kinds of answer from a hub.
@@ -38,8 +41,7 @@ pub enum Said {
 }
 
 impl Said {
-    /// Writes it for people; an error goes to another stream.
-    pub fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
+    fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
         match self {
             Self::Status(status) => text::write_hub(status, out),
             Self::Standbys(standbys) => text::write_standbys(standbys, out),
@@ -94,7 +96,25 @@ pub enum NoAnswer {
 impl Answer {
     /// An answer of this version.
     pub const fn new(said: Said) -> Self {
-        Self { version: VERSION, said }
+        Self { version: VERSION, said, note: None }
+    }
+
+    /// With what came of the order.
+    pub fn with_note(self, note: impl Into<String>) -> Self {
+        Self { note: Some(note.into()), ..self }
+    }
+
+    /// Writes it for people; an error goes to another stream.
+    pub fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
+        match (&self.said, &self.note) {
+            // The note says more than that there is no fence.
+            (Said::Fence(None), Some(note)) => writeln!(out, "{note}"),
+            (said, Some(note)) => {
+                said.write_text(out)?;
+                writeln!(out, "{note}")
+            }
+            (said, None) => said.write_text(out),
+        }
     }
 
     /// Its line, with the newline.

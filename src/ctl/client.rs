@@ -97,14 +97,13 @@ fn print(answer: &Answer, form: Form) -> io::Result<()> {
             serde_json::to_writer_pretty(&mut out, answer)?;
             out.push(b'\n');
         }
-        Form::Text => answer.said.write_text(&mut out)?,
+        Form::Text => answer.write_text(&mut out)?,
     }
     io::stdout().lock().write_all(&out)
 }
 
 fn ask(flags: CtlFlags) -> Result<Answer, Unasked> {
-    let limit = parse_duration(&flags.timeout, TimeUnit::Millisecond)
-        .map_err(|fault| Unasked::Timeout(fault.to_string()))?;
+    let limit = timeout(&flags.timeout)?;
     let command = command(flags.command).map_err(Unasked::Input)?;
     let line = Request::new(command).encode();
     let answer = exchange(&flags.directory, &line, Instant::now() + limit);
@@ -113,6 +112,16 @@ fn ask(flags: CtlFlags) -> Result<Answer, Unasked> {
         return Err(Unasked::Closed);
     }
     Ok(Answer::parse(&answer)?)
+}
+
+fn timeout(text: &str) -> Result<Duration, Unasked> {
+    match parse_duration(text, TimeUnit::Millisecond) {
+        Ok(Duration::ZERO) => {
+            Err(Unasked::Timeout(format!("{text} is outside the valid range (1ms ..)")))
+        }
+        Ok(limit) => Ok(limit),
+        Err(fault) => Err(Unasked::Timeout(fault.to_string())),
+    }
 }
 
 fn command(typed: CtlCommand) -> io::Result<HubCommand> {
@@ -191,5 +200,17 @@ fn unasked(directory: &Path, limit: Duration, error: io::Error) -> Unasked {
             Unasked::Closed
         }
         _ => Unasked::Io { path, error },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_time_at_all_is_refused() {
+        assert_eq!(timeout("5s").unwrap(), Duration::from_secs(5));
+        let fault = timeout("0").unwrap_err().to_string();
+        assert_eq!(fault, "--timeout: 0 is outside the valid range (1ms ..)");
     }
 }

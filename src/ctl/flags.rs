@@ -20,7 +20,7 @@ pub struct CtlFlags {
     #[arg(long, global = true)]
     pub json: bool,
 
-    /// How long to wait for the answer
+    /// How long to wait for the answer; a number without a unit counts milliseconds
     #[arg(long, value_name = "TIME", default_value = "60s", global = true)]
     pub timeout: String,
 
@@ -45,7 +45,8 @@ pub enum CtlCommand {
     /// Show the upstream, or follow another one
     ///
     /// At once, with the standbys connected, and after restarts, until --primary-conninfo itself
-    /// is changed.
+    /// is changed. Prints how the connection goes after at most 2 s; an upstream that cannot be
+    /// followed stays set.
     Upstream {
         /// The connection string; "-" reads it from standard input, out of sight of ps
         #[arg(value_name = "CONNINFO", conflicts_with = "reset")]

@@ -5,6 +5,7 @@ use crate::hub::course::{Course, Resumed};
 use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::durable::read_small_now;
 use crate::store::evidence::Evidence;
+use crate::store::fault::DAMAGED;
 use crate::store::layout::Layout;
 use crate::store::sealed_text::Unreadable;
 use crate::wire::conninfo::ConninfoFault;
@@ -25,7 +26,7 @@ pub enum CourseFault {
         error: io::Error,
     },
     /// A file is damaged. It may be a fence or evidence, so it is not skipped.
-    #[error("file \"{}\" {fault}", path.display())]
+    #[error("file \"{}\" {fault}; {DAMAGED}", path.display())]
     Unreadable {
         /// Which file.
         path: PathBuf,

@@ -7,6 +7,7 @@ use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use crate::wire::date::date_millis;
 use serde::Serialize;
 use std::io::{self, Write};
+use std::time::{Duration, UNIX_EPOCH};
 
 /// What is in a directory.
 #[derive(Debug, Clone, Serialize)]
@@ -174,13 +175,14 @@ impl DirectoryStatus {
         }
         writeln!(out, "Spare files:           {}", self.spares)?;
         if let Some(waiting) = self.waiting_for_archive {
-            writeln!(out, "Waiting for archive:   {waiting}")?;
+            let by = if waiting > 0 { " (archived by a hub with --archive-command)" } else { "" };
+            writeln!(out, "Waiting for archive:   {waiting}{by}")?;
         }
         if let Some(end) = &self.end {
             end.write_text(out)?;
         }
         if let Some(upstream) = &self.upstream {
-            writeln!(out, "Upstream, last seen:   {upstream}")?;
+            writeln!(out, "Upstream, last seen:   {}", upstream_text(upstream))?;
         }
         if let Some(evidence) = &self.evidence {
             let EvidenceStatus { timeline, lsn, upstream, detail, .. } = evidence;
@@ -203,6 +205,26 @@ impl DirectoryStatus {
         writeln!(out)
     }
 }
+
+/// The content of `walhub.state` for a person: the state, what is known of it, and its time.
+fn upstream_text(state: &serde_json::Value) -> String {
+    let none = serde_json::Map::new();
+    let fields = state.as_object().unwrap_or(&none);
+    let text = |value: &serde_json::Value| match value.as_str() {
+        Some(text) => text.to_owned(),
+        None => value.to_string(),
+    };
+    let mut parts = vec![fields.get("state").map_or_else(|| "unknown".to_owned(), text)];
+    let known = fields.iter().filter(|(name, _)| *name != "state" && *name != SINCE);
+    parts.extend(known.map(|(name, value)| format!("{name} {}", text(value))));
+    let since = fields.get(SINCE).and_then(serde_json::Value::as_u64);
+    let since = since.and_then(|ms| UNIX_EPOCH.checked_add(Duration::from_millis(ms)));
+    parts.extend(since.map(|since| format!("since {}", date_millis(since))));
+    parts.join(", ")
+}
+
+/// The time in `walhub.state`.
+const SINCE: &str = "since_unix_ms";
 
 impl RecordedCluster {
     fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
@@ -291,6 +313,13 @@ mod tests {
             }),
             wrong: vec!["much".to_owned()],
         }
+    }
+
+    #[test]
+    fn people_read_the_upstream_in_words() {
+        let state = serde_json::json!({"state": "gap", "at": "0/5", "since_unix_ms": 1000});
+        assert_eq!(upstream_text(&state), "gap, at 0/5, since 1970-01-01T00:00:01.000Z");
+        assert_eq!(upstream_text(&serde_json::json!(7)), "unknown");
     }
 
     #[test]

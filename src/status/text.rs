@@ -6,7 +6,6 @@ use super::{
     StandbyStatus, StandbysStatus,
 };
 use crate::wire::date::date_millis;
-use crate::wire::units::format_duration;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -137,7 +136,8 @@ fn archiver_text(archiver: &ArchiverStatus) -> String {
     let failed = match (&archiver.last_failed_wal, archiver.last_failed_time) {
         (Some(wal), Some(time)) => {
             let (count, time) = (archiver.failed_count, date_millis(time));
-            format!("; {count} failed attempts, the last one for {wal} at {time}")
+            let attempts = if count == 1 { "attempt" } else { "attempts" };
+            format!("; {count} failed {attempts}, the last one for {wal} at {time}")
         }
         _ => String::new(),
     };
@@ -153,7 +153,7 @@ fn span(span: Duration) -> String {
     let seconds = span.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
-        (0, 0, 0) => format_duration(Duration::from_secs(seconds)),
+        (0, 0, 0) => format!("{seconds} s"),
         (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
         (0, _, _) => format!("{hours} h {minutes} min"),
         _ => format!("{days} d {hours} h"),
@@ -174,7 +174,9 @@ pub fn write_fence(fence: Option<&FenceStatus>, out: &mut impl Write) -> io::Res
     let Some(fence) = fence else { return writeln!(out, "not fenced") };
     writeln!(out, "fenced")?;
     writeln!(out, "timeline: {}", fence.timeline)?;
-    writeln!(out, "lsn: {}", fence.lsn)
+    writeln!(out, "lsn: {}", fence.lsn)?;
+    writeln!(out, "durable lsn: {}", fence.durable_lsn)?;
+    writeln!(out, "since: {}", date_millis(fence.since))
 }
 
 /// The connected standbys, and below them those that have diverged.
@@ -237,6 +239,15 @@ fn size(bytes: u64) -> String {
     unit.map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
 }
 
+/// Why a slot lost its WAL; for one whose WAL can be had again, why it once did.
+fn invalid(slot: &SlotStatus) -> Option<String> {
+    let reason = slot.invalidation_reason.as_ref()?;
+    match slot.wal_status.as_deref() {
+        None | Some("lost") => Some(reason.clone()),
+        Some(_) => Some(format!("was {reason}")),
+    }
+}
+
 /// The replication slots.
 pub fn write_slots(slots: &[SlotStatus], out: &mut impl Write) -> io::Result<()> {
     let columns = [
@@ -265,7 +276,7 @@ pub fn write_slots(slots: &[SlotStatus], out: &mut impl Write) -> io::Result<()>
             or_none(slot.restart_lsn),
             or_none(slot.wal_status.as_ref()),
             or_none(safe),
-            or_none(slot.invalidation_reason.as_ref()),
+            or_none(invalid(slot)),
             or_none(slot.inactive_since.map(date_millis)),
             made.to_owned(),
         ]
@@ -343,8 +354,30 @@ mod tests {
             since: UNIX_EPOCH,
         };
         let up = written(|out| write_fence(Some(&fence), out));
-        assert_eq!(up, "fenced\ntimeline: 3\nlsn: 0/5000060\n");
+        assert_eq!(
+            up,
+            "fenced\ntimeline: 3\nlsn: 0/5000060\ndurable lsn: 0/5002000\n\
+             since: 1970-01-01T00:00:00.000Z\n"
+        );
         assert_eq!(written(|out| write_fence(None, out)), "not fenced\n");
+    }
+
+    #[test]
+    fn a_slot_that_came_back_does_not_read_as_lost() {
+        let slot = |status: Option<&str>| SlotStatus {
+            slot_name: "s".to_owned(),
+            temporary: false,
+            active: true,
+            active_pid: Some(7),
+            restart_lsn: None,
+            wal_status: status.map(str::to_owned),
+            safe_wal_size: None,
+            invalidation_reason: Some("idle_timeout".to_owned()),
+            inactive_since: None,
+            auto_created: false,
+        };
+        assert_eq!(invalid(&slot(Some("reserved"))).unwrap(), "was idle_timeout");
+        assert_eq!(invalid(&slot(Some("lost"))).unwrap(), "idle_timeout");
     }
 
     #[test]
@@ -368,7 +401,7 @@ mod tests {
     #[test]
     fn sizes_and_spans() {
         assert_eq!([0, 10_239, 10_240, 1 << 30].map(size), ["0B", "10239B", "10kB", "1024MB"]);
-        let spans = [5, 65, 7_260, 200_000].map(|s| span(Duration::from_secs(s)));
-        assert_eq!(spans, ["5s", "1 min 5 s", "2 h 1 min", "2 d 7 h"]);
+        let spans = [0, 5, 65, 7_260, 200_000].map(|s| span(Duration::from_secs(s)));
+        assert_eq!(spans, ["0 s", "5 s", "1 min 5 s", "2 h 1 min", "2 d 7 h"]);
     }
 }

@@ -7,6 +7,9 @@ use crate::wal::{Lsn, SystemId};
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Where an operator finds the way on.
+pub const DAMAGED: &str = "see \"A damaged file\" in docs/operations.md";
+
 /// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreFault {
@@ -29,7 +32,7 @@ pub enum StoreFault {
         error: io::Error,
     },
     /// One of our small files is damaged.
-    #[error("file \"{}\" {fault}", path.display())]
+    #[error("file \"{}\" {fault}; {DAMAGED}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -37,13 +40,13 @@ pub enum StoreFault {
         fault: Unreadable,
     },
     /// There is WAL, but nothing that says which cluster it belongs to.
-    #[error("directory \"{}\" holds WAL segments but no readable walhub.control", path.display())]
+    #[error("directory \"{}\" holds WAL segments but no readable walhub.control; {DAMAGED}", path.display())]
     NoControl {
         /// The WAL directory.
         path: PathBuf,
     },
     /// A complete segment's size is not the cluster's segment size.
-    #[error("WAL segment \"{}\" has {found} bytes, should be {expected}", path.display())]
+    #[error("WAL segment \"{}\" has {found} bytes, should be {expected}; {DAMAGED}", path.display())]
     SegmentLength {
         /// The segment.
         path: PathBuf,
@@ -53,7 +56,7 @@ pub enum StoreFault {
         expected: u64,
     },
     /// A complete segment's content has changed.
-    #[error("WAL segment \"{}\" of system {system} is damaged: {fault}", path.display())]
+    #[error("WAL segment \"{}\" of system {system} is damaged: {fault}; {DAMAGED}", path.display())]
     Damaged {
         /// The segment.
         path: PathBuf,
@@ -63,7 +66,7 @@ pub enum StoreFault {
         fault: WalkFault,
     },
     /// The history file of the current timeline is missing or makes no sense.
-    #[error("history file \"{}\" is unusable: {detail}", path.display())]
+    #[error("history file \"{}\" is unusable: {detail}; {DAMAGED}", path.display())]
     History {
         /// The file.
         path: PathBuf,

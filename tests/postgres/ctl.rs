@@ -235,6 +235,10 @@ fn fence_promote_unfence() {
     assert!(heir.count("select count(*) from pgbench_history") >= acknowledged, "a commit is lost");
     let unfenced = hub.told(&["unfence", "--upstream", &heir.conninfo()]);
     assert_eq!(unfenced["fence"], Value::Null);
+    assert!(text(&unfenced, "note").starts_with("unfenced; now: "), "{unfenced}");
+    let again = hub.ctl().arg("unfence").output().unwrap().stdout;
+    let again = String::from_utf8(again).unwrap();
+    assert!(again.starts_with("was not fenced; now: "), "{again}");
     wait_connected(&heir);
     load::write_mib(&heir, 3);
     assert_converged(&heir, &[&other, &third]);
@@ -398,4 +402,21 @@ fn text<'a>(object: &'a Value, field: &str) -> &'a str {
 
 fn lsn(object: &Value, field: &str) -> Lsn {
     text(object, field).parse().unwrap()
+}
+
+/// An upstream that cannot be followed is set, and the order says how it goes.
+#[test]
+fn an_order_says_how_the_new_upstream_goes() {
+    let scene = Scene::new();
+    let primary = Cluster::primary(&scene, "primary");
+    let other = Cluster::primary(&scene, "other");
+    let hub = Hub::run(&scene, "hub", &primary.conninfo());
+    hub.wait_state("streaming");
+    let wrong = hub.told(&["upstream", &other.conninfo()]);
+    let note = text(&wrong, "note");
+    assert!(note.contains("now: upstream refused") && note.contains("identifier"), "{note}");
+    let itself = hub.told(&["upstream", &hub.conninfo()]);
+    assert!(text(&itself, "note").starts_with("now: "), "{itself}");
+    let back = hub.told(&["upstream", "--reset"]);
+    assert!(text(&back, "note").starts_with("now: streaming from "), "{back}");
 }

@@ -8,7 +8,7 @@ use crate::cluster::Cluster;
 use crate::hub::Hub;
 use crate::load;
 use crate::scene::Scene;
-use crate::segments::complete_segments;
+use crate::segments::{assert_identical, complete_segments};
 use crate::streaming::wait_connected;
 use crate::wait;
 use std::collections::BTreeSet;
@@ -256,4 +256,44 @@ fn what_waits_before_a_hole_is_archived() {
     wait::until("archived WAL goes by the rules", || {
         !complete_segments(&hub.pg_wal()).contains(&names[0])
     });
+}
+
+/// The way on with a damaged segment, as docs/operations.md tells it.
+#[test]
+fn a_damaged_segment_is_copied_back_or_received_again() {
+    let scene = Scene::new();
+    let primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let mut hub = Hub::run(&scene, "hub", &primary.conninfo());
+    hub.wait_state("streaming");
+    load::write_mib(&primary, 8);
+    wait_received(&primary, &hub);
+    hub.stop();
+    let newest = complete_segments(&hub.pg_wal()).pop().unwrap();
+    let path = hub.pg_wal().join(&newest);
+    let good = fs::read(&path).unwrap();
+    let mut bad = good.clone();
+    bad[(MIB / 2) as usize..][..8192].fill(0x5A);
+    fs::write(&path, &bad).unwrap();
+    let log = hub.refuses_to_start();
+    assert!(log.contains("is damaged") && log.contains("\"A damaged file\""), "{log}");
+
+    // The same file from elsewhere.
+    fs::write(&path, &good).unwrap();
+    hub.start();
+    hub.wait_state("streaming");
+    hub.stop();
+
+    // Without one: this segment and all later ones leave, and the upstream is asked again.
+    fs::write(&path, &bad).unwrap();
+    for entry in fs::read_dir(hub.pg_wal()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.starts_with("00000001") && name.as_str() >= newest.as_str() {
+            take_out(&scene, &hub, &name);
+        }
+    }
+    hub.start();
+    load::write_mib(&primary, 4);
+    wait_received(&primary, &hub);
+    hub.wait_state("streaming");
+    assert_identical(&hub.pg_wal(), &primary.pg_wal(), 4);
 }

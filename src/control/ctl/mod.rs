@@ -14,6 +14,7 @@ use crate::follow::{Steer, UpstreamOrder};
 use crate::hub::course::Upstream;
 use crate::status::Ages;
 use crate::store::slots::SlotName;
+use crate::upstream::state::UpstreamState;
 use crate::wire::secret::Secret;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +32,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long an answer may take. Work that has begun continues after that.
 const WORK: Duration = Duration::from_secs(60);
+
+/// How long an order waits for the first state of an upstream that it names.
+const FIRST_STATE: Duration = Duration::from_secs(2);
+
+/// How often it looks at the state.
+const STATE_LOOK: Duration = Duration::from_millis(20);
 
 /// How often the durable position is sampled.
 const LOOK: Duration = Duration::from_secs(1);
@@ -71,7 +78,7 @@ pub(super) async fn run(shared: Arc<Shared>, listener: UnixListener) {
 }
 
 async fn serve(service: &CtlService, mut socket: UnixStream) {
-    let said = match timeout(PATIENCE, read_line(&mut socket)).await {
+    let answer = match timeout(PATIENCE, read_line(&mut socket)).await {
         Ok(Ok(Line::Whole(line))) => service.answer(&line).await,
         Ok(Ok(Line::TooLong)) => {
             Err(Failure::new(format!("the request is longer than {MAX_REQUEST} bytes")))
@@ -80,7 +87,7 @@ async fn serve(service: &CtlService, mut socket: UnixStream) {
         Ok(Ok(Line::Nothing) | Err(_)) => return,
         Err(_) => Err(Failure::new(format!("no request within {PATIENCE:?}"))),
     };
-    let answer = Answer::new(said.unwrap_or_else(Said::Error)).encode();
+    let answer = answer.unwrap_or_else(|failure| Answer::new(Said::Error(failure))).encode();
     let write = async {
         socket.write_all(&answer).await?;
         socket.shutdown().await
@@ -127,48 +134,74 @@ impl CtlService {
         }
     }
 
-    async fn answer(&self, line: &[u8]) -> Result<Said, Failure> {
+    async fn answer(&self, line: &[u8]) -> Result<Answer, Failure> {
         let request = Request::parse(line).map_err(|fault| Failure::new(fault.to_string()))?;
         match timeout(WORK, self.carry_out(request.command)).await {
-            Ok(said) => said,
+            Ok(answer) => answer,
             Err(_) => Err(Failure::new(format!("not done within {WORK:?}; the work continues"))
                 .with_hint("Ask again. Work that is done is not done twice.")),
         }
     }
 
-    async fn carry_out(&self, command: HubCommand) -> Result<Said, Failure> {
+    async fn carry_out(&self, command: HubCommand) -> Result<Answer, Failure> {
         let hub = &self.shared.hub;
-        match command {
+        let said = match command {
             HubCommand::Status => {
                 let receiver = inquiry::receiver(&self.shared).await;
-                Ok(Said::Status(Box::new(inquiry::status(&self.shared, receiver))))
+                Said::Status(Box::new(inquiry::status(&self.shared, receiver)))
             }
             HubCommand::Standbys => {
                 let figures = inquiry::standby_figures(&self.shared).await?;
                 self.look();
                 let ages = self.ages.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(Said::Standbys(inquiry::standbys(&self.shared, &figures, &ages)))
+                Said::Standbys(inquiry::standbys(&self.shared, &figures, &ages))
             }
-            HubCommand::Slots => Ok(Said::Slots(inquiry::slots(hub))),
-            HubCommand::DropSlot { name } => self.drop_slot(&name).await,
-            HubCommand::Upstream => Ok(Said::Upstream(inquiry::upstream(hub))),
+            HubCommand::Slots => Said::Slots(inquiry::slots(hub)),
+            HubCommand::DropSlot { name } => self.drop_slot(&name).await?,
+            HubCommand::Upstream => Said::Upstream(inquiry::upstream(hub)),
             HubCommand::SetUpstream { conninfo } => {
-                self.steer(Steer::Follow(Some(named(&conninfo)?))).await?;
-                Ok(Said::Upstream(inquiry::upstream(hub)))
+                return self.follow(Some(named(&conninfo)?)).await;
             }
-            HubCommand::ResetUpstream => {
-                self.steer(Steer::Follow(None)).await?;
-                Ok(Said::Upstream(inquiry::upstream(hub)))
-            }
+            HubCommand::ResetUpstream => return self.follow(None).await,
             HubCommand::Fence => {
                 self.steer(Steer::Fence).await?;
-                Ok(Said::Fence(inquiry::fence(hub)))
+                Said::Fence(inquiry::fence(hub))
             }
             HubCommand::Unfence { upstream } => {
                 let upstream = upstream.as_ref().map(named).transpose()?;
-                self.steer(Steer::Unfence(upstream)).await?;
-                Ok(Said::Fence(inquiry::fence(hub)))
+                return self.unfence(upstream).await;
             }
+        };
+        Ok(Answer::new(said))
+    }
+
+    async fn follow(&self, upstream: Option<Arc<Upstream>>) -> Result<Answer, Failure> {
+        self.steer(Steer::Follow(upstream)).await?;
+        let state = self.first_state().await;
+        let said = Said::Upstream(inquiry::upstream(&self.shared.hub));
+        Ok(Answer::new(said).with_note(format!("now: {state}")))
+    }
+
+    async fn unfence(&self, upstream: Option<Arc<Upstream>>) -> Result<Answer, Failure> {
+        let hub = &self.shared.hub;
+        let done = match inquiry::fence(hub) {
+            Some(_) => "unfenced",
+            None => "was not fenced",
+        };
+        self.steer(Steer::Unfence(upstream)).await?;
+        let state = self.first_state().await;
+        Ok(Answer::new(Said::Fence(inquiry::fence(hub))).with_note(format!("{done}; now: {state}")))
+    }
+
+    /// How the upstream connection is. Waits a little for a connection that has just been begun.
+    async fn first_state(&self) -> UpstreamState {
+        let until = tokio::time::Instant::now() + FIRST_STATE;
+        loop {
+            let state = self.shared.hub.course.standing().state;
+            if state != UpstreamState::Connecting || tokio::time::Instant::now() >= until {
+                return state;
+            }
+            tokio::time::sleep(STATE_LOOK).await;
         }
     }
 
