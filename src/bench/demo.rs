@@ -33,10 +33,10 @@ pub fn demo() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let interrupt = Interrupt::catch()?;
     let mut scene = Scene::new(io::stdout());
     let outcome = run(plan()?, &interrupt, &mut scene);
-    let before_storm = scene.finish();
+    let latencies = scene.finish();
     match outcome {
         Ok(report) => {
-            print(&words::words(&report, before_storm))?;
+            print(&words::words(&report, latencies))?;
             Ok(if report.verdict.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Err(fault) => {

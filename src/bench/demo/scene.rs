@@ -11,6 +11,16 @@ use std::time::{Duration, Instant};
 /// Samples in the little plots.
 const PLOT: usize = 40;
 
+/// Times in which commits reached the last good standby: the median and the 99th percentile,
+/// nanoseconds.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Latencies {
+    /// Of the commits before the storm.
+    pub(super) calm: Option<(u64, u64)>,
+    /// Of all commits, for a demo that reached the storm.
+    pub(super) with_storm: Option<(u64, u64)>,
+}
+
 /// What the demo shows while it runs.
 pub(super) struct Scene {
     live_lines: LiveLines,
@@ -35,11 +45,14 @@ impl Scene {
         }
     }
 
-    /// Ends the scene. Returns the median and the 99th percentile of the times in which commits
-    /// before the storm reached the last good standby.
-    pub(super) fn finish(mut self) -> Option<(u64, u64)> {
+    /// Ends the scene.
+    pub(super) fn finish(mut self) -> Latencies {
         self.live_lines.finish();
-        self.before_storm.or(self.last)
+        let stormed = self.begun.is_some_and(|begun| begun.elapsed() >= STORM);
+        Latencies {
+            calm: self.before_storm.or(self.last),
+            with_storm: self.last.filter(|_| stormed),
+        }
     }
 
     fn lines(&mut self, moment: &Moment) -> Vec<String> {

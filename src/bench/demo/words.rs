@@ -1,11 +1,12 @@
 //! What the demo has shown, in plain words and measured figures.
 
+use super::scene::Latencies;
 use super::{STALL, STANDBYS, STORM};
 use crate::bench::report::table::verdict;
 use crate::bench::report::{RunReport, say};
 
 /// The summary.
-pub(super) fn words(report: &RunReport, before_storm: Option<(u64, u64)>) -> String {
+pub(super) fn words(report: &RunReport, latencies: Latencies) -> String {
     let results = &report.results;
     let mut parts = Vec::new();
     if report.verdict.interrupted {
@@ -16,21 +17,30 @@ pub(super) fn words(report: &RunReport, before_storm: Option<(u64, u64)>) -> Str
     if report.verdict.is_good() && checked {
         parts.push(format!(
             "{STANDBYS} standbys have received {} of WAL from one hub, and every byte of it was what \
-             the primary had written. The primary wrote {} and sent them once.",
+             the primary had written. The primary wrote {} and sent it once.",
             say::bytes(report.verdict.received_bytes),
             say::bytes(report.series.last().map_or(0, |sample| sample.wal_bytes)),
         ));
     } else {
         parts.push(verdict(report).join("\n"));
     }
-    if let Some((p50, p99)) = before_storm {
-        parts.push(format!(
+    if let Some((p50, p99)) = latencies.calm {
+        let mut text = format!(
             "Half of the commits had reached the last of {} standbys {} after they were due, 99 of a \
              hundred after {}: made durable on the hub's disk, sent, received.",
             STANDBYS - 1,
             say::nanos(p50),
             say::nanos(p99)
-        ));
+        );
+        if let Some((_, p99)) = latencies.with_storm {
+            text += &format!(
+                " That is before the reconnect in second {}. With the commits that had to wait for it, \
+                 it is 99 of a hundred after {}, the figure in the table.",
+                STORM.as_secs(),
+                say::nanos(p99)
+            );
+        }
+        parts.push(text);
     }
     if !report.verdict.interrupted {
         let stall = STALL.as_secs();
@@ -103,8 +113,19 @@ mod tests {
 
     #[test]
     fn the_summary_has_the_measured_figures() {
-        let text = words(&fixture::report(), Some((1_500_000, 9_000_000)));
-        for part in ["24.4 GiB", "1.50 ms", "9.00 ms", "50 % of a CPU", "200 ms later"] {
+        let latencies = Latencies {
+            calm: Some((1_500_000, 9_000_000)),
+            with_storm: Some((1_600_000, 505_000_000)),
+        };
+        let text = words(&fixture::report(), latencies);
+        for part in [
+            "24.4 GiB",
+            "1.50 ms",
+            "9.00 ms",
+            "hundred after 505 ms, the figure",
+            "50 % of a CPU",
+            "200 ms later",
+        ] {
             assert!(text.replace('\n', " ").contains(part), "{part} is not in\n{text}");
         }
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
@@ -114,7 +135,7 @@ mod tests {
     fn an_interrupted_demo_says_so() {
         let mut report = fixture::report();
         report.verdict.interrupted = true;
-        let text = words(&report, None);
+        let text = words(&report, Latencies::default());
         assert!(text.starts_with("Interrupted after 10.0 s of measuring."), "{text}");
         assert!(!text.contains("reconnected"), "{text}");
     }
@@ -126,7 +147,7 @@ mod tests {
         let text = "byte at 0/3000123 differs: expected 00, received 80".to_owned();
         let fault = FaultReport { standby: 17, lsn: "0/3000123".to_owned(), text };
         report.verdict.first_faults = vec![fault];
-        let text = words(&report, None);
+        let text = words(&report, Latencies::default());
         assert!(text.starts_with("FAULTY: 1 fault seen\n"), "{text}");
         assert!(!text.contains("every byte"), "{text}");
     }

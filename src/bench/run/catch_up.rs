@@ -28,7 +28,7 @@ pub(super) fn catch_up(
     interrupt: &Interrupt,
     watch: &mut dyn Watch,
 ) -> Result<Outcome, RunFault> {
-    watch.step("starting the server");
+    watch.step(plan.server.first_step());
     let load = Load {
         rate: Rate::Max,
         burst: None,

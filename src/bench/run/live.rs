@@ -45,7 +45,7 @@ pub(super) fn live(
     interrupt: &Interrupt,
     watch: &mut dyn Watch,
 ) -> Result<Outcome, RunFault> {
-    watch.step("starting the server");
+    watch.step(plan.server.first_step());
     let mut rig = Rig::build(plan, plan.load.clone(), interrupt)?;
     let load = match rig.source {
         Source::Others => "what its clients write".to_owned(),

@@ -69,6 +69,16 @@ pub enum ServerPlan {
     },
 }
 
+impl ServerPlan {
+    /// What the run does first, for its progress.
+    pub(super) const fn first_step(&self) -> &'static str {
+        match self {
+            Self::Hub { .. } => "starting the server",
+            Self::Target { .. } => "connecting to the server",
+        }
+    }
+}
+
 /// The standbys.
 #[derive(Debug, Clone)]
 pub struct FleetOptions {
