@@ -6,10 +6,10 @@ use std::path::PathBuf;
 /// Flags of `walhub ctl`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Asks the hub that runs in DIR, by the socket walhub.ctl there: only its own user and root can. \
-Exit status: 0 done; 1 the hub said no; 2 it could not be asked (none runs there, no permission, \
-no answer in time), or the command line is wrong. After a missing answer ask again: what is done \
-already is not done twice.\n\n\
+Asks the hub that runs in DIR, by the socket walhub.ctl there, which only the hub's own user and \
+root may use. Exit status: 0 done; 1 the hub refused; 2 the hub could not be asked (none runs \
+there, no permission, no answer in time), or the command line is wrong. When no answer comes, ask \
+again: what is already done is not done twice.\n\n\
 --json prints the hub's answer, one JSON object; errors too.")]
 pub struct CtlFlags {
     /// The hub's directory
@@ -32,7 +32,7 @@ pub struct CtlFlags {
 /// What a hub can be asked for.
 #[derive(Debug, Subcommand)]
 pub enum CtlCommand {
-    /// Show how the hub is: its upstream, its positions, how many standbys and slots
+    /// Show the hub's state: its upstream, its positions, how many standbys and slots
     Status,
     /// Show the connected standbys, and those that have diverged
     Standbys,
@@ -44,9 +44,9 @@ pub enum CtlCommand {
     },
     /// Show the upstream, or follow another one
     ///
-    /// At once, with the standbys connected, and after restarts, until --primary-conninfo itself
-    /// is changed. Prints how the connection goes after at most 2 s; an upstream that cannot be
-    /// followed stays set.
+    /// Another upstream applies at once and survives restarts, until --primary-conninfo itself is
+    /// changed; the standbys stay connected. Prints how the connection goes after at most 2 s; an
+    /// upstream that cannot be followed stays set.
     Upstream {
         /// The connection string; "-" reads it from standard input, out of sight of ps
         #[arg(value_name = "CONNINFO", conflicts_with = "reset")]
@@ -57,7 +57,7 @@ pub enum CtlCommand {
     },
     /// Stop receiving and acknowledging, and print the timeline and the LSN where that was
     ///
-    /// Standbys are served on, no upstream is connected to, and a restart changes nothing. A
+    /// The hub continues to serve standbys and connects to no upstream, also after a restart. A
     /// standby that has replayed up to this LSN has every commit that the hub ever acknowledged:
     /// it may be promoted. Fencing a fenced hub prints the same again.
     Fence,

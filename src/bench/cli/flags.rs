@@ -18,10 +18,9 @@ pub struct BenchFlags {
 /// The subcommands of `walhub bench`.
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
-    /// Measure a hub between a synthetic primary and synthetic standbys, or a server that is
-    /// there already
+    /// Measure a hub between a synthetic primary and synthetic standbys, or an existing server
     Run(Box<RunFlags>),
-    /// Serve synthetic WAL until Ctrl-C, to whoever asks
+    /// Serve synthetic WAL to any client until Ctrl-C
     Primary(PrimaryFlags),
     /// Receive as a fleet of standbys until Ctrl-C, and check every byte
     Standbys(Box<StandbysFlags>),
@@ -61,7 +60,7 @@ pub struct RunFlags {
         help_heading = "Server"
     )]
     pub clients: usize,
-    /// Processes of the target, with all that descends from them: their CPU and memory count
+    /// Processes of the target: their CPU and memory are measured, with all descendants
     #[arg(
         long,
         value_name = "PID",
@@ -70,7 +69,7 @@ pub struct RunFlags {
         help_heading = "Server"
     )]
     pub server_pid: Vec<u32>,
-    /// Only those of them whose command line begins so ("postgres: walsender")
+    /// Of those, only the ones whose command line begins with this ("postgres: walsender")
     #[arg(long, value_name = "PREFIX", requires = "server_pid", help_heading = "Server")]
     pub server_match: Option<String>,
     /// The hub's `--cores`
@@ -91,10 +90,10 @@ pub struct RunFlags {
         help_heading = "Server"
     )]
     pub serve_arg: Vec<String>,
-    /// Where the hub's temporary directory is made
+    /// The folder in which the hub's temporary directory is made
     #[arg(long, value_name = "DIR", conflicts_with = "target", help_heading = "Server")]
     pub directory: Option<PathBuf>,
-    /// As which PostgreSQL the synthetic primary appears, 13 to 18
+    /// The PostgreSQL version of the synthetic primary, 13 to 18
     #[arg(
         long,
         value_name = "MAJOR",
@@ -117,14 +116,14 @@ pub struct RunFlags {
     #[command(flatten)]
     pub load: LoadFlags,
 
-    /// How long is measured
+    /// How long to measure
     #[arg(long, value_name = "TIME", default_value = "10s", help_heading = "Run")]
     pub duration: String,
     /// How long the load runs before measuring begins
     #[arg(long, value_name = "TIME", default_value = "2s", help_heading = "Run")]
     pub warm_up: String,
-    /// Write so much WAL first, then let the standbys receive it; with a target and no
-    /// commits, its newest WAL
+    /// Write this much WAL first, then let the standbys receive it; with a target and no
+    /// commits: its newest WAL
     #[arg(
         long,
         value_name = "SIZE",
@@ -135,8 +134,8 @@ pub struct RunFlags {
     /// Let the standbys of a catch-up begin at places spread over it
     #[arg(long, requires = "catch_up", help_heading = "Run")]
     pub spread: bool,
-    /// WAL kept in memory to compare with; who is further behind checks what it gets by page
-    /// headers, record chain and checksums [256MB, or all of a catch-up if memory allows]
+    /// WAL kept in memory to compare with; a standby that is further behind checks page headers,
+    /// record chain and checksums [256MB, or all of a catch-up if memory allows]
     #[arg(long, value_name = "SIZE", help_heading = "Run")]
     pub window: Option<String>,
 
@@ -152,7 +151,7 @@ pub struct RunFlags {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Load")]
 pub struct LoadFlags {
-    /// A load after public figures
+    /// A load modelled on public figures
     #[arg(long, value_enum, default_value_t = Profile::Custom)]
     pub profile: Profile,
     /// WAL per second, or `max`
@@ -164,7 +163,7 @@ pub struct LoadFlags {
     /// Commits per second; the rate or the commit size follows from it
     #[arg(long, value_name = "N")]
     pub commits_per_second: Option<u32>,
-    /// What sizes, contents and places are drawn from
+    /// The seed for random sizes, contents and places
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
 }
@@ -193,21 +192,20 @@ pub struct FleetFlags {
     /// How they check what they receive
     #[arg(long, value_enum, default_value_t = VerifyFlag::Full)]
     pub verify: VerifyFlag,
-    /// What they report: `flush`, as a walreceiver twice for each batch; `interval`, every
-    /// 10 s as pg_receivewal; or so often
+    /// When they report: `flush`, twice for each batch as a walreceiver; `interval`, every 10 s
+    /// as pg_receivewal; or at this interval
     #[arg(long, value_name = "flush|interval|TIME", default_value = "flush")]
     pub replies: String,
-    /// So many of them read slowly, 100kB a second each unless said otherwise
+    /// This many read slowly, 100kB a second each by default
     #[arg(long, value_name = "N[:RATE]")]
     pub slow: Option<String>,
-    /// So many of them stop reading, their sockets open
+    /// This many stop reading and keep their sockets open
     #[arg(long, value_name = "N[:AFTER]")]
     pub stalled: Option<String>,
-    /// So many of them disconnect and reconnect after random times, 1s to 60s unless said
-    /// otherwise
+    /// This many disconnect and reconnect after random times, 1s to 60s by default
     #[arg(long, value_name = "N[:FROM-TO]")]
     pub flapping: Option<String>,
-    /// All good ones disconnect and reconnect at once, so long after the start
+    /// All good ones disconnect and reconnect at once, this long after the start
     #[arg(long, value_name = "AFTER[/EVERY]")]
     pub storm: Option<String>,
     /// Connections begun per second [all at once]
@@ -216,7 +214,7 @@ pub struct FleetFlags {
     /// Prefix of their `application_name`
     #[arg(long, value_name = "NAME", default_value = "standby_")]
     pub names: String,
-    /// Each uses the slot of this name with its number behind
+    /// Each uses the slot of this name with its number appended
     #[arg(long, value_name = "NAME")]
     pub slots: Option<String>,
     /// Create those slots
@@ -256,22 +254,22 @@ pub struct PrimaryFlags {
     /// Where to listen; clients are trusted
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:5432")]
     pub listen: SocketAddr,
-    /// As which PostgreSQL it appears, 13 to 18
+    /// Its PostgreSQL version, 13 to 18
     #[arg(long, value_name = "MAJOR", default_value_t = 17)]
     pub major: u32,
     /// Segment size
     #[arg(long, value_name = "SIZE", default_value = "16MB")]
     pub wal_segment_size: String,
-    /// WAL that can be streamed: so much of the newest
+    /// How much of the newest WAL can be streamed
     #[arg(long, value_name = "SIZE", default_value = "256MB")]
     pub window: String,
     /// Write the WAL as segment files into this folder, too (pg_waldump reads them)
     #[arg(long, value_name = "DIR")]
     pub write_wal: Option<PathBuf>,
-    /// Begin when so many receive
+    /// Begin when this many clients receive
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub wait_for: usize,
-    /// End when so much is written and sent
+    /// End when this much is written and sent
     #[arg(long, value_name = "SIZE")]
     pub total: Option<String>,
     /// The load.
@@ -289,13 +287,13 @@ pub struct StandbysFlags {
     /// The server: a hub, a primary, a cascading standby
     #[arg(long, value_name = "CONNINFO")]
     pub target: String,
-    /// End after so long [Ctrl-C]
+    /// End after this time [Ctrl-C]
     #[arg(long, value_name = "TIME")]
     pub duration: Option<String>,
     /// WAL kept in memory to compare with
     #[arg(long, value_name = "SIZE", default_value = "256MB")]
     pub window: String,
-    /// What is random is drawn from it
+    /// The seed for everything random
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
     /// The standbys.

@@ -34,7 +34,7 @@ pub struct DownstreamFlags {
     )]
     pub max_slot_wal_keep_size: String,
 
-    /// Invalidate slots that nobody has used for so long; 0 for never
+    /// Invalidate slots that have been unused for this long; 0 for never
     #[arg(
         long,
         value_name = "TIME",
@@ -43,9 +43,9 @@ pub struct DownstreamFlags {
     )]
     pub idle_replication_slot_timeout: String,
 
-    /// How full the disk may be, in percent of it used (90%) or as the SIZE left free: above that,
-    /// WAL goes that is kept only by rules, then that of slots nobody uses, then receiving pauses.
-    /// "none" for no limit
+    /// How full the disk may be, in percent of it used (90%) or as the SIZE left free: above that
+    /// the hub removes WAL that only rules keep, then the WAL of slots that nobody uses, then it
+    /// pauses receiving. "none" for no limit
     #[arg(
         long,
         value_name = "PERCENT|SIZE",

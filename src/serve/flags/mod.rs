@@ -25,9 +25,9 @@ use std::path::PathBuf;
 /// h, d. A name that PostgreSQL has too means what it means there.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Sizes take the units kB, MB, GB, TB (powers of 1024); times us, ms, s, min, h, d. A flag that bears \
-the name of a PostgreSQL setting means what the setting means. A number without a unit counts what \
-it counts in PostgreSQL: milliseconds for the timeouts, MB for what is kept; the table in \
+Sizes take the units kB, MB, GB, TB (powers of 1024); times us, ms, s, min, h, d. A flag with the \
+name of a PostgreSQL setting means what that setting means. A number without a unit counts what it \
+counts in PostgreSQL: milliseconds for the timeouts, MB for what is kept; the table in \
 docs/operations.md says what for each flag.\n\n\
 Signals: SIGTERM and SIGINT end the hub as a fast shutdown ends a PostgreSQL server: everything \
 durable is sent, standbys are told, exit within 5 s. A second signal ends it at once; the same one \
@@ -39,7 +39,7 @@ pub struct ServeFlags {
     #[arg(short = 'D', long, value_name = "DIR", env = "WALHUB_DIRECTORY")]
     pub directory: PathBuf,
 
-    /// Where the WAL comes from: a libpq connection string, hosts tried in order
+    /// Where the WAL comes from: a libpq connection string, whose hosts are tried in order
     #[arg(long, value_name = "CONNINFO", env = "WALHUB_PRIMARY_CONNINFO", hide_env_values = true)]
     pub primary_conninfo: String,
 
@@ -129,15 +129,15 @@ pub struct ServeFlags {
     #[arg(long, value_name = "N", default_value_t = 4000, env = "WALHUB_MAX_WAL_SENDERS")]
     pub max_wal_senders: usize,
 
-    /// End a stream whose standby is silent for so long; 0 never
+    /// End a stream whose standby has been silent for this long; 0 for never
     #[arg(long, value_name = "TIME", default_value = "60s", env = "WALHUB_WAL_SENDER_TIMEOUT")]
     pub wal_sender_timeout: String,
 
-    /// Give up an upstream that is silent for so long; 0 never
+    /// Give up an upstream that has been silent for this long; 0 for never
     #[arg(long, value_name = "TIME", default_value = "60s", env = "WALHUB_WAL_RECEIVER_TIMEOUT")]
     pub wal_receiver_timeout: String,
 
-    /// Report positions upstream at least so often; 0 only when asked
+    /// The longest time between position reports to the upstream; 0 for only when asked
     #[arg(
         long,
         value_name = "TIME",
@@ -155,7 +155,7 @@ pub struct ServeFlags {
     )]
     pub wal_retrieve_retry_interval: String,
 
-    /// Name upstream (application_name), unless the connection string has one
+    /// The hub's application_name at the upstream, unless the connection string has one
     #[arg(long, value_name = "NAME", default_value = "walhub", env = "WALHUB_CLUSTER_NAME")]
     pub cluster_name: String,
 
