@@ -10,11 +10,12 @@ use crate::hub::Hub;
 use crate::hub::course::NamedBy;
 use crate::log;
 use crate::status::{
-    Ages, ArchiverStatus, DivergedStandby, EvidenceStatus, FenceStatus, FollowedUpstream,
-    HubStatus, MissingWal, SetBy, SlotStatus, StandbyStatus, StandbysStatus, UpstreamStatus,
+    Ages, ArchiverStatus, DivergedStandby, FenceStatus, FollowedUpstream, HubStatus, MissingWal,
+    SetBy, SlotStatus, StandbyStatus, StandbysStatus, UpstreamStatus,
 };
 use crate::store::archive_status::{ArchiveStatus, Attempt};
 use crate::store::holes::Hole;
+use crate::store::inspect::evidence_status;
 use crate::store::retention::{MIN_KEPT_SEGMENTS, Policy};
 use crate::store::slots::{Origin, WalStatus};
 use crate::upstream::state::UpstreamState;
@@ -69,14 +70,7 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> HubS
         wal_segment_size: identity.as_ref().map(|identity| identity.segment_size),
         upstream: upstream_status(hub),
         fence: fence(hub),
-        evidence: hub.course.evidence().map(|evidence| EvidenceStatus {
-            timeline: evidence.tli,
-            lsn: evidence.at,
-            upstream: evidence.upstream.clone(),
-            since: evidence.since,
-            detail: evidence.detail.clone(),
-            cleared: evidence.cleared,
-        }),
+        evidence: evidence_status(&hub.course.evidence()),
         receiving_paused: hub.holds.too_full().map(|too_full| too_full.to_string()),
         timeline: cell.as_ref().map(|cell| cell.tli()),
         received_lsn: receiver.map(|figures| figures.received),

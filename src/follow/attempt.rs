@@ -12,6 +12,7 @@ use crate::cluster::identity::Identity;
 use crate::config::MissingSlot;
 use crate::data::handoff::ToCore;
 use crate::store::control_file::{Cluster, ControlFile};
+use crate::store::evidence::WalSource;
 use crate::store::retention::Receiving;
 use crate::upstream::login::start_replication;
 use crate::upstream::position::Position;
@@ -39,6 +40,7 @@ struct Begun<S> {
     link: Link<S>,
     tli: TimelineId,
     start: Lsn,
+    source: WalSource,
 }
 
 impl<E: Environment> Task<E> {
@@ -70,7 +72,7 @@ impl<E: Environment> Task<E> {
                 return None;
             }
         };
-        let Begun { link, tli, start } = begun;
+        let Begun { link, tli, start, source } = begun;
         let (socket, unread) = link.leave();
         let stream = Stream { socket, unread, start, tli, host: name.clone() };
         if let Err(fault) = self.parts.environment.hand_over(stream).await {
@@ -81,12 +83,13 @@ impl<E: Environment> Task<E> {
             self.ended(index, UpstreamState::Disconnected { why }).await;
             return None;
         }
+        self.source = source;
         self.progress.begins();
         let mut news = Vec::new();
         let state = UpstreamState::Streaming { host: name.clone(), tli, start };
         self.supervisor.started(index, state, &mut news);
         self.tell(news);
-        self.stay(index, &name, start, orders).await
+        self.stay(index, start, orders).await
     }
 
     /// The core receives: waits for the end of the stream, or for an order that ends it. The stream
@@ -94,7 +97,6 @@ impl<E: Environment> Task<E> {
     async fn stay(
         &mut self,
         index: usize,
-        host: &str,
         start: Lsn,
         orders: &mut mpsc::Receiver<UpstreamOrder>,
     ) -> Option<UpstreamOrder> {
@@ -112,7 +114,7 @@ impl<E: Environment> Task<E> {
             }
         };
         match end {
-            Some(end) => self.stream_ended(index, host, start, end).await,
+            Some(end) => self.stream_ended(index, start, end).await,
             // The control thread ends.
             None => self.progress.stops(),
         }
@@ -190,7 +192,7 @@ impl<E: Environment> Task<E> {
             }
             joining => joining?,
         };
-        let IdentifiedServer { mut link, seen, data_directory_mode, history } = asked;
+        let IdentifiedServer { mut link, seen, data_directory_mode, history, source } = asked;
         self.save_histories(&mut link, tli, seen.tli, history).await?;
         if seen.path.is_empty() {
             self.warn_of_apply(&mut link).await?;
@@ -225,7 +227,7 @@ impl<E: Environment> Task<E> {
             parameters: link.welcome.parameters.clone(),
         });
         self.remember(identity, position, tli, start).await?;
-        Ok(Begun { link, tli, start })
+        Ok(Begun { link, tli, start, source })
     }
 
     /// Asks for the stream, and waits at most `first` for its first message.

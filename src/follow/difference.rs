@@ -7,7 +7,7 @@ use super::environment::Environment;
 use super::link::{Link, LinkFault, StartReply};
 use super::{LOG, Parts, Task};
 use crate::hub::Hub;
-use crate::store::evidence::Evidence;
+use crate::store::evidence::{Agreement, Difference, Evidence, WalSource};
 use crate::store::retention::Hold;
 use crate::upstream::login::start_replication;
 use crate::upstream::place::{Place, Span};
@@ -38,114 +38,129 @@ enum Disk {
 
 impl<E: Environment> Task<E> {
     /// `source` has other bytes than we at `at`. Evidence that bars it already stays: there
-    /// may be several such places, and it is not followed before the first was compared. What
-    /// was cleared for it gives way.
-    pub(super) async fn keep_difference(&mut self, source: &str, at: Lsn, detail: &str) {
+    /// may be several such places, and it is not followed before the first was compared.
+    pub(super) async fn keep_difference(&mut self, source: WalSource, at: Lsn, detail: &str) {
         let hub = Arc::clone(&self.parts.hub);
         let (Some(tli), Some(identity)) = (self.own_timeline(), hub.identity()) else { return };
         // If our history cannot be read, the difference is still kept.
         let forks = self.own_forks().unwrap_or_default();
         let place = Place::of(at, tli, forks.as_deref().unwrap_or_default(), identity.segment_size);
         let is_gone = place.is_ours(hub.position(), forks.as_deref()) == Ok(false);
-        if barred_by(&hub, source).is_some() || is_gone {
+        if barred_by(&hub, &source).is_some() || is_gone {
             return;
         }
-        let tli = place.tli;
-        let (upstream, detail) = (source.to_owned(), detail.to_owned());
-        let since = SystemTime::now();
-        let evidence = Evidence { tli, at, upstream, since, detail, cleared: false };
-        hub.course.set_evidence(Some(Arc::new(evidence)));
-        self.kept = Kept { hold: None, disk: Disk::Unsaved };
+        let (tli, since, detail) = (place.tli, SystemTime::now(), detail.to_owned());
         tracing::error!(
             target: LOG,
-            %at, timeline = %tli, source,
+            %at, timeline = %tli, source = source.name,
             "evidence of another history: nothing is received before a source has our WAL there"
         );
+        let mut evidence = Evidence::clone(&hub.course.evidence());
+        let lost = evidence.add(Difference { tli, at, source, since, detail, cleared: false });
+        if let Some(Difference { source, at, tli, .. }) = lost {
+            tracing::error!(
+                target: LOG,
+                "too many sources have other WAL: the difference of {} at {at} on timeline {tli} \
+                 is no longer kept",
+                source.name
+            );
+        }
+        hub.course.set_evidence(evidence);
+        self.kept = Kept { hold: None, disk: Disk::Unsaved };
         if let Err(error) = self.settle_difference().await {
             tracing::error!(target: LOG, "{error}");
         }
     }
 
-    /// Called before an attempt. Drops the evidence when we no longer have WAL at its position.
+    /// Called before an attempt. Drops evidence when we no longer have WAL at its position.
     /// Otherwise makes sure that it is on disk and that our WAL there is kept.
     pub(super) async fn settle_difference(&mut self) -> Result<(), String> {
         let hub = Arc::clone(&self.parts.hub);
-        let Some(evidence) = hub.course.evidence() else { return Ok(()) };
-        let place = Place { tli: evidence.tli, at: evidence.at };
-        let forks = self.own_forks()?;
-        let is_ours = place.is_ours(hub.position(), forks.as_deref());
-        if !is_ours.map_err(|unknown| unknown.to_string())? {
-            return self.forget_difference("our WAL from there on was set aside").await;
+        let evidence = hub.course.evidence();
+        if evidence.is_empty() {
+            return Ok(());
         }
-        // For its author alone no WAL is kept: it may never come back.
+        let (position, forks) = (hub.position(), self.own_forks()?);
+        let mut gone = Vec::new();
+        for difference in evidence.iter() {
+            let is_ours = place_of(difference).is_ours(position, forks.as_deref());
+            if !is_ours.map_err(|unknown| unknown.to_string())? {
+                gone.push(difference);
+            }
+        }
+        if !gone.is_empty() {
+            let mut rest = Evidence::clone(&evidence);
+            let gone = rest.remove(|difference| gone.contains(&difference));
+            self.change_evidence(rest).await?;
+            for difference in gone {
+                tell_resolved(&difference, "our WAL from there on was set aside");
+            }
+            return Ok(());
+        }
+        // For a cleared difference no WAL is kept: its source may never come back.
         if let Some(identity) = hub.identity()
-            && !evidence.cleared
             && self.kept.hold.is_none()
+            && let Some(standing) = evidence.iter().find(|difference| !difference.cleared)
         {
-            let from = place.span(identity.segment_size, Lsn::MAX).from;
+            let from = place_of(standing).span(identity.segment_size, Lsn::MAX).from;
             self.kept.hold = Some(hub.holds.hold_restorable(from));
         }
         if self.kept.disk == Disk::Unsaved {
-            let saved = self.parts.keeper.save_evidence(Some(&evidence)).await;
-            saved
-                .map_err(|error| format!("could not save the evidence of a difference: {error}"))?;
+            self.save_evidence(&evidence).await?;
             self.kept.disk = Disk::Saved;
         }
         Ok(())
     }
 
-    /// `source` was seen to have our bytes at the place. Of its own evidence nothing is left;
-    /// another's stands against that one alone from now on: our bytes elsewhere are no proof
-    /// that it has them.
-    pub(super) async fn agreed(&mut self, source: &str, why: &str) -> Result<(), String> {
-        match self.parts.hub.course.evidence() {
-            Some(evidence) if !evidence.is_of(source) => {
-                self.clear_for_others(&evidence, why).await
-            }
-            _ => self.forget_difference(why).await,
+    /// `source` was seen to have our bytes at the place of the difference that bars it. If that was
+    /// its own, nothing is left of it; another's stands against that one alone from now on: our
+    /// bytes elsewhere are no proof that it has them.
+    pub(super) async fn agreed(&mut self, source: &WalSource, why: &str) -> Result<(), String> {
+        let mut evidence = Evidence::clone(&self.parts.hub.course.evidence());
+        let Some((difference, agreement)) = evidence.agree(source) else { return Ok(()) };
+        self.change_evidence(evidence).await?;
+        match agreement {
+            Agreement::Resolved => tell_resolved(&difference, why),
+            Agreement::Cleared => tracing::warn!(
+                target: LOG,
+                "the difference at {} on timeline {} stands against {} alone from now on: {why}",
+                difference.at, difference.tli, difference.source.name
+            ),
         }
-    }
-
-    async fn clear_for_others(&mut self, evidence: &Evidence, why: &str) -> Result<(), String> {
-        let cleared = Evidence { cleared: true, ..evidence.clone() };
-        self.kept.disk = Disk::Unsaved;
-        let saved = self.parts.keeper.save_evidence(Some(&cleared)).await;
-        saved.map_err(|error| format!("could not save the evidence of a difference: {error}"))?;
-        tracing::warn!(
-            target: LOG,
-            "the difference at {} on timeline {} stands against {} alone from now on: {why}",
-            cleared.at, cleared.tli, cleared.upstream
-        );
-        self.parts.hub.course.set_evidence(Some(Arc::new(cleared)));
-        self.kept = Kept::default();
         Ok(())
     }
 
-    /// The evidence stands no more.
-    pub(super) async fn forget_difference(&mut self, why: &str) -> Result<(), String> {
-        let course = &self.parts.hub.course;
-        let Some(evidence) = course.evidence() else { return Ok(()) };
+    /// Something was resolved or cleared: that is on disk before it counts.
+    async fn change_evidence(&mut self, evidence: Evidence) -> Result<(), String> {
         // What is on disk is not known if this is given up.
         self.kept.disk = Disk::Unsaved;
-        let gone = self.parts.keeper.save_evidence(None).await;
-        gone.map_err(|error| format!("could not remove the evidence of a difference: {error}"))?;
-        course.set_evidence(None);
+        self.save_evidence(&evidence).await?;
+        self.parts.hub.course.set_evidence(evidence);
         self.kept = Kept::default();
-        tracing::warn!(
-            target: LOG,
-            "the difference at {} on timeline {}, which {} had, stands no more: {why}",
-            evidence.at, evidence.tli, evidence.upstream
-        );
         Ok(())
+    }
+
+    async fn save_evidence(&self, evidence: &Evidence) -> Result<(), String> {
+        let saved = self.parts.keeper.save_evidence(evidence).await;
+        saved.map_err(|error| format!("could not save the evidence of a difference: {error}"))
     }
 }
 
-/// The place where `source` must show our bytes, a host or [`ARCHIVE`].
-///
-/// [`ARCHIVE`]: crate::store::evidence::ARCHIVE
-pub(super) fn barred_by(hub: &Hub, source: &str) -> Option<Place> {
-    let evidence = hub.course.evidence().filter(|evidence| evidence.bars(source))?;
-    Some(Place { tli: evidence.tli, at: evidence.at })
+fn tell_resolved(difference: &Difference, why: &str) {
+    tracing::warn!(
+        target: LOG,
+        "the difference at {} on timeline {}, which {} had, stands no more: {why}",
+        difference.at, difference.tli, difference.source.name
+    );
+}
+
+fn place_of(difference: &Difference) -> Place {
+    Place { tli: difference.tli, at: difference.at }
+}
+
+/// The place where `source` must show our bytes.
+pub(super) fn barred_by(hub: &Hub, source: &WalSource) -> Option<Place> {
+    hub.course.evidence().against(source).map(place_of)
 }
 
 /// Compares the upstream's WAL in `span` with ours. Returns `None` when they are equal.
@@ -153,16 +168,18 @@ pub(super) async fn compare<E: Environment>(
     parts: &Parts<E>,
     link: &mut Link<E::Socket>,
     span: Span,
+    source: &WalSource,
 ) -> Result<Option<UpstreamState>, LinkFault> {
     let hub = &parts.hub;
-    let (Some(evidence), Some(identity)) = (hub.course.evidence(), hub.identity()) else {
+    let evidence = hub.course.evidence();
+    let (Some(difference), Some(identity)) = (evidence.against(source), hub.identity()) else {
         return Ok(None);
     };
     let diverged = |at, detail| Ok(Some(UpstreamState::Diverged { at, detail }));
     let unknown = |why: String| {
-        let (upstream, since) = (&evidence.upstream, date_millis(evidence.since));
-        let detail = format!("{upstream} had other WAL there at {since}, and {why}");
-        diverged(evidence.at, detail)
+        let (author, since) = (&difference.source.name, date_millis(difference.since));
+        let detail = format!("{author} had other WAL there at {since}, and {why}");
+        diverged(difference.at, detail)
     };
     let theirs = match fetch(link, span).await {
         Ok(theirs) => theirs,

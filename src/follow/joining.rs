@@ -6,6 +6,7 @@ use super::difference::{self, barred_by};
 use super::environment::Environment;
 use super::outcome::AttemptFailure;
 use super::questions::IdentifiedServer;
+use crate::store::evidence::WalSource;
 use crate::store::switch::Switch;
 use crate::upstream::judge::{Known, Verdict, judge};
 use crate::upstream::place::Span;
@@ -40,8 +41,7 @@ impl<E: Environment> Task<E> {
         let mut same = None;
         loop {
             self.settle_difference().await.map_err(AttemptFailure::other)?;
-            let known =
-                Known { same, ..self.known(&asked.seen.host).map_err(AttemptFailure::other)? };
+            let known = Known { same, ..self.known(&asked.source).map_err(AttemptFailure::other)? };
             let position = known.position;
             let (tli, at) = match judge(&asked.seen, &known) {
                 Verdict::Start { tli, start } => (tli, StreamStart::At(start)),
@@ -53,9 +53,8 @@ impl<E: Environment> Task<E> {
                 }
                 Verdict::Compare(span) => {
                     self.compare(asked, span).await?;
-                    let host = &asked.seen.host;
-                    let why = format!("{host} has our WAL there");
-                    self.agreed(host, &why).await.map_err(AttemptFailure::other)?;
+                    let why = format!("{} has our WAL there", asked.seen.host);
+                    self.agreed(&asked.source, &why).await.map_err(AttemptFailure::other)?;
                     continue;
                 }
                 Verdict::CompareFork(span) => {
@@ -68,15 +67,15 @@ impl<E: Environment> Task<E> {
         }
     }
 
-    /// What counts when `host` is judged.
-    fn known(&self, host: &str) -> Result<Known, String> {
+    /// What counts when `source` is judged.
+    fn known(&self, source: &WalSource) -> Result<Known, String> {
         let hub = &self.parts.hub;
         Ok(Known {
             instance: hub.instance,
             cluster: hub.identity().map(|identity| (identity.system_id, identity.segment_size)),
             position: hub.position(),
             forks: self.own_forks()?,
-            differs: barred_by(hub, host),
+            differs: barred_by(hub, source),
             same: None,
             oldest: hub.holds.unbroken_from(),
             start_from: self.progress.start_from(),
@@ -89,7 +88,8 @@ impl<E: Environment> Task<E> {
         asked: &mut IdentifiedServer<E::Socket>,
         span: Span,
     ) -> Result<(), AttemptFailure> {
-        match difference::compare(&self.parts, &mut asked.link, span).await? {
+        let IdentifiedServer { link, source, .. } = asked;
+        match difference::compare(&self.parts, link, span, source).await? {
             Some(state) => Err(AttemptFailure::State(state)),
             None => Ok(()),
         }

@@ -37,6 +37,7 @@ use crate::hub::Hub;
 use crate::hub::course::Upstream;
 use crate::keeper::KeeperClient;
 use crate::restorer::Restorer;
+use crate::store::evidence::WalSource;
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::supervise::{NextAttempt, Supervisor};
 use std::sync::Arc;
@@ -114,6 +115,8 @@ struct Task<E: Environment> {
     supervisor: Supervisor,
     progress: TaskProgress,
     ends: mpsc::Receiver<UpstreamEnd>,
+    /// Whom the receive role has the stream of, or had the last.
+    source: WalSource,
     /// A switch of timelines in progress, even if its attempt has been given up.
     switching: Option<Switching>,
     /// What is kept about a difference that was found.
@@ -135,6 +138,7 @@ impl<E: Environment> Task<E> {
             parts,
             upstream,
             ends,
+            source: WalSource { name: "the upstream".to_owned(), server: None },
             switching: None,
             kept: Kept::default(),
             warned_of_apply: false,

@@ -58,13 +58,7 @@ impl<E: Environment> Task<E> {
     }
 
     /// The stream of a host, which began at `start`, has ended.
-    pub(super) async fn stream_ended(
-        &mut self,
-        index: usize,
-        host: &str,
-        start: Lsn,
-        end: UpstreamEnd,
-    ) {
+    pub(super) async fn stream_ended(&mut self, index: usize, start: Lsn, end: UpstreamEnd) {
         let state = match end {
             UpstreamEnd::Lost { error, at } => {
                 UpstreamState::Disconnected { why: format!("{error}; received up to {at}") }
@@ -79,7 +73,7 @@ impl<E: Environment> Task<E> {
                 UpstreamState::Disconnected { why }
             }
             UpstreamEnd::Diverged { at, detail } => {
-                self.keep_difference(host, at, &detail).await;
+                self.keep_difference(self.source.clone(), at, &detail).await;
                 UpstreamState::Diverged { at, detail }
             }
             UpstreamEnd::Refused { sqlstate, message } if sqlstate == sqlstate::UNDEFINED_FILE => {

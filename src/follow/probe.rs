@@ -10,6 +10,7 @@ use super::link::{Link, LinkFault, StartReply};
 use super::questions::{ask, nature};
 use crate::hub::Hub;
 use crate::hub::course::Upstream;
+use crate::store::evidence::WalSource;
 use crate::upstream::judge::{Known, Verdict, judge};
 use crate::upstream::login::start_replication;
 use crate::upstream::position::Position;
@@ -95,7 +96,7 @@ async fn answer<E: Environment>(
             return Ok(Some(UpstreamState::Disconnected { why: why.to_owned() }));
         }
         let asked = ask(link, &host.to_string()).await?;
-        let known = match known(&parts.hub, &asked.seen.host) {
+        let known = match known(&parts.hub, &asked.source) {
             Ok(known) => known,
             Err(why) => return Ok(Some(UpstreamState::Disconnected { why })),
         };
@@ -104,7 +105,7 @@ async fn answer<E: Environment>(
         let found = match verdict {
             Verdict::Not(state) => Ok(Some(state)),
             Verdict::Compare(span) | Verdict::CompareFork(span) => {
-                difference::compare(parts, &mut link, span).await
+                difference::compare(parts, &mut link, span, &asked.source).await
             }
             Verdict::Switch { .. } | Verdict::FindOldest { .. } => Ok(None),
             // Only its answer shows whether it still has the WAL.
@@ -126,8 +127,8 @@ async fn answer<E: Environment>(
     timeout(DEFAULT_ATTEMPT, talk).await.map_err(late)?
 }
 
-/// What this hub holds now, while WAL is coming in, and what counts when `host` is judged.
-fn known(hub: &Hub, host: &str) -> Result<Known, String> {
+/// What this hub holds now, while WAL is coming in, and what counts when `source` is judged.
+fn known(hub: &Hub, source: &WalSource) -> Result<Known, String> {
     let identity = hub.identity();
     let (mut position, mut forks) = (Position::Empty, None);
     if let (Some(cell), Some(identity)) = (hub.current_cell(), &identity) {
@@ -141,7 +142,7 @@ fn known(hub: &Hub, host: &str) -> Result<Known, String> {
         cluster: identity.map(|identity| (identity.system_id, identity.segment_size)),
         position,
         forks,
-        differs: barred_by(hub, host),
+        differs: barred_by(hub, source),
         same: None,
         oldest: hub.holds.unbroken_from(),
         start_from: StartFrom::Current,

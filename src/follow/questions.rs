@@ -2,6 +2,8 @@
 
 use super::LOG;
 use super::link::{Link, LinkFault, StartReply, text};
+use crate::cluster::instance::InstancePath;
+use crate::store::evidence::WalSource;
 use crate::timeline::History;
 use crate::upstream::judge::Seen;
 use crate::upstream::login::{create_slot, start_replication};
@@ -20,6 +22,8 @@ pub(super) struct IdentifiedServer<S> {
     pub(super) data_directory_mode: String,
     /// The history file of its timeline.
     pub(super) history: Option<Bytes>,
+    /// Who it is, should its bytes differ from ours.
+    pub(super) source: WalSource,
 }
 
 /// Asks the server who it is, in a walreceiver's order; 13 and 14 standbys want IDENTIFY_SYSTEM
@@ -58,9 +62,32 @@ where
         None => None,
     };
     let path = link.welcome.path.clone();
+    let server = name_of_its_own(&mut link, &path).await?;
+    let source = WalSource { name: name.to_owned(), server };
     let host = name.to_owned();
     let seen = Seen { host, system_id, tli, xlogpos, segment_size, forks, path };
-    Ok(IdentifiedServer { link, seen, data_directory_mode, history })
+    Ok(IdentifiedServer { link, seen, data_directory_mode, history, source })
+}
+
+/// What a server says of itself, whichever name it is reached by: a hub its ID, PostgreSQL its
+/// `cluster_name`, if it has one.
+async fn name_of_its_own<S>(
+    link: &mut Link<S>,
+    path: &InstancePath,
+) -> Result<Option<String>, LinkFault>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if let Some(own) = path.ids().first() {
+        return Ok(Some(format!("hub {own}")));
+    }
+    match show(link, "cluster_name").await {
+        Ok(name) if name.is_empty() => Ok(None),
+        Ok(name) => Ok(Some(format!("cluster_name {name}"))),
+        // It has no such setting, because it is not PostgreSQL.
+        Err(LinkFault::Server(_)) => Ok(None),
+        Err(fault) => Err(fault),
+    }
 }
 
 /// Is it in recovery, and is it read-only?

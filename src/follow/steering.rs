@@ -68,11 +68,8 @@ impl<E: Environment> Task<E> {
                 // The hub is shutting down.
                 Some(UpstreamEnd::Stopped) | None => return self.progress.stops(),
                 Some(UpstreamEnd::Diverged { at, detail }) => {
-                    let host = match self.supervisor.state() {
-                        UpstreamState::Streaming { host, .. } => host.clone(),
-                        _ => "the upstream".to_owned(),
-                    };
-                    self.keep_difference(&host, at, &detail).await;
+                    let source = self.source.clone();
+                    self.keep_difference(source, at, &detail).await;
                 }
                 Some(end) => tracing::debug!(target: LOG, "the stream had ended: {end:?}"),
             }

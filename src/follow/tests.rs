@@ -11,7 +11,7 @@ use crate::hub::{Hub, tests};
 use crate::keeper::{Job, JobDone, KeeperClient, Note};
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::course::{FenceNote, UpstreamNote};
-use crate::store::evidence::Evidence;
+use crate::store::evidence::{Difference, Evidence, WalSource};
 use crate::store::layout::Layout;
 use crate::store::retention::Holds;
 use crate::store::sealed_text::MAX_LEN;
@@ -58,8 +58,11 @@ fn noted(job: &Job) -> String {
         }
         Job::SaveNote { note: Note::Evidence, bytes: Some(bytes) } => {
             let evidence = Evidence::decode(bytes).unwrap();
-            let cleared = if evidence.cleared { " cleared" } else { "" };
-            format!("evidence {} {}{cleared}", evidence.tli, evidence.at)
+            let one = |difference: &Difference| {
+                let cleared = if difference.cleared { " cleared" } else { "" };
+                format!("evidence {} {}{cleared}", difference.tli, difference.at)
+            };
+            evidence.iter().map(one).collect::<Vec<_>>().join(", ")
         }
         Job::SaveNote { note: Note::Evidence, bytes: None } => "no evidence".to_owned(),
         Job::SaveNote { note: Note::Upstream, bytes: None } => "upstream of the flag".to_owned(),
@@ -88,6 +91,7 @@ struct Server {
     xlogpos: &'static str,
     oldest: Lsn,
     has_slot: bool,
+    cluster_name: &'static str,
     says_first: FirstWords,
     /// The value of every byte of its WAL; with `None` it sends no WAL.
     wal: Option<u8>,
@@ -108,6 +112,7 @@ const SERVER: Server = Server {
     xlogpos: "0/5000028",
     oldest: Lsn::INVALID,
     has_slot: true,
+    cluster_name: "",
     says_first: FirstWords::Keepalive,
     wal: None,
 };
@@ -185,6 +190,7 @@ fn answer(text: &str, server: &mut Server, out: &mut BytesMut) {
         ["IDENTIFY_SYSTEM"] => row(out, &["77", &server.timeline.to_string(), server.xlogpos]),
         ["SHOW", "wal_segment_size"] => row(out, &["16MB"]),
         ["SHOW", "data_directory_mode"] => row(out, &["0750"]),
+        ["SHOW", "cluster_name"] => row(out, &[server.cluster_name]),
         ["SHOW", "synchronous_commit"] => row(out, &["on"]),
         ["TIMELINE_HISTORY", "3"] => row(out, &["00000003.history", "1\t0/3000000\tx\n"]),
         ["TIMELINE_HISTORY", _] => backend::error(out, &Refusal::error("58P01", "no file")),
@@ -326,7 +332,7 @@ fn an_empty_directory_begins_with_everything_saved_first() {
     assert_eq!(
         asked,
         "IDENTIFY_SYSTEM; SHOW wal_segment_size; SHOW data_directory_mode; TIMELINE_HISTORY 3; \
-         TIMELINE_HISTORY 2; SHOW synchronous_commit; CREATE_REPLICATION_SLOT \"s\" PHYSICAL ( RESERVE_WAL ); \
+         SHOW cluster_name; TIMELINE_HISTORY 2; SHOW synchronous_commit; CREATE_REPLICATION_SLOT \"s\" PHYSICAL ( RESERVE_WAL ); \
          START_REPLICATION SLOT \"s\" 0/5000000 TIMELINE 3"
     );
     assert_eq!(scene.hub.identity().unwrap().data_directory_mode, "0750");
@@ -436,7 +442,8 @@ fn a_difference_is_kept_until_a_source_has_our_bytes_at_that_place() {
     wait("it cannot show it", &|| standing().contains("segment removed"));
     assert!(standing().starts_with("diverged:"), "{}", standing());
     assert!(scene.inbox.is_empty());
-    assert_eq!(scene.hub.course.evidence().unwrap().at, Lsn::new(0x500_2100));
+    let places: Vec<_> = scene.hub.course.evidence().iter().map(|found| found.at).collect();
+    assert_eq!(places, [Lsn::new(0x500_2100)]);
 
     // A source with our bytes.
     {
@@ -446,7 +453,7 @@ fn a_difference_is_kept_until_a_source_has_our_bytes_at_that_place() {
     }
     assert_eq!(scene.stream().start, Lsn::new(0x500_2000));
     assert!(scene.saved().contains(&"no evidence".to_owned()), "{:?}", scene.saved());
-    assert!(scene.hub.course.evidence().is_none());
+    assert!(scene.hub.course.evidence().is_empty());
 }
 
 #[test]
@@ -455,22 +462,15 @@ fn another_source_clears_a_difference_for_all_but_its_author() {
     let scene = receiving(directory.path(), 0xAA);
     let at = Lsn::new(0x500_2100);
     // A source that is gone had other WAL there; this server has ours.
-    let evidence = |author: &str| Evidence {
-        tli: TimelineId::FIRST,
-        at,
-        upstream: author.to_owned(),
-        since: SystemTime::UNIX_EPOCH,
-        detail: "other".to_owned(),
-        cleared: false,
-    };
+    let gone = host("gone:5432");
     scene.server.lock().unwrap().wal = Some(0xAA);
-    scene.hub.course.set_evidence(Some(Arc::new(evidence("gone:5432"))));
+    scene.hub.course.set_evidence(differed(gone.clone(), at, false));
     scene.end(UpstreamEnd::TimedOut);
     assert_eq!(scene.stream().start, Lsn::new(0x500_2000));
     assert!(scene.saved().contains(&"evidence 1 0/5002100 cleared".to_owned()));
     assert!(!scene.saved().contains(&"no evidence".to_owned()), "{:?}", scene.saved());
-    let standing = scene.hub.course.evidence().unwrap();
-    assert!(standing.bars("gone:5432"), "{standing:?}");
+    let standing = scene.hub.course.evidence();
+    assert!(standing.against(&gone).is_some(), "{standing:?}");
     assert_eq!(scene.hub.holds.oldest_hold(), None, "nothing is kept for it");
 
     // It is not asked for the place any more, and the evidence stays as it is.
@@ -481,28 +481,50 @@ fn another_source_clears_a_difference_for_all_but_its_author() {
     scene.stream();
     assert_eq!(asked(question), before);
 
-    // A difference of its own takes the place of what stands against another.
-    let other = Lsn::new(0x500_3000);
+    // A difference of its own stands beside what stands against the other.
     scene.server.lock().unwrap().wal = Some(0xBB);
+    let other = Lsn::new(0x500_3000);
     scene.end(UpstreamEnd::Diverged { at: other, detail: "other".to_owned() });
-    scene.wait_for("evidence 1 0/5003000");
-    let standing = scene.hub.course.evidence().unwrap();
-    assert_eq!((standing.at, standing.cleared), (other, false));
-
-    // The author of cleared evidence has to show our bytes at the place.
-    let cleared = Evidence { cleared: true, ..Evidence::clone(&standing) };
-    scene.hub.course.set_evidence(Some(Arc::new(cleared)));
+    scene.wait_for("evidence 1 0/5003000, evidence 1 0/5002100 cleared");
     let before = asked(question);
-    let end = Instant::now() + PATIENCE;
-    while asked(question) < before + 2 {
-        assert!(Instant::now() < end, "{:?}", scene.saved());
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    scene.wait_until("it is asked for its own", || asked(question) >= before + 2);
     assert!(scene.inbox.is_empty());
+
+    // It has our bytes there, and then nothing is left but the other's.
     scene.server.lock().unwrap().wal = Some(0xAA);
     scene.stream();
-    assert!(scene.saved().contains(&"no evidence".to_owned()), "{:?}", scene.saved());
-    assert!(scene.hub.course.evidence().is_none());
+    let standing = scene.hub.course.evidence();
+    assert_eq!(*standing, differed(gone, at, true));
+}
+
+fn host(name: &str) -> WalSource {
+    WalSource { name: name.to_owned(), server: None }
+}
+
+fn differed(source: WalSource, at: Lsn, cleared: bool) -> Evidence {
+    let (tli, since) = (TimelineId::FIRST, SystemTime::UNIX_EPOCH);
+    Evidence::from(Difference { tli, at, source, since, detail: "other".to_owned(), cleared })
+}
+
+#[test]
+fn a_server_that_differed_is_compared_under_another_name_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let scene = receiving(directory.path(), 0xAA);
+    {
+        let mut server = scene.server.lock().unwrap();
+        server.cluster_name = "main";
+        server.wal = Some(0xBB);
+    }
+    let known = WalSource { server: Some("cluster_name main".to_owned()), ..host("db1:5432") };
+    scene.hub.course.set_evidence(differed(known.clone(), Lsn::new(0x500_2100), true));
+    scene.end(UpstreamEnd::TimedOut);
+    scene.wait_for_state("another history from 0/5000000 on");
+    assert!(scene.inbox.is_empty());
+
+    // It has our bytes: its other name is still to be looked at.
+    scene.server.lock().unwrap().wal = Some(0xAA);
+    scene.stream();
+    assert!(scene.hub.course.evidence().against(&known).is_some());
 }
 
 /// A hub that follows a server of timeline 3, which left timeline 1 at 0/3000000, where a segment
@@ -538,7 +560,7 @@ fn who_left_our_timeline_before_a_difference_has_to_show_our_wal_up_to_there() {
     scene.wait_until("it switches", || {
         scene.saved().iter().any(|saved| saved.starts_with("Switch"))
     });
-    assert!(scene.hub.course.evidence().is_some(), "until our WAL from there on is set aside");
+    assert!(!scene.hub.course.evidence().is_empty(), "until our WAL from there on is set aside");
     assert!(scene.asked.lock().unwrap().iter().any(|asked| asked == LAST_OF_TIMELINE_1));
 }
 
@@ -567,7 +589,7 @@ fn evidence_stays_while_our_own_history_cannot_be_read() {
     scene.server.lock().unwrap().wal = Some(0xAA);
     scene.end(UpstreamEnd::Diverged { at: Lsn::new(0x2FF_F100), detail: "other".to_owned() });
     scene.wait_for_state("history of our timeline 3");
-    assert!(scene.hub.course.evidence().is_some());
+    assert!(!scene.hub.course.evidence().is_empty());
     assert!(!scene.saved().contains(&"no evidence".to_owned()), "{:?}", scene.saved());
     assert!(scene.inbox.is_empty());
 }

@@ -53,7 +53,7 @@ struct Inner {
     flag: Arc<Upstream>,
     set: Option<Arc<Upstream>>,
     fence: Option<FenceNote>,
-    evidence: Option<Arc<Evidence>>,
+    evidence: Arc<Evidence>,
     standing: Standing,
 }
 
@@ -65,7 +65,7 @@ impl Course {
             flag: Arc::new(flag),
             set: None,
             fence: None,
-            evidence: None,
+            evidence: Arc::default(),
             standing,
         }))
     }
@@ -91,7 +91,7 @@ impl Course {
         let mut inner = self.lock();
         inner.flag = Arc::new(Upstream { text: flag, conninfo: inner.flag.conninfo.clone() });
         inner.fence = fence;
-        inner.evidence = evidence.map(Arc::new);
+        inner.evidence = Arc::new(evidence.unwrap_or_default());
         Ok(resumed)
     }
 
@@ -124,16 +124,16 @@ impl Course {
         self.lock().fence = fence;
     }
 
-    /// Where another source had other bytes than we, until that one was seen to have the same
+    /// Where other sources had other bytes than we, until they were seen to have the same
     /// there: no stream begins of a source that it bars.
-    pub fn evidence(&self) -> Option<Arc<Evidence>> {
-        self.lock().evidence.clone()
+    pub fn evidence(&self) -> Arc<Evidence> {
+        Arc::clone(&self.lock().evidence)
     }
 
     /// A difference was found: before it is on disk. Or it was cleared, or stands no more:
     /// after that is on disk.
-    pub fn set_evidence(&self, evidence: Option<Arc<Evidence>>) {
-        self.lock().evidence = evidence;
+    pub fn set_evidence(&self, evidence: Evidence) {
+        self.lock().evidence = Arc::new(evidence);
     }
 
     /// The hub's state towards its upstream.

@@ -136,9 +136,9 @@ impl<F> KeeperClient<F> {
         self.save(Job::SaveNote { note: Note::Upstream, bytes }).await
     }
 
-    /// Stores where an upstream has other bytes; `None` removes that.
-    pub async fn save_evidence(&self, evidence: Option<&Evidence>) -> Result<(), SaveFault> {
-        let bytes = evidence.map(Evidence::encode);
+    /// Stores where other sources have other bytes; without any the file is removed.
+    pub async fn save_evidence(&self, evidence: &Evidence) -> Result<(), SaveFault> {
+        let bytes = (!evidence.is_empty()).then(|| evidence.encode());
         self.save(Job::SaveNote { note: Note::Evidence, bytes }).await
     }
 

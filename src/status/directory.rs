@@ -184,13 +184,16 @@ impl DirectoryStatus {
         if let Some(upstream) = &self.upstream {
             writeln!(out, "Upstream, last seen:   {}", upstream_text(upstream))?;
         }
-        if let Some(evidence) = &self.evidence {
+        for evidence in
+            self.evidence.iter().flat_map(|first| std::iter::once(first).chain(&first.also))
+        {
             let EvidenceStatus { timeline, lsn, upstream, detail, .. } = evidence;
             let since = date_millis(evidence.since);
             writeln!(out, "Evidence:              at {lsn} on timeline {timeline}: {detail}")?;
             writeln!(out, "  found:               at {upstream}, {since}")?;
             writeln!(out, "  so:                  {}", evidence.consequence())?;
-        } else if self.wrong.is_empty() {
+        }
+        if self.evidence.is_none() && self.wrong.is_empty() {
             return writeln!(out, "Nothing is wrong.");
         }
         for wrong in &self.wrong {
@@ -310,6 +313,7 @@ mod tests {
                 since: std::time::UNIX_EPOCH,
                 detail: "other".to_owned(),
                 cleared: false,
+                also: vec![],
             }),
             wrong: vec!["much".to_owned()],
         }

@@ -86,6 +86,9 @@ pub fn write_hub(status: &HubStatus, out: &mut impl Write) -> io::Result<()> {
     }
     if let Some(evidence) = &status.evidence {
         line("Evidence", evidence_text(evidence))?;
+        for other in &evidence.also {
+            line("  and", evidence_text(other))?;
+        }
     }
     if let Some(why) = &status.receiving_paused {
         line("Receiving", format!("paused: {why}"))?;

@@ -83,6 +83,9 @@ pub struct EvidenceStatus {
     /// Another source was seen to have ours there: nothing is received from `upstream` alone.
     #[serde(default)]
     pub cleared: bool,
+    /// What other sources had elsewhere: each is barred by its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<Self>,
 }
 
 impl EvidenceStatus {

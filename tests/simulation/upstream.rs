@@ -1,4 +1,4 @@
-//! A hub's way to its WAL: the control thread's task (`control::upstream`), with the
+//! A hub's way to its WAL: the control thread's task (`follow`), with the
 //! shipped judge and histories, and the archive as one more source.
 
 use crate::archive::Condition;

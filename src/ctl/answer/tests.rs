@@ -72,6 +72,7 @@ fn full() -> HubStatus {
             since: time(9),
             detail: "other bytes".to_owned(),
             cleared: false,
+            also: vec![],
         }),
         receiving_paused: Some("full".to_owned()),
         timeline: TimelineId::new(3),

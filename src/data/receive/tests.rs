@@ -6,7 +6,7 @@ use crate::hub::{Hub, tests::hub};
 use crate::keeper::{JobDone, JobKind};
 use crate::ring::{SystemClock, chunks};
 use crate::store::append::Begun;
-use crate::store::evidence::Evidence;
+use crate::store::evidence::{Difference, Evidence, WalSource};
 use crate::store::retention::{HighWatermark, Space, TooFull};
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::position::Position;
@@ -339,10 +339,9 @@ fn late_answers_about_another_timeline_change_nothing() {
 fn no_stream_begins_while_a_difference_stands() {
     let mut scene = Scene::new();
     let evidence = |author: &str, cleared| {
-        let (upstream, since) = (author.to_owned(), SystemTime::UNIX_EPOCH);
-        let evidence =
-            Evidence { tli: TLI, at: START, upstream, since, detail: String::new(), cleared };
-        Some(Arc::new(evidence))
+        let source = WalSource { name: author.to_owned(), server: None };
+        let (since, detail) = (SystemTime::UNIX_EPOCH, String::new());
+        Evidence::from(Difference { tli: TLI, at: START, source, since, detail, cleared })
     };
     for standing in [evidence("other", false), evidence("primary", true)] {
         scene.hub.course.set_evidence(standing);

@@ -8,7 +8,7 @@ use crate::follow::feed::Feed;
 use crate::follow::{LOG, Task};
 use crate::hub::page_rules::page_rules;
 use crate::restorer::Restorer;
-use crate::store::evidence::{ARCHIVE, in_archive};
+use crate::store::evidence::WalSource;
 use crate::store::layout::Layout;
 use crate::store::retention::Receiving;
 use crate::upstream::end::UpstreamEnd;
@@ -45,7 +45,7 @@ impl<E: Environment> Task<E> {
             () = turn.cut_short() => return Ok(Advance::Over),
         };
         let Some(mut target) = surveyed else { return Ok(Advance::Stuck) };
-        if let Some(place) = barred_by(&hub, ARCHIVE) {
+        if let Some(place) = barred_by(&hub, &WalSource::archive()) {
             let upto = target.ends.map_or(durable, |(_, end)| end.min(durable));
             return self.compare_archive(restorer, &target, place.span(size, upto), turn).await;
         }
@@ -179,7 +179,7 @@ impl<E: Environment> Task<E> {
             UpstreamEnd::Diverged { at, detail } => {
                 warn!(target: LOG, "{detail}");
                 let file = self.file_at(at);
-                self.keep_difference(&in_archive(&file), at, &detail).await;
+                self.keep_difference(WalSource::archive_file(&file), at, &detail).await;
                 self.note(UpstreamState::ArchiveDiffers { file, at });
                 return Ok(Advance::Stuck);
             }
@@ -226,8 +226,9 @@ impl<E: Environment> Task<E> {
         let layout = Layout::new(&self.parts.hub.config.directory);
         match first_difference(layout, (name, file), (span.tli, span.to)).await {
             Ok(None) => {
-                let why = format!("{} has our WAL there", in_archive(&name.to_string()));
-                match self.agreed(ARCHIVE, &why).await {
+                let source = WalSource::archive_file(&name.to_string());
+                let why = format!("{} has our WAL there", source.name);
+                match self.agreed(&source, &why).await {
                     Ok(()) => return Ok(Advance::Further),
                     Err(error) => error!(target: LOG, "{error}"),
                 }
@@ -242,7 +243,8 @@ impl<E: Environment> Task<E> {
         match unusable {
             Unusable::Differs(at) => {
                 let detail = "the archive has other WAL under positions that are stored here";
-                self.keep_difference(&in_archive(&name.to_string()), at, detail).await;
+                let source = WalSource::archive_file(&name.to_string());
+                self.keep_difference(source, at, detail).await;
                 self.note(UpstreamState::ArchiveDiffers { file: name.to_string(), at });
             }
             Unusable::Unknown(error) => {

@@ -16,7 +16,7 @@ use crate::store::directory::{Directory, DirectoryFault, lock_holder};
 use crate::store::disk::{Disk, run_ready};
 use crate::store::durable::read_note;
 use crate::store::durable::{read_small, replace_durably};
-use crate::store::evidence::Evidence;
+use crate::store::evidence::{Difference, Evidence};
 use crate::store::fault::{StoreFault, failed};
 use crate::store::holes::Extent;
 use crate::store::layout::Mark;
@@ -143,15 +143,20 @@ fn recorded(cluster: &Cluster) -> RecordedCluster {
     }
 }
 
-fn evidence_status(evidence: Evidence) -> EvidenceStatus {
-    EvidenceStatus {
-        timeline: evidence.tli,
-        lsn: evidence.at,
-        upstream: evidence.upstream,
-        since: evidence.since,
-        detail: evidence.detail,
-        cleared: evidence.cleared,
-    }
+/// What `walhub.evidence` holds; `None` when that is nothing.
+pub fn evidence_status(evidence: &Evidence) -> Option<EvidenceStatus> {
+    let status = |difference: &Difference| EvidenceStatus {
+        timeline: difference.tli,
+        lsn: difference.at,
+        upstream: difference.source.name.clone(),
+        since: difference.since,
+        detail: difference.detail.clone(),
+        cleared: difference.cleared,
+        also: Vec::new(),
+    };
+    let mut all = evidence.iter().map(status);
+    let first = all.next()?;
+    Some(EvidenceStatus { also: all.collect(), ..first })
 }
 
 fn end_of_wal(timeline: TimelineId, tail: &Tail) -> EndOfWal {
@@ -369,7 +374,7 @@ impl DirectoryStatus {
     async fn read_evidence<D: Disk>(&mut self, disk: &D, layout: &Layout) {
         match read_note(disk, &layout.evidence(), Evidence::decode).await {
             Ok(None) => {}
-            Ok(Some(evidence)) => self.evidence = Some(evidence_status(evidence)),
+            Ok(Some(evidence)) => self.evidence = evidence_status(&evidence),
             Err(fault) => self.wrong.push(fault.to_string()),
         }
     }
