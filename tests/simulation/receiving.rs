@@ -188,7 +188,7 @@ impl Receiving {
                 let completed = matches!(done, JobDone::Finalized { .. });
                 self.tell(process, |role, at, out| role.on_keeper(done, at.now, out));
                 if completed && let Some(store) = self.role.store() {
-                    process.retain(store.cell.tli(), store.appender.durable());
+                    process.retain(store.cell.tli(), store.appender.durable().lsn());
                 }
             }
         }

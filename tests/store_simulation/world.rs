@@ -525,7 +525,7 @@ impl<P: Plant> World<P> {
                 return Ok(self.cut_off());
             }
             let appender = &process.appender;
-            if appender.durable() == self.model.end() && appender.settled() {
+            if appender.durable().lsn() == self.model.end() && appender.settled() {
                 let named = self.named_end() == self.model.end().segment_start(self.model.size);
                 promise!(named, "settled without the final names");
                 // An unhealthy life goes on until it is cut off.
@@ -565,7 +565,7 @@ impl<P: Plant> World<P> {
             return;
         }
         let from = appender.received_upto();
-        let durable = appender.durable();
+        let durable = appender.durable().lsn();
         let open = durable.segment(self.model.size);
         if process.rewind
             && (from, self.published) == (durable, durable)
@@ -577,7 +577,7 @@ impl<P: Plant> World<P> {
             self.model.rewind(durable, &mut self.random);
         }
         // Half of the buffers.
-        if from >= self.model.end() || from.bytes_since(appender.durable()) > 3 * MIB {
+        if from >= self.model.end() || from.bytes_since(appender.durable().lsn()) > 3 * MIB {
             return;
         }
         let length = [300, 5000, 60_000, 130_000][self.random.below(4) as usize];
@@ -617,9 +617,9 @@ impl<P: Plant> World<P> {
         if !self.healthy && self.random.chance(500) {
             self.disk.set_full(!self.disk.is_full() && self.random.chance(300));
         }
-        if process.jobs.borrow().len() < 8 && process.appender.durable() > self.model.start {
+        if process.jobs.borrow().len() < 8 && process.appender.durable().lsn() > self.model.start {
             // As if more had come, so that something is removed at all.
-            let newest = process.appender.durable().saturating_add(15 * MIB);
+            let newest = process.appender.durable().lsn().saturating_add(15 * MIB);
             process.jobs.borrow_mut().push_back(Job::Retain {
                 tli: TimelineId::FIRST,
                 newest,
@@ -685,7 +685,8 @@ impl<P: Plant> World<P> {
                 Action::Begin(upto) => {
                     job = Some(Job::Begin { tli: TLI, start: process.begins, upto });
                 }
-                Action::Durable(upto) => {
+                Action::Durable(durable) => {
+                    let upto = durable.lsn();
                     promise!(
                         upto > self.published || self.plant.publishes_what_is_written(),
                         "durable goes back from {} to {upto}",
@@ -700,14 +701,14 @@ impl<P: Plant> World<P> {
                 }
                 Action::DropToDurable(lsn) => {
                     seen("space ran out");
-                    promise!(lsn == process.appender.durable(), "dropped to {lsn}");
+                    promise!(lsn == process.appender.durable().lsn(), "dropped to {lsn}");
                     promise!(process.operations.is_empty(), "dropped with writes in flight");
                     process.files.clear();
                 }
                 Action::Halt(reason) => {
                     seen("halted");
                     process.halted = true;
-                    let durable = process.appender.durable();
+                    let durable = process.appender.durable().lsn();
                     job = Some(Job::MarkHalted { durable, reason: reason.to_string() });
                     // The process may also die before it can leave a marker.
                     if self.random.chance(300) {
@@ -720,8 +721,8 @@ impl<P: Plant> World<P> {
             }
             process.jobs.borrow_mut().extend(job);
         }
-        let flush = process.appender.flush_reportable();
-        promise!(flush <= process.appender.durable(), "reports {flush} before it is durable");
+        let flush = process.appender.flush_reportable().lsn();
+        promise!(flush <= process.appender.durable().lsn(), "reports {flush} before it is durable");
         if flush > self.flushed {
             self.flushed = flush;
             let named = self.named_end();

@@ -8,6 +8,7 @@ use crate::data::moment::Moment;
 use crate::hub::feedback::Need;
 use crate::hub::fleet::Fleet;
 use crate::ring;
+use crate::store::append::Durable;
 use crate::upstream::apply::ApplyReport;
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::stream::{Due, Positions, ReceiverTimers};
@@ -24,6 +25,21 @@ pub struct Offer {
     pub start: Lsn,
     /// The host, for the log.
     pub host: String,
+}
+
+/// This hub's positions as the upstream is told them. Nobody can rely on WAL that is only in our
+/// memory, so write and flush are durable.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Acknowledged {
+    pub(super) write: Durable,
+    pub(super) flush: Durable,
+    pub(super) apply: Lsn,
+}
+
+impl From<Acknowledged> for Positions {
+    fn from(told: Acknowledged) -> Self {
+        Self { write: told.write.lsn(), flush: told.flush.lsn(), apply: told.apply }
+    }
 }
 
 /// The upstream's stream.
@@ -65,19 +81,19 @@ impl StreamLink {
     }
 
     /// Is the upstream waiting for a status, or would one contain news?
-    pub(super) fn owes_status(&self, positions: Positions) -> bool {
-        self.asked == Asked::Yes || self.timers.has_news(positions)
+    pub(super) fn owes_status(&self, positions: Acknowledged) -> bool {
+        self.asked == Asked::Yes || self.timers.has_news(positions.into())
     }
 
     /// Sends this hub's positions.
     pub(super) fn tell_status<F>(
         &mut self,
-        positions: Positions,
+        positions: Acknowledged,
         reply: ReplyRequest,
         at: &Moment<'_, impl ring::Clock>,
         out: &mut Vec<Effect<F>>,
     ) {
-        let status = self.timers.status(positions, reply, at.pg_time(), at.now);
+        let status = self.timers.status(positions.into(), reply, at.pg_time(), at.now);
         out.push(Effect::Tell(ToUpstream::Status(status)));
         self.asked = Asked::No;
     }

@@ -5,7 +5,7 @@
 
 use super::effect::{Effect, Goodbye, ToUpstream};
 use super::fault::NoSwitch;
-use super::link::{Offer, StreamLink};
+use super::link::{Acknowledged, Offer, StreamLink};
 use super::store::{Appended, Setback, Store};
 use crate::data::figures::ReceiverFigures;
 use crate::data::moment::Moment;
@@ -19,7 +19,7 @@ use crate::store::retention::Receiving;
 use crate::upstream::apply::ApplyReport;
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::position::Position;
-use crate::upstream::stream::{Due, Positions, StreamMessage, next_message};
+use crate::upstream::stream::{Due, StreamMessage, next_message};
 use crate::wal::{Lsn, SegmentNo, TimelineId};
 use crate::wire::copy::ReplyRequest;
 use std::io;
@@ -106,7 +106,7 @@ impl<F: Clone> Receiver<F> {
             tli: store.cell.tli(),
             received: store.received(),
             written: store.appender.written_upto(),
-            durable: store.appender.durable(),
+            durable: store.appender.durable().lsn(),
             record_end: store.record_end(),
             needed: self.link.as_ref().and_then(StreamLink::told_need),
         })
@@ -289,7 +289,7 @@ impl<F: Clone> Receiver<F> {
         }
         // Half of the buffers; anything beyond that waits in the upstream's socket (I10).
         let most = (self.hub.config.wal_buffers / 2) as u64;
-        let unsynced = received.bytes_since(store.appender.durable());
+        let unsynced = received.bytes_since(store.appender.durable().lsn());
         if unsynced > 0 && unsynced + new.len() as u64 > most {
             link.timers.pause(now);
             return Taken::NotYet;
@@ -449,10 +449,10 @@ impl<F: Clone> Receiver<F> {
     }
 
     /// This hub's positions, as reported to the upstream (I5).
-    fn positions(&self) -> Option<Positions> {
+    fn positions(&self) -> Option<Acknowledged> {
         let appender = &self.store.as_ref()?.appender;
         let (write, flush) = (appender.durable(), appender.flush_reportable());
-        Some(Positions { write, flush, apply: self.apply.value(flush) })
+        Some(Acknowledged { write, flush, apply: self.apply.value(flush.lsn()) })
     }
 
     fn look_at_fleet(&mut self, at: &Moment<'_, impl Clock>, out: &mut Vec<Effect<F>>) {
@@ -510,7 +510,7 @@ impl<F: Clone> Receiver<F> {
             }
             self.hub.set_position(Position::At {
                 tli: store.cell.tli(),
-                durable: appender.durable(),
+                durable: appender.durable().lsn(),
                 start: store.start_of_next(&self.writer),
             });
         }

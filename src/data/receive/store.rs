@@ -8,7 +8,7 @@ use crate::hub::page_rules::page_rules;
 use crate::keeper::Job;
 use crate::ring::{CHUNK_SIZE, ChunkWriter, Fd};
 use crate::store::RecoveredWal;
-use crate::store::append::{Action, Appender, Beginning, HaltReason};
+use crate::store::append::{Action, Appender, Beginning, Durable, HaltReason};
 use crate::upstream::end::UpstreamEnd;
 use crate::wal::walk::{FaultKind, WalkFault, Walker};
 use crate::wal::{Lsn, SegmentNo, TimelineId};
@@ -200,8 +200,8 @@ impl<F> Store<F> {
             Action::Begin(upto) => {
                 out.push(Effect::Job(Job::Begin { tli, start: self.begins, upto }));
             }
-            Action::Durable(lsn) => {
-                self.publish(lsn, writer);
+            Action::Durable(durable) => {
+                self.publish(durable, writer);
                 out.push(Effect::Published);
             }
             Action::Finalize(segment) => {
@@ -213,7 +213,8 @@ impl<F> Store<F> {
                 return Some(Setback::NoSpace(lsn));
             }
             Action::Halt(reason) => {
-                return Some(Setback::Halted { durable: self.appender.durable(), reason });
+                let durable = self.appender.durable().lsn();
+                return Some(Setback::Halted { durable, reason });
             }
         }
         None
@@ -232,8 +233,9 @@ impl<F> Store<F> {
         }
     }
 
-    /// Makes everything below `lsn` visible to the senders. The caller wakes them.
-    pub fn publish(&mut self, lsn: Lsn, writer: &mut ChunkWriter) {
+    /// Makes everything that is durable visible to the senders. The caller wakes them.
+    pub fn publish(&mut self, durable: Durable, writer: &mut ChunkWriter) {
+        let lsn = durable.lsn();
         self.cell.publish(lsn);
         writer.durable(lsn);
         while self.snapshots.get(1).is_some_and(|walker| walker.position() <= lsn) {

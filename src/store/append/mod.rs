@@ -11,8 +11,11 @@
 //! a write that failed for a reason other than lack of space, nothing more is published (I2, I5,
 //! I9).
 
+mod durable;
 #[cfg(test)]
 mod tests;
+
+pub use durable::Durable;
 
 use crate::wal::page::PAGE_SIZE;
 use crate::wal::{Lsn, SegmentNo, SegmentSize, TimelineId};
@@ -62,7 +65,7 @@ pub enum Action {
     /// [`Appender::begun`]. Only for WAL that begins in this directory.
     Begin(Lsn),
     /// Everything below is durable: publish it.
-    Durable(Lsn),
+    Durable(Durable),
     /// All of the segment is durable and no write follows: have the keeper give it its
     /// final name; then [`Appender::finalized`] or [`Appender::finalize_failed`].
     Finalize(SegmentNo),
@@ -397,8 +400,8 @@ impl Appender {
     }
 
     /// Everything below is on disk and may be published.
-    pub fn durable(&self) -> Lsn {
-        self.durable
+    pub fn durable(&self) -> Durable {
+        Durable::new(self.durable)
     }
 
     /// Everything below is in its file, durable or not.
@@ -417,8 +420,8 @@ impl Appender {
     /// What may be reported upstream as flushed: durable, and short of the end of the first
     /// segment without its final name. An upstream that was told a segment's end may remove that
     /// segment, and a start would still ask for it.
-    pub fn flush_reportable(&self) -> Lsn {
-        self.reportable
+    pub fn flush_reportable(&self) -> Durable {
+        Durable::new(self.reportable)
     }
 
     /// Is no write, sync or rename in flight? (Segments asked for do not count.)
@@ -506,7 +509,7 @@ impl Appender {
         assert!(batch.to > self.durable, "I2: durable only grows");
         let mut full = self.durable.segment(self.size);
         self.durable = batch.to;
-        out.push(Action::Durable(batch.to));
+        out.push(Action::Durable(Durable::new(batch.to)));
         while full.end(self.size) <= batch.to {
             self.ready.remove(&full);
             self.finalizing.insert(full);

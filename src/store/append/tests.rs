@@ -70,13 +70,13 @@ fn one_batch_over_two_segments() {
     let out = step(&mut a, |a, out| a.written(ids[0], Ok(MIB as usize), out));
     assert_eq!(out, [Action::Sync(no(5)), Action::Sync(no(6))]);
     assert!(step(&mut a, |a, out| a.synced(no(6), Ok(()), out)).is_empty());
-    assert_eq!(a.durable(), lsn(5, 100));
+    assert_eq!(a.durable().lsn(), lsn(5, 100));
     let out = step(&mut a, |a, out| a.synced(no(5), Ok(()), out));
-    assert_eq!(out, [Action::Durable(lsn(6, 10)), Action::Finalize(no(5))]);
-    assert_eq!(a.flush_reportable(), lsn(5, 100), "segment 5 has no final name yet");
+    assert_eq!(out, [Action::Durable(Durable::new(lsn(6, 10))), Action::Finalize(no(5))]);
+    assert_eq!(a.flush_reportable().lsn(), lsn(5, 100), "segment 5 has no final name yet");
     assert!(!a.idle());
     a.finalized(no(5));
-    assert_eq!(a.flush_reportable(), lsn(6, 10));
+    assert_eq!(a.flush_reportable().lsn(), lsn(6, 10));
     assert!(a.settled());
 }
 
@@ -92,7 +92,7 @@ fn gathers_while_a_batch_is_in_flight() {
     let out = step(&mut a, |a, out| a.synced(no(5), Ok(()), out));
     let id = ids(&out)[0];
     let rest = Action::Write { id, segment: no(5), offset: 0, from: lsn(5, 0), to: lsn(5, 16384) };
-    assert_eq!(out, [Action::Durable(lsn(5, 300)), rest]);
+    assert_eq!(out, [Action::Durable(Durable::new(lsn(5, 300))), rest]);
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn no_space_for_a_segment_matters_when_it_is_needed() {
     let first = ids(&step(&mut a, |a, out| a.received(lsn(6, 0), out)));
     step(&mut a, |a, out| a.written(first[0], Ok(MIB as usize), out));
     let out = step(&mut a, |a, out| a.synced(no(5), Ok(()), out));
-    assert_eq!(out, [Action::Durable(lsn(6, 0)), Action::Finalize(no(5))]);
+    assert_eq!(out, [Action::Durable(Durable::new(lsn(6, 0))), Action::Finalize(no(5))]);
     let out = step(&mut a, |a, out| a.received(lsn(6, 50), out));
     assert!(out.contains(&Action::Prepare { segment: no(6), keep: lsn(6, 0) }));
     let out = step(&mut a, |a, out| a.prepare_failed(no(6), &no_space(), out));
@@ -171,7 +171,7 @@ fn a_failed_sync_and_a_foreign_write_error_halt() {
         };
         assert!(matches!(out[..], [Action::Halt(_)]), "{out:?}");
         assert!(step(&mut a, |a, out| a.received(lsn(5, 400), out)).is_empty());
-        assert_eq!(a.durable(), lsn(5, 0));
+        assert_eq!(a.durable().lsn(), lsn(5, 0));
     }
 }
 
@@ -187,9 +187,9 @@ fn the_beginning_is_noted_before_it_is_published() {
         if upto < 900 {
             assert_eq!(out, [Action::Begin(lsn(5, upto))]);
             let out = step(&mut a, |a, out| a.begun(Ok(begun), out));
-            assert_eq!(out, [Action::Durable(lsn(5, upto))]);
+            assert_eq!(out, [Action::Durable(Durable::new(lsn(5, upto)))]);
         } else {
-            assert_eq!(out, [Action::Durable(lsn(5, 900))]);
+            assert_eq!(out, [Action::Durable(Durable::new(lsn(5, 900)))]);
         }
     }
 }
@@ -204,8 +204,8 @@ fn a_name_without_space_is_given_later() {
     step(&mut a, |a, out| a.synced(no(5), Ok(()), out));
     let out = step(&mut a, |a, out| a.finalize_failed(no(5), &no_space(), out));
     assert_eq!(out, [Action::DropToDurable(lsn(6, 0))]);
-    assert_eq!(a.flush_reportable(), lsn(5, 0));
+    assert_eq!(a.flush_reportable().lsn(), lsn(5, 0));
     assert_eq!(step(&mut a, Appender::resume), [Action::Finalize(no(5))]);
     a.finalized(no(5));
-    assert_eq!(a.flush_reportable(), lsn(6, 0));
+    assert_eq!(a.flush_reportable().lsn(), lsn(6, 0));
 }
