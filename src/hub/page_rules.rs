@@ -2,7 +2,6 @@
 //! cluster and of its histories.
 
 use super::Hub;
-use crate::timeline::History;
 use crate::wal::page::PageRules;
 use crate::wal::{Ancestor, Fork, TimelineId};
 use crate::watermark::CellId;
@@ -13,12 +12,9 @@ use crate::watermark::CellId;
 /// The cluster or the timeline's history is not known, or the history is damaged.
 pub fn page_rules(hub: &Hub, tli: TimelineId) -> Result<PageRules, String> {
     let identity = hub.identity().ok_or("the cluster is not known yet")?;
-    let fork = match hub.history(tli) {
-        Some(content) => History::parse(tli, content)
-            .map_err(|e| format!("history file of timeline {tli}: {e}"))?
-            .fork(),
-        None => inherited_fork(hub, tli),
-    };
+    let history = hub.read_history(tli);
+    let history = history.map_err(|fault| format!("history file of timeline {tli}: {fault}"))?;
+    let fork = history.map_or_else(|| inherited_fork(hub, tli), |history| history.fork());
     Ok(PageRules {
         system: identity.system_id,
         size: identity.segment_size,
@@ -80,8 +76,7 @@ impl KnownRules {
 /// The fork point of an ancestor whose own history file is missing: the current timeline's file
 /// names it too.
 fn inherited_fork(hub: &Hub, tli: TimelineId) -> Option<Fork> {
-    let current = hub.current_cell()?.tli();
-    let history = History::parse(current, hub.history(current)?).ok()?;
+    let history = hub.read_history(hub.current_cell()?.tli()).ok()??;
     let place = history.entries().iter().position(|entry| entry.tli == tli)?;
     let before = history.entries().get(..place)?;
     let ancestors = before.iter().map(|entry| Ancestor { tli: entry.tli, end: entry.end });

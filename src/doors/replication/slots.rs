@@ -10,7 +10,6 @@ use crate::standby::refusals::{self, quoted};
 use crate::store::slots::{
     Create, InvalidName, InvalidSlots, Origin, SlotFault, SlotName, SlotUse,
 };
-use crate::timeline::History;
 use crate::wal::Lsn;
 use crate::watermark::Cell;
 use crate::wire::backend::{self, Column};
@@ -123,8 +122,7 @@ pub(super) fn read(hub: &Hub, name: &str, current: &Cell, out: &mut BytesMut) {
     slots.absorb(oldest_kept);
     let restart_lsn = slots.get(name).map(|slot| slot.restart_lsn);
     drop(slots);
-    let history =
-        hub.history(current.tli()).and_then(|content| History::parse(current.tli(), content).ok());
+    let history = hub.read_history(current.tli()).ok().flatten();
     let tli_at = |lsn: Lsn| history.as_ref().map_or(current.tli(), |history| history.tli_at(lsn));
     let kind = restart_lsn.map(|_| "physical");
     let lsn = restart_lsn.flatten();

@@ -28,8 +28,7 @@ pub(super) fn start_physical(
     let (Some(identity), Some(current)) = (hub.identity(), hub.current_cell()) else {
         return Err(refusals::starting_up());
     };
-    let history =
-        hub.history(current.tli()).and_then(|content| History::parse(current.tli(), content).ok());
+    let history = hub.read_history(current.tli()).ok().flatten();
     let forks = history.as_ref().map(History::forks).unwrap_or_default();
     let serving = Serving {
         tli: current.tli(),
