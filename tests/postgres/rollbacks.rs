@@ -199,6 +199,59 @@ fn a_host_that_differed_is_not_followed_after_the_archive_agreed() {
     assert_eq!(stage.hub.inspect().evidence(), place, "it stands against its author");
 }
 
+/// The primary is rolled back, writes something else and is promoted: its new timeline leaves ours
+/// before the place where a difference was found, and what precedes the fork is not ours either.
+#[test]
+fn a_fork_before_a_difference_is_not_followed_with_other_wal_before_it() {
+    let scene = Scene::new();
+    let mut stage =
+        Stage::new(&scene, |port, _| format!("host=127.0.0.1 port={port} user=postgres"));
+    let write = |primary: &Cluster<'_>, letter: char, records: u32| {
+        primary.sql(&format!(
+            "select count(pg_logical_emit_message(false, 'job', repeat('{letter}', 1000))) \
+             from generate_series(1, {records}) n"
+        ));
+        wait::until("the job is flushed", || {
+            primary.sql("select pg_current_wal_insert_lsn() = pg_current_wal_flush_lsn()") == "t"
+        });
+    };
+    stage.primary.start();
+    write(&stage.primary, 'a', 400);
+    let end = stage.primary.flush_lsn();
+    stage.standby.wait_replayed(end);
+    wait::until("the hub has it all", || stage.hub.inspect().record_end() >= end);
+    let end = stage.hub.inspect().record_end();
+    stage.primary.kill();
+
+    // The hub still runs: it compares the page of its last record only.
+    stage.primary.roll_back_to(&stage.snapshot);
+    stage.primary.start();
+    write(&stage.primary, 'b', 400);
+    load::write_mib(&stage.primary, 3);
+    stage.hub.wait_state("diverged");
+    let place = stage.hub.inspect().evidence().expect("a place");
+
+    stage.primary.kill();
+    stage.primary.roll_back_to(&stage.snapshot);
+    stage.primary.start();
+    write(&stage.primary, 'b', 20);
+    stage.primary.stop_fast();
+    stage.primary.make_standby();
+    stage.primary.start();
+    stage.primary.promote();
+    load::write_mib(&stage.primary, 2);
+    let fork: Lsn = fs::read_to_string(stage.primary.pg_wal().join("00000002.history"))
+        .unwrap()
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(fork < place, "{fork} {place}");
+    stage.stays_apart(end);
+    assert_eq!(stage.hub.told(&["status"])["status"]["timeline"], 1);
+}
+
 /// The upstream no longer has the place: what it had there is not forgotten by that.
 #[test]
 fn a_place_that_the_upstream_has_removed_is_no_proof() {
