@@ -10,6 +10,36 @@ use std::os::unix::fs::FileExt;
 /// Bytes read at a time.
 const PIECE: usize = 1 << 20;
 
+/// A file of WAL that is read at positions.
+pub trait ReadAt {
+    /// Reads some bytes at `offset`; returns 0 at the end of the file.
+    ///
+    /// # Errors
+    /// The operating system's error.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Fills the buffer.
+    ///
+    /// # Errors
+    /// The operating system's error; [`io::ErrorKind::UnexpectedEof`] when the file is too short.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>
+    where
+        Self: Sized,
+    {
+        let len = buffer.len();
+        match read_some(self, buffer, offset)?.len() {
+            read if read < len => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl ReadAt for File {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileExt::read_at(self, buffer, offset)
+    }
+}
+
 /// A file that is not served.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckFault {
@@ -39,7 +69,7 @@ pub enum CheckFault {
 /// The operating system's error.
 pub fn walk_on(
     walker: &mut Walker,
-    file: &File,
+    file: &impl ReadAt,
     name: SegmentName,
     upto: Lsn,
 ) -> io::Result<Option<WalkFault>> {
@@ -63,7 +93,7 @@ pub fn walk_on(
 ///
 /// # Errors
 /// The segment is not WAL, or it cannot be read.
-pub fn whole(mut walker: Walker, file: &File, name: SegmentName) -> Result<(), CheckFault> {
+pub fn whole(mut walker: Walker, file: &impl ReadAt, name: SegmentName) -> Result<(), CheckFault> {
     match walk_on(&mut walker, file, name, Lsn::MAX) {
         Ok(None) => Ok(()),
         Ok(Some(fault)) => Err(CheckFault::NotWal { name, fault }),
@@ -77,8 +107,8 @@ pub fn whole(mut walker: Walker, file: &File, name: SegmentName) -> Result<(), C
 /// # Errors
 /// The operating system's error.
 pub fn first_difference(
-    theirs: &File,
-    ours: &File,
+    theirs: &impl ReadAt,
+    ours: &impl ReadAt,
     name: SegmentName,
     upto: Lsn,
 ) -> io::Result<Option<Lsn>> {
@@ -100,7 +130,7 @@ pub fn first_difference(
 }
 
 /// Fills the buffer, or as much of it as the file has.
-fn read_some<'b>(file: &File, buffer: &'b mut [u8], offset: u64) -> io::Result<&'b [u8]> {
+fn read_some<'b>(file: &impl ReadAt, buffer: &'b mut [u8], offset: u64) -> io::Result<&'b [u8]> {
     let mut read = 0;
     while read < buffer.len() {
         let rest = buffer.get_mut(read..).unwrap_or_default();

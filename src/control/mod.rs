@@ -128,7 +128,7 @@ pub async fn run(control: Control) -> io::Result<()> {
         hub: Arc::clone(&shared.hub),
         cores: shared.mailboxes.clone(),
         keeper: shared.keeper.clone(),
-        restorer: shared.restorer.clone(),
+        archive: shared.restorer.clone(),
     };
     let upstream = tokio::spawn(follow::run(parts, ends, ordered));
     let retention = tokio::spawn(retention::run(Arc::clone(&shared)));

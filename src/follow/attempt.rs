@@ -166,7 +166,7 @@ impl<E: Environment> Task<E> {
     /// something better to do in the meantime.
     fn patience(&self) -> Duration {
         let interval = self.parts.hub.config.wal_retrieve_retry_interval;
-        match self.parts.restorer {
+        match self.parts.archive {
             Some(_) => DEFAULT_ATTEMPT.min(SHORT_ATTEMPT.max(interval)),
             None => DEFAULT_ATTEMPT,
         }

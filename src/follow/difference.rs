@@ -6,15 +6,17 @@
 use super::environment::Environment;
 use super::link::{Link, LinkFault, StartReply};
 use super::{LOG, Parts, Task};
+use crate::archive::check::ReadAt as _;
 use crate::hub::Hub;
 use crate::store::evidence::{Agreement, Difference, Evidence, WalSource};
 use crate::store::retention::Hold;
 use crate::upstream::login::start_replication;
 use crate::upstream::place::{Place, Span};
 use crate::upstream::state::UpstreamState;
-use crate::wal::Lsn;
+use crate::wal::{Lsn, SegmentName, SegmentSize};
 use crate::wire::date::date_millis;
 use crate::wire::sqlstate;
+use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -165,7 +167,7 @@ pub(super) fn barred_by(hub: &Hub, source: &WalSource) -> Option<Place> {
 
 /// Compares the upstream's WAL in `span` with ours. Returns `None` when they are equal.
 pub(super) async fn compare<E: Environment>(
-    parts: &Parts<E>,
+    parts: &Arc<Parts<E>>,
     link: &mut Link<E::Socket>,
     span: Span,
     source: &WalSource,
@@ -191,7 +193,9 @@ pub(super) async fn compare<E: Environment>(
         }
         Err(fault) => return Err(fault),
     };
-    let ours = match parts.environment.read_own_wal(span, identity.segment_size).await {
+    let (reader, size) = (Arc::clone(parts), identity.segment_size);
+    let reading = parts.environment.blocking(move || read_own(&reader.environment, span, size));
+    let ours = match reading.await.flatten() {
         Ok(ours) => ours,
         Err(error) => return unknown(format!("our own cannot be read: {error}")),
     };
@@ -220,5 +224,14 @@ where
     }
     let wal = link.wal(span.from, span.to).await?;
     link.end_stream().await?;
+    Ok(wal)
+}
+
+/// Reads our own WAL.
+fn read_own<E: Environment>(environment: &E, span: Span, size: SegmentSize) -> io::Result<Vec<u8>> {
+    let name = SegmentName { tli: span.tli, no: span.from.segment(size), size };
+    let file = environment.open_own_wal(name)?.ok_or(io::ErrorKind::NotFound)?;
+    let mut wal = vec![0; span.to.bytes_since(span.from) as usize];
+    file.read_exact_at(&mut wal, span.from.segment_offset(size))?;
     Ok(wal)
 }

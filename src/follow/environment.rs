@@ -1,12 +1,15 @@
-//! What the task reaches outside of the hub: servers, the socket of the receive role, our files. A
-//! simulation has an environment of its own, and the task runs in it unchanged.
+//! What the task reaches outside of the hub: servers, the socket of the receive role, our files, the
+//! archive. A simulation has an environment of its own, and the task runs in it unchanged.
 
-use crate::upstream::place::Span;
-use crate::wal::{Lsn, SegmentSize, TimelineId};
+use crate::archive::check::ReadAt;
+use crate::restorer::RestoreResult;
+use crate::wal::{Lsn, SegmentName, TimelineId};
 use crate::wire::conninfo::{Conninfo, Host};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use std::io;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::RecvError;
 
 /// The outside world. Time is not part of it: the task has tokio's clock, which can be paused.
 pub trait Environment: Send + Sync + 'static {
@@ -14,6 +17,10 @@ pub trait Environment: Send + Sync + 'static {
     type Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static;
     /// An open file, as the keeper returns it.
     type File: Send + Sync + 'static;
+    /// An open file of WAL, ours or the archive's.
+    type Wal: ReadAt + Send + Sync + 'static;
+    /// The archive.
+    type Archive: Archive<Wal = Self::Wal>;
 
     /// Connects to a host of a connection string. It has no timeout: the caller sets one.
     ///
@@ -40,15 +47,53 @@ pub trait Environment: Send + Sync + 'static {
         stream: Stream<Self::Socket>,
     ) -> impl Future<Output = Result<(), HandOverFault>> + Send;
 
-    /// Reads our own WAL, which is in one segment.
+    /// Opens our own file of a segment, complete or not; `None` when there is none. It may wait for
+    /// the disk.
     ///
     /// # Errors
-    /// The operating system's error; [`io::ErrorKind::NotFound`] when the segment is not here.
-    fn read_own_wal(
+    /// The operating system's error.
+    fn open_own_wal(&self, name: SegmentName) -> io::Result<Option<Self::Wal>>;
+
+    /// Runs work that may wait for the disk, while other tasks go on.
+    ///
+    /// # Errors
+    /// The work was not done.
+    fn blocking<T: Send + 'static>(
         &self,
-        span: Span,
-        size: SegmentSize,
-    ) -> impl Future<Output = io::Result<Vec<u8>>> + Send;
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = io::Result<T>> + Send;
+}
+
+/// The archive as a source of WAL.
+pub trait Archive: Send + Sync + 'static {
+    /// An open file of WAL.
+    type Wal: ReadAt;
+    /// A segment that was fetched; it goes when this is dropped.
+    type Restored: Send + Sync + 'static;
+
+    /// Fetches a history file. The inner `None` means that the archive has none.
+    ///
+    /// # Errors
+    /// The hub is shutting down.
+    fn history(
+        &self,
+        tli: TimelineId,
+    ) -> impl Future<Output = Result<RestoreResult<Bytes>, RecvError>> + Send;
+
+    /// Fetches a segment under the first of these names that the archive has.
+    fn segment(
+        &self,
+        names: Vec<SegmentName>,
+    ) -> oneshot::Receiver<RestoreResult<(SegmentName, Self::Restored)>>;
+
+    /// How many segments are to be fetched ahead of need.
+    fn ahead(&self) -> u64;
+
+    /// Opens a fetched segment. It may wait for the disk.
+    ///
+    /// # Errors
+    /// The operating system's error.
+    fn open(restored: &Self::Restored) -> io::Result<Self::Wal>;
 }
 
 /// A stream of WAL that has begun.

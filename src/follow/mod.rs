@@ -24,7 +24,7 @@ mod switching;
 mod system;
 mod warnings;
 
-pub use environment::{Environment, HandOverFault, Stream};
+pub use environment::{Archive, Environment, HandOverFault, Stream};
 pub use histories::{UnsavedHistory, save as save_history};
 pub use orders::{Steer, UpstreamOrder};
 pub use system::System;
@@ -36,7 +36,6 @@ use crate::data::handoff::Mailbox;
 use crate::hub::Hub;
 use crate::hub::course::Upstream;
 use crate::keeper::KeeperClient;
-use crate::restorer::Restorer;
 use crate::store::evidence::WalSource;
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::supervise::{NextAttempt, Supervisor};
@@ -62,7 +61,7 @@ pub struct Parts<E: Environment> {
     /// Saves what must survive a restart.
     pub keeper: KeeperClient<E::File>,
     /// The archive, if there is one.
-    pub restorer: Option<Arc<Restorer>>,
+    pub archive: Option<Arc<E::Archive>>,
     /// The world outside of the hub.
     pub environment: E,
 }

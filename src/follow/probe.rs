@@ -78,7 +78,7 @@ async fn ask_all<E: Environment>(parts: Arc<Parts<E>>, upstream: Arc<Upstream>) 
 
 /// Could this host continue? Returns `None` if so.
 async fn answer<E: Environment>(
-    parts: &Parts<E>,
+    parts: &Arc<Parts<E>>,
     conninfo: &Conninfo,
     host: &Host,
 ) -> Result<Option<UpstreamState>, LinkFault> {

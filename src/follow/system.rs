@@ -1,21 +1,23 @@
 //! The environment of a running hub: sockets and files of this machine.
 
-use super::environment::{Environment, HandOverFault, Stream};
+use super::environment::{Archive, Environment, HandOverFault, Stream};
 use crate::data::handoff::{Mailbox, ToCore, UpstreamHandoff};
 use crate::hub::Hub;
 use crate::net::{self, Socket};
+use crate::restorer::{RestoreResult, RestoredFile, Restorer};
 use crate::store::layout::Layout;
 use crate::store::plain_disk::PlainDisk;
-use crate::upstream::place::Span;
-use crate::wal::{SegmentName, SegmentSize};
+use crate::wal::{SegmentName, TimelineId};
 use crate::wire::conninfo::{Conninfo, Host};
+use bytes::Bytes;
 use rustix::fs::OFlags;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::RecvError;
 
 /// Sockets and files of this machine.
 pub struct System {
@@ -28,6 +30,8 @@ pub struct System {
 impl Environment for System {
     type Socket = Socket;
     type File = Arc<OwnedFd>;
+    type Wal = File;
+    type Archive = Restorer;
 
     async fn connect(&self, conninfo: &Conninfo, host: &Host) -> io::Result<Socket> {
         net::connect(conninfo, host, &self.hub.config.tcp).await
@@ -46,31 +50,45 @@ impl Environment for System {
         self.receiver.deliver(message, || true).await.ok_or(HandOverFault::QueueFull)
     }
 
-    async fn read_own_wal(&self, span: Span, size: SegmentSize) -> io::Result<Vec<u8>> {
+    fn open_own_wal(&self, name: SegmentName) -> io::Result<Option<File>> {
         let layout = Layout::new(&self.hub.config.directory);
-        let reading = tokio::task::spawn_blocking(move || read_own_wal(&layout, span, size));
-        reading.await?
-    }
-}
-
-fn read_own_wal(layout: &Layout, span: Span, size: SegmentSize) -> io::Result<Vec<u8>> {
-    let name = SegmentName { tli: span.tli, no: span.from.segment(size), size };
-    let file = open_own_segment(layout, name)?.ok_or(io::ErrorKind::NotFound)?;
-    let mut wal = vec![0; span.to.bytes_since(span.from) as usize];
-    file.read_exact_at(&mut wal, span.from.segment_offset(size))?;
-    Ok(wal)
-}
-
-/// Opens our own file of a segment, complete or not; `None` when there is none.
-///
-/// # Errors
-/// The operating system's error.
-pub(super) fn open_own_segment(layout: &Layout, name: SegmentName) -> io::Result<Option<File>> {
-    for path in [layout.segment(name), layout.partial(name)] {
-        match PlainDisk::open_file(&path, OFlags::RDONLY) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            file => return file.map(|file| Some(file.into())),
+        for path in [layout.segment(name), layout.partial(name)] {
+            match PlainDisk::open_file(&path, OFlags::RDONLY) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                file => return file.map(|file| Some(file.into())),
+            }
         }
+        Ok(None)
     }
-    Ok(None)
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        Ok(tokio::task::spawn_blocking(work).await?)
+    }
+}
+
+impl Archive for Restorer {
+    type Wal = File;
+    type Restored = RestoredFile;
+
+    async fn history(&self, tli: TimelineId) -> Result<RestoreResult<Bytes>, RecvError> {
+        Self::history(self, tli).await
+    }
+
+    fn segment(
+        &self,
+        names: Vec<SegmentName>,
+    ) -> oneshot::Receiver<RestoreResult<(SegmentName, RestoredFile)>> {
+        Self::segment(self, names)
+    }
+
+    fn ahead(&self) -> u64 {
+        Self::ahead(self)
+    }
+
+    fn open(restored: &RestoredFile) -> io::Result<File> {
+        File::open(restored.path())
+    }
 }

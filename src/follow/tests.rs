@@ -259,7 +259,7 @@ impl Scene {
             hub: Arc::clone(&hub),
             cores: vec![mailbox.clone()],
             keeper: note_taker(&saved),
-            restorer: None,
+            archive: None,
         };
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

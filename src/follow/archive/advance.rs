@@ -3,13 +3,11 @@
 use super::segments::{Ahead, Expected, Unusable, first_difference, judge, pour};
 use super::turn::{Advance, ArchiveTurn, ShuttingDown};
 use crate::follow::difference::barred_by;
-use crate::follow::environment::{Environment, HandOverFault};
+use crate::follow::environment::{Archive as _, Environment, HandOverFault};
 use crate::follow::feed::Feed;
 use crate::follow::{LOG, Task};
 use crate::hub::page_rules::page_rules;
-use crate::restorer::Restorer;
 use crate::store::evidence::WalSource;
-use crate::store::layout::Layout;
 use crate::store::retention::Receiving;
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::follow::TargetTimeline;
@@ -27,7 +25,7 @@ impl<E: Environment> Task<E> {
     /// Advances as far as the archive goes on one timeline.
     pub(super) async fn advance(
         &mut self,
-        restorer: &Restorer,
+        archive: &E::Archive,
         turn: &mut ArchiveTurn<'_>,
     ) -> Result<Advance, ShuttingDown> {
         let hub = Arc::clone(&self.parts.hub);
@@ -41,20 +39,20 @@ impl<E: Environment> Task<E> {
         }
         let size = identity.segment_size;
         let surveyed = tokio::select! {
-            surveyed = self.survey(restorer, tli, durable) => surveyed?,
+            surveyed = self.survey(archive, tli, durable) => surveyed?,
             () = turn.cut_short() => return Ok(Advance::Over),
         };
         let Some(mut target) = surveyed else { return Ok(Advance::Stuck) };
         if let Some(place) = barred_by(&hub, &WalSource::archive()) {
             let upto = target.ends.map_or(durable, |(_, end)| end.min(durable));
-            return self.compare_archive(restorer, &target, place.span(size, upto), turn).await;
+            return self.compare_archive(archive, &target, place.span(size, upto), turn).await;
         }
         if let Some((next, at)) = target.ends
             && at == durable
         {
             return self.switch_to(tli, next, at).await;
         }
-        let mut ahead = Ahead::new(restorer, tli, size);
+        let mut ahead = Ahead::new(archive, tli, size);
         let mut at = start.max(durable.segment_start(size));
         let (mut walker, mut feed): (Option<Walker>, Option<Feed<E::Socket>>) = (None, None);
         let advance = loop {
@@ -74,7 +72,6 @@ impl<E: Environment> Task<E> {
                 Err(_) => break Advance::Stuck,
             };
             let known = durable.max(no.start(size));
-            let layout = Layout::new(&hub.config.directory);
             let rules = match page_rules(&hub, tli) {
                 Ok(rules) => rules,
                 Err(error) => {
@@ -83,7 +80,7 @@ impl<E: Environment> Task<E> {
                 }
             };
             let expected = Expected { rules, known, upto };
-            let judging = judge(layout, (name, file), walker.take(), expected);
+            let judging = judge(&self.parts, (name, file), walker.take(), expected);
             let judged = match during(&mut feed, judging).await {
                 Ok(judged) => judged,
                 Err(_) => break Advance::Stuck,
@@ -106,7 +103,7 @@ impl<E: Environment> Task<E> {
                         None => break Advance::Stuck,
                     },
                 };
-                if pour(feed, &judged, name, at).await.is_err() {
+                if pour(&self.parts, feed, &judged, (name, at)).await.is_err() {
                     break Advance::Stuck;
                 }
                 info!(target: LOG, "restored log file \"{name}\" from archive");
@@ -119,7 +116,7 @@ impl<E: Environment> Task<E> {
             if turn.is_over() {
                 break Advance::Over;
             }
-            let survey = self.survey(restorer, tli, durable.max(at));
+            let survey = self.survey(archive, tli, durable.max(at));
             let surveyed = tokio::select! {
                 surveyed = during(&mut feed, survey) => surveyed,
                 () = turn.cut_short() => break Advance::Over,
@@ -205,17 +202,17 @@ impl<E: Environment> Task<E> {
     /// Checks that the archive has our bytes where a difference was found.
     async fn compare_archive(
         &mut self,
-        restorer: &Restorer,
+        archive: &E::Archive,
         target: &TargetTimeline,
         span: Span,
         turn: &mut ArchiveTurn<'_>,
     ) -> Result<Advance, ShuttingDown> {
         let Some(identity) = self.parts.hub.identity() else { return Ok(Advance::Stuck) };
         let size = identity.segment_size;
-        let ahead = Ahead::new(restorer, span.tli, size);
+        let ahead = Ahead::new(archive, span.tli, size);
         let names = ahead.names(span.from.segment(size), target);
         let fetched = tokio::select! {
-            fetched = restorer.segment(names) => fetched.map_err(|_| ShuttingDown)?,
+            fetched = archive.segment(names) => fetched.map_err(|_| ShuttingDown)?,
             () = turn.cut_short() => return Ok(Advance::Over),
         };
         let (name, file) = match fetched {
@@ -223,8 +220,7 @@ impl<E: Environment> Task<E> {
             Ok(None) => return Ok(Advance::Exhausted),
             Err(_) => return Ok(Advance::Stuck),
         };
-        let layout = Layout::new(&self.parts.hub.config.directory);
-        match first_difference(layout, (name, file), (span.tli, span.to)).await {
+        match first_difference(&self.parts, (name, file), (span.tli, span.to)).await {
             Ok(None) => {
                 let source = WalSource::archive_file(&name.to_string());
                 let why = format!("{} has our WAL there", source.name);

@@ -1,10 +1,9 @@
 //! Where the archive's histories lead: whether our timeline has ended in it, and which one follows.
 
 use super::turn::{Advance, ShuttingDown};
-use crate::follow::environment::Environment;
+use crate::follow::environment::{Archive as _, Environment};
 use crate::follow::histories::save;
 use crate::follow::{LOG, Task};
-use crate::restorer::Restorer;
 use crate::store::switch::Switch;
 use crate::timeline::History;
 use crate::upstream::follow::{TargetTimeline, target_timeline};
@@ -18,7 +17,7 @@ impl<E: Environment> Task<E> {
     /// switchpoint.
     pub(super) async fn survey(
         &mut self,
-        restorer: &Restorer,
+        archive: &E::Archive,
         tli: TimelineId,
         durable: Lsn,
     ) -> Result<Option<TargetTimeline>, ShuttingDown> {
@@ -28,7 +27,7 @@ impl<E: Environment> Task<E> {
             let Some(next) = TimelineId::new(raw) else { break };
             let content = match hub.history(next) {
                 Some(content) => content,
-                None => match restorer.history(next).await.map_err(|_| ShuttingDown)? {
+                None => match archive.history(next).await.map_err(|_| ShuttingDown)? {
                     Ok(Some(content)) => {
                         let saved = save(&hub, &self.parts.keeper, next, content.clone()).await;
                         if let Err(fault) = saved {

@@ -52,7 +52,7 @@ impl<E: Environment> Task<E> {
         at: Instant,
         orders: &mut mpsc::Receiver<UpstreamOrder>,
     ) -> Option<UpstreamOrder> {
-        let Some(restorer) = self.parts.restorer.clone() else {
+        let Some(archive) = self.parts.archive.clone() else {
             return sleep(at, orders).await;
         };
         if self.parts.hub.position() == Position::Empty {
@@ -69,7 +69,7 @@ impl<E: Environment> Task<E> {
         let probe = Probe::start(&self.parts, &self.upstream);
         let mut turn = ArchiveTurn { probe, orders, order: None };
         loop {
-            match self.advance(&restorer, &mut turn).await {
+            match self.advance(&archive, &mut turn).await {
                 Ok(Advance::Further) if turn.order.is_none() => {}
                 Ok(Advance::Further | Advance::Over) => break,
                 Ok(advance @ (Advance::Exhausted | Advance::Stuck)) => {
@@ -98,7 +98,7 @@ impl<E: Environment> Task<E> {
 
     /// Has the archive nothing more for our position?
     pub(in crate::follow) fn archive_is_exhausted(&self) -> bool {
-        self.parts.restorer.is_none() || self.progress.is_exhausted(self.parts.hub.position())
+        self.parts.archive.is_none() || self.progress.is_exhausted(self.parts.hub.position())
     }
 }
 

@@ -1,29 +1,26 @@
 //! Segments from the archive: fetched ahead, checked, compared with ours, sent to the receive role.
 
 use super::turn::ShuttingDown;
-use crate::archive::check;
+use crate::archive::check::{self, ReadAt as _};
+use crate::follow::Parts;
+use crate::follow::environment::{Archive, Environment};
 use crate::follow::feed::Feed;
-use crate::follow::system::open_own_segment;
-use crate::restorer::{RestoreResult, RestoredFile, Restorer};
-use crate::store::layout::Layout;
+use crate::restorer::RestoreResult;
 use crate::upstream::follow::TargetTimeline;
 use crate::wal::page::PageRules;
 use crate::wal::walk::{WalkFault, Walker};
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
 /// Bytes read from a file at a time.
 const PIECE: u64 = 1 << 20;
 
 /// A segment that was checked.
-pub(super) struct Judged {
-    file: RestoredFile,
+pub(super) struct Judged<R> {
+    file: R,
     /// At the end of the segment, if all of it is WAL.
     pub(super) walker: Walker,
     /// Where its WAL ends.
@@ -51,19 +48,22 @@ pub(super) struct Expected {
     pub(super) upto: Lsn,
 }
 
-/// Checks a segment, on a thread that may wait for the disk. `walker` stands at its start if the
-/// segment before it was checked.
-pub(super) async fn judge(
-    layout: Layout,
-    (name, file): (SegmentName, RestoredFile),
+/// A segment of the archive's, and its name there.
+type Named<E> = (SegmentName, <<E as Environment>::Archive as Archive>::Restored);
+
+/// Checks a segment. `walker` stands at its start if the segment before it was checked.
+pub(super) async fn judge<E: Environment>(
+    parts: &Arc<Parts<E>>,
+    (name, file): Named<E>,
     walker: Option<Walker>,
     expected: Expected,
-) -> Result<Judged, Unusable> {
-    let Expected { rules, known, upto } = expected;
-    let own = SegmentName { tli: rules.tli, ..name };
-    let judging = tokio::task::spawn_blocking(move || {
+) -> Result<Judged<<E::Archive as Archive>::Restored>, Unusable> {
+    let reader = Arc::clone(parts);
+    let judging = parts.environment.blocking(move || {
+        let Expected { rules, known, upto } = expected;
+        let own = SegmentName { tli: rules.tli, ..name };
         let walker = walker.unwrap_or_else(|| Walker::new(rules, name.no.start(name.size)));
-        match look(&layout, (name, own), &file, walker, (known, upto)) {
+        match look(&reader.environment, (name, own), &file, walker, (known, upto)) {
             Ok(Ok((walker, fault))) => {
                 let valid_to = walker.position();
                 Ok(Judged { file, walker, valid_to, fault })
@@ -77,33 +77,33 @@ pub(super) async fn judge(
 
 /// Compares a file of the archive with our own segment of timeline `tli`, up to `to`. Returns
 /// `None` when they are equal.
-pub(super) async fn first_difference(
-    layout: Layout,
-    (name, file): (SegmentName, RestoredFile),
+pub(super) async fn first_difference<E: Environment>(
+    parts: &Arc<Parts<E>>,
+    (name, file): Named<E>,
     (tli, to): (TimelineId, Lsn),
 ) -> Result<Option<Lsn>, Unusable> {
-    let own = SegmentName { tli, ..name };
-    let comparing = tokio::task::spawn_blocking(move || {
-        let ours = open_own_segment(&layout, own)?.ok_or(io::ErrorKind::NotFound)?;
-        check::first_difference(&File::open(file.path())?, &ours, name, to)
+    let reader = Arc::clone(parts);
+    let comparing = parts.environment.blocking(move || {
+        let ours = reader.environment.open_own_wal(SegmentName { tli, ..name })?;
+        let ours = ours.ok_or(io::ErrorKind::NotFound)?;
+        check::first_difference(&E::Archive::open(&file)?, &ours, name, to)
     });
-    let compared = comparing.await.unwrap_or_else(|error| Err(error.into()));
-    compared.map_err(|error| Unusable::Unknown(error.to_string()))
+    comparing.await.flatten().map_err(|error| Unusable::Unknown(error.to_string()))
 }
 
 /// The walk to the end of its WAL, or the first byte that differs from ours.
 type Looked = io::Result<Result<(Walker, Option<WalkFault>), Lsn>>;
 
-fn look(
-    layout: &Layout,
+fn look<E: Environment>(
+    environment: &E,
     (name, own): (SegmentName, SegmentName),
-    file: &RestoredFile,
+    file: &<E::Archive as Archive>::Restored,
     mut walker: Walker,
     (known, upto): (Lsn, Lsn),
 ) -> Looked {
-    let theirs = File::open(file.path())?;
+    let theirs = E::Archive::open(file)?;
     if known > name.no.start(name.size)
-        && let Some(ours) = open_own_segment(layout, own)?
+        && let Some(ours) = environment.open_own_wal(own)?
         && let Some(at) = check::first_difference(&theirs, &ours, name, known.min(upto))?
     {
         return Ok(Err(at));
@@ -113,21 +113,18 @@ fn look(
 }
 
 /// Sends a segment's WAL from `from` on.
-pub(super) async fn pour<S>(
-    feed: &mut Feed<S>,
-    judged: &Judged,
-    name: SegmentName,
-    from: Lsn,
-) -> io::Result<()>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let file = Arc::new(File::open(judged.file.path())?);
+pub(super) async fn pour<E: Environment>(
+    parts: &Parts<E>,
+    feed: &mut Feed<E::Socket>,
+    judged: &Judged<<E::Archive as Archive>::Restored>,
+    (name, from): (SegmentName, Lsn),
+) -> io::Result<()> {
+    let file = Arc::new(E::Archive::open(&judged.file)?);
     let mut at = from;
     while at < judged.valid_to {
         let len = judged.valid_to.bytes_since(at).min(PIECE) as usize;
         let (file, offset) = (Arc::clone(&file), at.segment_offset(name.size));
-        let reading = tokio::task::spawn_blocking(move || {
+        let reading = parts.environment.blocking(move || {
             let mut piece = vec![0; len];
             file.read_exact_at(&mut piece, offset).map(|()| piece)
         });
@@ -139,19 +136,19 @@ where
 }
 
 /// Segments being fetched from the archive, in order.
-pub(super) struct Ahead<'a> {
-    restorer: &'a Restorer,
+pub(super) struct Ahead<'a, A: Archive> {
+    archive: &'a A,
     tli: TimelineId,
     size: SegmentSize,
-    coming: VecDeque<(SegmentNo, Coming)>,
+    coming: VecDeque<(SegmentNo, Coming<A::Restored>)>,
 }
 
-pub(super) type FetchedSegment = RestoreResult<(SegmentName, RestoredFile)>;
-type Coming = oneshot::Receiver<FetchedSegment>;
+pub(super) type FetchedSegment<R> = RestoreResult<(SegmentName, R)>;
+type Coming<R> = oneshot::Receiver<FetchedSegment<R>>;
 
-impl<'a> Ahead<'a> {
-    pub(super) fn new(restorer: &'a Restorer, tli: TimelineId, size: SegmentSize) -> Self {
-        Self { restorer, tli, size, coming: VecDeque::new() }
+impl<'a, A: Archive> Ahead<'a, A> {
+    pub(super) fn new(archive: &'a A, tli: TimelineId, size: SegmentSize) -> Self {
+        Self { archive, tli, size, coming: VecDeque::new() }
     }
 
     /// Takes this segment; the ones after it are being fetched from now on.
@@ -159,15 +156,15 @@ impl<'a> Ahead<'a> {
         &mut self,
         no: SegmentNo,
         target: &TargetTimeline,
-    ) -> Result<FetchedSegment, ShuttingDown> {
+    ) -> Result<FetchedSegment<A::Restored>, ShuttingDown> {
         while self.coming.front().is_some_and(|(first, _)| *first != no) {
             self.coming.pop_front();
         }
         let mut next = self.coming.back().map_or(no, |(last, _)| last.next());
-        while next.raw() <= no.raw().saturating_add(self.restorer.ahead())
+        while next.raw() <= no.raw().saturating_add(self.archive.ahead())
             && target.ends.is_none_or(|(_, end)| next.start(self.size) < end)
         {
-            self.coming.push_back((next, self.restorer.segment(self.names(next, target))));
+            self.coming.push_back((next, self.archive.segment(self.names(next, target))));
             next = next.next();
         }
         match self.coming.pop_front() {

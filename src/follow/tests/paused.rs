@@ -1,23 +1,25 @@
 //! The task without sockets and threads, on paused time: as a simulation runs it.
 
 use super::{SERVER, Server, answer};
+use crate::archive::check::ReadAt;
 use crate::cluster::instance::InstanceId;
-use crate::follow::{ENDS, Environment, HandOverFault, ORDERS, Parts, Stream, run};
+use crate::follow::{Archive, ENDS, Environment, HandOverFault, ORDERS, Parts, Stream, run};
 use crate::hub::{Hub, tests};
 use crate::keeper::{JobDone, Order, Orders, queue};
+use crate::restorer::RestoreResult;
 use crate::store::retention::Holds;
 use crate::upstream::end::UpstreamEnd;
-use crate::upstream::place::Span;
-use crate::wal::{Lsn, SegmentSize};
+use crate::wal::{Lsn, SegmentName, TimelineId};
 use crate::wire::backend;
 use crate::wire::conninfo::{Conninfo, Host};
 use crate::wire::frame::next_frame;
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
-use tokio::sync::mpsc;
+use tokio::sync::oneshot::error::RecvError;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 /// A world in which hosts refuse connections or are all the same server.
@@ -38,6 +40,8 @@ struct Scene {
 impl Environment for Arc<World> {
     type Socket = DuplexStream;
     type File = ();
+    type Wal = Bytes;
+    type Archive = NoArchive;
 
     async fn connect(&self, _: &Conninfo, host: &Host) -> io::Result<DuplexStream> {
         self.attempts.lock().unwrap().push((Instant::now(), host.to_string()));
@@ -55,8 +59,51 @@ impl Environment for Arc<World> {
         self.streams.send(stream).map_err(|_| HandOverFault::QueueFull)
     }
 
-    async fn read_own_wal(&self, _: Span, _: SegmentSize) -> io::Result<Vec<u8>> {
-        Err(io::ErrorKind::NotFound.into())
+    fn open_own_wal(&self, _: SegmentName) -> io::Result<Option<Bytes>> {
+        Ok(None)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        Ok(work())
+    }
+}
+
+/// No archive: there is no value of it.
+enum NoArchive {}
+
+impl ReadAt for Bytes {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let rest = self.get(offset as usize..).unwrap_or_default();
+        let len = rest.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
+    }
+}
+
+impl Archive for NoArchive {
+    type Wal = Bytes;
+    type Restored = Bytes;
+
+    async fn history(&self, _: TimelineId) -> Result<RestoreResult<Bytes>, RecvError> {
+        match *self {}
+    }
+
+    fn segment(
+        &self,
+        _: Vec<SegmentName>,
+    ) -> oneshot::Receiver<RestoreResult<(SegmentName, Bytes)>> {
+        match *self {}
+    }
+
+    fn ahead(&self) -> u64 {
+        match *self {}
+    }
+
+    fn open(restored: &Bytes) -> io::Result<Bytes> {
+        Ok(restored.clone())
     }
 }
 
@@ -108,7 +155,7 @@ impl Scene {
             hub,
             cores: Vec::new(),
             keeper,
-            restorer: None,
+            archive: None,
             environment: Arc::clone(&world),
         };
         tokio::spawn(async move {
