@@ -57,7 +57,7 @@ const SPARE_SENDERS: usize = 20;
 const SETTLING: Duration = Duration::from_secs(1);
 
 /// What the hub calls itself upstream.
-const HUB: &str = "walhub";
+pub(crate) const HUB: &str = "walhub";
 const STANDBY: &str = "standby";
 
 /// What all PostgreSQL servers of a comparison share, beside the settings of any test.

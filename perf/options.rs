@@ -13,7 +13,7 @@ pub(crate) struct Options {
     #[arg(required = true)]
     pub(crate) rows: Vec<String>,
 
-    /// versus: the walhub to compare with
+    /// versus and slots: the walhub to compare with
     #[arg(long)]
     pub(crate) old: Option<PathBuf>,
 

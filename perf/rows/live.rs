@@ -15,7 +15,7 @@ use walhub::bench::commits::Commits;
 use walhub::bench::measure::{CpuMeter, Memory};
 use walhub::bench::profile::{CommitSize, Figures, Load as Writing, Profile, Rate};
 use walhub::bench::sql::{self, SqlCommits, SqlPlan};
-use walhub::bench::standbys::{Behaviours, Fleet, FleetResult, Group, Replies};
+use walhub::bench::standbys::{Behaviours, Fleet, FleetResult, Group, Replies, StandbySlots};
 
 /// How long the last commits may take to arrive.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -41,6 +41,7 @@ pub(super) struct Load {
     pub(super) size: u64,
     pub(super) sessions: usize,
     pub(super) replies: Replies,
+    pub(super) slots: StandbySlots,
     /// Those among them that do not read as they could.
     pub(super) behaviours: Behaviours,
     /// Commits that are not measured: how many a second, of which size.
@@ -55,6 +56,7 @@ impl Load {
             size,
             sessions: 1,
             replies: INTERVAL,
+            slots: StandbySlots::None,
             behaviours: Behaviours::default(),
             beside: None,
         }
@@ -222,6 +224,7 @@ pub(super) fn measure(
 ) -> Outcome<Live> {
     let mut plan = fleet::plan(serving, load.standbys, bed.primary.flush_lsn());
     plan.replies = load.replies;
+    plan.slots = load.slots.clone();
     plan.behaviours = load.behaviours.clone();
     let (clock, commits) = (plan.clock, Arc::clone(&plan.commits));
     let standbys = fleet::start(plan)?;

@@ -10,6 +10,7 @@ mod live;
 mod memory;
 mod restart;
 mod scaling;
+mod slots;
 mod small_commits;
 mod stalled;
 mod storm;
@@ -51,6 +52,7 @@ pub(crate) const ROWS: &[Row] = &[
     restart::ROW,
     stalled::ROW,
     laggards::ROW,
+    slots::ROW,
     scaling::ROW,
     storm::ROW,
 ];
