@@ -251,12 +251,12 @@ const fn state(state: StreamState) -> &'static str {
 }
 
 pub(super) fn slots(hub: &Hub) -> Vec<SlotStatus> {
+    let size = hub.identity().map(|identity| identity.segment_size);
+    let mut slots = hub.holds.slots.lock();
     // A slot with a hole in its WAL has lost some of it.
     let (oldest_kept, unbroken_from) = (hub.holds.oldest_kept(), hub.holds.unbroken_from());
     let newest = hub.current_cell().map_or(oldest_kept, |cell| cell.durable());
-    let size = hub.identity().map(|identity| identity.segment_size);
     let policy = &hub.config.retention;
-    let mut slots = hub.holds.slots.lock();
     slots.absorb(oldest_kept);
     let rows = slots.iter().map(|slot| {
         let status = size.and_then(|size| slot.wal_status(policy, size, newest, unbroken_from));

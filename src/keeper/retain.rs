@@ -7,7 +7,7 @@ use super::work::Keeper;
 use crate::store::disk::Disk;
 use crate::store::durable::read_full;
 use crate::store::retention::{Plan, Receiving, Situation, Space, plan, too_full};
-use crate::store::slots::SlotName;
+use crate::store::slots::Loss;
 use crate::store::tail::leading_rest;
 use crate::wal::page::LONG_HEADER;
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize};
@@ -33,24 +33,14 @@ impl<D: Disk> Keeper<D> {
         self.note_completions(size, now).await;
         let space = self.space().await;
         let plan = loop {
-            let (names, plan) = self.plan(newest, now, size, space);
+            let (losses, plan) = self.plan(newest, now, size, space);
             if plan.invalidate.is_empty() {
                 break plan;
             }
-            let mut lost = Vec::new();
-            for (n, cause) in &plan.invalidate {
-                let Some(name) = names.get(*n) else { continue };
-                let mut slots = self.holds.slots.lock();
-                let at = slots.get(name.as_str()).and_then(|slot| slot.needed_from());
-                warn!(
-                    restart_lsn = %at.unwrap_or(Lsn::INVALID),
-                    "invalidating obsolete replication slot \"{name}\": {cause}"
-                );
-                slots.invalidate(name, *cause);
-                lost.push(name.clone());
+            match losses.iter().any(Loss::has_moved_on) {
+                true => self.save_positions().await?,
+                false => self.lose(losses).await?,
             }
-            self.save_lost(&lost, now).await?;
-            self.holds.slots.tell_revoked();
         };
         let before = self.holds.receiving();
         let too_full = too_full(&self.policy, &plan, space, size);
@@ -88,14 +78,15 @@ impl<D: Disk> Keeper<D> {
         }
     }
 
-    /// Makes one plan. It takes effect at once when it invalidates no slot.
+    /// Makes one plan, and the losses that it asks for. It takes effect at once when it invalidates
+    /// no slot.
     fn plan(
         &self,
         newest: Lsn,
         now: SystemTime,
         size: SegmentSize,
         space: Option<Space>,
-    ) -> (Vec<SlotName>, Plan) {
+    ) -> (Vec<Loss>, Plan) {
         let completed = self.completed.list();
         let oldest = self.oldest(size);
         let unarchived = self.oldest_unarchived();
@@ -116,7 +107,8 @@ impl<D: Disk> Keeper<D> {
             };
             plan(&self.policy, &situation)
         });
-        (names, plan)
+        let lost = plan.invalidate.iter().filter_map(|(n, cause)| Some((names.get(*n)?, *cause)));
+        (slots.losses(lost), plan)
     }
 
     fn oldest(&self, size: SegmentSize) -> SegmentNo {

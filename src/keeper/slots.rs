@@ -1,195 +1,203 @@
-//! The slots' files: read at the start, and written before anything is removed because of them.
+//! The slots on disk: read at the start, and written before anything is removed because of them.
+//!
+//! Every write is one generation of all slots, so it serves everybody who waits: of slots that are
+//! created or dropped together, the first one's write is the others' too. What must not come back,
+//! or get lost, when a start reads the older generation is written twice before it counts.
 
 use super::work::Keeper;
 use crate::store::StoreFault;
 use crate::store::append::is_no_space;
 use crate::store::disk::Disk;
-use crate::store::durable::failed_sync;
-use crate::store::durable::{read_small, replace_durably, write_full};
-use crate::store::layout::{Layout, TEMPORARY};
-use crate::store::sealed_text::Unreadable;
-use crate::store::slots::{SlotFile, SlotName};
+use crate::store::slots::{Loss, SlotChange, SlotName, SlotTable, read_former, remove_former};
 use crate::wal::{Lsn, SegmentSize};
 use std::io;
-use std::path::Path;
 use std::time::SystemTime;
-use tracing::info;
+use tracing::{info, warn};
 
 impl<D: Disk> Keeper<D> {
-    /// Reads all slots, or makes the directory for them. A slot that cannot be read keeps the
-    /// hub from starting: it might keep WAL.
+    /// Reads all slots. Slots that cannot be read keep the hub from starting: they might keep WAL.
+    /// When the two generations differ, the older one is replaced before anybody is told of the
+    /// newer one. Slots that an earlier version wrote are taken over, and their files go once both
+    /// generations are durable.
     pub async fn load_slots(&self) -> Result<(), StoreFault> {
-        let folder = self.layout.slots();
-        let failed = |action: &'static str, path: &Path, error: io::Error| StoreFault::Io {
-            action,
-            path: path.to_owned(),
-            error,
-        };
-        let names = match self.disk.list(&folder).await {
-            Ok(names) => names,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let made = self.disk.mkdir(&folder).await;
-                made.map_err(|error| failed("create directory", &folder, error))?;
-                let root = self.layout.root();
-                let synced = self.disk.sync_dir(root).await;
-                synced.map_err(|error| StoreFault::Sync { path: root.to_owned(), error })?;
-                return Ok(());
+        let found = self.slot_files.read(&self.disk, &self.layout).await?;
+        self.holds.slots.lock().load(found);
+        let former = read_former(&self.disk, &self.layout).await?;
+        if former.is_empty() {
+            if let Err(error) = self.settle().await {
+                warn!("could not write down replication slots: {error}");
             }
-            Err(error) => return Err(failed("list directory", &folder, error)),
-        };
-        // After a kill the names may only be cached. If the hub removed WAL because of them and a
-        // power failure took them, that WAL would be missing.
-        let synced = self.disk.sync_dir(&folder).await;
-        synced.map_err(|error| StoreFault::Sync { path: folder.clone(), error })?;
-        for name in names {
-            let path = folder.join(&name);
-            if name.ends_with(TEMPORARY) {
-                let removed = self.disk.unlink(&path).await;
-                removed.map_err(|error| failed("remove file", &path, error))?;
-                continue;
-            }
-            let Ok(name) = SlotName::parse(&name) else { continue };
-            let bytes = read_small(&self.disk, &path).await;
-            let bytes = bytes.map_err(|error| failed("read file", &path, error))?;
-            let file = SlotFile::decode(&bytes.unwrap_or_default()).and_then(|file| {
-                match file.name == name {
-                    true => Ok(file),
-                    false => Err(Unreadable::Content(format!("is slot \"{}\"", file.name))),
-                }
-            });
-            let file = file.map_err(|fault| StoreFault::Unreadable { path, fault })?;
-            self.holds.slots.lock().load(file);
+            return Ok(());
         }
+        for record in &former {
+            self.holds.slots.lock().load_former(record.clone());
+        }
+        self.write_both(&SlotChange::None).await.map_err(|error| {
+            let [path, _] = self.layout.slots();
+            StoreFault::Io { action: "write file", path, error }
+        })?;
+        remove_former(&self.disk, &self.layout, &former).await?;
+        info!(
+            "took over {} replication slots from their files of an earlier version",
+            former.len()
+        );
         Ok(())
     }
 
     /// Writes a slot that was created, which is then free. If that fails, there is no such slot.
     pub(super) async fn save_slot(&self, name: &SlotName) -> io::Result<()> {
-        let file = self.holds.slots.lock().file_of(name);
-        let written = match &file {
-            Some(file) => replace_durably(&self.disk, &self.layout.slot(name), file.encode()).await,
-            None => Ok(()),
-        };
-        if written.is_err() {
-            // It may be written but not durable: it must not come back at the next start.
-            self.remove_file_of(name).await.ok();
-        }
+        let is_saved = |slots: &SlotTable| slots.is_saved(name);
+        let written = self.write_until(is_saved, &SlotChange::None).await;
         let mut slots = self.holds.slots.lock();
-        match (&written, file) {
-            (Ok(()), Some(file)) => {
-                slots.saved(file, SystemTime::UNIX_EPOCH);
-                slots.set_free(name);
-            }
-            (Ok(()), None) => {}
-            (Err(_), _) => slots.forget(name),
+        match &written {
+            Ok(()) => slots.set_free(name),
+            Err(_) => slots.forget(name),
         }
         drop(slots);
         self.holds.slots.tell_freed();
         written
     }
 
-    /// Removes the file, durably, and then the slot.
+    /// Removes a slot from both generations, and then the slot.
     pub(super) async fn drop_slot(&self, name: &SlotName) -> io::Result<()> {
-        let removed = match self.remove_file_of(name).await {
-            Ok(()) => self.disk.sync_dir(&self.layout.slots()).await.map_err(failed_sync),
-            error => error,
-        };
+        let change = SlotChange::Forget(vec![name.clone()]);
+        let is_erased = |slots: &SlotTable| slots.is_erased(name);
+        let written = self.write_until(is_erased, &change).await;
         let mut slots = self.holds.slots.lock();
-        match &removed {
+        match &written {
             Ok(()) => slots.forget(name),
             Err(_) => slots.set_free(name),
         }
         drop(slots);
         self.holds.slots.tell_freed();
-        removed
+        written
     }
 
-    async fn remove_file_of(&self, name: &SlotName) -> io::Result<()> {
-        match self.disk.unlink(&self.layout.slot(name)).await {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
+    /// Takes over what users reported, drops what has expired, and saves positions when that is
+    /// due. One generation is enough for positions, because the older one counts until the next.
+    pub(super) async fn tend_slots(&self, size: SegmentSize, now: SystemTime) -> io::Result<()> {
+        let (expired, is_due) = {
+            let mut slots = self.holds.slots.lock();
+            // A plan moves it under the slots' lock.
+            slots.absorb(self.holds.oldest_kept());
+            slots.note_idle(now);
+            (slots.expired(now, self.policy.auto_created_ttl), slots.take_due(size, now))
+        };
+        match (expired.is_empty(), is_due) {
+            (false, _) => self.forget_expired(expired).await,
+            (true, true) => self.write_slots(&SlotChange::None).await,
+            (true, false) => Ok(()),
         }
     }
 
-    /// Takes over what users reported, drops what has expired, writes what is due.
-    pub(super) async fn tend_slots(&self, size: SegmentSize, now: SystemTime) -> io::Result<()> {
-        let oldest_kept = self.holds.oldest_kept();
-        let (expired, due) = {
-            let mut slots = self.holds.slots.lock();
-            slots.absorb(oldest_kept);
-            slots.note_idle(now);
-            let expired = slots.take_expired(now, self.policy.auto_created_ttl);
-            (expired, slots.to_save(size, now))
-        };
-        for name in &expired {
+    /// A slot is forgotten when no generation has it.
+    async fn forget_expired(&self, expired: Vec<SlotName>) -> io::Result<()> {
+        let change = SlotChange::Forget(expired);
+        self.write_both(&change).await?;
+        let SlotChange::Forget(expired) = change else { return Ok(()) };
+        let gone = self.holds.slots.lock().forget_unused(expired);
+        for name in gone {
             info!(
                 "dropping replication slot \"{name}\": created automatically, not used for {:?}",
                 self.policy.auto_created_ttl
             );
-            self.remove_file_of(name).await?;
         }
-        match (due.is_empty(), expired.is_empty()) {
-            (false, _) => self.save_slots(due, now).await,
-            (true, false) => self.disk.sync_dir(&self.layout.slots()).await,
-            (true, true) => Ok(()),
-        }
+        self.settle().await
     }
 
-    /// Writes invalidated slots. When the disk is full, removing a spare makes room for them:
-    /// the removal of their WAL then makes more.
-    pub(super) async fn save_lost(&self, names: &[SlotName], now: SystemTime) -> io::Result<()> {
-        let lost: Vec<_> = {
-            let slots = self.holds.slots.lock();
-            names.iter().filter_map(|name| slots.file_of(name)).collect()
-        };
-        if lost.is_empty() {
-            return Ok(());
-        }
-        match self.save_slots(lost.clone(), now).await {
-            Err(error) if is_no_space(&error) => {
-                self.spares.give_up_one(&self.disk, &self.layout).await?;
-                self.save_slots(lost, now).await
-            }
-            other => other,
-        }
+    /// Writes the positions of all slots to both generations, so that no older one counts.
+    pub(super) async fn save_positions(&self) -> io::Result<()> {
+        self.write_both(&SlotChange::None).await
     }
 
-    /// Called before a switch at `end`. After a crash that follows it, no file names a position
-    /// on the branch that was left.
+    /// Slots lose their WAL. Only when that is durable do they have lost it, and are their users
+    /// told to go.
+    pub(super) async fn lose(&self, losses: Vec<Loss>) -> io::Result<()> {
+        let change = SlotChange::Lose(losses);
+        self.write_both(&change).await?;
+        let SlotChange::Lose(losses) = change else { return Ok(()) };
+        let lost = self.holds.slots.lock().lose(losses);
+        for Loss { name, cause, kept_from, .. } in &lost {
+            warn!(
+                restart_lsn = %kept_from.unwrap_or(Lsn::INVALID),
+                "invalidating obsolete replication slot \"{name}\": {cause}"
+            );
+        }
+        self.holds.slots.tell_revoked();
+        self.settle().await
+    }
+
+    /// Called before a switch at `end`. After a crash that follows it, no generation names a
+    /// position on the branch that was left.
     pub(super) async fn pull_slots_back(&self, end: Lsn) -> io::Result<()> {
-        let changed = self.holds.slots.lock().fall_back(end);
-        match changed.is_empty() {
-            true => Ok(()),
-            false => self.save_slots(changed, SystemTime::UNIX_EPOCH).await,
+        let is_beyond = self.holds.slots.lock().fall_back(end);
+        match is_beyond {
+            true => self.write_both(&SlotChange::None).await,
+            false => Ok(()),
         }
     }
 
     /// All WAL was moved aside: no slot has any.
     pub(super) async fn lose_slots(&self) -> io::Result<()> {
-        let lost: Vec<_> = {
+        let has_slots = {
             let mut slots = self.holds.slots.lock();
             slots.invalidate_all();
-            slots.iter().map(|slot| slot.name.clone()).collect()
+            !slots.is_empty()
         };
-        self.save_lost(&lost, SystemTime::UNIX_EPOCH).await
+        match has_slots {
+            true => self.write_both(&SlotChange::None).await,
+            false => Ok(()),
+        }
     }
 
-    /// Replaces slots' files; the directory is synced once for all of them.
-    async fn save_slots(&self, files: Vec<SlotFile>, now: SystemTime) -> io::Result<()> {
-        for slot in &files {
-            let path = self.layout.slot(&slot.name);
-            let temporary = Layout::temporary(&path);
-            let file = self.disk.create(&temporary).await?;
-            write_full(&self.disk, &file, slot.encode(), 0).await?;
-            self.disk.sync_data(&file).await?;
-            drop(file);
-            self.disk.rename(&temporary, &path).await?;
-        }
-        self.disk.sync_dir(&self.layout.slots()).await.map_err(failed_sync)?;
-        let mut slots = self.holds.slots.lock();
-        for file in files {
-            slots.saved(file, now);
+    /// What was written for a slot that somebody came to use in the meantime is corrected at once.
+    async fn settle(&self) -> io::Result<()> {
+        while self.holds.slots.lock().is_unsettled() {
+            self.write_slots(&SlotChange::None).await?;
         }
         Ok(())
     }
+
+    /// Writes each generation once, unless a write for somebody else has done what is wanted.
+    async fn write_until(
+        &self,
+        is_done: impl Fn(&SlotTable) -> bool,
+        change: &SlotChange,
+    ) -> io::Result<()> {
+        for _ in 0..2 {
+            if is_done(&self.holds.slots.lock()) {
+                break;
+            }
+            self.write_slots(change).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes both generations say the same, so that it does not matter which a start reads.
+    async fn write_both(&self, change: &SlotChange) -> io::Result<()> {
+        self.write_slots(change).await?;
+        self.write_slots(change).await
+    }
+
+    /// Makes the next generation durable. When the disk is full, removing a spare makes room: what
+    /// is written lets WAL go, and that makes more.
+    async fn write_slots(&self, change: &SlotChange) -> io::Result<()> {
+        let records = self.holds.slots.lock().records(change);
+        let mut written = self.slot_files.write(&self.disk, &self.layout, &records).await;
+        if written.as_ref().is_err_and(is_no_space) {
+            written = match self.spares.give_up_one(&self.disk, &self.layout).await {
+                Ok(()) => self.slot_files.write(&self.disk, &self.layout, &records).await,
+                error => error,
+            };
+        }
+        let mut slots = self.holds.slots.lock();
+        match &written {
+            Ok(()) => slots.saved(records),
+            Err(_) => slots.not_saved(),
+        }
+        written
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,7 @@ use crate::store::durable::{read_full, replace_durably, write_full};
 use crate::store::layout::{Layout, Listing, SegmentRange};
 use crate::store::notes::{BegunNote, HaltedNote};
 use crate::store::retention::{Holds, Policy};
+use crate::store::slots::SlotFiles;
 use crate::store::switch::heirs;
 use crate::store::tail::leading_rest;
 use crate::wal::page::LONG_HEADER;
@@ -62,6 +63,7 @@ pub struct Keeper<D: Disk> {
     /// Segments from the archive.
     pub(super) restored: Restored,
     pub(super) open: OpenFiles<D>,
+    pub(super) slot_files: SlotFiles,
 }
 
 impl<D: Disk> Keeper<D> {
@@ -99,6 +101,7 @@ impl<D: Disk> Keeper<D> {
             unsynced_names: Cell::new(false),
             restored: Restored::default(),
             open: OpenFiles::default(),
+            slot_files: SlotFiles::default(),
         }
     }
 

@@ -10,7 +10,7 @@
 //!   walhub.evidence        where an upstream or the archive had other bytes than this hub
 //!   walhub.ctl             the socket for `walhub ctl`
 //!   walhub.state           last known state of the upstream, for `inspect`
-//!   slots/                 one file per replication slot
+//!   slots.0, slots.1       the replication slots: two generations, each with all of them
 //!   halted                 a sync failed; the next start distrusts the tail
 //!   pg_wal/
 //!     000000010000000A0000002F            complete and durable
@@ -24,7 +24,6 @@
 //!     1-0_3000060/         what we had of timeline 1 from its end, 0/3000060, on
 //! ```
 
-use super::slots::SlotName;
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -145,14 +144,14 @@ impl Layout {
         self.root.join("walhub.ctl")
     }
 
-    /// The directory of replication slots.
-    pub fn slots(&self) -> PathBuf {
-        self.root.join("slots")
+    /// The two files of the replication slots.
+    pub fn slots(&self) -> [PathBuf; 2] {
+        ["slots.0", "slots.1"].map(|name| self.root.join(name))
     }
 
-    /// A replication slot's file.
-    pub fn slot(&self, name: &SlotName) -> PathBuf {
-        self.slots().join(name.as_str())
+    /// Where earlier versions had a file for each replication slot.
+    pub fn former_slots(&self) -> PathBuf {
+        self.root.join("slots")
     }
 
     /// The lock file.

@@ -18,6 +18,8 @@ pub mod disk;
 pub mod durable;
 pub mod evidence;
 pub mod fault;
+#[cfg(test)]
+pub(crate) mod faulty_disk;
 pub mod holes;
 pub mod inspect;
 pub mod layout;

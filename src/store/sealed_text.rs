@@ -4,7 +4,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// No such file is longer than this; a longer one is not read.
+/// No such file is longer than this, except for those of the slots; a longer one is not read.
 pub const MAX_LEN: usize = 1 << 20;
 
 /// Why a file was not accepted.
@@ -39,8 +39,13 @@ pub fn seal<T: Serialize>(kind: &str, version: u32, content: &T) -> Vec<u8> {
     // These are plain structs with text keys, so the ways in which this could fail do not occur.
     let mut body = serde_json::to_vec_pretty(content).expect("plain data is always JSON");
     body.push(b'\n');
-    let mut text = format!("walhub {kind} {version} {:08x}\n", crc32c::crc32c(&body)).into_bytes();
-    text.extend_from_slice(&body);
+    seal_json(kind, version, &body)
+}
+
+/// The bytes of a file whose content is JSON already.
+pub fn seal_json(kind: &str, version: u32, body: &[u8]) -> Vec<u8> {
+    let mut text = format!("walhub {kind} {version} {:08x}\n", crc32c::crc32c(body)).into_bytes();
+    text.extend_from_slice(body);
     text
 }
 

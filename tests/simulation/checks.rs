@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use walhub::store::control_file::{Cluster, ControlFile};
 use walhub::store::layout::FileKind;
 use walhub::store::retention::Holds;
-use walhub::store::slots::{SlotFile, SlotName};
+use walhub::store::slots::{Generation, SlotName};
 use walhub::store::switch::heirs;
 use walhub::store::{Recovered, RecoveredWal};
 use walhub::wal::{Lsn, SegmentName, SegmentNo, TimelineId};
@@ -225,19 +225,31 @@ impl Ground {
         self.check_slots(holds);
     }
 
-    /// A slot on disk is not ahead of what its user said, and the WAL from there on is here.
+    /// Whichever generation of the slots a start reads: a slot is not ahead of what its user said,
+    /// and the WAL from there on is here.
     fn check_slots(&self, holds: &Holds) {
+        let paths = self.layout.slots();
+        let files: Vec<_> = paths.iter().filter_map(|path| self.medium(path)).collect();
+        let read = files.iter().filter_map(|bytes| Generation::decode(bytes).ok());
+        let generations: Vec<_> = read.collect();
+        promise!(
+            self.shared,
+            files.is_empty() || !generations.is_empty(),
+            "hub {}: no file of the slots can be read",
+            self.id
+        );
+        for generation in &generations {
+            self.check_generation(generation, holds);
+        }
+    }
+
+    fn check_generation(&self, generation: &Generation, holds: &Holds) {
         let (shared, id) = (&self.shared, self.id);
         let (kept, size) = (holds.oldest_kept(), shared.truth.borrow().size);
-        for path in self.disk.disk.names() {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if path.parent() != Some(&self.layout.slots()) || SlotName::parse(name).is_err() {
-                continue;
-            }
-            let Some(bytes) = self.medium(&path) else { continue };
-            let file = SlotFile::decode(&bytes).unwrap();
-            let Some(restart) = file.restart_lsn else {
-                if file.invalidated.is_some() {
+        for record in &generation.slots {
+            let name = record.name.as_str();
+            let Some(restart) = record.restart_lsn else {
+                if record.invalidated.is_some() {
                     shared.seen("slot invalidated");
                 }
                 continue;
@@ -248,9 +260,11 @@ impl Ground {
                 promised.is_some_and(|promised| restart <= promised),
                 "hub {id}: slot {name} is at {restart} on disk, its user was at {promised:?}"
             );
+            // One that was dropped may be in a generation that is going to be replaced.
+            let is_there = holds.slots.lock().get(name).is_some();
             promise!(
                 shared,
-                kept.segment(size) <= restart.segment(size),
+                !is_there || kept.segment(size) <= restart.segment(size),
                 "hub {id}: slot {name} needs WAL from {restart} on, kept is {kept}"
             );
         }

@@ -33,12 +33,6 @@ pub(crate) const EXPECTED: &[Expected] = &[
         why: "a start above the watermark does not wait for those who use the slots",
     },
     Expected {
-        kind: Kind::ManySlots,
-        seeds: &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19],
-        signs: &["what a commit waits for took"],
-        why: "the files of slots are written one after the other, and commits queue behind them",
-    },
-    Expected {
         kind: Kind::ClockJumps,
         seeds: &[0, 1, 2, 4, 5, 7, 8, 10, 11, 12, 14, 15, 16, 17, 18, 19],
         signs: &["is invalidated (Some(IdleTimeout))"],

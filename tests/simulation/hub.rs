@@ -31,6 +31,7 @@ use walhub::serve::boot;
 use walhub::store::control_file::{Cluster, ControlFile};
 use walhub::store::durable::read_small;
 use walhub::store::layout::{FileKind, Layout};
+use walhub::store::slots::SlotChange;
 use walhub::store::switch::Switch;
 use walhub::store::{RecoveredWal, StoreFault};
 use walhub::upstream::end::UpstreamEnd;
@@ -238,8 +239,10 @@ impl Process {
             let oldest = self.hub.holds.oldest_kept();
             let mut slots = self.hub.holds.slots.lock();
             slots.absorb(oldest);
-            for file in slots.to_save(size, now) {
-                slots.saved(file, now);
+            if slots.take_due(size, now) {
+                let records = slots.records(&SlotChange::None);
+                slots.saved(records.clone());
+                slots.saved(records);
             }
         }
         self.keeper.note(Job::Retain { tli, newest: newest.saturating_add(15 * MIB), now });

@@ -66,10 +66,10 @@ pub(crate) const SIGHTS: &[&str] = &[
 pub(crate) const GRACE: u64 = 90 * 200;
 
 /// Slots of a hub with many.
-const SLOTS: usize = 200;
+pub(crate) const SLOTS: usize = 200;
 
 /// What a commit waits for is done in so many turns of the keeper, whatever else it has to
-/// do. The files of all slots, one after the other, take five times as many.
+/// do. A sync for each slot takes five times as many.
 const PROMPT: u64 = 300;
 
 /// What is done to a world, and when.

@@ -133,6 +133,11 @@ fn finds_that_a_hole_costs_what_lies_before_it() {
 }
 
 #[test]
+fn finds_a_sync_for_every_slot() {
+    finds_in(Kind::ManySlots, Plant::SyncsEverySlot, &["what a commit waits for took"]);
+}
+
+#[test]
 fn finds_a_pipeline_that_is_forgotten() {
     finds_in(Kind::Pipelines, Plant::ForgetsThePipeline, &["liveness"]);
 }

@@ -2,6 +2,7 @@
 //! knows nothing of them: they are a disk that does something else, and a driver that does.
 
 use crate::fake_disk::{FakeDisk, FakeFile};
+use crate::kinds::SLOTS;
 use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,8 @@ pub(crate) enum Plant {
     TimesOutByTheTimeOfDay,
     /// A connected standby holds the WAL from the durable position on, not what it needs next.
     HoldsWhatIsDurable,
+    /// Each slot has a sync of its own.
+    SyncsEverySlot,
     /// What the archive has under positions that are held is not looked at.
     ArchiveWinsSilently,
 }
@@ -112,12 +115,17 @@ impl Disk for PlantedDisk {
     }
 
     async fn open_write(&self, path: &Path) -> io::Result<PlantedFile> {
-        self.file(self.disk.open_write(path).await)
+        let file = self.file(self.disk.open_write(path).await)?;
+        if path.to_string_lossy().contains("/slots.") {
+            self.building.borrow_mut().push((Arc::downgrade(&file.file), path.to_owned()));
+        }
+        Ok(file)
     }
 
     async fn create(&self, path: &Path) -> io::Result<PlantedFile> {
         let file = self.file(self.disk.create(path).await)?;
-        if path.to_string_lossy().ends_with(".partial.tmp") {
+        let name = path.to_string_lossy();
+        if name.ends_with(".partial.tmp") || name.contains("/slots.") {
             self.building.borrow_mut().push((Arc::downgrade(&file.file), path.to_owned()));
         }
         Ok(file)
@@ -144,6 +152,13 @@ impl Disk for PlantedDisk {
     async fn sync_data(&self, file: &PlantedFile) -> io::Result<()> {
         if self.plant == Plant::CopiesWholeForkSegment {
             self.copy_the_rest(file);
+        }
+        if self.plant == Plant::SyncsEverySlot
+            && self.path_of(file).to_string_lossy().contains("/slots.")
+        {
+            for _ in 1..SLOTS {
+                self.disk.sync_data(&file.file).await?;
+            }
         }
         self.disk.sync_data(&file.file).await
     }

@@ -233,6 +233,15 @@ impl FakeDisk {
         state.unsynced.retain(|change| !concerns(change));
     }
 
+    /// A byte of a file changes, on the medium and for readers.
+    pub(crate) fn damage(&self, path: &Path, at: usize) {
+        let state = &mut *self.0.borrow_mut();
+        let inode = state.names.get(path).copied();
+        let inode = &mut state.inodes[inode.expect("it is there")];
+        inode.cache[at] ^= 1;
+        inode.medium[at] ^= 1;
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.0.borrow().full
     }

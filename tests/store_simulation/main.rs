@@ -11,12 +11,13 @@ mod model;
 mod plants;
 mod random;
 mod seeds;
+mod slots;
 mod starts;
 mod world;
 
 use plants::{
-    BelievesFailedCommands, BelievesTheCache, ForgetsWhatWaits, Honest, KeepsOldTail,
-    NoDirectorySync, NoSyncInRecovery, Plant, PublishesBeforeSync,
+    BelievesFailedCommands, BelievesTheCache, ForgetsWhatWaits, Honest, KeepsOldTail, LeftOut,
+    NoDirectorySync, NoSyncInRecovery, Plant, PublishesBeforeSync, Without,
 };
 use seeds::Tally;
 
@@ -81,4 +82,52 @@ fn finds_a_failed_command_that_counts() {
 #[test]
 fn finds_an_old_tail_that_stays() {
     finds(|| KeepsOldTail, &["false bytes", "is not complete"]);
+}
+
+#[test]
+fn slots_keep_their_promises() {
+    if let Some(seed) = seeds::alone() {
+        return slots::run(seed, |disk| disk).unwrap();
+    }
+    let count = seeds::count(SEEDS);
+    let mut tally = seeds::run(count, |seed| {
+        let broken = Vec::from_iter(slots::run(seed, |disk| disk).err());
+        Tally { broken, ..Tally::default() }
+    });
+    tally.assert_kept();
+    tally.seen = world::seen_so_far();
+    if count >= SEEDS {
+        tally.assert_seen(slots::EXPECTED);
+    }
+}
+
+/// Some seed finds what a disk leaves out under the slots.
+fn finds_in_slots(left_out: LeftOut, signs: &[&str]) {
+    let run = |seed| slots::run(seed, |disk| Without::new(disk, left_out)).err();
+    seeds::finds(5000, signs, run);
+}
+
+#[test]
+fn finds_slots_that_count_before_their_sync() {
+    finds_in_slots(LeftOut::FileSyncs, &["is gone", "is back", "needs WAL from", "start failed"]);
+}
+
+#[test]
+fn finds_slots_whose_directory_is_not_synced() {
+    finds_in_slots(LeftOut::DirectorySyncs, &["is gone", "is back", "needs WAL from"]);
+}
+
+#[test]
+fn finds_that_a_failed_sync_of_slots_counts() {
+    finds_in_slots(LeftOut::FailedSyncs, &["is gone", "is back", "needs WAL from", "start failed"]);
+}
+
+#[test]
+fn finds_that_the_only_generation_is_written_over() {
+    finds_in_slots(LeftOut::SecondGeneration, &["start failed", "is gone"]);
+}
+
+#[test]
+fn finds_that_former_slots_go_before_the_new_ones_are_durable() {
+    finds_in_slots(LeftOut::FormerSlots, &["is gone"]);
 }

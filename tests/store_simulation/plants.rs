@@ -5,7 +5,7 @@
 use crate::fake_disk::FakeDisk;
 use std::cell::RefCell;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use walhub::store::disk::Disk;
 
@@ -184,11 +184,17 @@ impl Plant for BelievesFailedCommands {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum LeftOut {
+pub(crate) enum LeftOut {
     FileSyncs,
     DirectorySyncs,
     DropOfCache,
     Clearing,
+    /// That a sync failed.
+    FailedSyncs,
+    /// The second of the slots' files: both generations go to the first.
+    SecondGeneration,
+    /// The files of an earlier version's slots, once they were read.
+    FormerSlots,
 }
 
 /// A disk that says it did, and did not.
@@ -201,8 +207,17 @@ pub(crate) struct Without {
 }
 
 impl Without {
-    fn new(disk: FakeDisk, left_out: LeftOut) -> Self {
+    pub(crate) fn new(disk: FakeDisk, left_out: LeftOut) -> Self {
         Self { disk, left_out, open_segments: RefCell::default() }
+    }
+
+    fn place(&self, path: &Path) -> PathBuf {
+        match self.left_out {
+            LeftOut::SecondGeneration => {
+                path.to_string_lossy().replace("slots.1", "slots.0").into()
+            }
+            _ => path.to_owned(),
+        }
     }
 
     fn is_open_segment(&self, file: &<FakeDisk as Disk>::File) -> bool {
@@ -220,11 +235,16 @@ impl Disk for Without {
     }
 
     async fn open_read(&self, path: &Path) -> io::Result<Self::File> {
-        self.disk.open_read(path).await
+        let file = self.disk.open_read(&self.place(path)).await?;
+        let is_former = path.to_string_lossy().contains("/slots/");
+        if self.left_out == LeftOut::FormerSlots && is_former {
+            self.disk.unlink(path).await?;
+        }
+        Ok(file)
     }
 
     async fn open_write(&self, path: &Path) -> io::Result<Self::File> {
-        let file = self.disk.open_write(path).await?;
+        let file = self.disk.open_write(&self.place(path)).await?;
         if path.extension().is_some_and(|extension| extension == "partial") {
             self.open_segments.borrow_mut().push(FakeDisk::watch(&file));
         }
@@ -232,7 +252,7 @@ impl Disk for Without {
     }
 
     async fn create(&self, path: &Path) -> io::Result<Self::File> {
-        self.disk.create(path).await
+        self.disk.create(&self.place(path)).await
     }
 
     async fn read_at(
@@ -259,6 +279,10 @@ impl Disk for Without {
     async fn sync_data(&self, file: &Self::File) -> io::Result<()> {
         match self.left_out {
             LeftOut::FileSyncs => Ok(()),
+            LeftOut::FailedSyncs => {
+                drop(self.disk.sync_data(file).await);
+                Ok(())
+            }
             _ => self.disk.sync_data(file).await,
         }
     }
@@ -271,11 +295,15 @@ impl Disk for Without {
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to).await
+        self.disk.rename(&self.place(from), &self.place(to)).await
     }
 
     async fn unlink(&self, path: &Path) -> io::Result<()> {
-        self.disk.unlink(path).await
+        match (self.left_out, path.to_string_lossy().contains("/slots/")) {
+            // They have gone already.
+            (LeftOut::FormerSlots, true) => Ok(()),
+            _ => self.disk.unlink(&self.place(path)).await,
+        }
     }
 
     async fn mkdir(&self, path: &Path) -> io::Result<()> {

@@ -33,7 +33,7 @@ const TLI: TimelineId = TimelineId::FIRST;
 /// Situations that came up, so that a run can say whether it met them all.
 static SEEN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
 
-fn seen(what: &'static str) {
+pub(crate) fn seen(what: &'static str) {
     SEEN.lock().unwrap().insert(what);
 }
 
@@ -73,6 +73,7 @@ pub(crate) type Broken = String;
 macro_rules! promise {
     ($holds:expr, $($what:tt)+) => { if !$holds { return Err(format!($($what)+)); } };
 }
+pub(crate) use promise;
 
 /// What outlives the process.
 pub(crate) struct World<P: Plant> {
@@ -96,6 +97,10 @@ pub(crate) struct World<P: Plant> {
     healthy: bool,
 }
 
+/// Jobs for the keeper, and its answers.
+pub(crate) type Jobs = Rc<RefCell<VecDeque<Job>>>;
+pub(crate) type Answers<F> = Rc<RefCell<Vec<JobDone<F>>>>;
+
 type Archive = Rc<RefCell<BTreeMap<SegmentNo, Vec<u8>>>>;
 
 /// What dies with the process.
@@ -104,8 +109,8 @@ struct Process<F> {
     begins: Lsn,
     files: BTreeMap<SegmentNo, F>,
     operations: Vec<Operation>,
-    jobs: Rc<RefCell<VecDeque<Job>>>,
-    answers: Rc<RefCell<Vec<JobDone<F>>>>,
+    jobs: Jobs,
+    answers: Answers<F>,
     worker: Pin<Box<dyn Future<Output = ()>>>,
     archiver: Pin<Box<dyn Future<Output = ()>>>,
     actions: Vec<Action>,
@@ -163,7 +168,7 @@ pub(crate) fn run<P: Plant>(seed: u64, plant: P) -> Result<(), Broken> {
     world.live().map_err(|broken| format!("seed {seed}: {broken}"))
 }
 
-fn poll_once<T>(work: &mut Pin<Box<dyn Future<Output = T> + '_>>) -> Poll<T> {
+pub(crate) fn poll_once<T>(work: &mut Pin<Box<dyn Future<Output = T> + '_>>) -> Poll<T> {
     work.as_mut().poll(&mut Context::from_waker(Waker::noop()))
 }
 
@@ -769,11 +774,7 @@ impl<P: Plant> World<P> {
 }
 
 /// The keeper's loop.
-async fn work<D: Disk>(
-    keeper: Keeper<D>,
-    jobs: Rc<RefCell<VecDeque<Job>>>,
-    answers: Rc<RefCell<Vec<JobDone<D::File>>>>,
-) {
+pub(crate) async fn work<D: Disk>(keeper: Keeper<D>, jobs: Jobs, answers: Answers<D::File>) {
     loop {
         let job = jobs.borrow_mut().pop_front();
         match job {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+use walhub::store::slots::Generation;
 use walhub::wal::lsn::Lsn;
 
 /// One hub with its directory. Dropped, it is killed.
@@ -254,13 +255,13 @@ impl<'a> Hub<'a> {
         self.port.number()
     }
 
-    /// Its replication slots, by the files that they are kept in.
+    /// Its replication slots, by the newest of the files that they are kept in.
     pub(crate) fn slot_names(&self) -> Vec<String> {
-        fs::read_dir(self.directory.join("slots"))
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .collect()
+        let read = |n| fs::read(self.directory.join(format!("slots.{n}"))).ok();
+        let whole = [0, 1].into_iter().filter_map(|n| Generation::decode(&read(n)?).ok());
+        let newest = whole.max_by_key(|generation| generation.number);
+        let slots = newest.map(|generation| generation.slots).unwrap_or_default();
+        slots.iter().map(|slot| slot.name.to_string()).collect()
     }
 
     pub(crate) fn directory(&self) -> &Path {

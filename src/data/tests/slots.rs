@@ -15,6 +15,13 @@ fn name() -> SlotName {
     SlotName::parse("s").unwrap()
 }
 
+/// The slot loses its WAL.
+fn lose(hub: &Hub) {
+    let mut slots = hub.holds.slots.lock();
+    let losses = slots.losses([(&name(), Cause::WalRemoved)].into_iter());
+    slots.lose(losses);
+}
+
 /// A slot that is in use.
 fn slot(hub: &Hub) -> SlotUse {
     let (lifetime, origin) = (SlotLifetime::Persistent, Origin::Asked);
@@ -80,7 +87,7 @@ fn the_user_of_an_invalidated_slot_is_terminated() {
     let used = slot(&bench.hub);
     let mut standby = bench.standby_with(Some(used), |session| session.pid = PID);
     bench.run_to_sleep();
-    bench.hub.holds.slots.lock().invalidate(&name(), Cause::WalRemoved);
+    lose(&bench.hub);
     bench.post(ToCore::Terminate { pid: PID });
     ends_as_terminated(&mut bench, &mut standby);
 }
@@ -89,7 +96,7 @@ fn the_user_of_an_invalidated_slot_is_terminated() {
 fn so_is_one_that_was_on_its_way_to_the_core() {
     let mut bench = Bench::serving(START);
     let used = slot(&bench.hub);
-    bench.hub.holds.slots.lock().invalidate(&name(), Cause::WalRemoved);
+    lose(&bench.hub);
     bench.post(ToCore::Terminate { pid: PID });
     let mut standby = bench.standby_with(Some(used), |session| session.pid = PID);
     ends_as_terminated(&mut bench, &mut standby);

@@ -117,9 +117,9 @@ pub(super) fn read(hub: &Hub, name: &str, current: &Cell, out: &mut BytesMut) {
     let columns =
         [Column::text("slot_type"), Column::text("restart_lsn"), Column::int8("restart_tli")];
     backend::row_description(out, &columns);
-    let oldest_kept = hub.holds.oldest_kept();
     let mut slots = hub.holds.slots.lock();
-    slots.absorb(oldest_kept);
+    // A plan moves it under the slots' lock: a position that is gone is not taken over.
+    slots.absorb(hub.holds.oldest_kept());
     let restart_lsn = slots.get(name).map(|slot| slot.restart_lsn);
     drop(slots);
     let history = hub.read_history(current.tli()).ok().flatten();

@@ -1,17 +1,14 @@
 //! One slot.
 
-use super::file::{Cause, Origin, SlotFile};
 use super::name::SlotName;
+use super::record::{Cause, Origin, SlotRecord};
 use crate::store::retention::{Activity, MIN_KEPT_SEGMENTS, Policy, Restorable, SlotNeed};
 use crate::wal::{Lsn, SegmentSize};
 use crate::wire::command::SlotLifetime;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
-
-/// A slot is written to disk at most this often, unless somebody waits for it.
-const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+use std::time::SystemTime;
 
 /// A replication slot.
 #[derive(Debug)]
@@ -32,9 +29,12 @@ pub struct Slot {
     pub idle_since: Option<SystemTime>,
     /// The newest flush that its user reported; zero before the first.
     pub(super) reported: Arc<AtomicU64>,
-    /// What is on disk. A temporary slot never is.
-    pub(super) saved: Option<SlotFile>,
-    pub(super) saved_at: Option<SystemTime>,
+    /// Its session drops it: the next generation is without it.
+    pub(super) dropped: bool,
+    /// What the newest generation on disk says. A temporary slot is in none.
+    pub(super) newest: Option<SlotRecord>,
+    /// What the generation before says. A start that cannot read the newest one reads this.
+    pub(super) older: Option<SlotRecord>,
 }
 
 /// `pg_replication_slots.wal_status`.
@@ -62,23 +62,25 @@ impl fmt::Display for WalStatus {
 }
 
 impl Slot {
-    pub(super) fn from_file(file: SlotFile) -> Self {
+    /// A slot that was found on disk.
+    pub(super) fn from_record(record: SlotRecord) -> Self {
         Self {
-            name: file.name.clone(),
+            name: record.name,
             lifetime: SlotLifetime::Persistent,
-            origin: file.origin,
-            restart_lsn: file.restart_lsn,
-            invalidated: file.invalidated,
+            origin: record.origin,
+            restart_lsn: record.restart_lsn,
+            invalidated: record.invalidated,
             user: None,
             idle_since: None,
             reported: Arc::default(),
-            saved: Some(file),
-            saved_at: None,
+            dropped: false,
+            newest: None,
+            older: None,
         }
     }
 
-    pub(super) fn to_file(&self) -> SlotFile {
-        SlotFile {
+    pub(super) fn to_record(&self) -> SlotRecord {
+        SlotRecord {
             name: self.name.clone(),
             restart_lsn: self.restart_lsn,
             invalidated: self.invalidated,
@@ -95,11 +97,21 @@ impl Slot {
         }
     }
 
-    /// The position from which WAL has to stay: the one on disk, or the slot's current one when
-    /// that is lower. So an invalidated slot keeps its WAL until the invalidation is on disk.
+    /// The position from which WAL has to stay: the oldest of the slot's current one and those on
+    /// disk. So an invalidated slot keeps its WAL until no generation says otherwise.
     pub fn needed_from(&self) -> Option<Lsn> {
-        let saved = self.saved.as_ref().and_then(|file| file.restart_lsn);
-        [saved, self.restart_lsn].into_iter().flatten().min()
+        let on_disk = self.on_disk().filter_map(|record| record.restart_lsn);
+        on_disk.chain(self.restart_lsn).min()
+    }
+
+    /// What the generations on disk say.
+    pub(super) fn on_disk(&self) -> impl Iterator<Item = &SlotRecord> {
+        self.newest.iter().chain(&self.older)
+    }
+
+    /// Whichever generation a start reads, the slot is in it.
+    pub(super) fn is_saved(&self) -> bool {
+        self.newest.is_some() && self.older.is_some()
     }
 
     pub(super) fn need(&self, now: SystemTime) -> Option<SlotNeed> {
@@ -111,18 +123,21 @@ impl Slot {
         Some(SlotNeed { from, activity })
     }
 
-    /// Is it time to write it to disk? A change of position matters only when it crosses a
-    /// segment boundary.
-    pub(super) fn is_to_be_saved(&self, size: SegmentSize, now: SystemTime) -> bool {
-        let Some(saved) = &self.saved else { return false };
+    /// Does a generation on disk have to be replaced because of this slot? A change of position
+    /// matters only when it crosses a segment boundary. An unused slot is written with its exact
+    /// position. For a slot that is in no generation somebody waits, or nobody ever will.
+    pub(super) fn is_to_be_saved(&self, size: SegmentSize) -> bool {
         let segment = |lsn: Option<Lsn>| lsn.map(|lsn| lsn.segment(size));
-        let differs = segment(saved.restart_lsn) != segment(self.restart_lsn)
-            || saved.invalidated != self.invalidated;
-        // An unused slot is written with its exact position.
-        let rests = self.user.is_none() && *saved != self.to_file();
-        let recent = self.saved_at.and_then(|at| now.duration_since(at).ok());
-        let recent = recent.is_some_and(|age| age < SAVE_INTERVAL);
-        (differs || rests) && (!recent || saved.invalidated != self.invalidated)
+        let is_outdated = |record: &SlotRecord| {
+            segment(record.restart_lsn) != segment(self.restart_lsn)
+                || record.invalidated != self.invalidated
+                || (self.user.is_none() && *record != self.to_record())
+        };
+        match self.on_disk().count() {
+            0 => false,
+            1 => true,
+            _ => self.on_disk().any(is_outdated),
+        }
     }
 
     /// How safe its WAL is; `None` when it keeps none.

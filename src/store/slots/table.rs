@@ -1,7 +1,9 @@
 //! All slots of a hub, and who may create, use and drop them, with PostgreSQL's messages.
 
-use super::file::{Cause, Origin, SlotFile};
+use super::change::{Loss, SlotChange};
+use super::files::FoundGenerations;
 use super::name::SlotName;
+use super::record::{Cause, Origin, SlotRecord};
 use super::slot::Slot;
 use crate::store::retention::SlotNeed;
 use crate::wal::{Lsn, SegmentSize};
@@ -10,6 +12,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
+
+/// Positions are written to disk at most this often.
+const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many generations a start may read.
+const GENERATIONS: u8 = 2;
 
 /// A slot to be created.
 #[derive(Debug, Clone)]
@@ -71,12 +79,36 @@ pub struct SlotTable {
     slots: BTreeMap<String, Slot>,
     /// Sessions whose slots were invalidated and that have not been told yet.
     revoked: Vec<u32>,
+    /// So many generations have to be written even if no slot asks for it.
+    unsettled: u8,
+    /// When positions were last written to disk, or were to be.
+    saved_at: Option<SystemTime>,
 }
 
 impl SlotTable {
-    /// Adds a slot that was found on disk.
-    pub fn load(&mut self, file: SlotFile) {
-        self.slots.insert(file.name.to_string(), Slot::from_file(file));
+    /// Takes over what a start found. The newest generation counts; the WAL that the older one
+    /// needs stays until it is replaced.
+    pub fn load(&mut self, [newest, older]: FoundGenerations) {
+        let Some(newest) = newest else { return };
+        let older = older.map(|generation| generation.slots).unwrap_or_default();
+        self.unsettled = u8::from(older != newest.slots);
+        let mut older: BTreeMap<_, _> =
+            older.into_iter().map(|record| (record.name.clone(), record)).collect();
+        for record in newest.slots {
+            let before = older.remove(&record.name);
+            let slot = Slot::from_record(record.clone());
+            let slot = Slot { newest: Some(record), older: before, ..slot };
+            self.slots.insert(slot.name.to_string(), slot);
+        }
+    }
+
+    /// Takes over a slot from a file of its own, which is newer than both generations.
+    pub fn load_former(&mut self, record: SlotRecord) {
+        let slot = Slot::from_record(record);
+        let before = self.slots.remove(slot.name.as_str());
+        let (newest, older) = before.map(|slot| (slot.newest, slot.older)).unwrap_or_default();
+        self.slots.insert(slot.name.to_string(), Slot { newest, older, ..slot });
+        self.unsettled = GENERATIONS;
     }
 
     /// All slots, by name.
@@ -124,8 +156,9 @@ impl SlotTable {
             user: Some(pid),
             idle_since: None,
             reported: Arc::default(),
-            saved: None,
-            saved_at: None,
+            dropped: false,
+            newest: None,
+            older: None,
         };
         self.slots.insert(key, slot);
         Ok(())
@@ -135,6 +168,7 @@ impl SlotTable {
     pub fn set_free(&mut self, name: &SlotName) {
         if let Some(slot) = self.slots.get_mut(name.as_str()) {
             slot.user = None;
+            slot.dropped = false;
         }
     }
 
@@ -184,11 +218,15 @@ impl SlotTable {
     /// belongs to the session until [`SlotTable::forget`] or [`SlotTable::set_free`].
     pub fn begin_drop(&mut self, name: &str, pid: u32) -> Result<SlotLifetime, SlotFault> {
         let (name, _) = self.acquire(name, pid, InvalidSlots::Accept)?;
-        let lifetime = self.get(name.as_str()).map(|slot| slot.lifetime);
-        if lifetime == Some(SlotLifetime::Temporary) {
-            self.forget(&name);
+        let Some(slot) = self.slots.get_mut(name.as_str()) else {
+            return Err(SlotFault::Unknown(name.to_string()));
+        };
+        let lifetime = slot.lifetime;
+        match lifetime {
+            SlotLifetime::Temporary => self.forget(&name),
+            SlotLifetime::Persistent => slot.dropped = true,
         }
-        lifetime.ok_or_else(|| SlotFault::Unknown(name.to_string()))
+        Ok(lifetime)
     }
 
     /// The session ended, or a command of it failed: its temporary slots go.
@@ -221,14 +259,42 @@ impl SlotTable {
         self.iter().filter_map(|slot| Some((slot.name.clone(), slot.need(now)?))).unzip()
     }
 
-    /// A slot loses its WAL. A session that uses it has to end; what it still reports does not
-    /// count.
-    pub fn invalidate(&mut self, name: &SlotName, cause: Cause) {
-        let Some(slot) = self.slots.get_mut(name.as_str()) else { return };
-        slot.restart_lsn = None;
-        slot.invalidated = Some(cause);
-        slot.reported = Arc::default();
-        self.revoked.extend(slot.user);
+    /// The losses that a plan asks for. They take effect by [`SlotTable::lose`].
+    pub fn losses<'a>(&self, lost: impl Iterator<Item = (&'a SlotName, Cause)>) -> Vec<Loss> {
+        let loss = |(name, cause): (&SlotName, Cause)| {
+            let slot = self.get(name.as_str())?;
+            Some(Loss {
+                name: name.clone(),
+                cause,
+                kept_from: slot.needed_from(),
+                restart_lsn: slot.restart_lsn,
+                was_used: slot.user.is_some(),
+                reported: Arc::clone(&slot.reported),
+            })
+        };
+        lost.filter_map(loss).collect()
+    }
+
+    /// These losses are on disk: the slots have no WAL, sessions that use them have to end, and
+    /// what those still report does not count. A slot that was unused and has a user now is
+    /// spared, and is to be saved again. Returns the losses that took effect.
+    pub fn lose(&mut self, mut losses: Vec<Loss>) -> Vec<Loss> {
+        losses.retain(|loss| {
+            let slot = self.slots.get_mut(loss.name.as_str());
+            let Some(slot) = slot.filter(|slot| Arc::ptr_eq(&slot.reported, &loss.reported)) else {
+                return false;
+            };
+            if !loss.was_used && slot.user.is_some() {
+                self.unsettled = GENERATIONS;
+                return false;
+            }
+            slot.restart_lsn = None;
+            slot.invalidated = Some(loss.cause);
+            slot.reported = Arc::default();
+            self.revoked.extend(slot.user);
+            true
+        });
+        losses
     }
 
     /// Returns, once, the sessions that have to end because their slots were invalidated.
@@ -246,48 +312,82 @@ impl SlotTable {
     }
 
     /// The timeline ends at `end`. What users have past it is on a branch that nobody follows,
-    /// and from there on they will need the other branch. Returns what has to be written to disk
-    /// before the switch.
-    pub fn fall_back(&mut self, end: Lsn) -> Vec<SlotFile> {
-        let mut changed = Vec::new();
+    /// and from there on they will need the other branch. Returns whether a generation on disk
+    /// has such a position: both have to be replaced before the switch.
+    pub fn fall_back(&mut self, end: Lsn) -> bool {
+        let mut is_beyond = false;
         for slot in self.slots.values_mut() {
             slot.reported.fetch_min(end.raw(), Ordering::AcqRel);
             if slot.restart_lsn.is_some_and(|lsn| lsn > end) {
                 slot.restart_lsn = Some(end);
             }
-            if slot.saved.as_ref().and_then(|file| file.restart_lsn).is_some_and(|lsn| lsn > end) {
-                changed.push(slot.to_file());
-            }
+            let mut on_disk = slot.on_disk().filter_map(|record| record.restart_lsn);
+            is_beyond |= on_disk.any(|lsn| lsn > end);
         }
-        changed
+        is_beyond
     }
 
-    /// Slots that have to be written to disk now.
-    pub fn to_save(&self, size: SegmentSize, now: SystemTime) -> Vec<SlotFile> {
-        let due = self.iter().filter(|slot| slot.is_to_be_saved(size, now));
-        due.map(Slot::to_file).collect()
+    /// Is it time to write a generation? If so, the next time comes a while later.
+    pub fn take_due(&mut self, size: SegmentSize, now: SystemTime) -> bool {
+        let recent = self.saved_at.and_then(|at| now.duration_since(at).ok());
+        if recent.is_some_and(|age| age < SAVE_INTERVAL) {
+            return false;
+        }
+        let is_due = self.is_unsettled() || self.iter().any(|slot| slot.is_to_be_saved(size));
+        if is_due {
+            self.saved_at = Some(now);
+        }
+        is_due
     }
 
-    /// The file to write for a slot that was created.
-    pub fn file_of(&self, name: &SlotName) -> Option<SlotFile> {
-        let slot = self.get(name.as_str())?;
-        (slot.lifetime == SlotLifetime::Persistent).then(|| slot.to_file())
+    /// Is something on disk that the table does not say, and that was answered otherwise?
+    pub fn is_unsettled(&self) -> bool {
+        self.unsettled > 0
     }
 
-    /// Notes that this file is on disk.
-    pub fn saved(&mut self, file: SlotFile, now: SystemTime) {
-        if let Some(slot) = self.slots.get_mut(file.name.as_str()) {
-            slot.saved = Some(file);
-            slot.saved_at = Some(now);
+    /// What the next generation has to hold: every persistent slot as it will be after `change`,
+    /// without those that are being dropped.
+    pub fn records(&self, change: &SlotChange) -> Vec<SlotRecord> {
+        let kept =
+            self.iter().filter(|slot| slot.lifetime == SlotLifetime::Persistent && !slot.dropped);
+        kept.filter_map(|slot| change.apply_to(slot.to_record())).collect()
+    }
+
+    /// A generation with these records is durable. It is the newest one now.
+    pub fn saved(&mut self, records: Vec<SlotRecord>) {
+        self.unsettled = self.unsettled.saturating_sub(1);
+        let mut records: BTreeMap<_, _> =
+            records.into_iter().map(|record| (record.name.to_string(), record)).collect();
+        let persistent = |slot: &Slot| slot.lifetime == SlotLifetime::Persistent;
+        for (name, slot) in self.slots.iter_mut().filter(|(_, slot)| persistent(slot)) {
+            slot.older = slot.newest.take();
+            slot.newest = records.remove(name);
         }
     }
 
-    /// Removes and returns the automatically created slots that have been unused for `ttl`.
-    pub fn take_expired(&mut self, now: SystemTime, ttl: Duration) -> Vec<SlotName> {
+    /// A generation could not be written, and nobody knows what of it the next start finds.
+    pub fn not_saved(&mut self) {
+        self.unsettled = GENERATIONS;
+    }
+
+    /// Is nothing left to be written for a slot that was created? Whichever generation a start
+    /// reads, the slot is in it.
+    pub fn is_saved(&self, name: &SlotName) -> bool {
+        let slot = self.get(name.as_str());
+        slot.is_none_or(|slot| slot.lifetime == SlotLifetime::Temporary || slot.is_saved())
+    }
+
+    /// Is the slot in no generation on disk?
+    pub fn is_erased(&self, name: &SlotName) -> bool {
+        self.get(name.as_str()).is_none_or(|slot| slot.on_disk().count() == 0)
+    }
+
+    /// The automatically created slots that have been unused for `ttl`.
+    pub fn expired(&self, now: SystemTime, ttl: Duration) -> Vec<SlotName> {
         if ttl.is_zero() {
             return Vec::new();
         }
-        let is_expired = |slot: &Slot| {
+        let is_expired = |slot: &&Slot| {
             slot.origin == Origin::AutoCreated
                 && slot.user.is_none()
                 && slot
@@ -295,12 +395,24 @@ impl SlotTable {
                     .and_then(|since| now.duration_since(since).ok())
                     .is_some_and(|age| age >= ttl)
         };
-        let expired: Vec<_> =
-            self.iter().filter(|slot| is_expired(slot)).map(|slot| slot.name.clone()).collect();
-        for name in &expired {
-            self.forget(name);
-        }
-        expired
+        self.iter().filter(is_expired).map(|slot| slot.name.clone()).collect()
+    }
+
+    /// These slots are in no generation on disk. One that has a user now stays, and is to be
+    /// saved again. Returns those that are gone.
+    pub fn forget_unused(&mut self, mut names: Vec<SlotName>) -> Vec<SlotName> {
+        names.retain(|name| match self.get(name.as_str()).map(|slot| slot.user) {
+            Some(None) => {
+                self.forget(name);
+                true
+            }
+            Some(Some(_)) => {
+                self.unsettled = GENERATIONS;
+                false
+            }
+            None => false,
+        });
+        names
     }
 }
 

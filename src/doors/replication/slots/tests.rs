@@ -5,13 +5,13 @@ use super::*;
 use crate::cluster::instance::InstanceId;
 use crate::config::{AutoCreate, Config, SlotSettings};
 use crate::hub::tests::{config, hub};
-use crate::store::retention::Holds;
-use crate::store::slots::Cause;
-use crate::wal::TimelineId;
+use crate::store::retention::{Holds, Plan, Receiving};
+use crate::store::slots::{Cause, SlotChange};
+use crate::wal::{SegmentNo, SegmentSize, TimelineId};
 use crate::wire::frame::next_frame;
 use bytes::Bytes;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 const SEGMENT: u64 = 16 << 20;
 
@@ -80,8 +80,10 @@ fn keep(hub: &Hub, task: &SlotTask) {
     let mut slots = hub.holds.slots.lock();
     match task {
         SlotTask::Create { name } | SlotTask::CreateThenStart { name, .. } => {
-            let file = slots.file_of(name).unwrap();
-            slots.saved(file, SystemTime::UNIX_EPOCH);
+            for _ in 0..2 {
+                let records = slots.records(&SlotChange::None);
+                slots.saved(records);
+            }
             slots.set_free(name);
         }
         SlotTask::Drop { name } => slots.forget(name),
@@ -232,7 +234,10 @@ fn invalid_slots_by_version() {
     ] {
         let hub = serving(version, at_most(10));
         ask(&hub, 1, "CREATE_REPLICATION_SLOT s PHYSICAL RESERVE_WAL");
-        hub.holds.slots.lock().invalidate(&name, Cause::WalRemoved);
+        let mut slots = hub.holds.slots.lock();
+        let losses = slots.losses([(&name, Cause::WalRemoved)].into_iter());
+        slots.lose(losses);
+        drop(slots);
         assert_eq!(ask(&hub, 1, "READ_REPLICATION_SLOT s"), "T D[physical|NULL|NULL] C Z");
         let (answer, stream) = ask_for(&hub, 2, "START_REPLICATION SLOT s 0/6000000");
         assert_eq!(answer, expected, "{version}");
@@ -272,4 +277,24 @@ fn slots_that_come_into_being_by_themselves() {
     assert!(ask(&hub, 2, &start("node_b")).starts_with("E[42704"), "the limit");
     drop(stream);
     assert_eq!(ask(&hub, 2, &start("node_a")), "stream 0/6000000");
+}
+
+/// The slots' lock orders it with a plan, which gives up WAL.
+#[test]
+fn a_position_that_has_just_been_given_up_is_not_taken_over() {
+    let hub = serving("15.18", at_most(10));
+    ask(&hub, 1, "CREATE_REPLICATION_SLOT s PHYSICAL");
+    let (_, stream) = ask_for(&hub, 2, "START_REPLICATION SLOT s 0/6000000");
+    report(&stream, 4 * SEGMENT + 0x28);
+    let planning = hub.holds.slots.lock();
+    std::thread::scope(|scope| {
+        let read = scope.spawn(|| ask(&hub, 1, "READ_REPLICATION_SLOT s"));
+        // By then it waits for the lock.
+        std::thread::sleep(Duration::from_millis(300));
+        let (horizon, receiving) = (SegmentNo::new(5), Receiving::Open);
+        let size = SegmentSize::new(SEGMENT).unwrap();
+        hub.holds.advance(size, |_| Plan { horizon, invalidate: Vec::new(), receiving });
+        drop(planning);
+        assert_eq!(read.join().unwrap(), "T D[physical|NULL|NULL] C Z");
+    });
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::store::retention::Policy;
-use crate::store::slots::WalStatus;
+use crate::store::slots::{Generation, WalStatus};
 use proptest::prelude::*;
 use std::sync::atomic::Ordering;
 
@@ -34,10 +34,21 @@ fn create(text: &str, pid: u32) -> Create {
 fn one(reserve: Option<u64>) -> SlotTable {
     let mut table = SlotTable::default();
     table.create(Create { reserve: reserve.map(Lsn::new), ..create("s", 1) }, 10).unwrap();
-    let file = table.file_of(&name("s")).unwrap();
-    table.saved(file, at(0));
+    save(&mut table);
+    save(&mut table);
     table.set_free(&name("s"));
     table
+}
+
+/// Writes a generation.
+fn save(table: &mut SlotTable) {
+    let records = table.records(&SlotChange::None);
+    table.saved(records);
+}
+
+/// What the next generation says of the only slot.
+fn record(table: &SlotTable) -> SlotRecord {
+    table.records(&SlotChange::None).remove(0)
 }
 
 fn report(table: &mut SlotTable, pid: u32, flush: u64) {
@@ -84,7 +95,9 @@ fn temporary_slots_go_with_their_session() {
     let temporary = |text, pid| Create { lifetime: SlotLifetime::Temporary, ..create(text, pid) };
     table.create(temporary("a", 7), 10).unwrap();
     table.create(temporary("b", 8), 10).unwrap();
-    assert_eq!(table.file_of(&name("a")), None, "never on disk");
+    let on_disk: Vec<_> = table.records(&SlotChange::None);
+    assert_eq!((on_disk.len(), &on_disk[0].name), (1, &name("s")), "never on disk");
+    assert!(table.is_saved(&name("a")), "nobody waits for that");
     // Its session streams from it and stops again: it still belongs to that session.
     table.acquire("a", 7, InvalidSlots::Accept).unwrap();
     table.release(&name("a"), 7);
@@ -117,15 +130,15 @@ fn the_position_is_the_users_flush() {
 }
 
 #[test]
-fn only_what_is_on_disk_lets_wal_go() {
+fn only_what_both_generations_say_lets_wal_go() {
     let mut table = one(Some(10 * MIB));
     let need = |table: &SlotTable| table.get("s").unwrap().needed_from().unwrap().raw();
     report(&mut table, 2, 30 * MIB);
     table.absorb(Lsn::new(10 * MIB));
     assert_eq!(need(&table), 10 * MIB);
-    let files = table.to_save(size(), at(100));
-    assert_eq!(need(&table), 10 * MIB, "not written yet");
-    table.saved(files[0].clone(), at(100));
+    save(&mut table);
+    assert_eq!(need(&table), 10 * MIB, "a start may read the one before");
+    save(&mut table);
     assert_eq!(need(&table), 30 * MIB);
     // Further back: what is on disk does not protect that.
     report(&mut table, 2, 20 * MIB);
@@ -136,29 +149,95 @@ fn only_what_is_on_disk_lets_wal_go() {
 #[test]
 fn written_down_by_segments_and_seconds() {
     let mut table = one(Some(10 * MIB));
-    let mut due = |flush: u64, now: u64| {
+    let mut is_due = |flush: u64, now: u64| {
         report(&mut table, 2, flush);
         table.absorb(Lsn::new(10 * MIB));
-        let files = table.to_save(size(), at(now));
-        for file in &files {
-            table.saved(file.clone(), at(now));
+        let is_due = table.take_due(size(), at(now));
+        if is_due {
+            save(&mut table);
         }
-        files.len()
+        is_due
     };
-    assert_eq!(due(10 * MIB + 500, 10), 0, "the same segment");
-    assert_eq!(due(11 * MIB, 10), 1);
-    assert_eq!(due(12 * MIB, 10), 0, "the same second");
-    assert_eq!(due(12 * MIB + 7, 11), 1);
-    assert_eq!(due(12 * MIB + 9, 12), 0);
+    assert!(!is_due(10 * MIB + 500, 10), "the same segment");
+    assert!(is_due(11 * MIB, 10));
+    assert!(!is_due(12 * MIB, 10), "the same second");
+    assert!(is_due(12 * MIB + 7, 11));
+    assert!(is_due(12 * MIB + 9, 12), "the older generation is behind");
+    assert!(!is_due(12 * MIB + 11, 13));
     table.release(&name("s"), 2);
-    assert_eq!(table.to_save(size(), at(12)).len(), 1, "unused, it is written down exactly");
+    for second in [14, 15] {
+        assert!(table.take_due(size(), at(second)), "unused, it is written down exactly");
+        save(&mut table);
+    }
+    assert!(!table.take_due(size(), at(16)));
+}
+
+#[test]
+fn a_start_takes_the_newest_generation_and_keeps_what_the_other_needs() {
+    let generation = |number, positions: &[(&str, u64)]| {
+        let record = |(text, at): &(&str, u64)| SlotRecord {
+            name: name(text),
+            restart_lsn: Some(Lsn::new(at * MIB)),
+            invalidated: None,
+            origin: Origin::Asked,
+        };
+        Some(Generation { number, slots: positions.iter().map(record).collect() })
+    };
+    let loaded = |found| {
+        let mut table = SlotTable::default();
+        table.load(found);
+        let position = |slot: &Slot| {
+            let lsn = |lsn: Option<Lsn>| lsn.map_or(0, |lsn| lsn.raw() / MIB);
+            (slot.name.to_string(), lsn(slot.restart_lsn), lsn(slot.needed_from()))
+        };
+        let slots: Vec<_> = table.iter().map(position).collect();
+        (slots, table.is_unsettled())
+    };
+    let a = |at, needed| ("a".to_owned(), at, needed);
+    let both = [generation(8, &[("a", 20)]), generation(7, &[("a", 20)])];
+    assert_eq!(loaded(both), (vec![a(20, 20)], false));
+    let moved = [generation(8, &[("a", 20)]), generation(7, &[("a", 10)])];
+    assert_eq!(loaded(moved), (vec![a(20, 10)], true));
+    let dropped = [generation(8, &[("a", 20)]), generation(7, &[("a", 20), ("b", 5)])];
+    assert_eq!(loaded(dropped), (vec![a(20, 20)], true));
+    let created = [generation(8, &[("a", 20)]), generation(7, &[])];
+    assert_eq!(loaded(created), (vec![a(20, 20)], true));
+    assert_eq!(loaded([generation(8, &[("a", 20)]), None]), (vec![a(20, 20)], true));
+    assert_eq!(loaded([None, None]), (vec![], false));
+}
+
+/// The slot loses its WAL.
+fn lose(table: &mut SlotTable, cause: Cause) {
+    let losses = table.losses([(&name("s"), cause)].into_iter());
+    assert_eq!(table.lose(losses).len(), 1);
+}
+
+#[test]
+fn an_unused_slot_with_a_new_user_is_spared() {
+    let mut table = one(Some(10 * MIB));
+    let losses = table.losses([(&name("s"), Cause::IdleTimeout)].into_iter());
+    report(&mut table, 2, 11 * MIB);
+    assert!(table.lose(losses).is_empty());
+    assert!(table.take_revoked().is_empty() && table.get("s").unwrap().invalidated.is_none());
+    assert!(table.is_unsettled(), "the disk says otherwise");
+    // A user who has left meanwhile, or another one, makes no difference.
+    let losses = table.losses([(&name("s"), Cause::WalRemoved)].into_iter());
+    table.release(&name("s"), 2);
+    report(&mut table, 3, 11 * MIB);
+    assert_eq!(table.lose(losses).len(), 1);
+    assert_eq!(table.take_revoked(), [3]);
+    // Neither does a slot that was made anew.
+    let losses = table.losses([(&name("s"), Cause::WalRemoved)].into_iter());
+    table.forget(&name("s"));
+    table.create(create("s", 1), 10).unwrap();
+    assert!(table.lose(losses).is_empty());
 }
 
 #[test]
 fn an_invalid_slot_is_accepted_up_to_17_and_revived_by_a_flush() {
     let mut table = one(Some(10 * MIB));
     report(&mut table, 2, 11 * MIB);
-    table.invalidate(&name("s"), Cause::WalRemoved);
+    lose(&mut table, Cause::WalRemoved);
     assert_eq!(table.take_revoked(), [2]);
     assert!(table.take_revoked().is_empty());
     let status = |table: &SlotTable| {
@@ -169,8 +248,8 @@ fn an_invalid_slot_is_accepted_up_to_17_and_revived_by_a_flush() {
     table.absorb(Lsn::new(50 * MIB));
     assert_eq!(status(&table), Some(WalStatus::Lost), "the old user's report does not count");
     assert_eq!(table.needs(at(0)).1.len(), 1, "not on disk yet");
-    let files = table.to_save(size(), at(0));
-    table.saved(files[0].clone(), at(0));
+    save(&mut table);
+    save(&mut table);
     assert_eq!(table.needs(at(0)).1, [], "it keeps nothing");
     table.release(&name("s"), 2);
 
@@ -212,12 +291,19 @@ fn automatically_created_slots_expire() {
     assert_eq!(table.auto_created(), 1);
     let ttl = Duration::from_secs(60);
     table.note_idle(at(0));
-    assert_eq!(table.take_expired(at(1000), ttl), [], "in use");
+    assert_eq!(table.expired(at(1000), ttl), [], "in use");
     table.set_free(&name("auto"));
     table.note_idle(at(1000));
-    assert_eq!(table.take_expired(at(1059), ttl), []);
-    assert_eq!(table.take_expired(at(5000), Duration::ZERO), [], "for ever");
-    assert_eq!(table.take_expired(at(1060), ttl), [name("auto")]);
+    assert_eq!(table.expired(at(1059), ttl), []);
+    assert_eq!(table.expired(at(5000), Duration::ZERO), [], "for ever");
+    let expired = table.expired(at(1060), ttl);
+    assert_eq!((expired.as_slice(), table.len()), (&[name("auto")][..], 2));
+    let change = SlotChange::Forget(expired.clone());
+    assert_eq!(table.records(&change).len(), 1);
+    table.acquire("auto", 6, InvalidSlots::Accept).unwrap();
+    assert_eq!(table.forget_unused(expired.clone()), [], "it is used again");
+    table.release(&name("auto"), 6);
+    assert_eq!(table.forget_unused(expired), [name("auto")]);
     assert_eq!(table.len(), 1);
 }
 
@@ -244,15 +330,16 @@ fn events() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    /// Whatever is reported, written and lost in a crash: WAL that the slot has on disk, or goes
-    /// back to, was never given up.
+    /// Whatever is reported, written and lost in a crash: WAL that the slot has in either
+    /// generation on disk, or goes back to, was never given up.
     #[test]
     fn a_crash_never_wants_more_than_was_kept(
         events in proptest::collection::vec(events(), 1..60)
     ) {
         let mut table = one(Some(0));
-        let mut disk = table.file_of(&name("s")).unwrap();
-        let mut writing: Vec<SlotFile> = Vec::new();
+        // The older generation, and the newest.
+        let mut disk = [record(&table), record(&table)];
+        let mut writing: Option<Vec<SlotRecord>> = None;
         // What retention has given up so far.
         let mut gone = 0;
         for (n, event) in events.into_iter().enumerate() {
@@ -260,36 +347,47 @@ proptest! {
             match event {
                 Event::Report(flush) => report(&mut table, 2, flush),
                 Event::Absorb => table.absorb(Lsn::new(gone)),
-                Event::Save => writing = table.to_save(size(), now),
+                Event::Save => {
+                    if table.take_due(size(), now) {
+                        writing = Some(table.records(&SlotChange::None));
+                    }
+                }
                 Event::Written => {
-                    if let Some(file) = writing.pop() {
-                        disk = file.clone();
-                        table.saved(file, now);
+                    if let Some(records) = writing.take() {
+                        disk = [disk[1].clone(), records[0].clone()];
+                        table.saved(records);
                     }
                 }
                 Event::Invalidate => {
-                    table.invalidate(&name("s"), Cause::WalRemoved);
-                    // It is durable before anything is removed.
-                    disk = table.file_of(&name("s")).unwrap();
-                    table.saved(disk.clone(), now);
-                    writing.clear();
+                    // It is durable in both before anything is removed.
+                    let losses = table.losses([(&name("s"), Cause::WalRemoved)].into_iter());
+                    let change = SlotChange::Lose(losses.clone());
+                    for _ in 0..2 {
+                        let records = table.records(&change);
+                        disk = [disk[1].clone(), records[0].clone()];
+                        table.saved(records);
+                    }
+                    table.lose(losses);
+                    writing = None;
                     table.release(&name("s"), 2);
                 }
                 Event::Crash => {
                     table = SlotTable::default();
-                    table.load(disk.clone());
-                    writing.clear();
+                    let [older, newest] = disk.clone();
+                    let generation =
+                        |number, record| Some(Generation { number, slots: vec![record] });
+                    table.load([generation(2, newest), generation(1, older)]);
+                    writing = None;
                 }
             }
             // The keeper never writes and plans at the same time.
-            if writing.is_empty() {
+            if writing.is_none() {
                 let needs = table.needs(now).1;
                 let kept = needs.first().map_or(99 * MIB, |need| need.from.raw());
                 gone = gone.max(kept.min(99 * MIB));
             }
-            if let Some(restart) = disk.restart_lsn {
-                let invalid = table.get("s").unwrap().restart_lsn.is_none();
-                prop_assert!(invalid || restart.raw() >= gone, "{restart} is gone, up to {gone}");
+            for restart in disk.iter().filter_map(|record| record.restart_lsn) {
+                prop_assert!(restart.raw() >= gone, "{restart} is gone, up to {gone}");
             }
             if let Some(restart) = table.get("s").unwrap().restart_lsn {
                 prop_assert!(restart.raw() >= gone);
@@ -303,14 +401,17 @@ fn a_switch_pulls_back_what_is_beyond_it() {
     let mut table = one(Some(3 * MIB));
     report(&mut table, 1, 9 * MIB);
     table.absorb(Lsn::new(0));
-    assert!(table.fall_back(Lsn::new(10 * MIB)).is_empty(), "it is not beyond");
-    assert!(table.fall_back(Lsn::new(5 * MIB)).is_empty(), "its file is not");
+    assert!(!table.fall_back(Lsn::new(10 * MIB)), "it is not beyond");
+    assert!(!table.fall_back(Lsn::new(5 * MIB)), "on disk it is not");
     table.absorb(Lsn::new(0));
     assert_eq!(table.get("s").unwrap().restart_lsn, Some(Lsn::new(5 * MIB)));
-    let file = table.to_save(size(), at(100)).remove(0);
-    table.saved(file, at(100));
-    let mut changed = table.fall_back(Lsn::new(4 * MIB + 7));
-    assert_eq!(changed.remove(0).restart_lsn, Some(Lsn::new(4 * MIB + 7)));
+    save(&mut table);
+    assert!(table.fall_back(Lsn::new(4 * MIB + 7)));
+    assert_eq!(record(&table).restart_lsn, Some(Lsn::new(4 * MIB + 7)));
+    save(&mut table);
+    assert!(table.fall_back(Lsn::new(4 * MIB + 7)), "the generation before is");
+    save(&mut table);
+    assert!(!table.fall_back(Lsn::new(4 * MIB + 7)));
     report(&mut table, 1, 6 * MIB);
     table.absorb(Lsn::new(0));
     assert_eq!(table.get("s").unwrap().restart_lsn, Some(Lsn::new(6 * MIB)), "it goes on");

@@ -1,0 +1,360 @@
+//! When slots are written, what that costs, and what holds when it fails.
+
+use super::*;
+use crate::keeper::{Job, JobDone};
+use crate::store::directory::Directory;
+use crate::store::disk::run_ready;
+use crate::store::faulty_disk::{Failing, FaultyDisk};
+use crate::store::layout::{Layout, Listing};
+use crate::store::retention::{Holds, Policy};
+use crate::store::sealed_text::seal;
+use crate::store::slots::{Cause, Create, InvalidSlots, Origin, SlotFiles, SlotRecord};
+use crate::wal::TimelineId;
+use crate::wire::command::SlotLifetime;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+const NEWEST: u64 = 100;
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+
+struct World {
+    _folder: tempfile::TempDir,
+    layout: Layout,
+    disk: FaultyDisk,
+    keeper: Keeper<FaultyDisk>,
+}
+
+/// A keeper of a directory in which no segment is.
+fn open(policy: Policy) -> World {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Directory::open(&folder.path().join("hub")).unwrap().layout().clone();
+    let disk = FaultyDisk::default();
+    let keeper = start(&disk, &layout, policy).unwrap();
+    World { _folder: folder, layout, disk, keeper }
+}
+
+fn start(
+    disk: &FaultyDisk,
+    layout: &Layout,
+    policy: Policy,
+) -> Result<Keeper<FaultyDisk>, StoreFault> {
+    let holds = Arc::new(Holds::new(Lsn::new(10 * MIB)));
+    let listing = Listing { spares: vec![1], ..Listing::default() };
+    let keeper = Keeper::new(disk.clone(), layout.clone(), holds, &listing, None, None);
+    let keeper = keeper.with_policy(policy);
+    keeper.size.set(SegmentSize::new(MIB));
+    run_ready(keeper.load_slots()).unwrap()?;
+    Ok(keeper)
+}
+
+fn name(text: &str) -> SlotName {
+    SlotName::parse(text).unwrap()
+}
+
+fn numbered(n: u64) -> String {
+    format!("node_{n}")
+}
+
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+impl World {
+    fn run(&mut self, job: Job) -> Result<(), String> {
+        match run_ready(self.keeper.run(job)).unwrap() {
+            JobDone::Done(_) => Ok(()),
+            JobDone::Failed { error, .. } => Err(error.to_string()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn retain(&mut self, seconds: u64) -> Result<(), String> {
+        self.retain_behind(NEWEST, seconds)
+    }
+
+    /// Retention, with so many MiB of WAL.
+    fn retain_behind(&mut self, newest: u64, seconds: u64) -> Result<(), String> {
+        let newest = Lsn::new(newest * MIB + 5);
+        self.run(Job::Retain { tli: TimelineId::FIRST, newest, now: at(seconds) })
+    }
+
+    /// A session takes its slot into the table; nothing is on disk yet.
+    fn ask_for(&self, text: &str, origin: Origin) {
+        let create = Create {
+            name: name(text),
+            lifetime: SlotLifetime::Persistent,
+            origin,
+            reserve: Some(Lsn::new(20 * MIB)),
+            pid: 1,
+        };
+        self.keeper.holds.slots.lock().create(create, 1000).unwrap();
+    }
+
+    fn create(&mut self, text: &str, origin: Origin) {
+        self.ask_for(text, origin);
+        self.run(Job::SaveSlot(name(text))).unwrap();
+    }
+
+    fn report(&self, text: &str, pid: u32, flush: u64) {
+        let mut slots = self.keeper.holds.slots.lock();
+        let (_, reported) = slots.acquire(text, pid, InvalidSlots::Accept).unwrap();
+        reported.store(flush * MIB, Ordering::Release);
+    }
+
+    /// What whichever generation a start reads says, the newest one first.
+    fn generations(&self) -> [BTreeMap<String, SlotRecord>; 2] {
+        let read = run_ready(SlotFiles::default().read(&self.disk, &self.layout)).unwrap();
+        read.unwrap().map(|generation| {
+            let slots = generation.map(|generation| generation.slots).unwrap_or_default();
+            slots.into_iter().map(|record| (record.name.to_string(), record)).collect()
+        })
+    }
+
+    /// The slots' names in both generations.
+    fn names(&self) -> [Vec<String>; 2] {
+        self.generations().map(|slots| slots.into_keys().collect())
+    }
+
+    fn revoked(&self) -> Vec<u32> {
+        self.keeper.holds.slots.lock().take_revoked()
+    }
+
+    fn is_invalid(&self, text: &str) -> bool {
+        self.keeper.holds.slots.lock().get(text).unwrap().invalidated.is_some()
+    }
+}
+
+#[test]
+fn slots_that_wait_together_are_created_and_dropped_together() {
+    let mut world = open(Policy::default());
+    world.create("first", Origin::Asked);
+    world.disk.take_syncs();
+    for n in 0..500 {
+        world.ask_for(&numbered(n), Origin::Asked);
+    }
+    for n in 0..500 {
+        world.run(Job::SaveSlot(name(&numbered(n)))).unwrap();
+        assert_eq!(world.keeper.holds.slots.lock().get(&numbered(n)).unwrap().user, None);
+    }
+    assert_eq!(world.disk.take_syncs(), 2, "one for each generation");
+    assert_eq!(world.names().map(|names| names.len()), [501, 501]);
+
+    world.disk.take_syncs();
+    for n in 0..500 {
+        world.keeper.holds.slots.lock().begin_drop(&numbered(n), 7).unwrap();
+    }
+    for n in 0..500 {
+        world.run(Job::DropSlot(name(&numbered(n)))).unwrap();
+    }
+    assert_eq!(world.disk.take_syncs(), 2);
+    assert_eq!(world.names(), [["first"], ["first"]]);
+    assert_eq!(world.keeper.holds.slots.lock().len(), 1);
+}
+
+#[test]
+fn positions_of_all_slots_cost_one_sync() {
+    let mut world = open(Policy::default());
+    for n in 0..500 {
+        world.ask_for(&numbered(n), Origin::Asked);
+    }
+    for n in 0..500 {
+        world.run(Job::SaveSlot(name(&numbered(n)))).unwrap();
+    }
+    for second in 1..5 {
+        for n in 0..500 {
+            world.report(&numbered(n), 10 + n as u32, 30 + second);
+        }
+        world.disk.take_syncs();
+        world.retain(second).unwrap();
+        assert_eq!(world.disk.take_syncs(), 1);
+        let [newest, older] = world.generations();
+        let oldest = |slots: &BTreeMap<String, SlotRecord>| {
+            slots.values().map(|record| record.restart_lsn.unwrap().raw() / MIB).min()
+        };
+        let before = if second == 1 { 20 } else { 29 + second };
+        assert_eq!((oldest(&newest), oldest(&older)), (Some(30 + second), Some(before)));
+        let needed = world.keeper.holds.slots.lock().get("node_7").unwrap().needed_from();
+        assert_eq!(needed, Some(Lsn::new(before * MIB)), "the older generation keeps its WAL");
+    }
+    // They stand still: the older generation follows, and then nothing is written.
+    for (second, syncs) in [(5, 1), (6, 0), (7, 0)] {
+        world.disk.take_syncs();
+        world.retain(second).unwrap();
+        assert_eq!(world.disk.take_syncs(), syncs, "second {second}");
+    }
+}
+
+#[test]
+fn on_a_full_disk_positions_take_the_space_of_a_spare() {
+    let mut world = open(Policy::default());
+    world.create("s", Origin::Asked);
+    std::fs::write(world.layout.spare(1), "").unwrap();
+    world.report("s", 7, 50);
+    world.disk.fail(Failing::NextWrite, ENOSPC);
+    world.retain(1).unwrap();
+    assert!(!world.layout.spare(1).exists());
+    assert_eq!(world.generations()[0]["s"].restart_lsn, Some(Lsn::new(50 * MIB)));
+}
+
+#[test]
+fn a_loss_that_is_not_durable_did_not_happen() {
+    let mut world = open(Policy { max_slot_wal_keep_size: Some(30 * MIB), ..Policy::default() });
+    world.create("s", Origin::Asked);
+    world.report("s", 7, 20);
+    world.disk.fail(Failing::Writes, EIO);
+    world.retain(1).unwrap_err();
+    assert!(world.revoked().is_empty(), "its user goes on");
+    assert!(!world.is_invalid("s"));
+    // The slot has left the position by which it would have been lost.
+    world.disk.heal();
+    world.report("s", 7, 90);
+    world.retain(2).unwrap();
+    world.retain(4).unwrap();
+    assert!(world.revoked().is_empty());
+    let [newest, older] = world.generations();
+    for record in [&newest["s"], &older["s"]] {
+        assert_eq!((record.invalidated, record.restart_lsn), (None, Some(Lsn::new(90 * MIB))));
+    }
+    // Out of its limit, on a disk that works.
+    world.retain_behind(130, 5).unwrap();
+    assert_eq!(world.revoked(), [7]);
+    let lost = world.generations().map(|slots| slots["s"].invalidated);
+    assert_eq!(lost, [Some(Cause::WalRemoved); 2]);
+}
+
+#[test]
+fn a_user_who_comes_while_its_idle_slot_is_invalidated_keeps_it() {
+    let mut world =
+        open(Policy { idle_slot_timeout: Duration::from_secs(60), ..Policy::default() });
+    world.create("s", Origin::Asked);
+    world.retain(0).unwrap();
+    let holds = Arc::clone(&world.keeper.holds);
+    world.disk.meanwhile(move || {
+        holds.slots.lock().acquire("s", 7, InvalidSlots::Refuse).unwrap();
+    });
+    world.retain(100).unwrap();
+    assert!(world.revoked().is_empty());
+    assert!(!world.is_invalid("s"));
+    let on_disk = world.generations().map(|slots| slots["s"].invalidated);
+    assert_eq!(on_disk, [None, None]);
+    assert_eq!(world.keeper.holds.oldest_kept(), Lsn::new(20 * MIB));
+}
+
+#[test]
+fn an_expired_slot_is_forgotten_when_it_is_off_the_disk() {
+    let policy = Policy { auto_created_ttl: Duration::from_secs(60), ..Policy::default() };
+    let mut world = open(policy.clone());
+    world.create("auto", Origin::AutoCreated);
+    world.retain(0).unwrap();
+    world.disk.fail(Failing::Writes, EIO);
+    world.retain(100).unwrap();
+    assert!(world.keeper.holds.slots.lock().get("auto").is_some(), "it is on disk");
+    assert_eq!(world.keeper.holds.oldest_kept(), Lsn::new(20 * MIB));
+    world.disk.heal();
+    world.retain(101).unwrap();
+    assert_eq!(world.names().concat(), Vec::<String>::new());
+    assert!(world.keeper.holds.slots.lock().is_empty());
+    world.keeper = start(&world.disk, &world.layout, policy).unwrap();
+    assert!(world.keeper.holds.slots.lock().is_empty());
+}
+
+#[test]
+fn a_user_who_comes_while_its_slot_expires_keeps_it() {
+    let mut world = open(Policy { auto_created_ttl: Duration::from_secs(60), ..Policy::default() });
+    world.create("auto", Origin::AutoCreated);
+    world.retain(0).unwrap();
+    let holds = Arc::clone(&world.keeper.holds);
+    world.disk.meanwhile(move || {
+        holds.slots.lock().acquire("auto", 7, InvalidSlots::Refuse).unwrap();
+    });
+    world.retain(100).unwrap();
+    assert_eq!(world.names(), [["auto"], ["auto"]]);
+    assert_eq!(world.keeper.holds.slots.lock().get("auto").unwrap().user, Some(7));
+}
+
+#[test]
+fn a_slot_that_could_not_be_created_or_dropped_is_what_was_answered() {
+    let mut world = open(Policy::default());
+    world.create("s", Origin::Asked);
+    world.disk.fail(Failing::Syncs, EIO);
+    world.ask_for("t", Origin::Asked);
+    world.run(Job::SaveSlot(name("t"))).unwrap_err();
+    assert!(world.keeper.holds.slots.lock().get("t").is_none());
+    world.keeper.holds.slots.lock().begin_drop("s", 7).unwrap();
+    world.run(Job::DropSlot(name("s"))).unwrap_err();
+    world.disk.heal();
+    world.retain(1).unwrap();
+    world.retain(2).unwrap();
+    assert_eq!(world.names(), [["s"], ["s"]]);
+    world.keeper.holds.slots.lock().begin_drop("s", 8).unwrap();
+    world.run(Job::DropSlot(name("s"))).unwrap();
+    assert_eq!(world.names().concat(), Vec::<String>::new());
+}
+
+/// What an earlier version wrote.
+fn write_former(layout: &Layout, slot: &str, restart_lsn: Option<&str>) {
+    #[derive(serde::Serialize)]
+    struct Text<'a> {
+        name: &'a str,
+        restart_lsn: Option<&'a str>,
+        invalidated: Option<Cause>,
+        origin: Origin,
+    }
+    let folder = layout.former_slots();
+    std::fs::create_dir_all(&folder).unwrap();
+    let text = Text { name: slot, restart_lsn, invalidated: None, origin: Origin::AutoCreated };
+    std::fs::write(folder.join(slot), seal("slot", 1, &text)).unwrap();
+}
+
+#[test]
+fn slots_of_an_earlier_version_are_taken_over() {
+    let World { _folder, layout, disk, .. } = open(Policy::default());
+    write_former(&layout, "a", Some("0/1400028"));
+    write_former(&layout, "b", None);
+    let in_folder = |name: &str| layout.former_slots().join(name);
+    std::fs::write(in_folder("c.tmp"), "half").unwrap();
+    std::fs::write(in_folder("Not a slot"), "").unwrap();
+
+    // While they cannot be written, they stay as they are.
+    disk.fail(Failing::Syncs, EIO);
+    assert!(start(&disk, &layout, Policy::default()).is_err());
+    assert!(in_folder("a").exists() && in_folder("b").exists());
+    disk.heal();
+    let keeper = start(&disk, &layout, Policy::default()).unwrap();
+    let folder = std::fs::read_dir(layout.former_slots()).unwrap();
+    let left: Vec<_> = folder.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["Not a slot"]);
+    let world = World { _folder, layout, disk, keeper };
+    assert_eq!(world.names(), [["a", "b"], ["a", "b"]]);
+    let slots = world.keeper.holds.slots.lock();
+    let a = slots.get("a").unwrap();
+    assert_eq!((a.restart_lsn, a.origin), (Some(Lsn::new(0x140_0028)), Origin::AutoCreated));
+    drop(slots);
+
+    // The earlier version ran once more, and moved a slot.
+    write_former(&world.layout, "a", Some("0/2400028"));
+    let keeper = start(&world.disk, &world.layout, Policy::default()).unwrap();
+    assert_eq!(world.names(), [["a", "b"], ["a", "b"]]);
+    let slots = keeper.holds.slots.lock();
+    assert_eq!(slots.get("a").unwrap().restart_lsn, Some(Lsn::new(0x240_0028)));
+}
+
+#[test]
+fn a_damaged_slot_of_an_earlier_version_keeps_the_hub_from_starting() {
+    let World { _folder, layout, disk, .. } = open(Policy::default());
+    write_former(&layout, "s", None);
+    let folder = layout.former_slots();
+    std::fs::copy(folder.join("s"), folder.join("t")).unwrap();
+    let fault = |text: &str| {
+        let fault = start(&disk, &layout, Policy::default()).map(|_| ()).unwrap_err().to_string();
+        assert!(fault.contains(text), "{fault}");
+    };
+    fault("slots/t");
+    std::fs::remove_file(folder.join("t")).unwrap();
+    std::fs::write(folder.join("s"), "walhub slot 1 00000000\n{}").unwrap();
+    fault("checksum");
+}

@@ -1,0 +1,159 @@
+//! A real disk on which an operation fails, or takes so long that something happens meanwhile. For
+//! tests only.
+
+use super::disk::Disk;
+use super::plain_disk::PlainDisk;
+use super::retention::Space;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+/// A disk; a clone is the same one.
+#[derive(Clone, Default)]
+pub(crate) struct FaultyDisk(Rc<State>);
+
+#[derive(Default)]
+struct State {
+    syncs: Cell<usize>,
+    failing: Cell<Option<(Failing, i32)>>,
+    meanwhile: RefCell<Option<Box<dyn FnOnce()>>>,
+}
+
+/// What fails.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failing {
+    /// Every sync of a file.
+    Syncs,
+    /// Every write.
+    Writes,
+    /// The next write.
+    NextWrite,
+}
+
+impl FaultyDisk {
+    /// How many files and directories were synced since the last call.
+    pub(crate) fn take_syncs(&self) -> usize {
+        self.0.syncs.take()
+    }
+
+    /// From now on this fails with an error of the operating system.
+    pub(crate) fn fail(&self, what: Failing, errno: i32) {
+        self.0.failing.set(Some((what, errno)));
+    }
+
+    /// Nothing fails any more.
+    pub(crate) fn heal(&self) {
+        self.0.failing.set(None);
+    }
+
+    /// During the next sync of a file, this happens.
+    pub(crate) fn meanwhile(&self, what: impl FnOnce() + 'static) {
+        *self.0.meanwhile.borrow_mut() = Some(Box::new(what));
+    }
+
+    fn check(&self, failing: &[Failing]) -> io::Result<()> {
+        match self.0.failing.get() {
+            Some((what, errno)) if failing.contains(&what) => {
+                if what == Failing::NextWrite {
+                    self.heal();
+                }
+                Err(io::Error::from_raw_os_error(errno))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Disk for FaultyDisk {
+    type File = <PlainDisk as Disk>::File;
+    type Watch = <PlainDisk as Disk>::Watch;
+
+    async fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        PlainDisk.list(dir).await
+    }
+
+    async fn open_read(&self, path: &Path) -> io::Result<Self::File> {
+        PlainDisk.open_read(path).await
+    }
+
+    async fn open_write(&self, path: &Path) -> io::Result<Self::File> {
+        PlainDisk.open_write(path).await
+    }
+
+    async fn create(&self, path: &Path) -> io::Result<Self::File> {
+        PlainDisk.create(path).await
+    }
+
+    async fn read_at(
+        &self,
+        file: &Self::File,
+        buffer: Vec<u8>,
+        offset: u64,
+    ) -> (io::Result<usize>, Vec<u8>) {
+        PlainDisk.read_at(file, buffer, offset).await
+    }
+
+    async fn write_at(
+        &self,
+        file: &Self::File,
+        bytes: Vec<u8>,
+        offset: u64,
+    ) -> (io::Result<usize>, Vec<u8>) {
+        match self.check(&[Failing::Writes, Failing::NextWrite]) {
+            Ok(()) => PlainDisk.write_at(file, bytes, offset).await,
+            Err(error) => (Err(error), bytes),
+        }
+    }
+
+    async fn sync_data(&self, file: &Self::File) -> io::Result<()> {
+        self.0.syncs.set(self.0.syncs.get() + 1);
+        if let Some(meanwhile) = self.0.meanwhile.take() {
+            meanwhile();
+        }
+        self.check(&[Failing::Syncs])?;
+        PlainDisk.sync_data(file).await
+    }
+
+    async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.0.syncs.set(self.0.syncs.get() + 1);
+        PlainDisk.sync_dir(dir).await
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        PlainDisk.rename(from, to).await
+    }
+
+    async fn unlink(&self, path: &Path) -> io::Result<()> {
+        PlainDisk.unlink(path).await
+    }
+
+    async fn mkdir(&self, path: &Path) -> io::Result<()> {
+        PlainDisk.mkdir(path).await
+    }
+
+    async fn modified(&self, path: &Path) -> io::Result<SystemTime> {
+        PlainDisk.modified(path).await
+    }
+
+    async fn space(&self, dir: &Path) -> io::Result<Space> {
+        PlainDisk.space(dir).await
+    }
+
+    async fn len(&self, file: &Self::File) -> io::Result<u64> {
+        PlainDisk.len(file).await
+    }
+
+    async fn drop_cache(&self, file: &Self::File) -> io::Result<()> {
+        PlainDisk.drop_cache(file).await
+    }
+
+    fn watch(file: &Self::File) -> Self::Watch {
+        PlainDisk::watch(file)
+    }
+
+    fn held(watch: &Self::Watch) -> Option<Self::File> {
+        PlainDisk::held(watch)
+    }
+}
