@@ -37,6 +37,10 @@ pub mod doors;
 pub mod hub;
 pub mod net;
 
+/// The simulations share files with the integration tests, which name this crate.
+#[cfg(test)]
+extern crate self as walhub;
+
 // Engines.
 pub mod archiver;
 pub mod control;

@@ -7,7 +7,7 @@ use super::Shared;
 use crate::data::handoff::ToCore;
 use crate::keeper::Job;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 /// How often the keeper checks.
@@ -22,9 +22,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
         tokio::select! {
             _ = clock.tick() => {
                 if let Some(cell) = shared.hub.current_cell() {
-                    let (tli, newest, now) = (cell.tli(), cell.durable(), SystemTime::now());
+                    let (tli, newest) = (cell.tli(), cell.durable());
                     // If the keeper's queue is full, it checks the next time.
-                    shared.keeper.note(Job::Retain { tli, newest, now });
+                    shared.keeper.note(Job::Retain { tli, newest });
                 }
             }
             () = shared.hub.holds.slots.revoked() => end_revoked(&shared).await,

@@ -12,7 +12,7 @@ use self::queue::ArrayQueue;
 use super::figures::Inquiry;
 use super::receive::NoSwitch;
 use crate::hub::SenderPermit;
-use crate::keeper::{CoreInbox, JobDone};
+use crate::keeper::{AnswerInbox, JobDone};
 use crate::standby::client::{Session, StreamEnd};
 use crate::store::RecoveredWal;
 use crate::store::retention::Hold;
@@ -23,8 +23,9 @@ use bytes::BytesMut;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// A standby whose START_REPLICATION was accepted. The core writes the CopyBothResponse, so that
 /// the control thread leaves nothing unsent.
@@ -133,8 +134,9 @@ pub enum ToControl {
     UpstreamEnded(UpstreamEnd),
 }
 
-/// How many of the keeper's answers may wait for a core: one for every file that it may have asked
-/// for, and one for every order of the receive role that fits into the keeper's queue.
+/// How many answers of the keeper a core may have outstanding: one for every file that it may have
+/// asked for, and one for every order of the receive role that fits into the keeper's queue. A job
+/// beyond that is not given.
 #[cfg(not(walhub_loom))]
 const ANSWERS: usize = super::readback::MAX_OPEN + crate::keeper::QUEUE + 64;
 #[cfg(walhub_loom)]
@@ -144,24 +146,39 @@ const ANSWERS: usize = 1;
 #[derive(Clone)]
 pub struct Mailbox {
     queue: Arc<ArrayQueue<ToCore>>,
-    answers: Arc<ArrayQueue<JobDone>>,
+    /// Notified of each message that is taken out.
+    room: Arc<Notify>,
+    answers: Arc<Answers>,
     wake: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// The keeper's answers. Each has a place from the time when its job is given until the core takes
+/// it, so that the queue is never full (I10).
+#[derive(Debug)]
+struct Answers {
+    queue: ArrayQueue<JobDone>,
+    /// Places that are reserved.
+    reserved: AtomicUsize,
 }
 
 /// The core's end.
 #[derive(Debug)]
 pub struct Inbox {
     queue: Arc<ArrayQueue<ToCore>>,
-    answers: Arc<ArrayQueue<JobDone>>,
+    room: Arc<Notify>,
+    answers: Arc<Answers>,
 }
 
 /// A queue to a core, and one for the keeper's answers. `wake` must make a core that is about to
 /// sleep look again. It is called after the message is in the queue.
 pub fn mailbox(capacity: usize, wake: Arc<dyn Fn() + Send + Sync>) -> (Mailbox, Inbox) {
     let queue = Arc::new(ArrayQueue::new(capacity));
-    let answers = Arc::new(ArrayQueue::new(ANSWERS));
-    let inbox = Inbox { queue: Arc::clone(&queue), answers: Arc::clone(&answers) };
-    (Mailbox { queue, answers, wake }, inbox)
+    let room = Arc::new(Notify::new());
+    let answers = Answers { queue: ArrayQueue::new(ANSWERS), reserved: AtomicUsize::new(0) };
+    let answers = Arc::new(answers);
+    let (theirs, its) = (Arc::clone(&queue), Arc::clone(&room));
+    let inbox = Inbox { queue: theirs, room: its, answers: Arc::clone(&answers) };
+    (Mailbox { queue, room, answers, wake }, inbox)
 }
 
 impl Mailbox {
@@ -174,10 +191,21 @@ impl Mailbox {
     }
 }
 
-impl CoreInbox for Mailbox {
+impl AnswerInbox for Mailbox {
+    fn reserve(&self) -> bool {
+        let reserved = &self.answers.reserved;
+        let more = |count| (count < ANSWERS).then_some(count + 1);
+        // The core itself reserves and frees the places.
+        reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    fn release(&self) {
+        self.answers.reserved.fetch_sub(1, Ordering::Relaxed);
+    }
+
     fn answer(&self, done: JobDone) {
-        // Only the queue of a core that has ended fills up: nothing empties it.
-        drop(self.answers.push(done));
+        let pushed = self.answers.queue.push(done);
+        assert!(pushed.is_ok(), "I10: an answer of the keeper has no place in its core's queue");
         (self.wake)();
     }
 }
@@ -191,12 +219,18 @@ impl fmt::Debug for Mailbox {
 impl Inbox {
     /// The next message; the keeper's answers come first.
     pub fn take(&self) -> Option<ToCore> {
-        self.answers.pop().map(ToCore::Keeper).or_else(|| self.queue.pop())
+        if let Some(done) = self.answers.queue.pop() {
+            self.answers.reserved.fetch_sub(1, Ordering::Relaxed);
+            return Some(ToCore::Keeper(done));
+        }
+        let message = self.queue.pop()?;
+        self.room.notify_one();
+        Some(message)
     }
 
     /// Are both queues empty? A core checks this between raising its sleep flag and sleeping.
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.answers.is_empty()
+        self.queue.is_empty() && self.answers.queue.is_empty()
     }
 }
 
@@ -216,6 +250,10 @@ mod tests {
         let (mailbox, inbox) = mailbox(2, Arc::new(wake));
         while mailbox.post(ToCore::BeginAnew).is_ok() {}
         for _ in 0..ANSWERS {
+            assert!(mailbox.reserve());
+        }
+        assert!(!mailbox.reserve(), "a job whose answer has no place is not given");
+        for _ in 0..ANSWERS {
             mailbox.answer(JobDone::Done(JobKind::MarkHalted));
         }
         assert_eq!(woken.load(Ordering::Relaxed), 3 + ANSWERS);
@@ -224,5 +262,33 @@ mod tests {
         assert_eq!(answers.count(), ANSWERS);
         assert!(matches!(inbox.take(), Some(ToCore::BeginAnew)), "one more was taken above");
         assert!(inbox.is_empty());
+        assert!(mailbox.reserve(), "the places are free again");
+    }
+
+    /// The runtime has no timer: only the core's taking a message out can wake those who wait.
+    #[test]
+    fn who_finds_a_full_queue_is_woken_when_there_is_room() {
+        let (mailbox, inbox) = mailbox(1, Arc::new(|| {}));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let senders = (0..3).map(|pid| {
+                let mailbox = mailbox.clone();
+                tokio::spawn(async move { mailbox.insist(ToCore::Cancel { pid }).await })
+            });
+            let senders: Vec<_> = senders.collect();
+            let core = std::thread::spawn(move || {
+                let mut taken = 0;
+                while taken < 3 {
+                    match inbox.take() {
+                        Some(_) => taken += 1,
+                        None => std::thread::yield_now(),
+                    }
+                }
+            });
+            for sender in senders {
+                sender.await.unwrap();
+            }
+            core.join().unwrap();
+        });
     }
 }

@@ -77,7 +77,6 @@ mod tests {
     use crate::wal::{Lsn, SegmentName, SystemId};
     use std::os::unix::fs::FileExt;
     use std::sync::Arc;
-    use std::time::SystemTime;
 
     const MIB: u64 = 1 << 20;
     const TLI: TimelineId = TimelineId::FIRST;
@@ -117,8 +116,8 @@ mod tests {
     }
 
     fn retain(keeper: &Keeper<PlainDisk>) {
-        let (newest, now) = (Lsn::new(60 * MIB), SystemTime::UNIX_EPOCH);
-        run_ready(keeper.run(Job::Retain { tli: TimelineId::FIRST, newest, now })).unwrap();
+        let newest = Lsn::new(60 * MIB);
+        run_ready(keeper.run(Job::Retain { tli: TimelineId::FIRST, newest })).unwrap();
         while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
     }
 

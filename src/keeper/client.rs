@@ -1,11 +1,11 @@
-//! The clients' side of the keeper's queue.
+//! The clients' side of the keeper's queues, one for each lane.
 //!
-//! The queue is bounded. A task that finds it full waits for a place, and so does a thread of
+//! A queue is bounded. A task that finds it full waits for a place, and so does a thread of
 //! the restorer. A data core, which waits for nothing, gets its job back and asks again. A note
 //! is then dropped, because the next note says more.
 
-use super::job::{Job, JobDone, Note};
-use super::order::{CoreInbox, Order, Reply};
+use super::job::{Job, JobDone, Lane, Note};
+use super::order::{AnswerInbox, Order, Reply};
 use crate::cluster::instance::InstanceId;
 use crate::store::RecoveredWal;
 use crate::store::control_file::ControlFile;
@@ -20,7 +20,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
-/// The most orders that can wait.
+/// The most orders that can wait in a lane.
 pub const QUEUE: usize = 256;
 
 /// Why something is not on disk.
@@ -37,47 +37,76 @@ pub enum SaveFault {
 /// A handle to the keeper. Dropping the last one ends its thread after the waiting orders.
 #[derive(Debug)]
 pub struct KeeperClient<F = Arc<OwnedFd>> {
-    orders: mpsc::Sender<Order<F>>,
+    urgent: mpsc::Sender<Order<F>>,
+    patient: mpsc::Sender<Order<F>>,
 }
 
 impl<F> Clone for KeeperClient<F> {
     fn clone(&self) -> Self {
-        Self { orders: self.orders.clone() }
+        Self { urgent: self.urgent.clone(), patient: self.patient.clone() }
     }
 }
 
-/// The keeper's end of its queue.
+/// The keeper's end of its queues.
 #[derive(Debug)]
 pub struct Orders<F = Arc<OwnedFd>> {
-    pub(super) orders: mpsc::Receiver<Order<F>>,
+    /// Orders of [`Lane::Urgent`].
+    pub urgent: LaneQueue<F>,
+    /// Orders of [`Lane::Patient`].
+    pub patient: LaneQueue<F>,
 }
 
-/// A queue to a keeper, with room for `capacity` waiting orders.
+/// The keeper's end of the queue to one lane.
+#[derive(Debug)]
+pub struct LaneQueue<F = Arc<OwnedFd>>(mpsc::Receiver<Order<F>>);
+
+/// The queues to a keeper, each with room for `capacity` waiting orders.
 pub fn queue<F>(capacity: usize) -> (KeeperClient<F>, Orders<F>) {
-    let (client, orders) = mpsc::channel(capacity);
-    (KeeperClient { orders: client }, Orders { orders })
+    let (urgent, urgent_orders) = mpsc::channel(capacity);
+    let (patient, patient_orders) = mpsc::channel(capacity);
+    let orders = Orders { urgent: LaneQueue(urgent_orders), patient: LaneQueue(patient_orders) };
+    (KeeperClient { urgent, patient }, orders)
 }
 
-impl<F> Orders<F> {
+impl<F> LaneQueue<F> {
     /// The next order, if one is waiting.
     pub fn take(&mut self) -> Option<Order<F>> {
-        self.orders.try_recv().ok()
+        self.0.try_recv().ok()
     }
 
     /// The next order. Returns `None` when no client is left.
     pub async fn next(&mut self) -> Option<Order<F>> {
-        self.orders.recv().await
+        self.0.recv().await
     }
 
     /// Whether no client is left and no order waits.
     pub fn is_over(&self) -> bool {
-        self.orders.is_closed() && self.orders.is_empty()
+        self.0.is_closed() && self.0.is_empty()
+    }
+}
+
+/// For the keepers of tests, which do one job at a time.
+#[cfg(test)]
+impl<F> Orders<F> {
+    /// The next order, if one is waiting.
+    pub fn take(&mut self) -> Option<Order<F>> {
+        self.urgent.take().or_else(|| self.patient.take())
+    }
+
+    /// The next order. Returns `None` when no client is left.
+    pub async fn next(&mut self) -> Option<Order<F>> {
+        tokio::select! {
+            biased;
+            Some(order) = self.urgent.next() => Some(order),
+            Some(order) = self.patient.next() => Some(order),
+            else => None,
+        }
     }
 }
 
 impl<F> KeeperClient<F> {
     /// The client for a data core, which takes its answers from `inbox`.
-    pub fn for_core(&self, inbox: Arc<dyn CoreInbox<F>>) -> CoreClient<F> {
+    pub fn for_core(&self, inbox: Arc<dyn AnswerInbox<F>>) -> CoreClient<F> {
         CoreClient { client: self.clone(), inbox }
     }
 
@@ -144,23 +173,28 @@ impl<F> KeeperClient<F> {
 
     /// Gives a job whose answer nobody waits for. A full queue drops it.
     pub fn note(&self, job: Job) {
-        drop(self.orders.try_send(Order { job, reply: Reply::Nobody }));
+        drop(self.post(Order { job, reply: Reply::Nobody }));
     }
 
-    /// Gives a segment that was fetched from the archive its name, and opens it. Blocks, so it
-    /// is only for threads on which nobody else waits.
+    /// Gives an order. Returns it when the queue of its lane is full or the keeper has ended.
+    pub fn post(&self, order: Order<F>) -> Result<(), Order<F>> {
+        self.lane(&order.job).try_send(order).map_err(|refused| refused.into_inner())
+    }
+
+    /// Has a segment that was fetched from the archive given its name and opened. `inbox` gets
+    /// the answer. Blocks while the queue is full, so it is only for threads on which nobody else
+    /// waits.
     ///
     /// # Errors
-    /// The keeper's error; [`io::ErrorKind::NotFound`] when there is no such file.
-    pub fn adopt(&self, tli: TimelineId, no: SegmentNo) -> io::Result<F> {
-        let (tell, told) = oneshot::channel();
-        let order = Order { job: Job::Adopt { tli, no }, reply: Reply::Task(tell) };
-        let gone = || io::Error::other(SaveFault::Gone);
-        self.orders.blocking_send(order).map_err(|_| gone())?;
-        match told.blocking_recv() {
-            Ok(JobDone::Adopted { result, .. }) => result,
-            Ok(_) | Err(_) => Err(gone()),
-        }
+    /// The keeper has ended, and nobody is answered.
+    pub fn adopt(
+        &self,
+        tli: TimelineId,
+        no: SegmentNo,
+        inbox: Arc<dyn AnswerInbox<F>>,
+    ) -> Result<(), SaveFault> {
+        let order = Order { job: Job::Adopt { tli, no }, reply: Reply::Inbox(inbox) };
+        self.patient.blocking_send(order).map_err(|_| SaveFault::Gone)
     }
 
     async fn save(&self, job: Job) -> Result<(), SaveFault> {
@@ -173,8 +207,15 @@ impl<F> KeeperClient<F> {
     async fn ask(&self, job: Job) -> Result<JobDone<F>, SaveFault> {
         let (tell, told) = oneshot::channel();
         let order = Order { job, reply: Reply::Task(tell) };
-        self.orders.send(order).await.map_err(|_| SaveFault::Gone)?;
+        self.lane(&order.job).send(order).await.map_err(|_| SaveFault::Gone)?;
         told.await.map_err(|_| SaveFault::Gone)
+    }
+
+    fn lane(&self, job: &Job) -> &mpsc::Sender<Order<F>> {
+        match job.lane() {
+            Lane::Urgent => &self.urgent,
+            Lane::Patient => &self.patient,
+        }
     }
 }
 
@@ -191,7 +232,7 @@ impl<F> From<JobDone<F>> for SaveFault {
 /// A data core's client of the keeper.
 pub struct CoreClient<F = Arc<OwnedFd>> {
     client: KeeperClient<F>,
-    inbox: Arc<dyn CoreInbox<F>>,
+    inbox: Arc<dyn AnswerInbox<F>>,
 }
 
 impl<F> Clone for CoreClient<F> {
@@ -202,10 +243,16 @@ impl<F> Clone for CoreClient<F> {
 
 impl<F> CoreClient<F> {
     /// Asks for a job, whose answer comes to the core's inbox. Gives the job back when the queue
-    /// is full or the keeper has ended.
+    /// or the inbox is full, or the keeper has ended.
     pub fn post(&self, job: Job) -> Result<(), Job> {
-        let order = Order { job, reply: Reply::Core(Arc::clone(&self.inbox)) };
-        self.client.orders.try_send(order).map_err(|refused| refused.into_inner().job)
+        if !self.inbox.reserve() {
+            return Err(job);
+        }
+        let order = Order { job, reply: Reply::Inbox(Arc::clone(&self.inbox)) };
+        self.client.post(order).map_err(|order| {
+            self.inbox.release();
+            order.job
+        })
     }
 }
 
@@ -233,7 +280,7 @@ mod tests {
             drop(client);
             let mut saved = 0;
             while let Some(Order { job, reply }) = orders.next().await {
-                assert!(orders.orders.len() <= 4);
+                assert!(orders.patient.0.len() <= 4);
                 let done = match saved {
                     // Each has the answer to its own order, whatever the outcome of the others.
                     7 => JobDone::Failed { job: job.kind(), error: io::Error::other("full") },

@@ -10,25 +10,17 @@ use std::time::SystemTime;
 #[derive(Debug, Default)]
 pub(super) struct Completions {
     known: RefCell<BTreeMap<SegmentNo, SystemTime>>,
-    /// Completed since the clock was last read.
-    finished: RefCell<Vec<SegmentNo>>,
 }
 
 impl Completions {
-    /// A segment was completed just now.
-    pub(super) fn finished(&self, no: SegmentNo) {
-        self.finished.borrow_mut().push(no);
-    }
-
-    /// A segment of an earlier run was completed at this time.
+    /// A segment was completed at this time.
     pub(super) fn note(&self, no: SegmentNo, at: SystemTime) {
         self.known.borrow_mut().insert(no, at);
     }
 
     /// Forgets the segments before `oldest`.
-    pub(super) fn stamp(&self, oldest: SegmentNo, now: SystemTime) {
+    pub(super) fn forget_before(&self, oldest: SegmentNo) {
         let mut known = self.known.borrow_mut();
-        known.extend(self.finished.borrow_mut().drain(..).map(|no| (no, now)));
         *known = known.split_off(&oldest);
     }
 
@@ -45,6 +37,5 @@ impl Completions {
     /// Forgets all of them.
     pub(super) fn clear(&self) {
         self.known.borrow_mut().clear();
-        self.finished.borrow_mut().clear();
     }
 }

@@ -11,9 +11,9 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-/// File work for the keeper. Jobs run one after the other, in the order given.
+/// File work for the keeper. The jobs of a [lane](Lane) run one after the other, in the order
+/// given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Job {
     /// Make `<segment>.partial` ready for writing, durably.
@@ -82,8 +82,6 @@ pub enum Job {
         tli: TimelineId,
         /// The durable mark.
         newest: Lsn,
-        /// The time of day.
-        now: SystemTime,
     },
     /// Write a slot that was created to disk.
     SaveSlot(SlotName),
@@ -111,6 +109,15 @@ pub enum Job {
     },
 }
 
+/// A lane of the keeper: what is in one never queues behind what is in the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// A commit waits for it, or the task that keeps the hub connected does.
+    Urgent,
+    /// Everything else: what laggards read, slots, retention.
+    Patient,
+}
+
 /// What was decided, or found, about the upstream while the hub ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
@@ -123,6 +130,28 @@ pub enum Note {
 }
 
 impl Job {
+    /// The lane it runs in.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Self::Prepare { .. }
+            | Self::Finalize { .. }
+            | Self::Begin { .. }
+            | Self::SaveControl(_)
+            | Self::SaveIdentity { .. }
+            | Self::SaveHistory { .. }
+            | Self::SaveNote { .. }
+            | Self::SetAside(_)
+            | Self::Switch(_)
+            | Self::MarkHalted { .. } => Lane::Urgent,
+            Self::Open { .. }
+            | Self::Adopt { .. }
+            | Self::SaveState(_)
+            | Self::Retain { .. }
+            | Self::SaveSlot(_)
+            | Self::DropSlot(_) => Lane::Patient,
+        }
+    }
+
     /// What kind of job this is.
     pub fn kind(&self) -> JobKind {
         match *self {
@@ -149,7 +178,7 @@ impl Job {
 /// Is there more background work?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tended {
-    /// Some was done; ask again when no job waits.
+    /// Some was done; there may be more.
     More,
     /// Nothing is left to do.
     Idle,

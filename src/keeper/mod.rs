@@ -1,9 +1,28 @@
 //! Engine: file work outside the data cores, on a thread of its own with tokio-uring.
 //!
-//! Recovery runs here too, before anything is served. Jobs come through a bounded queue and are
-//! done in order; each gets one answer, given by a call on this thread. tokio-uring submits only
-//! when its thread parks. This thread parks after every operation, because nothing else runs
-//! here.
+//! Recovery runs here too, before anything is served. Then jobs come through two bounded queues,
+//! one for each [`Lane`]. The jobs of a lane are done in the order given, one at a time, and each
+//! gets one answer. What a commit or the upstream's task waits for is urgent. It never queues
+//! behind what is patient: slots, files that laggards read, restored segments, retention, spares
+//! made ahead. After each patient job comes one step of background work.
+//!
+//! So an urgent and a patient job may be under way at the same time. That is harmless because:
+//!
+//! - No borrow of the keeper's state lasts over a wait. What a job is going to use up (a segment
+//!   to remove, a spare, the names that a sync covers) it takes out before its first wait, and
+//!   puts back when it fails.
+//! - A segment that is being opened counts as held before the file is opened. A removal looks for
+//!   holders again after the name has gone, and then does not recycle.
+//! - An open that finds nothing looks once more: the segment may have got its final name between
+//!   its two looks.
+//! - A switch and a set-aside move the files that everything else is about. They wait for the step
+//!   of patient work under way, and patient work waits for them. Retention goes in steps, and
+//!   gives up when one of them came between two steps.
+//! - The urgent lane waits for the patient one only there, and for at most one step of 1 MiB of a
+//!   spare that it takes over.
+//!
+//! tokio-uring submits only when its thread parks, and patient work that never waits for the disk
+//! would not let it. So the patient lane gives way after each job and each step.
 
 mod adopt;
 mod archive;
@@ -12,20 +31,24 @@ mod cluster;
 mod complete;
 mod completions;
 mod job;
+mod lanes;
 mod notes;
 mod open_files;
 mod order;
 mod removal;
 mod restored;
 mod retain;
+#[cfg(all(test, not(walhub_loom)))]
+mod simulation;
 mod slots;
 mod spares;
 mod uring_disk;
 mod work;
 
-pub use client::{CoreClient, KeeperClient, Orders, QUEUE, SaveFault, queue};
-pub use job::{Job, JobDone, JobKind, Note, Tended};
-pub use order::{CoreInbox, Order, Reply, SegmentSource};
+pub use client::{CoreClient, KeeperClient, LaneQueue, Orders, QUEUE, SaveFault, queue};
+pub use job::{Job, JobDone, JobKind, Lane, Note, Tended};
+pub use lanes::serve;
+pub use order::{AnswerInbox, Order, Reply, SegmentSource};
 pub use uring_disk::UringDisk;
 pub use work::Keeper;
 
@@ -40,7 +63,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
-/// Entries in the submission queue of the keeper's ring; one operation is in flight at a time.
+/// Entries in the submission queue of the keeper's ring; each lane has one operation in flight.
 const RING_ENTRIES: u32 = 64;
 
 /// A running keeper, and what it found.
@@ -131,7 +154,7 @@ fn run(
         };
         give(tell, Ok((recovered, holds)));
         let source = source.await.ok().map(|Source(source)| source);
-        serve(keeper, orders, source).await;
+        serve(&keeper, orders, source).await;
     });
 }
 
@@ -183,63 +206,6 @@ fn warn_of_holes(extent: &Extent, restorable: Restorable) {
              it had, stop it before it receives WAL and copy the missing segments back"
         );
     }
-}
-
-/// The keeper's main loop: orders one after the other, and background work while none waits. It
-/// ends when no client is left. Segments that are not on disk are requested from `source`.
-pub async fn serve<D: Disk>(
-    keeper: Keeper<D>,
-    mut orders: Orders<D::File>,
-    source: Option<Arc<dyn SegmentSource<D::File>>>,
-) {
-    let mut tended = Tended::More;
-    loop {
-        let order = match (orders.take(), tended) {
-            (Some(order), _) => order,
-            // What a commit waits for is never behind retention.
-            (None, _) if keeper.is_retention_due() => {
-                keeper.retain_if_due().await;
-                tended = Tended::More;
-                continue;
-            }
-            (None, Tended::More) if orders.is_over() => return,
-            (None, Tended::Idle) => match orders.next().await {
-                Some(order) => order,
-                None => return,
-            },
-            (None, Tended::More) => {
-                tended = keeper.tend().await.unwrap_or_else(|error| {
-                    tracing::warn!("background work on WAL segments failed: {error}");
-                    Tended::Idle
-                });
-                continue;
-            }
-        };
-        let prepares = matches!(order.job, Job::Prepare { .. });
-        let done = keeper.run(order.job).await;
-        deliver(done, order.reply, source.as_deref());
-        // A keeper that is never idle still has to see a disk that fills up. After a segment
-        // was prepared, nothing that a commit waits for is likely to come soon.
-        if prepares {
-            keeper.retain_if_due().await;
-        }
-        tended = Tended::More;
-    }
-}
-
-/// Sends an answer to its receiver. A segment that is not on disk may be had from the archive. A
-/// segment that is on disk may soon be followed by one that has to be fetched.
-fn deliver<F>(done: JobDone<F>, reply: Reply<F>, source: Option<&dyn SegmentSource<F>>) {
-    if let (Some(source), JobDone::Opened { tli, no, result }) = (source, &done) {
-        match result {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return source.want(*tli, *no, reply);
-            }
-            Ok(_) => source.look_ahead(*tli, *no),
-            Err(_) => {}
-        }
-    }
-    reply.send(done);
 }
 
 fn give(tell: oneshot::Sender<Found>, found: Found) {
@@ -302,7 +268,7 @@ mod tests {
 
     struct Answers(Mutex<std::sync::mpsc::Sender<JobDone>>);
 
-    impl CoreInbox for Answers {
+    impl AnswerInbox for Answers {
         fn answer(&self, done: JobDone) {
             self.0.lock().unwrap().send(done).unwrap();
         }
@@ -384,11 +350,7 @@ mod tests {
         // Far ahead: 5 goes, though it is open here; 6 stays, because the next start's
         // walk begins in it.
         let newest = Lsn::new(100 * MIB);
-        let done = keeper.ask(Job::Retain {
-            tli: TimelineId::FIRST,
-            newest,
-            now: std::time::SystemTime::now(),
-        });
+        let done = keeper.ask(Job::Retain { tli: TimelineId::FIRST, newest });
         assert!(matches!(done, JobDone::Done(JobKind::Retain)), "{done:?}");
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
         while world.dir.path().join("hub/pg_wal/000000010000000000000005").exists() {

@@ -75,6 +75,12 @@ impl<D: Disk> OpenFiles<D> {
         });
     }
 
+    /// The mistake of a simulation: nothing is being opened.
+    #[cfg(all(test, not(walhub_loom)))]
+    pub(super) fn forget_opening(&self) {
+        self.opening.borrow_mut().clear();
+    }
+
     /// All segments were moved aside: their files are not those of segments any more.
     pub(super) fn clear(&self) {
         self.files.borrow_mut().clear();

@@ -20,18 +20,27 @@ pub struct Order<F = Arc<OwnedFd>> {
 
 /// Where an answer goes.
 pub enum Reply<F = Arc<OwnedFd>> {
-    /// To a data core.
-    Core(Arc<dyn CoreInbox<F>>),
+    /// To a data core, or to the threads that restore.
+    Inbox(Arc<dyn AnswerInbox<F>>),
     /// To a task or a thread that waits for it.
     Task(oneshot::Sender<JobDone<F>>),
     /// Nobody waits.
     Nobody,
 }
 
-/// Where a data core takes the keeper's answers. It has room for one answer to each of the
-/// core's unanswered jobs, so that the keeper never waits here.
-pub trait CoreInbox<F = Arc<OwnedFd>>: Send + Sync {
-    /// Hands over an answer, and wakes the core.
+/// Where the keeper's answers go. The keeper never waits here: an inbox of a bounded size has a
+/// place for each job that was given in its name, and the place is reserved before that.
+pub trait AnswerInbox<F = Arc<OwnedFd>>: Send + Sync {
+    /// Reserves a place for one answer. Returns whether there was one. An inbox that stores
+    /// nothing always has one.
+    fn reserve(&self) -> bool {
+        true
+    }
+
+    /// Gives a reserved place up: the job could not be given.
+    fn release(&self) {}
+
+    /// Takes an answer over, and wakes who waits for it.
     fn answer(&self, done: JobDone<F>);
 }
 
@@ -49,7 +58,7 @@ impl<F> Reply<F> {
     /// Delivers the answer.
     pub fn send(self, done: JobDone<F>) {
         match (self, done) {
-            (Self::Core(inbox), done) => inbox.answer(done),
+            (Self::Inbox(inbox), done) => inbox.answer(done),
             // The asking task may be gone.
             (Self::Task(task), done) => drop(task.send(done)),
             (Self::Nobody, JobDone::Failed { job, error }) => debug!("could not {job}: {error}"),
@@ -61,7 +70,7 @@ impl<F> Reply<F> {
 impl<F> fmt::Debug for Reply<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Core(_) => "Core",
+            Self::Inbox(_) => "Inbox",
             Self::Task(_) => "Task",
             Self::Nobody => "Nobody",
         })

@@ -17,6 +17,10 @@ impl<D: Disk> Keeper<D> {
     /// One step of background work: removes a segment that nobody needs, or writes a part of a
     /// spare. A failure here is reported and retried after the next job.
     pub async fn tend(&self) -> io::Result<Tended> {
+        self.in_turn(self.tend_a_step()).await
+    }
+
+    async fn tend_a_step(&self) -> io::Result<Tended> {
         let Some(size) = self.size.get() else { return Ok(Tended::Idle) };
         if self.remove_one(size).await? == Tended::More
             || self.remove_restored().await? == Tended::More

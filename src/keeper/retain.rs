@@ -1,8 +1,6 @@
 //! Retention: the plan is made here from everything that it needs to know. An invalidation is on
 //! disk before it is acted on.
 
-use super::job::JobDone;
-use super::job::JobKind;
 use super::work::Keeper;
 use crate::store::disk::Disk;
 use crate::store::durable::read_full;
@@ -10,27 +8,56 @@ use crate::store::retention::{Plan, Receiving, Situation, Space, plan, too_full}
 use crate::store::slots::Loss;
 use crate::store::tail::leading_rest;
 use crate::wal::page::LONG_HEADER;
-use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize};
+use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 use std::io;
 use std::time::SystemTime;
 use tracing::{info, warn};
 
+/// The most files whose times are looked up in one step.
+const LOOKUPS_A_STEP: usize = 64;
+
 impl<D: Disk> Keeper<D> {
-    /// Moves the horizon at once; `tend` removes the files before it.
-    pub(super) async fn retain(
-        &self,
-        newest: Lsn,
-        now: SystemTime,
-    ) -> io::Result<JobDone<D::File>> {
-        let size = self.segment_size()?;
-        self.now.set(Some(now));
+    /// Moves the horizon at once; `tend` removes the files before it. It goes in steps, and gives
+    /// up when a switch or a set-aside came between them: it comes again soon.
+    pub(super) async fn retain(&self, tli: TimelineId, newest: Lsn) -> io::Result<()> {
+        let (line, now) = (self.line(), (self.clock)());
         self.completed_upto.set(None);
-        self.find_start_of_walk(size).await?;
-        if let Err(error) = self.tend_slots(size, now).await {
+        // After a set-aside, what is known of the old line says nothing about the next one.
+        if self.cluster.borrow().is_none() {
+            return Ok(());
+        }
+        let size = self.segment_size()?;
+        let Some(found) = self.on_line(line, self.find_start_of_walk(size)).await else {
+            return Ok(());
+        };
+        found?;
+        let Some(tended) = self.on_line(line, self.tend_slots(size, now)).await else {
+            return Ok(());
+        };
+        if let Err(error) = tended {
             // Slots that were not written keep their WAL; WAL that they do not need may go.
             warn!("could not write down replication slots: {error}");
         }
-        self.note_completions(size, now).await;
+        let mut next = Some(self.oldest(size));
+        while let Some(no) = next {
+            let Some(left) = self.on_line(line, self.note_completions(size, no, now)).await else {
+                return Ok(());
+            };
+            next = left;
+            self.give_way().await;
+        }
+        self.on_line(line, self.release(tli, newest, size, now)).await.unwrap_or(Ok(()))
+    }
+
+    /// Makes the plan and acts on it.
+    async fn release(
+        &self,
+        tli: TimelineId,
+        newest: Lsn,
+        size: SegmentSize,
+        now: SystemTime,
+    ) -> io::Result<()> {
+        let newest = self.within(tli, newest);
         let space = self.space().await;
         let plan = loop {
             let (losses, plan) = self.plan(newest, now, size, space);
@@ -60,20 +87,16 @@ impl<D: Disk> Keeper<D> {
         self.horizon.set(self.horizon.get().max(plan.horizon));
         self.look_at_restored(size);
         self.open.forget_closed();
-        Ok(JobDone::Done(JobKind::Retain))
+        Ok(())
     }
 
-    /// Whether a segment was completed since retention last ran, and the time of day is known.
-    pub fn is_retention_due(&self) -> bool {
-        self.now.get().is_some() && self.completed_upto.get().is_some()
-    }
-
-    /// Looks after slots and old WAL when a segment was completed, using the last known time of
-    /// day. It waits while no time is known: what was completed would look years old.
+    /// Looks after slots and old WAL when a segment was completed since retention last ran.
     pub async fn retain_if_due(&self) {
-        let Some(now) = self.now.get() else { return };
+        if !self.retains.get() {
+            return;
+        }
         let Some((tli, newest)) = self.completed_upto.take() else { return };
-        if let Err(error) = self.retain(self.within(tli, newest), now).await {
+        if let Err(error) = self.retain(tli, newest).await {
             warn!("could not remove old segments: {error}");
         }
     }
@@ -127,32 +150,39 @@ impl<D: Disk> Keeper<D> {
         }
     }
 
-    /// Looks up when the oldest segments were completed, up to the first one that is not
-    /// old.
-    async fn note_completions(&self, size: SegmentSize, now: SystemTime) {
+    /// Looks up when segments from `no` on were completed, up to the first one that is not old.
+    /// Returns where to go on when it has looked up as many as a step may.
+    async fn note_completions(
+        &self,
+        size: SegmentSize,
+        mut no: SegmentNo,
+        now: SystemTime,
+    ) -> Option<SegmentNo> {
         let keep = self.policy.wal_keep_time;
         if keep.is_zero() {
             self.completed.clear();
-            return;
+            return None;
         }
-        let oldest = self.oldest(size);
-        self.completed.stamp(oldest, now);
-        let mut no = oldest;
+        self.completed.forget_before(self.oldest(size));
+        let mut looked_up = 0;
         while let Some(tli) = self.complete.timeline_of(no) {
             let at = match self.completed.at(no) {
                 Some(at) => at,
+                None if looked_up == LOOKUPS_A_STEP => return Some(no),
                 None => {
+                    looked_up += 1;
                     let path = self.layout.segment(SegmentName { tli, no, size });
-                    let Ok(at) = self.disk.modified(&path).await else { return };
+                    let at = self.disk.modified(&path).await.ok()?;
                     self.completed.note(no, at);
                     at
                 }
             };
             if now.duration_since(at).map_or(true, |age| age < keep) {
-                return;
+                return None;
             }
             no = no.next();
         }
+        None
     }
 
     /// Recovery can prove a record that straddles the open segment's start only from the

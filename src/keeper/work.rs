@@ -1,8 +1,8 @@
-//! The keeper's jobs, one after the other, over any disk: the shipped one and the
-//! simulation's.
+//! The keeper's jobs over any disk: the shipped one and the simulation's.
 //!
 //! The order inside each job makes a crash harmless: content before name, name before hand-over,
-//! data before what refers to it.
+//! data before what refers to it. The head of this folder says what makes two jobs at a time
+//! harmless.
 
 use super::complete::Complete;
 use super::completions::Completions;
@@ -32,6 +32,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
+use tokio::sync::Mutex;
 
 /// Does the file work.
 pub struct Keeper<D: Disk> {
@@ -56,8 +57,16 @@ pub struct Keeper<D: Disk> {
     pub(super) horizon: Cell<SegmentNo>,
     /// The position up to which segments were completed since retention last ran.
     pub(super) completed_upto: Cell<Option<(TimelineId, Lsn)>>,
-    /// The time of day, as last told. `None` before it was told.
-    pub(super) now: Cell<Option<SystemTime>>,
+    /// Retention was asked for. Until then nothing goes: standbys that come back right after a
+    /// start hold their WAL again before the first plan.
+    pub(super) retains: Cell<bool>,
+    /// Tells the time of day.
+    pub(super) clock: Box<dyn Fn() -> SystemTime>,
+    /// Held by each step of patient work, and by a switch or a set-aside as a whole.
+    turn: Mutex<()>,
+    /// How often the directory has been switched or set aside: retention that sees another number
+    /// than at its beginning gives up.
+    line: Cell<u64>,
     /// Names were removed or changed since the directory was synced.
     pub(super) unsynced_names: Cell<bool>,
     /// Segments from the archive.
@@ -91,7 +100,10 @@ impl<D: Disk> Keeper<D> {
             policy: Policy::default(),
             completed: Completions::default(),
             completed_upto: Cell::new(None),
-            now: Cell::new(None),
+            retains: Cell::new(false),
+            clock: Box::new(SystemTime::now),
+            turn: Mutex::new(()),
+            line: Cell::new(0),
             spares: Spares::new(&listing.spares),
             complete: Complete::new(listing, complete),
             partials: RefCell::new(listing.partials.iter().copied().collect()),
@@ -110,7 +122,44 @@ impl<D: Disk> Keeper<D> {
         Self { policy, ..self }
     }
 
-    /// Does one job.
+    /// Tells the time by another clock than the system's.
+    pub fn with_clock(self, clock: impl Fn() -> SystemTime + 'static) -> Self {
+        Self { clock: Box::new(clock), ..self }
+    }
+
+    /// Lets other operations of this thread begin.
+    pub async fn give_way(&self) {
+        self.disk.give_way().await;
+    }
+
+    /// Does a step of patient work. A switch or a set-aside waits for its end, and it for theirs.
+    pub(super) async fn in_turn<T>(&self, step: impl Future<Output = T>) -> T {
+        let _turn = self.turn.lock().await;
+        step.await
+    }
+
+    /// Does a step of work that began on this line; returns `None` when the directory has been
+    /// switched or set aside since.
+    pub(super) async fn on_line<T>(&self, line: u64, step: impl Future<Output = T>) -> Option<T> {
+        let _turn = self.turn.lock().await;
+        if self.line.get() != line {
+            return None;
+        }
+        Some(step.await)
+    }
+
+    /// Waits for the step under way and then keeps patient work out.
+    async fn alone<T>(&self, work: impl Future<Output = T>) -> T {
+        let _turn = self.turn.lock().await;
+        self.line.set(self.line.get() + 1);
+        work.await
+    }
+
+    pub(super) fn line(&self) -> u64 {
+        self.line.get()
+    }
+
+    /// Does one job. One urgent and one patient job may be under way at the same time.
     pub async fn run(&self, job: Job) -> JobDone<D::File> {
         let kind = job.kind();
         let done = match job {
@@ -118,11 +167,11 @@ impl<D: Disk> Keeper<D> {
             Job::Finalize { tli, no } => self.finalize(tli, no).await,
             Job::Begin { tli, start, upto } => self.begin(tli, start, upto).await,
             Job::Open { tli, no } => {
-                let result = self.open(tli, no).await;
+                let result = self.in_turn(self.open(tli, no)).await;
                 Ok(JobDone::Opened { tli, no, result })
             }
             Job::Adopt { tli, no } => {
-                let result = self.adopt(tli, no).await;
+                let result = self.in_turn(self.adopt(tli, no)).await;
                 Ok(JobDone::Adopted { tli, no, result })
             }
             Job::SaveControl(control) => self.save_control(&control).await,
@@ -140,14 +189,21 @@ impl<D: Disk> Keeper<D> {
             Job::SaveIdentity { data_directory_mode, parameters } => {
                 self.save_identity(data_directory_mode, parameters).await
             }
-            Job::Retain { tli, newest, now } => self.retain(self.within(tli, newest), now).await,
-            Job::SaveSlot(name) => self.save_slot(&name).await.map(|()| JobDone::Done(kind)),
-            Job::DropSlot(name) => self.drop_slot(&name).await.map(|()| JobDone::Done(kind)),
+            Job::Retain { tli, newest } => {
+                self.retains.set(true);
+                self.retain(tli, newest).await.map(|()| JobDone::Done(kind))
+            }
+            Job::SaveSlot(name) => {
+                self.in_turn(self.save_slot(&name)).await.map(|()| JobDone::Done(kind))
+            }
+            Job::DropSlot(name) => {
+                self.in_turn(self.drop_slot(&name)).await.map(|()| JobDone::Done(kind))
+            }
             Job::SaveNote { note, bytes } => {
                 self.save_note(note, bytes).await.map(|()| JobDone::Done(kind))
             }
-            Job::SetAside(instance) => self.set_aside(instance).await,
-            Job::Switch(plan) => self.switch(plan).await,
+            Job::SetAside(instance) => self.alone(self.set_aside(instance)).await,
+            Job::Switch(plan) => self.alone(self.switch(plan)).await,
             Job::MarkHalted { durable, reason } => {
                 let note = HaltedNote { durable, reason };
                 let path = self.layout.halted();
@@ -236,7 +292,7 @@ impl<D: Disk> Keeper<D> {
         self.disk.sync_dir(self.layout.wal()).await.map_err(failed_sync)?;
         self.partials.borrow_mut().remove(&(tli, no));
         self.archive_segment(name).await;
-        self.completed.finished(no);
+        self.completed.note(no, (self.clock)());
         self.complete.add(tli, no);
         self.completed_upto.set(Some((tli, no.end(name.size))));
         Ok(JobDone::Finalized { tli, no })
@@ -340,6 +396,9 @@ impl<D: Disk> Keeper<D> {
         self.walk_start.set(None);
         self.horizon.set(SegmentNo::new(0));
         self.completed.clear();
+        // It was about WAL that is no longer here.
+        self.completed_upto.set(None);
+        self.holds.set_too_full(None);
         self.unsynced_names.set(false);
         self.restored.clear();
         self.lose_slots().await?;
@@ -441,11 +500,7 @@ mod tests {
         }
         let newest = Lsn::new(100 * MIB);
         assert!(matches!(
-            run(Job::Retain {
-                tli: TimelineId::FIRST,
-                newest,
-                now: std::time::SystemTime::UNIX_EPOCH
-            }),
+            run(Job::Retain { tli: TimelineId::FIRST, newest }),
             JobDone::Done(JobKind::Retain)
         ));
         while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}

@@ -16,7 +16,7 @@ use crate::archive::restore::{Fetched, RestoreCommand};
 use crate::config::RestoreSettings;
 use crate::hub::Hub;
 use crate::hub::page_rules::page_rules;
-use crate::keeper::{JobDone, KeeperClient, Reply, SegmentSource};
+use crate::keeper::{AnswerInbox, JobDone, KeeperClient, Reply, SegmentSource};
 use crate::store::layout::Layout;
 use crate::timeline::History;
 use crate::wal::{SegmentName, SegmentNo, SegmentSize, TimelineId, Walker};
@@ -230,6 +230,15 @@ impl SegmentSource for Restorer {
     }
 }
 
+/// The keeper has taken a restored segment. This runs on its thread.
+impl AnswerInbox for Inner {
+    fn answer(&self, done: JobDone) {
+        if let JobDone::Adopted { tli, no, result } = done {
+            self.finish(SegmentKey { tli, no }, result);
+        }
+    }
+}
+
 /// A piece of work, and the task that waits for its result.
 struct Fetch<T, W> {
     tell: oneshot::Sender<T>,
@@ -262,7 +271,7 @@ impl Inner {
     }
 
     /// A thread's main loop.
-    fn work(&self) {
+    fn work(self: &Arc<Self>) {
         let mut queue = self.lock();
         while !self.is_stopping() {
             let Some(next) = queue.next() else {
@@ -284,8 +293,9 @@ impl Inner {
         Some(SegmentKey { tli: named(self.hub.cell_of(tli)?, no, size), no })
     }
 
-    /// Fetches a segment for the cores, and hands it to the keeper.
-    fn restore_segment(&self, key: SegmentKey) {
+    /// Fetches a segment for the cores, and hands it to the keeper. The thread does not wait for
+    /// the keeper's answer.
+    fn restore_segment(self: &Arc<Self>, key: SegmentKey) {
         match self.find_segment(key) {
             Ok(Fetched::Here) => {}
             Ok(Fetched::NotThere | Fetched::Stopped) => {
@@ -294,7 +304,10 @@ impl Inner {
             Err(error) => return self.finish(key, Err(error)),
         }
         let Some(keeper) = self.keeper().clone() else { return };
-        self.finish(key, keeper.adopt(key.tli, key.no));
+        let inbox = Arc::clone(self) as Arc<dyn AnswerInbox>;
+        if let Err(fault) = keeper.adopt(key.tli, key.no, inbox) {
+            self.finish(key, Err(io::Error::other(fault)));
+        }
     }
 
     /// Finds the segment under its own name, or fetches it to a temporary one and checks it.

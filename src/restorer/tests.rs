@@ -3,7 +3,7 @@
 use super::*;
 use crate::archive::template::Template;
 use crate::hub::tests::hub;
-use crate::keeper::{CoreInbox, Job, Order, Orders, queue};
+use crate::keeper::{AnswerInbox, Job, Order, Orders, queue};
 use crate::wal::synth::Synth;
 use crate::wal::{Lsn, SegmentSize};
 use std::num::NonZeroUsize;
@@ -55,7 +55,7 @@ impl World {
 
     fn want(&self, no: SegmentNo, core: usize) {
         let inbox = Inbox { core, tell: Mutex::new(self.tell.clone()) };
-        self.restorer.want(TLI, no, Reply::Core(Arc::new(inbox)));
+        self.restorer.want(TLI, no, Reply::Inbox(Arc::new(inbox)));
     }
 
     fn order(&mut self) -> Order {
@@ -98,7 +98,7 @@ struct Inbox {
     tell: Mutex<answers::Sender<(usize, JobDone)>>,
 }
 
-impl CoreInbox for Inbox {
+impl AnswerInbox for Inbox {
     fn answer(&self, done: JobDone) {
         self.tell.lock().unwrap().send((self.core, done)).unwrap();
     }
@@ -191,4 +191,23 @@ fn a_fork_segment_is_the_childs_file() {
     assert_eq!(of(2, 5), 3);
     assert_eq!(of(2, 6), 3);
     assert_eq!(of(3, 7), 4);
+}
+
+/// One thread that waited for the keeper's answer would keep the others' files from it.
+#[test]
+fn a_slow_keeper_holds_up_no_fetch() {
+    let mut world = World::new("cp archive/%f %p");
+    for no in [4, 5, 6] {
+        world.want(SegmentNo::new(no), no as usize);
+    }
+    // Two threads, three segments, and no answer so far.
+    let orders: Vec<_> = (0..3).map(|_| world.order()).collect();
+    for Order { job, reply } in orders.into_iter().rev() {
+        let Job::Adopt { tli, no } = job else { panic!("{job:?}") };
+        let file = File::open(Layout::new(world.root.path()).restoring(&name(no.raw()))).unwrap();
+        reply.send(JobDone::Adopted { tli, no, result: Ok(Arc::new(file.into())) });
+    }
+    let mut cores: Vec<_> = (0..3).map(|_| world.answer()).collect();
+    cores.sort_unstable_by_key(|(core, _)| *core);
+    assert_eq!(cores, [(4, None), (5, None), (6, None)]);
 }

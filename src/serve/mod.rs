@@ -276,11 +276,7 @@ fn run_control(
             restorer.stop();
         }
         for mailbox in &mailboxes {
-            let mut message = ToCore::Stop { deadline };
-            while let Err(back) = mailbox.post(message) {
-                message = back;
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
+            mailbox.insist(ToCore::Stop { deadline }).await;
         }
         // All control tasks may be gone; then nobody needs to be told.
         if stop.send(Running::Stopping).is_err() {

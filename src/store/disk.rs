@@ -81,6 +81,10 @@ pub trait Disk {
     /// read comes from the disk (`POSIX_FADV_DONTNEED`).
     async fn drop_cache(&self, file: &Self::File) -> io::Result<()>;
 
+    /// Lets other operations on this thread begin. On a disk whose operations begin when they are
+    /// asked for, nothing has to be done for that.
+    async fn give_way(&self) {}
+
     /// A reference that does not keep the file open.
     type Watch;
 

@@ -7,7 +7,7 @@ use crate::network::{Conn, Node};
 use crate::plants::{Plant, PlantedDisk, PlantedFile};
 use crate::receiving::{Answers, Receiving};
 use crate::session::Session;
-use crate::shared::{Shared, promise};
+use crate::shared::{Shared, pause, promise};
 use crate::truth::MIB;
 use crate::world::{Work, poll};
 use bytes::BytesMut;
@@ -25,7 +25,7 @@ use walhub::config::Config;
 use walhub::data::Receiver;
 use walhub::data::receive::Offer;
 use walhub::hub::Hub;
-use walhub::keeper::{self, CoreClient, Job, JobDone, KeeperClient, QUEUE};
+use walhub::keeper::{self, CoreClient, Job, JobDone, Keeper, KeeperClient, Order, Orders, QUEUE};
 use walhub::ring::{ChunkReader, chunks};
 use walhub::serve::boot;
 use walhub::store::control_file::{Cluster, ControlFile};
@@ -143,7 +143,27 @@ pub(crate) async fn start(ground: Rc<Ground>) -> Result<(Rc<Process>, Work<()>),
         halted: Flag::new(false),
         ground: Rc::clone(&ground),
     };
-    Ok((Rc::new(process), Box::pin(keeper::serve(keeper, orders, None))))
+    let shared = Rc::clone(&ground.shared);
+    let keeper = keeper.with_clock(move || shared.now());
+    let serving: Work<()> = match ground.shared.plant {
+        Plant::OneLane => Box::pin(serve_in_one_lane(keeper, orders)),
+        _ => Box::pin(async move { keeper::serve(&keeper, orders, None).await }),
+    };
+    Ok((Rc::new(process), serving))
+}
+
+/// The mistake: one job at a time, whatever its lane.
+async fn serve_in_one_lane(keeper: Keeper<PlantedDisk>, orders: Orders<PlantedFile>) {
+    let Orders { mut urgent, mut patient } = orders;
+    loop {
+        match urgent.take().or_else(|| patient.take()) {
+            Some(Order { job, reply }) => reply.send(keeper.run(job).await),
+            None => {
+                drop(keeper.tend().await);
+                pause().await;
+            }
+        }
+    }
 }
 
 impl Ground {
@@ -233,8 +253,8 @@ impl Process {
     /// The clock of retention, and what follows a completed segment. The log of a seed is
     /// short: it is looked at as if more had come, so that something is removed at all.
     pub(crate) fn retain(&self, tli: TimelineId, newest: Lsn) {
-        let now = self.shared().now();
         if self.shared().plant == Plant::RetainsByUnsavedSlots {
+            let now = self.shared().now();
             let size = self.shared().truth.borrow().size;
             let oldest = self.hub.holds.oldest_kept();
             let mut slots = self.hub.holds.slots.lock();
@@ -245,7 +265,7 @@ impl Process {
                 slots.saved(records);
             }
         }
-        self.keeper.note(Job::Retain { tli, newest: newest.saturating_add(15 * MIB), now });
+        self.keeper.note(Job::Retain { tli, newest: newest.saturating_add(15 * MIB) });
     }
 
     /// What retention has given up, and whom it has told to go.

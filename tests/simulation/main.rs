@@ -133,11 +133,6 @@ fn finds_that_a_hole_costs_what_lies_before_it() {
 }
 
 #[test]
-fn finds_a_sync_for_every_slot() {
-    finds_in(Kind::ManySlots, Plant::SyncsEverySlot, &["what a commit waits for took"]);
-}
-
-#[test]
 fn finds_a_pipeline_that_is_forgotten() {
     finds_in(Kind::Pipelines, Plant::ForgetsThePipeline, &["liveness"]);
 }
@@ -170,4 +165,9 @@ fn finds_wal_that_goes_under_a_connected_standby() {
 #[test]
 fn finds_an_archive_that_wins_silently() {
     finds(Plant::ArchiveWinsSilently, &["false byte", "is false in the"]);
+}
+
+#[test]
+fn finds_a_keeper_with_one_lane() {
+    finds_in(Kind::ManySlots, Plant::OneLane, &["what a commit waits for took"]);
 }

@@ -36,10 +36,11 @@ pub(crate) enum Plant {
     TimesOutByTheTimeOfDay,
     /// A connected standby holds the WAL from the durable position on, not what it needs next.
     HoldsWhatIsDurable,
-    /// Each slot has a sync of its own.
-    SyncsEverySlot,
     /// What the archive has under positions that are held is not looked at.
     ArchiveWinsSilently,
+    /// The keeper does one job at a time, whatever its lane, and each slot has a sync of its own.
+    /// Either alone keeps nobody waiting.
+    OneLane,
 }
 
 /// The disk of a hub with a mistake, or with none.
@@ -76,7 +77,7 @@ impl PlantedDisk {
             built.upgrade().is_some_and(|built| Arc::ptr_eq(&built, &file.file)).then_some(path)
         });
         let Some(name) = path.and_then(|path| path.file_name()?.to_str()) else { return };
-        let (child, segment) = (&name[..8], &name[8..24]);
+        let (Some(child), Some(segment)) = (name.get(..8), name.get(8..24)) else { return };
         let is_parent = |path: &PathBuf| {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             name.get(8..24) == Some(segment) && name.get(..8).is_some_and(|tli| tli < child)
@@ -153,8 +154,7 @@ impl Disk for PlantedDisk {
         if self.plant == Plant::CopiesWholeForkSegment {
             self.copy_the_rest(file);
         }
-        if self.plant == Plant::SyncsEverySlot
-            && self.path_of(file).to_string_lossy().contains("/slots.")
+        if self.plant == Plant::OneLane && self.path_of(file).to_string_lossy().contains("/slots.")
         {
             for _ in 1..SLOTS {
                 self.disk.sync_data(&file.file).await?;
@@ -193,6 +193,10 @@ impl Disk for PlantedDisk {
 
     async fn drop_cache(&self, file: &PlantedFile) -> io::Result<()> {
         self.disk.drop_cache(&file.file).await
+    }
+
+    async fn give_way(&self) {
+        self.disk.give_way().await;
     }
 
     fn watch(file: &PlantedFile) -> Self::Watch {

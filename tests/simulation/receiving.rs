@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use walhub::data::receive::{Admission, Effect, Goodbye, Offer, ToUpstream};
 use walhub::data::{Moment, Receiver};
-use walhub::keeper::{CoreClient, CoreInbox, Job, JobDone, JobKind};
+use walhub::keeper::{AnswerInbox, CoreClient, Job, JobDone, JobKind};
 use walhub::ring::ChunkRange;
 use walhub::store::RecoveredWal;
 use walhub::store::append::WriteId;
@@ -33,7 +33,7 @@ pub(crate) struct Answers {
     longest: AtomicU64,
 }
 
-impl CoreInbox<PlantedFile> for Answers {
+impl AnswerInbox<PlantedFile> for Answers {
     fn answer(&self, done: JobDone<PlantedFile>) {
         if let JobDone::Prepared { .. }
         | JobDone::Finalized { .. }

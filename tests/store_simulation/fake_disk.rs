@@ -11,7 +11,7 @@
 //! - What lies in a directory whose own name is lost goes with it. (A disk without
 //!   directories has all of them.)
 
-use crate::random::Random;
+use super::random::Random;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
@@ -51,6 +51,8 @@ struct State {
     overflowed: bool,
     /// A sync takes so many turns more than other work.
     slowness: u64,
+    /// Everything takes up to so many turns more, by chance.
+    unsteadiness: u64,
     inodes: Vec<Inode>,
     names: BTreeMap<PathBuf, usize>,
     durable_names: BTreeMap<PathBuf, usize>,
@@ -176,6 +178,7 @@ impl FakeDisk {
             capacity: None,
             overflowed: false,
             slowness: 0,
+            unsteadiness: 0,
             inodes: Vec::new(),
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
@@ -218,6 +221,10 @@ impl FakeDisk {
 
     pub(crate) fn set_slowness(&self, turns: u64) {
         self.0.borrow_mut().slowness = turns;
+    }
+
+    pub(crate) fn set_unsteadiness(&self, turns: u64) {
+        self.0.borrow_mut().unsteadiness = turns;
     }
 
     /// A file is gone, and no sync brings it back: somebody else removed it.
@@ -297,6 +304,16 @@ impl FakeDisk {
         let durable =
             state.durable_names.get(path).map(|inode| state.inodes[*inode].medium.clone());
         (cached, durable)
+    }
+
+    /// What reads of an open file see.
+    pub(crate) fn content(&self, file: &FakeFile) -> Vec<u8> {
+        self.0.borrow().inodes[file.inode].cache.clone()
+    }
+
+    /// The first byte of an open file.
+    pub(crate) fn first_byte(&self, file: &FakeFile) -> u8 {
+        self.0.borrow().inodes[file.inode].cache[0]
     }
 
     /// The names of all files.
@@ -443,6 +460,7 @@ impl State {
     }
 }
 
+#[derive(Debug)]
 pub(crate) struct FakeFile {
     inode: usize,
 }
@@ -458,11 +476,23 @@ async fn later() {
 }
 
 impl FakeDisk {
-    async fn sync_takes(&self) {
-        let turns = 1 + self.0.borrow().slowness;
-        for _ in 0..turns {
+    async fn work_takes(&self) {
+        let most = self.0.borrow().unsteadiness;
+        let more = match most {
+            0 => 0,
+            most => self.0.borrow_mut().random.below(most + 1),
+        };
+        for _ in 0..1 + more {
             later().await;
         }
+    }
+
+    async fn sync_takes(&self) {
+        let more = self.0.borrow().slowness;
+        for _ in 0..more {
+            later().await;
+        }
+        self.work_takes().await;
     }
 }
 
@@ -489,7 +519,7 @@ impl Disk for FakeDisk {
     }
 
     async fn create(&self, path: &Path) -> io::Result<Self::File> {
-        later().await;
+        self.work_takes().await;
         self.create_now(path)
     }
 
@@ -513,7 +543,7 @@ impl Disk for FakeDisk {
         bytes: Vec<u8>,
         offset: u64,
     ) -> (io::Result<usize>, Vec<u8>) {
-        later().await;
+        self.work_takes().await;
         (self.write_now(file, &bytes, offset), bytes)
     }
 
@@ -528,17 +558,17 @@ impl Disk for FakeDisk {
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        later().await;
+        self.work_takes().await;
         self.change_name(from, Some(to))
     }
 
     async fn unlink(&self, path: &Path) -> io::Result<()> {
-        later().await;
+        self.work_takes().await;
         self.change_name(path, None)
     }
 
     async fn mkdir(&self, path: &Path) -> io::Result<()> {
-        later().await;
+        self.work_takes().await;
         self.make_directory(path)
     }
 
@@ -556,6 +586,10 @@ impl Disk for FakeDisk {
     async fn drop_cache(&self, file: &Self::File) -> io::Result<()> {
         self.0.borrow_mut().inodes[file.inode].evict();
         Ok(())
+    }
+
+    async fn give_way(&self) {
+        later().await;
     }
 
     fn watch(file: &Self::File) -> Self::Watch {

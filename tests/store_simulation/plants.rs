@@ -321,6 +321,10 @@ impl Disk for Without {
         }
     }
 
+    async fn give_way(&self) {
+        self.disk.give_way().await;
+    }
+
     fn watch(file: &Self::File) -> Self::Watch {
         FakeDisk::watch(file)
     }

@@ -5,7 +5,8 @@
 use crate::fake_disk::{FakeDisk, Faults};
 use crate::model::{MIB, SYSTEM};
 use crate::random::Random;
-use crate::world::{Answers, Broken, Jobs, poll_once, promise, seen, work};
+use crate::world::{Broken, Client, poll_once, promise, seen};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
-use walhub::keeper::{Job, JobDone, JobKind, Keeper};
+use walhub::keeper::{Job, JobDone, JobKind, Keeper, serve};
 use walhub::store::StoreFault;
 use walhub::store::control_file::Cluster;
 use walhub::store::disk::Disk;
@@ -79,14 +80,13 @@ struct World<W> {
     /// WAL before this was given up.
     released: Lsn,
     newest: SegmentNo,
-    clock: u64,
+    clock: Rc<Cell<u64>>,
     healthy: bool,
 }
 
 struct Process {
     holds: Arc<Holds>,
-    jobs: Jobs,
-    answers: Answers<<FakeDisk as Disk>::File>,
+    keeper: Client<<FakeDisk as Disk>::File>,
     worker: Pin<Box<dyn Future<Output = ()>>>,
     /// Sessions with a slot, and where they report to.
     users: BTreeMap<String, (u32, Arc<AtomicU64>)>,
@@ -114,7 +114,7 @@ where
         known: BTreeMap::new(),
         released: Lsn::new(FIRST * MIB),
         newest: SegmentNo::new(FIRST),
-        clock: 1000,
+        clock: Rc::new(Cell::new(1000)),
         healthy: false,
     };
     world.live().map_err(|broken| format!("seed {seed}: {broken}"))
@@ -207,7 +207,9 @@ where
             None,
             Some(self.cluster()),
         );
-        let keeper = keeper.with_policy(self.policy());
+        let clock = Rc::clone(&self.clock);
+        let now = move || SystemTime::UNIX_EPOCH + Duration::from_secs(clock.get());
+        let keeper = keeper.with_policy(self.policy()).with_clock(now);
         let former = self.former_files();
         if !self.load(&keeper)? {
             if former > 0 {
@@ -220,10 +222,10 @@ where
             promise!(self.former_files() == 0, "slots have files of their own after a start");
         }
         self.check_loaded(&holds)?;
-        let (jobs, answers) = (Jobs::default(), Answers::default());
-        let worker = Box::pin(work(keeper, Rc::clone(&jobs), Rc::clone(&answers)));
+        let (client, orders) = Client::new();
+        let worker = Box::pin(async move { serve(&keeper, orders, None).await });
         let (users, asked) = (BTreeMap::new(), Vec::new());
-        Ok(Some(Process { holds, jobs, answers, worker, users, asked }))
+        Ok(Some(Process { holds, keeper: client, worker, users, asked }))
     }
 
     fn former_files(&self) -> usize {
@@ -347,7 +349,7 @@ where
 
     fn ask(&mut self, process: &mut Process, job: Job, name: &str) {
         process.asked.push((job.kind(), name.to_owned()));
-        process.jobs.borrow_mut().push_back(job);
+        process.keeper.give(job);
     }
 
     fn create(&mut self, process: &mut Process) {
@@ -406,7 +408,7 @@ where
 
     /// One more segment is complete.
     fn advance(&mut self, process: &mut Process) {
-        if process.jobs.borrow().len() > 5 {
+        if process.keeper.asked().len() > 5 {
             return;
         }
         let no = self.newest.next();
@@ -414,22 +416,21 @@ where
         let Ok(_) = finish(self.disk.create(&partial)) else { return };
         self.newest = no;
         let job = Job::Finalize { tli: TimelineId::FIRST, no };
-        process.jobs.borrow_mut().push_back(job);
+        process.keeper.give(job);
     }
 
     fn retain(&mut self, process: &mut Process) {
-        if process.jobs.borrow().len() > 5 {
+        if process.keeper.asked().len() > 5 {
             return;
         }
-        self.clock += self.random.below(4);
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(self.clock);
+        self.clock.set(self.clock.get() + self.random.below(4));
         // As if more had come, so that something is removed at all.
         let newest = self.newest.start(size()).saturating_add(15 * MIB);
-        process.jobs.borrow_mut().push_back(Job::Retain { tli: TimelineId::FIRST, newest, now });
+        process.keeper.give(Job::Retain { tli: TimelineId::FIRST, newest });
     }
 
     fn answers(&mut self, process: &mut Process) {
-        for answer in process.answers.borrow_mut().drain(..) {
+        for answer in process.keeper.take_answers() {
             let (kind, outcome) = match answer {
                 JobDone::Done(kind) => (kind, Ok(())),
                 JobDone::Failed { job, error } => (job, Err(error)),

@@ -6,7 +6,7 @@ use crate::model::{MIB, Model, SYSTEM};
 use crate::plants::Plant;
 use crate::random::Random;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::path::Path;
@@ -14,10 +14,14 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
+use tokio::sync::oneshot;
 use walhub::archive::shell::CommandOutcome;
 use walhub::archiver::attempt;
 use walhub::cluster::instance::InstanceId;
-use walhub::keeper::{Job, JobDone, JobKind, Keeper, Tended};
+use walhub::keeper::{
+    Job, JobDone, JobKind, Keeper, KeeperClient, Order, Orders, QUEUE, Reply, queue, serve,
+};
 use walhub::store::append::{Action, Appender, Beginning, Begun};
 use walhub::store::control_file::{Cluster, ControlFile};
 use walhub::store::disk::Disk;
@@ -60,6 +64,8 @@ pub(crate) const EXPECTED: &[&str] = &[
     "segments removed",
     "rewound at a start",
     "rewound after a drop",
+    "both lanes busy",
+    "read from a file",
 ];
 
 /// Situations that some seed has led to.
@@ -98,9 +104,6 @@ pub(crate) struct World<P: Plant> {
 }
 
 /// Jobs for the keeper, and its answers.
-pub(crate) type Jobs = Rc<RefCell<VecDeque<Job>>>;
-pub(crate) type Answers<F> = Rc<RefCell<Vec<JobDone<F>>>>;
-
 type Archive = Rc<RefCell<BTreeMap<SegmentNo, Vec<u8>>>>;
 
 /// What dies with the process.
@@ -109,8 +112,9 @@ struct Process<F> {
     begins: Lsn,
     files: BTreeMap<SegmentNo, F>,
     operations: Vec<Operation>,
-    jobs: Jobs,
-    answers: Answers<F>,
+    /// Files that standbys are sent from.
+    readers: Vec<(SegmentNo, F)>,
+    keeper: Client<F>,
     worker: Pin<Box<dyn Future<Output = ()>>>,
     archiver: Pin<Box<dyn Future<Output = ()>>>,
     actions: Vec<Action>,
@@ -126,6 +130,44 @@ enum Operation {
     Sync(SegmentNo),
 }
 
+/// A client of the keeper, and the answers that are to come.
+pub(crate) struct Client<F> {
+    keeper: KeeperClient<F>,
+    asked: Vec<(JobKind, oneshot::Receiver<JobDone<F>>)>,
+}
+
+impl<F> Client<F> {
+    /// The client, and the keeper's end.
+    pub(crate) fn new() -> (Self, Orders<F>) {
+        let (keeper, orders) = queue(QUEUE);
+        (Self { keeper, asked: Vec::new() }, orders)
+    }
+
+    pub(crate) fn give(&mut self, job: Job) {
+        let (tell, told) = oneshot::channel();
+        self.asked.push((job.kind(), told));
+        let posted = self.keeper.post(Order { job, reply: Reply::Task(tell) });
+        assert!(posted.is_ok(), "the keeper's queue is full");
+    }
+
+    /// The jobs without an answer.
+    pub(crate) fn asked(&self) -> Vec<JobKind> {
+        self.asked.iter().map(|(kind, _)| *kind).collect()
+    }
+
+    pub(crate) fn take_answers(&mut self) -> Vec<JobDone<F>> {
+        let mut answers = Vec::new();
+        self.asked.retain_mut(|(_, told)| match told.try_recv() {
+            Ok(done) => {
+                answers.push(done);
+                false
+            }
+            Err(_) => true,
+        });
+        answers
+    }
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
@@ -138,6 +180,7 @@ enum End {
 pub(crate) fn run<P: Plant>(seed: u64, plant: P) -> Result<(), Broken> {
     let mut random = Random::new(seed);
     let disk = FakeDisk::new(random.fork());
+    disk.set_unsteadiness([0, 2, 6][random.below(3) as usize]);
     let faults = match random.below(4) {
         0 => Faults { early_writeback: 200, short_write: 20, ..Faults::default() },
         1 => Faults { failed_sync: 4, eviction: 50, early_writeback: 100, ..Faults::default() },
@@ -418,13 +461,12 @@ impl<P: Plant> World<P> {
             control.cloned(),
         );
         let policy = Policy { archive_mode: self.archive_mode, ..Policy::default() };
-        let keeper = keeper.with_policy(policy);
+        let keeper = keeper.with_policy(policy).with_clock(|| SystemTime::UNIX_EPOCH);
         if self.plant.looks_up_marks() && !self.look_up_marks(&keeper)? {
             return Ok(None);
         }
-        let jobs = Rc::new(RefCell::new(VecDeque::new()));
-        let answers = Rc::new(RefCell::new(Vec::new()));
-        let worker = work(keeper, Rc::clone(&jobs), Rc::clone(&answers));
+        let (client, orders) = Client::new();
+        let worker = Box::pin(async move { serve(&keeper, orders, None).await });
         let archiver = archive(
             self.disk.clone(),
             self.layout.clone(),
@@ -446,25 +488,26 @@ impl<P: Plant> World<P> {
             seen("rewound at a start");
             self.model.rewind(durable, &mut self.random);
         }
-        if recovered.wal.is_none() {
-            jobs.borrow_mut().push_back(Job::SaveControl(Box::new(self.control())));
-        }
         let max_batch = [8192, 65_536, 300_000, 4 * MIB][self.random.below(4) as usize];
-        Ok(Some(Process {
+        let mut process = Process {
             appender: Appender::new(TLI, self.model.size, durable, beginning, max_batch),
             begins,
             files: BTreeMap::new(),
             operations: Vec::new(),
-            jobs,
-            answers,
-            worker: Box::pin(worker),
+            readers: Vec::new(),
+            keeper: client,
+            worker,
             archiver: Box::pin(archiver),
             actions: Vec::new(),
             holds,
             halted: false,
             marked: false,
             rewind: false,
-        }))
+        };
+        if recovered.wal.is_none() {
+            process.keeper.give(Job::SaveControl(Box::new(self.control())));
+        }
+        Ok(Some(process))
     }
 
     /// Has it been done, or was it cut off?
@@ -503,7 +546,7 @@ impl<P: Plant> World<P> {
     /// Lets a process live until it is cut off or has everything.
     fn serve(&mut self, process: &mut Process<Arc<FakeFile>>) -> Result<End, Broken> {
         let crash = if self.healthy { 0 } else { [2, 5, 20, 60][self.random.below(4) as usize] };
-        let mut ready = process.jobs.borrow().is_empty();
+        let mut ready = process.keeper.asked().is_empty();
         for _ in 0..400_000u64 {
             if self.random.chance(crash) {
                 return Ok(self.cut_off());
@@ -521,8 +564,9 @@ impl<P: Plant> World<P> {
                 _ => {}
             }
             self.look_at_horizon(process)?;
-            let answers = std::mem::take(&mut *process.answers.borrow_mut());
-            for answer in answers {
+            self.look_at_readers(process)?;
+            self.note_lanes(process);
+            for answer in process.keeper.take_answers() {
                 ready |= self.answer(process, answer)?;
             }
             self.act(process)?;
@@ -542,7 +586,17 @@ impl<P: Plant> World<P> {
                 }
             }
         }
-        Err(format!("no progress: {:?} jobs {:?}", process.appender, process.jobs.borrow()))
+        let asked = process.keeper.asked();
+        Err(format!("no progress: {:?} jobs {asked:?}", process.appender))
+    }
+
+    /// Jobs of both lanes are under way.
+    fn note_lanes(&self, process: &Process<Arc<FakeFile>>) {
+        let is_patient = |kind: &JobKind| matches!(kind, JobKind::Open { .. } | JobKind::Retain);
+        let asked = process.keeper.asked();
+        if asked.iter().any(is_patient) && !asked.iter().all(is_patient) {
+            seen("both lanes busy");
+        }
     }
 
     /// What retention has given up is archived.
@@ -551,6 +605,27 @@ impl<P: Plant> World<P> {
         if oldest_kept > self.released {
             self.released = oldest_kept;
             self.check_archive(oldest_kept)?;
+        }
+        Ok(())
+    }
+
+    /// A file that a standby is sent from does not change, whatever becomes of its segment.
+    fn look_at_readers(&mut self, process: &mut Process<Arc<FakeFile>>) -> Result<(), Broken> {
+        if process.readers.is_empty() || !self.random.chance(8) {
+            return Ok(());
+        }
+        let index = self.random.below(process.readers.len() as u64) as usize;
+        let (no, file) = &process.readers[index];
+        let (from, to) = (no.start(self.model.size), no.end(self.model.size));
+        let to = to.min(process.appender.durable().lsn());
+        if to > from {
+            let expected = self.model.bytes(from, to);
+            let right = self.disk.content(file).get(..expected.len()) == Some(&expected[..]);
+            promise!(right, "the file of segment {} is not what it was", no.raw());
+            seen("read from a file");
+        }
+        if self.random.chance(300) {
+            process.readers.swap_remove(index);
         }
         Ok(())
     }
@@ -622,14 +697,15 @@ impl<P: Plant> World<P> {
         if !self.healthy && self.random.chance(500) {
             self.disk.set_full(!self.disk.is_full() && self.random.chance(300));
         }
-        if process.jobs.borrow().len() < 8 && process.appender.durable().lsn() > self.model.start {
+        if process.keeper.asked().len() < 8 && process.appender.durable().lsn() > self.model.start {
             // As if more had come, so that something is removed at all.
             let newest = process.appender.durable().lsn().saturating_add(15 * MIB);
-            process.jobs.borrow_mut().push_back(Job::Retain {
-                tli: TimelineId::FIRST,
-                newest,
-                now: std::time::SystemTime::UNIX_EPOCH,
-            });
+            process.keeper.give(Job::Retain { tli: TLI, newest });
+            let no = self.model.start.segment(self.model.size);
+            let newest = process.appender.durable().lsn().segment(self.model.size);
+            let span = newest.raw() - no.raw() + 1;
+            let no = SegmentNo::new(no.raw() + self.random.below(span));
+            process.keeper.give(Job::Open { tli: TLI, no });
         }
     }
 
@@ -652,6 +728,8 @@ impl<P: Plant> World<P> {
             JobDone::Begun { begun, .. } => appender.begun(Ok(begun), out),
             JobDone::Done(JobKind::SaveControl) => return Ok(true),
             JobDone::Done(JobKind::MarkHalted) => process.marked = true,
+            // It is read only up to what is durable now, which a later drop leaves as it is.
+            JobDone::Opened { no, result: Ok(file), .. } => process.readers.push((no, file)),
             JobDone::Done(_)
             | JobDone::Opened { .. }
             | JobDone::Adopted { .. }
@@ -662,8 +740,7 @@ impl<P: Plant> World<P> {
                 JobKind::Begin { .. } => appender.begun(Err(&error), out),
                 JobKind::MarkHalted => process.marked = true,
                 JobKind::SaveControl => {
-                    let again = Job::SaveControl(Box::new(self.control()));
-                    process.jobs.borrow_mut().push_back(again);
+                    process.keeper.give(Job::SaveControl(Box::new(self.control())));
                 }
                 other => return Err(format!("could not {other}: {error}")),
             },
@@ -724,7 +801,9 @@ impl<P: Plant> World<P> {
                     }
                 }
             }
-            process.jobs.borrow_mut().extend(job);
+            if let Some(job) = job {
+                process.keeper.give(job);
+            }
         }
         let flush = process.appender.flush_reportable().lsn();
         promise!(flush <= process.appender.durable().lsn(), "reports {flush} before it is durable");
@@ -770,24 +849,6 @@ impl<P: Plant> World<P> {
         let durable = recovered.wal.map(|wal| wal.durable);
         promise!(durable == Some(self.model.end()), "ended with {durable:?}");
         Ok(())
-    }
-}
-
-/// The keeper's loop.
-pub(crate) async fn work<D: Disk>(keeper: Keeper<D>, jobs: Jobs, answers: Answers<D::File>) {
-    loop {
-        let job = jobs.borrow_mut().pop_front();
-        match job {
-            Some(job) => {
-                let done = keeper.run(job).await;
-                answers.borrow_mut().push(done);
-            }
-            None => {
-                if !matches!(keeper.tend().await, Ok(Tended::More)) {
-                    rest().await;
-                }
-            }
-        }
     }
 }
 

@@ -96,7 +96,7 @@ impl Files {
 #[cfg(all(test, not(walhub_loom)))]
 mod tests {
     use super::*;
-    use crate::keeper::{CoreInbox, JobDone, Order, queue};
+    use crate::keeper::{AnswerInbox, JobDone, Order, queue};
     use std::fs::File;
     use std::sync::Arc;
 
@@ -105,7 +105,7 @@ mod tests {
     /// The test answers itself.
     struct Nowhere;
 
-    impl CoreInbox for Nowhere {
+    impl AnswerInbox for Nowhere {
         fn answer(&self, _: JobDone) {}
     }
 

@@ -360,7 +360,7 @@ fn unopened(name: SegmentName, error: &io::Error) -> ReadFault {
 mod tests {
     use super::*;
     use crate::hub::tests::hub;
-    use crate::keeper::{CoreInbox, Job, JobDone, Order, Orders, queue};
+    use crate::keeper::{AnswerInbox, Job, JobDone, Order, Orders, queue};
     use crate::ring::{Setup, Uring, chunks};
 
     const TLI: TimelineId = TimelineId::FIRST;
@@ -370,7 +370,7 @@ mod tests {
     /// The test answers itself.
     struct Nowhere;
 
-    impl CoreInbox for Nowhere {
+    impl AnswerInbox for Nowhere {
         fn answer(&self, _: JobDone) {}
     }
 

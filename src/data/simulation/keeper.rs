@@ -1,10 +1,10 @@
-//! The keeper: does jobs in order, answers late, sometimes with an error.
+//! The keeper: does the jobs of each lane in order, answers late, sometimes with an error.
 
 use super::disk::Name;
 use super::kernel::{Kernel, MILLISECOND, SECOND};
 use super::plants::Plant;
 use super::truth::MIB;
-use crate::keeper::{Job, JobDone, Order, Orders, Reply};
+use crate::keeper::{Job, JobDone, LaneQueue, Order, Orders, Reply};
 use crate::store::append::Begun;
 use crate::store::retention::Holds;
 use crate::wal::{Lsn, SegmentSize};
@@ -12,10 +12,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) struct Keeper {
-    orders: Orders,
-    /// The job in progress, and when it is done.
+/// A lane, and its job in progress with the time when it is done.
+struct Working {
+    orders: LaneQueue,
     current: Option<(Order, Duration)>,
+}
+
+pub(super) struct Keeper {
+    lanes: [Working; 2],
     holds: Arc<Holds>,
     size: SegmentSize,
     /// Jobs that were made to fail although nothing was wrong with them.
@@ -29,22 +33,33 @@ pub(super) struct Keeper {
 impl Keeper {
     pub(super) fn new(orders: Orders, holds: Arc<Holds>) -> Self {
         let size = SegmentSize::new(MIB).unwrap();
-        Self { orders, current: None, holds, size, failed: 0, removed: 0, opened: 0, owed: None }
+        let Orders { urgent, patient } = orders;
+        let lanes = [urgent, patient].map(|orders| Working { orders, current: None });
+        Self { lanes, holds, size, failed: 0, removed: 0, opened: 0, owed: None }
     }
 
     /// When it next has something to do.
     pub(super) fn next_at(&mut self, kernel: &mut Kernel) -> Option<Duration> {
-        if self.current.is_none() {
-            let order = self.orders.take()?;
-            let done = kernel.now + kernel.delay(MILLISECOND);
-            self.current = Some((order, done));
+        for lane in &mut self.lanes {
+            if lane.current.is_none() {
+                let order = lane.orders.take();
+                lane.current = order.map(|order| (order, kernel.now + kernel.delay(MILLISECOND)));
+            }
         }
-        self.current.as_ref().map(|(_, done)| *done)
+        let done = self.lanes.iter().filter_map(|lane| lane.current.as_ref().map(|(_, at)| *at));
+        done.min()
+    }
+
+    /// Takes the job that is done first.
+    fn take_done(&mut self) -> Option<Order> {
+        let under_way = self.lanes.iter_mut().filter(|lane| lane.current.is_some());
+        let first = under_way.min_by_key(|lane| lane.current.as_ref().map(|(_, at)| *at))?;
+        first.current.take().map(|(order, _)| order)
     }
 
     /// Finishes the job in progress. Returns the answer and its recipient.
     pub(super) fn work(&mut self, kernel: &mut Kernel) -> Option<(Reply, JobDone)> {
-        let (Order { job, reply }, _) = self.current.take()?;
+        let Order { job, reply } = self.take_done()?;
         if let Some(Job::Finalize { no, .. }) = self.owed.take() {
             kernel.disk.finalize(no);
         }
@@ -64,7 +79,6 @@ impl Keeper {
             Job::Finalize { tli, no } => {
                 if kernel.plant == Plant::NamesLate {
                     self.owed = Some(Job::Finalize { tli, no });
-                    self.current = None;
                 } else {
                     kernel.disk.finalize(no);
                 }

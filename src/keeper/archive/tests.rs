@@ -92,8 +92,7 @@ fn run(keeper: &mut Keeper<PlainDisk>, job: Job) -> JobDone {
 
 fn retain(keeper: &mut Keeper<PlainDisk>) {
     let newest = Lsn::new(NEWEST * MIB + 5);
-    let done =
-        run(keeper, Job::Retain { tli: TimelineId::FIRST, newest, now: SystemTime::UNIX_EPOCH });
+    let done = run(keeper, Job::Retain { tli: TimelineId::FIRST, newest });
     assert!(matches!(done, JobDone::Done(_)), "{done:?}");
     while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
 }

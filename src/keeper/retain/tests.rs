@@ -1,8 +1,9 @@
 //! What the keeper removes, and what it leaves.
 
 use super::*;
+use crate::cluster::instance::InstanceId;
 use crate::keeper::{Job, JobDone, Tended};
-use crate::store::control_file::Cluster;
+use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::directory::Directory;
 use crate::store::disk::run_ready;
 use crate::store::holes::Extent;
@@ -12,6 +13,8 @@ use crate::store::retention::{HighWatermark, Holds, MIN_KEPT_SEGMENTS, Policy};
 use crate::store::slots::{Cause, Create, InvalidSlots, Origin, SlotFiles, SlotName, SlotRecord};
 use crate::wal::{SystemId, TimelineId};
 use crate::wire::command::SlotLifetime;
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -36,6 +39,8 @@ fn at(seconds: u64) -> SystemTime {
 struct World {
     folder: tempfile::TempDir,
     layout: Layout,
+    /// What the keeper's clock shows.
+    seconds: Rc<Cell<u64>>,
 }
 
 impl World {
@@ -45,7 +50,7 @@ impl World {
         for no in OLDEST..NEWEST {
             std::fs::write(layout.segment(segment(no)), "").unwrap();
         }
-        Self { folder, layout }
+        Self { folder, layout, seconds: Rc::default() }
     }
 
     fn open(&self, policy: Policy) -> Keeper<PlainDisk> {
@@ -63,7 +68,8 @@ impl World {
         let holds = Arc::new(Holds::of(Extent::of(&listing, &cluster)));
         let layout = self.layout.clone();
         let keeper = Keeper::new(PlainDisk, layout, holds, &listing, None, Some(cluster));
-        let keeper = keeper.with_policy(policy);
+        let seconds = Rc::clone(&self.seconds);
+        let keeper = keeper.with_policy(policy).with_clock(move || at(seconds.get()));
         run_ready(keeper.load_slots()).unwrap().unwrap();
         keeper
     }
@@ -90,11 +96,12 @@ fn run(keeper: &Keeper<PlainDisk>, job: Job) -> JobDone {
 }
 
 /// One round of retention with files: which sessions have to end, and whether WAL may come in.
-fn retain(keeper: &Keeper<PlainDisk>, seconds: u64) -> (Vec<u32>, Receiving) {
+fn retain(world: &World, keeper: &Keeper<PlainDisk>, seconds: u64) -> (Vec<u32>, Receiving) {
     let newest = Lsn::new(NEWEST * MIB + 5);
-    let done = run(keeper, Job::Retain { tli: TimelineId::FIRST, newest, now: at(seconds) });
+    world.seconds.set(seconds);
+    let done = run(keeper, Job::Retain { tli: TimelineId::FIRST, newest });
     assert!(matches!(done, JobDone::Done(_)), "{done:?}");
-    while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
+    tend_to_the_end(keeper);
     (keeper.holds.slots.lock().take_revoked(), keeper.holds.receiving())
 }
 
@@ -124,25 +131,25 @@ fn a_slot_keeps_wal_by_what_is_on_disk_and_over_a_restart() {
     let world = World::new();
     let keeper = world.open(Policy::default());
     create(&keeper, "s", Origin::Asked, 20);
-    retain(&keeper, 0);
+    retain(&world, &keeper, 0);
     assert_eq!(world.first(), 20);
     report(&keeper, "s", 7, 50);
-    retain(&keeper, 1);
+    retain(&world, &keeper, 1);
     assert_eq!(world.slot("s").restart_lsn, Some(Lsn::new(50 * MIB)));
     assert_eq!(world.first(), 20, "a start may have to read the generation before");
-    retain(&keeper, 2);
+    retain(&world, &keeper, 2);
     assert_eq!(world.first(), 50);
 
     // Later reports are lost in a crash; the WAL is not.
     report(&keeper, "s", 7, 60);
     drop(keeper);
     let keeper = world.open(Policy::default());
-    retain(&keeper, 2);
+    retain(&world, &keeper, 2);
     assert_eq!(world.first(), 50);
     let done = run(&keeper, Job::DropSlot(SlotName::parse("s").unwrap()));
     assert!(matches!(done, JobDone::Done(_)), "{done:?}");
     assert_eq!(world.find_slot("s"), None);
-    retain(&keeper, 3);
+    retain(&world, &keeper, 3);
     assert_eq!(world.first(), NEWEST - MIN_KEPT_SEGMENTS);
     assert!(world.open(Policy::default()).holds.slots.lock().is_empty());
 }
@@ -155,12 +162,12 @@ fn out_of_its_limit_a_slot_loses_its_wal_and_its_user_has_to_go() {
     create(&keeper, "near", Origin::Asked, 75);
     create(&keeper, "far", Origin::Asked, 69);
     report(&keeper, "far", 7, 69);
-    assert_eq!(retain(&keeper, 0), (vec![7], Receiving::Open));
+    assert_eq!(retain(&world, &keeper, 0), (vec![7], Receiving::Open));
     let far = world.slot("far");
     assert_eq!((far.restart_lsn, far.invalidated), (None, Some(Cause::WalRemoved)));
     assert_eq!(world.slot("near").invalidated, None);
     assert_eq!(world.first(), 75, "what nobody can need goes, limit or not");
-    assert_eq!(retain(&keeper, 1), (vec![], Receiving::Open));
+    assert_eq!(retain(&world, &keeper, 1), (vec![], Receiving::Open));
 }
 
 #[test]
@@ -175,17 +182,17 @@ fn slots_that_nobody_uses_are_invalidated_or_dropped_in_time() {
     create(&keeper, "asked", Origin::Asked, 20);
     create(&keeper, "auto", Origin::AutoCreated, 30);
     report(&keeper, "auto", 7, 30);
-    retain(&keeper, 0);
-    retain(&keeper, 59);
+    retain(&world, &keeper, 0);
+    retain(&world, &keeper, 59);
     assert_eq!(world.first(), 20);
-    retain(&keeper, 60);
+    retain(&world, &keeper, 60);
     assert_eq!(world.slot("asked").invalidated.unwrap().to_string(), "idle_timeout");
     assert_eq!(world.first(), 30);
     let auto = SlotName::parse("auto").unwrap();
     keeper.holds.slots.lock().release(&auto, 7);
-    retain(&keeper, 200);
+    retain(&world, &keeper, 200);
     assert!(world.find_slot("auto").is_some());
-    retain(&keeper, 300);
+    retain(&world, &keeper, 300);
     assert_eq!(world.find_slot("auto"), None);
     assert_eq!(keeper.holds.slots.lock().len(), 1);
 }
@@ -200,34 +207,87 @@ fn time_is_that_of_the_files_over_a_restart() {
     }
     let policy = Policy { wal_keep_time: Duration::from_secs(100), ..Policy::default() };
     let keeper = world.open(policy);
-    retain(&keeper, 1100 + 30);
+    retain(&world, &keeper, 1100 + 30);
     assert_eq!(world.first(), 31, "30 is as old as it may become");
-    retain(&keeper, 1100 + 40);
+    retain(&world, &keeper, 1100 + 40);
     assert_eq!(world.first(), 41);
-    retain(&keeper, 9000);
+    retain(&world, &keeper, 9000);
     assert_eq!(world.first(), NEWEST - MIN_KEPT_SEGMENTS);
 }
 
+/// Completes a segment whose content nobody reads.
+fn complete(keeper: &Keeper<PlainDisk>, no: u64) {
+    let (tli, no, keep) = (TimelineId::FIRST, SegmentNo::new(no), Lsn::new(no * MIB));
+    assert!(matches!(run(keeper, Job::Prepare { tli, no, keep }), JobDone::Prepared { .. }));
+    assert!(matches!(run(keeper, Job::Finalize { tli, no }), JobDone::Finalized { .. }));
+    run_ready(keeper.retain_if_due()).unwrap();
+}
+
+fn tend_to_the_end(keeper: &Keeper<PlainDisk>) {
+    while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
+}
+
 #[test]
-fn segments_completed_before_the_time_is_known_are_not_old() {
+fn segments_completed_before_retention_is_asked_for_stay() {
     let world = World::new();
     for no in OLDEST..NEWEST {
         std::fs::remove_file(world.layout.segment(segment(no))).unwrap();
     }
-    let wal_keep_time = Duration::from_secs(3600);
-    let keeper = world.open(Policy { wal_keep_time, ..Policy::default() });
-    let tli = TimelineId::FIRST;
+    let keeper = world.open(Policy::default());
     let newest = OLDEST + 2 * MIN_KEPT_SEGMENTS;
     for no in OLDEST..newest {
-        let (no, keep) = (SegmentNo::new(no), Lsn::new(no * MIB));
-        assert!(matches!(run(&keeper, Job::Prepare { tli, no, keep }), JobDone::Prepared { .. }));
-        assert!(matches!(run(&keeper, Job::Finalize { tli, no }), JobDone::Finalized { .. }));
-        run_ready(keeper.retain_if_due()).unwrap();
+        complete(&keeper, no);
     }
-    let (newest, now) = (Lsn::new(newest * MIB), SystemTime::now());
-    run(&keeper, Job::Retain { tli, newest, now });
-    while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
+    tend_to_the_end(&keeper);
     assert_eq!(world.first(), OLDEST);
+    run(&keeper, Job::Retain { tli: TimelineId::FIRST, newest: Lsn::new(newest * MIB) });
+    tend_to_the_end(&keeper);
+    assert_eq!(world.first(), newest - MIN_KEPT_SEGMENTS);
+}
+
+/// The control thread's notes may find the queue full for as long as the keeper is busy.
+#[test]
+fn time_goes_on_though_nobody_asks_for_retention() {
+    let world = World::new();
+    let idle_slot_timeout = Duration::from_secs(60);
+    let wal_keep_time = Duration::from_secs(30);
+    let keeper = world.open(Policy { idle_slot_timeout, wal_keep_time, ..Policy::default() });
+    create(&keeper, "s", Origin::Asked, 20);
+    retain(&world, &keeper, 0);
+    complete(&keeper, NEWEST);
+    assert_eq!(world.slot("s").invalidated, None);
+    world.seconds.set(61);
+    complete(&keeper, NEWEST + 1);
+    assert_eq!(world.slot("s").invalidated.unwrap().to_string(), "idle_timeout");
+    let at = |no| keeper.completed.at(SegmentNo::new(no));
+    assert_eq!((at(NEWEST), at(NEWEST + 1)), (Some(self::at(0)), Some(self::at(61))));
+}
+
+/// A tick of the retention clock may still wait when all WAL is moved aside.
+#[test]
+fn retention_of_a_line_that_was_set_aside_removes_nothing_of_the_next() {
+    let world = World::new();
+    let policy =
+        Policy { high_watermark: Some(HighWatermark::Free(u64::MAX)), ..Policy::default() };
+    let keeper = world.open(policy);
+    assert_eq!(retain(&world, &keeper, 0).1, Receiving::Paused);
+    let instance = InstanceId::new(3);
+    let cluster = keeper.cluster.borrow().clone().unwrap();
+    assert!(matches!(run(&keeper, Job::SetAside(instance)), JobDone::Done(_)));
+    assert_eq!(keeper.holds.receiving(), Receiving::Open, "nobody would lift it");
+
+    let newest = Lsn::new(NEWEST * MIB);
+    run(&keeper, Job::Retain { tli: TimelineId::FIRST, newest });
+    assert_eq!(keeper.holds.receiving(), Receiving::Open);
+    // The next line is another cluster's, and lower.
+    let cluster = Some(Cluster { start: Lsn::new(OLDEST * MIB), ..cluster });
+    run(&keeper, Job::SaveControl(Box::new(ControlFile { instance, cluster })));
+    for no in OLDEST..OLDEST + 3 {
+        complete(&keeper, no);
+    }
+    tend_to_the_end(&keeper);
+    assert_eq!(world.first(), OLDEST);
+    assert_eq!(keeper.holds.oldest_kept(), Lsn::new(OLDEST * MIB));
 }
 
 #[test]
@@ -243,14 +303,14 @@ fn on_a_full_disk_rules_and_idle_slots_go_and_then_nothing_comes_in() {
     create(&keeper, "used", Origin::Asked, 50);
     create(&keeper, "idle", Origin::Asked, 20);
     report(&keeper, "used", 7, 50);
-    assert_eq!(retain(&keeper, 0), (vec![], Receiving::Paused));
+    assert_eq!(retain(&world, &keeper, 0), (vec![], Receiving::Paused));
     assert!(world.slot("idle").invalidated.is_some());
     assert_eq!(world.slot("used").invalidated, None);
     assert_eq!(world.first(), 50);
 
     let roomy = Policy { high_watermark: Some(HighWatermark::Free(0)), ..policy };
     let keeper = world.open(roomy);
-    assert_eq!(retain(&keeper, 1).1, Receiving::Open);
+    assert_eq!(retain(&world, &keeper, 1).1, Receiving::Open);
     assert!(world.folder.path().exists());
 }
 
@@ -277,14 +337,14 @@ fn what_lies_before_a_hole_goes_by_the_rules() {
     let keeper = world.open(keep);
     while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
     assert_eq!(here(), all);
-    retain(&keeper, 1);
+    retain(&world, &keeper, 1);
     assert_eq!(here(), all);
     assert_eq!(keeper.holds.oldest_kept(), Lsn::new(OLDEST * MIB));
     assert_eq!(keeper.holds.unbroken_from(), Lsn::new(52 * MIB));
 
     // A slot keeps what it needs, as far as that is here, and is not invalidated.
     let keeper = world.open(Policy::default());
-    assert_eq!(retain(&keeper, 1), (Vec::new(), Receiving::Open));
+    assert_eq!(retain(&world, &keeper, 1), (Vec::new(), Receiving::Open));
     let needed: Vec<_> = all.iter().copied().filter(|no| *no >= 20).collect();
     assert_eq!(here(), needed);
     assert_eq!(world.slot("s").invalidated, None);
@@ -293,11 +353,11 @@ fn what_lies_before_a_hole_goes_by_the_rules() {
     let keeper = world.open(Policy::default());
     run(&keeper, Job::DropSlot(SlotName::parse("s").unwrap()));
     let hold = keeper.holds.hold(Lsn::new(30 * MIB)).unwrap();
-    retain(&keeper, 1);
+    retain(&world, &keeper, 1);
     let needed: Vec<_> = all.iter().copied().filter(|no| *no >= 30).collect();
     assert_eq!(here(), needed);
     drop(hold);
-    retain(&keeper, 2);
+    retain(&world, &keeper, 2);
     assert_eq!(world.first(), NEWEST - MIN_KEPT_SEGMENTS);
     assert_eq!(keeper.holds.missing(Lsn::INVALID), []);
 }

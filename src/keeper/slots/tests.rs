@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::keeper::{Job, JobDone};
+use crate::store::control_file::Cluster;
 use crate::store::directory::Directory;
 use crate::store::disk::run_ready;
 use crate::store::faulty_disk::{Failing, FaultyDisk};
@@ -9,7 +10,7 @@ use crate::store::layout::{Layout, Listing};
 use crate::store::retention::{Holds, Policy};
 use crate::store::sealed_text::seal;
 use crate::store::slots::{Cause, Create, InvalidSlots, Origin, SlotFiles, SlotRecord};
-use crate::wal::TimelineId;
+use crate::wal::{SystemId, TimelineId};
 use crate::wire::command::SlotLifetime;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,9 +45,18 @@ fn start(
 ) -> Result<Keeper<FaultyDisk>, StoreFault> {
     let holds = Arc::new(Holds::new(Lsn::new(10 * MIB)));
     let listing = Listing { spares: vec![1], ..Listing::default() };
-    let keeper = Keeper::new(disk.clone(), layout.clone(), holds, &listing, None, None);
+    let cluster = Cluster {
+        system_id: SystemId::new(7),
+        segment_size: SegmentSize::new(MIB).unwrap(),
+        data_directory_mode: "0700".to_owned(),
+        parameters: Vec::new(),
+        timeline: TimelineId::FIRST,
+        // The next start's walk begins here, so all that is older may go.
+        start: Lsn::new(NEWEST * MIB),
+        sealed: Vec::new(),
+    };
+    let keeper = Keeper::new(disk.clone(), layout.clone(), holds, &listing, None, Some(cluster));
     let keeper = keeper.with_policy(policy);
-    keeper.size.set(SegmentSize::new(MIB));
     run_ready(keeper.load_slots()).unwrap()?;
     Ok(keeper)
 }
@@ -79,7 +89,8 @@ impl World {
     /// Retention, with so many MiB of WAL.
     fn retain_behind(&mut self, newest: u64, seconds: u64) -> Result<(), String> {
         let newest = Lsn::new(newest * MIB + 5);
-        self.run(Job::Retain { tli: TimelineId::FIRST, newest, now: at(seconds) })
+        self.keeper.clock = Box::new(move || at(seconds));
+        self.run(Job::Retain { tli: TimelineId::FIRST, newest })
     }
 
     /// A session takes its slot into the table; nothing is on disk yet.

@@ -1,0 +1,336 @@
+//! The keeper's main loop: two lanes on one thread.
+
+use super::client::{LaneQueue, Orders};
+use super::job::{JobDone, Tended};
+use super::order::{Order, Reply, SegmentSource};
+use super::work::Keeper;
+use crate::store::disk::Disk;
+use std::io;
+use std::sync::Arc;
+use tokio::sync::Notify;
+use tracing::warn;
+
+/// Does the orders of each lane one after the other, and background work. It ends when no client
+/// is left. Segments that are not on disk are requested from `source`.
+pub async fn serve<D: Disk>(
+    keeper: &Keeper<D>,
+    orders: Orders<D::File>,
+    source: Option<Arc<dyn SegmentSource<D::File>>>,
+) {
+    let Orders { urgent, patient } = orders;
+    let done = Notify::new();
+    tokio::join!(
+        serve_urgent(keeper, urgent, &done),
+        serve_patient(keeper, patient, &done, source.as_deref()),
+    );
+}
+
+/// Says by `done` that there may be background work again: a spare was used up, or a segment was
+/// completed.
+async fn serve_urgent<D: Disk>(keeper: &Keeper<D>, mut orders: LaneQueue<D::File>, done: &Notify) {
+    while let Some(Order { job, reply }) = orders.next().await {
+        reply.send(keeper.run(job).await);
+        done.notify_one();
+    }
+}
+
+/// After each order comes one step of background work: neither waits for all of the other's.
+async fn serve_patient<D: Disk>(
+    keeper: &Keeper<D>,
+    mut orders: LaneQueue<D::File>,
+    done: &Notify,
+    source: Option<&dyn SegmentSource<D::File>>,
+) {
+    let mut tended = Tended::More;
+    loop {
+        let order = match tended {
+            Tended::More if orders.is_over() => return,
+            Tended::More => orders.take(),
+            Tended::Idle => tokio::select! {
+                biased;
+                order = orders.next() => match order {
+                    Some(order) => Some(order),
+                    None => return,
+                },
+                () = done.notified() => None,
+            },
+        };
+        if let Some(Order { job, reply }) = order {
+            deliver(keeper.run(job).await, reply, source);
+        }
+        keeper.retain_if_due().await;
+        tended = keeper.tend().await.unwrap_or_else(|error| {
+            warn!("background work on WAL segments failed: {error}");
+            Tended::Idle
+        });
+        // Work that never waits for the disk would keep the urgent lane from it.
+        keeper.give_way().await;
+    }
+}
+
+/// Sends an answer to its receiver. A segment that is not on disk may be had from the archive. A
+/// segment that is on disk may soon be followed by one that has to be fetched.
+fn deliver<F>(done: JobDone<F>, reply: Reply<F>, source: Option<&dyn SegmentSource<F>>) {
+    if let (Some(source), JobDone::Opened { tli, no, result }) = (source, &done) {
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return source.want(*tli, *no, reply);
+            }
+            Ok(_) => source.look_ahead(*tli, *no),
+            Err(_) => {}
+        }
+    }
+    reply.send(done);
+}
+
+#[cfg(test)]
+#[cfg(not(walhub_loom))]
+mod tests {
+    use super::*;
+    use crate::cluster::instance::InstanceId;
+    use crate::keeper::{Job, JobKind, Note, queue};
+    use crate::store::control_file::Cluster;
+    use crate::store::directory::Directory;
+    use crate::store::disk::run_ready;
+    use crate::store::layout::Listing;
+    use crate::store::plain_disk::PlainDisk;
+    use crate::store::retention::{Holds, Space};
+    use crate::store::switch::Switch;
+    use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, SystemId, TimelineId};
+    use std::cell::Cell;
+    use std::os::fd::OwnedFd;
+    use std::path::Path;
+    use std::pin::pin;
+    use std::rc::Rc;
+    use std::task::{Context, Poll, Waker};
+    use tokio::sync::oneshot;
+
+    const MIB: u64 = 1 << 20;
+    const TLI: TimelineId = TimelineId::FIRST;
+
+    /// A disk on which some operations never end, as if each took very long.
+    #[derive(Clone)]
+    struct Stuck {
+        disk: Rc<PlainDisk>,
+        stuck: fn(&Path) -> bool,
+        /// Operations that wait.
+        waiting: Rc<Cell<usize>>,
+    }
+
+    impl Stuck {
+        async fn wait(&self, path: &Path) {
+            if (self.stuck)(path) {
+                self.waiting.set(self.waiting.get() + 1);
+                std::future::pending().await
+            }
+        }
+    }
+
+    impl Disk for Stuck {
+        type File = Arc<OwnedFd>;
+        type Watch = <PlainDisk as Disk>::Watch;
+
+        async fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+            self.disk.list(dir).await
+        }
+
+        async fn open_read(&self, path: &Path) -> io::Result<Self::File> {
+            self.wait(path).await;
+            self.disk.open_read(path).await
+        }
+
+        async fn open_write(&self, path: &Path) -> io::Result<Self::File> {
+            self.disk.open_write(path).await
+        }
+
+        async fn create(&self, path: &Path) -> io::Result<Self::File> {
+            self.wait(path).await;
+            self.disk.create(path).await
+        }
+
+        async fn read_at(
+            &self,
+            file: &Self::File,
+            buffer: Vec<u8>,
+            offset: u64,
+        ) -> (io::Result<usize>, Vec<u8>) {
+            self.disk.read_at(file, buffer, offset).await
+        }
+
+        async fn write_at(
+            &self,
+            file: &Self::File,
+            bytes: Vec<u8>,
+            offset: u64,
+        ) -> (io::Result<usize>, Vec<u8>) {
+            self.disk.write_at(file, bytes, offset).await
+        }
+
+        async fn sync_data(&self, file: &Self::File) -> io::Result<()> {
+            self.disk.sync_data(file).await
+        }
+
+        async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+            self.disk.sync_dir(dir).await
+        }
+
+        async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.wait(from).await;
+            self.disk.rename(from, to).await
+        }
+
+        async fn unlink(&self, path: &Path) -> io::Result<()> {
+            self.disk.unlink(path).await
+        }
+
+        async fn space(&self, dir: &Path) -> io::Result<Space> {
+            self.disk.space(dir).await
+        }
+
+        async fn len(&self, file: &Self::File) -> io::Result<u64> {
+            self.disk.len(file).await
+        }
+
+        async fn drop_cache(&self, file: &Self::File) -> io::Result<()> {
+            self.disk.drop_cache(file).await
+        }
+
+        fn watch(file: &Self::File) -> Self::Watch {
+            PlainDisk::watch(file)
+        }
+
+        fn held(watch: &Self::Watch) -> Option<Self::File> {
+            PlainDisk::held(watch)
+        }
+    }
+
+    fn segment(no: u64) -> SegmentName {
+        SegmentName { tli: TLI, no: SegmentNo::new(no), size: SegmentSize::new(MIB).unwrap() }
+    }
+
+    /// A keeper of a directory with segments 5 to 7, on a disk on which these paths are stuck.
+    fn keeper(folder: &Path, stuck: fn(&Path) -> bool) -> (Keeper<Stuck>, Rc<Cell<usize>>) {
+        let layout = Directory::open(&folder.join("hub")).unwrap().layout().clone();
+        for no in 5..8 {
+            std::fs::write(layout.segment(segment(no)), vec![7; MIB as usize]).unwrap();
+        }
+        let names = (5..8).map(|no| segment(no).to_string()).collect();
+        let cluster = Cluster {
+            system_id: SystemId::new(7),
+            segment_size: SegmentSize::new(MIB).unwrap(),
+            data_directory_mode: "0700".into(),
+            parameters: Vec::new(),
+            timeline: TLI,
+            start: Lsn::new(5 * MIB),
+            sealed: Vec::new(),
+        };
+        let listing = Listing::of(names, cluster.segment_size);
+        let holds = Arc::new(Holds::new(Lsn::new(5 * MIB)));
+        let waiting = Rc::new(Cell::new(0));
+        let disk = Stuck { disk: Rc::new(PlainDisk), stuck, waiting: Rc::clone(&waiting) };
+        (Keeper::new(disk, layout, holds, &listing, None, Some(cluster)), waiting)
+    }
+
+    fn asked(job: Job) -> (Order, oneshot::Receiver<JobDone>) {
+        let (tell, told) = oneshot::channel();
+        (Order { job, reply: Reply::Task(tell) }, told)
+    }
+
+    /// What became of each job. Before the next is given, the keeper has many turns.
+    fn outcomes(keeper: Keeper<Stuck>, jobs: Vec<Job>) -> Vec<Option<JobDone>> {
+        let (client, orders) = queue(16);
+        let mut serving = pin!(serve(&keeper, orders, None));
+        let mut told = Vec::new();
+        for job in jobs {
+            let (order, answer) = asked(job);
+            client.post(order).unwrap();
+            told.push(answer);
+            for _ in 0..50 {
+                let turn = serving.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                assert_eq!(turn, Poll::Pending);
+            }
+        }
+        told.iter_mut().map(|told| told.try_recv().ok()).collect()
+    }
+
+    fn what_a_commit_waits_for() -> Vec<Job> {
+        let (no, keep) = (SegmentNo::new(8), Lsn::new(8 * MIB));
+        vec![
+            Job::Prepare { tli: TLI, no, keep },
+            Job::Begin { tli: TLI, start: Lsn::new(7 * MIB), upto: Lsn::new(8 * MIB) },
+            Job::Finalize { tli: TLI, no },
+            Job::SaveHistory { tli: TLI, bytes: b"1\n".to_vec() },
+        ]
+    }
+
+    #[test]
+    fn the_orders_of_a_lane_are_done_in_the_order_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let (keeper, _) = keeper(folder.path(), |_| false);
+        let fence = keeper.layout.fence();
+        let (client, orders) = queue(16);
+        for n in 0..10 {
+            let bytes = Some(vec![b'0' + n]);
+            client.note(Job::SaveNote { note: Note::Fence, bytes });
+        }
+        drop(client);
+        run_ready(serve(&keeper, orders, None)).unwrap();
+        assert_eq!(std::fs::read(fence).unwrap(), b"9");
+    }
+
+    #[test]
+    fn what_a_commit_waits_for_does_not_wait_for_a_slow_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let (keeper, waiting) =
+            keeper(folder.path(), |path| path.ends_with(segment(5).to_string()));
+        let mut jobs = vec![Job::Open { tli: TLI, no: SegmentNo::new(5) }];
+        jobs.extend(what_a_commit_waits_for());
+        let done = outcomes(keeper, jobs);
+        assert_eq!(waiting.get(), 1);
+        let [None, Some(JobDone::Prepared { .. }), Some(JobDone::Begun { .. }), finalized, saved] =
+            &done[..]
+        else {
+            panic!("{done:?}")
+        };
+        assert!(matches!(finalized, Some(JobDone::Finalized { .. })), "{finalized:?}");
+        assert!(matches!(saved, Some(JobDone::Done(JobKind::SaveHistory { .. }))), "{saved:?}");
+    }
+
+    #[test]
+    fn what_a_commit_waits_for_does_not_wait_for_a_slow_removal() {
+        let folder = tempfile::tempdir().unwrap();
+        let (keeper, waiting) =
+            keeper(folder.path(), |path| path.ends_with(segment(5).to_string()));
+        // There is a spare: nothing has to be recycled for a segment.
+        std::fs::write(keeper.layout.spare(1), vec![0; MIB as usize]).unwrap();
+        keeper.spares.give_back(1);
+        keeper.horizon.set(SegmentNo::new(6));
+        let done = outcomes(keeper, what_a_commit_waits_for());
+        assert_eq!(waiting.get(), 1);
+        assert!(done.iter().all(Option::is_some), "{done:?}");
+    }
+
+    /// What is stuck is a step, not the job: a switch that came in the middle would find files
+    /// that somebody else is about to move.
+    #[test]
+    fn a_switch_waits_for_the_step_under_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let (keeper, waiting) =
+            keeper(folder.path(), |path| path.ends_with(segment(5).to_string()));
+        let open = Job::Open { tli: TLI, no: SegmentNo::new(5) };
+        let plan = Switch { from: TLI, to: TimelineId::new(2).unwrap(), at: Lsn::new(7 * MIB) };
+        let done = outcomes(keeper, vec![open, Job::Switch(plan)]);
+        assert_eq!(waiting.get(), 1);
+        assert!(matches!(done[..], [None, None]), "{done:?}");
+    }
+
+    #[test]
+    fn a_step_of_a_line_that_was_set_aside_is_not_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let (keeper, _) = keeper(folder.path(), |_| false);
+        let line = keeper.line();
+        run_ready(keeper.run(Job::SetAside(InstanceId::new(5)))).unwrap();
+        assert_eq!(run_ready(keeper.on_line(line, async {})), Some(None));
+        assert_eq!(run_ready(keeper.on_line(keeper.line(), async {})), Some(Some(())));
+    }
+}
