@@ -9,6 +9,7 @@ use super::{LOG, Parts, Task};
 use crate::archive::check::ReadAt as _;
 use crate::hub::Hub;
 use crate::store::evidence::{Agreement, Difference, Evidence, WalSource};
+use crate::store::holes::Hole;
 use crate::store::retention::Hold;
 use crate::upstream::login::start_replication;
 use crate::upstream::place::{Place, Span};
@@ -36,6 +37,20 @@ enum Disk {
     Saved,
     /// It could not be written; this is retried before each attempt.
     Unsaved,
+}
+
+/// The hole that keeps our WAL at `place` from being used, if there is one.
+fn hole_before(hub: &Hub, place: Place) -> Option<Hole> {
+    let hole = hub.holds.hole_before_open()?;
+    (hole.tli == place.tli && hole.start() <= place.at).then_some(hole)
+}
+
+fn cannot_be_compared(difference: &Difference, hole: Hole) -> String {
+    let (source, at) = (&difference.source.name, difference.at);
+    format!(
+        "{source} had other WAL at {at}, where ours lies past missing segments ({hole}): nothing \
+         is received before they are back"
+    )
 }
 
 impl<E: Environment> Task<E> {
@@ -74,8 +89,9 @@ impl<E: Environment> Task<E> {
         }
     }
 
-    /// Called before an attempt. Drops evidence when we no longer have WAL at its position.
-    /// Otherwise makes sure that it is on disk and that our WAL there is kept.
+    /// Called before an attempt. Drops evidence when we no longer have WAL at its position; what
+    /// lies past a hole is still here. Otherwise makes sure that it is on disk and that our WAL
+    /// there is kept.
     pub(super) async fn settle_difference(&mut self) -> Result<(), String> {
         let hub = Arc::clone(&self.parts.hub);
         let evidence = hub.course.evidence();
@@ -85,9 +101,16 @@ impl<E: Environment> Task<E> {
         let (position, forks) = (hub.position(), self.own_forks()?);
         let mut gone = Vec::new();
         for difference in evidence.iter() {
-            let is_ours = place_of(difference).is_ours(position, forks.as_deref());
-            if !is_ours.map_err(|unknown| unknown.to_string())? {
-                gone.push(difference);
+            let place = place_of(difference);
+            let is_ours = place.is_ours(position, forks.as_deref());
+            if is_ours.map_err(|unknown| unknown.to_string())? {
+                continue;
+            }
+            match hole_before(&hub, place) {
+                None => gone.push(difference),
+                // It bars its source alone.
+                Some(_) if difference.cleared => {}
+                Some(hole) => return Err(cannot_be_compared(difference, hole)),
             }
         }
         if !gone.is_empty() {

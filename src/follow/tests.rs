@@ -12,6 +12,7 @@ use crate::keeper::{Job, JobDone, KeeperClient, Note};
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::evidence::{Difference, Evidence, WalSource};
+use crate::store::holes::{Extent, Hole};
 use crate::store::layout::Layout;
 use crate::store::retention::Holds;
 use crate::store::sealed_text::MAX_LEN;
@@ -243,13 +244,16 @@ struct Scene {
 
 impl Scene {
     fn new(server: Server, change: impl FnOnce(&mut Config)) -> Self {
+        Self::with(server, Holds::new(Lsn::INVALID), change)
+    }
+
+    fn with(server: Server, holds: Holds, change: impl FnOnce(&mut Config)) -> Self {
         let (server, asked) = (Arc::new(Mutex::new(server)), Arc::default());
         let port = start(Arc::clone(&server), Arc::clone(&asked));
         let mut config = tests::config(&format!("host=127.0.0.1 port={port} user=me"));
         config.wal_retrieve_retry_interval = Duration::from_millis(30);
         change(&mut config);
-        let holds = Arc::new(Holds::new(Lsn::INVALID));
-        let hub = Arc::new(Hub::new(Arc::new(config), InstanceId::new(0xE), holds));
+        let hub = Arc::new(Hub::new(Arc::new(config), InstanceId::new(0xE), Arc::new(holds)));
         let saved = Arc::default();
         let (mailbox, inbox) = mailbox(QUEUE, Arc::new(|| {}));
         let (ends, ended) = mpsc::channel(ENDS);
@@ -400,6 +404,10 @@ fn the_overlap_is_given_up_before_a_gap_is_declared() {
 /// A stream from 0/5002000 on, with 16 kB of our own WAL in the open segment, all of one
 /// byte.
 fn receiving(directory: &std::path::Path, ours: u8) -> Scene {
+    receiving_with(directory, ours, Holds::new(Lsn::INVALID))
+}
+
+fn receiving_with(directory: &std::path::Path, ours: u8, holds: Holds) -> Scene {
     let layout = Layout::new(directory);
     std::fs::create_dir(layout.wal()).unwrap();
     let size = SegmentSize::new(16 << 20).unwrap();
@@ -407,7 +415,7 @@ fn receiving(directory: &std::path::Path, ours: u8) -> Scene {
     let name = SegmentName { tli: TimelineId::FIRST, no, size };
     std::fs::write(layout.partial(name), [ours; 0x4000]).unwrap();
     let server = Server { xlogpos: "0/5004000", ..SERVER };
-    let scene = Scene::new(server, |config| config.directory = directory.to_owned());
+    let scene = Scene::with(server, holds, |config| config.directory = directory.to_owned());
     let tli = scene.stream().tli;
     let (durable, start) = (Lsn::new(0x500_4000), Lsn::new(0x500_2000));
     scene.hub.set_position(Position::At { tli, durable, start });
@@ -594,6 +602,33 @@ fn evidence_stays_while_our_own_history_cannot_be_read() {
     assert!(!scene.hub.course.evidence().is_empty());
     assert!(!scene.saved().contains(&"no evidence".to_owned()), "{:?}", scene.saved());
     assert!(scene.inbox.is_empty());
+}
+
+/// The WAL that it is about is still here, and with the missing segments back the next start finds
+/// it again.
+#[test]
+fn evidence_stays_while_the_wal_that_it_is_about_lies_past_a_hole() {
+    let directory = tempfile::tempdir().unwrap();
+    let size = SegmentSize::new(16 << 20).unwrap();
+    let (tli, no) = (TimelineId::FIRST, Lsn::new(0x400_0000).segment(size));
+    let hole = Hole { tli, first: no, last: no, size };
+    let extent = Extent { before_open: Some(hole), ..Extent::from(Lsn::INVALID) };
+    let scene = receiving_with(directory.path(), 0xAA, Holds::of(extent));
+    scene.server.lock().unwrap().wal = Some(0xBB);
+    scene.end(UpstreamEnd::Diverged { at: Lsn::new(0x500_2100), detail: "other".to_owned() });
+    scene.wait_for("diverged");
+    // As a start leaves it that does not find the segment before the open one.
+    let durable = hole.start();
+    scene.hub.set_position(Position::At { tli, durable, start: durable });
+    scene.wait_for_state("lies past missing segments (000000010000000000000004)");
+    assert!(!scene.saved().contains(&"no evidence".to_owned()), "{:?}", scene.saved());
+    assert!(!scene.hub.course.evidence().is_empty() && scene.inbox.is_empty());
+
+    // Against its author alone it bars nobody else, and stays as well.
+    let gone = WalSource { name: "gone:5432".to_owned(), server: None };
+    scene.hub.course.set_evidence(differed(gone, Lsn::new(0x500_2100), true));
+    assert_eq!(scene.stream().start, durable);
+    assert!(!scene.hub.course.evidence().is_empty());
 }
 
 #[test]
