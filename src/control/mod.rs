@@ -138,7 +138,10 @@ pub async fn run(control: Control) -> io::Result<()> {
             message = news.recv(), if matches!(cores, Cores::Running) => message,
             () = shared.stopping(), if !shared.is_stopping() => continue,
             () = tokio::time::sleep(Duration::from_millis(5)), if shared.is_stopping() => {
-                let late = matches!(cores, Cores::Gone(at) if at.elapsed() >= LAST_WORDS);
+                // Until the cores have gone, one may still say how the upstream's stream ended,
+                // which the task that keeps the hub connected writes down.
+                let Cores::Gone(at) = cores else { continue };
+                let late = at.elapsed() >= LAST_WORDS;
                 if late || shared.connections.load(Ordering::Relaxed) == 0 {
                     break;
                 }

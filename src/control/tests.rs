@@ -135,9 +135,15 @@ impl Bench {
         self.news.blocking_send(ToControl::StandbyEnded(Box::new(handback))).unwrap();
     }
 
+    /// The cores have gone, and so the control thread ends.
+    fn ended(self) {
+        drop(self.news);
+        self.thread.join().unwrap();
+    }
+
     fn stop(self) {
         self.running.send(Running::Stopping).unwrap();
-        self.thread.join().unwrap();
+        self.ended();
     }
 }
 
@@ -442,7 +448,17 @@ fn clients_hear_of_the_shutdown_behind_their_startup_packet() {
     let pid = handoff.session.pid;
     drop(handoff);
     bench.news.blocking_send(ToControl::StandbyClosed { pid }).unwrap();
-    bench.thread.join().unwrap();
+    bench.ended();
+}
+
+/// A core may still say how the upstream's stream ended.
+#[test]
+fn the_control_thread_waits_for_the_cores_though_nobody_is_connected() {
+    let bench = Bench::new();
+    bench.running.send(Running::Stopping).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(!bench.thread.is_finished());
+    bench.ended();
 }
 
 #[test]
@@ -517,6 +533,6 @@ fn at_the_end_idle_clients_are_told_and_streams_are_waited_for() {
     drop(handoff);
     bench.news.blocking_send(ToControl::StandbyClosed { pid }).unwrap();
     streaming.closed();
-    bench.thread.join().unwrap();
+    bench.ended();
     assert!(!path.exists());
 }

@@ -52,7 +52,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Feed<S> {
         Ok(Self { to_core, reports, pause, at: start })
     }
 
-    /// ShuttingDown it; what was sent before still counts.
+    /// Ends it; what was sent before still counts.
     pub(super) async fn end(mut self) {
         // A core that has ended it does not need to be told.
         drop(self.to_core.shutdown().await);

@@ -57,9 +57,9 @@ impl<E: Environment> Task<E> {
         drop(answer.send(result));
     }
 
-    /// ShuttingDown the stream to the core, if there is one. What was in progress may have been given up at
-    /// any point. The core knows whether there is a stream, and its answer comes after all its
-    /// earlier news.
+    /// Ends the core's stream, if there is one. What was in progress may have been given up at any
+    /// point. The core knows whether there is a stream, and its answer comes after all its earlier
+    /// news.
     async fn recall(&mut self) {
         self.parts.receiver().insist(ToCore::RecallUpstream).await;
         loop {

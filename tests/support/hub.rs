@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use walhub::store::slots::Generation;
 use walhub::wal::lsn::Lsn;
 
@@ -27,6 +27,8 @@ pub(crate) struct Hub<'a> {
     port: Port,
     log: PathBuf,
     server: Option<Process>,
+    /// When it was started last.
+    launched: SystemTime,
     /// The hard limit on open files, if it is not the tests' own.
     descriptors: Option<u32>,
     /// Where it logs, if not to a file of the scene.
@@ -47,6 +49,7 @@ impl<'a> Hub<'a> {
             port: Port::reserve(),
             log: scene.path(&format!("{name}.log")),
             server: None,
+            launched: UNIX_EPOCH,
             descriptors: None,
             stderr: None,
         }
@@ -116,6 +119,7 @@ impl<'a> Hub<'a> {
     /// Starts it; it may not listen yet.
     pub(crate) fn launch(&mut self) {
         assert!(self.server.is_none(), "{} runs already", self.name);
+        self.launched = SystemTime::now();
         self.server = Some(self.spawn());
     }
 
@@ -229,10 +233,13 @@ impl<'a> Hub<'a> {
         command
     }
 
-    /// Waits until `inspect` reports this state of the upstream connection.
+    /// Waits until `inspect` reports this state of the upstream connection. What the hub wrote
+    /// before its last start does not count.
     pub(crate) fn wait_state(&self, state: &str) {
+        let launched = self.launched.duration_since(UNIX_EPOCH).unwrap().as_millis();
         wait::until(&format!("{} is in state {state}", self.name), || {
-            self.inspect().upstream_state() == state
+            let seen = self.inspect();
+            seen.upstream_state() == state && u128::from(seen.upstream_since_ms()) >= launched
         });
     }
 
@@ -329,6 +336,11 @@ impl Inspection {
     /// streaming, waiting, gap, diverged, ...
     pub(crate) fn upstream_state(&self) -> String {
         self.0["upstream"]["state"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// When it came to that state, in milliseconds since 1970.
+    fn upstream_since_ms(&self) -> u64 {
+        self.0["upstream"]["since_unix_ms"].as_u64().unwrap_or_default()
     }
 
     pub(crate) fn system_id(&self) -> String {

@@ -153,7 +153,7 @@ impl<E: Environment> Task<E> {
         }
     }
 
-    /// ShuttingDown the stream, and waits until its WAL is durable.
+    /// Ends the stream, and waits until its WAL is durable.
     async fn finish(
         &mut self,
         feed: Feed<E::Socket>,
