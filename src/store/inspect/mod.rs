@@ -18,7 +18,7 @@ use crate::store::durable::read_note;
 use crate::store::durable::{read_small, replace_durably};
 use crate::store::evidence::{Difference, Evidence};
 use crate::store::fault::{StoreFault, failed};
-use crate::store::holes::Extent;
+use crate::store::holes::{Extent, Hole};
 use crate::store::layout::Mark;
 use crate::store::layout::{FileKind, Layout, Listing};
 use crate::store::notes::{BegunNote, HaltedNote};
@@ -170,6 +170,31 @@ fn end_of_wal(timeline: TimelineId, tail: &Tail) -> EndOfWal {
     }
 }
 
+/// What is missing by one listing.
+#[derive(Debug, Default, PartialEq)]
+struct Missing {
+    between: Vec<Hole>,
+    before_open: Option<Hole>,
+}
+
+impl Missing {
+    async fn of<D: Disk>(disk: &D, layout: &Layout, cluster: &Cluster, listing: &Listing) -> Self {
+        let complete = newest_range(listing, cluster);
+        let end = complete.map_or(cluster.start, |range| range.newest.end(cluster.segment_size));
+        let open = open_segments(listing, cluster);
+        // Other faults are found when the files are measured.
+        let before_open = hole_before_open(disk, layout, cluster, end, &open).await.ok().flatten();
+        Self { between: Extent::of(listing, cluster).holes, before_open }
+    }
+
+    /// What is missing by both listings.
+    fn and(self, other: &Self) -> Self {
+        let between = self.between.into_iter().filter(|hole| other.between.contains(hole));
+        let before_open = self.before_open.filter(|hole| other.before_open == Some(*hole));
+        Self { between: between.collect(), before_open }
+    }
+}
+
 impl DirectoryStatus {
     async fn look_at_wal<D: Disk>(
         &mut self,
@@ -189,16 +214,7 @@ impl DirectoryStatus {
         }
         let listing = Listing::of(names, size);
         self.list(&listing, size);
-        for hole in Extent::of(&listing, cluster).holes {
-            self.wrong.push(format!(
-                "gap on timeline {} from {} to {}: {hole} missing, what lies before is served up \
-                 to there",
-                hole.tli,
-                hole.start(),
-                hole.end()
-            ));
-        }
-        self.look_before_open(disk, layout, cluster, &listing).await;
+        self.look_for_holes(disk, layout, cluster, &listing).await;
         self.count_unarchived(disk, layout, size).await;
         self.measure(disk, layout, &listing, size).await;
         match self.find_end(disk, layout, cluster, &listing).await {
@@ -207,26 +223,35 @@ impl DirectoryStatus {
         }
     }
 
-    async fn look_before_open<D: Disk>(
+    /// A running hub renames segments while their names are read, and a name that changes may be in
+    /// neither place. What a second look does not miss is not missing.
+    async fn look_for_holes<D: Disk>(
         &mut self,
         disk: &D,
         layout: &Layout,
         cluster: &Cluster,
         listing: &Listing,
     ) {
-        let complete = newest_range(listing, cluster);
-        let end = complete.map_or(cluster.start, |range| range.newest.end(cluster.segment_size));
-        let open = open_segments(listing, cluster);
-        // A running hub renames open segments; other faults are found when they are measured.
-        if let Ok(Some(hole)) = hole_before_open(disk, layout, cluster, end, &open).await {
-            self.wrong.push(format!(
-                "gap on timeline {} from {} to {}: {hole} missing, the open segment after it is \
-                 not used",
-                hole.tli,
-                hole.start(),
-                hole.end()
-            ));
+        let mut missing = Missing::of(disk, layout, cluster, listing).await;
+        if missing != Missing::default()
+            && let Ok(names) = disk.list(layout.wal()).await
+        {
+            let again = Listing::of(names, cluster.segment_size);
+            missing = missing.and(&Missing::of(disk, layout, cluster, &again).await);
         }
+        let gap = |hole: &Hole| {
+            format!("gap on timeline {} from {} to {}: {hole}", hole.tli, hole.start(), hole.end())
+        };
+        self.wrong.extend(
+            missing.between.iter().map(|hole| {
+                format!("{} missing, what lies before is served up to there", gap(hole))
+            }),
+        );
+        self.wrong.extend(
+            missing.before_open.iter().map(|hole| {
+                format!("{} missing, the open segment after it is not used", gap(hole))
+            }),
+        );
     }
 
     fn list(&mut self, listing: &Listing, size: SegmentSize) {
