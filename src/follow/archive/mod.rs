@@ -3,7 +3,7 @@
 //!
 //! Histories come first, before each segment, so that a timeline that has ended is not followed
 //! past its end. A segment is read up to the true end of its WAL, compared with what we have of it,
-//! and fed to the receive role as a stream like any other ([`Feed`]). The receive role makes all
+//! and fed to the receive role as a stream like any other (`feed`). The receive role makes all
 //! its own checks. An upstream that was found takes over at a segment boundary.
 
 mod advance;
