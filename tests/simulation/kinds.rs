@@ -240,7 +240,13 @@ impl World {
     fn look_for_files(&self) {
         let ground = &self.hubs[0].ground;
         let names: Vec<_> = ground.disk.disk.names();
-        let is_there = |kept: &PathBuf| names.iter().any(|n| n.file_name() == kept.file_name());
+        // A power failure may take a final name that is not durable yet.
+        let is_there = |kept: &PathBuf| {
+            let open = kept.with_extension("partial");
+            names
+                .iter()
+                .any(|name| [kept.file_name(), open.file_name()].contains(&name.file_name()))
+        };
         let lost = self.script.kept.iter().find(|kept| !is_there(kept));
         promise!(self.shared, lost.is_none(), "{lost:?} goes, and nobody gave it up");
     }
