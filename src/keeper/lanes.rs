@@ -92,124 +92,25 @@ mod tests {
     use crate::store::control_file::Cluster;
     use crate::store::directory::Directory;
     use crate::store::disk::run_ready;
+    use crate::store::faulty_disk::FaultyDisk;
     use crate::store::layout::Listing;
-    use crate::store::plain_disk::PlainDisk;
-    use crate::store::retention::{Holds, Space};
+    use crate::store::retention::Holds;
     use crate::store::switch::Switch;
     use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, SystemId, TimelineId};
-    use std::cell::Cell;
-    use std::os::fd::OwnedFd;
     use std::path::Path;
     use std::pin::pin;
-    use std::rc::Rc;
     use std::task::{Context, Poll, Waker};
     use tokio::sync::oneshot;
 
     const MIB: u64 = 1 << 20;
     const TLI: TimelineId = TimelineId::FIRST;
 
-    /// A disk on which some operations never end, as if each took very long.
-    #[derive(Clone)]
-    struct Stuck {
-        disk: Rc<PlainDisk>,
-        stuck: fn(&Path) -> bool,
-        /// Operations that wait.
-        waiting: Rc<Cell<usize>>,
-    }
-
-    impl Stuck {
-        async fn wait(&self, path: &Path) {
-            if (self.stuck)(path) {
-                self.waiting.set(self.waiting.get() + 1);
-                std::future::pending().await
-            }
-        }
-    }
-
-    impl Disk for Stuck {
-        type File = Arc<OwnedFd>;
-        type Watch = <PlainDisk as Disk>::Watch;
-
-        async fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-            self.disk.list(dir).await
-        }
-
-        async fn open_read(&self, path: &Path) -> io::Result<Self::File> {
-            self.wait(path).await;
-            self.disk.open_read(path).await
-        }
-
-        async fn open_write(&self, path: &Path) -> io::Result<Self::File> {
-            self.disk.open_write(path).await
-        }
-
-        async fn create(&self, path: &Path) -> io::Result<Self::File> {
-            self.wait(path).await;
-            self.disk.create(path).await
-        }
-
-        async fn read_at(
-            &self,
-            file: &Self::File,
-            buffer: Vec<u8>,
-            offset: u64,
-        ) -> (io::Result<usize>, Vec<u8>) {
-            self.disk.read_at(file, buffer, offset).await
-        }
-
-        async fn write_at(
-            &self,
-            file: &Self::File,
-            bytes: Vec<u8>,
-            offset: u64,
-        ) -> (io::Result<usize>, Vec<u8>) {
-            self.disk.write_at(file, bytes, offset).await
-        }
-
-        async fn sync_data(&self, file: &Self::File) -> io::Result<()> {
-            self.disk.sync_data(file).await
-        }
-
-        async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-            self.disk.sync_dir(dir).await
-        }
-
-        async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-            self.wait(from).await;
-            self.disk.rename(from, to).await
-        }
-
-        async fn unlink(&self, path: &Path) -> io::Result<()> {
-            self.disk.unlink(path).await
-        }
-
-        async fn space(&self, dir: &Path) -> io::Result<Space> {
-            self.disk.space(dir).await
-        }
-
-        async fn len(&self, file: &Self::File) -> io::Result<u64> {
-            self.disk.len(file).await
-        }
-
-        async fn drop_cache(&self, file: &Self::File) -> io::Result<()> {
-            self.disk.drop_cache(file).await
-        }
-
-        fn watch(file: &Self::File) -> Self::Watch {
-            PlainDisk::watch(file)
-        }
-
-        fn held(watch: &Self::Watch) -> Option<Self::File> {
-            PlainDisk::held(watch)
-        }
-    }
-
     fn segment(no: u64) -> SegmentName {
         SegmentName { tli: TLI, no: SegmentNo::new(no), size: SegmentSize::new(MIB).unwrap() }
     }
 
     /// A keeper of a directory with segments 5 to 7, on a disk on which these paths are stuck.
-    fn keeper(folder: &Path, stuck: fn(&Path) -> bool) -> (Keeper<Stuck>, Rc<Cell<usize>>) {
+    fn keeper(folder: &Path, stuck: fn(&Path) -> bool) -> (Keeper<FaultyDisk>, FaultyDisk) {
         let layout = Directory::open(&folder.join("hub")).unwrap().layout().clone();
         for no in 5..8 {
             std::fs::write(layout.segment(segment(no)), vec![7; MIB as usize]).unwrap();
@@ -226,9 +127,9 @@ mod tests {
         };
         let listing = Listing::of(names, cluster.segment_size);
         let holds = Arc::new(Holds::new(Lsn::new(5 * MIB)));
-        let waiting = Rc::new(Cell::new(0));
-        let disk = Stuck { disk: Rc::new(PlainDisk), stuck, waiting: Rc::clone(&waiting) };
-        (Keeper::new(disk, layout, holds, &listing, None, Some(cluster)), waiting)
+        let disk = FaultyDisk::default();
+        disk.stick_at(stuck);
+        (Keeper::new(disk.clone(), layout, holds, &listing, None, Some(cluster)), disk)
     }
 
     fn asked(job: Job) -> (Order, oneshot::Receiver<JobDone>) {
@@ -237,7 +138,7 @@ mod tests {
     }
 
     /// What became of each job. Before the next is given, the keeper has many turns.
-    fn outcomes(keeper: Keeper<Stuck>, jobs: Vec<Job>) -> Vec<Option<JobDone>> {
+    fn outcomes(keeper: Keeper<FaultyDisk>, jobs: Vec<Job>) -> Vec<Option<JobDone>> {
         let (client, orders) = queue(16);
         let mut serving = pin!(serve(&keeper, orders, None));
         let mut told = Vec::new();
@@ -281,12 +182,11 @@ mod tests {
     #[test]
     fn what_a_commit_waits_for_does_not_wait_for_a_slow_open() {
         let folder = tempfile::tempdir().unwrap();
-        let (keeper, waiting) =
-            keeper(folder.path(), |path| path.ends_with(segment(5).to_string()));
+        let (keeper, disk) = keeper(folder.path(), |path| path.ends_with(segment(5).to_string()));
         let mut jobs = vec![Job::Open { tli: TLI, no: SegmentNo::new(5) }];
         jobs.extend(what_a_commit_waits_for());
         let done = outcomes(keeper, jobs);
-        assert_eq!(waiting.get(), 1);
+        assert_eq!(disk.waiting(), 1);
         let [None, Some(JobDone::Prepared { .. }), Some(JobDone::Begun { .. }), finalized, saved] =
             &done[..]
         else {
@@ -299,14 +199,13 @@ mod tests {
     #[test]
     fn what_a_commit_waits_for_does_not_wait_for_a_slow_removal() {
         let folder = tempfile::tempdir().unwrap();
-        let (keeper, waiting) =
-            keeper(folder.path(), |path| path.ends_with(segment(5).to_string()));
+        let (keeper, disk) = keeper(folder.path(), |path| path.ends_with(segment(5).to_string()));
         // There is a spare: nothing has to be recycled for a segment.
         std::fs::write(keeper.layout.spare(1), vec![0; MIB as usize]).unwrap();
         keeper.spares.give_back(1);
         keeper.horizon.set(SegmentNo::new(6));
         let done = outcomes(keeper, what_a_commit_waits_for());
-        assert_eq!(waiting.get(), 1);
+        assert_eq!(disk.waiting(), 1);
         assert!(done.iter().all(Option::is_some), "{done:?}");
     }
 
@@ -315,12 +214,11 @@ mod tests {
     #[test]
     fn a_switch_waits_for_the_step_under_way() {
         let folder = tempfile::tempdir().unwrap();
-        let (keeper, waiting) =
-            keeper(folder.path(), |path| path.ends_with(segment(5).to_string()));
+        let (keeper, disk) = keeper(folder.path(), |path| path.ends_with(segment(5).to_string()));
         let open = Job::Open { tli: TLI, no: SegmentNo::new(5) };
         let plan = Switch { from: TLI, to: TimelineId::new(2).unwrap(), at: Lsn::new(7 * MIB) };
         let done = outcomes(keeper, vec![open, Job::Switch(plan)]);
-        assert_eq!(waiting.get(), 1);
+        assert_eq!(disk.waiting(), 1);
         assert!(matches!(done[..], [None, None]), "{done:?}");
     }
 

@@ -1,5 +1,5 @@
-//! A real disk on which an operation fails, or takes so long that something happens meanwhile. For
-//! tests only.
+//! A real disk on which an operation fails, never ends, or takes so long that something happens
+//! meanwhile. For tests only.
 
 use super::disk::Disk;
 use super::plain_disk::PlainDisk;
@@ -19,7 +19,12 @@ struct State {
     syncs: Cell<usize>,
     failing: Cell<Option<(Failing, i32)>>,
     meanwhile: RefCell<Option<Box<dyn FnOnce()>>>,
+    stuck: Cell<Option<IsStuck>>,
+    waiting: Cell<usize>,
 }
+
+/// Whether an operation on this file never ends.
+type IsStuck = fn(&Path) -> bool;
 
 /// What fails.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,6 +58,24 @@ impl FaultyDisk {
         *self.0.meanwhile.borrow_mut() = Some(Box::new(what));
     }
 
+    /// Opening one of these files for reading, creating it and renaming it never end from now on, as
+    /// if each took very long.
+    pub(crate) fn stick_at(&self, stuck: IsStuck) {
+        self.0.stuck.set(Some(stuck));
+    }
+
+    /// How many operations never end.
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.waiting.get()
+    }
+
+    async fn wait_at(&self, path: &Path) {
+        if self.0.stuck.get().is_some_and(|stuck| stuck(path)) {
+            self.0.waiting.set(self.0.waiting.get() + 1);
+            std::future::pending().await
+        }
+    }
+
     fn check(&self, failing: &[Failing]) -> io::Result<()> {
         match self.0.failing.get() {
             Some((what, errno)) if failing.contains(&what) => {
@@ -75,6 +98,7 @@ impl Disk for FaultyDisk {
     }
 
     async fn open_read(&self, path: &Path) -> io::Result<Self::File> {
+        self.wait_at(path).await;
         PlainDisk.open_read(path).await
     }
 
@@ -83,6 +107,7 @@ impl Disk for FaultyDisk {
     }
 
     async fn create(&self, path: &Path) -> io::Result<Self::File> {
+        self.wait_at(path).await;
         PlainDisk.create(path).await
     }
 
@@ -122,6 +147,7 @@ impl Disk for FaultyDisk {
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.wait_at(from).await;
         PlainDisk.rename(from, to).await
     }
 

@@ -8,178 +8,55 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use walhub::store::disk::Disk;
+use walhub::store::retention::Space;
 
-/// Which disks the code gets, and how the driver behaves.
-pub(crate) trait Plant {
-    type Recovery: Disk;
-    type Keeper: Disk<File = <FakeDisk as Disk>::File> + 'static;
+/// A mistake.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Plant {
+    /// None.
+    Honest,
+    /// Publishes what is handed to the disk, without waiting for the sync.
+    PublishesBeforeSync,
+    /// The keeper never syncs a directory.
+    NoDirectorySync,
+    /// Recovery walks what is cached, without a sync first.
+    NoSyncInRecovery,
+    /// Recovery syncs, but believes the cache: after a failed sync it holds what the medium
+    /// never got.
+    BelievesTheCache,
+    /// The keeper leaves what lies past the durable mark when it hands out an open segment again.
+    KeepsOldTail,
+    /// A start forgets what waited for the archive in the run before.
+    ForgetsWhatWaits,
+    /// An archive command that failed counts as one that has archived the file.
+    BelievesFailedCommands,
+}
 
-    fn recovery_disk(&self, disk: FakeDisk) -> Self::Recovery;
-    fn keeper_disk(&self, disk: FakeDisk) -> Self::Keeper;
-
-    fn publishes_what_is_written(&self) -> bool {
-        false
+impl Plant {
+    pub(crate) fn recovery_disk(self, disk: FakeDisk) -> Without {
+        let left_out = match self {
+            Self::NoSyncInRecovery => Some(LeftOut::FileSyncs),
+            Self::BelievesTheCache => Some(LeftOut::DropOfCache),
+            _ => None,
+        };
+        Without::new(disk, left_out)
     }
 
-    /// Does a start look up what waits for the archive?
-    fn looks_up_marks(&self) -> bool {
-        true
-    }
-
-    /// Is a file archived when its command has failed?
-    fn believes_failed_commands(&self) -> bool {
-        false
+    pub(crate) fn keeper_disk(self, disk: FakeDisk) -> Without {
+        let left_out = match self {
+            Self::NoDirectorySync => Some(LeftOut::DirectorySyncs),
+            Self::KeepsOldTail => Some(LeftOut::Clearing),
+            _ => None,
+        };
+        Without::new(disk, left_out)
     }
 
     /// How often the upstream's history goes on in other words, of 1000.
-    fn rewinds(&self) -> u64 {
-        400
-    }
-}
-
-/// No mistake.
-pub(crate) struct Honest;
-
-impl Plant for Honest {
-    type Recovery = FakeDisk;
-    type Keeper = FakeDisk;
-
-    fn recovery_disk(&self, disk: FakeDisk) -> FakeDisk {
-        disk
-    }
-
-    fn keeper_disk(&self, disk: FakeDisk) -> FakeDisk {
-        disk
-    }
-}
-
-/// Publishes what is handed to the disk, without waiting for the sync.
-pub(crate) struct PublishesBeforeSync;
-
-impl Plant for PublishesBeforeSync {
-    type Recovery = FakeDisk;
-    type Keeper = FakeDisk;
-
-    fn recovery_disk(&self, disk: FakeDisk) -> FakeDisk {
-        disk
-    }
-
-    fn keeper_disk(&self, disk: FakeDisk) -> FakeDisk {
-        disk
-    }
-
-    fn publishes_what_is_written(&self) -> bool {
-        true
-    }
-}
-
-/// The keeper never syncs a directory.
-pub(crate) struct NoDirectorySync;
-
-impl Plant for NoDirectorySync {
-    type Recovery = FakeDisk;
-    type Keeper = Without;
-
-    fn recovery_disk(&self, disk: FakeDisk) -> FakeDisk {
-        disk
-    }
-
-    fn keeper_disk(&self, disk: FakeDisk) -> Without {
-        Without::new(disk, LeftOut::DirectorySyncs)
-    }
-}
-
-/// Recovery walks what is cached, without a sync first.
-pub(crate) struct NoSyncInRecovery;
-
-impl Plant for NoSyncInRecovery {
-    type Recovery = Without;
-    type Keeper = FakeDisk;
-
-    fn recovery_disk(&self, disk: FakeDisk) -> Without {
-        Without::new(disk, LeftOut::FileSyncs)
-    }
-
-    fn keeper_disk(&self, disk: FakeDisk) -> FakeDisk {
-        disk
-    }
-}
-
-/// Recovery syncs, but believes the cache: after a failed sync it holds what the medium
-/// never got.
-pub(crate) struct BelievesTheCache;
-
-impl Plant for BelievesTheCache {
-    type Recovery = Without;
-    type Keeper = FakeDisk;
-
-    fn recovery_disk(&self, disk: FakeDisk) -> Without {
-        Without::new(disk, LeftOut::DropOfCache)
-    }
-
-    fn keeper_disk(&self, disk: FakeDisk) -> FakeDisk {
-        disk
-    }
-}
-
-/// The keeper leaves what lies behind the durable mark when it hands out an open
-/// segment again.
-pub(crate) struct KeepsOldTail;
-
-impl Plant for KeepsOldTail {
-    type Recovery = FakeDisk;
-    type Keeper = Without;
-
-    fn recovery_disk(&self, disk: FakeDisk) -> FakeDisk {
-        disk
-    }
-
-    fn keeper_disk(&self, disk: FakeDisk) -> Without {
-        Without::new(disk, LeftOut::Clearing)
-    }
-
-    fn rewinds(&self) -> u64 {
-        1000
-    }
-}
-
-/// A start forgets what waited for the archive in the run before.
-pub(crate) struct ForgetsWhatWaits;
-
-impl Plant for ForgetsWhatWaits {
-    type Recovery = FakeDisk;
-    type Keeper = FakeDisk;
-
-    fn recovery_disk(&self, disk: FakeDisk) -> FakeDisk {
-        disk
-    }
-
-    fn keeper_disk(&self, disk: FakeDisk) -> FakeDisk {
-        disk
-    }
-
-    fn looks_up_marks(&self) -> bool {
-        false
-    }
-}
-
-/// An archive command that failed counts as one that has archived the file.
-pub(crate) struct BelievesFailedCommands;
-
-impl Plant for BelievesFailedCommands {
-    type Recovery = FakeDisk;
-    type Keeper = FakeDisk;
-
-    fn recovery_disk(&self, disk: FakeDisk) -> FakeDisk {
-        disk
-    }
-
-    fn keeper_disk(&self, disk: FakeDisk) -> FakeDisk {
-        disk
-    }
-
-    fn believes_failed_commands(&self) -> bool {
-        true
+    pub(crate) fn rewinds(self) -> u64 {
+        match self {
+            Self::KeepsOldTail => 1000,
+            _ => 400,
+        }
     }
 }
 
@@ -200,20 +77,21 @@ pub(crate) enum LeftOut {
 /// A disk that says it did, and did not.
 pub(crate) struct Without {
     disk: FakeDisk,
-    left_out: LeftOut,
+    left_out: Option<LeftOut>,
     /// Files that were opened under an open segment's name: the keeper writes to those
     /// only to clear them.
     open_segments: RefCell<Vec<<FakeDisk as Disk>::Watch>>,
 }
 
 impl Without {
-    pub(crate) fn new(disk: FakeDisk, left_out: LeftOut) -> Self {
+    /// With `None` the disk is as it is.
+    pub(crate) fn new(disk: FakeDisk, left_out: Option<LeftOut>) -> Self {
         Self { disk, left_out, open_segments: RefCell::default() }
     }
 
     fn place(&self, path: &Path) -> PathBuf {
         match self.left_out {
-            LeftOut::SecondGeneration => {
+            Some(LeftOut::SecondGeneration) => {
                 path.to_string_lossy().replace("slots.1", "slots.0").into()
             }
             _ => path.to_owned(),
@@ -237,7 +115,7 @@ impl Disk for Without {
     async fn open_read(&self, path: &Path) -> io::Result<Self::File> {
         let file = self.disk.open_read(&self.place(path)).await?;
         let is_former = path.to_string_lossy().contains("/slots/");
-        if self.left_out == LeftOut::FormerSlots && is_former {
+        if self.left_out == Some(LeftOut::FormerSlots) && is_former {
             self.disk.unlink(path).await?;
         }
         Ok(file)
@@ -270,7 +148,7 @@ impl Disk for Without {
         bytes: Vec<u8>,
         offset: u64,
     ) -> (io::Result<usize>, Vec<u8>) {
-        if self.left_out == LeftOut::Clearing && self.is_open_segment(file) {
+        if self.left_out == Some(LeftOut::Clearing) && self.is_open_segment(file) {
             return (Ok(bytes.len()), bytes);
         }
         self.disk.write_at(file, bytes, offset).await
@@ -278,8 +156,8 @@ impl Disk for Without {
 
     async fn sync_data(&self, file: &Self::File) -> io::Result<()> {
         match self.left_out {
-            LeftOut::FileSyncs => Ok(()),
-            LeftOut::FailedSyncs => {
+            Some(LeftOut::FileSyncs) => Ok(()),
+            Some(LeftOut::FailedSyncs) => {
                 drop(self.disk.sync_data(file).await);
                 Ok(())
             }
@@ -289,7 +167,7 @@ impl Disk for Without {
 
     async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         match self.left_out {
-            LeftOut::DirectorySyncs => Ok(()),
+            Some(LeftOut::DirectorySyncs) => Ok(()),
             _ => self.disk.sync_dir(dir).await,
         }
     }
@@ -301,7 +179,7 @@ impl Disk for Without {
     async fn unlink(&self, path: &Path) -> io::Result<()> {
         match (self.left_out, path.to_string_lossy().contains("/slots/")) {
             // They have gone already.
-            (LeftOut::FormerSlots, true) => Ok(()),
+            (Some(LeftOut::FormerSlots), true) => Ok(()),
             _ => self.disk.unlink(&self.place(path)).await,
         }
     }
@@ -310,13 +188,17 @@ impl Disk for Without {
         self.disk.mkdir(path).await
     }
 
+    async fn space(&self, dir: &Path) -> io::Result<Space> {
+        self.disk.space(dir).await
+    }
+
     async fn len(&self, file: &Self::File) -> io::Result<u64> {
         self.disk.len(file).await
     }
 
     async fn drop_cache(&self, file: &Self::File) -> io::Result<()> {
         match self.left_out {
-            LeftOut::DropOfCache => Ok(()),
+            Some(LeftOut::DropOfCache) => Ok(()),
             _ => self.disk.drop_cache(file).await,
         }
     }

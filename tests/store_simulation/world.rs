@@ -82,8 +82,8 @@ macro_rules! promise {
 pub(crate) use promise;
 
 /// What outlives the process.
-pub(crate) struct World<P: Plant> {
-    plant: P,
+pub(crate) struct World {
+    plant: Plant,
     seed: u64,
     random: Random,
     disk: FakeDisk,
@@ -177,7 +177,7 @@ enum End {
 }
 
 /// Runs one seed to its end; the error says which promise was broken.
-pub(crate) fn run<P: Plant>(seed: u64, plant: P) -> Result<(), Broken> {
+pub(crate) fn run(seed: u64, plant: Plant) -> Result<(), Broken> {
     let mut random = Random::new(seed);
     let disk = FakeDisk::new(random.fork());
     disk.set_unsteadiness([0, 2, 6][random.below(3) as usize]);
@@ -215,7 +215,7 @@ pub(crate) fn poll_once<T>(work: &mut Pin<Box<dyn Future<Output = T> + '_>>) -> 
     work.as_mut().poll(&mut Context::from_waker(Waker::noop()))
 }
 
-impl<P: Plant> World<P> {
+impl World {
     fn live(&mut self) -> Result<(), Broken> {
         let most = 1 + self.random.below(6);
         loop {
@@ -462,7 +462,7 @@ impl<P: Plant> World<P> {
         );
         let policy = Policy { archive_mode: self.archive_mode, ..Policy::default() };
         let keeper = keeper.with_policy(policy).with_clock(|| SystemTime::UNIX_EPOCH);
-        if self.plant.looks_up_marks() && !self.look_up_marks(&keeper)? {
+        if self.plant != Plant::ForgetsWhatWaits && !self.look_up_marks(&keeper)? {
             return Ok(None);
         }
         let (client, orders) = Client::new();
@@ -476,7 +476,7 @@ impl<P: Plant> World<P> {
                 random: self.random.fork(),
                 failures: if self.healthy { 0 } else { 200 },
                 hangs: if self.healthy { 0 } else { 30 },
-                failures_pass: self.plant.believes_failed_commands(),
+                failures_pass: self.plant == Plant::BelievesFailedCommands,
             },
         );
         let (durable, beginning, begins) = match &recovered.wal {
@@ -757,7 +757,7 @@ impl<P: Plant> World<P> {
                     job = Some(Job::Prepare { tli: TLI, no, keep });
                 }
                 Action::Write { to, .. } => {
-                    if self.plant.publishes_what_is_written() {
+                    if self.plant == Plant::PublishesBeforeSync {
                         let upto = to.min(process.appender.received_upto());
                         self.published = self.published.max(upto);
                     }
@@ -770,7 +770,7 @@ impl<P: Plant> World<P> {
                 Action::Durable(durable) => {
                     let upto = durable.lsn();
                     promise!(
-                        upto > self.published || self.plant.publishes_what_is_written(),
+                        upto > self.published || self.plant == Plant::PublishesBeforeSync,
                         "durable goes back from {} to {upto}",
                         self.published
                     );
