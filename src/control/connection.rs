@@ -92,8 +92,19 @@ pub(super) async fn serve(shared: Arc<Shared>, mut socket: Socket, peer: String)
     welcome(&shared.hub, &identity, &session, registered.key, &mut out);
     drop(identity);
     let errors = ErrorLog::new(session.pid, Instant::now());
-    let mut client =
-        Client { shared, registered, socket, session, permit, unread, out, told, errors };
+    let conversation = Conversation::new(&shared.hub, &session);
+    let mut client = Client {
+        shared,
+        registered,
+        socket,
+        session,
+        conversation,
+        permit,
+        unread,
+        out,
+        told,
+        errors,
+    };
     loop {
         match client.converse().await {
             Ok(Some(accepted)) => match client.stream(accepted).await {
@@ -240,6 +251,7 @@ struct Client {
     registered: Registered,
     socket: Socket,
     session: Session,
+    conversation: Conversation,
     permit: SenderPermit,
     unread: BytesMut,
     out: BytesMut,
@@ -252,24 +264,24 @@ impl Client {
     /// Handles commands until one of them begins a stream. Returns `None` when the connection ends.
     async fn converse(&mut self) -> io::Result<Option<Accepted>> {
         let shared = Arc::clone(&self.shared);
-        let mut conversation = Conversation::new();
         loop {
             let mut answered = self.out.len();
-            let mut step =
-                conversation.take(&shared.hub, &self.session, &mut self.unread, &mut self.out);
+            let Self { conversation, session, unread, out, .. } = self;
+            let mut step = conversation.take(&shared.hub, session, unread, out);
             let step = loop {
                 self.log_errors(answered);
                 step = match step {
                     Step::Slot(task) => {
                         let Some(done) = self.carry_out(task).await? else { return Ok(None) };
                         answered = self.out.len();
-                        conversation.resume(&shared.hub, &self.session, done, &mut self.out)
+                        let Self { conversation, session, out, .. } = self;
+                        conversation.resume(&shared.hub, session, done, out)
                     }
                     Step::History(tli) => {
                         restore_history(&shared, tli).await;
                         answered = self.out.len();
-                        let (hub, session) = (&shared.hub, &self.session);
-                        conversation.tell_history(hub, session, tli, &mut self.out)
+                        let Self { conversation, session, out, .. } = self;
+                        conversation.tell_history(&shared.hub, session, tli, out)
                     }
                     step => break step,
                 };
@@ -317,8 +329,18 @@ impl Client {
     /// Hands the socket to a core and waits for its return. Returns `None` when it does not come
     /// back.
     async fn stream(self, accepted: Accepted) -> Option<Self> {
-        let Self { shared, registered, socket, session, permit, unread, told, errors, out: _ } =
-            self;
+        let Self {
+            shared,
+            registered,
+            socket,
+            session,
+            conversation,
+            permit,
+            unread,
+            told,
+            errors,
+            out: _,
+        } = self;
         let Accepted { cell, start, hold } = accepted;
         tracing::info!(
             pid = session.pid,
@@ -351,7 +373,7 @@ impl Client {
                 tracing::info!(pid = session.pid, %next, %at, "announced the next timeline");
             }
             StreamEnd::Failed(refusal) => {
-                shared.hub.holds.slots.drop_temporary(session.pid);
+                conversation.stream_failed();
                 tracing::info!(
                     pid = session.pid,
                     peer = session.peer,
@@ -369,6 +391,7 @@ impl Client {
                 registered,
                 socket,
                 session,
+                conversation,
                 permit,
                 unread,
                 out,

@@ -162,7 +162,7 @@ pub(super) fn standbys(
     let durable = hub.current_cell().map_or(Lsn::INVALID, |cell| cell.durable());
     let slots: HashMap<u32, String> = {
         let slots = hub.holds.slots.lock();
-        slots.iter().filter_map(|slot| Some((slot.user?, slot.name.to_string()))).collect()
+        slots.iter().filter_map(|slot| Some((slot.active_pid()?, slot.name.to_string()))).collect()
     };
     let now = Instant::now();
     let one = |client: Client| {
@@ -268,8 +268,8 @@ pub(super) fn slots(hub: &Hub) -> Vec<SlotStatus> {
         SlotStatus {
             slot_name: slot.name.to_string(),
             temporary: slot.lifetime == SlotLifetime::Temporary,
-            active: slot.user.is_some(),
-            active_pid: slot.user,
+            active: slot.is_used(),
+            active_pid: slot.active_pid(),
             restart_lsn: slot.restart_lsn,
             wal_status: status.map(|status| status.to_string()),
             safe_wal_size: safe,

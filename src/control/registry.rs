@@ -238,7 +238,6 @@ impl Inner {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.registry.hub.holds.slots.drop_temporary(self.pid);
         let mut inner = self.registry.lock();
         drop(inner.take_stream(self.pid));
         inner.live.remove(&self.pid);

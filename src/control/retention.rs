@@ -1,7 +1,7 @@
 //! The clock of retention. The keeper checks slots and old WAL itself whenever a segment is
 //! complete. This clock covers what changes without one: standbys that advance or leave, slots that
 //! are freed or expire, time, the disk, the archive, and readers of its segments. It also ends the
-//! sessions whose slot has lost its WAL.
+//! streams whose slot has lost its WAL.
 
 use super::Shared;
 use crate::data::handoff::ToCore;
@@ -32,12 +32,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// Ends the sessions whose slot has lost its WAL.
+/// Ends the streams whose slot has lost its WAL.
 async fn end_revoked(shared: &Shared) {
     let revoked = shared.hub.holds.slots.lock().take_revoked();
-    for pid in revoked {
+    for slot in revoked {
         for core in &shared.mailboxes {
-            core.insist(ToCore::Terminate { pid }).await;
+            core.insist(ToCore::Terminate { slot }).await;
         }
     }
 }

@@ -262,7 +262,7 @@ impl<R: Ring> DataCore<R> {
             }
             ToCore::Tell(inquiry) => self.answer(inquiry),
             ToCore::Cancel { pid } => self.send.cancel(pid, cx),
-            ToCore::Terminate { pid } => self.send.terminate(pid, cx),
+            ToCore::Terminate { slot } => self.send.terminate(slot, cx),
             ToCore::EndHubStreams => self.send.end_hub_streams(cx),
             ToCore::Keeper(JobDone::Opened { tli, no, result }) => {
                 self.readback.on_opened(tli, no, result, &mut self.arrivals);

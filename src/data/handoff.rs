@@ -16,6 +16,7 @@ use crate::keeper::{AnswerInbox, JobDone};
 use crate::standby::client::{Session, StreamEnd};
 use crate::store::RecoveredWal;
 use crate::store::retention::Hold;
+use crate::store::slots::SlotToken;
 use crate::upstream::end::UpstreamEnd;
 use crate::wal::{Lsn, TimelineId};
 use crate::watermark::Cell;
@@ -94,11 +95,11 @@ pub enum ToCore {
         /// The stream's session.
         pid: u32,
     },
-    /// The slot of this session's stream lost its WAL: end it as PostgreSQL does, with 57P01,
-    /// unless it has already ended.
+    /// The slot lost its WAL: end the stream that uses it as PostgreSQL does, with 57P01, unless
+    /// it has already ended.
     Terminate {
-        /// The stream's session.
-        pid: u32,
+        /// The stream's use of the slot.
+        slot: SlotToken,
     },
     /// The path above us changed: end the streams of hubs below, so that they check it again.
     EndHubStreams,

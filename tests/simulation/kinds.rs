@@ -292,18 +292,20 @@ impl World {
         if self.script.reports.is_empty() {
             for n in 0..SLOTS {
                 let name = SlotName::parse(&format!("many{n}")).unwrap();
+                let session = slots.enter(100_000 + n as u32);
                 let create = Create {
                     name: name.clone(),
                     lifetime: SlotLifetime::Persistent,
                     origin: Origin::Asked,
                     reserve: Some(process.hub.holds.oldest_kept()),
-                    pid: 100_000 + n as u32,
+                    session,
                 };
                 slots.create(create, 10_000).unwrap();
+                slots.set_free(&name);
                 let key = name.to_string();
-                let (_, reports) =
-                    slots.acquire(&key, 100_000 + n as u32, InvalidSlots::Refuse).unwrap();
-                self.script.reports.insert(key, reports);
+                let used = slots.acquire(&key, session, InvalidSlots::Refuse).unwrap();
+                slots.release(&name, used.token);
+                self.script.reports.insert(key, used.reported);
                 let keeper = process.keeper.clone();
                 process.spawn(async move { keeper.save_slot(name).await.unwrap() });
             }

@@ -24,7 +24,7 @@ use walhub::standby::refusals;
 use walhub::store::disk::run_ready;
 use walhub::store::durable::read_full;
 use walhub::store::retention::Hold;
-use walhub::store::slots::SlotName;
+use walhub::store::slots::{SlotName, SlotToken};
 use walhub::wal::page::{LONG_HEADER, PAGE_SIZE, PageFault, PageHeader};
 use walhub::wal::{Lsn, SegmentName, SegmentNo, TimelineId};
 use walhub::watermark::Cell;
@@ -106,11 +106,12 @@ impl Session {
             wal_sender_timeout: Duration::ZERO,
             instance,
         };
+        let conversation = Conversation::new(&process.hub, &who);
         let mut session = Self {
             conn,
             from,
             who,
-            conversation: Conversation::new(),
+            conversation,
             unread: BytesMut::new(),
             out: BytesMut::new(),
             state: State::Commands,
@@ -131,8 +132,9 @@ impl Session {
     }
 
     /// Its slot lost its WAL.
-    pub(crate) fn terminate_if(&mut self, pids: &[u32]) {
-        self.terminated |= pids.contains(&self.who.pid);
+    pub(crate) fn terminate_if(&mut self, revoked: &[SlotToken]) {
+        let State::Stream(sender) = &self.state else { return };
+        self.terminated |= sender.hold.slot_token().is_some_and(|slot| revoked.contains(&slot));
     }
 
     /// The keeper opened a segment, or could not.
@@ -201,7 +203,6 @@ impl Session {
 
     /// The session is over.
     pub(crate) fn close(self, process: &Process) {
-        process.hub.holds.slots.lock().drop_temporary(self.who.pid);
         process.shared().network.borrow_mut().close(self.conn, End::Server);
     }
 

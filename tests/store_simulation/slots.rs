@@ -13,7 +13,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 use walhub::keeper::{Job, JobDone, JobKind, Keeper, serve};
@@ -23,7 +23,7 @@ use walhub::store::disk::Disk;
 use walhub::store::layout::{Layout, Listing};
 use walhub::store::retention::{Holds, Policy};
 use walhub::store::sealed_text::seal;
-use walhub::store::slots::{Create, Generation, InvalidSlots, Origin, SlotName};
+use walhub::store::slots::{Create, Generation, InvalidSlots, Origin, SlotGrant, SlotName};
 use walhub::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 use walhub::wire::command::SlotLifetime;
 
@@ -88,8 +88,8 @@ struct Process {
     holds: Arc<Holds>,
     keeper: Client<<FakeDisk as Disk>::File>,
     worker: Pin<Box<dyn Future<Output = ()>>>,
-    /// Sessions with a slot, and where they report to.
-    users: BTreeMap<String, (u32, Arc<AtomicU64>)>,
+    /// The streams that have a slot.
+    users: BTreeMap<String, SlotGrant>,
     /// Names in the order of the jobs that were given for them.
     asked: Vec<(JobKind, String)>,
 }
@@ -359,7 +359,8 @@ where
         let mut slots = process.holds.slots.lock();
         let furthest = process.holds.oldest_kept();
         let (lifetime, reserve) = (SlotLifetime::Persistent, Some(furthest));
-        let create = Create { name: name.clone(), lifetime, origin, reserve, pid: 1 };
+        let session = slots.enter(1);
+        let create = Create { name: name.clone(), lifetime, origin, reserve, session };
         if slots.create(create, 1000).is_err() {
             return;
         }
@@ -373,7 +374,10 @@ where
         if self.random.chance(500) || process.users.contains_key(&key) {
             return;
         }
-        if process.holds.slots.lock().begin_drop(&key, 2).is_ok() {
+        let mut slots = process.holds.slots.lock();
+        let session = slots.enter(2);
+        if slots.begin_drop(&key, session).is_ok() {
+            drop(slots);
             self.known.get_mut(&key).unwrap().told = Told::Unsure;
             self.ask(process, Job::DropSlot(SlotName::parse(&key).unwrap()), &key);
         }
@@ -383,22 +387,23 @@ where
         let key = self.pick();
         let pid = 100 + self.random.below(1000) as u32;
         let mut slots = process.holds.slots.lock();
-        if let Ok((_, reported)) = slots.acquire(&key, pid, InvalidSlots::Accept) {
-            process.users.insert(key, (pid, reported));
+        let session = slots.enter(pid);
+        if let Ok(used) = slots.acquire(&key, session, InvalidSlots::Accept) {
+            process.users.insert(key, used);
         }
     }
 
     fn release(&mut self, process: &mut Process) {
         let key = self.pick();
-        if let Some((pid, _)) = process.users.remove(&key) {
-            process.holds.slots.lock().release(&SlotName::parse(&key).unwrap(), pid);
+        if let Some(used) = process.users.remove(&key) {
+            process.holds.slots.lock().release(&used.name, used.token);
         }
     }
 
     /// A standby says how far it is, which is further than before.
     fn report(&mut self, process: &mut Process) {
         let key = self.pick();
-        let Some((_, reported)) = process.users.get(&key) else { return };
+        let Some(SlotGrant { reported, .. }) = process.users.get(&key) else { return };
         let known = self.known.get_mut(&key).unwrap();
         let from = known.furthest.max(process.holds.oldest_kept());
         let to = from.saturating_add(self.random.below(3 * MIB)).min(self.newest.end(size()));
@@ -458,12 +463,12 @@ where
     fn check(&mut self, process: &mut Process) -> Result<(), Broken> {
         let holds = &process.holds;
         let mut slots = holds.slots.lock();
-        for pid in slots.take_revoked() {
-            process.users.retain(|name, (user, _)| {
-                if *user == pid {
-                    slots.release(&SlotName::parse(name).unwrap(), pid);
+        for revoked in slots.take_revoked() {
+            process.users.retain(|_, used| {
+                if used.token == revoked {
+                    slots.release(&used.name, used.token);
                 }
-                *user != pid
+                used.token != revoked
             });
         }
         for (name, known) in &mut self.known {

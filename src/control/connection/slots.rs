@@ -35,7 +35,7 @@ impl Client {
             let mut freed = pin!(slots.freed());
             // From here on it is notified of every slot that is freed.
             freed.as_mut().enable();
-            if slots.lock().get(name).is_none_or(|slot| slot.user.is_none()) {
+            if slots.lock().get(name).is_none_or(|slot| !slot.is_used()) {
                 return Ok(true);
             }
             tokio::select! {

@@ -219,11 +219,19 @@ impl CtlService {
         let slot = SlotName::parse(name).map_err(|invalid| fault(&invalid))?;
         // A session that drops a slot holds it until it is gone.
         let own = self.shared.registry.register().map_err(|error| fault(&error))?;
-        let begun = self.shared.hub.holds.slots.lock().begin_drop(name, own.pid);
+        let session = self.shared.hub.holds.slots.enter(own.pid);
+        let begun = self.shared.hub.holds.slots.lock().begin_drop(name, session.session());
         begun.map_err(|in_use| {
             fault(&in_use).with_hint("`walhub ctl slots` shows the slots and who uses them.")
         })?;
-        self.shared.keeper.drop_slot(slot).await.map_err(|error| {
+        // Nobody else gives the slot up, so the work goes on when its client has no more time.
+        let keeper = self.shared.keeper.clone();
+        let work = tokio::spawn(async move {
+            let dropped = keeper.drop_slot(slot).await;
+            drop((session, own));
+            dropped.map_err(|error| error.to_string())
+        });
+        work.await.map_err(|gone| gone.to_string()).flatten().map_err(|error| {
             Failure::new(format!("could not remove replication slot \"{name}\": {error}"))
         })?;
         tracing::info!("dropped replication slot \"{name}\", as requested by walhub ctl");

@@ -2,16 +2,20 @@
 
 use super::*;
 use crate::control::listener::Bound;
+use crate::control::registry::Registry;
 use crate::control::tests::forgetful;
 use crate::control::{Control, Running};
 use crate::ctl::address::Address;
 use crate::data::figures::{About, Figures, Inquiry, ReceiverFigures};
 use crate::data::handoff::{Inbox, ToControl, ToCore, mailbox};
 use crate::hub::Hub;
+use crate::keeper::{Job, queue};
+use crate::store::slots::{Create, Origin};
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::position::Position;
 use crate::wal::{Lsn, TimelineId};
 use crate::watermark::Cell;
+use crate::wire::command::SlotLifetime;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream as Stream;
 use tokio::sync::{mpsc, watch};
@@ -255,4 +259,47 @@ fn floods_and_silence_hurt_nobody() {
         assert!(Instant::now() < deadline, "there is no room again");
     }
     scene.stop();
+}
+
+/// Nobody but that work gives the slot up.
+#[test]
+fn a_drop_goes_on_when_its_client_has_no_more_time() {
+    let hub = Arc::new(crate::hub::tests::hub("15.18"));
+    let name = SlotName::parse("s").unwrap();
+    {
+        let mut slots = hub.holds.slots.lock();
+        let (lifetime, origin) = (SlotLifetime::Persistent, Origin::Asked);
+        let session = slots.enter(1);
+        let create = Create { name: name.clone(), lifetime, origin, reserve: None, session };
+        slots.create(create, 10).unwrap();
+        slots.set_free(&name);
+    }
+    // Its queue has no place left.
+    let (keeper, mut orders) = queue(1);
+    keeper.note(Job::SaveState("state".to_owned()));
+    let shared = Arc::new(Shared {
+        registry: Registry::new(Arc::clone(&hub), 1, 1),
+        hub: Arc::clone(&hub),
+        mailboxes: Vec::new(),
+        keeper,
+        restorer: None,
+        running: watch::channel(Running::Serving).1,
+        connections: Arc::default(),
+        orders: mpsc::channel(1).0,
+        started: Instant::now(),
+        started_at: std::time::SystemTime::now(),
+    });
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async move {
+        let service = CtlService { shared, ages: Mutex::default() };
+        let asked = br#"{"version":1,"command":{"drop_slot":{"name":"s"}}}"#;
+        let failure = service.answer(asked).await.unwrap_err();
+        assert!(format!("{failure:?}").contains("the work continues"), "{failure:?}");
+        assert!(hub.holds.slots.lock().get("s").unwrap().is_used());
+        let state = orders.next().await.unwrap();
+        assert!(matches!(state.job, Job::SaveState(_)));
+        let drop_it = timeout(WORK, orders.next()).await.expect("the work continues").unwrap();
+        assert_eq!(drop_it.job, Job::DropSlot(name));
+    });
 }

@@ -2,11 +2,11 @@
 
 use super::sender::Sender;
 use super::senders::Senders;
-use super::state::SenderState;
 use crate::data::context::Context;
 use crate::data::table::Key;
 use crate::ring::Ring;
 use crate::standby::refusals;
+use crate::store::slots::SlotToken;
 use std::time::Duration;
 
 /// The time between the ends of two hubs' streams, so that the hubs do not all reconnect at once.
@@ -33,7 +33,8 @@ impl Senders {
 
     /// A CancelRequest with the right key.
     pub(super) fn cancel<R: Ring>(&mut self, pid: u32, cx: &mut Context<'_, R>) {
-        let Some(key) = self.find(pid, SenderState::is_open) else { return };
+        let is_meant = |sender: &Sender| sender.session.pid == pid && sender.state.is_open();
+        let Some(key) = self.find(is_meant) else { return };
         let Some(sender) = self.table.get_mut(key) else { return };
         let duty = sender.state.cancelled(refusals::cancelled());
         self.perform(key, duty, cx);
@@ -41,15 +42,22 @@ impl Senders {
     }
 
     /// The slot of a stream lost its WAL. The standby must see that before it continues.
-    pub(super) fn terminate<R: Ring>(&mut self, pid: u32, cx: &mut Context<'_, R>) {
-        let Some(key) = self.find(pid, SenderState::hears) else { return };
-        let Some(sender) = self.table.get_mut(key) else { return };
+    pub(super) fn terminate<R: Ring>(&mut self, slot: SlotToken, cx: &mut Context<'_, R>) {
+        let is_meant = |sender: &Sender| sender.hold.slot_token() == Some(slot);
+        if let Some(key) = self.find(is_meant) {
+            self.end_without_slot(key, cx);
+        }
+    }
+
+    fn end_without_slot<R: Ring>(&mut self, key: Key, cx: &mut Context<'_, R>) {
+        let Some(sender) = self.table.get_mut(key).filter(|sender| sender.state.hears()) else {
+            return;
+        };
         sender.log_end("terminated because its replication slot was invalidated");
         self.farewell(key, &refusals::administrator_command(), cx);
     }
 
-    fn find(&self, pid: u32, is_meant: impl Fn(&SenderState) -> bool) -> Option<Key> {
-        let is_meant = |sender: &Sender| sender.session.pid == pid && is_meant(&sender.state);
+    fn find(&self, is_meant: impl Fn(&Sender) -> bool) -> Option<Key> {
         let slot = self.table.iter().find(|(_, sender)| is_meant(sender))?.0;
         self.table.key_at(slot)
     }
@@ -57,11 +65,8 @@ impl Senders {
     /// The slot may have been invalidated during the hand-over, and the order to end the stream may
     /// have arrived before the stream did.
     fn end_if_slot_lost<R: Ring>(&mut self, key: Key, cx: &mut Context<'_, R>) {
-        if let Some(sender) = self.table.get_mut(key)
-            && sender.hold.has_lost_slot()
-        {
-            let pid = sender.session.pid;
-            self.terminate(pid, cx);
+        if self.table.get(key).is_some_and(|sender| sender.hold.has_lost_slot()) {
+            self.end_without_slot(key, cx);
         }
     }
 

@@ -12,6 +12,7 @@ use crate::data::table::Key;
 use crate::hub::Hub;
 use crate::ring::{ChunkReader, Copied, ReplyBuffer, Ring};
 use crate::standby::refusals;
+use crate::store::slots::SlotToken;
 use crate::wal::SegmentName;
 use std::io;
 use std::sync::Arc;
@@ -183,8 +184,8 @@ impl SendRole {
     }
 
     /// The slot of a stream lost its WAL. The standby must see that before it continues.
-    pub fn terminate<R: Ring>(&mut self, pid: u32, cx: &mut Context<'_, R>) {
-        self.senders.terminate(pid, cx);
+    pub fn terminate<R: Ring>(&mut self, slot: SlotToken, cx: &mut Context<'_, R>) {
+        self.senders.terminate(slot, cx);
     }
 
     /// The path above us changed: hubs below must check whether they are in it.

@@ -25,9 +25,13 @@ fn lose(hub: &Hub) {
 /// A slot that is in use.
 fn slot(hub: &Hub) -> SlotUse {
     let (lifetime, origin) = (SlotLifetime::Persistent, Origin::Asked);
-    let create = Create { name: name(), lifetime, origin, reserve: Some(START), pid: PID };
-    hub.holds.slots.lock().create(create, 10).unwrap();
-    hub.holds.use_slot("s", PID, InvalidSlots::Refuse).unwrap()
+    let mut slots = hub.holds.slots.lock();
+    let session = slots.enter(PID);
+    let create = Create { name: name(), lifetime, origin, reserve: Some(START), session };
+    slots.create(create, 10).unwrap();
+    slots.set_free(&name());
+    drop(slots);
+    hub.holds.use_slot("s", session, InvalidSlots::Refuse).unwrap()
 }
 
 fn flush(at: Lsn) -> Vec<u8> {
@@ -42,7 +46,7 @@ fn flush(at: Lsn) -> Vec<u8> {
 }
 
 fn user(bench: &Bench) -> Option<u32> {
-    bench.hub.holds.slots.lock().get("s").unwrap().user
+    bench.hub.holds.slots.lock().get("s").unwrap().active_pid()
 }
 
 /// The stream ends with FATAL 57P01, and the slot is free.
@@ -85,10 +89,11 @@ fn a_flush_report_is_the_slots_position_and_the_end_frees_it() {
 fn the_user_of_an_invalidated_slot_is_terminated() {
     let mut bench = Bench::serving(START);
     let used = slot(&bench.hub);
+    let token = used.token();
     let mut standby = bench.standby_with(Some(used), |session| session.pid = PID);
     bench.run_to_sleep();
     lose(&bench.hub);
-    bench.post(ToCore::Terminate { pid: PID });
+    bench.post(ToCore::Terminate { slot: token });
     ends_as_terminated(&mut bench, &mut standby);
 }
 
@@ -97,7 +102,24 @@ fn so_is_one_that_was_on_its_way_to_the_core() {
     let mut bench = Bench::serving(START);
     let used = slot(&bench.hub);
     lose(&bench.hub);
-    bench.post(ToCore::Terminate { pid: PID });
+    bench.post(ToCore::Terminate { slot: used.token() });
     let mut standby = bench.standby_with(Some(used), |session| session.pid = PID);
     ends_as_terminated(&mut bench, &mut standby);
+}
+
+/// The order is about a stream that has ended. Its session has begun another one since.
+#[test]
+fn a_late_order_does_not_end_the_next_stream_of_the_same_session() {
+    let mut bench = Bench::serving(START);
+    let used = slot(&bench.hub);
+    let token = used.token();
+    drop(used);
+    let mut standby = bench.standby_with(None, |session| session.pid = PID);
+    bench.run_to_sleep();
+    lose(&bench.hub);
+    bench.post(ToCore::Terminate { slot: token });
+    bench.run_to_sleep();
+    assert_eq!(standby.next().map(|(tag, _)| tag), Some(b'W'));
+    assert!(!standby.is_closed());
+    assert_eq!(bench.hub.holds.count(), 1);
 }

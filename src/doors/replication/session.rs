@@ -10,6 +10,7 @@ use crate::hub::Hub;
 use crate::standby::answers::{MAX_MESSAGE, row};
 use crate::standby::client::Session;
 use crate::standby::{parameters, refusals};
+use crate::store::slots::TemporarySlots;
 use crate::wal::TimelineId;
 use crate::watermark::Cell;
 use crate::wire::backend::{self, BYTEA_OID, Column, TEXT_OID};
@@ -19,10 +20,20 @@ use crate::wire::frame::{Frame, next_frame};
 use crate::wire::refusal::{Refusal, Severity};
 use bytes::{Buf, BytesMut};
 
-/// The conversation with one client.
-#[derive(Debug, Default)]
+/// The conversation with one client, from its first command to its last. Its temporary slots go
+/// with it.
+#[derive(Debug)]
 pub struct Conversation {
     phase: CommandPhase,
+    slots: TemporarySlots,
+}
+
+/// Who asks, and of which hub.
+#[derive(Clone, Copy)]
+struct Caller<'a> {
+    hub: &'a Hub,
+    session: &'a Session,
+    slots: &'a TemporarySlots,
 }
 
 /// Everything from AuthenticationOk to the first ReadyForQuery.
@@ -40,8 +51,8 @@ pub fn welcome(hub: &Hub, identity: &Identity, session: &Session, key: u32, out:
 
 impl Conversation {
     /// A new one.
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(hub: &Hub, session: &Session) -> Self {
+        Self { phase: CommandPhase::default(), slots: hub.holds.slots.enter(session.pid) }
     }
 
     /// Takes one message from the front of `unread` and answers it.
@@ -66,8 +77,14 @@ impl Conversation {
 
     /// A slot task has been carried out, or has failed.
     pub fn resume(&self, hub: &Hub, session: &Session, done: SlotDone, out: &mut BytesMut) -> Step {
-        let answered = slots::resume(hub, session, done, out);
-        finish(hub, session, answered, out)
+        let caller = self.caller(hub, session);
+        let answered = slots::resume(hub, session, self.slots.session(), done, out);
+        finish(caller, answered, out)
+    }
+
+    /// The stream ended with an error.
+    pub fn stream_failed(&self) {
+        self.slots.drop_all();
     }
 
     /// The archive was asked for a history file: the file is known now, or unavailable.
@@ -80,7 +97,7 @@ impl Conversation {
     ) -> Step {
         let major = hub.identity().map_or(0, |identity| identity.server_major());
         let told = timeline_history(hub, tli, major, out).map(|()| Step::Answered);
-        finish(hub, session, told, out)
+        finish(self.caller(hub, session), told, out)
     }
 
     fn answer(
@@ -90,13 +107,15 @@ impl Conversation {
         frame: &Frame<'_>,
         out: &mut BytesMut,
     ) -> Step {
-        match self.phase.take(frame) {
-            Asked::Command(text) => return command(hub, session, text, out),
+        let asked = self.phase.take(frame);
+        let caller = self.caller(hub, session);
+        match asked {
+            Asked::Command(text) => return command(caller, text, out),
             Asked::Nothing => {}
             Asked::Ready => backend::ready_for_query(out),
-            Asked::Extended => fail(hub, session, &refusals::extended_query(), out),
+            Asked::Extended => fail(caller, &refusals::extended_query(), out),
             Asked::Fastpath => {
-                fail(hub, session, &refusals::fastpath(), out);
+                fail(caller, &refusals::fastpath(), out);
                 backend::ready_for_query(out);
             }
             Asked::Terminate => return Step::Close,
@@ -111,34 +130,38 @@ impl Conversation {
         }
         Step::Answered
     }
+
+    const fn caller<'a>(&'a self, hub: &'a Hub, session: &'a Session) -> Caller<'a> {
+        Caller { hub, session, slots: &self.slots }
+    }
 }
 
-fn command(hub: &Hub, session: &Session, text: &[u8], out: &mut BytesMut) -> Step {
+fn command(caller: Caller<'_>, text: &[u8], out: &mut BytesMut) -> Step {
     let done = match parse_command(text) {
         Ok((command, notices)) => {
             for notice in &notices {
                 backend::error(out, notice);
             }
-            execute(hub, session, command, out)
+            execute(caller, command, out)
         }
         Err(fault) => Err(fault.refusal()),
     };
-    finish(hub, session, done, out)
+    finish(caller, done, out)
 }
 
 /// Answers with an error, which drops the session's temporary slots.
-fn fail(hub: &Hub, session: &Session, refusal: &Refusal, out: &mut BytesMut) {
-    hub.holds.slots.drop_temporary(session.pid);
+fn fail(caller: Caller<'_>, refusal: &Refusal, out: &mut BytesMut) {
+    caller.slots.drop_all();
     backend::error(out, refusal);
 }
 
 /// What follows the answer to a command.
-fn finish(hub: &Hub, session: &Session, done: Result<Step, Refusal>, out: &mut BytesMut) -> Step {
+fn finish(caller: Caller<'_>, done: Result<Step, Refusal>, out: &mut BytesMut) -> Step {
     match done {
         Ok(Step::Answered) => {}
         Ok(step) => return step,
         Err(refusal) => {
-            fail(hub, session, &refusal, out);
+            fail(caller, &refusal, out);
             if refusal.severity == Severity::Fatal {
                 return Step::Close;
             }
@@ -150,11 +173,12 @@ fn finish(hub: &Hub, session: &Session, done: Result<Step, Refusal>, out: &mut B
 
 /// `Ok(Answered)` and `Err` are followed by ReadyForQuery, unless the error ends the session.
 fn execute(
-    hub: &Hub,
-    session: &Session,
+    caller: Caller<'_>,
     command: ReplicationCommand,
     out: &mut BytesMut,
 ) -> Result<Step, Refusal> {
+    let Caller { hub, session, slots } = caller;
+    let own = slots.session();
     // Both existed when the connection was admitted. But after a gap our WAL may have been moved
     // aside, and until the next stream begins the hub is a new one.
     let (Some(identity), Some(current)) = (hub.identity(), hub.current_cell()) else {
@@ -182,10 +206,10 @@ fn execute(
         }
         ReplicationCommand::ReadSlot(name) => slots::read(hub, &name, &current, out),
         ReplicationCommand::CreateSlot { name, lifetime, kind } => {
-            return slots::create(hub, session, &name, lifetime, kind, out);
+            return slots::create(hub, own, &name, lifetime, kind, out);
         }
         ReplicationCommand::DropSlot { name, when_active } => {
-            return slots::drop_slot(hub, session, &name, when_active, out);
+            return slots::drop_slot(hub, own, &name, when_active, out);
         }
         ReplicationCommand::AlterSlot(name) => return Err(slots::alter(hub, &name)),
         ReplicationCommand::StartLogical { .. } => {
@@ -196,7 +220,7 @@ fn execute(
             return Err(refusals::no_base_backup("UPLOAD_MANIFEST"));
         }
         ReplicationCommand::StartPhysical { slot, start, timeline } => {
-            let slot = match slots::acquire(hub, session, slot, start)? {
+            let slot = match slots::acquire(hub, own, slot, start)? {
                 Acquired::Slot(slot) => slot,
                 Acquired::CreateFirst(name) => {
                     return Ok(Step::Slot(SlotTask::CreateThenStart { name, start, timeline }));
@@ -322,7 +346,8 @@ mod tests {
 
     fn ask(hub: &Hub, text: &str) -> String {
         let mut out = BytesMut::new();
-        let step = Conversation::new().take(hub, &session(), &mut query(text), &mut out);
+        let step =
+            Conversation::new(hub, &session()).take(hub, &session(), &mut query(text), &mut out);
         match step {
             Step::Stream(accepted) => {
                 assert!(out.is_empty(), "the core writes CopyBothResponse");
@@ -369,7 +394,7 @@ mod tests {
         hub.set_cells(Vec::new());
         let mut out = BytesMut::new();
         let mut asked = query("IDENTIFY_SYSTEM");
-        let step = Conversation::new().take(&hub, &session(), &mut asked, &mut out);
+        let step = Conversation::new(&hub, &session()).take(&hub, &session(), &mut asked, &mut out);
         assert!(matches!(step, Step::Close), "{step:?}");
         assert_eq!(shorten(&out), "E[FATAL 57P03 the database system is starting up]");
     }
@@ -431,7 +456,7 @@ mod tests {
     #[test]
     fn extended_protocol_is_skipped_to_sync() {
         let hub = serving("15.18");
-        let mut conversation = Conversation::new();
+        let mut conversation = Conversation::new(&hub, &session());
         let mut unread = BytesMut::from(&b"P\0\0\0\x08\0\0\0\0B\0\0\0\x04"[..]);
         unread.unsplit(query("IDENTIFY_SYSTEM"));
         unread.extend_from_slice(b"S\0\0\0\x04");
@@ -483,7 +508,7 @@ mod tests {
                 bytes.splice(0..0, std::iter::once(tag).chain(len));
             }
             let (mut unread, mut out) = (BytesMut::from(&bytes[..]), BytesMut::new());
-            let mut conversation = Conversation::new();
+            let mut conversation = Conversation::new(&hub, &session());
             while let Step::Answered = conversation.take(&hub, &session(), &mut unread, &mut out) {}
             shorten(&out);
         }

@@ -8,7 +8,7 @@ use crate::standby::answers::row;
 use crate::standby::client::Session;
 use crate::standby::refusals::{self, quoted};
 use crate::store::slots::{
-    Create, InvalidName, InvalidSlots, Origin, SlotFault, SlotName, SlotUse,
+    Create, InvalidName, InvalidSlots, Origin, SlotFault, SlotName, SlotSession, SlotUse,
 };
 use crate::wal::Lsn;
 use crate::watermark::Cell;
@@ -30,7 +30,7 @@ pub(super) enum Acquired {
 /// CREATE_REPLICATION_SLOT
 pub(super) fn create(
     hub: &Hub,
-    session: &Session,
+    session: SlotSession,
     name: &str,
     lifetime: SlotLifetime,
     kind: NewSlot,
@@ -43,8 +43,8 @@ pub(super) fn create(
     let name = SlotName::parse(name).map_err(invalid_name)?;
     let mut slots = hub.holds.slots.lock();
     let reserve = (kind == NewSlot::PhysicalReserved).then(|| reservation(hub));
-    let (origin, pid) = (Origin::Asked, session.pid);
-    let create = Create { name: name.clone(), lifetime, origin, reserve, pid };
+    let origin = Origin::Asked;
+    let create = Create { name: name.clone(), lifetime, origin, reserve, session };
     slots.create(create, hub.config.slots.max).map_err(|fault| refusal(fault, major))?;
     drop(slots);
     match lifetime {
@@ -77,13 +77,13 @@ fn reservation(hub: &Hub) -> Lsn {
 /// DROP_REPLICATION_SLOT
 pub(super) fn drop_slot(
     hub: &Hub,
-    session: &Session,
+    session: SlotSession,
     name: &str,
     when_active: WhenActive,
     out: &mut BytesMut,
 ) -> Result<Step, Refusal> {
     let mut slots = hub.holds.slots.lock();
-    match slots.begin_drop(name, session.pid) {
+    match slots.begin_drop(name, session) {
         Ok(SlotLifetime::Temporary) => {
             drop(slots);
             hub.holds.slots.tell_freed();
@@ -134,14 +134,14 @@ pub(super) fn read(hub: &Hub, name: &str, current: &Cell, out: &mut BytesMut) {
 /// Gives the session the slot that START_REPLICATION names.
 pub(super) fn acquire(
     hub: &Hub,
-    session: &Session,
+    session: SlotSession,
     name: Option<String>,
     start: Lsn,
 ) -> Result<Acquired, Refusal> {
     let Some(name) = name else { return Ok(Acquired::Slot(None)) };
     let major = server_major(hub);
     let invalid = if major >= 18 { InvalidSlots::Refuse } else { InvalidSlots::Accept };
-    let fault = match hub.holds.use_slot(&name, session.pid, invalid) {
+    let fault = match hub.holds.use_slot(&name, session, invalid) {
         Ok(slot) => return Ok(Acquired::Slot(Some(slot))),
         Err(fault) => fault,
     };
@@ -155,7 +155,7 @@ pub(super) fn acquire(
                 lifetime: SlotLifetime::Persistent,
                 origin: Origin::AutoCreated,
                 reserve,
-                pid: session.pid,
+                session,
             };
             slots.create(create, hub.config.slots.max).map_err(|fault| refusal(fault, major))?;
             Ok(Acquired::CreateFirst(name))
@@ -185,6 +185,7 @@ fn is_automatic(hub: &Hub, name: &SlotName) -> bool {
 pub(super) fn resume(
     hub: &Hub,
     session: &Session,
+    own: SlotSession,
     done: SlotDone,
     out: &mut BytesMut,
 ) -> Result<Step, Refusal> {
@@ -204,7 +205,7 @@ pub(super) fn resume(
             result.map_err(failed("save", &name))?;
             tracing::info!(pid = session.pid, "created replication slot \"{name}\" automatically");
             let name = name.as_str().to_owned();
-            match acquire(hub, session, Some(name), start)? {
+            match acquire(hub, own, Some(name), start)? {
                 Acquired::Slot(slot) => start_physical(hub, session, slot, timeline, start, out),
                 // The slot was dropped in the meantime, so it is created again.
                 Acquired::CreateFirst(name) => {
@@ -218,7 +219,7 @@ pub(super) fn resume(
             backend::command_complete(out, "DROP_REPLICATION_SLOT");
             Ok(Step::Answered)
         }
-        SlotTask::AwaitFree { name } => drop_slot(hub, session, &name, WhenActive::Wait, out),
+        SlotTask::AwaitFree { name } => drop_slot(hub, own, &name, WhenActive::Wait, out),
     }
 }
 

@@ -10,7 +10,9 @@ use crate::store::holes::Extent;
 use crate::store::layout::{Layout, Listing};
 use crate::store::plain_disk::PlainDisk;
 use crate::store::retention::{HighWatermark, Holds, MIN_KEPT_SEGMENTS, Policy};
-use crate::store::slots::{Cause, Create, InvalidSlots, Origin, SlotFiles, SlotName, SlotRecord};
+use crate::store::slots::{
+    Cause, Create, InvalidSlots, Origin, SlotFiles, SlotGrant, SlotName, SlotRecord, SlotToken,
+};
 use crate::wal::{SystemId, TimelineId};
 use crate::wire::command::SlotLifetime;
 use std::cell::Cell;
@@ -95,8 +97,8 @@ fn run(keeper: &Keeper<PlainDisk>, job: Job) -> JobDone {
     run_ready(keeper.run(job)).unwrap()
 }
 
-/// One round of retention with files: which sessions have to end, and whether WAL may come in.
-fn retain(world: &World, keeper: &Keeper<PlainDisk>, seconds: u64) -> (Vec<u32>, Receiving) {
+/// One round of retention with files: which streams have to end, and whether WAL may come in.
+fn retain(world: &World, keeper: &Keeper<PlainDisk>, seconds: u64) -> (Vec<SlotToken>, Receiving) {
     let newest = Lsn::new(NEWEST * MIB + 5);
     world.seconds.set(seconds);
     let done = run(keeper, Job::Retain { tli: TimelineId::FIRST, newest });
@@ -108,22 +110,29 @@ fn retain(world: &World, keeper: &Keeper<PlainDisk>, seconds: u64) -> (Vec<u32>,
 /// A slot on disk that keeps WAL from `from` on.
 fn create(keeper: &Keeper<PlainDisk>, name: &str, origin: Origin, from: u64) {
     let name = SlotName::parse(name).unwrap();
+    let mut slots = keeper.holds.slots.lock();
     let create = Create {
         name: name.clone(),
         lifetime: SlotLifetime::Persistent,
         origin,
         reserve: Some(Lsn::new(from * MIB)),
-        pid: 1,
+        session: slots.enter(1),
     };
-    keeper.holds.slots.lock().create(create, 10).unwrap();
+    slots.create(create, 10).unwrap();
+    drop(slots);
     let done = run(keeper, Job::SaveSlot(name));
     assert!(matches!(done, JobDone::Done(_)), "{done:?}");
 }
 
-fn report(keeper: &Keeper<PlainDisk>, name: &str, pid: u32, flush: u64) {
+/// A stream gets the slot.
+fn begin(keeper: &Keeper<PlainDisk>, name: &str) -> SlotGrant {
     let mut slots = keeper.holds.slots.lock();
-    let (_, reported) = slots.acquire(name, pid, InvalidSlots::Accept).unwrap();
-    reported.store(flush * MIB, Ordering::Release);
+    let session = slots.enter(7);
+    slots.acquire(name, session, InvalidSlots::Accept).unwrap()
+}
+
+fn report(used: &SlotGrant, flush: u64) {
+    used.reported.store(flush * MIB, Ordering::Release);
 }
 
 #[test]
@@ -133,7 +142,8 @@ fn a_slot_keeps_wal_by_what_is_on_disk_and_over_a_restart() {
     create(&keeper, "s", Origin::Asked, 20);
     retain(&world, &keeper, 0);
     assert_eq!(world.first(), 20);
-    report(&keeper, "s", 7, 50);
+    let used = begin(&keeper, "s");
+    report(&used, 50);
     retain(&world, &keeper, 1);
     assert_eq!(world.slot("s").restart_lsn, Some(Lsn::new(50 * MIB)));
     assert_eq!(world.first(), 20, "a start may have to read the generation before");
@@ -141,7 +151,7 @@ fn a_slot_keeps_wal_by_what_is_on_disk_and_over_a_restart() {
     assert_eq!(world.first(), 50);
 
     // Later reports are lost in a crash; the WAL is not.
-    report(&keeper, "s", 7, 60);
+    report(&used, 60);
     drop(keeper);
     let keeper = world.open(Policy::default());
     retain(&world, &keeper, 2);
@@ -161,8 +171,9 @@ fn out_of_its_limit_a_slot_loses_its_wal_and_its_user_has_to_go() {
     let keeper = world.open(policy);
     create(&keeper, "near", Origin::Asked, 75);
     create(&keeper, "far", Origin::Asked, 69);
-    report(&keeper, "far", 7, 69);
-    assert_eq!(retain(&world, &keeper, 0), (vec![7], Receiving::Open));
+    let used = begin(&keeper, "far");
+    report(&used, 69);
+    assert_eq!(retain(&world, &keeper, 0), (vec![used.token], Receiving::Open));
     let far = world.slot("far");
     assert_eq!((far.restart_lsn, far.invalidated), (None, Some(Cause::WalRemoved)));
     assert_eq!(world.slot("near").invalidated, None);
@@ -181,15 +192,15 @@ fn slots_that_nobody_uses_are_invalidated_or_dropped_in_time() {
     let keeper = world.open(policy);
     create(&keeper, "asked", Origin::Asked, 20);
     create(&keeper, "auto", Origin::AutoCreated, 30);
-    report(&keeper, "auto", 7, 30);
+    let used = begin(&keeper, "auto");
+    report(&used, 30);
     retain(&world, &keeper, 0);
     retain(&world, &keeper, 59);
     assert_eq!(world.first(), 20);
     retain(&world, &keeper, 60);
     assert_eq!(world.slot("asked").invalidated.unwrap().to_string(), "idle_timeout");
     assert_eq!(world.first(), 30);
-    let auto = SlotName::parse("auto").unwrap();
-    keeper.holds.slots.lock().release(&auto, 7);
+    keeper.holds.slots.lock().release(&used.name, used.token);
     retain(&world, &keeper, 200);
     assert!(world.find_slot("auto").is_some());
     retain(&world, &keeper, 300);
@@ -302,7 +313,7 @@ fn on_a_full_disk_rules_and_idle_slots_go_and_then_nothing_comes_in() {
     let keeper = world.open(policy.clone());
     create(&keeper, "used", Origin::Asked, 50);
     create(&keeper, "idle", Origin::Asked, 20);
-    report(&keeper, "used", 7, 50);
+    report(&begin(&keeper, "used"), 50);
     assert_eq!(retain(&world, &keeper, 0), (vec![], Receiving::Paused));
     assert!(world.slot("idle").invalidated.is_some());
     assert_eq!(world.slot("used").invalidated, None);

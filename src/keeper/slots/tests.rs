@@ -9,7 +9,7 @@ use crate::store::faulty_disk::{Failing, FaultyDisk};
 use crate::store::layout::{Layout, Listing};
 use crate::store::retention::{Holds, Policy};
 use crate::store::sealed_text::seal;
-use crate::store::slots::{Cause, Create, InvalidSlots, Origin, SlotFiles, SlotRecord};
+use crate::store::slots::{Cause, Create, InvalidSlots, Origin, SlotFiles, SlotGrant, SlotRecord};
 use crate::wal::{SystemId, TimelineId};
 use crate::wire::command::SlotLifetime;
 use std::collections::BTreeMap;
@@ -27,6 +27,8 @@ struct World {
     layout: Layout,
     disk: FaultyDisk,
     keeper: Keeper<FaultyDisk>,
+    /// The streams that use a slot, by the number of their session.
+    users: BTreeMap<u32, SlotGrant>,
 }
 
 /// A keeper of a directory in which no segment is.
@@ -35,7 +37,7 @@ fn open(policy: Policy) -> World {
     let layout = Directory::open(&folder.path().join("hub")).unwrap().layout().clone();
     let disk = FaultyDisk::default();
     let keeper = start(&disk, &layout, policy).unwrap();
-    World { _folder: folder, layout, disk, keeper }
+    World { _folder: folder, layout, disk, keeper, users: BTreeMap::new() }
 }
 
 fn start(
@@ -95,14 +97,15 @@ impl World {
 
     /// A session takes its slot into the table; nothing is on disk yet.
     fn ask_for(&self, text: &str, origin: Origin) {
+        let mut slots = self.keeper.holds.slots.lock();
         let create = Create {
             name: name(text),
             lifetime: SlotLifetime::Persistent,
             origin,
             reserve: Some(Lsn::new(20 * MIB)),
-            pid: 1,
+            session: slots.enter(1),
         };
-        self.keeper.holds.slots.lock().create(create, 1000).unwrap();
+        slots.create(create, 1000).unwrap();
     }
 
     fn create(&mut self, text: &str, origin: Origin) {
@@ -110,10 +113,20 @@ impl World {
         self.run(Job::SaveSlot(name(text))).unwrap();
     }
 
-    fn report(&self, text: &str, pid: u32, flush: u64) {
+    /// The session with this number reports, with the slot that it has or now gets.
+    fn report(&mut self, text: &str, pid: u32, flush: u64) {
         let mut slots = self.keeper.holds.slots.lock();
-        let (_, reported) = slots.acquire(text, pid, InvalidSlots::Accept).unwrap();
-        reported.store(flush * MIB, Ordering::Release);
+        let used = self.users.entry(pid).or_insert_with(|| {
+            let session = slots.enter(pid);
+            slots.acquire(text, session, InvalidSlots::Accept).unwrap()
+        });
+        used.reported.store(flush * MIB, Ordering::Release);
+    }
+
+    fn begin_drop(&self, text: &str) {
+        let mut slots = self.keeper.holds.slots.lock();
+        let session = slots.enter(7);
+        slots.begin_drop(text, session).unwrap();
     }
 
     /// What whichever generation a start reads says, the newest one first.
@@ -130,8 +143,11 @@ impl World {
         self.generations().map(|slots| slots.into_keys().collect())
     }
 
+    /// The sessions that have to end.
     fn revoked(&self) -> Vec<u32> {
-        self.keeper.holds.slots.lock().take_revoked()
+        let revoked = self.keeper.holds.slots.lock().take_revoked();
+        let users = self.users.iter();
+        users.filter(|(_, used)| revoked.contains(&used.token)).map(|(pid, _)| *pid).collect()
     }
 
     fn is_invalid(&self, text: &str) -> bool {
@@ -149,14 +165,14 @@ fn slots_that_wait_together_are_created_and_dropped_together() {
     }
     for n in 0..500 {
         world.run(Job::SaveSlot(name(&numbered(n)))).unwrap();
-        assert_eq!(world.keeper.holds.slots.lock().get(&numbered(n)).unwrap().user, None);
+        assert!(!world.keeper.holds.slots.lock().get(&numbered(n)).unwrap().is_used());
     }
     assert_eq!(world.disk.take_syncs(), 2, "one for each generation");
     assert_eq!(world.names().map(|names| names.len()), [501, 501]);
 
     world.disk.take_syncs();
     for n in 0..500 {
-        world.keeper.holds.slots.lock().begin_drop(&numbered(n), 7).unwrap();
+        world.begin_drop(&numbered(n));
     }
     for n in 0..500 {
         world.run(Job::DropSlot(name(&numbered(n)))).unwrap();
@@ -245,7 +261,9 @@ fn a_user_who_comes_while_its_idle_slot_is_invalidated_keeps_it() {
     world.retain(0).unwrap();
     let holds = Arc::clone(&world.keeper.holds);
     world.disk.meanwhile(move || {
-        holds.slots.lock().acquire("s", 7, InvalidSlots::Refuse).unwrap();
+        let mut slots = holds.slots.lock();
+        let session = slots.enter(7);
+        slots.acquire("s", session, InvalidSlots::Refuse).unwrap();
     });
     world.retain(100).unwrap();
     assert!(world.revoked().is_empty());
@@ -280,11 +298,13 @@ fn a_user_who_comes_while_its_slot_expires_keeps_it() {
     world.retain(0).unwrap();
     let holds = Arc::clone(&world.keeper.holds);
     world.disk.meanwhile(move || {
-        holds.slots.lock().acquire("auto", 7, InvalidSlots::Refuse).unwrap();
+        let mut slots = holds.slots.lock();
+        let session = slots.enter(7);
+        slots.acquire("auto", session, InvalidSlots::Refuse).unwrap();
     });
     world.retain(100).unwrap();
     assert_eq!(world.names(), [["auto"], ["auto"]]);
-    assert_eq!(world.keeper.holds.slots.lock().get("auto").unwrap().user, Some(7));
+    assert_eq!(world.keeper.holds.slots.lock().get("auto").unwrap().active_pid(), Some(7));
 }
 
 #[test]
@@ -295,13 +315,13 @@ fn a_slot_that_could_not_be_created_or_dropped_is_what_was_answered() {
     world.ask_for("t", Origin::Asked);
     world.run(Job::SaveSlot(name("t"))).unwrap_err();
     assert!(world.keeper.holds.slots.lock().get("t").is_none());
-    world.keeper.holds.slots.lock().begin_drop("s", 7).unwrap();
+    world.begin_drop("s");
     world.run(Job::DropSlot(name("s"))).unwrap_err();
     world.disk.heal();
     world.retain(1).unwrap();
     world.retain(2).unwrap();
     assert_eq!(world.names(), [["s"], ["s"]]);
-    world.keeper.holds.slots.lock().begin_drop("s", 8).unwrap();
+    world.begin_drop("s");
     world.run(Job::DropSlot(name("s"))).unwrap();
     assert_eq!(world.names().concat(), Vec::<String>::new());
 }
@@ -339,7 +359,7 @@ fn slots_of_an_earlier_version_are_taken_over() {
     let folder = std::fs::read_dir(layout.former_slots()).unwrap();
     let left: Vec<_> = folder.map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["Not a slot"]);
-    let world = World { _folder, layout, disk, keeper };
+    let world = World { _folder, layout, disk, keeper, users: BTreeMap::new() };
     assert_eq!(world.names(), [["a", "b"], ["a", "b"]]);
     let slots = world.keeper.holds.slots.lock();
     let a = slots.get("a").unwrap();

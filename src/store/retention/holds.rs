@@ -4,7 +4,7 @@
 use super::{Plan, Receiving, TooFull};
 use crate::store::archive_status::Backlog;
 use crate::store::holes::{Extent, Hole};
-use crate::store::slots::{InvalidSlots, SlotFault, SlotUse, Slots};
+use crate::store::slots::{InvalidSlots, SlotFault, SlotSession, SlotToken, SlotUse, Slots};
 use crate::wal::{Lsn, SegmentSize};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -108,15 +108,15 @@ impl Holds {
         inner.positions.iter().map(|held| Lsn::new(held.load(Ordering::Acquire))).collect()
     }
 
-    /// Gives a slot to a session.
+    /// Gives a slot to a stream of the session.
     pub fn use_slot(
         &self,
         name: &str,
-        pid: u32,
+        session: SlotSession,
         invalid: InvalidSlots,
     ) -> Result<SlotUse, SlotFault> {
-        let (name, reported) = self.slots.lock().acquire(name, pid, invalid)?;
-        Ok(SlotUse::new(Arc::clone(&self.slots), name, pid, reported))
+        let grant = self.slots.lock().acquire(name, session, invalid)?;
+        Ok(SlotUse::new(Arc::clone(&self.slots), grant))
     }
 
     /// The oldest position that is still here.
@@ -209,6 +209,11 @@ impl Hold {
     /// Was the holder's slot invalidated since it was acquired?
     pub fn has_lost_slot(&self) -> bool {
         self.slot.as_ref().is_some_and(SlotUse::is_revoked)
+    }
+
+    /// Stands for the use of the slot, if there is one.
+    pub fn slot_token(&self) -> Option<SlotToken> {
+        self.slot.as_ref().map(SlotUse::token)
     }
 
     /// The position held.

@@ -1,9 +1,9 @@
 //! The slots as shared by a hub's threads.
 
-use super::SlotName;
-use super::table::SlotTable;
+use super::holder::{SlotSession, SlotToken};
+use super::table::{SlotGrant, SlotTable};
 use crate::wal::Lsn;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -23,10 +23,10 @@ impl Slots {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The session ended, or a command of it failed: its temporary slots go.
-    pub fn drop_temporary(&self, pid: u32) {
-        self.lock().drop_temporary(pid);
-        self.tell_freed();
+    /// A session begins. Its process ID is what others are told.
+    pub fn enter(self: &Arc<Self>, pid: u32) -> TemporarySlots {
+        let session = self.lock().enter(pid);
+        TemporarySlots { slots: Arc::clone(self), session }
     }
 
     /// Completes when a slot may have become free. Create it before checking the table.
@@ -50,42 +50,66 @@ impl Slots {
     }
 }
 
-/// A session's use of a slot; the slot is free when this is dropped. Flush reports are recorded
+/// The temporary slots of a session. They go when this is dropped.
+#[derive(Debug)]
+pub struct TemporarySlots {
+    slots: Arc<Slots>,
+    session: SlotSession,
+}
+
+impl TemporarySlots {
+    /// Whose they are.
+    pub const fn session(&self) -> SlotSession {
+        self.session
+    }
+
+    /// A command of the session failed: they go now.
+    pub fn drop_all(&self) {
+        self.slots.lock().drop_temporary(self.session);
+        self.slots.tell_freed();
+    }
+}
+
+impl Drop for TemporarySlots {
+    fn drop(&mut self) {
+        self.drop_all();
+    }
+}
+
+/// A stream's use of a slot; the slot is free when this is dropped. Flush reports are recorded
 /// without the lock.
 #[derive(Debug)]
 pub struct SlotUse {
     slots: Arc<Slots>,
-    name: SlotName,
-    pid: u32,
-    reported: Arc<AtomicU64>,
+    grant: SlotGrant,
 }
 
 impl SlotUse {
-    pub(in crate::store) const fn new(
-        slots: Arc<Slots>,
-        name: SlotName,
-        pid: u32,
-        reported: Arc<AtomicU64>,
-    ) -> Self {
-        Self { slots, name, pid, reported }
+    pub(in crate::store) const fn new(slots: Arc<Slots>, grant: SlotGrant) -> Self {
+        Self { slots, grant }
+    }
+
+    /// Tells it from every other use.
+    pub const fn token(&self) -> SlotToken {
+        self.grant.token
     }
 
     /// Was the slot invalidated since it was acquired?
     pub fn is_revoked(&self) -> bool {
-        !self.slots.lock().counts(&self.name, &self.reported)
+        !self.slots.lock().counts(&self.grant)
     }
 
     /// The user has flushed up to here. 0/0 is ignored. The position may go back.
     pub fn confirm(&self, flush: Lsn) {
         if flush != Lsn::INVALID {
-            self.reported.store(flush.raw(), Ordering::Release);
+            self.grant.reported.store(flush.raw(), Ordering::Release);
         }
     }
 }
 
 impl Drop for SlotUse {
     fn drop(&mut self) {
-        self.slots.lock().release(&self.name, self.pid);
+        self.slots.lock().release(&self.grant.name, self.grant.token);
         self.slots.tell_freed();
     }
 }

@@ -1,5 +1,8 @@
 //! One slot.
 
+#[cfg(test)]
+use super::holder::SlotToken;
+use super::holder::{Holder, SlotSession};
 use super::name::SlotName;
 use super::record::{Cause, Origin, SlotRecord};
 use crate::store::retention::{Activity, MIN_KEPT_SEGMENTS, Policy, Restorable, SlotNeed};
@@ -23,14 +26,14 @@ pub struct Slot {
     pub restart_lsn: Option<Lsn>,
     /// It lost its WAL at least once.
     pub invalidated: Option<Cause>,
-    /// The session that has it.
-    pub user: Option<u32>,
     /// Unused since, as far as anyone has checked.
     pub idle_since: Option<SystemTime>,
     /// The newest flush that its user reported; zero before the first.
     pub(super) reported: Arc<AtomicU64>,
-    /// Its session drops it: the next generation is without it.
-    pub(super) dropped: bool,
+    /// Who has it.
+    pub(super) holder: Holder,
+    /// The session of a temporary slot.
+    pub(super) session: Option<SlotSession>,
     /// What the newest generation on disk says. A temporary slot is in none.
     pub(super) newest: Option<SlotRecord>,
     /// What the generation before says. A start that cannot read the newest one reads this.
@@ -70,10 +73,10 @@ impl Slot {
             origin: record.origin,
             restart_lsn: record.restart_lsn,
             invalidated: record.invalidated,
-            user: None,
             idle_since: None,
             reported: Arc::default(),
-            dropped: false,
+            holder: Holder::Nobody,
+            session: None,
             newest: None,
             older: None,
         }
@@ -97,6 +100,28 @@ impl Slot {
         }
     }
 
+    /// `pg_replication_slots.active_pid`: the session that has it.
+    pub fn active_pid(&self) -> Option<u32> {
+        self.holder.pid().or(self.session.map(|session| session.pid))
+    }
+
+    /// Has a session got it?
+    pub fn is_used(&self) -> bool {
+        self.active_pid().is_some()
+    }
+
+    /// The stream that has it.
+    #[cfg(test)]
+    pub fn user(&self) -> Option<SlotToken> {
+        self.holder.token()
+    }
+
+    /// Who keeps `session` from having it: another session, or an earlier use by itself.
+    pub(super) fn withheld_by(&self, session: SlotSession) -> Option<u32> {
+        let owner = self.session.filter(|owner| *owner != session);
+        owner.map(|owner| owner.pid).or(self.holder.pid())
+    }
+
     /// The position from which WAL has to stay: the oldest of the slot's current one and those on
     /// disk. So an invalidated slot keeps its WAL until no generation says otherwise.
     pub fn needed_from(&self) -> Option<Lsn> {
@@ -116,7 +141,7 @@ impl Slot {
 
     pub(super) fn need(&self, now: SystemTime) -> Option<SlotNeed> {
         let from = self.needed_from()?;
-        let activity = match self.user {
+        let activity = match self.active_pid() {
             Some(_) => Activity::Used,
             None => Activity::IdleSince(self.idle_since.unwrap_or(now)),
         };
@@ -131,7 +156,7 @@ impl Slot {
         let is_outdated = |record: &SlotRecord| {
             segment(record.restart_lsn) != segment(self.restart_lsn)
                 || record.invalidated != self.invalidated
-                || (self.user.is_none() && *record != self.to_record())
+                || (!self.is_used() && *record != self.to_record())
         };
         match self.on_disk().count() {
             0 => false,

@@ -2,6 +2,7 @@
 
 use super::change::{Loss, SlotChange};
 use super::files::FoundGenerations;
+use super::holder::{Holder, SlotSession, SlotToken};
 use super::name::SlotName;
 use super::record::{Cause, Origin, SlotRecord};
 use super::slot::Slot;
@@ -31,7 +32,18 @@ pub struct Create {
     /// The position from which it keeps WAL at once.
     pub reserve: Option<Lsn>,
     /// The session. It has a persistent slot until that is on disk, and keeps a temporary one.
-    pub pid: u32,
+    pub session: SlotSession,
+}
+
+/// A slot that was given to a stream.
+#[derive(Debug, Clone)]
+pub struct SlotGrant {
+    /// The slot.
+    pub name: SlotName,
+    /// Stands for this use of it, and frees it.
+    pub token: SlotToken,
+    /// Where the flush reports are recorded.
+    pub reported: Arc<AtomicU64>,
 }
 
 /// What happens when a session wants to use a slot that was invalidated.
@@ -77,8 +89,10 @@ pub enum SlotFault {
 #[derive(Debug, Default)]
 pub struct SlotTable {
     slots: BTreeMap<String, Slot>,
-    /// Sessions whose slots were invalidated and that have not been told yet.
-    revoked: Vec<u32>,
+    /// The last token that was given.
+    newest_token: SlotToken,
+    /// Uses of slots that were invalidated, whose streams have not been told yet.
+    revoked: Vec<SlotToken>,
     /// So many generations have to be written even if no slot asks for it.
     unsettled: u8,
     /// When positions were last written to disk, or were to be.
@@ -136,6 +150,16 @@ impl SlotTable {
         self.slots.get(name)
     }
 
+    /// A session begins. Its process ID is what others are told.
+    pub fn enter(&mut self, pid: u32) -> SlotSession {
+        SlotSession { pid, token: self.new_token() }
+    }
+
+    fn new_token(&mut self) -> SlotToken {
+        self.newest_token = self.newest_token.next();
+        self.newest_token
+    }
+
     /// Creates a slot; there may be at most `max`. A persistent one belongs to the session until
     /// [`SlotTable::set_free`] or [`SlotTable::forget`].
     pub fn create(&mut self, create: Create, max: usize) -> Result<(), SlotFault> {
@@ -146,17 +170,21 @@ impl SlotTable {
         if self.slots.len() >= max {
             return Err(SlotFault::Full);
         }
-        let Create { name, lifetime, origin, reserve, pid } = create;
+        let Create { name, lifetime, origin, reserve, session } = create;
+        let (holder, session) = match lifetime {
+            SlotLifetime::Persistent => (Holder::Creator { pid: session.pid }, None),
+            SlotLifetime::Temporary => (Holder::Nobody, Some(session)),
+        };
         let slot = Slot {
             name,
             lifetime,
             origin,
             restart_lsn: reserve,
             invalidated: None,
-            user: Some(pid),
             idle_since: None,
             reported: Arc::default(),
-            dropped: false,
+            holder,
+            session,
             newest: None,
             older: None,
         };
@@ -166,9 +194,10 @@ impl SlotTable {
 
     /// Frees a slot that was created and is on disk, or that could not be dropped.
     pub fn set_free(&mut self, name: &SlotName) {
-        if let Some(slot) = self.slots.get_mut(name.as_str()) {
-            slot.user = None;
-            slot.dropped = false;
+        if let Some(slot) = self.slots.get_mut(name.as_str())
+            && matches!(slot.holder, Holder::Creator { .. } | Holder::Dropper { .. })
+        {
+            slot.holder = Holder::Nobody;
         }
     }
 
@@ -177,62 +206,74 @@ impl SlotTable {
         self.slots.remove(name.as_str());
     }
 
-    /// Gives the slot to a session. Returns where to record its flush reports.
+    /// Gives the slot to a stream of the session. A session that has it already does not get it a
+    /// second time.
     pub fn acquire(
         &mut self,
         name: &str,
-        pid: u32,
+        session: SlotSession,
         invalid: InvalidSlots,
-    ) -> Result<(SlotName, Arc<AtomicU64>), SlotFault> {
-        let slot = self.slots.get_mut(name).ok_or_else(|| SlotFault::Unknown(name.to_owned()))?;
+    ) -> Result<SlotGrant, SlotFault> {
+        let token = self.new_token();
+        let slot = self.free_slot(name, session)?;
         let name = slot.name.clone();
-        if let Some(pid) = slot.user.filter(|user| *user != pid) {
-            return Err(SlotFault::InUse { name, pid });
-        }
         if let Some(cause) = slot.invalidated
             && invalid == InvalidSlots::Refuse
         {
             return Err(SlotFault::Invalidated { name, cause });
         }
-        slot.user = Some(pid);
+        slot.holder = Holder::User { pid: session.pid, token };
         slot.idle_since = None;
-        Ok((name, Arc::clone(&slot.reported)))
+        Ok(SlotGrant { name, token, reported: Arc::clone(&slot.reported) })
     }
 
-    /// The session no longer uses the slot. A temporary slot still belongs to it.
-    pub fn release(&mut self, name: &SlotName, pid: u32) {
+    /// The slot, if the session may have it.
+    fn free_slot(&mut self, name: &str, session: SlotSession) -> Result<&mut Slot, SlotFault> {
+        let slot = self.slots.get_mut(name).ok_or_else(|| SlotFault::Unknown(name.to_owned()))?;
+        match slot.withheld_by(session) {
+            Some(pid) => Err(SlotFault::InUse { name: slot.name.clone(), pid }),
+            None => Ok(slot),
+        }
+    }
+
+    /// The stream with this token no longer uses the slot. A temporary slot still belongs to its
+    /// session.
+    pub fn release(&mut self, name: &SlotName, token: SlotToken) {
         if let Some(slot) = self.slots.get_mut(name.as_str())
-            && slot.user == Some(pid)
-            && slot.lifetime == SlotLifetime::Persistent
+            && slot.holder.token() == Some(token)
         {
-            slot.user = None;
+            slot.holder = Holder::Nobody;
         }
     }
 
     /// Do reports recorded there still count for the slot? Not after it was invalidated.
-    pub fn counts(&self, name: &SlotName, reported: &Arc<AtomicU64>) -> bool {
-        self.get(name.as_str()).is_some_and(|slot| Arc::ptr_eq(&slot.reported, reported))
+    pub fn counts(&self, grant: &SlotGrant) -> bool {
+        let slot = self.get(grant.name.as_str());
+        slot.is_some_and(|slot| Arc::ptr_eq(&slot.reported, &grant.reported))
     }
 
     /// Takes the slot in order to drop it. A temporary one is gone at once. A persistent one
     /// belongs to the session until [`SlotTable::forget`] or [`SlotTable::set_free`].
-    pub fn begin_drop(&mut self, name: &str, pid: u32) -> Result<SlotLifetime, SlotFault> {
-        let (name, _) = self.acquire(name, pid, InvalidSlots::Accept)?;
-        let Some(slot) = self.slots.get_mut(name.as_str()) else {
-            return Err(SlotFault::Unknown(name.to_string()));
-        };
+    pub fn begin_drop(
+        &mut self,
+        name: &str,
+        session: SlotSession,
+    ) -> Result<SlotLifetime, SlotFault> {
+        let slot = self.free_slot(name, session)?;
         let lifetime = slot.lifetime;
         match lifetime {
-            SlotLifetime::Temporary => self.forget(&name),
-            SlotLifetime::Persistent => slot.dropped = true,
+            SlotLifetime::Temporary => drop(self.slots.remove(name)),
+            SlotLifetime::Persistent => {
+                slot.holder = Holder::Dropper { pid: session.pid };
+                slot.idle_since = None;
+            }
         }
         Ok(lifetime)
     }
 
     /// The session ended, or a command of it failed: its temporary slots go.
-    pub fn drop_temporary(&mut self, pid: u32) {
-        self.slots
-            .retain(|_, slot| slot.lifetime == SlotLifetime::Persistent || slot.user != Some(pid));
+    pub fn drop_temporary(&mut self, session: SlotSession) {
+        self.slots.retain(|_, slot| slot.session != Some(session));
     }
 
     /// Takes over what users have reported, as far as there is WAL.
@@ -245,11 +286,10 @@ impl SlotTable {
     /// Notes which slots are unused, and since when.
     pub fn note_idle(&mut self, now: SystemTime) {
         for slot in self.slots.values_mut() {
-            match slot.user {
-                Some(_) => slot.idle_since = None,
-                None => {
-                    slot.idle_since.get_or_insert(now);
-                }
+            if slot.is_used() {
+                slot.idle_since = None;
+            } else {
+                slot.idle_since.get_or_insert(now);
             }
         }
     }
@@ -268,14 +308,14 @@ impl SlotTable {
                 cause,
                 kept_from: slot.needed_from(),
                 restart_lsn: slot.restart_lsn,
-                was_used: slot.user.is_some(),
+                was_used: slot.is_used(),
                 reported: Arc::clone(&slot.reported),
             })
         };
         lost.filter_map(loss).collect()
     }
 
-    /// These losses are on disk: the slots have no WAL, sessions that use them have to end, and
+    /// These losses are on disk: the slots have no WAL, streams that use them have to end, and
     /// what those still report does not count. A slot that was unused and has a user now is
     /// spared, and is to be saved again. Returns the losses that took effect.
     pub fn lose(&mut self, mut losses: Vec<Loss>) -> Vec<Loss> {
@@ -284,21 +324,21 @@ impl SlotTable {
             let Some(slot) = slot.filter(|slot| Arc::ptr_eq(&slot.reported, &loss.reported)) else {
                 return false;
             };
-            if !loss.was_used && slot.user.is_some() {
+            if !loss.was_used && slot.is_used() {
                 self.unsettled = GENERATIONS;
                 return false;
             }
             slot.restart_lsn = None;
             slot.invalidated = Some(loss.cause);
             slot.reported = Arc::default();
-            self.revoked.extend(slot.user);
+            self.revoked.extend(slot.holder.token());
             true
         });
         losses
     }
 
-    /// Returns, once, the sessions that have to end because their slots were invalidated.
-    pub fn take_revoked(&mut self) -> Vec<u32> {
+    /// Returns, once, the uses that have to end because their slots were invalidated.
+    pub fn take_revoked(&mut self) -> Vec<SlotToken> {
         std::mem::take(&mut self.revoked)
     }
 
@@ -348,8 +388,11 @@ impl SlotTable {
     /// What the next generation has to hold: every persistent slot as it will be after `change`,
     /// without those that are being dropped.
     pub fn records(&self, change: &SlotChange) -> Vec<SlotRecord> {
-        let kept =
-            self.iter().filter(|slot| slot.lifetime == SlotLifetime::Persistent && !slot.dropped);
+        let is_kept = |slot: &&Slot| {
+            slot.lifetime == SlotLifetime::Persistent
+                && !matches!(slot.holder, Holder::Dropper { .. })
+        };
+        let kept = self.iter().filter(is_kept);
         kept.filter_map(|slot| change.apply_to(slot.to_record())).collect()
     }
 
@@ -389,7 +432,7 @@ impl SlotTable {
         }
         let is_expired = |slot: &&Slot| {
             slot.origin == Origin::AutoCreated
-                && slot.user.is_none()
+                && !slot.is_used()
                 && slot
                     .idle_since
                     .and_then(|since| now.duration_since(since).ok())
@@ -401,12 +444,12 @@ impl SlotTable {
     /// These slots are in no generation on disk. One that has a user now stays, and is to be
     /// saved again. Returns those that are gone.
     pub fn forget_unused(&mut self, mut names: Vec<SlotName>) -> Vec<SlotName> {
-        names.retain(|name| match self.get(name.as_str()).map(|slot| slot.user) {
-            Some(None) => {
+        names.retain(|name| match self.get(name.as_str()).map(Slot::is_used) {
+            Some(false) => {
                 self.forget(name);
                 true
             }
-            Some(Some(_)) => {
+            Some(true) => {
                 self.unsettled = GENERATIONS;
                 false
             }

@@ -1,5 +1,7 @@
 //! Commands about slots, as a client sees them.
 
+mod interleavings;
+
 use super::super::session::Conversation;
 use super::*;
 use crate::cluster::instance::InstanceId;
@@ -91,15 +93,24 @@ fn keep(hub: &Hub, task: &SlotTask) {
     }
 }
 
-/// Asks, and does at once whatever the answer waits for. A stream keeps its slot as long as the
-/// step lives.
-fn ask_for(hub: &Hub, pid: u32, text: &str) -> (String, Step) {
+fn query(text: &str) -> BytesMut {
     let mut query = BytesMut::from(&b"Q"[..]);
     query.extend_from_slice(&(text.len() as u32 + 5).to_be_bytes());
     query.extend_from_slice(text.as_bytes());
     query.extend_from_slice(b"\0");
-    let (mut out, mut conversation) = (BytesMut::new(), Conversation::new());
-    let mut step = conversation.take(hub, &session(pid), &mut query, &mut out);
+    query
+}
+
+/// Asks in a session of its own.
+fn ask_for(hub: &Hub, pid: u32, text: &str) -> (String, Step) {
+    ask_in(&mut Conversation::new(hub, &session(pid)), hub, pid, text)
+}
+
+/// Asks, and does at once whatever the answer waits for. A stream keeps its slot as long as the
+/// step lives.
+fn ask_in(conversation: &mut Conversation, hub: &Hub, pid: u32, text: &str) -> (String, Step) {
+    let mut out = BytesMut::new();
+    let mut step = conversation.take(hub, &session(pid), &mut query(text), &mut out);
     while let Step::Slot(task) = step {
         if matches!(task, SlotTask::AwaitFree { .. }) {
             return ("waits".to_owned(), Step::Slot(task));
@@ -185,7 +196,7 @@ fn a_slot_that_could_not_be_saved_is_an_error() {
     let mut out = BytesMut::new();
     let done =
         SlotDone { task: SlotTask::Create { name }, result: Err("No space left".to_owned()) };
-    let step = Conversation::new().resume(&hub, &session(1), done, &mut out);
+    let step = Conversation::new(&hub, &session(1)).resume(&hub, &session(1), done, &mut out);
     assert!(matches!(step, Step::Answered));
     let expected = "E[58030 could not save replication slot \"s\": No space left] Z";
     assert_eq!(shorten(&out), expected);
@@ -208,16 +219,24 @@ fn reserved_wal_begins_with_the_oldest_that_is_here() {
 #[test]
 fn temporary_slots_go_with_any_error() {
     let hub = serving("15.18", at_most(10));
+    let mut own = Conversation::new(&hub, &session(1));
+    let mut ask_own = |text| ask_in(&mut own, &hub, 1, text);
     let create = "CREATE_REPLICATION_SLOT t TEMPORARY PHYSICAL ( RESERVE_WAL )";
-    assert_eq!(ask(&hub, 1, create), "T D[t|0/0|NULL|NULL] C Z");
+    assert_eq!(ask_own(create).0, "T D[t|0/0|NULL|NULL] C Z");
     let start = "START_REPLICATION SLOT \"t\" 0/6000000";
-    assert_eq!(ask(&hub, 2, start), "E[55006 replication slot \"t\" is active for PID 1] Z");
-    let (answer, stream) = ask_for(&hub, 1, start);
+    let active = "E[55006 replication slot \"t\" is active for PID 1] Z";
+    for pid in [1, 2] {
+        assert_eq!(ask(&hub, pid, start), active, "whatever its number, it is another session");
+    }
+    let (answer, stream) = ask_own(start);
     assert_eq!(answer, "stream 0/6000000");
     drop(stream);
     assert_eq!(hub.holds.slots.lock().len(), 1, "as long as its session");
-    assert!(ask(&hub, 1, "SHOW nosuch").starts_with("E[42704"));
+    assert!(ask_own("SHOW nosuch").0.starts_with("E[42704"));
     assert!(hub.holds.slots.lock().is_empty());
+    assert_eq!(ask_own(create).0, "T D[t|0/0|NULL|NULL] C Z");
+    drop(own);
+    assert!(hub.holds.slots.lock().is_empty(), "its session is over");
 }
 
 #[test]
@@ -256,7 +275,7 @@ fn a_refused_start_leaves_the_slot_free() {
     for start in ["0/3000000", "FF/0", "0/6000000 TIMELINE 9"] {
         let answer = ask(&hub, 1, &format!("START_REPLICATION SLOT s {start}"));
         assert!(answer.contains("E["), "{start}: {answer}");
-        assert_eq!(hub.holds.slots.lock().get("s").unwrap().user, None, "{start}");
+        assert_eq!(hub.holds.slots.lock().get("s").unwrap().active_pid(), None, "{start}");
     }
     assert_eq!(hub.holds.count(), 0);
 }

@@ -20,20 +20,21 @@ fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-fn create(text: &str, pid: u32) -> Create {
+fn create(table: &mut SlotTable, text: &str, pid: u32) -> Create {
     Create {
         name: name(text),
         lifetime: SlotLifetime::Persistent,
         origin: Origin::Asked,
         reserve: None,
-        pid,
+        session: table.enter(pid),
     }
 }
 
 /// A table with one slot `s`, free and on disk.
 fn one(reserve: Option<u64>) -> SlotTable {
     let mut table = SlotTable::default();
-    table.create(Create { reserve: reserve.map(Lsn::new), ..create("s", 1) }, 10).unwrap();
+    let create = create(&mut table, "s", 1);
+    table.create(Create { reserve: reserve.map(Lsn::new), ..create }, 10).unwrap();
     save(&mut table);
     save(&mut table);
     table.set_free(&name("s"));
@@ -51,61 +52,122 @@ fn record(table: &SlotTable) -> SlotRecord {
     table.records(&SlotChange::None).remove(0)
 }
 
+/// A stream of a new session gets the slot.
+fn start(table: &mut SlotTable, pid: u32) -> Result<SlotGrant, SlotFault> {
+    let session = table.enter(pid);
+    table.acquire("s", session, InvalidSlots::Accept)
+}
+
+/// The session with this number reports, with the slot that it has or now gets.
 fn report(table: &mut SlotTable, pid: u32, flush: u64) {
-    let (_, reported) = table.acquire("s", pid, InvalidSlots::Accept).unwrap();
+    let slot = table.get("s").unwrap();
+    let reported = match slot.active_pid() {
+        Some(user) => {
+            assert_eq!(user, pid, "another one has it");
+            Arc::clone(&slot.reported)
+        }
+        None => start(table, pid).unwrap().reported,
+    };
     reported.store(flush, Ordering::Release);
+}
+
+/// The stream that has the slot gives it back.
+fn release(table: &mut SlotTable) {
+    let token = table.get("s").unwrap().user().unwrap();
+    table.release(&name("s"), token);
 }
 
 #[test]
 fn one_user_at_a_time() {
     let mut table = SlotTable::default();
-    table.create(create("s", 1), 2).unwrap();
+    let create = create(&mut table, "s", 1);
+    table.create(create, 2).unwrap();
     let busy = |pid| SlotFault::InUse { name: name("s"), pid };
-    let taken = table.acquire("s", 2, InvalidSlots::Accept).unwrap_err();
+    let taken = start(&mut table, 2).unwrap_err();
     assert_eq!(taken, busy(1), "it is not on disk yet");
     assert_eq!(taken.to_string(), "replication slot \"s\" is active for PID 1");
     table.set_free(&name("s"));
-    table.acquire("s", 2, InvalidSlots::Accept).unwrap();
-    assert_eq!(table.acquire("s", 3, InvalidSlots::Accept).unwrap_err(), busy(2));
-    assert_eq!(table.begin_drop("s", 3).unwrap_err(), busy(2));
-    table.release(&name("s"), 3);
-    assert_eq!(table.begin_drop("s", 3).unwrap_err(), busy(2), "not 3's to release");
-    table.release(&name("s"), 2);
-    assert_eq!(table.begin_drop("s", 3), Ok(SlotLifetime::Persistent));
-    assert_eq!(table.acquire("s", 4, InvalidSlots::Accept).unwrap_err(), busy(3));
+    let two = table.enter(2);
+    let used = table.acquire("s", two, InvalidSlots::Accept).unwrap();
+    assert_eq!(start(&mut table, 3).unwrap_err(), busy(2));
+    let three = table.enter(3);
+    assert_eq!(table.begin_drop("s", three).unwrap_err(), busy(2));
+    table.set_free(&name("s"));
+    assert_eq!(start(&mut table, 3).unwrap_err(), busy(2), "nobody creates or drops it");
+    table.release(&name("s"), used.token);
+    assert_eq!(table.begin_drop("s", three), Ok(SlotLifetime::Persistent));
+    table.release(&name("s"), used.token);
+    assert_eq!(start(&mut table, 4).unwrap_err(), busy(3));
+    assert_eq!(table.begin_drop("s", three).unwrap_err(), busy(3), "once is enough");
     table.forget(&name("s"));
     let unknown = SlotFault::Unknown("s".to_owned());
-    assert_eq!(table.begin_drop("s", 3).unwrap_err(), unknown);
+    assert_eq!(table.begin_drop("s", three).unwrap_err(), unknown);
+}
+
+/// The number of a session shows nothing: what has the slot is one stream.
+#[test]
+fn a_session_that_has_a_slot_does_not_get_it_twice_nor_frees_it_by_an_earlier_use() {
+    let mut table = one(None);
+    let session = table.enter(2);
+    let mut again = || table.acquire("s", session, InvalidSlots::Accept);
+    let first = again().unwrap();
+    let busy = SlotFault::InUse { name: name("s"), pid: 2 };
+    assert_eq!(again().unwrap_err(), busy);
+    assert_eq!(table.begin_drop("s", session).unwrap_err(), busy);
+    table.release(&name("s"), first.token);
+    let second = table.acquire("s", session, InvalidSlots::Accept).unwrap();
+    table.release(&name("s"), first.token);
+    assert_eq!(table.get("s").unwrap().active_pid(), Some(2), "the first is over already");
+    // Nor is it another session's that has the same number, later.
+    let later = table.enter(2);
+    assert_eq!(table.begin_drop("s", later).unwrap_err(), busy);
+    table.release(&name("s"), second.token);
+    assert_eq!(table.begin_drop("s", later), Ok(SlotLifetime::Persistent));
 }
 
 #[test]
 fn names_are_unique_and_places_are_counted() {
     let mut table = SlotTable::default();
-    table.create(create("a", 1), 2).unwrap();
-    table.create(create("b", 1), 2).unwrap();
+    let mut try_create = |text, max| {
+        let create = create(&mut table, text, 1);
+        table.create(create, max)
+    };
+    try_create("a", 2).unwrap();
+    try_create("b", 2).unwrap();
     // That the name is taken is reported before that the table is full.
-    assert_eq!(table.create(create("a", 1), 2), Err(SlotFault::Exists(name("a"))));
-    assert_eq!(table.create(create("c", 1), 2), Err(SlotFault::Full));
-    assert_eq!(SlotTable::default().create(create("c", 1), 0), Err(SlotFault::Full));
+    assert_eq!(try_create("a", 2), Err(SlotFault::Exists(name("a"))));
+    assert_eq!(try_create("c", 2), Err(SlotFault::Full));
+    assert_eq!(try_create("c", 0), Err(SlotFault::Full));
 }
 
 #[test]
 fn temporary_slots_go_with_their_session() {
     let mut table = one(None);
-    let temporary = |text, pid| Create { lifetime: SlotLifetime::Temporary, ..create(text, pid) };
-    table.create(temporary("a", 7), 10).unwrap();
-    table.create(temporary("b", 8), 10).unwrap();
+    let mut temporary = |text, pid| {
+        let create = create(&mut table, text, pid);
+        let session = create.session;
+        table.create(Create { lifetime: SlotLifetime::Temporary, ..create }, 10).unwrap();
+        session
+    };
+    let (seven, eight) = (temporary("a", 7), temporary("b", 8));
     let on_disk: Vec<_> = table.records(&SlotChange::None);
     assert_eq!((on_disk.len(), &on_disk[0].name), (1, &name("s")), "never on disk");
     assert!(table.is_saved(&name("a")), "nobody waits for that");
     // Its session streams from it and stops again: it still belongs to that session.
-    table.acquire("a", 7, InvalidSlots::Accept).unwrap();
-    table.release(&name("a"), 7);
-    assert!(table.acquire("a", 8, InvalidSlots::Accept).is_err());
-    table.drop_temporary(7);
+    let used = table.acquire("a", seven, InvalidSlots::Accept).unwrap();
+    let busy = SlotFault::InUse { name: name("a"), pid: 7 };
+    assert_eq!(table.begin_drop("a", seven), Err(busy.clone()), "its own stream");
+    table.release(&name("a"), used.token);
+    let later = table.enter(7);
+    for stranger in [eight, later] {
+        assert_eq!(table.begin_drop("a", stranger), Err(busy.clone()));
+        table.acquire("a", stranger, InvalidSlots::Accept).unwrap_err();
+        table.drop_temporary(later);
+    }
+    table.drop_temporary(seven);
     let names: Vec<_> = table.iter().map(|slot| slot.name.to_string()).collect();
     assert_eq!(names, ["b", "s"]);
-    assert_eq!(table.begin_drop("b", 8), Ok(SlotLifetime::Temporary));
+    assert_eq!(table.begin_drop("b", eight), Ok(SlotLifetime::Temporary));
     assert_eq!(table.len(), 1);
 }
 
@@ -164,7 +226,7 @@ fn written_down_by_segments_and_seconds() {
     assert!(is_due(12 * MIB + 7, 11));
     assert!(is_due(12 * MIB + 9, 12), "the older generation is behind");
     assert!(!is_due(12 * MIB + 11, 13));
-    table.release(&name("s"), 2);
+    release(&mut table);
     for second in [14, 15] {
         assert!(table.take_due(size(), at(second)), "unused, it is written down exactly");
         save(&mut table);
@@ -222,14 +284,15 @@ fn an_unused_slot_with_a_new_user_is_spared() {
     assert!(table.is_unsettled(), "the disk says otherwise");
     // A user who has left meanwhile, or another one, makes no difference.
     let losses = table.losses([(&name("s"), Cause::WalRemoved)].into_iter());
-    table.release(&name("s"), 2);
+    release(&mut table);
     report(&mut table, 3, 11 * MIB);
     assert_eq!(table.lose(losses).len(), 1);
-    assert_eq!(table.take_revoked(), [3]);
+    assert_eq!(table.take_revoked(), [table.get("s").unwrap().user().unwrap()]);
     // Neither does a slot that was made anew.
     let losses = table.losses([(&name("s"), Cause::WalRemoved)].into_iter());
     table.forget(&name("s"));
-    table.create(create("s", 1), 10).unwrap();
+    let create = create(&mut table, "s", 1);
+    table.create(create, 10).unwrap();
     assert!(table.lose(losses).is_empty());
 }
 
@@ -238,7 +301,7 @@ fn an_invalid_slot_is_accepted_up_to_17_and_revived_by_a_flush() {
     let mut table = one(Some(10 * MIB));
     report(&mut table, 2, 11 * MIB);
     lose(&mut table, Cause::WalRemoved);
-    assert_eq!(table.take_revoked(), [2]);
+    assert_eq!(table.take_revoked(), [table.get("s").unwrap().user().unwrap()]);
     assert!(table.take_revoked().is_empty());
     let status = |table: &SlotTable| {
         let (newest, oldest) = (Lsn::new(90 * MIB), Lsn::new(50 * MIB));
@@ -251,9 +314,10 @@ fn an_invalid_slot_is_accepted_up_to_17_and_revived_by_a_flush() {
     save(&mut table);
     save(&mut table);
     assert_eq!(table.needs(at(0)).1, [], "it keeps nothing");
-    table.release(&name("s"), 2);
+    release(&mut table);
 
-    let refused = table.acquire("s", 3, InvalidSlots::Refuse).unwrap_err();
+    let three = table.enter(3);
+    let refused = table.acquire("s", three, InvalidSlots::Refuse).unwrap_err();
     assert_eq!(
         refused,
         SlotFault::Invalidated { name: name("s"), cause: Cause::WalRemoved },
@@ -287,7 +351,8 @@ fn how_safe_its_wal_is() {
 #[test]
 fn automatically_created_slots_expire() {
     let mut table = one(None);
-    table.create(Create { origin: Origin::AutoCreated, ..create("auto", 5) }, 10).unwrap();
+    let create = create(&mut table, "auto", 5);
+    table.create(Create { origin: Origin::AutoCreated, ..create }, 10).unwrap();
     assert_eq!(table.auto_created(), 1);
     let ttl = Duration::from_secs(60);
     table.note_idle(at(0));
@@ -300,9 +365,10 @@ fn automatically_created_slots_expire() {
     assert_eq!((expired.as_slice(), table.len()), (&[name("auto")][..], 2));
     let change = SlotChange::Forget(expired.clone());
     assert_eq!(table.records(&change).len(), 1);
-    table.acquire("auto", 6, InvalidSlots::Accept).unwrap();
+    let six = table.enter(6);
+    let used = table.acquire("auto", six, InvalidSlots::Accept).unwrap();
     assert_eq!(table.forget_unused(expired.clone()), [], "it is used again");
-    table.release(&name("auto"), 6);
+    table.release(&name("auto"), used.token);
     assert_eq!(table.forget_unused(expired), [name("auto")]);
     assert_eq!(table.len(), 1);
 }
@@ -369,7 +435,9 @@ proptest! {
                     }
                     table.lose(losses);
                     writing = None;
-                    table.release(&name("s"), 2);
+                    if table.get("s").unwrap().is_used() {
+                        release(&mut table);
+                    }
                 }
                 Event::Crash => {
                     table = SlotTable::default();
