@@ -13,10 +13,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// File work for the keeper. The jobs of a [lane](Lane) run one after the other, in the order
-/// given.
+/// given; only [`Job::Prepare`] lets most others pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Job {
-    /// Make `<segment>.partial` ready for writing, durably.
+    /// Make `<segment>.partial` ready for writing, durably. When no spare is ready, that takes as
+    /// long as writing a whole segment. Meanwhile the jobs that were given later are done, up to
+    /// the next switch or set-aside.
     Prepare {
         /// Its timeline.
         tli: TimelineId,

@@ -1,17 +1,17 @@
 //! The keeper's main loop: two lanes on one thread.
 
-use super::client::{LaneQueue, Orders};
-use super::job::{JobDone, Tended};
+use super::client::{LaneQueue, Orders, QUEUE};
+use super::job::{Job, JobDone, Tended};
 use super::order::{Order, Reply, SegmentSource};
 use super::work::Keeper;
 use crate::store::disk::Disk;
 use std::io;
 use std::sync::Arc;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 
-/// Does the orders of each lane one after the other, and background work. It ends when no client
-/// is left. Segments that are not on disk are requested from `source`.
+/// Does the orders of both lanes, and background work. It ends when no client is left. Segments
+/// that are not on disk are requested from `source`.
 pub async fn serve<D: Disk>(
     keeper: &Keeper<D>,
     orders: Orders<D::File>,
@@ -25,13 +25,59 @@ pub async fn serve<D: Disk>(
     );
 }
 
+/// Does the orders in the order given, except that segments are prepared beside the others. What
+/// moves all files is done alone: after everything that was given before it, and before everything
+/// that was given after it.
+async fn serve_urgent<D: Disk>(keeper: &Keeper<D>, mut orders: LaneQueue<D::File>, done: &Notify) {
+    loop {
+        let (prepare, segments) = mpsc::channel(QUEUE);
+        let (moving, ()) = tokio::join!(
+            serve_until_moved(keeper, &mut orders, prepare, done),
+            serve_segments(keeper, segments, done),
+        );
+        let Some(order) = moving else { return };
+        serve_one(keeper, order, done).await;
+    }
+}
+
+/// Does the orders up to the first that moves all files, and returns that one. Segments to prepare
+/// are passed on: when no spare is ready, one has to be written first, and a commit waits for some
+/// of the other orders.
+async fn serve_until_moved<D: Disk>(
+    keeper: &Keeper<D>,
+    orders: &mut LaneQueue<D::File>,
+    prepare: mpsc::Sender<Order<D::File>>,
+    done: &Notify,
+) -> Option<Order<D::File>> {
+    loop {
+        let order = orders.next().await?;
+        match order.job {
+            Job::Switch(_) | Job::SetAside(_) => return Some(order),
+            // The other half of this round takes them. While too many wait there, this half
+            // waits too.
+            Job::Prepare { .. } => prepare.send(order).await.ok()?,
+            _ => serve_one(keeper, order, done).await,
+        }
+    }
+}
+
+/// Prepares segments until no more are passed on.
+async fn serve_segments<D: Disk>(
+    keeper: &Keeper<D>,
+    mut segments: mpsc::Receiver<Order<D::File>>,
+    done: &Notify,
+) {
+    while let Some(order) = segments.recv().await {
+        serve_one(keeper, order, done).await;
+    }
+}
+
 /// Says by `done` that there may be background work again: a spare was used up, or a segment was
 /// completed.
-async fn serve_urgent<D: Disk>(keeper: &Keeper<D>, mut orders: LaneQueue<D::File>, done: &Notify) {
-    while let Some(Order { job, reply }) = orders.next().await {
-        reply.send(keeper.run(job).await);
-        done.notify_one();
-    }
+async fn serve_one<D: Disk>(keeper: &Keeper<D>, order: Order<D::File>, done: &Notify) {
+    let Order { job, reply } = order;
+    reply.send(keeper.run(job).await);
+    done.notify_one();
 }
 
 /// After each order comes one step of background work: neither waits for all of the other's.
@@ -88,7 +134,7 @@ fn deliver<F>(done: JobDone<F>, reply: Reply<F>, source: Option<&dyn SegmentSour
 mod tests {
     use super::*;
     use crate::cluster::instance::InstanceId;
-    use crate::keeper::{Job, JobKind, Note, queue};
+    use crate::keeper::{JobKind, Note, queue};
     use crate::store::control_file::Cluster;
     use crate::store::directory::Directory;
     use crate::store::disk::run_ready;
@@ -220,6 +266,41 @@ mod tests {
         let done = outcomes(keeper, vec![open, Job::Switch(plan)]);
         assert_eq!(disk.waiting(), 1);
         assert!(matches!(done[..], [None, None]), "{done:?}");
+    }
+
+    fn is_zero_fill(path: &Path) -> bool {
+        path.extension().is_some_and(|extension| extension == "tmp")
+    }
+
+    fn prepare(no: u64) -> Job {
+        Job::Prepare { tli: TLI, no: SegmentNo::new(no), keep: Lsn::new(no * MIB) }
+    }
+
+    #[test]
+    fn what_a_commit_waits_for_does_not_wait_for_zeros() {
+        let folder = tempfile::tempdir().unwrap();
+        let (keeper, disk) = keeper(folder.path(), is_zero_fill);
+        std::fs::write(keeper.layout.partial(segment(8)), vec![7; MIB as usize]).unwrap();
+        let finalize = Job::Finalize { tli: TLI, no: SegmentNo::new(8) };
+        let done = outcomes(keeper, vec![prepare(9), prepare(10), finalize]);
+        assert!(disk.waiting() > 0);
+        let [None, None, finalized] = &done[..] else { panic!("{done:?}") };
+        assert!(matches!(finalized, Some(JobDone::Finalized { .. })), "{finalized:?}");
+    }
+
+    /// The switch would find files that somebody else is about to name, and what comes after it
+    /// may be about its own timeline.
+    #[test]
+    fn a_switch_waits_for_the_segments_to_prepare_and_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (keeper, disk) = keeper(folder.path(), |path| path.ends_with("spare.1"));
+        std::fs::write(keeper.layout.spare(1), vec![0; MIB as usize]).unwrap();
+        keeper.spares.give_back(1);
+        let plan = Switch { from: TLI, to: TimelineId::new(2).unwrap(), at: Lsn::new(7 * MIB) };
+        let note = Job::SaveNote { note: Note::Fence, bytes: None };
+        let done = outcomes(keeper, vec![prepare(8), prepare(9), Job::Switch(plan), note]);
+        assert_eq!(disk.waiting(), 1);
+        assert!(matches!(done[..], [None, None, None, None]), "{done:?}");
     }
 
     #[test]

@@ -6,7 +6,12 @@
 //! behind what is patient: slots, files that laggards read, restored segments, retention, spares
 //! made ahead. After each patient job comes one step of background work.
 //!
-//! So an urgent and a patient job may be under way at the same time. That is harmless because:
+//! In the urgent lane, segments are prepared beside the other jobs. When no spare is ready, a
+//! segment has to be written with zeros first, and a final name that a commit waits for does not
+//! wait for that.
+//!
+//! So a segment to prepare, another urgent job and a patient one may be under way at the same
+//! time. That is harmless because:
 //!
 //! - No borrow of the keeper's state lasts over a wait. What a job is going to use up (a segment
 //!   to remove, a spare, the names that a sync covers) it takes out before its first wait, and
@@ -15,11 +20,13 @@
 //!   holders again after the name has gone, and then does not recycle.
 //! - An open that finds nothing looks once more: the segment may have got its final name between
 //!   its two looks.
+//! - A segment is prepared before its WAL is written and named when all of it is durable, so never
+//!   both at once. Preparing touches none of the small files.
 //! - A switch and a set-aside move the files that everything else is about. They wait for the step
-//!   of patient work under way, and patient work waits for them. Retention goes in steps, and
-//!   gives up when one of them came between two steps.
-//! - The urgent lane waits for the patient one only there, and for at most one step of 1 MiB of a
-//!   spare that it takes over.
+//!   of patient work under way and for the segments to prepare, and everything else waits for
+//!   them. Retention goes in steps, and gives up when one of them came between two steps.
+//! - The urgent lane waits for the patient one only there. A segment to prepare also waits for at
+//!   most one step of 1 MiB of a spare that it takes over.
 //!
 //! tokio-uring submits only when its thread parks, and patient work that never waits for the disk
 //! would not let it. So the patient lane gives way after each job and each step.
@@ -63,7 +70,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
-/// Entries in the submission queue of the keeper's ring; each lane has one operation in flight.
+/// Entries in the submission queue of the keeper's ring; each lane has at most two operations in
+/// flight.
 const RING_ENTRIES: u32 = 64;
 
 /// A running keeper, and what it found.

@@ -210,6 +210,13 @@ impl Disk for Planted {
     }
 }
 
+/// An order that is not answered.
+struct Asked {
+    /// The oldest segment that had no final name when the order was given.
+    writing: u64,
+    told: oneshot::Receiver<JobDone<File>>,
+}
+
 /// One directory and who uses it.
 struct World {
     random: Random,
@@ -217,10 +224,12 @@ struct World {
     keeper: Rc<Keeper<Planted>>,
     client: KeeperClient<File>,
     serving: Pin<Box<dyn Future<Output = ()>>>,
-    asked: Vec<oneshot::Receiver<JobDone<File>>>,
+    asked: Vec<Asked>,
     broken: Rc<RefCell<Option<String>>>,
-    /// The segment that is being written.
+    /// The oldest segment without its final name.
     writing: u64,
+    /// The next segment to be prepared, or the one that is being prepared.
+    preparing: u64,
     /// Files that readers have, by a number of their own.
     readers: BTreeMap<u64, (u64, File)>,
     next_reader: u64,
@@ -268,6 +277,7 @@ impl World {
             asked: Vec::new(),
             broken,
             writing: FIRST,
+            preparing: FIRST,
             readers: BTreeMap::new(),
             next_reader: 0,
             seen: BTreeSet::new(),
@@ -277,11 +287,11 @@ impl World {
     fn give(&mut self, job: Job) {
         let (tell, told) = oneshot::channel();
         self.client.post(Order { job, reply: Reply::Task(tell) }).unwrap();
-        self.asked.push(told);
+        self.asked.push(Asked { writing: self.writing, told });
     }
 
     fn prepare(&mut self) {
-        let (no, keep) = (SegmentNo::new(self.writing), Lsn::new(self.writing * MIB));
+        let (no, keep) = (SegmentNo::new(self.preparing), Lsn::new(self.preparing * MIB));
         self.give(Job::Prepare { tli: TLI, no, keep });
     }
 
@@ -328,14 +338,14 @@ impl World {
 
     fn take_answers(&mut self) {
         let mut done = Vec::new();
-        self.asked.retain_mut(|told| match told.try_recv() {
+        self.asked.retain_mut(|asked| match asked.told.try_recv() {
             Ok(answer) => {
-                done.push(answer);
+                done.push((asked.writing, answer));
                 false
             }
             Err(_) => true,
         });
-        for done in done {
+        for (writing, done) in done {
             match done {
                 JobDone::Prepared { no, file, .. } => {
                     let page = self.disk.content(&file);
@@ -346,12 +356,17 @@ impl World {
                     let content = vec![no.raw() as u8; MIB as usize];
                     self.disk.write_now(&file, &content, 0).unwrap();
                     self.disk.sync_now(&file).unwrap();
+                    self.preparing = no.next().raw();
+                    if self.preparing < FIRST + SEGMENTS {
+                        self.prepare();
+                    }
                     self.give(Job::Finalize { tli: TLI, no });
                 }
-                JobDone::Finalized { .. } => {
+                JobDone::Finalized { no, .. } => {
+                    assert_eq!(no.raw(), self.writing, "names are given in the order of the WAL");
                     self.writing += 1;
-                    if self.writing < FIRST + SEGMENTS {
-                        self.prepare();
+                    if self.preparing == self.writing && self.writing < FIRST + SEGMENTS {
+                        self.seen.insert("named while the next one was prepared");
                     }
                 }
                 JobDone::Opened { no, result: Ok(file), .. } if no.raw() < self.writing => {
@@ -361,8 +376,8 @@ impl World {
                 }
                 JobDone::Opened { no, result: Err(_), .. } => {
                     let gone = no < self.keeper.horizon.get();
-                    // The newest may not be prepared yet.
-                    assert!(gone || no.raw() >= self.writing - 1, "segment {} is lost", no.raw());
+                    // The newest may not have been prepared yet.
+                    assert!(gone || no.raw() >= writing, "segment {} is lost", no.raw());
                     self.seen.insert("removed from under a reader");
                 }
                 JobDone::Opened { .. } => {}
@@ -400,7 +415,11 @@ fn promises_hold() {
     };
     tally.assert_kept();
     if seeds::alone().is_none() {
-        tally.assert_seen(&["read", "removed from under a reader"]);
+        tally.assert_seen(&[
+            "read",
+            "removed from under a reader",
+            "named while the next one was prepared",
+        ]);
     }
 }
 

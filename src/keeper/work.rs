@@ -159,7 +159,8 @@ impl<D: Disk> Keeper<D> {
         self.line.get()
     }
 
-    /// Does one job. One urgent and one patient job may be under way at the same time.
+    /// Does one job. A segment to prepare, another urgent job and a patient one may be under way at
+    /// the same time.
     pub async fn run(&self, job: Job) -> JobDone<D::File> {
         let kind = job.kind();
         let done = match job {
