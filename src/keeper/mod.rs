@@ -85,9 +85,24 @@ pub struct Started {
     pub holds: Arc<Holds>,
     /// The keeper waits until this is filled before it takes an order.
     pub source: SourceSlot,
-    /// Ends when all clients are dropped and the orders are done. The directory's lock is
-    /// released with it.
-    pub thread: JoinHandle<()>,
+}
+
+/// A keeper that recovers its directory. Dropping this cuts the recovery off, which may happen
+/// between any two of its steps: the next start does all of it again.
+#[derive(Debug)]
+pub struct Recovering(oneshot::Receiver<Result<Started, KeeperFault>>);
+
+impl Recovering {
+    /// Waits for the end of the recovery.
+    ///
+    /// # Errors
+    /// The directory is unusable, or io_uring is.
+    pub async fn started(self) -> Result<Started, KeeperFault> {
+        self.0.await.unwrap_or_else(|_| {
+            // Only a panic drops the sender, and that ends the process.
+            Err(KeeperFault::Thread(io::Error::other("it ended early")))
+        })
+    }
 }
 
 /// Tells a keeper its source for what is not on disk. Dropping it says that there is none.
@@ -124,30 +139,24 @@ pub enum KeeperFault {
     Store(#[from] StoreFault),
 }
 
-/// Recovers the directory and starts the thread that keeps it.
-pub fn start(directory: Directory, policy: Policy) -> Result<Started, KeeperFault> {
-    let (client, orders) = queue(QUEUE);
+/// Starts the thread that recovers the directory and then keeps it. The thread ends when all
+/// clients are dropped and the orders are done. The directory's lock is released with it.
+pub fn start(
+    directory: Directory,
+    policy: Policy,
+) -> Result<(JoinHandle<()>, Recovering), KeeperFault> {
     let (tell, told) = oneshot::channel();
-    let (fill, source) = oneshot::channel();
     let thread = std::thread::Builder::new()
         .name("keeper".to_owned())
-        .spawn(move || run(directory, policy, orders, tell, source))
+        .spawn(move || run(directory, policy, tell))
         .map_err(KeeperFault::Thread)?;
-    let (recovered, holds) = told.blocking_recv().unwrap_or_else(|_| {
-        // Only a panic drops the sender, and that ends the process.
-        Err(KeeperFault::Thread(io::Error::other("it ended early")))
-    })?;
-    Ok(Started { client, recovered, holds, source: SourceSlot(fill), thread })
+    Ok((thread, Recovering(told)))
 }
-
-type Found = Result<(Recovered, Arc<Holds>), KeeperFault>;
 
 fn run(
     directory: Directory,
     policy: Policy,
-    orders: Orders,
-    tell: oneshot::Sender<Found>,
-    source: oneshot::Receiver<Source>,
+    mut tell: oneshot::Sender<Result<Started, KeeperFault>>,
 ) {
     let mut builder = tokio_uring::builder();
     builder.entries(RING_ENTRIES);
@@ -156,11 +165,18 @@ fn run(
         Err(error) => return give(tell, Err(KeeperFault::Ring(error))),
     };
     runtime.block_on(async {
-        let (keeper, recovered, holds) = match open(UringDisk, directory.layout(), policy).await {
+        let opened = tokio::select! {
+            biased;
+            () = tell.closed() => return,
+            opened = open(UringDisk, directory.layout(), policy) => opened,
+        };
+        let (keeper, recovered, holds) = match opened {
             Ok(opened) => opened,
             Err(fault) => return give(tell, Err(fault.into())),
         };
-        give(tell, Ok((recovered, holds)));
+        let (client, orders) = queue(QUEUE);
+        let (fill, source) = oneshot::channel();
+        give(tell, Ok(Started { client, recovered, holds, source: SourceSlot(fill) }));
         let source = source.await.ok().map(|Source(source)| source);
         serve(&keeper, orders, source).await;
     });
@@ -216,9 +232,12 @@ fn warn_of_holes(extent: &Extent, restorable: Restorable) {
     }
 }
 
-fn give(tell: oneshot::Sender<Found>, found: Found) {
-    // The other side is waiting for exactly this.
-    drop(tell.send(found));
+fn give(
+    tell: oneshot::Sender<Result<Started, KeeperFault>>,
+    started: Result<Started, KeeperFault>,
+) {
+    // Nobody waits for it any more when the process is ending. Then there is no client either.
+    drop(tell.send(started));
 }
 
 #[cfg(test)]
@@ -285,8 +304,9 @@ mod tests {
     fn open(world: &World) -> Kept {
         let (sender, answers) = std::sync::mpsc::channel();
         let directory = Directory::open(&world.dir.path().join("hub")).unwrap();
-        let Started { client, recovered, thread, .. } =
-            start(directory, Policy::default()).unwrap();
+        let (thread, recovering) = start(directory, Policy::default()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let Started { client, recovered, .. } = runtime.block_on(recovering.started()).unwrap();
         let core = client.for_core(Arc::new(Answers(Mutex::new(sender))));
         Kept { client, core, answers, recovered, thread }
     }

@@ -34,7 +34,10 @@ use crate::wire::secret::Secret;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot::{self, error::RecvError};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
@@ -101,6 +104,11 @@ pub fn serve(flags: ServeFlags) -> Result<ExitCode, Box<dyn std::error::Error>> 
 }
 
 fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
+    let mut signal = watchdog::start(CUT).map_err(|e| ServeFault::Io("catch signals", e))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| ServeFault::Io("start the control thread's runtime", e))?;
     let flag = Secret::new(flags.primary_conninfo.clone());
     let config = Arc::new(flags.resolve()?);
     start_log(&config.log_level)?;
@@ -116,7 +124,23 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
         .map_err(|e| ServeFault::Io("listen on the socket walhub.ctl in the directory", e))?;
     let bound = bind(&config)?.with_ctl(ctl);
 
-    let keeper = keeper::start(directory, config.retention.clone())?;
+    let (keeper_thread, recovering) = keeper::start(directory, config.retention.clone())?;
+    let keeper = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            signal = &mut signal => {
+                log_shutdown(signal);
+                None
+            }
+            started = recovering.started() => Some(started),
+        }
+    });
+    let Some(keeper) = keeper.transpose()? else {
+        // Its recovery is cut off, or is in the middle of something that takes long.
+        wait_for_end(&keeper_thread);
+        info!("walhub is shut down");
+        return Ok(ExitCode::SUCCESS);
+    };
     let recovered = keeper.recovered;
     if let Some(halted) = &recovered.halted {
         warn!(
@@ -192,7 +216,7 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
         news: from_cores,
         running,
     };
-    let code = run_control(control, &mailboxes, stop)?;
+    let code = run_control(runtime, control, &mailboxes, stop, signal)?;
     if let Some(restorer) = &restorer {
         restorer.stop();
         restorer.join(Instant::now() + COMMANDS);
@@ -204,13 +228,23 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     if let Some(archiver) = archiver {
         archiver.finish();
     }
-    // The keeper may be in the middle of a long write to a file that has no name yet.
-    let finished = Instant::now() + LAST_WORDS;
-    while !keeper.thread.is_finished() && Instant::now() < finished {
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    // It may be in the middle of a long write to a file that has no name yet.
+    wait_for_end(&keeper_thread);
     info!("walhub is shut down");
     Ok(code)
+}
+
+/// Waits for the keeper, but not for long.
+fn wait_for_end(keeper: &JoinHandle<()>) {
+    let finished = Instant::now() + LAST_WORDS;
+    while !keeper.is_finished() && Instant::now() < finished {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn log_shutdown(signal: Result<&'static str, RecvError>) {
+    // The sending thread lives as long as the process.
+    info!("received {}, shutting down", signal.unwrap_or("no signal"));
 }
 
 fn start_log(level: &str) -> Result<(), ServeFault> {
@@ -247,17 +281,14 @@ fn start_restorer(
     Ok(Some(Arc::new(restorer)))
 }
 
-/// Runs the control thread and the signals that end it.
+/// Runs the control thread until a signal comes, and the shutdown after it.
 fn run_control(
+    runtime: Runtime,
     control: Control,
     mailboxes: &[Mailbox],
     stop: watch::Sender<Running>,
+    signal: oneshot::Receiver<&'static str>,
 ) -> Result<ExitCode, ServeFault> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| ServeFault::Io("start the control thread's runtime", e))?;
-    let stop_signal = watchdog::start(CUT).map_err(|e| ServeFault::Io("catch signals", e))?;
     let mailboxes = mailboxes.to_vec();
     let holds = Arc::clone(&control.hub.holds);
     let restorer = control.restorer.clone();
@@ -265,10 +296,7 @@ fn run_control(
         let mut control = std::pin::pin!(crate::control::run(control));
         tokio::select! {
             ended = &mut control => return ended.map(|()| ExitCode::FAILURE),
-            signal = stop_signal => {
-                // The sending thread lives as long as the process.
-                info!("received {}, shutting down", signal.unwrap_or("no signal"));
-            }
+            signal = signal => log_shutdown(signal),
         }
         holds.backlog.stop();
         let deadline = Instant::now() + SHUTDOWN;

@@ -1,9 +1,9 @@
-//! Signals, on a thread of their own. The first SIGTERM or SIGINT begins the shutdown. A second one
-//! ends the process whatever stage the shutdown has reached, and so does this thread when the
-//! shutdown takes too long. SIGHUP is logged and changes nothing.
+//! Signals, on a thread of their own, from the first moment of a start. The first SIGTERM or SIGINT
+//! begins the shutdown. A second one ends the process whatever stage the shutdown has reached, and
+//! so does this thread when the shutdown takes too long. SIGHUP is logged and changes nothing.
 //!
-//! The control thread cannot do this: it ends before the cores are waited for, and a core waits
-//! for its disk, which may never answer.
+//! The control thread cannot do this: it begins when the directory is recovered and ends before the
+//! cores are waited for, and both the recovery and a core wait for a disk, which may never answer.
 
 use crate::log;
 use std::io;

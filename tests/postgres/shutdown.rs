@@ -6,7 +6,9 @@ use crate::hub::Hub;
 use crate::load;
 use crate::scene::Scene;
 use crate::streaming::wait_connected;
+use crate::wait;
 use rustix::process::Signal;
+use std::fs::{self, File};
 use std::time::Duration;
 use walhub::wal::lsn::Lsn;
 
@@ -88,4 +90,41 @@ fn a_second_signal_ends_it_at_once() {
     // Nothing of it harms the next start.
     hub.start();
     wait_connected(&primary);
+}
+
+/// A start first removes files that an earlier run was writing. There are so many of them that
+/// the signals come long before it is through.
+#[test]
+fn signals_during_a_start_change_nothing_or_end_it() {
+    const LEFT: usize = 60_000;
+    let scene = Scene::new();
+    let primary = Cluster::primary(&scene, "primary");
+    let mut hub = Hub::run(&scene, "hub", &primary.conninfo());
+    wait_connected(&primary);
+    hub.stop();
+    let pg_wal = hub.pg_wal();
+    for n in 0..LEFT {
+        File::create(pg_wal.join(format!("spare.{n}.tmp"))).unwrap();
+    }
+
+    let before = hub.log_text().len();
+    let log = |hub: &Hub<'_>| hub.log_text()[before..].to_owned();
+    hub.launch();
+    wait::until("the hub has begun to start", || log(&hub).contains("starting walhub"));
+    hub.signal(Signal::HUP);
+    wait::until("the hub has ignored SIGHUP", || log(&hub).contains("received SIGHUP, ignored"));
+    hub.signal(Signal::TERM);
+    let (status, took) = hub.wait_exit();
+    assert!(status.success(), "{status}");
+    assert!(took < Duration::from_millis(5500), "the shutdown took {took:?}");
+    let log = log(&hub);
+    assert!(log.contains("received SIGTERM, shutting down"), "{log}");
+    assert!(log.contains("walhub is shut down"), "{log}");
+    assert!(!log.contains("listening"), "the start was over: {log}");
+    let left = fs::read_dir(&pg_wal).unwrap().count();
+    assert!(left > 1000, "the start was over: {left} files are left");
+
+    hub.start();
+    wait_connected(&primary);
+    assert!(fs::read_dir(&pg_wal).unwrap().count() < 100);
 }
