@@ -111,7 +111,7 @@ pub(super) async fn serve(shared: Arc<Shared>, mut socket: Socket, peer: String)
                 Some(back) => client = back,
                 None => return,
             },
-            Ok(None) => return,
+            Ok(None) => return client.leave().await,
             Err(error) => {
                 tracing::debug!(peer, %error, "connection lost");
                 return;
@@ -245,11 +245,11 @@ async fn finish(socket: &mut Socket, mut out: BytesMut) {
     drop(timeout(Duration::from_secs(1), last).await);
 }
 
-/// An admitted client.
+/// An admitted client. One that is dropped gives back what it has of the hub before it closes its
+/// socket, which is the last field.
 struct Client {
     shared: Arc<Shared>,
     registered: Registered,
-    socket: Socket,
     session: Session,
     conversation: Conversation,
     permit: SenderPermit,
@@ -258,10 +258,12 @@ struct Client {
     /// The hubs above us, as reported to this client; only hubs use it.
     told: Option<InstancePath>,
     errors: ErrorLog,
+    socket: Socket,
 }
 
 impl Client {
-    /// Handles commands until one of them begins a stream. Returns `None` when the connection ends.
+    /// Handles commands until one of them begins a stream. Returns `None` when the connection ends;
+    /// the last words are still to be written.
     async fn converse(&mut self) -> io::Result<Option<Accepted>> {
         let shared = Arc::clone(&self.shared);
         loop {
@@ -291,10 +293,7 @@ impl Client {
                 Step::Answered => self.socket.write(&mut self.out).await?,
                 // Already carried out above.
                 Step::Slot(_) | Step::History(_) => {}
-                Step::Close => {
-                    finish(&mut self.socket, std::mem::take(&mut self.out)).await;
-                    return Ok(None);
-                }
+                Step::Close => return Ok(None),
                 Step::Stream(accepted) => {
                     self.socket.write(&mut self.out).await?;
                     return Ok(Some(accepted));
@@ -304,7 +303,7 @@ impl Client {
                     tokio::select! {
                         biased;
                         () = shared.stopping() => {
-                            refuse(&mut self.socket, &refusals::administrator_command()).await;
+                            self.dismiss();
                             return Ok(None);
                         }
                         read = self.socket.read(&mut self.unread) => if read? == 0 {
@@ -318,6 +317,21 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// The hub is shutting down.
+    fn dismiss(&mut self) {
+        let refusal = refusals::administrator_command();
+        tracing::info!("connection ended: {refusal}");
+        backend::error(&mut self.out, &refusal);
+    }
+
+    /// Ends the connection with its last words. Who hears them may come back at once and find a
+    /// place, and the names of its temporary slots, free.
+    async fn leave(self) {
+        let Self { registered, conversation, permit, out, mut socket, .. } = self;
+        drop((conversation, permit, registered));
+        finish(&mut socket, out).await;
     }
 
     /// Logs the errors in what is to be sent from this place on.
@@ -359,14 +373,15 @@ impl Client {
             }
         };
         let (core, ended) = shared.registry.begin_stream(session.pid);
-        let handoff = StandbyHandoff { socket, unread, session, cell, start, hold, permit };
+        let slots = conversation.slots();
+        let handoff = StandbyHandoff { session, cell, start, hold, permit, slots, unread, socket };
         // A core ends the streams of hubs when our path changes. It would miss one that is still
         // being handed over, and with it a loop.
         let wanted = || told.as_ref().is_none_or(|told| *told == shared.hub.above());
         let message = ToCore::Standby(Box::new(handoff));
         shared.mailboxes.get(core)?.deliver(message, wanted).await?;
         // An error means that the connection ended with its stream.
-        let Handback { socket, unread, session, ended, permit } = *ended.await.ok()?;
+        let Handback { unread, session, ended, permit, socket } = *ended.await.ok()?;
         match &ended {
             StreamEnd::ClientDone => {}
             StreamEnd::Timeline { next, at } => {

@@ -129,9 +129,9 @@ impl Bench {
     }
 
     fn give_back(&self, handoff: StandbyHandoff, ended: StreamEnd, unread: &[u8]) {
-        let StandbyHandoff { socket, session, permit, .. } = handoff;
+        let StandbyHandoff { session, permit, socket, .. } = handoff;
         let unread = BytesMut::from(unread);
-        let handback = Handback { socket, unread, session, ended, permit };
+        let handback = Handback { unread, session, ended, permit, socket };
         self.news.blocking_send(ToControl::StandbyEnded(Box::new(handback))).unwrap();
     }
 
@@ -320,7 +320,7 @@ fn those_who_may_not_come_in() {
         "FATAL 53300 number of requested standby connections exceeds max_wal_senders (currently 1)"
     );
     drop(first);
-    // Its place is free again once its task has seen the end.
+    // It said nothing: its place is free again once its task has seen the end.
     let end = Instant::now() + PATIENCE;
     while bench.hub.senders() > 0 {
         assert!(Instant::now() < end);
@@ -502,6 +502,31 @@ fn messages_that_are_too_long_end_the_session() {
     other.send(&query(&" ".repeat(60_000)));
     assert_eq!(other.tags(b'Z'), "EZ");
     bench.stop();
+}
+
+/// Whoever hears that its connection ends may come back at once.
+#[test]
+fn a_place_and_temporary_slots_are_free_before_the_last_words() {
+    let bench = Bench::with(|config| config.max_wal_senders = 1);
+    let log_in = || {
+        let mut client = bench.log_in();
+        client.send(&query("CREATE_REPLICATION_SLOT t TEMPORARY PHYSICAL"));
+        assert_eq!(client.tags(b'Z'), "TDCZ");
+        client
+    };
+    for _ in 0..300 {
+        let mut client = log_in();
+        client.send(b"Q\x7f\xff\xff\xff");
+        client.until(b'E');
+        assert_eq!(bench.hub.senders(), 0);
+        assert!(bench.hub.holds.slots.lock().is_empty());
+    }
+    let mut client = log_in();
+    bench.running.send(Running::Stopping).unwrap();
+    client.until(b'E');
+    assert_eq!(bench.hub.senders(), 0);
+    assert!(bench.hub.holds.slots.lock().is_empty());
+    bench.ended();
 }
 
 #[test]

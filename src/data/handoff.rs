@@ -16,7 +16,7 @@ use crate::keeper::{AnswerInbox, JobDone};
 use crate::standby::client::{Session, StreamEnd};
 use crate::store::RecoveredWal;
 use crate::store::retention::Hold;
-use crate::store::slots::SlotToken;
+use crate::store::slots::{SlotSession, SlotToken};
 use crate::upstream::end::UpstreamEnd;
 use crate::wal::{Lsn, TimelineId};
 use crate::watermark::Cell;
@@ -30,12 +30,11 @@ use tokio::sync::{Notify, oneshot};
 
 /// A standby whose START_REPLICATION was accepted. The core writes the CopyBothResponse, so that
 /// the control thread leaves nothing unsent.
+///
+/// One that is dropped gives back what it has of the hub before it closes its socket, which is the
+/// last field.
 #[derive(Debug)]
 pub struct StandbyHandoff {
-    /// Blocking mode; nothing is pending on it.
-    pub socket: OwnedFd,
-    /// Bytes read after the command, in order.
-    pub unread: BytesMut,
     /// Who it is.
     pub session: Session,
     /// The timeline it asked for.
@@ -46,13 +45,18 @@ pub struct StandbyHandoff {
     pub hold: Hold,
     /// Its place among `max_wal_senders`.
     pub permit: SenderPermit,
+    /// Whose temporary slots go when the core closes the connection.
+    pub slots: SlotSession,
+    /// Bytes read after the command, in order.
+    pub unread: BytesMut,
+    /// Blocking mode; nothing is pending on it.
+    pub socket: OwnedFd,
 }
 
-/// A connection that returns to the control thread after its stream.
+/// A connection that returns to the control thread after its stream. All that the stream had of
+/// the hub is given back; dropped, the connection's place is given back before its socket closes.
 #[derive(Debug)]
 pub struct Handback {
-    /// The same socket; the core has no more operations on it.
-    pub socket: OwnedFd,
     /// Bytes received after the client's CopyDone, in order.
     pub unread: BytesMut,
     /// Who it is.
@@ -61,6 +65,8 @@ pub struct Handback {
     pub ended: StreamEnd,
     /// Its place among `max_wal_senders`.
     pub permit: SenderPermit,
+    /// The same socket; the core has no more operations on it.
+    pub socket: OwnedFd,
 }
 
 /// The upstream connection after its CopyBothResponse.

@@ -7,7 +7,7 @@
 //!
 //! The long forms of some tests are asked for by the environment: `WALHUB_KILLS`,
 //! `WALHUB_PRIMARY_KILLS`, `WALHUB_IDLE_CYCLES`, `WALHUB_SIGSTOP_MB`,
-//! `WALHUB_PG_MAJORS`. Each is explained in the module that reads it.
+//! `WALHUB_SLOT_ROUNDS`, `WALHUB_PG_MAJORS`. Each is explained in the module that reads it.
 #![expect(
     clippy::unwrap_used,
     reason = "a test's helpers fail by panicking, as the test itself does"

@@ -1,7 +1,9 @@
 //! Replication slots of the hub: made by PostgreSQL's own programs, used by its standbys,
 //! over crashes, and lost when they keep too much.
+//!
+//! `WALHUB_SLOT_ROUNDS` asks for more than the few streams that want one slot in every run.
 
-use crate::client::{Client, ServerError};
+use crate::client::{self, Client, ServerError};
 use crate::cluster::Cluster;
 use crate::hub::Hub;
 use crate::load;
@@ -118,6 +120,93 @@ fn slot_commands_are_postgresqls() {
     wait_connected(&primary);
     commands_as_postgresql(hub.port());
     assert_eq!(Client::connect(hub.port()).query_value("SHOW max_replication_slots"), "2");
+}
+
+/// The standby's CopyDone.
+const COPY_DONE: &[u8] = b"c\0\0\0\x04";
+
+/// One connection streams with a slot, again and again, and always sends its next
+/// START_REPLICATION together with its CopyDone. Nobody else gets the slot while it streams.
+fn a_stream_keeps_its_slot(port: u16, rounds: usize) {
+    let mut user = Client::connect(port);
+    user.query("CREATE_REPLICATION_SLOT mine PHYSICAL").unwrap();
+    let at = user.query_value_of("IDENTIFY_SYSTEM", 2).parse::<Lsn>().unwrap();
+    user.start_with_slot("mine", at).unwrap();
+    let mut thief = Client::connect(port);
+    let start = format!("START_REPLICATION SLOT mine {at}\0");
+    let again = [COPY_DONE, &client::message(b'Q', start.as_bytes())].concat();
+    for round in 0..rounds {
+        user.send(&again);
+        loop {
+            let message = user.read_message().expect("the stream goes on");
+            match message.tag {
+                b'W' => break,
+                b'E' => panic!("round {round}: {:?}", ServerError::parse(&message.body)),
+                _ => {}
+            }
+        }
+        // It streams.
+        match round % 2 {
+            0 => assert_active(thief.query("DROP_REPLICATION_SLOT mine"), "mine"),
+            _ => assert_active(thief.start_with_slot("mine", at), "mine"),
+        }
+    }
+    user.send(COPY_DONE);
+    while user.read_message().expect("the connection goes on").tag != b'Z' {}
+    user.query("DROP_REPLICATION_SLOT mine").unwrap();
+}
+
+#[test]
+fn a_slot_has_one_user_whatever_its_clients_pipeline() {
+    let rounds = std::env::var("WALHUB_SLOT_ROUNDS").map_or(2000, |n| n.parse().unwrap());
+    let scene = Scene::new();
+    let primary = Cluster::primary(&scene, "primary");
+    a_stream_keeps_its_slot(primary.port(), rounds);
+    let hub = Hub::new(&scene, "hub", &primary.conninfo()).started();
+    hub.wait_state("streaming");
+    a_stream_keeps_its_slot(hub.port(), rounds);
+}
+
+/// A stream whose client makes a mistake ends with its connection. Who sees that may come back at
+/// once, though the other side of the old connection is still open.
+#[test]
+fn who_sees_the_end_of_its_stream_finds_its_slot_and_a_place_free() {
+    let scene = Scene::new();
+    let primary = Cluster::primary(&scene, "primary");
+    let mut hub =
+        Hub::new(&scene, "hub", &primary.conninfo()).flag("--max-wal-senders=2").started();
+    hub.wait_state("streaming");
+    let mut other = Client::connect(hub.port());
+    other.query("CREATE_REPLICATION_SLOT s PHYSICAL").unwrap();
+    let at = other.query_value_of("IDENTIFY_SYSTEM", 2).parse::<Lsn>().unwrap();
+    let next = |client: &mut Client, tag: u8| loop {
+        match client.read_message() {
+            Some(message) if message.tag == tag => break,
+            Some(_) => {}
+            None => panic!("closed before {:?}", char::from(tag)),
+        }
+    };
+    let parameters = [("user", "postgres"), ("replication", "true")];
+    for _ in 0..100 {
+        // The one before says nothing when it goes.
+        let mut user = wait::eventually("a place is free", || {
+            Client::try_connect(hub.port(), &parameters).ok()
+        });
+        user.start_with_slot("s", at).unwrap();
+        assert_active(other.start_with_slot("s", at), "s");
+        // A message that no walreceiver sends.
+        user.send_message(b'?', b"");
+        next(&mut user, b'E');
+        let mut again = Client::connect(hub.port());
+        again.start_with_slot("s", at).unwrap();
+        again.send(COPY_DONE);
+        next(&mut again, b'c');
+        other.start_with_slot("s", at).unwrap();
+        other.send(COPY_DONE);
+        next(&mut other, b'Z');
+        assert_eq!(user.read_message(), None);
+    }
+    hub.assert_running();
 }
 
 /// The slot's position as the hub tells it.

@@ -1,10 +1,9 @@
 //! What a client waits for when it creates or drops a slot: the keeper, or another session that
 //! still uses the slot.
 
-use super::{Client, refuse};
+use super::Client;
 use crate::doors::replication::step::{SlotDone, SlotTask};
 use crate::standby::answers::MAX_MESSAGE;
-use crate::standby::refusals;
 use std::io;
 use std::pin::pin;
 
@@ -41,7 +40,7 @@ impl Client {
             tokio::select! {
                 () = freed => {}
                 () = shared.stopping() => {
-                    refuse(&mut self.socket, &refusals::administrator_command()).await;
+                    self.dismiss();
                     return Ok(false);
                 }
                 read = self.socket.read(&mut self.unread), if self.unread.len() < MAX_MESSAGE => {

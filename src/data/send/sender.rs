@@ -14,6 +14,7 @@ use crate::ring::{Fd, OpId};
 use crate::standby::client::Session;
 use crate::standby::stream::{Heard, Talk};
 use crate::store::retention::Hold;
+use crate::store::slots::SlotSession;
 use crate::wal::Lsn;
 use crate::watermark::Cell;
 use crate::wire::backend;
@@ -29,12 +30,14 @@ pub struct Sender {
     pub socket: Fd,
     /// Who it is.
     pub session: Session,
-    /// Its place among `max_wal_senders`.
-    pub permit: SenderPermit,
-    /// Keeps the WAL that it still has to be sent.
+    /// Its place among `max_wal_senders`, until it is given back.
+    pub permit: Option<SenderPermit>,
+    /// Its temporary slots go with its connection.
+    pub slots: SlotSession,
+    /// Keeps the WAL that it still has to be sent, and its slot until that is given back.
     pub hold: Hold,
-    /// What is reported upstream about it.
-    pub member: Member,
+    /// What is reported upstream about it, until it is no longer heard.
+    pub member: Option<Member>,
     /// The timeline it streams.
     pub cell: Arc<Cell>,
     /// How far it has been sent.
@@ -82,15 +85,16 @@ impl Sender {
     pub(super) fn begin(handoff: StandbyHandoff, member: Member, now: Instant) -> (Self, BytesMut) {
         let mut welcome = BytesMut::new();
         backend::copy_both(&mut welcome);
-        let StandbyHandoff { socket, unread, session, cell, start, hold, permit } = handoff;
+        let StandbyHandoff { session, cell, start, hold, permit, slots, unread, socket } = handoff;
         let sender = Self {
             socket: Arc::new(socket),
             talk: Talk::new(now, session.wal_sender_timeout),
             quota: Quota::new(now),
             session,
-            permit,
+            permit: Some(permit),
+            slots,
             hold,
-            member,
+            member: Some(member),
             cell,
             cursor: Cursor::new(start),
             outbox: welcome.to_vec(),
@@ -164,14 +168,31 @@ impl Sender {
         let positions = self.talk.positions();
         let flush = positions.flush;
         self.hold.confirm(self.cell.end().map_or(flush, |end| flush.min(end)));
-        self.member.applied(positions.apply);
-        if let Some(feedback) = self.talk.feedback().filter(|said| before != Some(*said)) {
-            self.member.feedback(&feedback, now);
+        if let Some(member) = &mut self.member {
+            member.applied(positions.apply);
+            if let Some(feedback) = self.talk.feedback().filter(|said| before != Some(*said)) {
+                member.feedback(&feedback, now);
+            }
         }
         // A standby reconnects at the start of a segment, where nothing distinguishes it from
         // others; the positions it reports do.
         self.note_diverged(hub, positions.flush.max(positions.apply));
         heard
+    }
+
+    /// Gives back what it has of the hub once it is no longer heard, and the rest once its
+    /// connection ends: before anything that shows it the end is sent. Then it may come back at
+    /// once and finds its slot, and a place, free. The WAL that it has been promised stays held
+    /// until it is sent.
+    pub(super) fn give_back(&mut self, hub: &Hub) {
+        if self.state.hears() {
+            return;
+        }
+        self.hold.let_slot_go();
+        self.member = None;
+        if !self.state.goes_back() && self.permit.take().is_some() {
+            hub.holds.slots.drop_temporary(self.slots);
+        }
     }
 
     /// Notes that it was sent, or has, WAL past the end of its timeline.

@@ -141,9 +141,13 @@ impl Senders {
 
     /// Performs the duty that a transition returned.
     pub(super) fn perform<R: Ring>(&mut self, key: Key, duty: Duty, cx: &mut Context<'_, R>) {
+        if duty == Duty::Nothing {
+            return;
+        }
         let Some(sender) = self.table.get_mut(key) else { return };
+        sender.give_back(&self.hub);
         match duty {
-            Duty::Nothing => {}
+            Duty::Nothing | Duty::GiveBack => {}
             Duty::CopyDone => push(sender, backend::copy_done),
             Duty::CommandComplete => push(sender, |out| backend::command_complete(out, "COPY 0")),
             Duty::CancelOperations => {
@@ -253,16 +257,16 @@ impl Senders {
         }
         log_sends(&sender, self.refused_holds, cx);
         let pid = sender.session.pid;
-        let SenderState::HandingBack(ended) = sender.state else {
+        let (SenderState::HandingBack(ended), Some(permit)) = (sender.state, sender.permit) else {
             return cx.news.push_back(ToControl::StandbyClosed { pid });
         };
         cx.news.push_back(match Arc::try_unwrap(sender.socket) {
             Ok(socket) => ToControl::StandbyEnded(Box::new(Handback {
-                socket,
                 unread: BytesMut::from(ended.rest.as_slice()),
                 session: sender.session,
                 ended: ended.end,
-                permit: sender.permit,
+                permit,
+                socket,
             })),
             Err(_held) => {
                 // The ring drops its reference with the completion, before we see it.

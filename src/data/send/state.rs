@@ -85,6 +85,9 @@ pub struct EndedStream {
 pub enum Duty {
     /// Nothing.
     Nothing,
+    /// What the stream has of the hub is given back. This comes first with every other duty, too,
+    /// once the client is no longer heard.
+    GiveBack,
     /// Our CopyDone goes out.
     CopyDone,
     /// `COPY 0` goes out.
@@ -135,6 +138,11 @@ impl SenderState {
     /// Is it over once no operation in flight holds its socket?
     pub const fn is_over(&self) -> bool {
         matches!(self, Self::HandingBack(_) | Self::Closing)
+    }
+
+    /// Does the connection continue on the control thread?
+    pub const fn goes_back(&self) -> bool {
+        matches!(self, Self::Leaving(Farewell::HandBack(_)) | Self::HandingBack(_))
     }
 
     /// When a client that does not close is cut off.
@@ -202,7 +210,7 @@ impl SenderState {
     /// The client sent CopyDone, and `rest` after it.
     pub fn copy_done(&mut self, rest: Vec<u8>) -> Duty {
         let (end, duty) = match *self {
-            Self::TimelineEnded { next, at } => (StreamEnd::Timeline { next, at }, Duty::Nothing),
+            Self::TimelineEnded { next, at } => (StreamEnd::Timeline { next, at }, Duty::GiveBack),
             _ if self.hears() => (StreamEnd::ClientDone, Duty::CopyDone),
             _ => return Duty::Nothing,
         };
@@ -212,11 +220,12 @@ impl SenderState {
 
     /// The stream ends with an error, and its connection continues.
     pub fn failed(&mut self, refusal: Refusal) -> Duty {
-        if self.hears() {
-            let end = StreamEnd::Failed(refusal);
-            *self = Self::Leaving(Farewell::HandBack(EndedStream { end, rest: Vec::new() }));
+        if !self.hears() {
+            return Duty::Nothing;
         }
-        Duty::Nothing
+        let end = StreamEnd::Failed(refusal);
+        *self = Self::Leaving(Farewell::HandBack(EndedStream { end, rest: Vec::new() }));
+        Duty::GiveBack
     }
 
     /// The client's CancelRequest. A stream that is being shut down takes none.
@@ -226,10 +235,11 @@ impl SenderState {
 
     /// The connection ends after a last message.
     pub fn broken_off(&mut self) -> Duty {
-        if self.hears() {
-            *self = Self::Leaving(Farewell::Close);
+        if !self.hears() {
+            return Duty::Nothing;
         }
-        Duty::Nothing
+        *self = Self::Leaving(Farewell::Close);
+        Duty::GiveBack
     }
 
     /// Everything announced is sent. A client that must close has until `until`.
@@ -361,6 +371,21 @@ mod tests {
             SenderState::Draining { until } if *until > now => "Draining".into(),
             SenderState::Draining { .. } => "Drained".into(),
             SenderState::Closing => "Closing".into(),
+        }
+    }
+
+    /// A client that is no longer heard may see the end of its stream at any time.
+    #[test]
+    fn who_is_no_longer_heard_has_something_to_give_back() {
+        let now = Instant::now();
+        for make in STATES {
+            for (name, event) in EVENTS {
+                let mut state = make(now);
+                let (heard, went_back) = (state.hears(), state.goes_back());
+                let duty = event(&mut state, now);
+                let is_less = (heard && !state.hears()) || (went_back && !state.goes_back());
+                assert!(!is_less || duty != Duty::Nothing, "{}: {name}", shown(&make(now), now));
+            }
         }
     }
 

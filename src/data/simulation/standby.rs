@@ -307,6 +307,7 @@ impl Standby {
             completed: false,
             asks_last: false,
         });
+        let slots = hub.holds.slots.lock().enter(self.pid);
         Wish::HandOver(Box::new(StandbyHandoff {
             socket,
             unread: BytesMut::from(&early[..cut]),
@@ -322,6 +323,7 @@ impl Standby {
             start,
             hold,
             permit,
+            slots,
         }))
     }
 

@@ -141,6 +141,7 @@ impl Slot {
                 if core.done.is_empty() {
                     self.inner.borrow_mut().collect();
                     check_operations(core, &self.inner.borrow());
+                    check_belongings(core);
                 }
                 self.state = match next {
                     Next::Pass => State::Awake,
@@ -159,6 +160,16 @@ impl Slot {
             }
             State::Ended | State::Halted => {}
         }
+    }
+}
+
+/// A standby that is no longer heard, and may see the end of its stream, has nothing of the hub.
+fn check_belongings(core: &DataCore<FakeRing>) {
+    for (_, sender) in core.send.senders() {
+        let state = &sender.state;
+        assert_eq!(sender.member.is_some(), state.hears(), "in the fleet: {state:?}");
+        let has_place = state.hears() || state.goes_back();
+        assert_eq!(sender.permit.is_some(), has_place, "a place: {state:?}");
     }
 }
 

@@ -9,7 +9,7 @@ use crate::hub::{Hub, tests};
 use crate::keeper::{Orders, queue};
 use crate::ring::{Setup, Uring, Wait, chunks};
 use crate::standby::client::Session;
-use crate::store::slots::SlotUse;
+use crate::store::slots::{SlotSession, SlotUse};
 use crate::wal::synth::Synth;
 use crate::wal::{Lsn, SegmentSize, TimelineId};
 use crate::watermark::{Bell, Cell};
@@ -99,6 +99,17 @@ impl Bench {
         slot: Option<SlotUse>,
         change: impl FnOnce(&mut Session),
     ) -> Peer {
+        let slots = self.hub.holds.slots.lock().enter(self.next_pid);
+        self.standby_of(slots, slot, change)
+    }
+
+    /// The same, of a session with temporary slots.
+    pub(super) fn standby_of(
+        &mut self,
+        slots: SlotSession,
+        slot: Option<SlotUse>,
+        change: impl FnOnce(&mut Session),
+    ) -> Peer {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut session = Session {
             pid: self.next_pid,
@@ -119,6 +130,7 @@ impl Bench {
             start: START,
             hold: self.hub.holds.hold(START).unwrap().with_slot(slot),
             permit: self.hub.take_sender().unwrap(),
+            slots,
         })));
         Peer::new(theirs)
     }

@@ -10,7 +10,7 @@ use crate::hub::Hub;
 use crate::standby::answers::{MAX_MESSAGE, row};
 use crate::standby::client::Session;
 use crate::standby::{parameters, refusals};
-use crate::store::slots::TemporarySlots;
+use crate::store::slots::{SlotSession, TemporarySlots};
 use crate::wal::TimelineId;
 use crate::watermark::Cell;
 use crate::wire::backend::{self, BYTEA_OID, Column, TEXT_OID};
@@ -80,6 +80,11 @@ impl Conversation {
         let caller = self.caller(hub, session);
         let answered = slots::resume(hub, session, self.slots.session(), done, out);
         finish(caller, answered, out)
+    }
+
+    /// Whose temporary slots its own are.
+    pub const fn slots(&self) -> SlotSession {
+        self.slots.session()
     }
 
     /// The stream ended with an error.

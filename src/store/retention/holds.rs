@@ -189,6 +189,11 @@ impl Hold {
         self
     }
 
+    /// Gives back the slot, if there is one. The position stays held.
+    pub fn let_slot_go(&mut self) {
+        self.slot = None;
+    }
+
     /// WAL before `lsn` is no longer needed. A lower position than before is ignored: that WAL
     /// may be gone already.
     pub fn advance(&self, lsn: Lsn) {

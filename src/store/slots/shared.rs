@@ -29,6 +29,12 @@ impl Slots {
         TemporarySlots { slots: Arc::clone(self), session }
     }
 
+    /// The session ended, or a command of it failed: its temporary slots go.
+    pub fn drop_temporary(&self, session: SlotSession) {
+        self.lock().drop_temporary(session);
+        self.tell_freed();
+    }
+
     /// Completes when a slot may have become free. Create it before checking the table.
     pub fn freed(&self) -> Notified<'_> {
         self.freed.notified()
@@ -65,8 +71,7 @@ impl TemporarySlots {
 
     /// A command of the session failed: they go now.
     pub fn drop_all(&self) {
-        self.slots.lock().drop_temporary(self.session);
-        self.slots.tell_freed();
+        self.slots.drop_temporary(self.session);
     }
 }
 
