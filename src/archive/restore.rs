@@ -112,6 +112,8 @@ impl RestoreCommand {
             CommandOutcome::Stopped => return Ok(Fetched::Stopped),
         }
         let found = match fs::metadata(target) {
+            // To read it could mean to wait for ever.
+            Ok(meta) if !meta.is_file() => return Err(broken("it is not a plain file".to_owned())),
             Ok(meta) => meta.len(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Fetched::NotThere),
             Err(error) => return Err(failed("stat file", target, error)),
@@ -200,6 +202,10 @@ mod tests {
             (
                 "kill -9 $$",
                 "could not restore file \"000000010000000000000003\" from archive: child process was terminated by signal 9",
+            ),
+            (
+                "mkfifo %p",
+                "could not restore file \"000000010000000000000003\" from archive: it is not a plain file",
             ),
             (
                 "printf 12345 > %p",

@@ -1,7 +1,9 @@
 //! The Unix sockets `.s.PGSQL.<port>` and their lock files, handled as in PostgreSQL: a crashed
 //! server's files are taken over, a live server's are not.
 
-use std::fs::{self, OpenOptions, Permissions};
+use crate::store::plain_disk::PlainDisk;
+use rustix::fs::OFlags;
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -121,7 +123,9 @@ fn start_time() -> u64 {
 
 fn lock_holder(lock: &Path) -> io::Result<Option<i32>> {
     let mut text = String::new();
-    fs::File::open(lock)?.take(4096).read_to_string(&mut text)?;
+    // Others may have put something there: the directory is often /tmp.
+    let file = File::from(PlainDisk::open_file(lock, OFlags::RDONLY)?);
+    file.take(4096).read_to_string(&mut text)?;
     // A standalone backend writes its pid negative.
     let pid = text.lines().next().and_then(|line| line.trim().parse::<i32>().ok());
     Ok(pid.and_then(i32::checked_abs).filter(|pid| *pid > 0))
@@ -167,6 +171,22 @@ mod tests {
         assert_eq!((lines[1], lines[3]), ("/data", "5433"));
         drop((listener, path));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_the_lock_file_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = dir.path().join(".s.PGSQL.5433.lock");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &lock, fifo, mode, 0).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let listening = listen(dir.path(), 5433, Path::new("/data"));
+            tell.send(listening.unwrap_err().to_string()).unwrap();
+        });
+        let error = told.recv_timeout(std::time::Duration::from_secs(20)).expect("it waits");
+        assert!(error.ends_with("it is a named pipe, not a file"), "{error}");
     }
 
     #[test]
