@@ -37,6 +37,12 @@ impl Hole {
     pub fn end(&self) -> Lsn {
         self.last.end(self.size)
     }
+
+    /// The segments that are missing in both.
+    pub fn common(&self, other: &Self) -> Option<Self> {
+        let (first, last) = (self.first.max(other.first), self.last.min(other.last));
+        (self.tli == other.tli && first <= last).then_some(Self { first, last, ..*self })
+    }
 }
 
 impl fmt::Display for Hole {

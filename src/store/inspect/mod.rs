@@ -187,11 +187,15 @@ impl Missing {
         Self { between: Extent::of(listing, cluster).holes, before_open }
     }
 
-    /// What is missing by both listings.
-    fn and(self, other: &Self) -> Self {
-        let between = self.between.into_iter().filter(|hole| other.between.contains(hole));
-        let before_open = self.before_open.filter(|hole| other.before_open == Some(*hole));
-        Self { between: between.collect(), before_open }
+    /// The segments that an earlier look missed, too. Next to one that is missing, the earlier look
+    /// may have missed others, and may have taken the end of the WAL to be before them.
+    fn and(self, earlier: &Self) -> Self {
+        let known = || earlier.between.iter().chain(&earlier.before_open);
+        let both = |hole: Hole| known().filter_map(move |known| hole.common(known));
+        Self {
+            between: self.between.into_iter().flat_map(both).collect(),
+            before_open: self.before_open.and_then(|hole| both(hole).next()),
+        }
     }
 }
 
@@ -223,8 +227,8 @@ impl DirectoryStatus {
         }
     }
 
-    /// A running hub renames segments while their names are read, and a name that changes may be in
-    /// neither place. What a second look does not miss is not missing.
+    /// A running hub renames and removes segments while their names are read, and a name that changes
+    /// may be in neither place. What a second look does not miss is not missing.
     async fn look_for_holes<D: Disk>(
         &mut self,
         disk: &D,
@@ -237,7 +241,7 @@ impl DirectoryStatus {
             && let Ok(names) = disk.list(layout.wal()).await
         {
             let again = Listing::of(names, cluster.segment_size);
-            missing = missing.and(&Missing::of(disk, layout, cluster, &again).await);
+            missing = Missing::of(disk, layout, cluster, &again).await.and(&missing);
         }
         let gap = |hole: &Hole| {
             format!("gap on timeline {} from {} to {}: {hole}", hole.tli, hole.start(), hole.end())

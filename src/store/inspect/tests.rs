@@ -105,21 +105,77 @@ fn tells_what_is_missing_before_the_open_segment() {
     assert!(wrong.len() == 1 && wrong[0].starts_with(aside), "{wrong:?}");
 }
 
-/// As when a running hub gives a segment its final name meanwhile.
-#[test]
-fn a_segment_that_one_look_misses_is_not_missing() {
+/// The first look is at the names of these complete segments, and of the open ones. A running hub
+/// then changes the directory. What is reported as missing after the second look?
+fn missing_after(complete: &[u64], open: &[u64], change: impl FnOnce(&Layout)) -> Vec<String> {
     let (_dir, layout, _) = hub();
-    let mut names = run_ready(PlainDisk.list(layout.wal())).unwrap().unwrap();
     let control = std::fs::read(layout.control()).unwrap();
     let cluster = ControlFile::decode(&control).unwrap().cluster.unwrap();
-    for missed in [4, 5] {
-        let size = cluster.segment_size;
-        let name = SegmentName { tli: TimelineId::FIRST, no: SegmentNo::new(missed), size };
-        names.retain(|found| *found != name.to_string());
-        let mut found = report(&layout);
-        run_ready(found.look_at_wal(&PlainDisk, &layout, &cluster, names.clone())).unwrap();
-        assert_eq!(found.wrong, Vec::<String>::new());
-    }
+    let path = |layout: &Layout, no: &u64| layout.segment(segment(*no));
+    let complete = complete.iter().map(|no| path(&layout, no));
+    let open = open.iter().map(|no| layout.partial(segment(*no)));
+    let names = complete.chain(open).map(|path| path.file_name().unwrap().to_owned());
+    let names = names.map(|name| name.into_string().unwrap()).collect();
+    change(&layout);
+    let mut found = report(&layout);
+    found.wrong.clear();
+    run_ready(found.look_at_wal(&PlainDisk, &layout, &cluster, names)).unwrap();
+    let gap = |line: &String| {
+        let (_, range) = line.split_once("gap on timeline 1 from ")?;
+        Some(range.split_once(':')?.0.to_owned())
+    };
+    found.wrong.iter().filter_map(gap).collect()
+}
+
+fn segment(no: u64) -> SegmentName {
+    let size = SegmentSize::new(MIB).unwrap();
+    SegmentName { tli: TimelineId::FIRST, no: SegmentNo::new(no), size }
+}
+
+fn lose(layout: &Layout, no: u64) {
+    std::fs::remove_file(layout.segment(segment(no))).unwrap();
+}
+
+/// On disk are 3 to 5, and 6 is open.
+#[test]
+fn a_segment_that_is_named_between_two_looks_is_not_missing() {
+    let none = Vec::<String>::new();
+    assert_eq!(missing_after(&[3, 5], &[6], |_| ()), none);
+    assert_eq!(missing_after(&[3, 4], &[6], |_| ()), none);
+    let named = |layout: &Layout| {
+        std::fs::rename(layout.partial(segment(6)), layout.segment(segment(6))).unwrap();
+        let size = SegmentSize::new(MIB).unwrap();
+        let start = Lsn::new(7 * MIB);
+        let mut synth = Synth::new(SystemId::new(9), size, TimelineId::FIRST, 0xD110, start);
+        synth.record(&[1; 900]);
+        std::fs::write(layout.partial(segment(7)), synth.take_bytes().1).unwrap();
+    };
+    assert_eq!(missing_after(&[3, 4, 5], &[7], named), none);
+    assert_eq!(missing_after(&[3, 4], &[6, 7], named), none);
+}
+
+#[test]
+fn a_segment_that_is_removed_between_two_looks_is_not_missing() {
+    let none = Vec::<String>::new();
+    // The names are read while 3 and then 4 go: 3 is seen, and 4 is not.
+    let removed = |layout: &Layout| {
+        lose(layout, 3);
+        lose(layout, 4);
+    };
+    assert_eq!(missing_after(&[3, 5], &[6], removed), none);
+    assert_eq!(missing_after(&[4, 5], &[6], removed), none);
+}
+
+/// What changes beside a hole does not hide it, and is no part of it.
+#[test]
+fn a_segment_that_both_looks_miss_is_missing() {
+    let four = ["0/400000 to 0/500000"];
+    assert_eq!(missing_after(&[3, 5], &[6], |layout| lose(layout, 4)), four);
+    // The first look misses 5, too, and so finds the WAL to end before the hole.
+    assert_eq!(missing_after(&[3], &[6], |layout| lose(layout, 4)), four);
+    let before_open = ["0/500000 to 0/600000"];
+    assert_eq!(missing_after(&[3, 4], &[6], |layout| lose(layout, 5)), before_open);
+    assert_eq!(missing_after(&[3], &[6], |layout| lose(layout, 5)), before_open);
 }
 
 #[test]
