@@ -79,6 +79,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Feed<S> {
         let mut work = pin!(work);
         loop {
             tokio::select! {
+                biased;
                 done = &mut work => return Ok(done),
                 () = tokio::time::sleep(self.pause) => {
                     if self.was_ended() {

@@ -3,7 +3,6 @@
 
 use crate::hub::course::{Course, Resumed};
 use crate::store::course::{FenceNote, UpstreamNote};
-use crate::store::durable::read_small_now;
 use crate::store::evidence::Evidence;
 use crate::store::fault::DAMAGED;
 use crate::store::layout::Layout;
@@ -43,14 +42,33 @@ pub enum CourseFault {
     },
 }
 
-/// Restores the course of the last run. `flag` is `--primary-conninfo`.
-pub(super) fn resume(course: &Course, layout: &Layout, flag: Secret) -> Result<(), CourseFault> {
+/// Restores the course of the last run. `flag` is `--primary-conninfo`, `contents` gives a file of
+/// the directory. An upstream that was set in place of another flag than today's remains in its
+/// file until [`discard_older`].
+///
+/// # Errors
+/// A file that cannot be read, or whose content cannot be used.
+pub fn take_over(
+    course: &Course,
+    layout: &Layout,
+    flag: Secret,
+    contents: impl Fn(&Path) -> io::Result<Option<Vec<u8>>>,
+) -> Result<Resumed, CourseFault> {
     let path = layout.auto();
-    let upstream = read(&path, UpstreamNote::decode)?;
-    let fence = read(&layout.fence(), FenceNote::decode)?;
-    let evidence = read(&layout.evidence(), Evidence::decode)?;
+    let upstream = read(&contents, &path, UpstreamNote::decode)?;
+    let fence = read(&contents, &layout.fence(), FenceNote::decode)?;
+    let evidence = read(&contents, &layout.evidence(), Evidence::decode)?;
     let resumed = course.resume(flag, upstream, fence, evidence);
-    match resumed.map_err(|fault| CourseFault::Conninfo { path: path.clone(), fault })? {
+    resumed.map_err(|fault| CourseFault::Conninfo { path, fault })
+}
+
+/// Logs which upstream counts. One that was set in place of an older flag is removed.
+pub(super) fn discard_older(
+    course: &Course,
+    layout: &Layout,
+    resumed: Resumed,
+) -> Result<(), CourseFault> {
+    match resumed {
         Resumed::ByFlag => {}
         Resumed::AsSet => warn!(
             "following the upstream set by walhub ctl, not --primary-conninfo: \"{}\"",
@@ -61,6 +79,7 @@ pub(super) fn resume(course: &Course, layout: &Layout, flag: Secret) -> Result<(
                 "--primary-conninfo has changed since walhub ctl set an upstream: the upstream \
                  that was set is discarded"
             );
+            let path = layout.auto();
             // Otherwise it would count again when the flag is changed back.
             std::fs::remove_file(&path).map_err(|error| CourseFault::Io { path, error })?;
         }
@@ -69,10 +88,11 @@ pub(super) fn resume(course: &Course, layout: &Layout, flag: Secret) -> Result<(
 }
 
 fn read<T>(
+    contents: impl Fn(&Path) -> io::Result<Option<Vec<u8>>>,
     path: &Path,
     decode: impl FnOnce(&[u8]) -> Result<T, Unreadable>,
 ) -> Result<Option<T>, CourseFault> {
-    match read_small_now(path) {
+    match contents(path) {
         Ok(bytes) => match bytes.map(|bytes| decode(&bytes)).transpose() {
             Ok(note) => Ok(note),
             Err(fault) => Err(CourseFault::Unreadable { path: path.to_owned(), fault }),

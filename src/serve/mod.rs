@@ -4,7 +4,7 @@
 mod announce;
 pub mod boot;
 mod cores;
-mod course;
+pub mod course;
 pub mod flags;
 mod limits;
 mod pin;
@@ -158,7 +158,8 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
         }
     };
     let hub = Arc::new(Hub::new(Arc::clone(&config), control.instance, keeper.holds));
-    course::resume(&hub.course, &layout, flag)?;
+    let resumed = course::take_over(&hub.course, &layout, flag, read_small_now)?;
+    course::discard_older(&hub.course, &layout, resumed)?;
     if control.cluster.is_none() {
         // A new directory gets its ID before it has a cluster, so that a loop is detected at the
         // first connection. It is written again with the cluster; until then only the ID could

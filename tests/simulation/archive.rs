@@ -19,7 +19,8 @@ pub(crate) struct Archive {
 pub(crate) enum Condition {
     /// Every byte as it was written.
     Good,
-    /// Valid up to some place, then zeros or a byte that is wrong.
+    /// Valid up to some place inside a record that begins and ends in it, then zeros or a byte
+    /// that is wrong. What a record across the segment's end has in it is not proved yet.
     Half,
     /// Not a segment's length.
     Short,
@@ -65,11 +66,13 @@ impl Archive {
         let random = &mut self.random;
         let condition = match random.below(100) {
             0..15 => return None,
-            15..25 => {
-                let cut = 1 + random.below(MIB - 1) as usize;
-                file[cut..].fill(0);
-                Condition::Half
-            }
+            15..25 => match truth.inside_a_record(tli, (from, to), random) {
+                Some(at) => {
+                    file[at.bytes_since(from) as usize..].fill(0);
+                    Condition::Half
+                }
+                None => Condition::Good,
+            },
             25..35 => match truth.inside_a_record(tli, (from, to), random) {
                 Some(at) => {
                     file[at.bytes_since(from) as usize] ^= 0x10;

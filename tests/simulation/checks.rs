@@ -7,7 +7,7 @@ use walhub::store::control_file::{Cluster, ControlFile};
 use walhub::store::layout::FileKind;
 use walhub::store::retention::Holds;
 use walhub::store::slots::{Generation, SlotName};
-use walhub::store::switch::heirs;
+use walhub::store::switch::{Switch, heirs};
 use walhub::store::{Recovered, RecoveredWal};
 use walhub::wal::{Lsn, SegmentName, SegmentNo, TimelineId};
 
@@ -91,7 +91,6 @@ impl Ground {
         }
         model.published = Some((tli, wal.durable));
         model.released = model.released.max(holds.oldest_kept());
-        model.asked = None;
         drop(model);
         drop(truth);
         self.check_names();
@@ -176,14 +175,21 @@ impl Ground {
         }
     }
 
+    /// Is a switch under way, and not yet done for the core?
+    pub(crate) fn is_switching(&self) -> bool {
+        let published = self.model.borrow().published.map(|(tli, _)| tli);
+        published.is_some() && self.disk.newest_child() > published
+    }
+
     /// Behind a switch: the child has all of the parent before the switchpoint, and in its
     /// first segment nothing else.
-    pub(crate) fn check_switched(&self, wal: &RecoveredWal, holds: &Holds) {
+    pub(crate) fn check_switched(&self, plan: Switch, wal: &RecoveredWal, holds: &Holds) {
         let (shared, id) = (&self.shared, self.id);
-        let model = self.model.borrow();
-        let (Some(plan), Some((before, upto))) = (model.asked, model.published) else {
-            return shared.broken(format!("hub {id}: a switch that nobody asked for"));
+        let Some((before, upto)) = self.model.borrow().published else {
+            return shared.broken(format!("hub {id}: a switch without WAL"));
         };
+        let due = shared.truth.borrow().history(plan.to).switchpoint_of(plan.from);
+        promise!(shared, due == Some(plan.at), "hub {id}: switches by {plan:?}");
         promise!(
             shared,
             plan.at <= upto && before == plan.from,
@@ -198,7 +204,6 @@ impl Ground {
             wal.durable,
             plan.at
         );
-        drop(model);
         let size = shared.truth.borrow().size;
         let name = SegmentName { tli: plan.to, no: plan.at.segment(size), size };
         let offset = plan.at.segment_offset(size) as usize;

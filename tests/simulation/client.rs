@@ -35,15 +35,11 @@ pub(crate) struct Client {
     pub(crate) unread: BytesMut,
     /// Parameter statuses.
     pub(crate) parameters: Vec<(String, String)>,
-    /// The connection is somebody else's now.
-    left: bool,
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
-        if !self.left {
-            self.shared.network.borrow_mut().close(self.conn, End::Client);
-        }
+        self.shared.network.borrow_mut().close(self.conn, End::Client);
     }
 }
 
@@ -54,22 +50,10 @@ pub(crate) fn text(row: &[Option<Bytes>], column: usize) -> Option<&str> {
 impl Client {
     /// Connects and waits for the first ReadyForQuery.
     pub(crate) async fn open(shared: &Rc<Shared>, from: Node, to: Node) -> Result<Self, Fault> {
-        let is_up = match to {
-            Node::Server(n) => shared.servers_up.borrow()[n],
-            Node::Hub(n) => shared.hubs_up.borrow()[n],
-            Node::Archive(_) => true,
-        };
-        let isolated = match from {
-            Node::Hub(n) => shared.isolated.borrow()[n] > shared.steps.get(),
-            _ => false,
-        };
-        if !is_up || isolated {
-            return Err(Fault::Gone);
-        }
-        let conn = shared.network.borrow_mut().connect(from, to);
+        let conn = shared.connect(from, to).ok_or(Fault::Gone)?;
         let unread = BytesMut::new();
         let shared = Rc::clone(shared);
-        let mut client = Self { shared, conn, unread, parameters: Vec::new(), left: false };
+        let mut client = Self { shared, conn, unread, parameters: Vec::new() };
         client.collect().await?;
         Ok(client)
     }
@@ -158,30 +142,8 @@ impl Client {
         Ok(Started::TimelineEnded { next, at: text(row, 1).unwrap().parse().unwrap() })
     }
 
-    /// Behind CopyBothResponse: fails if the first thing that comes is an error. None
-    /// comes for a while at the very end of the WAL.
-    pub(crate) async fn first_message(&mut self) -> Result<(), Fault> {
-        for _ in 0..20 {
-            match self.unread.first() {
-                Some(b'E') => return self.collect().await.map(drop),
-                Some(_) => return Ok(()),
-                None => {}
-            }
-            if self.read()? == 0 {
-                pause().await;
-            }
-        }
-        Ok(())
-    }
-
     /// What follows a stream, up to ReadyForQuery.
     pub(crate) async fn settle(&mut self) -> Result<(), Fault> {
         self.collect().await.map(drop)
-    }
-
-    /// Gives the connection away, with what was read of its stream.
-    pub(crate) fn leave(mut self) -> (Conn, BytesMut) {
-        self.left = true;
-        (self.conn, std::mem::take(&mut self.unread))
     }
 }

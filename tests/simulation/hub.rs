@@ -1,7 +1,9 @@
-//! A hub's process. The start (`keeper::open`, `serve::boot`), the keeper's loop, the receive role
-//! and the conversations are the shipped ones; what is here besides is what threads and sockets do
-//! for them.
+//! A hub's process. The start (`keeper::open`, `serve::boot`, `serve::course`), the keeper's loop,
+//! the receive role, the upstream's task and the conversations are the shipped ones; what is here
+//! besides is what threads and sockets do for them.
 
+use crate::archive::Condition;
+use crate::environment::{Fetch, Restores, Surroundings};
 use crate::kinds::Kind;
 use crate::network::{Conn, Node};
 use crate::plants::{Plant, PlantedDisk, PlantedFile};
@@ -10,39 +12,47 @@ use crate::session::Session;
 use crate::shared::{Shared, pause, promise};
 use crate::truth::MIB;
 use crate::world::{Work, poll};
-use bytes::BytesMut;
 use std::cell::{Cell as Flag, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use tokio::sync::oneshot;
-use walhub::cluster::identity::Identity;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
 use walhub::cluster::instance::InstanceId;
 use walhub::config::Config;
 use walhub::data::Receiver;
-use walhub::data::receive::Offer;
+use walhub::data::handoff::{Inbox, ToCore, mailbox};
+use walhub::follow::{self, ENDS, ORDERS, Parts, Steer, UpstreamOrder};
 use walhub::hub::Hub;
 use walhub::keeper::{self, CoreClient, Job, JobDone, Keeper, KeeperClient, Order, Orders, QUEUE};
 use walhub::ring::{ChunkReader, chunks};
-use walhub::serve::boot;
-use walhub::store::control_file::{Cluster, ControlFile};
+use walhub::serve::{boot, course};
+use walhub::store::control_file::ControlFile;
 use walhub::store::durable::read_small;
+use walhub::store::evidence::{Difference, Evidence};
 use walhub::store::layout::{FileKind, Layout};
 use walhub::store::slots::SlotChange;
 use walhub::store::switch::Switch;
 use walhub::store::{RecoveredWal, StoreFault};
 use walhub::upstream::end::UpstreamEnd;
+use walhub::upstream::state::UpstreamState;
 use walhub::wal::{Lsn, SegmentNo, TimelineId};
 use walhub::watermark::Cell;
+use walhub::wire::secret::Secret;
+
+/// How many messages of the control thread may wait for the core.
+const INBOX: usize = 4;
+
+/// How an operator's order is answered.
+pub(crate) type Answer = oneshot::Receiver<Result<(), String>>;
 
 /// What comes to the core.
 pub(crate) enum News {
     Keeper(JobDone<PlantedFile>),
-    Switched { wal: Box<RecoveredWal>, told: oneshot::Sender<Result<(), String>> },
-    Upstream { conn: Conn, from: Node, unread: BytesMut, offer: Offer },
+    Control(ToCore),
 }
 
 /// What outlives a hub's process, and what the simulation knows of it.
@@ -56,6 +66,10 @@ pub(crate) struct Ground {
     /// some hundred KiB is to it what one of many MiB is to others.
     pub(crate) warm: u64,
     pub(crate) model: RefCell<Model>,
+    /// Segments that are being fetched from the archive.
+    pub(crate) fetches: RefCell<VecDeque<Fetch>>,
+    /// What came of the last fetch of each file.
+    pub(crate) fetched: RefCell<BTreeMap<String, Condition>>,
 }
 
 /// What a hub has promised.
@@ -65,12 +79,10 @@ pub(crate) struct Model {
     pub(crate) published: Option<(TimelineId, Lsn)>,
     /// Ends of timelines that the hub has acted on.
     pub(crate) ended: BTreeMap<TimelineId, Lsn>,
-    /// A switch that the keeper was asked for.
-    pub(crate) asked: Option<Switch>,
     /// WAL before this was given up.
     pub(crate) released: Lsn,
-    /// It stopped over something that needs a human: its own WAL and an upstream's differ.
-    pub(crate) alarms: u64,
+    /// Was the archive asked after the last connection?
+    pub(crate) asked_archive: bool,
 }
 
 /// A running hub.
@@ -81,11 +93,16 @@ pub(crate) struct Process {
     /// The core's way to the keeper.
     pub(crate) core: CoreClient<PlantedFile>,
     pub(crate) answers: Arc<Answers>,
-    pub(crate) inbox: RefCell<VecDeque<News>>,
+    /// The control thread's messages to the core.
+    inbox: Inbox,
     pub(crate) reader: ChunkReader,
     receiving: RefCell<Receiving>,
-    /// How streams ended, for the upstream's task.
-    pub(crate) ends: RefCell<VecDeque<UpstreamEnd>>,
+    /// How streams ended, on the way to the upstream's task.
+    ends: RefCell<VecDeque<UpstreamEnd>>,
+    to_task: mpsc::Sender<UpstreamEnd>,
+    operator: mpsc::Sender<UpstreamOrder>,
+    /// The differences that stand.
+    evidence: RefCell<Arc<Evidence>>,
     /// Other tasks of the control thread.
     tasks: RefCell<Vec<Work<()>>>,
     pub(crate) sessions: RefCell<BTreeMap<Conn, Session>>,
@@ -94,10 +111,14 @@ pub(crate) struct Process {
     pub(crate) halted: Flag<bool>,
 }
 
-/// Starts a process: what `serve` does before it serves anybody. Returns it with its keeper's
-/// thread. The future may be dropped at any step.
-pub(crate) async fn start(ground: Rc<Ground>) -> Result<(Rc<Process>, Work<()>), StoreFault> {
+/// A process that has started, its keeper's thread and its upstream's task.
+pub(crate) type Started = (Rc<Process>, Work<()>, Work<()>);
+
+/// Starts a process: what `serve` does before it serves anybody. The future may be dropped at any
+/// step.
+pub(crate) async fn start(ground: Rc<Ground>) -> Result<Started, StoreFault> {
     let Ground { disk, layout, config, .. } = &*ground;
+    disk.forget_children();
     let (keeper, recovered, holds) =
         keeper::open(disk.clone(), layout, config.retention.clone()).await?;
     if ground.shared.plant == Plant::RemovesBeforeAHole {
@@ -115,6 +136,7 @@ pub(crate) async fn start(ground: Rc<Ground>) -> Result<(Rc<Process>, Work<()>),
     let instance = InstanceId::new(0x1000 + ground.id as u128);
     let control = recovered.control.unwrap_or(ControlFile { instance, cluster: None });
     let hub = Arc::new(Hub::new(Arc::clone(config), control.instance, holds));
+    ground.take_over_course(&hub);
     if control.cluster.is_none() {
         client.note(Job::SaveControl(Box::new(control.clone())));
     }
@@ -128,15 +150,29 @@ pub(crate) async fn start(ground: Rc<Ground>) -> Result<(Rc<Process>, Work<()>),
     let answers = Arc::new(Answers::default());
     let core = client.for_core(Arc::<Answers>::clone(&answers));
     let role = Receiver::new(Arc::clone(&hub), writer, store);
+    let (mailbox, inbox) = mailbox(INBOX, Arc::new(|| {}));
+    let (to_task, ends) = mpsc::channel(ENDS);
+    let (operator, ordered) = mpsc::channel(ORDERS);
+    let archive = Restores { hub: ground.id };
+    let parts = Parts {
+        hub: Arc::clone(&hub),
+        cores: vec![mailbox.clone()],
+        keeper: client.clone(),
+        archive: ground.shared.archive.borrow().there.then(|| Arc::new(archive)),
+        environment: Surroundings { hub: ground.id, receiver: mailbox },
+    };
     let process = Process {
         receiving: RefCell::new(Receiving::new(role, core.clone())),
         reader: readers.remove(0),
+        evidence: RefCell::new(hub.course.evidence()),
         hub,
         keeper: client,
         core,
         answers,
-        inbox: RefCell::default(),
+        inbox,
         ends: RefCell::default(),
+        to_task,
+        operator,
         tasks: RefCell::default(),
         sessions: RefCell::default(),
         next_pid: Flag::new(1),
@@ -149,7 +185,7 @@ pub(crate) async fn start(ground: Rc<Ground>) -> Result<(Rc<Process>, Work<()>),
         Plant::OneLane => Box::pin(serve_in_one_lane(keeper, orders)),
         _ => Box::pin(async move { keeper::serve(&keeper, orders, None).await }),
     };
-    Ok((Rc::new(process), serving))
+    Ok((Rc::new(process), serving, Box::pin(follow::run(parts, ends, ordered))))
 }
 
 /// The mistake: one job at a time, whatever its lane.
@@ -167,6 +203,21 @@ async fn serve_in_one_lane(keeper: Keeper<PlantedDisk>, orders: Orders<PlantedFi
 }
 
 impl Ground {
+    /// What an earlier process left about its upstream.
+    fn take_over_course(&self, hub: &Hub) {
+        let (flag, plant) = (Secret::new("the flag"), self.shared.plant);
+        let forgotten = match plant {
+            Plant::ForgetsTheFence => Some(self.layout.fence()),
+            Plant::ForgetsTheUpstream => Some(self.layout.auto()),
+            _ => None,
+        };
+        let contents = |path: &Path| {
+            let is_forgotten = forgotten.as_deref() == Some(path);
+            Ok(self.disk.disk.views(path).0.filter(|_| !is_forgotten))
+        };
+        course::take_over(&hub.course, &self.layout, flag, contents).unwrap();
+    }
+
     /// The mistake: complete segments before `oldest` go.
     fn lose_before(&self, oldest: Lsn) {
         let size = self.shared.truth.borrow().size;
@@ -217,37 +268,35 @@ impl Process {
     /// What the core is told next; the keeper's answers come first.
     pub(crate) fn take_news(&self) -> Option<News> {
         let answer = self.answers.take().map(News::Keeper);
-        answer.or_else(|| self.inbox.borrow_mut().pop_front())
+        answer.or_else(|| self.inbox.take().map(News::Control))
     }
 
-    /// The first WAL of an empty directory is certain.
-    pub(crate) async fn begin(
-        &self,
-        identity: &Identity,
-        tli: TimelineId,
-        start: Lsn,
-    ) -> Result<(), String> {
-        self.ground.model.borrow_mut().released = start;
-        let cluster = Cluster {
-            system_id: identity.system_id,
-            segment_size: identity.segment_size,
-            data_directory_mode: identity.data_directory_mode.clone(),
-            parameters: identity.parameters.clone(),
-            timeline: tli,
-            start,
-            sealed: Vec::new(),
-        };
-        let control = ControlFile { instance: self.hub.instance, cluster: Some(cluster) };
-        self.keeper.save_control(control).await.map_err(|fault| fault.to_string())
+    /// Gives an operator's order. Returns where it is answered.
+    pub(crate) fn order(&self, steer: Steer) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        let given = self.operator.try_send(UpstreamOrder { steer, answer });
+        assert!(given.is_ok(), "an order finds no room");
+        answered
     }
 
-    pub(crate) async fn switch(&self, plan: Switch) -> Result<(), String> {
-        self.ground.model.borrow_mut().asked = Some(plan);
-        let wal = self.keeper.switch(plan).await.map_err(|fault| fault.to_string())?;
-        self.ground.check_switched(&wal, &self.hub.holds);
-        let (tell, told) = oneshot::channel();
-        self.inbox.borrow_mut().push_back(News::Switched { wal, told: tell });
-        told.await.map_err(|_| "the core is gone".to_owned())?
+    /// The core has a message about a timeline's end.
+    pub(crate) fn check_switch(&self, wal: &RecoveredWal) {
+        let from = self.ground.model.borrow().published.map(|(tli, _)| tli);
+        let to = wal.walker.rules().tli;
+        // A switch may be asked for, and done, twice.
+        if let (Some(from), Some(ended)) = (from, wal.ended.last())
+            && from != to
+        {
+            let plan = Switch { from, to, at: ended.end };
+            self.ground.check_switched(plan, wal, &self.hub.holds);
+        }
+    }
+
+    /// The path above us changed: hubs below check it again.
+    pub(crate) fn end_hub_streams(&self) {
+        for session in self.sessions.borrow_mut().values_mut() {
+            session.terminate_hub();
+        }
     }
 
     /// The clock of retention, and what follows a completed segment. The log of a seed is
@@ -271,7 +320,14 @@ impl Process {
     /// What retention has given up, and whom it has told to go.
     fn look_at_retention(&self) {
         let holds = &self.hub.holds;
-        if holds.oldest_kept() > self.ground.model.borrow().released {
+        let mut model = self.ground.model.borrow_mut();
+        if model.released == Lsn::INVALID {
+            // The first WAL of an empty directory.
+            model.released = holds.oldest_kept();
+        }
+        let released = model.released;
+        drop(model);
+        if holds.oldest_kept() > released {
             self.ground.check_retained(holds, holds.oldest_kept());
         }
         let revoked = holds.slots.lock().take_revoked();
@@ -283,7 +339,51 @@ impl Process {
     /// One pass of the core's loop, or a part of it.
     pub(crate) fn pass(&self) {
         self.look_at_retention();
+        self.look_at_course();
         self.receiving.borrow_mut().pass(self);
+        let mut ends = self.ends.borrow_mut();
+        while let Some(end) = ends.pop_front() {
+            if let Err(TrySendError::Full(end)) = self.to_task.try_send(end) {
+                ends.push_front(end);
+                return;
+            }
+        }
+    }
+
+    /// What the task says of the upstream.
+    fn look_at_course(&self) {
+        let (shared, course) = (self.shared(), &self.hub.course);
+        if shared.plant == Plant::ForgetsDifferences {
+            course.set_evidence(Evidence::default());
+        }
+        if matches!(course.standing().state, UpstreamState::Refused { .. }) {
+            shared.seen("upstream refused");
+        }
+        let (known, evidence) = (self.evidence.borrow().clone(), course.evidence());
+        if known == evidence {
+            return;
+        }
+        for difference in evidence.iter().filter(|new| known.iter().all(|old| old != *new)) {
+            self.note_difference(difference);
+        }
+        *self.evidence.borrow_mut() = evidence;
+    }
+
+    fn note_difference(&self, Difference { at, source, cleared, .. }: &Difference) {
+        let (id, shared) = (self.ground.id, self.shared());
+        if *cleared {
+            return shared.seen("a difference cleared by another source");
+        }
+        shared.trace(|| format!("hub {id}: {} has other WAL at {at}", source.name));
+        let file = source.name.strip_prefix("archive file ").map(|name| name.trim_matches('"'));
+        match file {
+            Some(file) => {
+                let good = self.ground.was_good(file);
+                promise!(shared, !good, "hub {id}: a good file {file} differs at {at}");
+                shared.seen("archive has other bytes");
+            }
+            None => shared.seen("upstream has other bytes"),
+        }
     }
 
     /// The watermark has moved.
@@ -303,9 +403,11 @@ impl Process {
             shared.seen("fork on a segment boundary");
         }
         let mut model = self.ground.model.borrow_mut();
-        model.asked = None;
         model.ended.insert(old.tli(), fork);
         shared.seen("switched");
+        if model.asked_archive {
+            shared.seen("switched by the archive");
+        }
     }
 
     /// The core reports the end of a stream.
@@ -333,6 +435,9 @@ impl Process {
 
     /// Looks after its clients.
     pub(crate) fn serve(&self) {
+        if self.shared().chance(300) {
+            self.ground.complete_fetch(&self.hub);
+        }
         let here = Node::Hub(self.ground.id);
         let accepted = self.shared().network.borrow_mut().accept(here);
         if let Some((conn, from)) = accepted {
@@ -369,10 +474,11 @@ impl Process {
     /// A line about where it stands.
     pub(crate) fn describe(&self) -> String {
         format!(
-            "{:?} ends {:?} inbox {} {}",
+            "{:?} {} evidence {:?} ends {:?} {}",
             self.hub.position(),
+            self.hub.course.standing().state,
+            self.hub.course.evidence(),
             self.ends.borrow(),
-            self.inbox.borrow().len(),
             self.receiving.borrow().describe(),
         )
     }

@@ -2,6 +2,8 @@
 //! them. The ordinary world has a little of everything; these have one fault each that it
 //! never meets.
 
+use crate::environment::conninfo_of;
+use crate::hub::Answer;
 use crate::network::Node;
 use crate::random::Random;
 use crate::shared::promise;
@@ -13,10 +15,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::oneshot::error::TryRecvError;
+use walhub::follow::Steer;
+use walhub::hub::course::Upstream;
+use walhub::store::course::FenceNote;
 use walhub::store::retention::{HighWatermark, Policy};
 use walhub::store::slots::{Create, InvalidSlots, Origin, SlotName};
 use walhub::wal::{Lsn, TimelineId};
 use walhub::wire::command::SlotLifetime;
+use walhub::wire::conninfo::TargetSessionAttrs;
 
 /// What a world is about.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -37,10 +44,14 @@ pub(crate) enum Kind {
     Pipelines,
     /// A standby's connection breaks, and it is back seconds later.
     Returns,
+    /// An operator fences the hub, which loses its power meanwhile.
+    Fenced,
+    /// An operator names another upstream to the hub, which loses its power afterwards.
+    Steered,
 }
 
 /// All but the ordinary one.
-pub(crate) const SPECIAL: [Kind; 7] = [
+pub(crate) const SPECIAL: [Kind; 9] = [
     Kind::RolledBack,
     Kind::Hole,
     Kind::FullDisk,
@@ -48,6 +59,8 @@ pub(crate) const SPECIAL: [Kind; 7] = [
     Kind::ClockJumps,
     Kind::Pipelines,
     Kind::Returns,
+    Kind::Fenced,
+    Kind::Steered,
 ];
 
 /// What the special worlds have to meet.
@@ -59,6 +72,10 @@ pub(crate) const SIGHTS: &[&str] = &[
     "a clock that jumps",
     "a pipeline of commands",
     "a standby that comes back",
+    "upstream has other bytes",
+    "a fenced hub",
+    "a hub dies while it is given an order",
+    "another upstream",
 ];
 
 /// A step is five milliseconds: so many are the time for which WAL is kept for somebody
@@ -87,6 +104,37 @@ pub(crate) struct Script {
     settled: bool,
     /// A primary that is rolled back had just begun a new segment.
     on_a_boundary: bool,
+    /// The hub starts again while the primary is rolled back: it compares its whole open segment,
+    /// once.
+    starts_again: bool,
+    /// How far the operator is, who steers the hub.
+    pub(crate) steering: Steering,
+}
+
+/// An operator's way: there and back again, with a power failure in between.
+pub(crate) enum Steering {
+    Due,
+    Ordered(Answer),
+    /// The order was carried out. The hub does not get past that.
+    There(Option<FenceNote>),
+    /// The power failed.
+    Restarted(Option<FenceNote>),
+    Back,
+}
+
+impl Steering {
+    /// What a fenced hub does not get past.
+    const fn fence(&self) -> Option<FenceNote> {
+        match self {
+            Self::There(fence) | Self::Restarted(fence) => *fence,
+            _ => None,
+        }
+    }
+
+    /// Is the hub where it was sent?
+    const fn is_there(&self) -> bool {
+        matches!(self, Self::There(_) | Self::Restarted(_))
+    }
 }
 
 impl Script {
@@ -95,13 +143,28 @@ impl Script {
         let mut random = Random::new(!seed);
         // A rolled back primary has to have something to write yet.
         let (first, apart) = match kind {
-            Kind::RolledBack => (100 + random.below(300), 100 + random.below(300)),
+            Kind::RolledBack | Kind::Fenced | Kind::Steered => {
+                (100 + random.below(300), 100 + random.below(300))
+            }
             _ => (400 + random.below(1200), 200 + random.below(1500)),
         };
         let second = first + apart;
         let (kept, reports) = (Vec::new(), BTreeMap::new());
         let (settled, on_a_boundary) = (false, random.chance(500));
-        Self { kind, first, second, snapshot: None, kept, reports, settled, on_a_boundary }
+        let starts_again = random.chance(500);
+        let (snapshot, steering) = (None, Steering::Due);
+        Self {
+            kind,
+            first,
+            second,
+            snapshot,
+            kept,
+            reports,
+            settled,
+            on_a_boundary,
+            starts_again,
+            steering,
+        }
     }
 }
 
@@ -161,6 +224,7 @@ impl World {
                 self.shared.network.borrow_mut().cut_off(Node::Server(2));
                 self.shared.seen("a standby that comes back");
             }
+            Kind::Fenced | Kind::Steered if now >= first => self.steer(),
             _ => {}
         }
         self.look_after();
@@ -171,6 +235,7 @@ impl World {
         match self.script.kind {
             Kind::Hole => self.look_for_files(),
             Kind::FullDisk | Kind::ClockJumps => self.look_at_slot(),
+            Kind::Fenced | Kind::Steered => self.look_where_it_is(),
             _ => {}
         }
     }
@@ -212,6 +277,9 @@ impl World {
             server.borrow_mut().note_rollback(first.unwrap_or(Lsn::MAX));
         }
         self.start_server(0);
+        if self.script.starts_again {
+            self.stop_hub(0);
+        }
         self.budget = 30 * MIB;
         self.shared.seen("a primary rolled back");
         self.shared.trace(|| format!("the primary is rolled back to {at}, first other {first:?}"));
@@ -277,6 +345,109 @@ impl World {
         );
     }
 
+    /// The operator's next step.
+    fn steer(&mut self) {
+        let now = self.shared.steps.get();
+        match std::mem::replace(&mut self.script.steering, Steering::Back) {
+            Steering::Due => self.script.steering = self.order_there(),
+            Steering::Ordered(answer) => self.script.steering = self.wait_for(answer),
+            Steering::There(fence) if now >= self.script.second => {
+                self.stop_hub(0);
+                self.hubs[0].ground.disk.disk.power_loss();
+                self.script.steering = Steering::Restarted(fence);
+            }
+            Steering::Restarted(_) if now >= self.script.second + 1000 => {
+                self.script.steering = Steering::Restarted(None);
+                self.order_back();
+            }
+            other => self.script.steering = other,
+        }
+    }
+
+    fn order_there(&self) -> Steering {
+        let HubState::Up { process, .. } = &self.hubs[0].state else { return Steering::Due };
+        if process.hub.current_cell().is_none() {
+            return Steering::Due;
+        }
+        Steering::Ordered(process.order(match self.script.kind {
+            Kind::Fenced => Steer::Fence,
+            _ => Steer::Follow(Some(Arc::new(other_upstream()))),
+        }))
+    }
+
+    /// The hub may die first: whether the order was carried out is not known then.
+    fn wait_for(&mut self, mut answer: Answer) -> Steering {
+        match answer.try_recv() {
+            Err(TryRecvError::Empty) if self.shared.chance(20) => {
+                self.shared.seen("a hub dies while it is given an order");
+                self.stop_hub(0);
+                if self.shared.chance(500) {
+                    self.hubs[0].ground.disk.disk.power_loss();
+                }
+                Steering::Due
+            }
+            Err(TryRecvError::Empty) => Steering::Ordered(answer),
+            Err(TryRecvError::Closed) => Steering::Due,
+            Ok(Err(why)) => {
+                self.shared.trace(|| format!("the order is refused: {why}"));
+                Steering::Due
+            }
+            Ok(Ok(())) => {
+                let HubState::Up { process, .. } = &self.hubs[0].state else {
+                    return Steering::Due;
+                };
+                let fence = process.hub.course.fence();
+                self.shared.trace(|| format!("the order is carried out: {fence:?}"));
+                Steering::There(fence)
+            }
+        }
+    }
+
+    /// The operator takes the order back, once it was given.
+    pub(crate) fn order_back(&mut self) {
+        let HubState::Up { process, .. } = &self.hubs[0].state else { return };
+        let steer = match self.script.kind {
+            Kind::Fenced => Steer::Unfence(None),
+            Kind::Steered => Steer::Follow(None),
+            _ => return,
+        };
+        // When it is carried out does not matter.
+        drop(process.order(steer));
+        self.script.steering = Steering::Back;
+    }
+
+    /// What was ordered holds, whatever became of the hub.
+    fn look_where_it_is(&self) {
+        let (shared, steering) = (&self.shared, &self.script.steering);
+        let HubState::Up { process, .. } = &self.hubs[0].state else { return };
+        if let Some(fence) = steering.fence()
+            && let Some(cell) = process.hub.current_cell()
+        {
+            shared.seen("a fenced hub");
+            // A start takes the rest of a segment that a record ends early for WAL that it has.
+            let (from, to) = (fence.durable, cell.durable().max(fence.durable));
+            let more = shared.truth.borrow().bytes(fence.tli, from, to);
+            promise!(
+                shared,
+                cell.tli() == fence.tli && more.iter().all(|byte| *byte == 0),
+                "the hub is at {}, fenced at {}",
+                cell.durable(),
+                fence.durable
+            );
+        }
+        if shared.kind == Kind::Steered && steering.is_there() {
+            let upstream = process.upstream();
+            if upstream == Some(Node::Server(1)) {
+                shared.seen("another upstream");
+            }
+            promise!(
+                shared,
+                upstream != Some(Node::Server(0)),
+                "the hub follows the upstream that it was sent away from"
+            );
+        }
+    }
+
     fn jump(&self, days: i64) {
         self.shared.jump(days);
         self.shared.seen("a clock that jumps");
@@ -332,4 +503,9 @@ impl World {
             "what a commit waits for took {most} turns of the keeper"
         );
     }
+}
+
+/// The upstream that an operator names: the standby of the other.
+fn other_upstream() -> Upstream {
+    Upstream::parse(&conninfo_of(&[Node::Server(1)], TargetSessionAttrs::Any)).unwrap()
 }

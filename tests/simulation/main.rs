@@ -7,12 +7,13 @@
 //! there after a crash. In the end everybody who can be is at the newest timeline's end.
 //!
 //! Each seed is one world, and the same one on every run. `WALHUB_SEEDS=10000` runs more
-//! of them, `WALHUB_SEED=17` runs that one and prints its story.
+//! of them, `WALHUB_SEED=17` runs that one and prints its story with the hubs' log.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 mod archive;
 mod checks;
 mod client;
+mod environment;
 mod expected;
 #[path = "../store_simulation/fake_disk.rs"]
 #[expect(
@@ -33,7 +34,6 @@ mod server;
 mod session;
 mod shared;
 mod truth;
-mod upstream;
 mod walreceiver;
 mod world;
 
@@ -75,7 +75,11 @@ fn special_worlds_end_as_expected() {
 #[test]
 fn promises_hold() {
     if let Some(seed) = seeds::alone() {
-        let outcome = world::run(seed, asked(), Plant::Honest, Traced::Yes);
+        let log = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG);
+        let log = log.without_time().with_ansi(false).with_writer(|| environment::Story);
+        let outcome = tracing::subscriber::with_default(log.finish(), || {
+            world::run(seed, asked(), Plant::Honest, Traced::Yes)
+        });
         println!("{}", outcome.trace.join("\n"));
         println!("{:#?}", outcome.sights);
         return outcome.result.unwrap();
@@ -114,7 +118,7 @@ fn finds_a_fork_segment_copied_whole() {
 
 #[test]
 fn finds_a_segment_recycled_under_a_reader() {
-    finds(Plant::RecyclesUnderReaders, &["is not what it was"]);
+    finds(Plant::RecyclesUnderReaders, &["is not what it was", "false byte"]);
 }
 
 #[test]
@@ -139,7 +143,24 @@ fn finds_a_pipeline_that_is_forgotten() {
 
 #[test]
 fn finds_a_stream_that_proves_nothing() {
-    finds_in(Kind::RolledBack, Plant::AsksWithoutOverlap, &["is sent two histories", "false byte"]);
+    let signs = ["is sent two histories", "false byte", "is not complete"];
+    finds_in(Kind::RolledBack, Plant::AsksWithoutOverlap, &signs);
+}
+
+#[test]
+fn finds_a_difference_that_is_forgotten() {
+    let signs = ["is sent two histories", "false byte", "is not complete"];
+    finds_in(Kind::RolledBack, Plant::ForgetsDifferences, &signs);
+}
+
+#[test]
+fn finds_a_fence_that_is_forgotten() {
+    finds_in(Kind::Fenced, Plant::ForgetsTheFence, &["fenced at"]);
+}
+
+#[test]
+fn finds_an_upstream_that_is_forgotten() {
+    finds_in(Kind::Steered, Plant::ForgetsTheUpstream, &["sent away from"]);
 }
 
 #[test]

@@ -155,6 +155,11 @@ impl Network {
         }
     }
 
+    /// Whom a connection leads to.
+    pub(crate) fn server_of(&self, conn: Conn) -> Option<Node> {
+        self.lines.get(&conn).map(|line| line.server)
+    }
+
     /// Is this end's connection still there?
     pub(crate) fn is_open(&self, conn: Conn) -> bool {
         self.lines.get(&conn).is_some_and(|line| line.closed == [false; 2])
@@ -233,13 +238,5 @@ fn other(end: End) -> End {
     match end {
         End::Client => End::Server,
         End::Server => End::Client,
-    }
-}
-
-impl Network {
-    /// Is nothing under way, and everything read that arrived at the client?
-    pub(crate) fn is_empty(&self, conn: Conn) -> bool {
-        let line = self.lines.get(&conn);
-        line.is_none_or(|line| line.to_client.wire.is_empty() && line.to_client.inbox.is_empty())
     }
 }

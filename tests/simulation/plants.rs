@@ -3,13 +3,14 @@
 
 use crate::fake_disk::{FakeDisk, FakeFile};
 use crate::kinds::SLOTS;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use walhub::store::disk::Disk;
 use walhub::store::retention::Space;
+use walhub::wal::TimelineId;
 
 /// A mistake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +39,12 @@ pub(crate) enum Plant {
     HoldsWhatIsDurable,
     /// What the archive has under positions that are held is not looked at.
     ArchiveWinsSilently,
+    /// A difference that was found is forgotten.
+    ForgetsDifferences,
+    /// A fence is not kept on disk.
+    ForgetsTheFence,
+    /// The upstream that was set is not kept on disk.
+    ForgetsTheUpstream,
     /// The keeper does one job at a time, whatever its lane, and each slot has a sync of its own.
     /// Either alone keeps nobody waiting.
     OneLane,
@@ -49,6 +56,8 @@ pub(crate) struct PlantedDisk {
     pub(crate) disk: FakeDisk,
     plant: Plant,
     building: Rc<RefCell<Building>>,
+    /// The newest timeline that a first segment was built for since the last start.
+    child: Rc<Cell<Option<TimelineId>>>,
 }
 
 /// Files that are being built under a temporary name, and which.
@@ -63,7 +72,17 @@ pub(crate) struct PlantedFile {
 
 impl PlantedDisk {
     pub(crate) fn new(disk: FakeDisk, plant: Plant) -> Self {
-        Self { disk, plant, building: Rc::default() }
+        Self { disk, plant, building: Rc::default(), child: Rc::default() }
+    }
+
+    /// The newest timeline that a first segment was built for since the last start.
+    pub(crate) fn newest_child(&self) -> Option<TimelineId> {
+        self.child.get()
+    }
+
+    /// A process starts.
+    pub(crate) fn forget_children(&self) {
+        self.child.set(None);
     }
 
     fn file(&self, file: io::Result<Arc<FakeFile>>) -> io::Result<PlantedFile> {
@@ -103,6 +122,12 @@ impl PlantedDisk {
     }
 }
 
+/// The timeline in a segment's name.
+fn timeline_of(path: &Path) -> Option<TimelineId> {
+    let raw = path.file_name()?.to_str()?.get(..8)?;
+    TimelineId::new(u32::from_str_radix(raw, 16).ok()?)
+}
+
 impl Disk for PlantedDisk {
     type File = PlantedFile;
     type Watch = (Weak<FakeFile>, Plant);
@@ -128,6 +153,9 @@ impl Disk for PlantedDisk {
         let name = path.to_string_lossy();
         if name.ends_with(".partial.tmp") || name.contains("/slots.") {
             self.building.borrow_mut().push((Arc::downgrade(&file.file), path.to_owned()));
+        }
+        if name.ends_with(".partial.tmp") {
+            self.child.set(self.child.get().max(timeline_of(path)));
         }
         Ok(file)
     }

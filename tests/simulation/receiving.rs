@@ -1,6 +1,7 @@
 //! A hub's receive role: the shipped one, driven by its effects. What `data::io` does with them on
 //! a ring is done here over the simulated network and disk, and chance decides what completes when.
 
+use crate::environment::connection_of;
 use crate::hub::{News, Process};
 use crate::network::{Conn, End, Node};
 use crate::plants::PlantedFile;
@@ -9,7 +10,9 @@ use bytes::{Buf, BytesMut};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use walhub::data::receive::{Admission, Effect, Goodbye, Offer, ToUpstream};
+use walhub::data::figures::{About, Figures, Inquiry};
+use walhub::data::handoff::{ToCore, UpstreamHandoff};
+use walhub::data::receive::{Admission, Effect, Goodbye, NoSwitch, Offer, ToUpstream};
 use walhub::data::{Moment, Receiver};
 use walhub::keeper::{AnswerInbox, CoreClient, Job, JobDone, JobKind};
 use walhub::ring::ChunkRange;
@@ -174,13 +177,7 @@ impl Receiving {
 
     fn obey(&mut self, process: &Process, news: News) {
         match news {
-            News::Upstream { conn, from, unread, offer } => {
-                self.connect(process, (conn, from), unread, offer);
-            }
-            News::Switched { wal, told } => {
-                // The caller may have given up; the WAL is the same.
-                drop(told.send(self.go_on_with(process, *wal)));
-            }
+            News::Control(message) => self.obey_control(process, message),
             News::Keeper(JobDone::Opened { tli, no, result }) => {
                 process.opened((tli, no), &result.map_err(|error| error.kind()));
             }
@@ -194,18 +191,37 @@ impl Receiving {
         }
     }
 
-    fn connect(
-        &mut self,
-        process: &Process,
-        (conn, from): (Conn, Node),
-        unread: BytesMut,
-        offer: Offer,
-    ) {
+    /// As the core's loop does.
+    fn obey_control(&mut self, process: &Process, message: ToCore) {
+        match message {
+            ToCore::Upstream(handoff) => self.connect(process, *handoff),
+            ToCore::RecallUpstream => self.tell(process, Receiver::recall),
+            ToCore::Tell(Inquiry { about: About::Receiver, answer }) => {
+                let receiver = self.role.figures();
+                // The caller may have given up.
+                drop(answer.send(Figures { receiver, ..Figures::default() }));
+            }
+            ToCore::EndHubStreams => process.end_hub_streams(),
+            ToCore::BeginAnew => self.tell(process, |role, _, out| role.begin_anew(out)),
+            ToCore::Switched { wal, told } => {
+                process.check_switch(&wal);
+                // The caller may have given up; the WAL is the same.
+                drop(told.send(self.go_on_with(process, *wal)));
+            }
+            other => panic!("the upstream's task says {other:?}"),
+        }
+    }
+
+    fn connect(&mut self, process: &Process, handoff: UpstreamHandoff) {
+        let UpstreamHandoff { socket, unread, start, tli, host } = handoff;
+        let (conn, offer) = (connection_of(&socket), Offer { tli, start, host });
         let shared = process.shared();
+        let from = shared.network.borrow().server_of(conn);
         let is_first = self.role.store().is_none();
         let at = Moment::new(&**shared, shared.clock());
         match self.role.on_offer(offer, &at, &mut self.effects) {
             Admission::Accepted => {
+                let from = from.unwrap_or(Node::Archive(process.ground.id));
                 self.line = Some(Line { conn, from, unread, outbox: Vec::new() });
             }
             Admission::Refused => shared.network.borrow_mut().close(conn, End::Client),
@@ -216,10 +232,10 @@ impl Receiving {
         self.carry_out(process);
     }
 
-    fn go_on_with(&mut self, process: &Process, wal: RecoveredWal) -> Result<(), String> {
+    fn go_on_with(&mut self, process: &Process, wal: RecoveredWal) -> Result<(), NoSwitch> {
         let (old, fork) = (process.hub.current_cell(), wal.ended.last().map(|ended| ended.end));
         let gone_on = self.tell(process, |role, _, out| role.go_on_with(wal, out));
-        gone_on.map_err(|why| why.to_string())?;
+        gone_on?;
         if let (Some(old), Some(fork)) = (old, fork) {
             process.note_switched(&old, fork);
         }

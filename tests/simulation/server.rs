@@ -317,9 +317,17 @@ impl Server {
                 let (tli, flush) = (self.tli.to_string(), self.flush.to_string());
                 row(out, &[&SYSTEM.raw().to_string(), &tli, &flush, ""]);
             }
-            ReplicationCommand::Show(name) if name == "wal_segment_size" => row(out, &["1MB"]),
-            ReplicationCommand::Show(_) => {
-                row(out, &[if self.source == Source::Itself { "off" } else { "on" }]);
+            ReplicationCommand::Show(name) => {
+                let in_recovery = if self.source == Source::Itself { "off" } else { "on" };
+                let value = match name.as_str() {
+                    "wal_segment_size" => "1MB",
+                    "data_directory_mode" => "0700",
+                    "cluster_name" => "",
+                    "synchronous_commit" => "on",
+                    "transaction_read_only" => in_recovery,
+                    other => panic!("a hub asks a server for {other}"),
+                };
+                row(out, &[value]);
             }
             ReplicationCommand::TimelineHistory(tli) => {
                 let truth = self.shared.truth.borrow();
@@ -366,6 +374,9 @@ impl Server {
         }
         backend::copy_both(out);
         if start < self.oldest {
+            if matches!(session.from, Node::Hub(_)) {
+                self.shared.seen("upstream no longer has our WAL");
+            }
             let removed = "requested WAL segment has already been removed";
             backend::error(out, &Refusal::error("58P01", removed));
             return backend::ready_for_query(out);

@@ -131,6 +131,11 @@ impl Session {
         matches!(&self.state, State::Stream(sender) if sender.file.is_some()) && self.from == client
     }
 
+    /// If it is a hub, its path has changed, and it has to go.
+    pub(crate) fn terminate_hub(&mut self) {
+        self.terminated |= matches!((&self.state, self.from), (State::Stream(_), Node::Hub(_)));
+    }
+
     /// Its slot lost its WAL.
     pub(crate) fn terminate_if(&mut self, revoked: &[SlotToken]) {
         let State::Stream(sender) = &self.state else { return };

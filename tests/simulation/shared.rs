@@ -2,7 +2,7 @@
 
 use crate::archive::Archive;
 use crate::kinds::Kind;
-use crate::network::Network;
+use crate::network::{Conn, Network, Node};
 use crate::plants::Plant;
 use crate::random::Random;
 use crate::truth::Truth;
@@ -13,6 +13,9 @@ use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 use walhub::ring::Clock;
 use walhub::wal::{Lsn, TimelineId};
+
+/// How long a step takes.
+pub(crate) const STEP: Duration = Duration::from_millis(5);
 
 /// A world's common ground. Nobody holds a borrow over an await.
 pub(crate) struct Shared {
@@ -85,9 +88,9 @@ impl Shared {
         self.random.borrow_mut().chance(per_mille)
     }
 
-    /// The time of day: a step takes five milliseconds.
+    /// The time of day.
     pub(crate) fn now(&self) -> SystemTime {
-        let passed = Duration::from_millis(1_000_000 + 5 * self.steps.get());
+        let passed = Duration::from_secs(1000) + STEP * self.steps.get() as u32;
         SystemTime::UNIX_EPOCH + self.ahead() + passed
     }
 
@@ -102,12 +105,26 @@ impl Shared {
             Plant::TimesOutByTheTimeOfDay => self.ahead(),
             _ => Duration::ZERO,
         };
-        self.zero + jumped + Duration::from_millis(5 * self.steps.get())
+        self.zero + jumped + STEP * self.steps.get() as u32
     }
 
     /// The clock is so many days further, or back.
     pub(crate) fn jump(&self, days: i64) {
         self.jumped.set(self.jumped.get() + days);
+    }
+
+    /// A connection to a node that is up and can be reached.
+    pub(crate) fn connect(&self, from: Node, to: Node) -> Option<Conn> {
+        let is_up = match to {
+            Node::Server(n) => self.servers_up.borrow()[n],
+            Node::Hub(n) => self.hubs_up.borrow()[n],
+            Node::Archive(_) => true,
+        };
+        let isolated = match from {
+            Node::Hub(n) => self.isolated.borrow()[n] > self.steps.get(),
+            _ => false,
+        };
+        (is_up && !isolated).then(|| self.network.borrow_mut().connect(from, to))
     }
 
     /// A hub has told a server that it has WAL on disk.

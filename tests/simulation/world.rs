@@ -1,36 +1,38 @@
 //! A cluster, hubs, an archive and what befalls them: first everything may go wrong, then
 //! nothing does any more, and everybody has to end at the newest timeline's end.
 
+use crate::environment::{conninfo_of, enter, wake_all};
 use crate::fake_disk::{FakeDisk, Faults};
-use crate::hub::{Ground, Model, Process, start};
+use crate::hub::{Ground, Model, Process, Started, start};
 use crate::kinds::{Kind, Script};
 use crate::network::Node;
 use crate::plants::{Plant, PlantedDisk};
 use crate::server::{Server, Source};
-use crate::shared::{Shared, Traced};
+use crate::shared::{STEP, Shared, Traced};
 use crate::truth::MIB;
-use crate::upstream::Task;
 use crate::walreceiver;
 use clap::Parser as _;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::Path;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::runtime::Builder;
+use tokio::task::coop::unconstrained;
 use walhub::cli::{Cli, Command};
 use walhub::config::Config;
+use walhub::follow::Steer;
+use walhub::hub::course::Upstream;
 use walhub::store::StoreFault;
 use walhub::store::layout::Layout;
 use walhub::store::retention::Policy;
 use walhub::upstream::position::Position;
 use walhub::wal::{Lsn, TimelineId};
-use walhub::wire::conninfo::TargetSessionAttrs;
-
-/// A hub that has started, and its keeper's thread.
-type Born = (Rc<Process>, Work<()>);
+use walhub::wire::conninfo::{Conninfo, TargetSessionAttrs};
 
 /// A task of somebody.
 pub(crate) type Work<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -59,7 +61,7 @@ pub(crate) const SIGHTS: &[&str] = &[
     "archive has other bytes",
     "half a segment in the archive",
     "switched by the archive",
-    "timeline's end from the archive",
+    "a difference cleared by another source",
     "old primary came back",
     "start cut off",
 ];
@@ -73,11 +75,16 @@ pub(crate) struct Outcome {
 
 /// Runs one seed to its end.
 pub(crate) fn run(seed: u64, kind: Kind, plant: Plant, traced: Traced) -> Outcome {
-    let mut world = World::new(seed, kind, plant, traced);
-    let result = world.live().map_err(|broken| format!("seed {seed}: {broken}"));
-    let shared = Rc::clone(&world.shared);
-    world.end();
-    Outcome { result, sights: shared.sights(), trace: shared.take_trace() }
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let mut world = World::new(seed, kind, plant, traced);
+        let hubs = world.hubs.iter().map(|node| Rc::clone(&node.ground));
+        let _entered = enter(&world.shared, hubs.collect());
+        let result = world.live().await.map_err(|broken| format!("seed {seed}: {broken}"));
+        let shared = Rc::clone(&world.shared);
+        world.end();
+        Outcome { result, sights: shared.sights(), trace: shared.take_trace() }
+    })
 }
 
 pub(crate) struct World {
@@ -108,13 +115,18 @@ pub(crate) struct HubNode {
 
 pub(crate) enum HubState {
     Down,
-    Starting(Work<Result<Born, StoreFault>>, u64),
+    Starting(Work<Result<Started, StoreFault>>, u64),
     Up { process: Rc<Process>, keeper: Work<()>, upstream: Work<()> },
 }
 
 pub(crate) fn poll<T>(work: &mut Work<T>) -> Poll<T> {
-    work.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    // Each turn is a small part of a step: none of them uses up what a task may do at once.
+    let turn = pin!(unconstrained(work.as_mut()));
+    turn.poll(&mut Context::from_waker(Waker::noop()))
 }
+
+/// The log of a seed is over in seconds.
+const RETRY_INTERVAL: Duration = Duration::from_millis(25);
 
 /// The settings of a hub whose flags are few.
 fn plain_config() -> Config {
@@ -124,12 +136,13 @@ fn plain_config() -> Config {
         let Command::Serve(flags) = Cli::try_parse_from(flags).unwrap().command else {
             panic!("not serve")
         };
-        flags.resolve().unwrap()
+        let config = flags.resolve().unwrap();
+        Config { wal_retrieve_retry_interval: RETRY_INTERVAL, ..config }
     };
     PLAIN.get_or_init(parse).clone()
 }
 
-fn ground(shared: &Rc<Shared>, id: usize) -> Ground {
+fn ground(shared: &Rc<Shared>, id: usize, primary_conninfo: Conninfo) -> Ground {
     let mut random = shared.random.borrow_mut();
     let layout = Layout::new(Path::new("/hub"));
     let disk = FakeDisk::with_directories(random.fork(), &[layout.root(), layout.wal()]);
@@ -144,7 +157,7 @@ fn ground(shared: &Rc<Shared>, id: usize) -> Ground {
     let max_slot_wal_keep_size = limits[random.below(5) as usize].map(|limit| limit * MIB);
     let retention = Policy { max_slot_wal_keep_size, ..Policy::default() };
     let retention = shared.kind.policy(retention);
-    let config = Config { wal_buffers, retention, ..plain_config() };
+    let config = Config { wal_buffers, retention, primary_conninfo, ..plain_config() };
     Ground {
         shared: Rc::clone(shared),
         id,
@@ -153,6 +166,8 @@ fn ground(shared: &Rc<Shared>, id: usize) -> Ground {
         config: Arc::new(config),
         warm: [100_000, 100_000, 16 * MIB][random.below(3) as usize],
         model: RefCell::new(Model::default()),
+        fetches: RefCell::default(),
+        fetched: RefCell::default(),
     }
 }
 
@@ -183,7 +198,6 @@ impl World {
             servers.push(Rc::new(RefCell::new(server)));
         }
         let nodes = (0..hubs).map(|id| {
-            let ground = Rc::new(ground(&shared, id));
             let target = match shared.chance(600) {
                 true => TargetSessionAttrs::Primary,
                 false => TargetSessionAttrs::Any,
@@ -196,6 +210,8 @@ impl World {
             if !ordinary {
                 hosts = vec![Node::Server(0)];
             }
+            let conninfo = Conninfo::parse(&conninfo_of(&hosts, target), &|_| None).unwrap();
+            let ground = Rc::new(ground(&shared, id, conninfo));
             HubNode { ground, hosts, target, state: HubState::Down }
         });
         let hubs = nodes.collect();
@@ -228,10 +244,10 @@ impl World {
         }
     }
 
-    fn live(&mut self) -> Result<(), String> {
+    async fn live(&mut self) -> Result<(), String> {
         let steps = 2000 + self.shared.below(4000);
         for _ in 0..steps {
-            self.step()?;
+            self.step().await?;
             if self.shared.chance(self.harm) {
                 self.befall();
             }
@@ -240,13 +256,13 @@ impl World {
         self.heal();
         if !self.shared.kind.converges() {
             for _ in 0..3000 {
-                self.step()?;
+                self.step().await?;
             }
             return self.check_final();
         }
         let mut late = 0;
         while !self.has_converged() {
-            self.step()?;
+            self.step().await?;
             late += 1;
             if late % 500 == 0 {
                 self.help();
@@ -266,10 +282,13 @@ impl World {
         self.walreceivers.clear();
     }
 
-    fn step(&mut self) -> Result<(), String> {
+    async fn step(&mut self) -> Result<(), String> {
         let shared = Rc::clone(&self.shared);
         shared.steps.set(shared.steps.get() + 1);
         shared.network.borrow_mut().deliver();
+        wake_all();
+        // Tasks of their own have their turn meanwhile.
+        tokio::time::advance(STEP).await;
         let all = self.servers.len() + self.hubs.len();
         let turns = if shared.calm.get() { all } else { 2 };
         for turn in 0..turns {
@@ -363,12 +382,9 @@ impl World {
                     }
                     *cut -= 1;
                     if let Poll::Ready(started) = poll(work) {
-                        let (process, keeper) =
+                        let (process, keeper, upstream) =
                             started.map_err(|fault| format!("hub {id}: start failed: {fault}"))?;
                         shared.trace(|| format!("hub {id} is up: {}", process.describe()));
-                        let hosts = node.hosts.clone();
-                        let upstream = Task::run(Rc::clone(&process), hosts, node.target);
-                        let upstream = Box::pin(upstream);
                         node.state = HubState::Up { process, keeper, upstream };
                         shared.hubs_up.borrow_mut()[id] = true;
                         break;
@@ -392,8 +408,7 @@ impl World {
                 if process.halted.get() {
                     return Err(format!("hub {id} halted"));
                 }
-                let switching = process.ground.model.borrow().asked.is_some();
-                if switching && !shared.calm.get() && shared.chance(50) {
+                if process.ground.is_switching() && !shared.calm.get() && shared.chance(50) {
                     shared.trace(|| format!("hub {id} dies in a switch"));
                     self.stop_hub(id);
                     self.maybe_power_loss(id);
@@ -416,6 +431,7 @@ impl World {
         network.cut_off(Node::Hub(id));
         network.cut_off(Node::Archive(id));
         drop(network);
+        self.hubs[id].ground.fetches.borrow_mut().clear();
         self.hubs[id].ground.disk.disk.forget_unnamed();
     }
 
@@ -630,8 +646,10 @@ impl World {
         self.servers[primary].borrow_mut().write(300_000);
     }
 
-    /// What an operator does for those whose WAL nobody has any more.
+    /// What an operator does for those whose WAL nobody has any more, and about what was not
+    /// finished.
     fn help(&mut self) {
+        self.order_back();
         for id in 0..self.servers.len() {
             let lost = {
                 let server = self.servers[id].borrow();
@@ -647,7 +665,10 @@ impl World {
                 && let Some(Node::Hub(above)) = process.upstream()
                 && !self.is_followable(above)
             {
-                process.drop_upstream();
+                let hosts: Vec<_> =
+                    node.hosts.iter().filter(|host| **host != Node::Hub(above)).copied().collect();
+                let upstream = Upstream::parse(&conninfo_of(&hosts, node.target)).unwrap();
+                drop(process.order(Steer::Follow(Some(Arc::new(upstream)))));
             }
         }
     }
@@ -707,12 +728,12 @@ impl World {
             self.stop_hub(id);
             self.hubs[id].ground.disk.disk.power_loss();
             let mut work: Work<_> = Box::pin(start(Rc::clone(&self.hubs[id].ground)));
-            let (process, keeper) = loop {
+            let (process, keeper, upstream) = loop {
                 if let Poll::Ready(started) = poll(&mut work) {
                     break started.map_err(|fault| format!("hub {id}: start failed: {fault}"))?;
                 }
             };
-            drop((work, keeper));
+            drop((work, keeper, upstream));
             let found = match process.hub.position() {
                 Position::At { tli, durable, .. } => Some((tli, durable)),
                 Position::Empty => None,

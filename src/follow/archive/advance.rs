@@ -39,6 +39,7 @@ impl<E: Environment> Task<E> {
         }
         let size = identity.segment_size;
         let surveyed = tokio::select! {
+            biased;
             surveyed = self.survey(archive, tli, durable) => surveyed?,
             () = turn.cut_short() => return Ok(Advance::Over),
         };
@@ -62,6 +63,7 @@ impl<E: Environment> Task<E> {
             }
             let no = at.segment(size);
             let fetched = tokio::select! {
+                biased;
                 fetched = during(&mut feed, ahead.take(no, &target)) => fetched,
                 () = turn.cut_short() => break Advance::Over,
             };
@@ -118,6 +120,7 @@ impl<E: Environment> Task<E> {
             }
             let survey = self.survey(archive, tli, durable.max(at));
             let surveyed = tokio::select! {
+                biased;
                 surveyed = during(&mut feed, survey) => surveyed,
                 () = turn.cut_short() => break Advance::Over,
             };
@@ -212,6 +215,7 @@ impl<E: Environment> Task<E> {
         let ahead = Ahead::new(archive, span.tli, size);
         let names = ahead.names(span.from.segment(size), target);
         let fetched = tokio::select! {
+            biased;
             fetched = archive.segment(names) => fetched.map_err(|_| ShuttingDown)?,
             () = turn.cut_short() => return Ok(Advance::Over),
         };

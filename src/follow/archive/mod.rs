@@ -26,6 +26,7 @@ use tracing::info;
 /// Sleeps until `at`, or until there is an order.
 async fn sleep(at: Instant, orders: &mut mpsc::Receiver<UpstreamOrder>) -> Option<UpstreamOrder> {
     tokio::select! {
+        biased;
         order = orders.recv() => order,
         () = tokio::time::sleep_until(at.into()) => None,
     }
@@ -82,6 +83,7 @@ impl<E: Environment> Task<E> {
                         return sleep(at, turn.orders).await;
                     }
                     tokio::select! {
+                        biased;
                         () = tokio::time::sleep(pause) => {}
                         () = turn.over() => break,
                     }

@@ -43,6 +43,7 @@ impl ArchiveTurn<'_> {
             return;
         }
         tokio::select! {
+            biased;
             Some(order) = self.orders.recv() => self.order = Some(order),
             () = self.probe.found() => {}
         }
@@ -55,6 +56,7 @@ impl ArchiveTurn<'_> {
         self.over().await;
         if self.order.is_none() {
             tokio::select! {
+                biased;
                 Some(order) = self.orders.recv() => self.order = Some(order),
                 () = tokio::time::sleep(PATIENCE) => {}
             }
