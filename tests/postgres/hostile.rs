@@ -9,7 +9,8 @@ use crate::scene::Scene;
 use crate::streaming::wait_connected;
 use crate::wait;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 use walhub::wal::lsn::Lsn;
 
 /// How far the connection is when the bytes come.
@@ -84,6 +85,51 @@ fn hostile_packets_end_their_own_connection_only() {
     drop(bystander.read_wal(start, primary.flush_lsn()));
     // Not a dropped connection of our own making: the upstream one is the first still.
     assert_eq!(primary.count("select count(*) from pg_stat_replication"), 1);
+}
+
+/// Of each client the log has a few errors and how many it does not have. So a flood from many
+/// clients leaves little in the log, nothing uncounted, and what another client was refused.
+#[test]
+fn a_flood_of_errors_from_many_clients_is_counted_in_the_log() {
+    const CLIENTS: usize = 30;
+    const ERRORS: usize = 400;
+    let scene = Scene::new();
+    let primary = Cluster::primary(&scene, "primary");
+    let hub = Hub::run(&scene, "hub", &primary.conninfo());
+    wait_connected(&primary);
+    let port = hub.port();
+    let begun = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                let mut client = Client::connect(port);
+                for _ in 0..ERRORS {
+                    assert_eq!(client.query("IDENTIFY_SYSTEM;;").unwrap_err().sqlstate, "42601");
+                }
+            });
+        }
+        let refused = Client::connect(port).query("DROP_REPLICATION_SLOT bystander").unwrap_err();
+        assert_eq!(refused.sqlstate, "42704");
+    });
+    let took = begun.elapsed();
+
+    // The last count of a connection comes when it has ended.
+    let (logged, counts) = wait::eventually("each error is logged or counted", || {
+        let log = hub.log_text();
+        let logged = log.lines().filter(|line| line.contains("syntax error")).count();
+        let count = |line: &str| {
+            let (before, _) = line.split_once(" errors of this connection were not logged")?;
+            before.rsplit(' ').next()?.parse::<usize>().ok()
+        };
+        let counts: Vec<_> = log.lines().filter_map(count).collect();
+        (logged + counts.iter().sum::<usize>() == CLIENTS * ERRORS).then_some((logged, counts))
+    });
+    let one_for_each_interval = took.as_secs() as usize / 10;
+    let most = CLIENTS * (10 + one_for_each_interval);
+    assert!(logged <= most, "{logged} errors in the log, {most} are allowed");
+    assert!(counts.len() >= CLIENTS, "{counts:?}");
+    assert!(counts.len() <= CLIENTS * (1 + one_for_each_interval), "{counts:?}");
+    assert!(hub.logged(&["\"bystander\" does not exist"]).is_some());
 }
 
 /// Connections that say nothing must not take the descriptors that WAL is written and
