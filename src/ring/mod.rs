@@ -15,6 +15,7 @@
 mod buffer;
 mod chunks;
 mod clock;
+mod completions;
 #[cfg(all(test, not(walhub_loom)))]
 pub(crate) mod conformance;
 mod chunk_index;

@@ -7,35 +7,27 @@
     reason = "submitting an entry promises that its memory outlives the operation"
 )]
 
+use super::completions::{IGNORED, SEND, State, count, reap};
 use super::probe::{self, RingRefused};
 use super::replies::Replies;
 use super::slab::{Held, OpId, Operation, Slab, Stage, ZeroCopy};
-use super::{Buffer, ChunkHold, ChunkRange, ChunkReader, Copied, Counters, Done, Ends, Fd};
-use super::{
-    Outcome, Outgoing, ReplyBuffer, Ring, SEND_SLICE, SystemClock, Then, Token, Wait, Waker,
-};
+use super::{Buffer, ChunkHold, ChunkRange, ChunkReader, Counters, Done, Ends, Fd};
+use super::{Outgoing, ReplyBuffer, Ring, SEND_SLICE, SystemClock, Then, Token, Wait, Waker};
 use io_uring::squeue::{self, Flags};
 use io_uring::types::{self, FsyncFlags, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode};
+use io_uring::{IoUring, opcode};
 use std::io;
 use std::marker::PhantomData;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-/// A send's user data is this bit and its place in the slice.
-const SEND: u64 = 1 << 63;
-/// The user data of operations whose completion means nothing (cancellations).
-const IGNORED: u64 = 1 << 62;
 /// The one group of provided buffers.
 const REPLIES: u16 = 0;
 
 /// Asks the notification to report whether there was a copy after all. The crate has this only
 /// in its internal bindings.
 const SEND_ZC_REPORT_USAGE: u16 = 1 << 3;
-
-/// The report in the notification's result.
-const NOTIF_USAGE_ZC_COPIED: u32 = 1 << 31;
 
 /// How long a dropped ring waits for peers to acknowledge what they were sent without a copy.
 /// Then their connections are reset, and it waits as long again.
@@ -73,24 +65,6 @@ pub struct Uring {
     _this_thread: PhantomData<*const ()>,
 }
 
-/// What completions change.
-struct State {
-    slab: Slab,
-    replies: Replies,
-    sends: Sends,
-    counters: Counters,
-    /// The waker has fired since the last turn checked.
-    woken: bool,
-    /// The buffer for the read of the waker's descriptor, when that must be submitted again.
-    wake_buffer: Option<Buffer>,
-}
-
-/// The sends of the slice being submitted.
-struct Sends {
-    results: [i32; SEND_SLICE],
-    missing: usize,
-}
-
 impl Uring {
     /// Sets up a ring for the calling thread.
     pub fn new(setup: Setup) -> Result<Self, RingRefused> {
@@ -99,14 +73,7 @@ impl Uring {
         replies.register(&io.submitter())?;
         let mut workers = setup.workers;
         io.submitter().register_iowq_max_workers(&mut workers)?;
-        let state = State {
-            slab: Slab::with_capacity(setup.entries as usize),
-            replies,
-            sends: Sends { results: [0; SEND_SLICE], missing: 0 },
-            counters: Counters::default(),
-            woken: false,
-            wake_buffer: Some(Buffer::with_capacity(size_of::<u64>())),
-        };
+        let state = State::new(Slab::with_capacity(setup.entries as usize), replies);
         // SAFETY: a message header is numbers and pointers; all zero is a valid one.
         let headers = Box::new(unsafe { std::mem::zeroed::<[libc::msghdr; SEND_SLICE]>() });
         let kept = Vec::with_capacity(setup.entries as usize);
@@ -270,118 +237,6 @@ fn entry_of(operation: &mut Operation, fd: types::Fd) -> squeue::Entry {
 fn is_passing(error: &io::Error) -> bool {
     let passing = [libc::EINTR, libc::ETIME, libc::EAGAIN, libc::EBUSY];
     error.raw_os_error().is_some_and(|code| passing.contains(&code))
-}
-
-/// Takes what has completed.
-fn reap(io: &mut IoUring, state: &mut State, done: &mut Vec<Done>) {
-    for entry in io.completion() {
-        state.complete(entry.user_data(), entry.result(), entry.flags(), done);
-    }
-}
-
-/// The kernel's convention: a count, or an error's number below zero.
-fn count(result: i32) -> io::Result<usize> {
-    usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
-}
-
-impl State {
-    fn complete(&mut self, word: u64, result: i32, flags: u32, done: &mut Vec<Done>) {
-        if word & SEND != 0 {
-            self.sends.results[(word & !SEND) as usize] = result;
-            self.sends.missing -= 1;
-            return;
-        }
-        if word & IGNORED != 0 {
-            return;
-        }
-        // Only a send without a copy has more than one completion.
-        if cqueue::more(flags) || cqueue::notif(flags) {
-            return self.complete_half(OpId::from_word(word), result, flags, done);
-        }
-        let operation = self.slab.remove(OpId::from_word(word));
-        let Operation { token, held, .. } = operation.expect("every operation completes once");
-        let outcome = match held {
-            Held::Reply => Outcome::Reply(self.reply(result, flags)),
-            Held::Receive(buffer) => {
-                let (result, buffer) = filled(result, buffer);
-                Outcome::Received(result, buffer)
-            }
-            Held::Writable => Outcome::Writable(count(result).map(drop)),
-            Held::Write { .. } => Outcome::Written(count(result)),
-            Held::Sync => Outcome::Synced(count(result).map(drop)),
-            Held::Read { buffer, .. } => {
-                let (result, buffer) = filled(result, buffer);
-                Outcome::Read(result, buffer)
-            }
-            Held::Wake(buffer) => {
-                self.woken = true;
-                self.wake_buffer = Some(buffer);
-                return;
-            }
-            // The send was refused before the memory was used, so no notification follows.
-            Held::ZeroCopy(_) => {
-                done.push(Done { token, outcome: Outcome::ZeroCopySent(count(result)) });
-                Outcome::ZeroCopyReleased(Copied::No)
-            }
-        };
-        done.push(Done { token, outcome });
-    }
-
-    /// Handles one of the two completions of a send without a copy: the result, which a
-    /// notification follows, or the notification. The kernel posts them in this order but
-    /// promises it nowhere; the caller gets them in this order in any case.
-    fn complete_half(&mut self, op: OpId, result: i32, flags: u32, done: &mut Vec<Done>) {
-        let operation = self.slab.get_mut(op).expect("a send completes twice at most");
-        let token = operation.token;
-        let Held::ZeroCopy(ZeroCopy { stage, .. }) = &mut operation.held else {
-            panic!("one of two completions of an operation that has one");
-        };
-        let (taken, copied) = if cqueue::notif(flags) {
-            let is_copied = result.cast_unsigned() & NOTIF_USAGE_ZC_COPIED != 0;
-            let copied = if is_copied { Copied::Yes } else { Copied::No };
-            match stage {
-                Stage::Sent { taken, .. } => (*taken, copied),
-                _ => return *stage = Stage::Notified(copied),
-            }
-        } else {
-            done.push(Done { token, outcome: Outcome::ZeroCopySent(count(result)) });
-            let fd = operation.fd.take().expect("a socket is kept until the send's result");
-            let taken = usize::try_from(result).unwrap_or(0);
-            match *stage {
-                Stage::Notified(copied) => (taken, copied),
-                _ => return *stage = Stage::Sent { socket: Fd::downgrade(&fd), taken },
-            }
-        };
-        self.slab.remove(op);
-        // The kernel reports bytes that were never sent as copied.
-        let copied = if taken > 0 { copied } else { Copied::No };
-        self.counters.zerocopy_copied += u64::from(copied == Copied::Yes);
-        done.push(Done { token, outcome: Outcome::ZeroCopyReleased(copied) });
-    }
-
-    fn reply(&mut self, result: i32, flags: u32) -> io::Result<ReplyBuffer> {
-        // A failed receive may still have picked a buffer, which has to be returned.
-        let len = usize::try_from(result).unwrap_or(0);
-        let taken = cqueue::buffer_select(flags).map(|id| self.replies.taken(id, len));
-        match (count(result)?, taken) {
-            (_, Some(reply)) => Ok(reply),
-            (0, None) => Ok(ReplyBuffer::numbered(0, 0)),
-            (_, None) => Err(io::Error::other("a receive without a buffer")),
-        }
-    }
-
-    /// How many of the caller's operations are in flight.
-    fn in_flight(&self) -> usize {
-        self.slab.len() - usize::from(self.wake_buffer.is_none())
-    }
-}
-
-fn filled(result: i32, mut buffer: Buffer) -> (io::Result<usize>, Buffer) {
-    let result = count(result);
-    if let Ok(count) = result {
-        buffer.advance(count);
-    }
-    (result, buffer)
 }
 
 impl Ring for Uring {
