@@ -239,7 +239,7 @@ impl Hub {
     /// May a standby have got a record from us that lies past the timeline's end? The beginning
     /// of a record does not count: it was never replayed, and the next timeline's WAL overwrites
     /// it.
-    pub fn has_records_behind(&self, tli: TimelineId, end: Lsn) -> bool {
+    pub fn has_records_past(&self, tli: TimelineId, end: Lsn) -> bool {
         read(&self.record_ends).get(&tli.raw()).is_none_or(|record_end| *record_end > end)
     }
 
@@ -409,9 +409,9 @@ pub(crate) mod tests {
     fn part_of_a_record_is_none() {
         let hub = hub("15.18");
         let (tli, end) = (TimelineId::FIRST, Lsn::new(0x500_0060));
-        assert!(hub.has_records_behind(tli, end), "nobody knows");
+        assert!(hub.has_records_past(tli, end), "nobody knows");
         hub.set_record_end(tli, end);
-        assert!(!hub.has_records_behind(tli, end));
-        assert!(hub.has_records_behind(tli, Lsn::new(0x500_0028)));
+        assert!(!hub.has_records_past(tli, end));
+        assert!(hub.has_records_past(tli, Lsn::new(0x500_0028)));
     }
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// A drawing that belongs to a report.
 #[derive(Debug, Clone)]
 pub(crate) struct KeptPlot {
-    /// The end of its file name, behind the row's.
+    /// The end of its file name, after the row's.
     pub(crate) name: &'static str,
     pub(crate) svg: String,
 }

@@ -58,7 +58,7 @@ pub(crate) fn summary(rows: &[&str], folder: Option<&Path>) -> Outcome<String> {
 
 /// The result with the latest date in its name.
 fn newest(folder: &Path, row: &str) -> Option<PathBuf> {
-    // Behind the date: a row's name may end with another's.
+    // After the date: a row's name may end with another's.
     let of_row = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         name.get("2000-01-01-".len()..) == Some(&format!("{row}.json"))

@@ -42,7 +42,7 @@ const BATCHES: [(usize, &str); 4] = [
 fn measure(run: &mut Run<'_>, row: &Row) -> Outcome<Report> {
     let mib = run.options.sized(1024, 64);
     let mut report = row.report(format!(
-        "{mib} MiB of WAL that a primary keeps, behind {WARM_UP} MiB that bring the receiver to its \
+        "{mib} MiB of WAL that a primary keeps, after {WARM_UP} MiB that bring the receiver to its \
          steady state, in which the hub writes into segments that it has recycled. Timed between \
          two segments bearing their final names (complete and synced). The bare loop writes as \
          much into files written before, by the same ring."

@@ -127,8 +127,8 @@ impl Truth {
             return At::NotYet;
         }
         let pieces = self.pieces.read().unwrap_or_else(PoisonError::into_inner);
-        let behind = pieces.partition_point(|piece| piece.start <= at);
-        match behind.checked_sub(1).and_then(|n| pieces.get(n)) {
+        let next = pieces.partition_point(|piece| piece.start <= at);
+        match next.checked_sub(1).and_then(|n| pieces.get(n)) {
             Some(piece) => At::Piece(piece.clone()),
             None => At::Gone,
         }

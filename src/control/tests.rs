@@ -415,7 +415,7 @@ fn a_cancel_request_with_the_right_key_reaches_the_core() {
 
 /// Starts like libpq: it asks for encryption, and treats anything but the answer to that as an
 /// error.
-fn refused_behind_ssl_request(client: &mut Client<TcpStream>) -> String {
+fn refused_after_ssl_request(client: &mut Client<TcpStream>) -> String {
     client.send(&packet(SSL, b""));
     let mut answer = [0];
     client.socket.read_exact(&mut answer).unwrap();
@@ -425,7 +425,7 @@ fn refused_behind_ssl_request(client: &mut Client<TcpStream>) -> String {
 }
 
 #[test]
-fn clients_hear_of_the_shutdown_behind_their_startup_packet() {
+fn clients_hear_of_the_shutdown_after_their_startup_packet() {
     let bench = Bench::new();
     let mut streaming = bench.log_in();
     streaming.send(&query("START_REPLICATION 0/4000000"));
@@ -438,7 +438,7 @@ fn clients_hear_of_the_shutdown_behind_their_startup_packet() {
     let mut late = bench.connect();
     for client in [&mut early, &mut late] {
         assert_eq!(
-            refused_behind_ssl_request(client),
+            refused_after_ssl_request(client),
             "FATAL 57P03 the database system is shutting down"
         );
     }
@@ -462,12 +462,12 @@ fn the_control_thread_waits_for_the_cores_though_nobody_is_connected() {
 }
 
 #[test]
-fn too_many_clients_hear_so_behind_their_startup_packet() {
+fn too_many_clients_hear_so_after_their_startup_packet() {
     let bench = Bench::with(|config| config.max_wal_senders = 1);
     let silent: Vec<_> = (0..270).map(|_| bench.connect()).collect();
     let mut client = bench.connect();
     assert_eq!(
-        refused_behind_ssl_request(&mut client),
+        refused_after_ssl_request(&mut client),
         "FATAL 53300 sorry, too many clients already"
     );
     drop(silent);

@@ -78,7 +78,7 @@ impl Cursor {
             rest.next = rest.next.saturating_add(wal as u64);
             sent -= wal;
             if rest.left() > 0 {
-                assert_eq!(sent, 0, "bytes were sent behind an unfinished message");
+                assert_eq!(sent, 0, "bytes were sent after an unfinished message");
                 return self.next().bytes_since(before);
             }
             self.unfinished = None;

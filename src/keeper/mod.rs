@@ -363,7 +363,7 @@ mod tests {
         let wal = keeper.recovered.wal.clone().unwrap();
         assert_eq!(wal.durable, Lsn::new(5 * MIB + cut));
         assert_eq!(wal.resume, Lsn::new(7 * MIB), "6 was whole and has its name now");
-        assert_eq!(wal.beginning, Beginning::Behind);
+        assert_eq!(wal.beginning, Beginning::Past);
         let from = wal.prefix_from.bytes_since(world.cluster.start) as usize;
         assert!(from < cut as usize);
         assert_eq!(wal.prefix[..], world.wal[from..cut as usize]);

@@ -13,7 +13,7 @@ use super::spares::Spares;
 use crate::cluster::instance::InstanceId;
 use crate::store::append::Begun;
 use crate::store::aside::set_aside;
-use crate::store::clean::clear_behind;
+use crate::store::clean::clear_past;
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::disk::Disk;
 use crate::store::durable::failed_sync;
@@ -232,7 +232,7 @@ impl<D: Disk> Keeper<D> {
         let partial = self.layout.partial(name);
         let file = match self.disk.open_write(&partial).await {
             Ok(file) => {
-                clear_behind(&self.disk, &file, name, keep).await?;
+                clear_past(&self.disk, &file, name, keep).await?;
                 self.disk.sync_data(&file).await.map_err(failed_sync)?;
                 self.clear_later(name).await?;
                 file
@@ -263,7 +263,7 @@ impl<D: Disk> Keeper<D> {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 other => other?,
             };
-            clear_behind(&self.disk, &file, name, no.start(name.size)).await?;
+            clear_past(&self.disk, &file, name, no.start(name.size)).await?;
             self.disk.sync_data(&file).await.map_err(failed_sync)?;
         }
         Ok(())

@@ -64,7 +64,7 @@ pub async fn keep_copy<D: Disk>(
 }
 
 /// Whether an open segment holds WAL at or past `from`, judged by the page there.
-pub async fn holds_wal_behind<D: Disk>(
+pub async fn holds_wal_past<D: Disk>(
     disk: &D,
     path: &Path,
     name: SegmentName,

@@ -15,7 +15,7 @@ pub(super) const PIECE: u64 = 1 << 20;
 
 /// Zeros everything past `keep` that claims to be WAL of this segment. The bytes of a recycled
 /// file that belong elsewhere may stay: their page addresses say so. The caller syncs.
-pub async fn clear_behind<D: Disk>(
+pub async fn clear_past<D: Disk>(
     disk: &D,
     file: &D::File,
     name: SegmentName,

@@ -11,8 +11,8 @@
 //! place, and a segment that the walk refuses may not belong here.
 
 use super::append::{Beginning, WRITE_ALIGN};
-use super::aside::{adds_nothing, holds_wal_behind, keep_copy, set_aside};
-use super::clean::clear_behind;
+use super::aside::{adds_nothing, holds_wal_past, keep_copy, set_aside};
+use super::clean::clear_past;
 use super::control_file::{Cluster, ControlFile};
 use super::disk::Disk;
 use super::durable::read_note;
@@ -193,7 +193,7 @@ pub(super) async fn hole_before_open<D: Disk>(
             continue;
         }
         let name = SegmentName { tli, no, size };
-        let holds_wal = holds_wal_behind(disk, &layout.partial(name), name, no.start(size)).await?;
+        let holds_wal = holds_wal_past(disk, &layout.partial(name), name, no.start(size)).await?;
         if let (true, Some(last)) = (holds_wal, no.previous()) {
             return Ok(Some(Hole { tli, first, last, size }));
         }
@@ -263,7 +263,7 @@ impl<D: Disk> Recovery<'_, D> {
         clear_ended(self.disk, self.layout, self.cluster, leaving).await?;
         self.clear_early_partials().await?;
         if halted.is_some() {
-            self.forget_behind(tail.durable()).await?;
+            self.forget_past(tail.durable()).await?;
         }
         self.name_complete(tail.durable()).await?;
         let (prefix_from, prefix) = self.read_prefix(&tail).await?;
@@ -381,12 +381,12 @@ impl<D: Disk> Recovery<'_, D> {
 
     /// Nothing past the mark of a failed sync is believed: it is set aside, and then made to look
     /// like no WAL, before the marker is removed.
-    async fn forget_behind(&mut self, durable: Lsn) -> Result<(), StoreFault> {
+    async fn forget_past(&mut self, durable: Lsn) -> Result<(), StoreFault> {
         let size = self.cluster.segment_size;
         let reason = format!("a sync failed, and WAL from {durable} on may not be on disk");
         for no in std::mem::take(&mut self.partials) {
             let (name, path) = (self.name(no), self.layout.partial(self.name(no)));
-            let gives_up = holds_wal_behind(self.disk, &path, name, durable).await?;
+            let gives_up = holds_wal_past(self.disk, &path, name, durable).await?;
             if gives_up && no.start(size) >= durable {
                 set_aside(self.disk, &path, &reason).await?;
                 self.gone.push(no);
@@ -400,7 +400,7 @@ impl<D: Disk> Recovery<'_, D> {
                 keep_copy(self.disk, &path, name, &reason).await?;
             }
             let file = self.disk.open_write(&path).await.map_err(failed("open file", &path))?;
-            let cleared = clear_behind(self.disk, &file, name, durable).await;
+            let cleared = clear_past(self.disk, &file, name, durable).await;
             cleared.map_err(failed("clear the tail of", &path))?;
             let synced = self.disk.sync_data(&file).await;
             synced.map_err(|error| StoreFault::Sync { path, error })?;

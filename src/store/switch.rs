@@ -14,7 +14,7 @@
 //! examined as at a start ([`recover`](super::recover())): there is one way to find the end of
 //! the WAL, not two.
 
-use super::aside::{adds_nothing, holds_wal_behind, move_aside, set_aside};
+use super::aside::{adds_nothing, holds_wal_past, move_aside, set_aside};
 use super::control_file::{Cluster, ControlFile, Sealed};
 use super::disk::Disk;
 use super::durable::read_note;
@@ -195,7 +195,7 @@ pub(super) async fn clear_ended<D: Disk>(
         let adds_nothing = match end_before(segment, cluster) {
             // A complete segment is WAL to its end, whatever its first page looks like.
             Some(sealed) => {
-                open && !holds_wal_behind(disk, &path, segment, sealed.end).await?
+                open && !holds_wal_past(disk, &path, segment, sealed.end).await?
                     && is_inherited(disk, layout, cluster, segment, sealed).await?
             }
             None => {

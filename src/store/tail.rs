@@ -125,7 +125,7 @@ impl TailSearch<'_> {
             last_record: None,
             noted: Lsn::INVALID,
             resume,
-            beginning: Beginning::Behind,
+            beginning: Beginning::Past,
             magic: None,
             ended_by: None,
         };

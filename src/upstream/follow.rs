@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_descendant_that_left_behind_us_is_followed() {
+    fn the_newest_descendant_that_left_past_our_end_is_followed() {
         let first = History::first();
         let second = history(2, "1\t0/500\ta\n");
         let third = history(3, "1\t0/500\ta\n2\t0/900\tb\n");

@@ -237,7 +237,7 @@ fn a_server_comes_back_from_the_hubs_archive() {
     assert_eq!(restored.count("select timeline_id from pg_control_checkpoint()"), 3);
 }
 
-/// What lies behind the switchpoint when nobody has archived it yet waits no more, and what
+/// What lies past the switchpoint when nobody has archived it yet waits no more, and what
 /// lies before it still does.
 #[test]
 fn wal_that_nobody_follows_is_not_archived() {
@@ -276,9 +276,9 @@ fn wal_that_nobody_follows_is_not_archived() {
         let of = names.iter().filter(|name| name.starts_with(tli));
         of.map(|name| name[8..].to_owned()).collect::<Vec<_>>()
     };
-    let (before, behind) = (of("00000001"), of("00000002"));
+    let (before, after) = (of("00000001"), of("00000002"));
     assert_eq!(before.first().unwrap(), &first[8..]);
-    assert!(before.last() < behind.first(), "{names:?}");
+    assert!(before.last() < after.first(), "{names:?}");
     assert!(archive.path("00000002.history").exists());
     assert_identical(archive.folder(), &new.pg_wal(), 4);
     wait::until("no mark is left of the rest", || {

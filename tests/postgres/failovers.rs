@@ -125,7 +125,7 @@ fn ahead_of_the_fork(tail: &str) {
     for standby in [&new, &ahead, &behind] {
         standby.wait_replayed(fork);
     }
-    // In this order: what the server writes by itself meanwhile is not behind the fork.
+    // In this order: what the server writes by itself meanwhile is not past the fork.
     behind.kill();
     new.kill();
     old.sql(tail);

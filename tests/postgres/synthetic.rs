@@ -230,7 +230,7 @@ fn commits_on_a_real_primary_are_where_they_are_said_to_be() {
             _ => 0,
         };
         let next = next.saturating_add(header);
-        assert!(starts.contains(&next), "no record behind {}", commit.end);
+        assert!(starts.contains(&next), "no record after {}", commit.end);
     }
 }
 

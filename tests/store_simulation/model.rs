@@ -93,7 +93,7 @@ impl Model {
         self.start.saturating_add(self.bytes.len() as u64)
     }
 
-    /// The bytes `[from, to)`; zeros behind the end.
+    /// The bytes `[from, to)`; zeros past the end.
     pub(crate) fn bytes(&self, from: Lsn, to: Lsn) -> Vec<u8> {
         let offset = |lsn: Lsn| (lsn.bytes_since(self.start) as usize).min(self.bytes.len());
         let mut bytes = self.bytes[offset(from)..offset(to)].to_vec();
@@ -131,7 +131,7 @@ impl Model {
         Some(synth.last_record()).filter(|start| *start >= self.start)
     }
 
-    /// The history goes on in other words, laid out the same, behind `lsn`, if that is
+    /// The history goes on in other words, laid out the same, past `lsn`, if that is
     /// a record's end. (A primary restored from a backup; nobody has seen what was
     /// there before.)
     pub(crate) fn rewind(&mut self, lsn: Lsn, random: &mut Random) {

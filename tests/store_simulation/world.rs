@@ -375,7 +375,7 @@ impl World {
             (open > 1, "several open segments"),
             (wal.beginning == Beginning::Ahead && open > 0, "beginning not believed"),
             (
-                wal.beginning == Beginning::Behind
+                wal.beginning == Beginning::Past
                     && wal.complete.is_none()
                     && self.model.begins_inside(),
                 "beginning believed by the note",

@@ -76,12 +76,12 @@ fn cited<'a>(project: &Project, cell: &'a str) -> Result<Citation<'a>, String> {
         return Err(format!("cites {name}; {newest} is newer"));
     }
     let codes = codes(cell);
-    let behind = |word: &str| {
+    let after = |word: &str| {
         let (_, rest) = cell.split_once(&format!("` {word} `"))?;
         rest.split('`').next()
     };
     let measure = codes.first().copied().ok_or("names no measure")?;
-    Ok(Citation { result, measure, variant: behind("of"), divisor: behind("to") })
+    Ok(Citation { result, measure, variant: after("of"), divisor: after("to") })
 }
 
 impl Citation<'_> {
@@ -167,7 +167,7 @@ fn number(cell: &str) -> Option<Shown> {
     let end = cell.find(|c: char| !(c.is_ascii_digit() || ".,".contains(c))).unwrap_or(cell.len());
     let digits = cell[..end].replace(',', "");
     let value = digits.parse().ok()?;
-    Some(Shown { value, decimals: digits.split_once('.').map_or(0, |(_, behind)| behind.len()) })
+    Some(Shown { value, decimals: digits.split_once('.').map_or(0, |(_, rest)| rest.len()) })
 }
 
 impl Shown {

@@ -151,9 +151,9 @@ impl Lexer<'_> {
     fn word_or_text(&mut self) -> Kind {
         let name = |c: char| !(c.is_alphanumeric() || c == '_');
         let len = self.rest.find(name).unwrap_or(self.rest.len());
-        let (word, behind) = self.rest.split_at(len);
-        let hashes = behind.len() - behind.trim_start_matches('#').len();
-        let raw = matches!(word, "r" | "br" | "cr") && behind[hashes..].starts_with('"');
+        let (word, after) = self.rest.split_at(len);
+        let hashes = after.len() - after.trim_start_matches('#').len();
+        let raw = matches!(word, "r" | "br" | "cr") && after[hashes..].starts_with('"');
         if raw {
             self.take(len + hashes + 1);
             let mark = format!("\"{}", "#".repeat(hashes));
@@ -162,11 +162,11 @@ impl Lexer<'_> {
             self.take(mark.len().min(self.rest.len()));
             return Kind::Text(text);
         }
-        if matches!(word, "b" | "c") && behind.starts_with('"') {
+        if matches!(word, "b" | "c") && after.starts_with('"') {
             self.take(len);
             return Kind::Text(self.quoted());
         }
-        if word == "b" && behind.starts_with('\'') {
+        if word == "b" && after.starts_with('\'') {
             self.take(len);
             return self.quote();
         }

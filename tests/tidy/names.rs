@@ -21,8 +21,8 @@ fn other_flags(project: &Project) -> BTreeSet<String> {
             three[0].is_word("arg") && three[1].is('(') && three[2].is_word("long")
         });
         for (at, _) in long {
-            let mut behind = tokens[at..].iter().skip_while(|token| !token.is(']'));
-            let field = behind
+            let mut after = tokens[at..].iter().skip_while(|token| !token.is(']'));
+            let field = after
                 .find_map(|token| token.word().filter(|word| *word != "pub" && *word != "crate"));
             flags.extend(field.map(|field| format!("--{}", field.replace('_', "-"))));
         }

@@ -130,11 +130,11 @@ impl Tree {
                 let mut start = place.to_vec();
                 start.pop();
                 let mut rest = rest;
-                while let Some((word, behind)) = rest.split_first()
+                while let Some((word, after)) = rest.split_first()
                     && word == "super"
                 {
                     start.pop();
-                    rest = behind;
+                    rest = after;
                 }
                 (start, rest)
             }
@@ -157,8 +157,8 @@ impl Tree {
                     return None;
                 }
             } else if let Some(import) = module.imports.get(name) {
-                let behind = rest.get(taken + 1..).unwrap_or_default();
-                let path: Vec<_> = import.iter().chain(behind).cloned().collect();
+                let after = rest.get(taken + 1..).unwrap_or_default();
+                let path: Vec<_> = import.iter().chain(after).cloned().collect();
                 return self
                     .resolve(&at, &path, depth + 1)
                     .or_else(|| Some(module.file.clone()).filter(|_| is_ours(import)));

@@ -58,10 +58,10 @@ pub(crate) fn threads(project: &Project) -> Vec<Finding> {
         }
         for at in 0..tokens.len() {
             if is_path(&tokens[at..], &["Builder", "new"]) {
-                let behind = tokens[at..].iter().take(24);
-                let name = behind
+                let after = tokens[at..].iter().take(24);
+                let name = after
                     .clone()
-                    .zip(behind.skip(1))
+                    .zip(after.skip(1))
                     .position(|(dot, word)| dot.is('.') && word.is_word("name"));
                 let name =
                     name.and_then(|name| tokens[at + name..].iter().take(8).find_map(Token::text));

@@ -150,7 +150,7 @@ pub fn start(plan: PrimaryPlan) -> io::Result<Primary> {
 fn check(load: &Load, window: u64, size: SegmentSize, start: Lsn, truth: &Truth) -> io::Result<()> {
     let invalid = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     if start.segment_offset(size) != 0 || start.is_invalid() {
-        return invalid(format!("WAL begins at the start of a segment behind 0/0, not at {start}"));
+        return invalid(format!("WAL begins at the start of a segment after 0/0, not at {start}"));
     }
     if truth.end() != start {
         return invalid(format!("the truth begins at {}, the WAL at {start}", truth.end()));

@@ -89,7 +89,7 @@ mod tests {
             }
             let complete = order.complete_to();
             while let Some((end, _)) = order.next() {
-                assert!(out.last().is_none_or(|last| *last < end), "{end} behind {out:?}");
+                assert!(out.last().is_none_or(|last| *last < end), "{end} after {out:?}");
                 out.push(end);
             }
             assert!(out.last().is_none_or(|last| *last <= complete));

@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn the_zeros_behind_a_switch_are_wal() {
+    fn the_zeros_after_a_switch_are_wal() {
         for pages in [0, 1, 15, 16] {
             let (id, buffer) = block(pages);
             check(id, id.end(), Ok(BLOCK_SIZE), &buffer, &rules()).unwrap();
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_behind_the_watermark_does_not_matter() {
+    fn what_lies_past_the_watermark_does_not_matter() {
         for pages in [3, 15] {
             let (id, zeros) = block(pages);
             let mut bytes = zeros.filled().to_vec();

@@ -199,7 +199,7 @@ impl Sender {
     pub(super) fn note_diverged(&self, hub: &Hub, at: Lsn) {
         if let Some(end) = self.cell.end()
             && at > end
-            && hub.has_records_behind(self.cell.tli(), end)
+            && hub.has_records_past(self.cell.tli(), end)
         {
             hub.note_diverged(Diverged {
                 application_name: self.session.application_name.clone(),

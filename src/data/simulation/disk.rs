@@ -159,7 +159,7 @@ impl Disk {
         let good = self.truth.matching(at, bytes);
         assert!(
             bytes[good..].iter().all(|byte| *byte == 0),
-            "I4: false bytes behind {at} are written"
+            "I4: false bytes past {at} are written"
         );
         let file = self.files.get_mut(&no).expect("a segment that was prepared");
         assert_eq!(file.name, Name::Partial, "I12: segment {} is written after its end", no.raw());

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// What a client sends after its CopyDone: it must be returned to the control thread.
-const BEHIND: &[u8] = b"Q\0\0\0\x14IDENTIFY_SYSTEM\0X\0\0\0\x04";
+const NEXT_COMMAND: &[u8] = b"Q\0\0\0\x14IDENTIFY_SYSTEM\0X\0\0\0\x04";
 
 pub(super) struct Standby {
     pub(super) pid: u32,
@@ -182,7 +182,7 @@ impl Standby {
                 Sight::Done => {
                     if !link.done {
                         link.words.extend_from_slice(b"c\0\0\0\x04");
-                        link.words.extend_from_slice(BEHIND);
+                        link.words.extend_from_slice(NEXT_COMMAND);
                         link.done = true;
                     }
                     link.asked_at = None;
@@ -249,7 +249,7 @@ impl Standby {
             4 => link.words.extend_from_slice(b"d\0\0\0\x06rx"),
             5 if link.asked_at.is_none() => {
                 link.words.extend_from_slice(b"c\0\0\0\x04");
-                link.words.extend_from_slice(BEHIND);
+                link.words.extend_from_slice(NEXT_COMMAND);
                 link.done = true;
             }
             6 => {
@@ -352,16 +352,16 @@ impl Standby {
         socket.unread = 0;
         assert!(socket.tap_ref().is_whole(), "framing: a connection goes on in a message");
         let stage = socket.tap_ref().stage;
-        let mut behind = handback.unread.to_vec();
-        behind.extend(&socket.said);
-        behind.extend_from_slice(&link.words);
+        let mut unread = handback.unread.to_vec();
+        unread.extend(&socket.said);
+        unread.extend_from_slice(&link.words);
         match &handback.ended {
             StreamEnd::ClientDone => {
                 assert!(link.done, "CopyDone of nobody");
                 assert_eq!(stage, Stage::Done, "the stream ends without our CopyDone");
                 // Keepalives may have been answered in the meantime.
                 assert!(
-                    behind.starts_with(BEHIND) || socket.reset || link.excused,
+                    unread.starts_with(NEXT_COMMAND) || socket.reset || link.excused,
                     "the next command is lost"
                 );
                 seen.insert("a stream that its client ended");
@@ -372,7 +372,7 @@ impl Standby {
                     (Stage::Done, *at),
                     "the end of the timeline"
                 );
-                assert!(behind.starts_with(BEHIND), "the next command is lost");
+                assert!(unread.starts_with(NEXT_COMMAND), "the next command is lost");
                 seen.insert("a timeline's end");
             }
             StreamEnd::Failed(refusal) => {

@@ -72,7 +72,7 @@ impl Tap {
         while !bytes.is_empty() {
             if self.at < self.message_end {
                 let rest = self.message_end.bytes_since(self.at) as usize;
-                let (wal, behind) = bytes.split_at(bytes.len().min(rest));
+                let (wal, after) = bytes.split_at(bytes.len().min(rest));
                 let good = self.truth.matching(self.at, wal);
                 assert!(good == wal.len(), "I4: a false byte is sent at {}", {
                     self.at.saturating_add(good as u64)
@@ -84,7 +84,7 @@ impl Tap {
                     self.at
                 );
                 self.bytes += wal.len() as u64;
-                bytes = behind;
+                bytes = after;
                 continue;
             }
             self.partial.push(bytes[0]);

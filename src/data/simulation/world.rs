@@ -275,7 +275,7 @@ fn begin(
     assert_eq!(writer.append(prefix), prefix.len());
     writer.durable(durable);
     let buffers = hub.config.wal_buffers;
-    let store = Store::new(Arc::clone(&cell), walker, Beginning::Behind, from, buffers);
+    let store = Store::new(Arc::clone(&cell), walker, Beginning::Past, from, buffers);
     Found {
         store: Some(store),
         cells: vec![cell],

@@ -210,7 +210,7 @@ fn a_new_timeline_has_chunks_of_its_own() {
 }
 
 #[test]
-fn opening_again_forgets_what_was_behind() {
+fn opening_again_forgets_what_was_past_it() {
     let (mut writer, reader, cell) = opened(0);
     append(&mut writer, 3 * MIB, 0);
     writer.open(cell, lsn(MIB + 50), &wal(MIB, 50, 0)).unwrap();
@@ -238,7 +238,7 @@ fn opening_is_refused_while_all_buffers_are_pinned() {
 }
 
 #[test]
-fn behind_the_fill_mark_a_page_is_zero_in_used_buffers_too() {
+fn past_the_fill_mark_a_page_is_zero_in_used_buffers_too() {
     let (mut writer, _reader, _cell) = opened(0);
     for _ in 0..12 {
         append(&mut writer, MIB, 0);
@@ -248,7 +248,7 @@ fn behind_the_fill_mark_a_page_is_zero_in_used_buffers_too() {
         let (last, page) = (writer.filled().saturating_sub(1), PAGE_SIZE as u64);
         let range = writer.range(last.page_start(), last.page_start().saturating_add(page));
         let (bytes, fill) = (range.to_vec(), last.page_offset() + 1);
-        assert!(bytes[fill..].iter().all(|byte| *byte == 0), "behind {last}");
+        assert!(bytes[fill..].iter().all(|byte| *byte == 0), "past {last}");
         assert_eq!(bytes[fill - 1..fill], wal(last.raw() as usize, 1, edition));
     };
     for len in [1, 100, 8000, 91, 1, 8192, 5000, 700_000] {

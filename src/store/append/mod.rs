@@ -119,7 +119,7 @@ pub enum AppendOperation {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Beginning {
     /// Recovery found a complete record at or before the start position.
-    Behind,
+    Past,
     /// The stream's first record is still to come. The rest of a record that began before our
     /// first byte has no checksum here, so its durability is noted in a separate file before it
     /// is published.
@@ -325,7 +325,7 @@ impl Appender {
         assert!(known, "I2: a sync of segment {} that nobody asked for", segment.raw());
         if batch.unsynced.is_empty() {
             match beginning {
-                Beginning::Behind => self.finish_batch(out),
+                Beginning::Past => self.finish_batch(out),
                 Beginning::Ahead => {
                     batch.stage = Stage::Beginning;
                     out.push(Action::Begin(batch.to));
@@ -344,7 +344,7 @@ impl Appender {
         match result {
             Ok(begun) => {
                 if begun == Begun::Wholly {
-                    self.beginning = Beginning::Behind;
+                    self.beginning = Beginning::Past;
                 }
                 self.finish_batch(out);
             }

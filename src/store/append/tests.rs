@@ -40,7 +40,7 @@ fn ids(actions: &[Action]) -> Vec<WriteId> {
 
 #[test]
 fn one_batch_over_two_segments() {
-    let mut a = appender(lsn(5, 100), Beginning::Behind);
+    let mut a = appender(lsn(5, 100), Beginning::Past);
     let out = step(&mut a, |a, out| a.received(lsn(6, 10), out));
     assert_eq!(
         out,
@@ -82,7 +82,7 @@ fn one_batch_over_two_segments() {
 
 #[test]
 fn gathers_while_a_batch_is_in_flight() {
-    let mut a = appender(lsn(5, 0), Beginning::Behind);
+    let mut a = appender(lsn(5, 0), Beginning::Past);
     step(&mut a, Appender::warm_up);
     step(&mut a, |a, out| a.segment_ready(no(5), out));
     let first = ids(&step(&mut a, |a, out| a.received(lsn(5, 300), out)));
@@ -98,7 +98,7 @@ fn gathers_while_a_batch_is_in_flight() {
 #[test]
 fn a_large_batch_ends_at_a_page() {
     let size = SegmentSize::new(MIB).unwrap();
-    let mut a = Appender::new(TimelineId::FIRST, size, lsn(5, 100), Beginning::Behind, 3 * 8192);
+    let mut a = Appender::new(TimelineId::FIRST, size, lsn(5, 100), Beginning::Past, 3 * 8192);
     step(&mut a, Appender::warm_up);
     step(&mut a, |a, out| a.segment_ready(no(5), out));
     let out = step(&mut a, |a, out| a.received(lsn(5, 100_000), out));
@@ -107,7 +107,7 @@ fn a_large_batch_ends_at_a_page() {
 
 #[test]
 fn a_short_write_goes_on_and_one_that_stays_short_drops() {
-    let mut a = appender(lsn(5, 0), Beginning::Behind);
+    let mut a = appender(lsn(5, 0), Beginning::Past);
     step(&mut a, Appender::warm_up);
     step(&mut a, |a, out| a.segment_ready(no(5), out));
     let first = ids(&step(&mut a, |a, out| a.received(lsn(5, 300), out)));
@@ -128,7 +128,7 @@ fn a_short_write_goes_on_and_one_that_stays_short_drops() {
 
 #[test]
 fn no_space_waits_for_the_other_writes() {
-    let mut a = appender(lsn(5, 0), Beginning::Behind);
+    let mut a = appender(lsn(5, 0), Beginning::Past);
     step(&mut a, Appender::warm_up);
     step(&mut a, |a, out| a.segment_ready(no(5), out));
     step(&mut a, |a, out| a.segment_ready(no(6), out));
@@ -141,7 +141,7 @@ fn no_space_waits_for_the_other_writes() {
 
 #[test]
 fn no_space_for_a_segment_matters_when_it_is_needed() {
-    let mut a = appender(lsn(5, 0), Beginning::Behind);
+    let mut a = appender(lsn(5, 0), Beginning::Past);
     step(&mut a, Appender::warm_up);
     step(&mut a, |a, out| a.segment_ready(no(5), out));
     assert!(step(&mut a, |a, out| a.prepare_failed(no(6), &no_space(), out)).is_empty());
@@ -158,7 +158,7 @@ fn no_space_for_a_segment_matters_when_it_is_needed() {
 #[test]
 fn a_failed_sync_and_a_foreign_write_error_halt() {
     for sync_fails in [true, false] {
-        let mut a = appender(lsn(5, 0), Beginning::Behind);
+        let mut a = appender(lsn(5, 0), Beginning::Past);
         step(&mut a, Appender::warm_up);
         step(&mut a, |a, out| a.segment_ready(no(5), out));
         let first = ids(&step(&mut a, |a, out| a.received(lsn(5, 300), out)));
@@ -196,7 +196,7 @@ fn the_beginning_is_noted_before_it_is_published() {
 
 #[test]
 fn a_name_without_space_is_given_later() {
-    let mut a = appender(lsn(5, 0), Beginning::Behind);
+    let mut a = appender(lsn(5, 0), Beginning::Past);
     step(&mut a, Appender::warm_up);
     step(&mut a, |a, out| a.segment_ready(no(5), out));
     let first = ids(&step(&mut a, |a, out| a.received(lsn(6, 0), out)));

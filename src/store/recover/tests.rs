@@ -332,7 +332,7 @@ fn only_a_copy_of_our_own_bytes_is_removed_as_a_switch_that_was_not_decided() {
 /// What an ended timeline has past its end moves aside. A complete segment does so whatever its
 /// first page looks like.
 #[test]
-fn a_damaged_segment_behind_an_end_is_set_aside() {
+fn a_damaged_segment_past_an_end_is_set_aside() {
     let mut world = World::new();
     let mut damaged = world.segment(8);
     damaged[..PAGE_SIZE].fill(0);

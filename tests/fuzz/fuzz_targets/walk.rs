@@ -1,5 +1,5 @@
 //! The walk over logs that are valid, damaged, or nonsense: it never panics, its good
-//! records never end behind what it was fed, and cuts of the input do not matter.
+//! records never end past what it was fed, and cuts of the input do not matter.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -18,12 +18,12 @@ struct Case {
     /// Timeline walked, and the history that the walk believes in.
     walked: u8,
     believed: Vec<(u8, u32)>,
-    /// Added behind the log.
+    /// Added after the log.
     tail: Vec<u8>,
     /// Bytes changed, at positions modulo the length.
     damage: Vec<(u32, u8)>,
     cuts: Vec<u16>,
-    /// The walk starts so many pages behind the log's start.
+    /// The walk starts so many pages past the log's start.
     skip: u8,
 }
 
@@ -105,7 +105,7 @@ fuzz_target!(|case: Case| {
     let (_, mut bytes) = synth.take_bytes();
 
     // The very log, under its own history. Raw records may be switches without zeros, or
-    // strangers behind a fork, and those are rightly refused.
+    // strangers past a fork, and those are rightly refused.
     let raw = case.parts.iter().any(|part| matches!(part, Part::Raw { .. }));
     let own = TimelineId::new(tli).unwrap();
     let rules = PageRules { system, size, tli: own, magic: None, fork: Fork::new(&forks) };
@@ -146,12 +146,12 @@ fuzz_target!(|case: Case| {
     let mut pieces_result = Ok(());
     let cuts = case.cuts.iter().map(|cut| usize::from(*cut)).chain([usize::MAX]);
     for cut in cuts {
-        let (piece, behind) = rest.split_at(cut.min(rest.len()));
+        let (piece, after) = rest.split_at(cut.min(rest.len()));
         pieces_result = pieces.feed(piece);
         if pieces_result.is_err() {
             break;
         }
-        rest = behind;
+        rest = after;
     }
     assert_eq!(pieces_result, whole_result);
     assert_eq!(pieces.position(), whole.position());

@@ -52,7 +52,7 @@ fn zeros_within_a_record() {
 }
 
 #[test]
-fn recycled_segment_behind_the_end() {
+fn recycled_segment_past_the_end() {
     // An older, recycled segment of the same cluster: everything is right except the page
     // addresses.
     let mut older = synth(MIB);
@@ -100,7 +100,7 @@ fn seeming_switch(rem_len: usize, pad: u8) -> Vec<u8> {
 }
 
 #[test]
-fn zeros_behind_what_is_no_switch() {
+fn zeros_after_what_is_no_switch() {
     let from = Lsn::new(MIB + PAGE);
     for (rem_len, pad) in [(24, 0), (8000, 0), (8, 1), (16, 1)] {
         let mut bytes = seeming_switch(rem_len, pad);
@@ -113,7 +113,7 @@ fn zeros_behind_what_is_no_switch() {
 }
 
 #[test]
-fn zeros_behind_a_record_behind_what_may_be_a_switch() {
+fn zeros_after_a_record_after_what_may_be_a_switch() {
     let from = Lsn::new(MIB + PAGE);
     let mut synth = synth(MIB);
     let mut body = vec![0x11; PAGE_SIZE - 40 - 24 + 8];
@@ -130,7 +130,7 @@ fn zeros_behind_a_record_behind_what_may_be_a_switch() {
 }
 
 #[test]
-fn zeros_behind_what_may_be_a_switch_end_with_something_else() {
+fn zeros_after_what_may_be_a_switch_end_with_something_else() {
     let mut bytes = seeming_switch(8, 0);
     bytes.resize(3 * PAGE_SIZE, 0);
     bytes[2 * PAGE_SIZE + 5] = 1;

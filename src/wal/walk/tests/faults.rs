@@ -134,7 +134,7 @@ fn page_headers() {
 }
 
 #[test]
-fn data_behind_a_switch() {
+fn data_after_a_switch() {
     let mut synth = synth(MIB);
     synth.record(b"some");
     let switch = synth.switch_segment();

@@ -38,7 +38,7 @@ fn child_is_walked_from_its_parents_prefix() {
 }
 
 #[test]
-fn parents_tail_behind_the_switchpoint_is_not_taken() {
+fn parents_tail_past_the_switchpoint_is_not_taken() {
     // The whole fork segment was copied: addresses, prev-links and checksums are right, and the
     // parent's number stands on pages where it is legal.
     for (before, len) in PARENTS {
@@ -50,7 +50,7 @@ fn parents_tail_behind_the_switchpoint_is_not_taken() {
 }
 
 #[test]
-fn parents_tail_behind_the_childs_first_records_is_not_taken() {
+fn parents_tail_after_the_childs_first_records_is_not_taken() {
     let (parent, child, switchpoint, _) = parent_and_child(50, 200);
     let rules = rules_on(2, &[(1, switchpoint)]);
     let begun = (switchpoint.raw() - MIB) as usize;

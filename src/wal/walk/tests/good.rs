@@ -188,7 +188,7 @@ fn nothing_is_proven_while_a_record_is_skipped() {
 }
 
 #[test]
-fn walk_from_behind_the_beginning_of_a_switch() {
+fn walk_from_past_the_beginning_of_a_switch() {
     for back in [8, 16] {
         let mut synth = synth(2 * MIB - 3 * PAGE);
         fill_to(&mut synth, PAGE_SIZE - back);
