@@ -29,8 +29,9 @@ pub(crate) const EXPECTED: &[Expected] = &[
     Expected {
         kind: Kind::FullDisk,
         seeds: &[1, 2, 5, 9, 11, 14, 19],
-        signs: &["is invalidated (Some(WalRemoved))"],
-        why: "a start above the watermark does not wait for those who use the slots",
+        signs: &["is invalidated (Some(WalRemoved))", "the disk is full"],
+        why: "a start above the watermark does not wait for those who use the slots, and receives \
+              before it has looked at the disk",
     },
     Expected {
         kind: Kind::ClockJumps,
