@@ -45,6 +45,7 @@ mod order;
 mod removal;
 mod restored;
 mod retain;
+mod room;
 mod segments;
 #[cfg(all(test, not(walhub_loom)))]
 mod simulation;

@@ -3,15 +3,12 @@
 
 use super::job::Note;
 use super::work::Keeper;
-use crate::store::append::is_no_space;
 use crate::store::disk::Disk;
-use crate::store::durable::failed_sync;
-use crate::store::durable::replace_durably;
+use crate::store::durable::{failed_sync, remove};
 use std::io;
 
 impl<D: Disk> Keeper<D> {
-    /// Replaces a note, or removes it. A full disk must not delay a failover, so removing a
-    /// spare makes room.
+    /// Replaces a note, or removes it. A full disk must not delay a failover.
     pub(super) async fn save_note(&self, note: Note, bytes: Option<Vec<u8>>) -> io::Result<()> {
         let path = match note {
             Note::Fence => self.layout.fence(),
@@ -19,18 +16,9 @@ impl<D: Disk> Keeper<D> {
             Note::Evidence => self.layout.evidence(),
         };
         let Some(bytes) = bytes else {
-            match self.disk.unlink(&path).await {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => other?,
-            }
+            remove(&self.disk, &path).await?;
             return self.disk.sync_dir(self.layout.root()).await.map_err(failed_sync);
         };
-        match replace_durably(&self.disk, &path, bytes.clone()).await {
-            Err(error) if is_no_space(&error) => {
-                self.spares.give_up_one(&self.disk, &self.layout).await?;
-                replace_durably(&self.disk, &path, bytes).await
-            }
-            other => other,
-        }
+        self.replace_making_room(&path, bytes).await
     }
 }

@@ -179,14 +179,21 @@ impl<D: Disk> Keeper<D> {
         self.write_slots(change).await
     }
 
-    /// Makes the next generation durable. When the disk is full, removing a spare makes room: what
-    /// is written lets WAL go, and that makes more.
+    /// Makes the next generation durable. On a full disk room is made for it, last by what the
+    /// attempt has left: what is written lets WAL go, and that makes more.
     async fn write_slots(&self, change: &SlotChange) -> io::Result<()> {
         let records = self.holds.slots.lock().records(change);
-        let mut written = self.slot_files.write(&self.disk, &self.layout, &records).await;
+        let (disk, layout) = (&self.disk, &self.layout);
+        let mut written = self.slot_files.write(disk, layout, &records).await;
         if written.as_ref().is_err_and(is_no_space) {
-            written = match self.spares.give_up_one(&self.disk, &self.layout).await {
-                Ok(()) => self.slot_files.write(&self.disk, &self.layout, &records).await,
+            written = match self.make_room().await {
+                Ok(()) => self.slot_files.write(disk, layout, &records).await,
+                error => error,
+            };
+        }
+        if written.as_ref().is_err_and(is_no_space) {
+            written = match self.slot_files.give_up_remains(disk, layout).await {
+                Ok(()) => self.slot_files.write(disk, layout, &records).await,
                 error => error,
             };
         }

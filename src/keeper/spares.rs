@@ -5,8 +5,7 @@
 use super::job::Tended;
 use crate::store::append::is_no_space;
 use crate::store::disk::Disk;
-use crate::store::durable::failed_sync;
-use crate::store::durable::write_full;
+use crate::store::durable::{failed_sync, write_full};
 use crate::store::layout::Layout;
 use crate::wal::SegmentSize;
 use crate::wal::page::PAGE_SIZE;
@@ -163,12 +162,20 @@ impl Spares {
         self.next.replace(self.next.get() + 1)
     }
 
-    /// Removes a spare, if there is one, to free its space.
-    pub(super) async fn give_up_one<D: Disk>(&self, disk: &D, layout: &Layout) -> io::Result<()> {
-        match self.pop_ready() {
-            Some(number) => disk.unlink(&layout.spare(number)).await,
-            None => Ok(()),
+    /// Removes a spare, to free its space. Returns its number; `None` when there is none.
+    pub(super) async fn give_up_one<D: Disk>(
+        &self,
+        disk: &D,
+        layout: &Layout,
+    ) -> io::Result<Option<u64>> {
+        while let Some(number) = self.pop_ready() {
+            match disk.unlink(&layout.spare(number)).await {
+                // Somebody else removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => return other.map(|()| Some(number)),
+            }
         }
+        Ok(None)
     }
 
     /// A segment was renamed to the spare of this number.

@@ -203,7 +203,7 @@ impl<D: Disk> Keeper<D> {
             Job::MarkHalted { durable, reason } => {
                 let note = HaltedNote { durable, reason };
                 let path = self.layout.halted();
-                let marked = replace_durably(&self.disk, &path, note.encode()).await;
+                let marked = self.replace_making_room(&path, note.encode()).await;
                 marked.map(|()| JobDone::Done(kind))
             }
         };

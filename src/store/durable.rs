@@ -73,6 +73,14 @@ pub async fn replace_durably<D: Disk>(disk: &D, path: &Path, bytes: Vec<u8>) -> 
     disk.sync_dir(parent(path)).await
 }
 
+/// Removes a file, if it is there. That is durable after a sync of the directory.
+pub async fn remove<D: Disk>(disk: &D, path: &Path) -> io::Result<()> {
+    match disk.unlink(path).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 /// Reads a small file whole; returns `None` when it does not exist.
 pub async fn read_small<D: Disk>(disk: &D, path: &Path) -> io::Result<Option<Vec<u8>>> {
     let file = match disk.open_read(path).await {

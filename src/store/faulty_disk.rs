@@ -1,5 +1,5 @@
 //! A real disk on which an operation fails, never ends, or takes so long that something happens
-//! meanwhile. For tests only.
+//! meanwhile, or that is full. For tests only.
 
 use super::disk::Disk;
 use super::plain_disk::PlainDisk;
@@ -21,6 +21,8 @@ struct State {
     meanwhile: RefCell<Option<Box<dyn FnOnce()>>>,
     stuck: Cell<Option<IsStuck>>,
     waiting: Cell<usize>,
+    /// How many bytes files may still grow by; `None` for no limit.
+    room: Cell<Option<u64>>,
 }
 
 /// Whether an operation on this file never ends.
@@ -53,6 +55,11 @@ impl FaultyDisk {
         self.0.failing.set(None);
     }
 
+    /// From now on files may grow by so many bytes, and by those of files that are removed.
+    pub(crate) fn leave_room(&self, bytes: u64) {
+        self.0.room.set(Some(bytes));
+    }
+
     /// During the next sync of a file, this happens.
     pub(crate) fn meanwhile(&self, what: impl FnOnce() + 'static) {
         *self.0.meanwhile.borrow_mut() = Some(Box::new(what));
@@ -74,6 +81,20 @@ impl FaultyDisk {
             self.0.waiting.set(self.0.waiting.get() + 1);
             std::future::pending().await
         }
+    }
+
+    /// How much of this growth there is room for, which is then used.
+    fn take_room(&self, growth: u64) -> u64 {
+        let Some(room) = self.0.room.get() else { return growth };
+        let taken = growth.min(room);
+        self.0.room.set(Some(room - taken));
+        taken
+    }
+
+    /// The file of this name is going to lose its bytes.
+    fn free(&self, path: &Path) {
+        let len = std::fs::metadata(path).map_or(0, |meta| meta.len());
+        self.0.room.set(self.0.room.get().map(|room| room + len));
     }
 
     fn check(&self, failing: &[Failing]) -> io::Result<()> {
@@ -108,6 +129,7 @@ impl Disk for FaultyDisk {
 
     async fn create(&self, path: &Path) -> io::Result<Self::File> {
         self.wait_at(path).await;
+        self.free(path);
         PlainDisk.create(path).await
     }
 
@@ -126,10 +148,20 @@ impl Disk for FaultyDisk {
         bytes: Vec<u8>,
         offset: u64,
     ) -> (io::Result<usize>, Vec<u8>) {
-        match self.check(&[Failing::Writes, Failing::NextWrite]) {
-            Ok(()) => PlainDisk.write_at(file, bytes, offset).await,
-            Err(error) => (Err(error), bytes),
+        if let Err(error) = self.check(&[Failing::Writes, Failing::NextWrite]) {
+            return (Err(error), bytes);
         }
+        let len = match PlainDisk.len(file).await {
+            Ok(len) => len,
+            Err(error) => return (Err(error), bytes),
+        };
+        let growth = (offset + bytes.len() as u64).saturating_sub(len);
+        let short = growth - self.take_room(growth);
+        let part = bytes[..bytes.len() - short as usize].to_vec();
+        if part.is_empty() && !bytes.is_empty() {
+            return (Err(io::ErrorKind::StorageFull.into()), bytes);
+        }
+        (PlainDisk.write_at(file, part, offset).await.0, bytes)
     }
 
     async fn sync_data(&self, file: &Self::File) -> io::Result<()> {
@@ -148,10 +180,12 @@ impl Disk for FaultyDisk {
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.wait_at(from).await;
+        self.free(to);
         PlainDisk.rename(from, to).await
     }
 
     async fn unlink(&self, path: &Path) -> io::Result<()> {
+        self.free(path);
         PlainDisk.unlink(path).await
     }
 

@@ -227,6 +227,53 @@ fn on_a_full_disk_positions_take_the_space_of_a_spare() {
     assert_eq!(world.generations()[0]["s"].restart_lsn, Some(Lsn::new(50 * MIB)));
 }
 
+/// The creation that is refused would have made the file longer. What it left must not be in the
+/// way of what lets WAL go.
+#[test]
+fn on_a_full_disk_a_refused_creation_keeps_nothing_else_from_being_written() {
+    let mut world = open(Policy::default());
+    world.create("s", Origin::Asked);
+    std::fs::write(world.layout.spare(1), "").unwrap();
+    world.disk.leave_room(0);
+    let refused = (0..100).find(|n| {
+        world.ask_for(&numbered(*n), Origin::Asked);
+        world.run(Job::SaveSlot(name(&numbered(*n)))).is_err()
+    });
+    let refused = refused.expect("the files do not grow");
+    assert!(refused > 10, "{refused}");
+    for again in 0..3 {
+        world.report("s", 7, 50 + again);
+        world.retain(2 * again).unwrap();
+        assert_eq!(world.generations()[0]["s"].restart_lsn, Some(Lsn::new((50 + again) * MIB)));
+        world.ask_for("t", Origin::Asked);
+        world.run(Job::SaveSlot(name("t"))).unwrap_err();
+    }
+    for n in 0..refused {
+        world.begin_drop(&numbered(n));
+        world.run(Job::DropSlot(name(&numbered(n)))).unwrap();
+    }
+    assert_eq!(world.names(), [["s"], ["s"]]);
+}
+
+/// A start finds one of the two files damaged.
+#[test]
+fn on_a_full_disk_a_damaged_file_is_replaced() {
+    let mut world = open(Policy::default());
+    world.create("s", Origin::Asked);
+    let [first, _] = world.layout.slots();
+    let mut bytes = std::fs::read(&first).unwrap();
+    bytes[30] ^= 1;
+    std::fs::write(&first, bytes).unwrap();
+    world.disk.leave_room(0);
+    std::fs::write(world.layout.spare(1), "").unwrap();
+    world.keeper = start(&world.disk, &world.layout, Policy::default()).unwrap();
+    world.report("s", 7, 50);
+    world.retain(1).unwrap();
+    world.retain(3).unwrap();
+    let at = |slots: BTreeMap<String, SlotRecord>| slots["s"].restart_lsn;
+    assert_eq!(world.generations().map(at), [Some(Lsn::new(50 * MIB)); 2]);
+}
+
 #[test]
 fn a_loss_that_is_not_durable_did_not_happen() {
     let mut world = open(Policy { max_slot_wal_keep_size: Some(30 * MIB), ..Policy::default() });

@@ -12,7 +12,7 @@ use super::generation::Generation;
 use super::record::SlotRecord;
 use crate::store::StoreFault;
 use crate::store::disk::Disk;
-use crate::store::durable::{failed_sync, read_full, replace_durably, write_full};
+use crate::store::durable::{failed_sync, read_full, remove, replace_durably, write_full};
 use crate::store::fault::failed;
 use crate::store::layout::Layout;
 use crate::store::sealed_text::Unreadable;
@@ -96,6 +96,23 @@ impl SlotFiles {
         Ok(found)
     }
 
+    /// On a full disk: removes what a write that failed has left, which no start needs. Its space is
+    /// enough for the next generation, unless that is longer.
+    ///
+    /// # Errors
+    /// The operating system's error.
+    pub async fn give_up_remains<D: Disk>(&self, disk: &D, layout: &Layout) -> io::Result<()> {
+        let state = self.state.get();
+        let place = state.next_place();
+        let is_whole = |file: &FileState| matches!(file, FileState::Whole { .. });
+        if is_whole(&state.files[place]) || !state.files.iter().any(is_whole) {
+            return Ok(());
+        }
+        let path = &layout.slots()[place];
+        remove(disk, path).await?;
+        remove(disk, &Layout::temporary(path)).await
+    }
+
     /// Makes the next generation durable. It takes the place of the older one. One call at a time.
     ///
     /// # Errors
@@ -157,10 +174,7 @@ async fn write_over<D: Disk>(disk: &D, path: &Path, bytes: Vec<u8>) -> io::Resul
 /// be synced is thrown away, so here a full disk is only that.
 async fn build<D: Disk>(disk: &D, path: &Path, bytes: Vec<u8>) -> io::Result<u64> {
     let len = bytes.len() as u64;
-    match disk.unlink(&Layout::temporary(path)).await {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        other => other?,
-    }
+    remove(disk, &Layout::temporary(path)).await?;
     replace_durably(disk, path, bytes).await?;
     Ok(len)
 }
