@@ -69,9 +69,8 @@ impl<D: Disk> Keeper<D> {
         for file in &orphans {
             unmark(&self.disk, &self.layout, *file).await?;
         }
-        if !orphans.is_empty() {
-            self.disk.sync_dir(&folder).await?;
-        }
+        // A start that was cut off may have removed some, too.
+        self.disk.sync_dir(&folder).await?;
         for file in waiting.difference(&ready) {
             self.mark_as_ready(*file).await;
         }

@@ -6,7 +6,7 @@ use super::plain_disk::PlainDisk;
 use super::retention::Space;
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::SystemTime;
 
@@ -17,6 +17,7 @@ pub(crate) struct FaultyDisk(Rc<State>);
 #[derive(Default)]
 struct State {
     syncs: Cell<usize>,
+    synced_dirs: RefCell<Vec<PathBuf>>,
     failing: Cell<Option<(Failing, i32)>>,
     meanwhile: RefCell<Option<Box<dyn FnOnce()>>>,
     stuck: Cell<Option<IsStuck>>,
@@ -43,6 +44,11 @@ impl FaultyDisk {
     /// How many files and directories were synced since the last call.
     pub(crate) fn take_syncs(&self) -> usize {
         self.0.syncs.take()
+    }
+
+    /// The directories that were synced since the last call.
+    pub(crate) fn take_synced_dirs(&self) -> Vec<PathBuf> {
+        self.0.synced_dirs.take()
     }
 
     /// From now on this fails with an error of the operating system.
@@ -175,6 +181,7 @@ impl Disk for FaultyDisk {
 
     async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.0.syncs.set(self.0.syncs.get() + 1);
+        self.0.synced_dirs.borrow_mut().push(dir.to_owned());
         PlainDisk.sync_dir(dir).await
     }
 

@@ -104,7 +104,8 @@ fn finds_in_slots(left_out: LeftOut, signs: &[&str]) {
 
 #[test]
 fn finds_slots_that_count_before_their_sync() {
-    finds_in_slots(LeftOut::FileSyncs, &["is gone", "is back", "needs WAL from", "start failed"]);
+    let signs = ["is gone", "is back", "its user was at", "needs WAL from", "start failed"];
+    finds_in_slots(LeftOut::FileSyncs, &signs);
 }
 
 #[test]

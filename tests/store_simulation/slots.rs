@@ -211,7 +211,9 @@ where
         let now = move || SystemTime::UNIX_EPOCH + Duration::from_secs(clock.get());
         let keeper = keeper.with_policy(self.policy()).with_clock(now);
         let former = self.former_files();
-        if !self.load(&keeper)? {
+        // Taking over is done once, so it is cut off more often.
+        let cut_off = if former > 0 { 800 } else { 300 };
+        if !self.load(&keeper, cut_off)? {
             if former > 0 {
                 seen("the taking over of slots cut off");
             }
@@ -256,10 +258,10 @@ where
     }
 
     /// Has it been done, or was it cut off?
-    fn load<K: Disk>(&mut self, keeper: &Keeper<K>) -> Result<bool, Broken> {
+    fn load<K: Disk>(&mut self, keeper: &Keeper<K>, cut_off: u64) -> Result<bool, Broken> {
         let mut load: Pin<Box<dyn Future<Output = _> + '_>> = Box::pin(keeper.load_slots());
-        let cut =
-            if !self.healthy && self.random.chance(300) { self.random.below(30) } else { 1 << 40 };
+        let is_cut_off = !self.healthy && self.random.chance(cut_off);
+        let cut = if is_cut_off { self.random.below(30) } else { 1 << 40 };
         for _ in 0..cut {
             match poll_once(&mut load) {
                 Poll::Ready(Ok(())) => return Ok(true),

@@ -5,9 +5,9 @@ use crate::keeper::{Job, JobDone, Keeper, Tended};
 use crate::store::control_file::Cluster;
 use crate::store::directory::Directory;
 use crate::store::disk::{Disk, run_ready};
+use crate::store::faulty_disk::FaultyDisk;
 use crate::store::layout::{ArchiveFile, Mark};
 use crate::store::layout::{Layout, Listing};
-use crate::store::plain_disk::PlainDisk;
 use crate::store::retention::{ArchiveMode, Holds, MIN_KEPT_SEGMENTS, Policy};
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, SystemId, TimelineId};
 use std::sync::Arc;
@@ -37,6 +37,7 @@ const fn history(tli: TimelineId) -> ArchiveFile {
 struct World {
     _folder: tempfile::TempDir,
     layout: Layout,
+    disk: FaultyDisk,
 }
 
 impl World {
@@ -47,11 +48,11 @@ impl World {
             std::fs::write(layout.segment(name(no)), "").unwrap();
         }
         std::fs::create_dir(layout.archive_status()).unwrap();
-        Self { _folder: folder, layout }
+        Self { _folder: folder, layout, disk: FaultyDisk::default() }
     }
 
-    fn open(&self, archive_mode: ArchiveMode) -> Keeper<PlainDisk> {
-        let names = run_ready(PlainDisk.list(self.layout.wal())).unwrap().unwrap();
+    fn open(&self, archive_mode: ArchiveMode) -> Keeper<FaultyDisk> {
+        let names = run_ready(self.disk.list(self.layout.wal())).unwrap().unwrap();
         let listing = Listing::of(names, size());
         let cluster = Cluster {
             system_id: SystemId::new(7),
@@ -64,7 +65,7 @@ impl World {
         };
         let holds = Arc::new(Holds::new(Lsn::new(OLDEST * MIB)));
         let layout = self.layout.clone();
-        let keeper = Keeper::new(PlainDisk, layout, holds, &listing, None, Some(cluster));
+        let keeper = Keeper::new(self.disk.clone(), layout, holds, &listing, None, Some(cluster));
         let keeper = keeper.with_policy(Policy { archive_mode, ..Policy::default() });
         run_ready(keeper.load_archive_status()).unwrap().unwrap();
         keeper
@@ -86,11 +87,11 @@ impl World {
     }
 }
 
-fn run(keeper: &mut Keeper<PlainDisk>, job: Job) -> JobDone {
+fn run(keeper: &mut Keeper<FaultyDisk>, job: Job) -> JobDone {
     run_ready(keeper.run(job)).unwrap()
 }
 
-fn retain(keeper: &mut Keeper<PlainDisk>) {
+fn retain(keeper: &mut Keeper<FaultyDisk>) {
     let newest = Lsn::new(NEWEST * MIB + 5);
     let done = run(keeper, Job::Retain { tli: TimelineId::FIRST, newest });
     assert!(matches!(done, JobDone::Done(_)), "{done:?}");
@@ -98,8 +99,8 @@ fn retain(keeper: &mut Keeper<PlainDisk>) {
 }
 
 /// Does what the archiver does.
-fn archive(keeper: &Keeper<PlainDisk>, file: ArchiveFile) {
-    let done = crate::store::archive_status::mark_done(&PlainDisk, &keeper.layout, file);
+fn archive(keeper: &Keeper<FaultyDisk>, file: ArchiveFile) {
+    let done = crate::store::archive_status::mark_done(&keeper.disk, &keeper.layout, file);
     run_ready(done).unwrap().unwrap();
     keeper.holds.backlog.archived(file, SystemTime::UNIX_EPOCH);
 }
@@ -135,6 +136,17 @@ fn a_start_finds_everything_that_is_not_archived() {
     assert!(world.open(ArchiveMode::Off).holds.backlog.is_empty());
 }
 
+/// The start before this one was cut off after it removed a mark whose file is gone: that mark must
+/// not be back when there is such a file again.
+#[test]
+fn a_start_makes_durable_what_an_earlier_one_removed() {
+    let world = World::new();
+    world.disk.take_synced_dirs();
+    drop(world.open(ArchiveMode::Always));
+    let synced = world.disk.take_synced_dirs();
+    assert!(synced.contains(&world.layout.archive_status()), "{synced:?}");
+}
+
 #[test]
 fn what_is_not_archived_stays_and_marks_go_with_their_files() {
     let world = World::new();
@@ -151,7 +163,7 @@ fn what_is_not_archived_stays_and_marks_go_with_their_files() {
     assert_eq!(world.marks(segment(15)), (true, false));
     assert_eq!(world.marks(segment(16)), (false, true));
     let spares = || {
-        let names = run_ready(PlainDisk.list(world.layout.wal())).unwrap().unwrap();
+        let names = run_ready(world.disk.list(world.layout.wal())).unwrap().unwrap();
         let listing = Listing::of(names, size());
         let length = |no: &u64| std::fs::metadata(world.layout.spare(*no)).unwrap().len();
         listing.spares.iter().map(length).collect::<Vec<_>>()

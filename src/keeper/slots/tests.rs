@@ -421,6 +421,18 @@ fn slots_of_an_earlier_version_are_taken_over() {
     assert_eq!(slots.get("a").unwrap().restart_lsn, Some(Lsn::new(0x240_0028)));
 }
 
+/// The start before this one was cut off after it removed their files. When they came back after a
+/// loss of power, they would count as newer than what both files say by then.
+#[test]
+fn a_start_makes_durable_that_former_slots_are_gone() {
+    let World { _folder, layout, disk, .. } = open(Policy::default());
+    std::fs::create_dir(layout.former_slots()).unwrap();
+    disk.take_synced_dirs();
+    start(&disk, &layout, Policy::default()).unwrap();
+    let synced = disk.take_synced_dirs();
+    assert!(synced.contains(&layout.former_slots()), "{synced:?}");
+}
+
 #[test]
 fn a_damaged_slot_of_an_earlier_version_keeps_the_hub_from_starting() {
     let World { _folder, layout, disk, .. } = open(Policy::default());

@@ -203,7 +203,7 @@ async fn read_one<D: Disk>(
     }))
 }
 
-async fn sync_dir<D: Disk>(disk: &D, dir: &Path) -> Result<(), StoreFault> {
+pub(super) async fn sync_dir<D: Disk>(disk: &D, dir: &Path) -> Result<(), StoreFault> {
     let synced = disk.sync_dir(dir).await;
     synced.map_err(|error| StoreFault::Sync { path: PathBuf::from(dir), error })
 }

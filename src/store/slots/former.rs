@@ -1,5 +1,6 @@
 //! What earlier versions wrote: a file for each slot, `slots/<name>`.
 
+use super::files::sync_dir;
 use super::name::SlotName;
 use super::record::{SlotRecord, SlotText};
 use crate::store::StoreFault;
@@ -13,7 +14,9 @@ use std::io;
 const KIND: &str = "slot";
 const VERSION: u32 = 1;
 
-/// The slots that have a file of their own; none when there is no such directory.
+/// The slots that have a file of their own; none when there is no such directory. An earlier start
+/// may have been cut off after it removed some of them: that becomes durable before anything is
+/// changed that they would be taken to be newer than.
 ///
 /// # Errors
 /// Fails when one cannot be read: it might keep WAL.
@@ -26,6 +29,7 @@ pub async fn read_former<D: Disk>(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(failed("list directory", &folder))?,
     };
+    sync_dir(disk, &folder).await?;
     let mut records = Vec::new();
     for name in names {
         let path = folder.join(&name);
@@ -52,8 +56,7 @@ pub async fn remove_former<D: Disk>(
         let path = folder.join(record.name.as_str());
         disk.unlink(&path).await.map_err(failed("remove file", &path))?;
     }
-    let synced = disk.sync_dir(&folder).await;
-    synced.map_err(|error| StoreFault::Sync { path: folder, error })
+    sync_dir(disk, &folder).await
 }
 
 fn decode(bytes: &[u8], name: &SlotName) -> Result<SlotRecord, Unreadable> {
