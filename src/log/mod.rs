@@ -11,6 +11,7 @@ mod queue;
 mod writer;
 
 use queue::LogLines;
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write};
 use std::os::fd::AsFd;
@@ -88,16 +89,54 @@ pub fn last_line(text: &str) {
     finish();
 }
 
-/// Collects the whole text of one event.
+/// Takes the whole text of one event.
 struct Line(Arc<LogLines>);
 
 impl Write for Line {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.0.push(text);
+        self.0.push(&one_line(text));
         Ok(text.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// The text of an event as one line. What another server or a file says is part of some events, and
+/// it must not look like an event of ours.
+fn one_line(text: &[u8]) -> Cow<'_, [u8]> {
+    let (line, end) = match text.split_last() {
+        Some((b'\n', line)) => (line, &b"\n"[..]),
+        _ => (text, &b""[..]),
+    };
+    let breaks = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    if !line.iter().any(breaks) {
+        return Cow::Borrowed(text);
+    }
+    let shown = line.iter().flat_map(|byte| match byte {
+        b'\n' => &b"\\n"[..],
+        b'\r' => &b"\\r"[..],
+        byte => std::slice::from_ref(byte),
+    });
+    Cow::Owned(shown.chain(end).copied().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line() {
+        let queue = Arc::new(LogLines::new(1000));
+        let logged = subscriber(Arc::clone(&queue), Level::INFO);
+        tracing::subscriber::with_default(logged, || {
+            let said = "no\n2026-11-30T10:00:00Z  INFO walhub: fenced\r\nway";
+            tracing::warn!(said, "the upstream said: {said}");
+            tracing::info!("next");
+        });
+        let lines = String::from_utf8(queue.take(Vec::new())).unwrap();
+        assert_eq!(lines.matches('\n').count(), 2, "{lines}");
+        assert!(lines.contains("said: no\\n2026") && lines.ends_with("next\n"), "{lines}");
     }
 }

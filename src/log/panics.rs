@@ -18,11 +18,9 @@ fn log(info: &PanicHookInfo<'_>) {
     let name = thread.name().unwrap_or("<unnamed>");
     let place = info.location().map(ToString::to_string).unwrap_or_default();
     let message = info.payload_as_str().unwrap_or("an object");
+    error!("thread '{name}' panicked at {place}: {message}");
     let backtrace = Backtrace::capture();
-    match backtrace.status() {
-        BacktraceStatus::Captured => {
-            error!("thread '{name}' panicked at {place}: {message}\n{backtrace}");
-        }
-        _ => error!("thread '{name}' panicked at {place}: {message}"),
+    if backtrace.status() == BacktraceStatus::Captured {
+        super::last_line(&backtrace.to_string());
     }
 }

@@ -26,6 +26,7 @@ use crate::restorer::Restorer;
 use crate::ring::{self, Features, RingRefused, Support};
 use crate::serve::cores::{CoreThread, SharedParts};
 use crate::serve::flags::{Mistake, ServeFlags};
+use crate::store::StoreFault;
 use crate::store::control_file::ControlFile;
 use crate::store::directory::{Directory, DirectoryFault};
 use crate::store::durable::read_small_now;
@@ -174,14 +175,16 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
         .map_err(|e| ServeFault::Io("map memory for --wal-buffers", e))?;
     let mut store = None;
     if let (Some(cluster), Some(wal)) = (&control.cluster, recovered.wal) {
-        let read = |tli| match read_small_now(&layout.history(tli)) {
-            Ok(content) => Ok((tli, content.ok_or(io::ErrorKind::NotFound)?.into())),
-            Err(error) => Err(error),
+        let read = |tli| {
+            let path = layout.history(tli);
+            match read_small_now(&path).and_then(|read| read.ok_or(io::ErrorKind::NotFound.into()))
+            {
+                Ok(content) => Ok((tli, content.into())),
+                Err(error) => Err(StoreFault::Io { action: "read file", path, error }),
+            }
         };
         let histories = recovered.listing.histories.into_iter().map(read);
-        let histories = histories
-            .collect::<Result<_, _>>()
-            .map_err(|e| ServeFault::Io("read a history file", e))?;
+        let histories = histories.collect::<Result<_, _>>().map_err(KeeperFault::from)?;
         store = Some(boot::resume(&hub, cluster, histories, wal, &mut writer)?);
     }
 

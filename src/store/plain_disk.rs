@@ -17,10 +17,12 @@ pub struct PlainDisk;
 
 impl PlainDisk {
     /// Opens a file. Anything else of that name is refused: a pipe or a device could make the
-    /// caller wait for ever.
+    /// caller wait for ever, and a link whose target is away, because a disk is not mounted, must
+    /// not look as if there were no such file.
     pub fn open_file(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         let at_once = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = rustix::fs::open(path, flags | at_once, Mode::RUSR | Mode::WUSR)?;
+        let opened = rustix::fs::open(path, flags | at_once, Mode::RUSR | Mode::WUSR);
+        let file = opened.map_err(|error| explain(error, path))?;
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
         if kind != FileType::RegularFile {
             return Err(io::Error::other(format!("it is {}, not a file", name_of(kind))));
@@ -34,6 +36,17 @@ impl PlainDisk {
     pub fn open_dir(path: &Path) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(rustix::fs::open(path, flags, Mode::empty())?)
+    }
+}
+
+/// What `open` takes for a missing file may be a link that leads to one.
+fn explain(error: rustix::io::Errno, path: &Path) -> io::Error {
+    let is_link = || path.symlink_metadata().is_ok_and(|meta| meta.is_symlink());
+    match error {
+        rustix::io::Errno::NOENT if is_link() => {
+            io::Error::other("it is a symbolic link, and where it leads to there is no file")
+        }
+        error => error.into(),
     }
 }
 
@@ -146,6 +159,19 @@ impl Disk for PlainDisk {
 mod tests {
     use super::*;
     use crate::store::disk::run_ready;
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_no_missing_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (link, target) = (folder.path().join("link"), folder.path().join("target"));
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let opened = [PlainDisk.open_read(&link), PlainDisk.open_read(&target)]
+            .map(|opening| run_ready(opening).unwrap().unwrap_err());
+        assert_eq!(opened[1].kind(), io::ErrorKind::NotFound);
+        assert!(opened[0].to_string().contains("a symbolic link"), "{}", opened[0]);
+        std::fs::write(&target, "").unwrap();
+        assert!(run_ready(PlainDisk.open_read(&link)).unwrap().is_ok());
+    }
 
     #[test]
     fn only_files_are_opened() {

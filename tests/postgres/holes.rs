@@ -213,12 +213,21 @@ fn a_start_that_is_refused_loses_nothing() {
         fs::remove_file(path(&later)).unwrap();
     }
     // A pipe makes nobody wait.
-    let (fence, evidence) = (hub.directory().join("walhub.fence"), path("00000001.history"));
-    for pipe in [path(&later), path(&format!("{later}.partial")), fence, evidence] {
-        let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    let (fence, history) = (hub.directory().join("walhub.fence"), path("00000001.history"));
+    let names = [path(&later), path(&format!("{later}.partial")), fence, history];
+    for pipe in &names {
+        let made = Command::new("mkfifo").arg(pipe).status().unwrap();
         assert!(made.success());
-        assert!(hub.refuses_to_start().contains("it is a named pipe"), "{}", pipe.display());
+        let reason = format!("{}\": it is a named pipe", pipe.display());
+        assert!(hub.refuses_to_start().contains(&reason), "{reason}");
         fs::remove_file(pipe).unwrap();
+    }
+    // A link whose target is away is no missing file: it may lead to a fence.
+    for link in &names {
+        std::os::unix::fs::symlink("/nonexistent/file", link).unwrap();
+        let reason = format!("{}\": it is a symbolic link", link.display());
+        assert!(hub.refuses_to_start().contains(&reason), "{reason}");
+        fs::remove_file(link).unwrap();
     }
     assert_eq!(names_in(&hub.pg_wal()), before);
     assert!(!hub.directory().join("halted").exists());
