@@ -132,6 +132,7 @@ fn on_a_small_disk_idle_slots_give_way_and_used_ones_do_not() {
     load::write_mib(&primary, 4);
     client.query("CREATE_REPLICATION_SLOT used PHYSICAL").unwrap();
     let from = Lsn::new(primary.flush_lsn().raw() & !0xF_FFFF);
+    wait::until("the hub has the start", || hub.inspect().record_end() >= from);
     let mut user = Client::connect(hub.port());
     user.start_with_slot("used", from).unwrap();
     user.send_status(from);

@@ -133,9 +133,9 @@ fn what_was_lost_is_said_when_the_log_is_read_again() {
     wait::until("the last line is read", || read.lock().unwrap().contains("walhub is shut down"));
 }
 
-/// The one line that there is then is said without a log.
+/// Without threads there is no log. The one line that there is then is said without it.
 #[test]
-fn a_log_that_cannot_be_started_is_said() {
+fn a_start_without_threads_says_why() {
     let scene = Scene::new();
     let output = crate::hub::command()
         .args(["serve", "--primary-conninfo=host=127.0.0.1", "--directory"])
@@ -146,7 +146,8 @@ fn a_log_that_cannot_be_started_is_said() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.starts_with("walhub: could not start the log: "), "{said}");
+    assert!(said.starts_with("walhub: could not catch signals: "), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
 }
 
 /// What a command prints is in the log, and a log that is stuck does not hold it up.
