@@ -20,10 +20,12 @@ impl<E: Environment> Task<E> {
         let course = &self.parts.hub.course;
         let (upstream, _) = course.upstream();
         match &order.steer {
-            Steer::Follow(Some(other)) | Steer::Unfence(Some(other)) => *other != upstream,
+            Steer::Follow(Some(other)) => *other != upstream,
             Steer::Follow(None) => course.flag() != upstream,
             Steer::Fence => course.fence().is_none(),
-            Steer::Unfence(None) => course.fence().is_some(),
+            Steer::Unfence(other) => {
+                course.fence().is_some() || other.as_ref().is_some_and(|other| *other != upstream)
+            }
         }
     }
 

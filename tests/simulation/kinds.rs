@@ -107,6 +107,8 @@ pub(crate) struct Script {
     /// The hub starts again while the primary is rolled back: it compares its whole open segment,
     /// once.
     starts_again: bool,
+    /// The order that ends a fence names the upstream that is in force anyway.
+    names_the_upstream: bool,
     /// How far the operator is, who steers the hub.
     pub(crate) steering: Steering,
 }
@@ -151,7 +153,7 @@ impl Script {
         let second = first + apart;
         let (kept, reports) = (Vec::new(), BTreeMap::new());
         let (settled, on_a_boundary) = (false, random.chance(500));
-        let starts_again = random.chance(500);
+        let (starts_again, names_the_upstream) = (random.chance(500), random.chance(500));
         let (snapshot, steering) = (None, Steering::Due);
         Self {
             kind,
@@ -163,6 +165,7 @@ impl Script {
             settled,
             on_a_boundary,
             starts_again,
+            names_the_upstream,
             steering,
         }
     }
@@ -407,7 +410,10 @@ impl World {
     pub(crate) fn order_back(&mut self) {
         let HubState::Up { process, .. } = &self.hubs[0].state else { return };
         let steer = match self.script.kind {
-            Kind::Fenced => Steer::Unfence(None),
+            Kind::Fenced => {
+                let flag = process.hub.course.flag();
+                Steer::Unfence(self.script.names_the_upstream.then_some(flag))
+            }
             Kind::Steered => Steer::Follow(None),
             _ => return,
         };
