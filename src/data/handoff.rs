@@ -15,6 +15,7 @@ use crate::hub::SenderPermit;
 use crate::keeper::{AnswerInbox, JobDone};
 use crate::standby::client::{Session, StreamEnd};
 use crate::store::RecoveredWal;
+use crate::store::evidence::WalSource;
 use crate::store::retention::Hold;
 use crate::store::slots::{SlotSession, SlotToken};
 use crate::upstream::end::UpstreamEnd;
@@ -80,8 +81,8 @@ pub struct UpstreamHandoff {
     pub start: Lsn,
     /// Its timeline.
     pub tli: TimelineId,
-    /// The host, for the log.
-    pub host: String,
+    /// Whose it is.
+    pub source: WalSource,
 }
 
 /// What the control thread tells a core.

@@ -128,8 +128,8 @@ impl ReceiveIo {
 
     /// The control thread hands over an upstream that streams.
     pub(super) fn connect<R: Ring>(&mut self, handoff: UpstreamHandoff, cx: &mut Context<'_, R>) {
-        let UpstreamHandoff { socket, unread, start, tli, host } = handoff;
-        let offer = Offer { tli, start, host };
+        let UpstreamHandoff { socket, unread, start, tli, source } = handoff;
+        let offer = Offer { tli, start, source };
         let admission = cx.at(|at| self.role.on_offer(offer, at, &mut self.effects));
         if admission == Admission::Accepted {
             let mut buffer = Buffer::with_capacity(RECEIVE_BUFFER);

@@ -74,7 +74,7 @@ impl<E: Environment> Task<E> {
         };
         let Begun { link, tli, start, source } = begun;
         let (socket, unread) = link.leave();
-        let stream = Stream { socket, unread, start, tli, host: name.clone() };
+        let stream = Stream { socket, unread, start, tli, source: source.clone() };
         if let Err(fault) = self.parts.environment.hand_over(stream).await {
             let why = match fault {
                 HandOverFault::Socket(error) => format!("{name}: {error}"),

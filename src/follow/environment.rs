@@ -3,6 +3,7 @@
 
 use crate::archive::check::ReadAt;
 use crate::restorer::RestoreResult;
+use crate::store::evidence::WalSource;
 use crate::wal::{Lsn, SegmentName, TimelineId};
 use crate::wire::conninfo::{Conninfo, Host};
 use bytes::{Bytes, BytesMut};
@@ -107,8 +108,8 @@ pub struct Stream<S> {
     pub start: Lsn,
     /// Its timeline.
     pub tli: TimelineId,
-    /// The host, for the log.
-    pub host: String,
+    /// Whose it is.
+    pub source: WalSource,
 }
 
 /// Why the receive role did not get a stream.

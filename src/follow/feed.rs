@@ -2,7 +2,7 @@
 //! socket pair. The core cannot distinguish it from an upstream, and makes the same checks.
 
 use super::environment::{Environment, HandOverFault, Stream};
-use crate::store::evidence::ARCHIVE;
+use crate::store::evidence::WalSource;
 use crate::wal::{Lsn, TimelineId};
 use crate::wire::copy::{ReplyRequest, keepalive, xlog_data_header};
 use crate::wire::time::PgTime;
@@ -41,8 +41,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Feed<S> {
     ) -> Result<Self, HandOverFault> {
         let (ours, theirs) = environment.pair().map_err(HandOverFault::Socket)?;
         let (from_core, to_core) = tokio::io::split(ours);
-        let host = ARCHIVE.to_owned();
-        let stream = Stream { socket: theirs, unread: BytesMut::new(), start, tli, host };
+        let source = WalSource::archive();
+        let stream = Stream { socket: theirs, unread: BytesMut::new(), start, tli, source };
         environment.hand_over(stream).await?;
         let reports = tokio::spawn(pass_over(from_core));
         let pause = match receiver_timeout.is_zero() {

@@ -43,9 +43,9 @@ impl Environment for System {
     }
 
     async fn hand_over(&self, stream: Stream<Socket>) -> Result<(), HandOverFault> {
-        let Stream { socket, unread, start, tli, host } = stream;
+        let Stream { socket, unread, start, tli, source } = stream;
         let socket = socket.leave().map_err(HandOverFault::Socket)?;
-        let handoff = UpstreamHandoff { socket, unread, start, tli, host };
+        let handoff = UpstreamHandoff { socket, unread, start, tli, source };
         let message = ToCore::Upstream(Box::new(handoff));
         self.receiver.deliver(message, || true).await.ok_or(HandOverFault::QueueFull)
     }

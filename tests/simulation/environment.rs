@@ -290,13 +290,13 @@ impl Environment for Surroundings {
     }
 
     async fn hand_over(&self, stream: Stream<Socket>) -> Result<(), HandOverFault> {
-        let Stream { socket, mut unread, start, tli, host } = stream;
+        let Stream { socket, mut unread, start, tli, source } = stream;
         let start = socket.instead.unwrap_or(start);
         let (conn, arrived) = socket.leave();
         unread.extend_from_slice(&arrived);
         let socket: OwnedFd = File::open("/dev/null").map_err(HandOverFault::Socket)?.into();
         here().handed_over.borrow_mut().insert(socket.as_raw_fd(), conn);
-        let handoff = UpstreamHandoff { socket, unread, start, tli, host };
+        let handoff = UpstreamHandoff { socket, unread, start, tli, source };
         let message = ToCore::Upstream(Box::new(handoff));
         let delivered = self.receiver.deliver(message, || true).await;
         if delivered.is_none() {

@@ -213,8 +213,8 @@ impl Receiving {
     }
 
     fn connect(&mut self, process: &Process, handoff: UpstreamHandoff) {
-        let UpstreamHandoff { socket, unread, start, tli, host } = handoff;
-        let (conn, offer) = (connection_of(&socket), Offer { tli, start, host });
+        let UpstreamHandoff { socket, unread, start, tli, source } = handoff;
+        let (conn, offer) = (connection_of(&socket), Offer { tli, start, source });
         let shared = process.shared();
         let from = shared.network.borrow().server_of(conn);
         let is_first = self.role.store().is_none();

@@ -9,6 +9,7 @@ use crate::hub::feedback::Need;
 use crate::hub::fleet::Fleet;
 use crate::ring;
 use crate::store::append::Durable;
+use crate::store::evidence::WalSource;
 use crate::upstream::apply::ApplyReport;
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::stream::{Due, Positions, ReceiverTimers};
@@ -23,8 +24,8 @@ pub struct Offer {
     pub tli: TimelineId,
     /// Where it begins.
     pub start: Lsn,
-    /// The host, for the log.
-    pub host: String,
+    /// Whose it is.
+    pub source: WalSource,
 }
 
 /// This hub's positions as the upstream is told them. Nobody can rely on WAL that is only in our
@@ -66,7 +67,7 @@ impl StreamLink {
     pub(super) fn new(offer: Offer, config: &Config, now: Instant) -> Self {
         let interval = config.wal_receiver_status_interval;
         Self {
-            host: offer.host,
+            host: offer.source.name,
             timers: ReceiverTimers::new(now, interval, config.wal_receiver_timeout),
             expected: offer.start,
             next: None,

@@ -14,7 +14,6 @@ use crate::keeper::{Job, JobDone, JobKind};
 use crate::ring::{ChunkWriter, Clock, Fd};
 use crate::store::RecoveredWal;
 use crate::store::append::{Action, WriteId};
-use crate::store::evidence::WalSource;
 use crate::store::retention::Receiving;
 use crate::upstream::apply::ApplyReport;
 use crate::upstream::end::UpstreamEnd;
@@ -174,11 +173,10 @@ impl<F: Clone> Receiver<F> {
     /// timelines (I1), nor while it is unknown whose history is ours (I13).
     fn prepare_store(&mut self, offer: &Offer) -> Result<(), UpstreamEnd> {
         let Offer { tli, start, .. } = *offer;
-        let source = WalSource { name: offer.host.clone(), server: None };
-        if let Some(difference) = self.hub.course.evidence().against(&source) {
+        if let Some(difference) = self.hub.course.evidence().against(&offer.source) {
             let error = format!(
                 "no stream of {} begins while a difference stands, at {} on timeline {}",
-                offer.host, difference.at, difference.tli
+                offer.source.name, difference.at, difference.tli
             );
             return Err(UpstreamEnd::Lost { error, at: start });
         }

@@ -22,6 +22,11 @@ const SEGMENT: u64 = 16 << 20;
 const START: Lsn = Lsn::new(4 * SEGMENT);
 const TLI: TimelineId = TimelineId::FIRST;
 
+/// A server that says nothing of itself.
+fn primary() -> WalSource {
+    WalSource { name: "primary".to_owned(), server: None }
+}
+
 /// A role whose files are represented by their numbers.
 struct Scene {
     hub: Arc<Hub>,
@@ -41,7 +46,7 @@ impl Scene {
 
     /// An upstream offers its stream.
     fn offer(&mut self) -> Admission {
-        let offer = Offer { tli: TLI, start: START, host: "primary".into() };
+        let offer = Offer { tli: TLI, start: START, source: primary() };
         self.tell(|role, at, out| role.on_offer(offer, at, out))
     }
 
@@ -258,7 +263,7 @@ fn no_space_drops_back_to_the_durable_mark() {
     assert_eq!(scene.came_out(), ["Disconnect(Silent)", "Ended(NoSpace)"]);
     assert_eq!(scene.role.store().map(Store::received), Some(durable));
     // The next stream has the segment prepared again, and free space checked.
-    let offer = Offer { tli: TLI, start: START, host: "primary".into() };
+    let offer = Offer { tli: TLI, start: START, source: primary() };
     let admission = scene.tell(|role, at, out| role.on_offer(offer, at, out));
     assert_eq!(admission, Admission::Accepted);
     let came_out = scene.came_out();
@@ -283,6 +288,36 @@ fn while_the_disk_is_too_full_nothing_more_is_taken() {
     assert!(came_out.contains(&"Ended(NoSpace)".to_owned()), "{came_out:?}");
 }
 
+/// I13: who had other WAL is known by what a server says of itself, whichever name it has.
+#[test]
+fn a_server_that_took_over_the_name_of_one_that_differed_is_received_from() {
+    let server = |name: &str| Some(format!("cluster_name {name}"));
+    let mut scene = Scene::receiving();
+    scene.tell(|role, _, out| role.on_lost("reset".into(), out));
+    scene.look();
+    let mut evidence = Evidence::default();
+    evidence.add(Difference {
+        tli: TLI,
+        at: START,
+        source: WalSource { server: server("old"), ..primary() },
+        since: SystemTime::UNIX_EPOCH,
+        detail: "other bytes".to_owned(),
+        cleared: true,
+    });
+    scene.hub.course.set_evidence(evidence);
+    for (own, admission) in [
+        (server("old"), Admission::Refused),
+        // It may be the same one.
+        (None, Admission::Refused),
+        (server("new"), Admission::Accepted),
+    ] {
+        let source = WalSource { server: own.clone(), ..primary() };
+        let offer = Offer { tli: TLI, start: START, source };
+        let admitted = scene.tell(|role, at, out| role.on_offer(offer, at, out));
+        assert_eq!(admitted, admission, "{own:?}");
+    }
+}
+
 /// I1: bytes are never joined across a hole or across timelines.
 #[test]
 fn a_stream_that_does_not_join_ours_is_refused() {
@@ -293,7 +328,7 @@ fn a_stream_that_does_not_join_ours_is_refused() {
     let end = scene.hub.current_cell().unwrap().durable();
     let two = TimelineId::new(2).unwrap();
     for (tli, start) in [(TLI, end.saturating_add(8)), (two, end)] {
-        let offer = Offer { tli, start, host: "primary".into() };
+        let offer = Offer { tli, start, source: primary() };
         let admission = scene.tell(|role, at, out| role.on_offer(offer, at, out));
         assert_eq!(admission, Admission::Refused);
         let is_end =

@@ -3,6 +3,7 @@
 use super::kernel::{Kernel, MICROSECOND, MILLISECOND, Peer, SECOND, Socket, SocketId};
 use super::truth::Truth;
 use crate::data::handoff::UpstreamHandoff;
+use crate::store::evidence::WalSource;
 use crate::upstream::position::Position;
 use crate::wal::{Lsn, TimelineId};
 use crate::wire::copy::{FromReceiver, ReplyRequest, keepalive, xlog_data_header};
@@ -115,7 +116,7 @@ impl Primary {
             unread,
             start,
             tli: TimelineId::FIRST,
-            host: "primary".to_owned(),
+            source: WalSource { name: "primary".to_owned(), server: None },
         })
     }
 

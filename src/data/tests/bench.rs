@@ -9,6 +9,7 @@ use crate::hub::{Hub, tests};
 use crate::keeper::{Orders, queue};
 use crate::ring::{Setup, Uring, Wait, chunks};
 use crate::standby::client::Session;
+use crate::store::evidence::WalSource;
 use crate::store::slots::{SlotSession, SlotUse};
 use crate::wal::synth::Synth;
 use crate::wal::{Lsn, SegmentSize, TimelineId};
@@ -148,7 +149,7 @@ impl Bench {
             unread: BytesMut::new(),
             start: START,
             tli: TimelineId::FIRST,
-            host: "primary".into(),
+            source: WalSource { name: "primary".into(), server: None },
         })));
         theirs
     }

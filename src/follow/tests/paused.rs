@@ -193,7 +193,7 @@ async fn a_stream_is_handed_over_and_asked_for_again_when_it_ends() {
     assert_eq!((stream.start, stream.tli.raw()), (Lsn::new(0x500_0000), 1));
     assert!(stream.unread.starts_with(b"d"), "its first message came with it");
     scene.ends.send(UpstreamEnd::TimedOut).await.unwrap();
-    assert_eq!(scene.stream().await.host, "a:5432");
+    assert_eq!(scene.stream().await.source.name, "a:5432");
     assert_eq!(Instant::now(), began, "nothing was waited for");
     assert_eq!(scene.world.attempts.lock().unwrap().len(), 2);
 }
