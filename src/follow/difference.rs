@@ -188,31 +188,54 @@ pub(super) fn barred_by(hub: &Hub, source: &WalSource) -> Option<Place> {
     hub.course.evidence().against(source).map(place_of)
 }
 
-/// Compares the upstream's WAL in `span` with ours. Returns `None` when they are equal.
+/// What came of a comparison.
+pub(super) enum Compared {
+    /// The upstream has our bytes.
+    Same,
+    /// It has others, the first of them there.
+    Differs(Lsn),
+    /// It has removed its WAL, or ours cannot be read.
+    Unknown(String),
+}
+
+impl Compared {
+    /// The upstream that this came of was barred by a difference, or is to be now; `None` when it
+    /// has our bytes.
+    pub(super) fn diverged(self, hub: &Hub, source: &WalSource) -> Option<UpstreamState> {
+        match self {
+            Self::Same => None,
+            Self::Differs(at) => Some(UpstreamState::Diverged { at, detail: OTHER_WAL.to_owned() }),
+            Self::Unknown(why) => {
+                let evidence = hub.course.evidence();
+                let difference = evidence.against(source)?;
+                let (author, since) = (&difference.source.name, date_millis(difference.since));
+                let detail = format!("{author} had other WAL there at {since}, and {why}");
+                Some(UpstreamState::Diverged { at: difference.at, detail })
+            }
+        }
+    }
+}
+
+/// What an upstream is told to have that differs from us.
+pub(super) const OTHER_WAL: &str =
+    "the upstream has other WAL under positions that are stored here";
+
+/// Compares the upstream's WAL in `span` with ours.
 pub(super) async fn compare<E: Environment>(
     parts: &Arc<Parts<E>>,
     link: &mut Link<E::Socket>,
     span: Span,
-    source: &WalSource,
-) -> Result<Option<UpstreamState>, LinkFault> {
-    let hub = &parts.hub;
-    let evidence = hub.course.evidence();
-    let (Some(difference), Some(identity)) = (evidence.against(source), hub.identity()) else {
-        return Ok(None);
-    };
-    let diverged = |at, detail| Ok(Some(UpstreamState::Diverged { at, detail }));
-    let unknown = |why: String| {
-        let (author, since) = (&difference.source.name, date_millis(difference.since));
-        let detail = format!("{author} had other WAL there at {since}, and {why}");
-        diverged(difference.at, detail)
+) -> Result<Compared, LinkFault> {
+    let Some(identity) = parts.hub.identity() else {
+        return Ok(Compared::Unknown("our own is of no cluster".to_owned()));
     };
     let theirs = match fetch(link, span).await {
         Ok(theirs) => theirs,
         Err(LinkFault::Server(error)) if error.sqlstate == sqlstate::UNDEFINED_FILE => {
-            return unknown(format!(
+            return Ok(Compared::Unknown(format!(
                 "this upstream cannot show whether it has ours: {}",
                 error.message
-            ));
+            )));
         }
         Err(fault) => return Err(fault),
     };
@@ -220,15 +243,12 @@ pub(super) async fn compare<E: Environment>(
     let reading = parts.environment.blocking(move || read_own(&reader.environment, span, size));
     let ours = match reading.await.flatten() {
         Ok(ours) => ours,
-        Err(error) => return unknown(format!("our own cannot be read: {error}")),
+        Err(error) => return Ok(Compared::Unknown(format!("our own cannot be read: {error}"))),
     };
-    match ours.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs) {
-        None => Ok(None),
-        Some(n) => diverged(
-            span.from.saturating_add(n as u64),
-            "the upstream has other WAL under positions that are stored here".to_owned(),
-        ),
-    }
+    Ok(match ours.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs) {
+        None => Compared::Same,
+        Some(n) => Compared::Differs(span.from.saturating_add(n as u64)),
+    })
 }
 
 /// Fetches the upstream's WAL through a stream opened only for that.

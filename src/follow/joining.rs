@@ -1,11 +1,11 @@
 //! What has to happen before a stream of a server may be asked for: its verdict, comparisons,
 //! switches of timelines.
 
-use super::Task;
-use super::difference::{self, barred_by};
+use super::difference::{self, Compared, OTHER_WAL, barred_by};
 use super::environment::Environment;
 use super::outcome::AttemptFailure;
 use super::questions::IdentifiedServer;
+use super::{LOG, Task};
 use crate::store::evidence::WalSource;
 use crate::store::switch::Switch;
 use crate::upstream::judge::{Known, Verdict, judge};
@@ -52,13 +52,16 @@ impl<E: Environment> Task<E> {
                     continue;
                 }
                 Verdict::Compare(span) => {
-                    self.compare(asked, span).await?;
+                    let compared = difference::compare(&self.parts, &mut asked.link, span).await?;
+                    if let Some(state) = compared.diverged(&self.parts.hub, &asked.source) {
+                        return Err(AttemptFailure::State(state));
+                    }
                     let why = format!("{} has our WAL there", asked.seen.host);
                     self.agreed(&asked.source, &why).await.map_err(AttemptFailure::other)?;
                     continue;
                 }
                 Verdict::CompareFork(span) => {
-                    self.compare(asked, span).await?;
+                    self.compare_fork(asked, span).await?;
                     same = Some(span);
                     continue;
                 }
@@ -82,14 +85,29 @@ impl<E: Environment> Task<E> {
         })
     }
 
-    /// Checks that the server has our bytes in `span`.
-    async fn compare(
-        &self,
+    /// Checks that the server has our bytes in `span`, before the timeline is left with it. Other
+    /// bytes are evidence of another history. Where no difference stands, a server that has
+    /// removed that WAL is believed.
+    async fn compare_fork(
+        &mut self,
         asked: &mut IdentifiedServer<E::Socket>,
         span: Span,
     ) -> Result<(), AttemptFailure> {
+        let hub = Arc::clone(&self.parts.hub);
         let IdentifiedServer { link, source, .. } = asked;
-        match difference::compare(&self.parts, link, span, source).await? {
+        let compared = difference::compare(&self.parts, link, span).await?;
+        match &compared {
+            Compared::Same => {}
+            Compared::Differs(at) => {
+                self.keep_difference(source.clone(), *at, OTHER_WAL).await;
+            }
+            Compared::Unknown(why) => tracing::warn!(
+                target: LOG,
+                "WAL before the end of timeline {} at {} is not compared with that of {}: {why}",
+                span.tli, span.to, source.name
+            ),
+        }
+        match compared.diverged(&hub, source) {
             Some(state) => Err(AttemptFailure::State(state)),
             None => Ok(()),
         }

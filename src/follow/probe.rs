@@ -105,7 +105,8 @@ async fn answer<E: Environment>(
         let found = match verdict {
             Verdict::Not(state) => Ok(Some(state)),
             Verdict::Compare(span) | Verdict::CompareFork(span) => {
-                difference::compare(parts, &mut link, span, &asked.source).await
+                let compared = difference::compare(parts, &mut link, span).await;
+                compared.map(|compared| compared.diverged(&parts.hub, &asked.source))
             }
             Verdict::Switch { .. } | Verdict::FindOldest { .. } => Ok(None),
             // Only its answer shows whether it still has the WAL.

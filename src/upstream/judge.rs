@@ -4,7 +4,7 @@
 //! Histories are compared, never timeline numbers. An upstream that is merely behind is waited for;
 //! one of another cluster, or of another branch, is refused. Where a difference was found before,
 //! no upstream is followed past it unless it has shown the same bytes there. One whose history
-//! leaves our timeline at or before it has to show our bytes up to where it left.
+//! leaves our timeline has to show our bytes up to where it left, before we leave ours for it.
 
 use super::place::{Place, Span};
 use super::state::UpstreamState;
@@ -67,9 +67,10 @@ pub enum Verdict {
     /// Compare this WAL, which holds the place of the difference, with ours first. When it is the
     /// same the difference is resolved: decide again.
     Compare(Span),
-    /// The upstream's history leaves our timeline at or before the place of the difference: compare
-    /// this WAL, the last before it left. When it is the same, decide again with it as
-    /// [`Known::same`]; the difference stands until our WAL at its place has been set aside.
+    /// The upstream's history leaves our timeline, and we would follow it there: compare this WAL,
+    /// the last before it left. When it is the same, or when the upstream no longer has it and no
+    /// difference stands, decide again with it as [`Known::same`]. A difference at or after that
+    /// stands until our WAL at its place has been set aside.
     CompareFork(Span),
     /// Look for the oldest segment first.
     FindOldest {
@@ -199,9 +200,9 @@ fn go_on(seen: &Seen, known: &Known, tli: TimelineId, durable: Lsn, start: Lsn) 
         return refuse(format!("its history of timeline {tli} differs from ours"));
     }
     let shared = durable.min(end);
-    let compare = known.differs.and_then(|place| {
-        compare(known, place, shared).or_else(|| compare_fork(known, place, tli, shared))
-    });
+    let leaves = known.differs.is_some_and(|place| shared <= place.at) || durable >= end;
+    let fork = || leaves.then(|| compare_fork(known, tli, shared)).flatten();
+    let compare = known.differs.and_then(|place| compare(known, place, shared)).or_else(fork);
     if let Some(compare) = compare {
         return compare;
     }
@@ -220,11 +221,11 @@ fn compare(known: &Known, place: Place, end: Lsn) -> Option<Verdict> {
     (place.at < end).then(|| Verdict::Compare(place.span(size, end)))
 }
 
-/// The comparison that is due with an upstream that left our timeline `tli` at `end`, at or before
-/// the place. None is due when nothing of ours before `end` is here.
-fn compare_fork(known: &Known, place: Place, tli: TimelineId, end: Lsn) -> Option<Verdict> {
+/// The comparison that is due with an upstream that left our timeline `tli` at `end`. None is due
+/// when nothing of ours before `end` is here.
+fn compare_fork(known: &Known, tli: TimelineId, end: Lsn) -> Option<Verdict> {
     let (_, size) = known.cluster?;
-    if end > place.at || end <= known.oldest {
+    if end <= known.oldest {
         return None;
     }
     let last = Place::of(end.saturating_sub(1), tli, known.forks.as_deref().unwrap_or(&[]), size);
@@ -340,8 +341,13 @@ mod tests {
         let ours = known(2, 100, 50, &[(1, 40)]);
         assert_eq!(name(&judge(&seen(3, 300, &[(1, 40), (2, 101)]), &ours)), "go");
         for end in [99, 100] {
-            let ended = judge(&seen(4, 300, &[(1, 40), (2, end), (3, 250)]), &ours);
-            assert_eq!(ended, Verdict::Switch { next: tli(3), at: lsn(end) });
+            let promoted = seen(4, 300, &[(1, 40), (2, end), (3, 250)]);
+            // Before ours is left, it shows what both have had before.
+            let span = Span { tli: tli(2), from: lsn(0), to: lsn(end) };
+            assert_eq!(judge(&promoted, &ours), Verdict::CompareFork(span));
+            let shown = Known { same: Some(span), ..ours.clone() };
+            let switch = Verdict::Switch { next: tli(3), at: lsn(end) };
+            assert_eq!(judge(&promoted, &shown), switch);
         }
         assert_eq!(name(&judge(&seen(3, 300, &[(1, 40)]), &ours)), "upstream refused");
         assert_eq!(name(&judge(&seen(3, 300, &[(1, 39), (2, 100)]), &ours)), "upstream refused");

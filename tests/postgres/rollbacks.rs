@@ -199,6 +199,47 @@ fn a_host_that_differed_is_not_followed_after_the_archive_agreed() {
     assert_eq!(stage.hub.inspect().evidence(), place, "it stands against its author");
 }
 
+impl Stage<'_> {
+    /// A job writes messages of a letter.
+    fn write(&self, letter: char, records: u32) {
+        self.primary.sql(&format!(
+            "select count(pg_logical_emit_message(false, 'job', repeat('{letter}', 1000))) \
+             from generate_series(1, {records}) n"
+        ));
+        wait::until("the job is flushed", || {
+            self.primary.sql("select pg_current_wal_insert_lsn() = pg_current_wal_flush_lsn()")
+                == "t"
+        });
+    }
+
+    /// The job runs on a primary and is received. Returns the hub's end; the primary is away.
+    fn run_to_the_end(&mut self) -> Lsn {
+        self.primary.start();
+        self.write('a', 400);
+        let end = self.primary.flush_lsn();
+        self.standby.wait_replayed(end);
+        wait::until("the hub has it all", || self.hub.inspect().record_end() >= end);
+        let end = self.hub.inspect().record_end();
+        self.primary.kill();
+        end
+    }
+
+    /// The primary is rolled back, writes less than before and something else, and is promoted.
+    /// Returns the switchpoint.
+    fn roll_back_and_promote(&mut self) -> Lsn {
+        self.primary.roll_back_to(&self.snapshot);
+        self.primary.start();
+        self.write('b', 20);
+        self.primary.stop_fast();
+        self.primary.make_standby();
+        self.primary.start();
+        self.primary.promote();
+        load::write_mib(&self.primary, 2);
+        let history = fs::read_to_string(self.primary.pg_wal().join("00000002.history")).unwrap();
+        history.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
 /// The primary is rolled back, writes something else and is promoted: its new timeline leaves ours
 /// before the place where a difference was found, and what precedes the fork is not ours either.
 #[test]
@@ -206,48 +247,35 @@ fn a_fork_before_a_difference_is_not_followed_with_other_wal_before_it() {
     let scene = Scene::new();
     let mut stage =
         Stage::new(&scene, |port, _| format!("host=127.0.0.1 port={port} user=postgres"));
-    let write = |primary: &Cluster<'_>, letter: char, records: u32| {
-        primary.sql(&format!(
-            "select count(pg_logical_emit_message(false, 'job', repeat('{letter}', 1000))) \
-             from generate_series(1, {records}) n"
-        ));
-        wait::until("the job is flushed", || {
-            primary.sql("select pg_current_wal_insert_lsn() = pg_current_wal_flush_lsn()") == "t"
-        });
-    };
-    stage.primary.start();
-    write(&stage.primary, 'a', 400);
-    let end = stage.primary.flush_lsn();
-    stage.standby.wait_replayed(end);
-    wait::until("the hub has it all", || stage.hub.inspect().record_end() >= end);
-    let end = stage.hub.inspect().record_end();
-    stage.primary.kill();
-
+    let end = stage.run_to_the_end();
     // The hub still runs: it compares the page of its last record only.
     stage.primary.roll_back_to(&stage.snapshot);
     stage.primary.start();
-    write(&stage.primary, 'b', 400);
+    stage.write('b', 400);
     load::write_mib(&stage.primary, 3);
     stage.hub.wait_state("diverged");
     let place = stage.hub.inspect().evidence().expect("a place");
 
     stage.primary.kill();
-    stage.primary.roll_back_to(&stage.snapshot);
-    stage.primary.start();
-    write(&stage.primary, 'b', 20);
-    stage.primary.stop_fast();
-    stage.primary.make_standby();
-    stage.primary.start();
-    stage.primary.promote();
-    load::write_mib(&stage.primary, 2);
-    let fork: Lsn = fs::read_to_string(stage.primary.pg_wal().join("00000002.history"))
-        .unwrap()
-        .split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse()
-        .unwrap();
+    let fork = stage.roll_back_and_promote();
     assert!(fork < place, "{fork} {place}");
+    stage.stays_apart(end);
+    assert_eq!(stage.hub.told(&["status"])["status"]["timeline"], 1);
+}
+
+/// The same, and no difference was found before: the rolled back primary had not come as far as the
+/// hub when it was promoted.
+#[test]
+fn a_rolled_back_primary_that_is_promoted_is_not_followed() {
+    let scene = Scene::new();
+    let mut stage =
+        Stage::new(&scene, |port, _| format!("host=127.0.0.1 port={port} user=postgres"));
+    let end = stage.run_to_the_end();
+    let fork = stage.roll_back_and_promote();
+    assert!(fork < end, "{fork} {end}");
+    stage.hub.wait_state("diverged");
+    let place = stage.hub.inspect().evidence().expect("a place");
+    assert!(place < fork, "{place} {fork}");
     stage.stays_apart(end);
     assert_eq!(stage.hub.told(&["status"])["status"]["timeline"], 1);
 }

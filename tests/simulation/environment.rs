@@ -306,7 +306,14 @@ impl Environment for Surroundings {
     }
 
     fn open_own_wal(&self, name: SegmentName) -> io::Result<Option<Image>> {
-        Ok(here().hubs[self.hub].own_file(name).map(Image::from))
+        let scene = here();
+        if scene.shared.plant == Plant::ReadsTheirsForOurs {
+            let truth = scene.shared.truth.borrow();
+            let (from, to) = (name.no.start(name.size), name.no.end(name.size));
+            let to = to.min(truth.end(name.tli));
+            return Ok((from < to).then(|| Image::from(truth.bytes(name.tli, from, to))));
+        }
+        Ok(scene.hubs[self.hub].own_file(name).map(Image::from))
     }
 
     async fn blocking<T: Send + 'static>(

@@ -27,6 +27,13 @@ pub(crate) const EXPECTED: &[Expected] = &[
         why: "a history that differs only before the overlap, a page and more, is joined",
     },
     Expected {
+        kind: Kind::Promoted,
+        seeds: &[10, 13],
+        signs: &["is sent two histories", "is false in the"],
+        why: "a history that differs only in segments before that of the fork, or a MiB and more \
+              before it, is followed",
+    },
+    Expected {
         kind: Kind::FullDisk,
         seeds: &[1, 2, 5, 9, 11, 14, 19],
         signs: &["is invalidated (Some(WalRemoved))", "the disk is full"],

@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     Ordinary,
     /// The primary's storage is rolled back to a snapshot, and the same job runs again.
     RolledBack,
+    /// The same, and then a standby that has followed the primary back is promoted.
+    Promoted,
     /// A segment vanishes from the middle of pg_wal while the hub is down.
     Hole,
     /// The hub starts again with its disk above the high watermark.
@@ -51,8 +53,9 @@ pub(crate) enum Kind {
 }
 
 /// All but the ordinary one.
-pub(crate) const SPECIAL: [Kind; 9] = [
+pub(crate) const SPECIAL: [Kind; 10] = [
     Kind::RolledBack,
+    Kind::Promoted,
     Kind::Hole,
     Kind::FullDisk,
     Kind::ManySlots,
@@ -66,6 +69,7 @@ pub(crate) const SPECIAL: [Kind; 9] = [
 /// What the special worlds have to meet.
 pub(crate) const SIGHTS: &[&str] = &[
     "a primary rolled back",
+    "a standby of a primary rolled back is promoted",
     "a hole in pg_wal",
     "a start above the watermark",
     "hundreds of slots",
@@ -145,7 +149,7 @@ impl Script {
         let mut random = Random::new(!seed);
         // A rolled back primary has to have something to write yet.
         let (first, apart) = match kind {
-            Kind::RolledBack | Kind::Fenced | Kind::Steered => {
+            Kind::RolledBack | Kind::Promoted | Kind::Fenced | Kind::Steered => {
                 (100 + random.below(300), 100 + random.below(300))
             }
             _ => (400 + random.below(1200), 200 + random.below(1500)),
@@ -194,7 +198,7 @@ impl Kind {
     /// Does everybody get to the newest timeline's end once faults have stopped? Whoever has
     /// lost WAL, or holds another history, does not.
     pub(crate) fn converges(self) -> bool {
-        !matches!(self, Self::RolledBack | Self::Hole | Self::Returns)
+        !matches!(self, Self::RolledBack | Self::Promoted | Self::Hole | Self::Returns)
     }
 }
 
@@ -210,8 +214,8 @@ impl World {
         let (first, second) = (self.script.first, self.script.second);
         match self.script.kind {
             Kind::Ordinary => {}
-            Kind::RolledBack if now == first => self.take_snapshot(),
-            Kind::RolledBack if now >= second => self.roll_back(),
+            Kind::RolledBack | Kind::Promoted if now == first => self.take_snapshot(),
+            Kind::RolledBack | Kind::Promoted if now >= second => self.roll_back(),
             Kind::Hole if now >= first => self.tear_a_hole(),
             Kind::FullDisk if now == first => self.stalled[2] = u64::MAX,
             Kind::FullDisk if now == second => self.fill_the_disk(),
@@ -279,13 +283,24 @@ impl World {
         for server in &self.servers {
             server.borrow_mut().note_rollback(first.unwrap_or(Lsn::MAX));
         }
-        self.start_server(0);
+        match self.script.kind {
+            Kind::Promoted => self.promote_a_standby(end),
+            _ => self.start_server(0),
+        }
         if self.script.starts_again {
             self.stop_hub(0);
         }
         self.budget = 30 * MIB;
         self.shared.seen("a primary rolled back");
         self.shared.trace(|| format!("the primary is rolled back to {at}, first other {first:?}"));
+    }
+
+    /// The primary stays away, and its standby has all that was written again.
+    fn promote_a_standby(&self, end: Lsn) {
+        let mut standby = self.servers[1].borrow_mut();
+        standby.flush = end;
+        standby.promote();
+        self.shared.seen("a standby of a primary rolled back is promoted");
     }
 
     fn tear_a_hole(&mut self) {

@@ -154,6 +154,12 @@ fn finds_a_difference_that_is_forgotten() {
 }
 
 #[test]
+fn finds_a_fork_that_is_not_compared() {
+    let signs = ["is sent two histories", "is false in the"];
+    finds_in(Kind::Promoted, Plant::ReadsTheirsForOurs, &signs);
+}
+
+#[test]
 fn finds_a_fence_that_is_forgotten() {
     finds_in(Kind::Fenced, Plant::ForgetsTheFence, &["fenced at"]);
 }

@@ -39,6 +39,8 @@ pub(crate) enum Plant {
     HoldsWhatIsDurable,
     /// What the archive has under positions that are held is not looked at.
     ArchiveWinsSilently,
+    /// What others have is read in the place of our own WAL, and so never differs from it.
+    ReadsTheirsForOurs,
     /// A difference that was found is forgotten.
     ForgetsDifferences,
     /// A fence is not kept on disk.

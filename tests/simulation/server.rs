@@ -125,7 +125,11 @@ impl Server {
     /// It was sent WAL. No server has two histories.
     pub(crate) fn note_received(&mut self, tli: TimelineId, from: Lsn, wal: &[u8]) {
         self.received = self.received.max(from.saturating_add(wal.len() as u64));
-        let branch = self.shared.truth.borrow().branch_of(tli, from, wal);
+        let branch = {
+            let truth = self.shared.truth.borrow();
+            let follows = truth.follows_the_rollback(tli).then_some(Branch::Current);
+            truth.branch_of(tli, from, wal).or(follows)
+        };
         let known = self.branch;
         promise!(
             self.shared,

@@ -123,6 +123,11 @@ impl Truth {
         }
     }
 
+    /// Does a timeline go on with what was written after the rollback?
+    pub(crate) fn follows_the_rollback(&self, tli: TimelineId) -> bool {
+        self.left.as_ref().is_some_and(|left| tli > left.tli)
+    }
+
     /// Timelines so far.
     pub(crate) fn newest(&self) -> TimelineId {
         *self.lines.keys().next_back().unwrap()

@@ -208,7 +208,7 @@ impl World {
                 hosts.insert(0, Node::Hub(shared.below(id as u64) as usize));
             }
             if !ordinary {
-                hosts = vec![Node::Server(0)];
+                hosts.truncate(if kind == Kind::Promoted { 2 } else { 1 });
             }
             let conninfo = Conninfo::parse(&conninfo_of(&hosts, target), &|_| None).unwrap();
             let ground = Rc::new(ground(&shared, id, conninfo));
