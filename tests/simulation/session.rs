@@ -184,7 +184,9 @@ impl Session {
     pub(crate) fn turn(&mut self, process: &Process) -> bool {
         let network = &process.shared().network;
         let received = network.borrow_mut().receive(self.conn, End::Server, &mut self.unread);
-        if received.is_none() || self.terminated {
+        let is_over = received.is_none() || self.terminated;
+        // What was begun with a slot is finished, whether its client is there or not.
+        if is_over && !matches!(self.state, State::Task(..)) {
             return false;
         }
         match &mut self.state {
