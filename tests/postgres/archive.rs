@@ -426,7 +426,10 @@ fn a_failover_is_followed_through_the_archive() {
     wait_end(&hub, old.flush_lsn());
     hub.kill();
     load::write_mib(&old, 5);
-    new.wait_replayed(old.flush_lsn());
+    let flush = old.flush_lsn();
+    new.wait_replayed(flush);
+    // What the old primary has not archived by now, nobody archives.
+    archive.wait_archived(1, Lsn::new(flush.raw() / MIB * MIB));
     old.kill();
     new.promote();
     load::write_mib(&new, 5);
