@@ -44,7 +44,7 @@ pub enum CourseFault {
 
 /// Restores the course of the last run. `flag` is `--primary-conninfo`, `contents` gives a file of
 /// the directory. An upstream that was set in place of another flag than today's remains in its
-/// file until [`discard_older`].
+/// file until it is discarded.
 ///
 /// # Errors
 /// A file that cannot be read, or whose content cannot be used.
