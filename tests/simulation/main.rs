@@ -46,8 +46,11 @@ use shared::Traced;
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 60;
 
-/// So many lead to every situation, and find every mistake.
+/// So many lead to every ordinary situation, and find every mistake.
 const ENOUGH: u64 = 500;
+
+/// So many lead to the rare situations, too.
+const PLENTY: u64 = 5000;
 
 /// The world of `WALHUB_WORLD`, by its name.
 fn asked() -> Kind {
@@ -92,6 +95,9 @@ fn promises_hold() {
     tally.assert_kept();
     if count >= ENOUGH {
         tally.assert_seen(world::SIGHTS);
+    }
+    if count >= PLENTY {
+        tally.assert_seen(world::RARE_SIGHTS);
     }
 }
 
