@@ -194,8 +194,10 @@ pub(super) enum Compared {
     Same,
     /// It has others, the first of them there.
     Differs(Lsn),
-    /// It has removed its WAL, or ours cannot be read.
-    Unknown(String),
+    /// It has removed its WAL.
+    Removed(String),
+    /// Ours cannot be read.
+    Unreadable(String),
 }
 
 impl Compared {
@@ -205,7 +207,7 @@ impl Compared {
         match self {
             Self::Same => None,
             Self::Differs(at) => Some(UpstreamState::Diverged { at, detail: OTHER_WAL.to_owned() }),
-            Self::Unknown(why) => {
+            Self::Removed(why) | Self::Unreadable(why) => {
                 let evidence = hub.course.evidence();
                 let difference = evidence.against(source)?;
                 let (author, since) = (&difference.source.name, date_millis(difference.since));
@@ -216,7 +218,7 @@ impl Compared {
     }
 }
 
-/// What an upstream is told to have that differs from us.
+/// What is said of an upstream that differs.
 pub(super) const OTHER_WAL: &str =
     "the upstream has other WAL under positions that are stored here";
 
@@ -227,12 +229,12 @@ pub(super) async fn compare<E: Environment>(
     span: Span,
 ) -> Result<Compared, LinkFault> {
     let Some(identity) = parts.hub.identity() else {
-        return Ok(Compared::Unknown("our own is of no cluster".to_owned()));
+        return Ok(Compared::Unreadable("our own is of no cluster".to_owned()));
     };
     let theirs = match fetch(link, span).await {
         Ok(theirs) => theirs,
         Err(LinkFault::Server(error)) if error.sqlstate == sqlstate::UNDEFINED_FILE => {
-            return Ok(Compared::Unknown(format!(
+            return Ok(Compared::Removed(format!(
                 "this upstream cannot show whether it has ours: {}",
                 error.message
             )));
@@ -243,7 +245,7 @@ pub(super) async fn compare<E: Environment>(
     let reading = parts.environment.blocking(move || read_own(&reader.environment, span, size));
     let ours = match reading.await.flatten() {
         Ok(ours) => ours,
-        Err(error) => return Ok(Compared::Unknown(format!("our own cannot be read: {error}"))),
+        Err(error) => return Ok(Compared::Unreadable(format!("our own cannot be read: {error}"))),
     };
     Ok(match ours.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs) {
         None => Compared::Same,

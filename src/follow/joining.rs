@@ -97,11 +97,15 @@ impl<E: Environment> Task<E> {
         let IdentifiedServer { link, source, .. } = asked;
         let compared = difference::compare(&self.parts, link, span).await?;
         match &compared {
-            Compared::Same => {}
             Compared::Differs(at) => {
                 self.keep_difference(source.clone(), *at, OTHER_WAL).await;
             }
-            Compared::Unknown(why) => tracing::warn!(
+            Compared::Unreadable(why) if barred_by(&hub, source).is_none() => {
+                let why = format!("timeline {} is not left at {}: {why}", span.tli, span.to);
+                return Err(AttemptFailure::other(why));
+            }
+            Compared::Same | Compared::Unreadable(_) => {}
+            Compared::Removed(why) => tracing::warn!(
                 target: LOG,
                 "WAL before the end of timeline {} at {} is not compared with that of {}: {why}",
                 span.tli, span.to, source.name
