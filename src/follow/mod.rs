@@ -74,8 +74,8 @@ impl<E: Environment> Parts<E> {
     }
 }
 
-/// Keeps the hub connected until it shuts down or the task is dropped. `ends` says how the receive
-/// role's streams end. The other end of `orders` must not be dropped before the task.
+/// Keeps the hub connected until it shuts down, or until the other end of `orders` is dropped. `ends`
+/// says how the receive role's streams end.
 pub async fn run<E: Environment>(
     parts: Parts<E>,
     ends: mpsc::Receiver<UpstreamEnd>,
@@ -86,7 +86,7 @@ pub async fn run<E: Environment>(
     if task.parts.hub.course.fence().is_some() {
         task.begin_course();
     }
-    loop {
+    while !orders.is_closed() || !orders.is_empty() {
         if let Err(error) = task.settle_difference().await {
             tracing::error!(target: LOG, "{error}");
         }
