@@ -10,12 +10,12 @@ use crate::hub::Hub;
 use crate::hub::course::NamedBy;
 use crate::log;
 use crate::status::{
-    Ages, ArchiverStatus, DivergedStandby, FenceStatus, FollowedUpstream, HubStatus, MissingWal,
-    SetBy, SlotStatus, StandbyStatus, StandbysStatus, UpstreamStatus,
+    AbandonedStatus, Ages, ArchiverStatus, DivergedStandby, FenceStatus, FollowedUpstream,
+    HubStatus, MissingWal, SetBy, SlotStatus, StandbyStatus, StandbysStatus, UpstreamStatus,
 };
 use crate::store::archive_status::{ArchiveStatus, Attempt};
 use crate::store::holes::Hole;
-use crate::store::inspect::evidence_status;
+use crate::store::inspect::{abandoned_status, evidence_status};
 use crate::store::retention::{MIN_KEPT_SEGMENTS, Policy};
 use crate::store::slots::{Origin, WalStatus};
 use crate::upstream::state::UpstreamState;
@@ -71,6 +71,7 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> HubS
         upstream: upstream_status(hub),
         fence: fence(hub),
         evidence: evidence_status(&hub.course.evidence()),
+        abandoned: abandoned(hub),
         receiving_paused: hub.holds.too_full().map(|too_full| too_full.to_string()),
         timeline: cell.as_ref().map(|cell| cell.tli()),
         received_lsn: receiver.map(|figures| figures.received),
@@ -142,6 +143,10 @@ pub(super) fn upstream(hub: &Hub) -> FollowedUpstream {
         set_by,
         flag: hub.course.flag().conninfo.shown(),
     }
+}
+
+pub(super) fn abandoned(hub: &Hub) -> Vec<AbandonedStatus> {
+    abandoned_status(&hub.course.abandoned())
 }
 
 pub(super) fn fence(hub: &Hub) -> Option<FenceStatus> {

@@ -3,7 +3,9 @@
 
 use super::request::VERSION;
 use crate::status::text;
-use crate::status::{FenceStatus, FollowedUpstream, HubStatus, SlotStatus, StandbysStatus};
+use crate::status::{
+    AbandonedStatus, FenceStatus, FollowedUpstream, HubStatus, SlotStatus, StandbysStatus,
+};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 
@@ -36,6 +38,8 @@ pub enum Said {
     Upstream(FollowedUpstream),
     /// To `fence` and `unfence`: the current fence; null when there is none.
     Fence(Option<FenceStatus>),
+    /// To `confirm`: what is left to confirm.
+    Abandoned(Vec<AbandonedStatus>),
     /// A refusal.
     Error(Failure),
 }
@@ -49,6 +53,7 @@ impl Said {
             Self::Dropped(dropped) => writeln!(out, "dropped slot {}", dropped.slot_name),
             Self::Upstream(upstream) => text::write_upstream(upstream, out),
             Self::Fence(fence) => text::write_fence(fence.as_ref(), out),
+            Self::Abandoned(abandoned) => text::write_abandoned(abandoned, out),
             Self::Error(_) => Ok(()),
         }
     }

@@ -141,6 +141,7 @@ fn command(typed: CtlCommand) -> io::Result<HubCommand> {
         CtlCommand::Unfence { upstream } => {
             HubCommand::Unfence { upstream: upstream.map(secret).transpose()? }
         }
+        CtlCommand::Confirm { lsn } => HubCommand::Confirm { lsn },
     })
 }
 

@@ -67,6 +67,16 @@ pub enum CtlCommand {
         #[arg(long, value_name = "CONNINFO")]
         upstream: Option<String>,
     },
+    /// Confirm that it is known what was abandoned at a switchpoint
+    ///
+    /// When a timeline ended before the WAL that the hub had of it, `walhub ctl status` shows what
+    /// lay past the switchpoint, and how many commits are in it, until this is said. The WAL stays
+    /// where it was set aside.
+    Confirm {
+        /// The switchpoint, as in `walhub ctl status`
+        #[arg(value_name = "LSN")]
+        lsn: String,
+    },
 }
 
 /// What to do with a slot.

@@ -58,6 +58,11 @@ pub enum HubCommand {
         #[serde(default, with = "optional_text")]
         upstream: Option<Secret>,
     },
+    /// It is known what was abandoned at a switchpoint.
+    Confirm {
+        /// The switchpoint.
+        lsn: String,
+    },
 }
 
 /// Why a line is not a request.
@@ -149,6 +154,10 @@ mod tests {
             (
                 HubCommand::SetUpstream { conninfo: conninfo() },
                 r#"{"version":1,"command":{"set_upstream":{"conninfo":"host=b password='x'"}}}"#,
+            ),
+            (
+                HubCommand::Confirm { lsn: "0/3000148".to_owned() },
+                r#"{"version":1,"command":{"confirm":{"lsn":"0/3000148"}}}"#,
             ),
             (
                 HubCommand::Unfence { upstream: None },

@@ -1,6 +1,7 @@
 //! Operators' orders to the task that keeps the hub connected.
 
 use crate::hub::course::Upstream;
+use crate::wal::Lsn;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -10,7 +11,7 @@ pub struct UpstreamOrder {
     /// What to do.
     pub steer: Steer,
     /// Signalled when it is done, or with the reason why it is not. An order that changes nothing
-    /// is not an error.
+    /// is not an error, unless it confirms what is not there.
     pub answer: oneshot::Sender<Result<(), String>>,
 }
 
@@ -23,4 +24,6 @@ pub enum Steer {
     Fence,
     /// Receive again, from this upstream if one is named.
     Unfence(Option<Arc<Upstream>>),
+    /// It is known what was abandoned at this switchpoint.
+    Confirm(Lsn),
 }

@@ -1,4 +1,4 @@
-//! Operators' orders: another upstream, a fence, the end of a fence. They are carried out between
+//! Operators' orders: another upstream, a fence, the end of a fence, a confirmation. They are carried out between
 //! two attempts, never during one, and a change is on disk before it takes effect.
 
 use super::environment::Environment;
@@ -7,10 +7,12 @@ use super::{LOG, Task};
 use crate::data::figures::About;
 use crate::data::handoff::ToCore;
 use crate::hub::course::Upstream;
+use crate::store::abandoned::Abandoned;
 use crate::store::course::{FenceNote, UpstreamNote};
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::position::Position;
 use crate::upstream::state::UpstreamState;
+use crate::wal::Lsn;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -26,6 +28,7 @@ impl<E: Environment> Task<E> {
             Steer::Unfence(other) => {
                 course.fence().is_some() || other.as_ref().is_some_and(|other| *other != upstream)
             }
+            Steer::Confirm(_) => false,
         }
     }
 
@@ -48,6 +51,7 @@ impl<E: Environment> Task<E> {
             Steer::Follow(upstream) => self.follow(upstream).await,
             Steer::Fence => self.fence().await,
             Steer::Unfence(upstream) => self.unfence(upstream).await,
+            Steer::Confirm(from) => self.confirm(from).await,
         };
         if let Err(error) = &result {
             tracing::error!(target: LOG, "walhub ctl: {error}");
@@ -127,6 +131,23 @@ impl<E: Environment> Task<E> {
         let saved = self.parts.keeper.save_fence(Some(fence)).await;
         saved.map_err(|error| format!("could not save the fence: {error}; receiving continues"))?;
         hub.course.set_fence(Some(fence));
+        Ok(())
+    }
+
+    /// Here, because a switch adds to the same list.
+    async fn confirm(&self, from: Lsn) -> Result<(), String> {
+        let course = &self.parts.hub.course;
+        let mut abandoned = Abandoned::clone(&course.abandoned());
+        let confirmed = abandoned.confirm(from);
+        if confirmed.is_empty() {
+            return Err(format!("nothing was abandoned at {from} that is not confirmed"));
+        }
+        let saved = self.parts.keeper.save_abandoned(&abandoned).await;
+        saved.map_err(|error| format!("could not save what was abandoned: {error}"))?;
+        course.set_abandoned(abandoned);
+        for entry in confirmed {
+            tracing::info!(target: LOG, "confirmed, by walhub ctl: {entry}");
+        }
         Ok(())
     }
 

@@ -70,6 +70,7 @@ async fn switch<E: Environment>(parts: Arc<Parts<E>>, plan: Switch) -> Result<()
     let failed = |why| SwitchFault { to: plan.to, why };
     let wal = parts.keeper.switch(plan).await;
     let wal = wal.map_err(|fault| failed(Obstacle::Unsaved(fault)))?;
+    parts.hub.course.set_abandoned(wal.abandoned.clone());
     let (told, outcome) = oneshot::channel();
     parts.receiver().insist(ToCore::Switched { wal, told }).await;
     let outcome = outcome.await.map_err(|_| failed(Obstacle::ReceiverGone))?;

@@ -1,6 +1,8 @@
 //! How the hub is steered: which upstream it follows, whether it may receive at all, where
-//! another source had other bytes, and its current state towards its upstream.
+//! another source had other bytes, what was abandoned at switches, and its current state towards
+//! its upstream.
 
+use crate::store::abandoned::Abandoned;
 use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::evidence::Evidence;
 use crate::upstream::state::UpstreamState;
@@ -54,6 +56,7 @@ struct Inner {
     set: Option<Arc<Upstream>>,
     fence: Option<FenceNote>,
     evidence: Arc<Evidence>,
+    abandoned: Arc<Abandoned>,
     standing: Standing,
 }
 
@@ -66,6 +69,7 @@ impl Course {
             set: None,
             fence: None,
             evidence: Arc::default(),
+            abandoned: Arc::default(),
             standing,
         }))
     }
@@ -134,6 +138,16 @@ impl Course {
     /// after that is on disk.
     pub fn set_evidence(&self, evidence: Evidence) {
         self.lock().evidence = Arc::new(evidence);
+    }
+
+    /// What was abandoned at switches and is not confirmed.
+    pub fn abandoned(&self) -> Arc<Abandoned> {
+        Arc::clone(&self.lock().abandoned)
+    }
+
+    /// Something was abandoned, or confirmed; it is on disk already.
+    pub fn set_abandoned(&self, abandoned: Abandoned) {
+        self.lock().abandoned = Arc::new(abandoned);
     }
 
     /// The hub's state towards its upstream.

@@ -8,6 +8,7 @@ use super::job::{Job, JobDone, Lane, Note};
 use super::order::{AnswerInbox, Order, Reply};
 use crate::cluster::instance::InstanceId;
 use crate::store::RecoveredWal;
+use crate::store::abandoned::Abandoned;
 use crate::store::control_file::ControlFile;
 use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::evidence::Evidence;
@@ -169,6 +170,12 @@ impl<F> KeeperClient<F> {
     pub async fn save_evidence(&self, evidence: &Evidence) -> Result<(), SaveFault> {
         let bytes = (!evidence.is_empty()).then(|| evidence.encode());
         self.save(Job::SaveNote { note: Note::Evidence, bytes }).await
+    }
+
+    /// Stores what was abandoned and is not confirmed; without any the file is removed.
+    pub async fn save_abandoned(&self, abandoned: &Abandoned) -> Result<(), SaveFault> {
+        let bytes = (!abandoned.is_empty()).then(|| abandoned.encode());
+        self.save(Job::SaveNote { note: Note::Abandoned, bytes }).await
     }
 
     /// Gives a job whose answer nobody waits for. A full queue drops it.

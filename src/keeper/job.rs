@@ -129,6 +129,8 @@ pub enum Note {
     Upstream,
     /// `walhub.evidence`
     Evidence,
+    /// `walhub.abandoned`
+    Abandoned,
 }
 
 impl Job {
@@ -231,6 +233,7 @@ impl fmt::Display for JobKind {
             Self::SaveNote(Note::Fence) => f.write_str("save the fence"),
             Self::SaveNote(Note::Upstream) => f.write_str("save the upstream"),
             Self::SaveNote(Note::Evidence) => f.write_str("save the evidence of a difference"),
+            Self::SaveNote(Note::Abandoned) => f.write_str("save what was abandoned"),
             Self::SetAside => f.write_str("move all WAL aside"),
             Self::Switch => f.write_str("continue with another timeline"),
             Self::MarkHalted => f.write_str("write the halted marker"),

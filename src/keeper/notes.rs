@@ -14,6 +14,7 @@ impl<D: Disk> Keeper<D> {
             Note::Fence => self.layout.fence(),
             Note::Upstream => self.layout.auto(),
             Note::Evidence => self.layout.evidence(),
+            Note::Abandoned => self.layout.abandoned(),
         };
         let Some(bytes) = bytes else {
             remove(&self.disk, &path).await?;

@@ -1,7 +1,8 @@
 //! Takes over what an earlier run left in the directory about the upstream: the upstream that
-//! `walhub ctl` set, its fence, and the evidence of a difference.
+//! `walhub ctl` set, its fence, the evidence of a difference, and what was abandoned at switches.
 
 use crate::hub::course::{Course, Resumed};
+use crate::store::abandoned::Abandoned;
 use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::evidence::Evidence;
 use crate::store::fault::DAMAGED;
@@ -58,6 +59,9 @@ pub fn take_over(
     let upstream = read(&contents, &path, UpstreamNote::decode)?;
     let fence = read(&contents, &layout.fence(), FenceNote::decode)?;
     let evidence = read(&contents, &layout.evidence(), Evidence::decode)?;
+    let abandoned = read(&contents, &layout.abandoned(), Abandoned::decode);
+    // Nothing depends on it, and recovery has reported that it cannot be read.
+    course.set_abandoned(abandoned.ok().flatten().unwrap_or_default());
     let resumed = course.resume(flag, upstream, fence, evidence);
     resumed.map_err(|fault| CourseFault::Conninfo { path, fault })
 }

@@ -1,7 +1,7 @@
 //! What a hub's directory holds, whether the hub is running or not.
 
 use super::form;
-use super::upstream::EvidenceStatus;
+use super::upstream::{AbandonedStatus, EvidenceStatus};
 use crate::cluster::instance::InstanceId;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use crate::wire::date::date_millis;
@@ -40,6 +40,9 @@ pub struct DirectoryStatus {
     pub upstream: Option<serde_json::Value>,
     /// Where another source had other bytes.
     pub evidence: Option<EvidenceStatus>,
+    /// What timelines had past their switchpoints, as long as no operator has confirmed it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub abandoned: Vec<AbandonedStatus>,
     /// What is wrong, in words; empty when nothing is.
     pub wrong: Vec<String>,
 }
@@ -193,6 +196,9 @@ impl DirectoryStatus {
             writeln!(out, "  found:               at {upstream}, {since}")?;
             writeln!(out, "  so:                  {}", evidence.consequence())?;
         }
+        for abandoned in &self.abandoned {
+            writeln!(out, "Abandoned:             {}", abandoned.in_words())?;
+        }
         if self.evidence.is_none() && self.wrong.is_empty() {
             return writeln!(out, "Nothing is wrong.");
         }
@@ -315,6 +321,7 @@ mod tests {
                 cleared: false,
                 also: vec![],
             }),
+            abandoned: vec![],
             wrong: vec!["much".to_owned()],
         }
     }

@@ -2,7 +2,7 @@
 
 use super::archive::ArchiverStatus;
 use super::form;
-use super::upstream::{EvidenceStatus, FenceStatus, UpstreamStatus};
+use super::upstream::{AbandonedStatus, EvidenceStatus, FenceStatus, UpstreamStatus};
 use crate::cluster::instance::InstanceId;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,9 @@ pub struct HubStatus {
     pub fence: Option<FenceStatus>,
     /// Where another source had other bytes; nothing is received as long as this is set.
     pub evidence: Option<EvidenceStatus>,
+    /// What timelines had past their switchpoints, as long as no operator has confirmed it.
+    #[serde(default)]
+    pub abandoned: Vec<AbandonedStatus>,
     /// Why receiving is paused; null when it is not.
     pub receiving_paused: Option<String>,
     /// The timeline that is received.

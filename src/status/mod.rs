@@ -30,4 +30,6 @@ pub use directory::{
 pub use hub::{HubStatus, MissingWal};
 pub use slots::SlotStatus;
 pub use standbys::{DivergedStandby, StandbyStatus, StandbysStatus};
-pub use upstream::{EvidenceStatus, FenceStatus, FollowedUpstream, SetBy, UpstreamStatus};
+pub use upstream::{
+    AbandonedStatus, EvidenceStatus, FenceStatus, FollowedUpstream, SetBy, UpstreamStatus,
+};

@@ -2,8 +2,8 @@
 
 use super::table::{self, Align, Give, Heading, WIDTH};
 use super::{
-    ArchiverStatus, EvidenceStatus, FenceStatus, FollowedUpstream, HubStatus, SetBy, SlotStatus,
-    StandbyStatus, StandbysStatus,
+    AbandonedStatus, ArchiverStatus, EvidenceStatus, FenceStatus, FollowedUpstream, HubStatus,
+    SetBy, SlotStatus, StandbyStatus, StandbysStatus,
 };
 use crate::wire::date::date_millis;
 use std::fmt::Display;
@@ -89,6 +89,9 @@ pub fn write_hub(status: &HubStatus, out: &mut impl Write) -> io::Result<()> {
         for other in &evidence.also {
             line("  and", evidence_text(other))?;
         }
+    }
+    for abandoned in &status.abandoned {
+        line("Abandoned", abandoned.in_words())?;
     }
     if let Some(why) = &status.receiving_paused {
         line("Receiving", format!("paused: {why}"))?;
@@ -180,6 +183,14 @@ pub fn write_fence(fence: Option<&FenceStatus>, out: &mut impl Write) -> io::Res
     writeln!(out, "lsn: {}", fence.lsn)?;
     writeln!(out, "durable lsn: {}", fence.durable_lsn)?;
     writeln!(out, "since: {}", date_millis(fence.since))
+}
+
+/// What was abandoned and is not confirmed, a line each.
+pub fn write_abandoned(abandoned: &[AbandonedStatus], out: &mut impl Write) -> io::Result<()> {
+    if abandoned.is_empty() {
+        return writeln!(out, "nothing abandoned is left to confirm");
+    }
+    abandoned.iter().try_for_each(|entry| writeln!(out, "{}", entry.in_words()))
 }
 
 /// The connected standbys, and below them those that have diverged.

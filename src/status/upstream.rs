@@ -2,6 +2,7 @@
 
 use super::form;
 use crate::wal::{Lsn, TimelineId};
+use crate::wire::date::date_millis;
 use serde::{Deserialize, Serialize};
 use std::time::SystemTime;
 
@@ -97,5 +98,69 @@ impl EvidenceStatus {
             }
             false => "nothing is received before a source has ours there",
         }
+    }
+}
+
+/// What a timeline had past its switchpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AbandonedStatus {
+    /// The timeline that ended.
+    #[serde(with = "form::plain")]
+    pub timeline: TimelineId,
+    /// Its switchpoint: `walhub ctl confirm` names it.
+    #[serde(with = "form::plain")]
+    pub start_lsn: Lsn,
+    /// The end of its last whole record that was here.
+    #[serde(with = "form::plain")]
+    pub end_lsn: Lsn,
+    /// The timeline that followed.
+    #[serde(with = "form::plain")]
+    pub next_timeline: TimelineId,
+    /// Whole records; null when they could not be counted.
+    pub records: Option<u64>,
+    /// Transactions that commit in them; null when they could not be counted.
+    pub commits: Option<u64>,
+    /// The earliest time of such a commit.
+    #[serde(default, with = "form::optional")]
+    pub first_commit_time: Option<SystemTime>,
+    /// The latest one.
+    #[serde(default, with = "form::optional")]
+    pub last_commit_time: Option<SystemTime>,
+    /// When it was abandoned.
+    #[serde(with = "form::plain")]
+    pub since: SystemTime,
+    /// The folder that keeps it, below the hub's directory.
+    pub kept_in: String,
+}
+
+impl AbandonedStatus {
+    /// One sentence, which ends with the command that confirms it.
+    pub fn in_words(&self) -> String {
+        let Self { timeline, start_lsn, end_lsn, next_timeline, kept_in, .. } = self;
+        let content = match (self.records, self.commits) {
+            (Some(records), Some(commits)) => {
+                let (records, commits) = (counted(records, "record"), counted(commits, "commit"));
+                format!("up to {end_lsn}, {records}, {commits}")
+            }
+            _ => "which could not be counted".to_owned(),
+        };
+        let times = match (self.first_commit_time, self.last_commit_time) {
+            (Some(first), Some(last)) => {
+                format!(" from {} to {}", date_millis(first), date_millis(last))
+            }
+            _ => String::new(),
+        };
+        format!(
+            "WAL of timeline {timeline} past {start_lsn}, {content}{times}; abandoned for timeline \
+             {next_timeline} at {}, kept in {kept_in}; walhub ctl confirm {start_lsn}",
+            date_millis(self.since)
+        )
+    }
+}
+
+fn counted(number: u64, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
     }
 }

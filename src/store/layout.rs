@@ -8,6 +8,7 @@
 //!   walhub.fence           the hub is fenced (`walhub ctl fence`)
 //!   walhub.auto            the upstream that `walhub ctl upstream` set
 //!   walhub.evidence        where an upstream or the archive had other bytes than this hub
+//!   walhub.abandoned       what was past a switchpoint, until `walhub ctl confirm`
 //!   walhub.ctl             the socket for `walhub ctl`
 //!   walhub.state           last known state of the upstream, for `inspect`
 //!   slots.0, slots.1       the replication slots: two generations, each with all of them
@@ -137,6 +138,11 @@ impl Layout {
     /// The note of a difference that was found.
     pub fn evidence(&self) -> PathBuf {
         self.root.join("walhub.evidence")
+    }
+
+    /// What was abandoned at switches and is not confirmed.
+    pub fn abandoned(&self) -> PathBuf {
+        self.root.join("walhub.abandoned")
     }
 
     /// The socket for `walhub ctl`.

@@ -7,11 +7,13 @@
 //! [`crate::keeper`].
 #![forbid(unsafe_code)]
 
+pub mod abandoned;
 pub mod append;
 pub mod archive_status;
 pub mod aside;
 pub mod clean;
 pub mod control_file;
+mod count;
 pub mod course;
 pub mod directory;
 pub mod disk;
@@ -20,6 +22,7 @@ pub mod evidence;
 pub mod fault;
 #[cfg(test)]
 pub(crate) mod faulty_disk;
+mod histories;
 pub mod holes;
 pub mod inspect;
 pub mod layout;

@@ -10,20 +10,22 @@
 //! everything where it was: what the newest segment is decides which open segments are out of
 //! place, and a segment that the walk refuses may not belong here.
 
+use super::abandoned::Abandoned;
 use super::append::{Beginning, WRITE_ALIGN};
 use super::aside::{adds_nothing, holds_wal_past, keep_copy, set_aside};
 use super::clean::clear_past;
 use super::control_file::{Cluster, ControlFile};
+use super::count::note_abandoned;
 use super::disk::Disk;
 use super::durable::read_note;
 use super::fault::{StoreFault, failed};
+use super::histories::read_fork;
 use super::holes::{Extent, Hole, oldest_of};
 use super::layout::{Layout, Listing, SegmentRange};
 use super::notes::{BegunNote, HaltedNote};
 use super::switch::{clear_ended, leaves};
 use super::tail::{Tail, TailSearch};
-use crate::store::durable::{read_full, read_small, replace_durably};
-use crate::timeline::History;
+use crate::store::durable::{read_full, replace_durably};
 use crate::wal::{Fork, Lsn, SegmentName, SegmentNo, TimelineId, Walker};
 use std::path::Path;
 
@@ -81,6 +83,8 @@ pub struct RecoveredWal {
     pub fork: Option<Fork>,
     /// The walk, standing at `durable`.
     pub walker: Walker,
+    /// What was abandoned at switches and is not confirmed.
+    pub abandoned: Abandoned,
 }
 
 /// The WAL of a timeline that has ended.
@@ -260,6 +264,7 @@ impl<D: Disk> Recovery<'_, D> {
         let search = self.search(fork.clone(), trusted, halted);
         let tail = search.find(self.disk).await?;
         let walker = search.walk_again(self.disk, &tail).await?;
+        let abandoned = note_abandoned(self.disk, self.layout, self.cluster, leaving).await;
         clear_ended(self.disk, self.layout, self.cluster, leaving).await?;
         self.clear_early_partials().await?;
         if halted.is_some() {
@@ -288,6 +293,7 @@ impl<D: Disk> Recovery<'_, D> {
             magic: tail.magic,
             fork,
             walker,
+            abandoned,
         };
         Ok((wal, self.gone))
     }
@@ -459,16 +465,10 @@ impl<D: Disk> Recovery<'_, D> {
 
     async fn read_fork(&self) -> Result<Option<Fork>, StoreFault> {
         // Without WAL there is no page that a history could explain.
-        let empty = self.complete.is_none() && self.partials.is_empty();
-        if self.cluster.timeline == TimelineId::FIRST || empty {
-            return Ok(None);
+        match self.complete.is_none() && self.partials.is_empty() {
+            true => Ok(None),
+            false => read_fork(self.disk, self.layout, self.cluster.timeline).await,
         }
-        let path = self.layout.history(self.cluster.timeline);
-        let detail = |detail: String| StoreFault::History { path: path.clone(), detail };
-        let bytes = read_small(self.disk, &path).await.map_err(failed("read file", &path))?;
-        let bytes = bytes.ok_or_else(|| detail("it is not there".to_owned()))?;
-        let history = History::parse(self.cluster.timeline, bytes.into());
-        Ok(history.map_err(|fault| detail(fault.to_string()))?.fork())
     }
 
     async fn mark(&self, durable: Lsn, fault: &StoreFault) {

@@ -286,7 +286,7 @@ impl TailSearch<'_> {
 }
 
 /// Feeds one segment's file up to `limit`; returns what ended the walk inside it.
-async fn walk_file<D: Disk>(
+pub(super) async fn walk_file<D: Disk>(
     disk: &D,
     walker: &mut Walker,
     path: &Path,

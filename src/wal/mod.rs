@@ -18,4 +18,4 @@ pub use ids::{SystemId, TimelineId};
 pub use lsn::Lsn;
 pub use page::{PAGE_SIZE, PageFault, PageHeader, PageRules};
 pub use segment::{SegmentName, SegmentNo, SegmentSize};
-pub use walk::{WalkFault, Walker};
+pub use walk::{Tally, WalkFault, Walker};

@@ -38,6 +38,21 @@ pub mod xlog_info {
     pub const OVERWRITE_CONTRECORD: u8 = 0xD0;
 }
 
+/// `xl_info` of a record of [`RM_XACT`], by `XLOG_XACT_OPMASK`.
+mod xact_info {
+    pub(super) const OPERATION: u8 = 0x70;
+    pub(super) const COMMIT: u8 = 0x00;
+    pub(super) const COMMIT_PREPARED: u8 = 0x30;
+}
+
+/// Identifiers of the headers before a record's main data (`xlogrecord.h`).
+mod block_id {
+    pub(super) const DATA_SHORT: u8 = 255;
+    pub(super) const DATA_LONG: u8 = 254;
+    pub(super) const ORIGIN: u8 = 253;
+    pub(super) const TOPLEVEL_XID: u8 = 252;
+}
+
 /// A record header as stored in the log; nothing is checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RecordHeader {
@@ -100,11 +115,39 @@ impl RecordHeader {
         self.rmid == RM_XLOG && matches!(self.rmgr_info(), CHECKPOINT_SHUTDOWN | END_OF_RECOVERY)
     }
 
+    /// Whether a transaction commits with this record, prepared or not.
+    pub const fn is_commit(&self) -> bool {
+        use xact_info::{COMMIT, COMMIT_PREPARED, OPERATION};
+        self.rmid == RM_XACT && matches!(self.info & OPERATION, COMMIT | COMMIT_PREPARED)
+    }
+
     /// Whether the record may stand on a new timeline before the one that names it.
     pub const fn may_precede_timeline(&self) -> bool {
         use xlog_info::{FPW_CHANGE, OVERWRITE_CONTRECORD};
         self.rmid == RM_XLOG && matches!(self.rmgr_info(), FPW_CHANGE | OVERWRITE_CONTRECORD)
     }
+}
+
+/// The first field of a transaction's end: when that was, in microseconds since 2000 (`xact_time`).
+/// `body` is what follows the record header, or its first 32 bytes at least. Returns `None` when it
+/// is not laid out like the end of a transaction.
+pub fn transaction_time(body: &[u8]) -> Option<i64> {
+    let mut rest = body;
+    loop {
+        let (id, after) = rest.split_first()?;
+        rest = match *id {
+            block_id::ORIGIN => after.get(2..)?,
+            block_id::TOPLEVEL_XID => after.get(4..)?,
+            block_id::DATA_SHORT => return after.get(1..)?.first_chunk().map(time_of),
+            block_id::DATA_LONG => return after.get(4..)?.first_chunk().map(time_of),
+            // It refers to a block, which the end of a transaction never does.
+            _ => return None,
+        };
+    }
+}
+
+fn time_of(bytes: &[u8; 8]) -> i64 {
+    i64::from_le_bytes(*bytes)
 }
 
 /// Completes a record's CRC-32C. `body` covers bytes 24 to the end; the first 20 bytes of the
@@ -131,6 +174,31 @@ mod tests {
         };
         assert_eq!(RecordHeader::parse(&header.to_bytes()), header);
         assert_eq!(header.to_bytes()[16..20], [0x9A, 0xBC, 0, 0]);
+    }
+
+    #[test]
+    fn commits_say_when() {
+        let bytes = [0; RECORD_HEADER];
+        let header = |info| RecordHeader { rmid: RM_XACT, info, ..RecordHeader::parse(&bytes) };
+        // XLOG_XACT_HAS_INFO is no part of the operation.
+        for (info, is_commit) in
+            [(0x00, true), (0x80, true), (0x30, true), (0xB0, true), (0x10, false), (0x20, false)]
+        {
+            assert_eq!(header(info).is_commit(), is_commit, "{info:#x}");
+        }
+        assert!(!RecordHeader { rmid: RM_XLOG, ..header(0) }.is_commit());
+        let time = 0x0102_0304_0506_0708_i64.to_le_bytes();
+        for before in [
+            &[255, 8][..],
+            &[254, 8, 1, 0, 0],
+            &[253, 1, 2, 255, 8],
+            &[252, 1, 2, 3, 4, 253, 1, 2, 254, 8, 1, 0, 0],
+        ] {
+            let body = [before, &time].concat();
+            assert_eq!(transaction_time(&body), Some(0x0102_0304_0506_0708), "{before:?}");
+            assert_eq!(transaction_time(&body[..body.len() - 1]), None);
+        }
+        assert_eq!(transaction_time(&[0, 0x10, 0, 0]), None);
     }
 
     #[test]

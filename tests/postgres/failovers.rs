@@ -159,4 +159,28 @@ fn ahead_of_the_fork(tail: &str) {
     assert!(files > 0, "{} is empty", aside.display());
     assert_eq!(ahead.walreceiver(), None, "it streams another history");
     assert_identical(&hub.pg_wal(), &new.pg_wal(), 3);
+    one_commit_was_abandoned(&mut hub, left_at, end);
+}
+
+/// The hub names the commit that the promoted server does not have, until that is confirmed.
+fn one_commit_was_abandoned(hub: &mut Hub<'_>, left_at: Lsn, end: Lsn) {
+    hub.wait_log(&["ERROR", &left_at.to_string(), "1 commit", "walhub ctl confirm"]);
+    let abandoned = |hub: &Hub<'_>| hub.told(&["status"])["status"]["abandoned"].clone();
+    let told = abandoned(hub);
+    assert_eq!(told.as_array().map(Vec::len), Some(1), "{told}");
+    assert_eq!(told[0]["commits"], 1, "{told}");
+    assert_eq!(told[0]["start_lsn"], left_at.to_string(), "{told}");
+    assert!(told[0]["end_lsn"].as_str().unwrap().parse::<Lsn>().unwrap() >= end, "{told}");
+    assert_eq!(told[0]["first_commit_time"], told[0]["last_commit_time"], "{told}");
+    hub.kill();
+    hub.start();
+    assert_eq!(abandoned(hub), told, "a restart forgets it");
+    let (code, refused) = hub.ask(&["confirm", "0/1"]);
+    assert_eq!(code, 1, "{refused}");
+    assert_eq!(abandoned(hub), told);
+    let left = hub.told(&["confirm", &left_at.to_string()]);
+    assert_eq!(left["abandoned"].as_array().map(Vec::len), Some(0), "{left}");
+    hub.stop();
+    hub.start();
+    assert_eq!(abandoned(hub).as_array().map(Vec::len), Some(0));
 }

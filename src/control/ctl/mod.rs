@@ -167,6 +167,11 @@ impl CtlService {
                 self.steer(Steer::Fence).await?;
                 Said::Fence(inquiry::fence(hub))
             }
+            HubCommand::Confirm { lsn } => {
+                let invalid = |_| Failure::new(format!("invalid LSN \"{lsn}\""));
+                self.steer(Steer::Confirm(lsn.parse().map_err(invalid)?)).await?;
+                Said::Abandoned(inquiry::abandoned(hub))
+            }
             HubCommand::Unfence { upstream } => {
                 let upstream = upstream.as_ref().map(named).transpose()?;
                 return self.unfence(upstream).await;

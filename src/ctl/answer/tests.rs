@@ -44,6 +44,21 @@ fn archiver() -> ArchiverStatus {
     }
 }
 
+fn abandoned() -> AbandonedStatus {
+    AbandonedStatus {
+        timeline: TimelineId::new(2).unwrap(),
+        start_lsn: lsn(0x10),
+        end_lsn: lsn(0x14),
+        next_timeline: TimelineId::new(3).unwrap(),
+        records: Some(5),
+        commits: Some(1),
+        first_commit_time: Some(time(1)),
+        last_commit_time: Some(time(1)),
+        since: time(8),
+        kept_in: "diverged/2-1_10".to_owned(),
+    }
+}
+
 /// A hub of which everything is known.
 fn full() -> HubStatus {
     HubStatus {
@@ -74,6 +89,7 @@ fn full() -> HubStatus {
             cleared: false,
             also: vec![],
         }),
+        abandoned: vec![abandoned()],
         receiving_paused: Some("full".to_owned()),
         timeline: TimelineId::new(3),
         received_lsn: Some(lsn(0x40)),
@@ -114,6 +130,7 @@ fn bare() -> HubStatus {
         },
         fence: None,
         evidence: None,
+        abandoned: vec![],
         receiving_paused: None,
         timeline: None,
         received_lsn: None,
@@ -221,6 +238,8 @@ fn all() -> Vec<Said> {
         Said::Upstream(upstream),
         Said::Fence(Some(fence())),
         Said::Fence(None),
+        Said::Abandoned(vec![abandoned()]),
+        Said::Abandoned(vec![]),
         Said::Dropped(Dropped { slot_name: "slot_1".to_owned() }),
         Said::Error(Failure::new("no").with_hint("do")),
     ]

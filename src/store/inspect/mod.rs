@@ -8,9 +8,10 @@ mod tests;
 
 use crate::cluster::instance::InstanceId;
 use crate::status::{
-    DirectoryStatus, EndOfWal, EvidenceStatus, HaltedStatus, LockStatus, RecordedCluster,
-    SealedTimeline, SegmentSpan,
+    AbandonedStatus, DirectoryStatus, EndOfWal, EvidenceStatus, HaltedStatus, LockStatus,
+    RecordedCluster, SealedTimeline, SegmentSpan,
 };
+use crate::store::abandoned::{Abandoned, AbandonedWal};
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::directory::{Directory, DirectoryFault, lock_holder};
 use crate::store::disk::{Disk, run_ready};
@@ -57,11 +58,13 @@ pub async fn inspect<D: Disk>(disk: &D, layout: &Layout) -> io::Result<Directory
         halted: None,
         upstream: None,
         evidence: None,
+        abandoned: Vec::new(),
         wrong: Vec::new(),
     };
     report.read_state(disk, layout).await;
     report.read_halted(disk, layout).await;
     report.read_evidence(disk, layout).await;
+    report.read_abandoned(disk, layout).await;
     report.check_access(layout.root());
     let control = match read_note(disk, &layout.control(), ControlFile::decode).await {
         Ok(Some(control)) => control,
@@ -157,6 +160,30 @@ pub fn evidence_status(evidence: &Evidence) -> Option<EvidenceStatus> {
     let mut all = evidence.iter().map(status);
     let first = all.next()?;
     Some(EvidenceStatus { also: all.collect(), ..first })
+}
+
+/// What was abandoned and is not confirmed, for people and programs.
+pub fn abandoned_status(abandoned: &Abandoned) -> Vec<AbandonedStatus> {
+    let status = |entry: &AbandonedWal| {
+        let content = entry.content;
+        let times = content.and_then(|content| content.commit_times);
+        AbandonedStatus {
+            timeline: entry.tli,
+            start_lsn: entry.from,
+            end_lsn: entry.to,
+            next_timeline: entry.next,
+            records: content.map(|content| content.records),
+            commits: content.map(|content| content.commits),
+            first_commit_time: times.map(|(first, _)| first.into()),
+            last_commit_time: times.map(|(_, last)| last.into()),
+            since: entry.since,
+            kept_in: Layout::new(Path::new(""))
+                .diverged(entry.tli, entry.from)
+                .display()
+                .to_string(),
+        }
+    };
+    abandoned.iter().map(status).collect()
 }
 
 fn end_of_wal(timeline: TimelineId, tail: &Tail) -> EndOfWal {
@@ -404,6 +431,13 @@ impl DirectoryStatus {
         match read_note(disk, &layout.evidence(), Evidence::decode).await {
             Ok(None) => {}
             Ok(Some(evidence)) => self.evidence = evidence_status(&evidence),
+            Err(fault) => self.wrong.push(fault.to_string()),
+        }
+    }
+
+    async fn read_abandoned<D: Disk>(&mut self, disk: &D, layout: &Layout) {
+        match read_note(disk, &layout.abandoned(), Abandoned::decode).await {
+            Ok(abandoned) => self.abandoned = abandoned_status(&abandoned.unwrap_or_default()),
             Err(fault) => self.wrong.push(fault.to_string()),
         }
     }

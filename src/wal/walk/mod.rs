@@ -17,10 +17,12 @@
 
 mod fault;
 mod partial;
+mod tally;
 #[cfg(test)]
 mod tests;
 
 pub use fault::{FaultKind, WalkFault};
+pub use tally::Tally;
 
 use super::lsn::Lsn;
 use super::page::{
@@ -50,6 +52,7 @@ pub struct Walker {
     fork_named: bool,
     /// Whether the record skipped at the start may have been an XLOG_SWITCH.
     maybe_switch: bool,
+    tally: Tally,
     fault: Option<WalkFault>,
 }
 
@@ -105,6 +108,7 @@ impl Walker {
             fork_inside: None,
             fork_named: false,
             maybe_switch: false,
+            tally: Tally::default(),
             fault: None,
         }
     }
@@ -145,6 +149,11 @@ impl Walker {
     /// nothing else: a walk that must prove what it passes has then started too late.
     pub const fn proven_from(&self) -> Option<Lsn> {
         self.proven_from
+    }
+
+    /// What was counted, and counts from zero again.
+    pub fn take_tally(&mut self) -> Tally {
+        std::mem::take(&mut self.tally)
     }
 
     /// The rules, with the magic learned.
@@ -269,6 +278,7 @@ impl Walker {
             if finish_crc(crc32c::crc32c(body), head) != header.crc {
                 return Err((self.at, FaultKind::Checksum));
             }
+            self.tally.note(&header, body);
             self.complete(self.at, self.at.saturating_add(padded as u64), &header)?;
             rest = cut(rest, padded).1;
             if self.next != Next::Record {
@@ -327,6 +337,7 @@ impl Walker {
             self.check_fork_name(start, &header)?;
         }
         if have == self.partial.padded_len() {
+            self.tally.note(&header, self.partial.opening());
             self.complete(start, self.at, &header)?;
         }
         Ok(())

@@ -3,13 +3,17 @@
 use crate::wal::lsn::Lsn;
 use crate::wal::record::{RECORD_HEADER, RecordHeader, TIMELINE_OFFSET, finish_crc};
 
-/// A record of which some bytes are here: its header, the running CRC of the rest, and
-/// the four bytes that may name a timeline.
+/// Bytes of a record's body that are kept: enough for a timeline that it may name, and for the time
+/// of a commit.
+const OPENING: usize = 32;
+
+/// A record of which some bytes are here: its header, the first bytes of its body, and the running
+/// CRC of the body.
 #[derive(Clone, Debug)]
 pub(super) struct Partial {
     pub(super) start: Lsn,
     head: [u8; RECORD_HEADER],
-    timeline: [u8; 4],
+    opening: [u8; OPENING],
     have: u32,
     crc: u32,
 }
@@ -19,7 +23,7 @@ impl Partial {
     pub(super) const LENGTH_KNOWN: u32 = 8;
 
     pub(super) const fn start(start: Lsn) -> Self {
-        Self { start, head: [0; RECORD_HEADER], timeline: [0; 4], have: 0, crc: 0 }
+        Self { start, head: [0; RECORD_HEADER], opening: [0; OPENING], have: 0, crc: 0 }
     }
 
     /// Takes bytes that do not reach past [`Partial::next_check`].
@@ -29,11 +33,8 @@ impl Partial {
             lay(&mut self.head, have, piece);
         } else if self.have < self.tot_len() {
             self.crc = crc32c::crc32c_append(self.crc, piece);
-            if have < TIMELINE_OFFSET + 4 {
-                let before = TIMELINE_OFFSET.saturating_sub(have);
-                let at = have.saturating_sub(TIMELINE_OFFSET);
-                lay(&mut self.timeline, at, piece.get(before..).unwrap_or_default());
-            }
+            // Nothing is laid where there is no room.
+            lay(&mut self.opening, have.saturating_sub(RECORD_HEADER), piece);
         }
         self.have = self.have.saturating_add(u32::try_from(piece.len()).unwrap_or(u32::MAX));
     }
@@ -70,9 +71,15 @@ impl Partial {
         finish_crc(self.crc, &self.head)
     }
 
+    /// The first bytes of the body; zeros where it is shorter, or not here yet.
+    pub(super) const fn opening(&self) -> &[u8] {
+        &self.opening
+    }
+
     /// The timeline that the record names, if it names one.
-    pub(super) const fn timeline(&self) -> u32 {
-        u32::from_le_bytes(self.timeline)
+    pub(super) fn timeline(&self) -> u32 {
+        let bytes = self.opening.get(TIMELINE_OFFSET - RECORD_HEADER..);
+        bytes.and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u32::from_le_bytes(*bytes))
     }
 
     fn tot_len(&self) -> u32 {

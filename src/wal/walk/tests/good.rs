@@ -206,3 +206,25 @@ fn walk_from_past_the_beginning_of_a_switch() {
         assert_eq!(walker.record_end(), synth.position());
     }
 }
+
+#[test]
+fn records_and_commits_are_counted() {
+    let mut synth = synth(MIB);
+    for time in [70, 50, 90] {
+        synth.commit(7, time);
+        // Every third commit or so crosses a page.
+        for _ in 0..67 {
+            synth.commit(8, 60);
+        }
+        synth.record(&[0x5A; 9000]);
+    }
+    let mut walker = walks_to(synth.clone());
+    let counted = Tally { records: 3 * 69, commits: 3 * 68, commit_times: Some((50, 90)) };
+    assert_eq!(walker.take_tally(), counted);
+    assert_eq!(walker.take_tally(), Tally::default());
+    synth.take_bytes();
+    synth.record(b"no commit");
+    let (_, bytes) = synth.take_bytes();
+    walker.feed(&bytes).unwrap();
+    assert_eq!(walker.take_tally(), Tally { records: 1, ..Tally::default() });
+}

@@ -61,8 +61,9 @@ fn walk(rules: PageRules, start: Lsn, bytes: &[u8]) -> (Walker, Result<(), WalkF
 }
 
 /// The result of a walk, in a form that can be compared.
-fn outcome(walker: &Walker) -> (Lsn, Lsn, Option<Lsn>, Option<WalkFault>) {
-    (walker.position(), walker.record_end(), walker.last_record(), walker.fault)
+fn outcome(walker: &Walker) -> (Lsn, Lsn, Option<Lsn>, Tally, Option<WalkFault>) {
+    let Walker { tally, fault, .. } = *walker;
+    (walker.position(), walker.record_end(), walker.last_record(), tally, fault)
 }
 
 /// Walks to the end without a fault.
@@ -71,7 +72,7 @@ fn walks_to(mut synth: Synth) -> Walker {
     let (start, bytes) = synth.take_bytes();
     let (walker, result) = walk(rules(), start, &bytes);
     assert_eq!(result, Ok(()));
-    assert_eq!(outcome(&walker), (end, end, Some(last), None));
+    assert_eq!(outcome(&walker), (end, end, Some(last), walker.tally, None));
     walker
 }
 

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 #[derive(Clone, Debug)]
 enum Part {
     Record(usize),
+    Commit(i64),
     Switch,
     Lost(usize),
 }
@@ -19,6 +20,7 @@ fn parts() -> impl Strategy<Value = Vec<Part>> {
     ];
     let part = prop_oneof![
         12 => len.prop_map(Part::Record),
+        4 => any::<i64>().prop_map(Part::Commit),
         1 => Just(Part::Switch),
         1 => (9000usize..30_000).prop_map(Part::Lost),
     ];
@@ -31,6 +33,7 @@ fn write(start: u64, parts: &[Part]) -> Synth {
         let fill = |len: usize| (0..len).map(|byte| (byte * 7 + at) as u8).collect::<Vec<_>>();
         match part {
             Part::Record(len) => drop(synth.record(&fill(*len))),
+            Part::Commit(time) => drop(synth.commit(7, *time)),
             Part::Switch => drop(synth.switch_segment()),
             Part::Lost(len) => drop(synth.lose_record(&fill(*len), 1)),
         }

@@ -1,0 +1,272 @@
+//! WAL that was here and is not part of the history that goes on: what a timeline had past its
+//! switchpoint. Commits in it may have been acknowledged. What was abandoned stands in
+//! `walhub.abandoned`, beside the control file, until an operator has confirmed that it is known.
+
+use super::sealed_text::{Unreadable, seal, unseal};
+use crate::wal::{Lsn, TimelineId};
+use crate::wire::time::PgTime;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The most entries that are kept; the oldest ones go.
+pub const MOST: usize = 64;
+
+/// WAL of one timeline that was abandoned at its switchpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AbandonedWal {
+    /// The timeline that ended.
+    pub tli: TimelineId,
+    /// Its switchpoint.
+    pub from: Lsn,
+    /// The end of its last whole record that was here.
+    pub to: Lsn,
+    /// The timeline that followed.
+    pub next: TimelineId,
+    /// What lay between; `None` when that could not be read.
+    pub content: Option<Content>,
+    /// When it was abandoned.
+    pub since: SystemTime,
+}
+
+/// What abandoned WAL consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// Whole records.
+    pub records: u64,
+    /// Transactions that commit in them.
+    pub commits: u64,
+    /// The earliest and the latest time of such a commit.
+    pub commit_times: Option<(PgTime, PgTime)>,
+}
+
+impl AbandonedWal {
+    /// May transactions be lost by it?
+    pub fn has_commits(&self) -> bool {
+        self.content.is_none_or(|content| content.commits > 0)
+    }
+
+    fn is_of(&self, tli: TimelineId, from: Lsn) -> bool {
+        (self.tli, self.from) == (tli, from)
+    }
+}
+
+impl fmt::Display for AbandonedWal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tli, from, to, next, content, .. } = self;
+        write!(f, "timeline {next} goes on from {from} on timeline {tli}, of which ")?;
+        match content {
+            None => f.write_str("WAL past that position was here; it could not be counted"),
+            Some(Content { records, commits, .. }) => {
+                let records = counted(*records, "record");
+                write!(f, "WAL up to {to} was here: {records}, {}", counted(*commits, "commit"))
+            }
+        }
+    }
+}
+
+fn counted(number: u64, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
+    }
+}
+
+/// Everything that was abandoned and is not confirmed, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Abandoned {
+    entries: Vec<AbandonedWal>,
+}
+
+impl Abandoned {
+    /// All of it.
+    pub fn iter(&self) -> impl Iterator<Item = &AbandonedWal> {
+        self.entries.iter()
+    }
+
+    /// Is there none?
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Is what timeline `tli` had past `from` among it?
+    pub fn has(&self, tli: TimelineId, from: Lsn) -> bool {
+        self.entries.iter().any(|entry| entry.is_of(tli, from))
+    }
+
+    /// Adds an entry, unless there is one of the same switch.
+    pub fn add(&mut self, entry: AbandonedWal) {
+        if self.has(entry.tli, entry.from) {
+            return;
+        }
+        if self.entries.len() >= MOST {
+            self.entries.remove(0);
+        }
+        self.entries.push(entry);
+    }
+
+    /// Removes what was abandoned at a switchpoint, and returns it.
+    pub fn confirm(&mut self, from: Lsn) -> Vec<AbandonedWal> {
+        let (confirmed, rest) = self.entries.drain(..).partition(|entry| entry.from == from);
+        self.entries = rest;
+        confirmed
+    }
+
+    /// The file's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        seal("abandoned", 1, &self.entries.iter().map(Text::of).collect::<Vec<_>>())
+    }
+
+    /// Reads the file's bytes.
+    ///
+    /// # Errors
+    /// Fails when the bytes are not those of such a file.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
+        let texts = unseal::<Vec<Text>>("abandoned", 1, bytes)?;
+        let entries = texts.into_iter().map(Text::read).collect::<Result<_, _>>()?;
+        Ok(Self { entries })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Text {
+    timeline: u32,
+    from: String,
+    to: String,
+    next_timeline: u32,
+    content: Option<ContentText>,
+    since_unix_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ContentText {
+    records: u64,
+    commits: u64,
+    /// Microseconds since 2000.
+    commit_times: Option<(i64, i64)>,
+}
+
+impl Text {
+    fn of(entry: &AbandonedWal) -> Self {
+        let since = entry.since.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let content = entry.content.map(|content| ContentText {
+            records: content.records,
+            commits: content.commits,
+            commit_times: content.commit_times.map(|(first, last)| (first.raw(), last.raw())),
+        });
+        Self {
+            timeline: entry.tli.raw(),
+            from: entry.from.to_string(),
+            to: entry.to.to_string(),
+            next_timeline: entry.next.raw(),
+            content,
+            since_unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn read(self) -> Result<AbandonedWal, Unreadable> {
+        let wrong = |field: &str| Unreadable::Content(format!("invalid {field}"));
+        let since = UNIX_EPOCH.checked_add(Duration::from_millis(self.since_unix_ms));
+        let content = self.content.map(|content| Content {
+            records: content.records,
+            commits: content.commits,
+            commit_times: content
+                .commit_times
+                .map(|(first, last)| (PgTime::new(first), PgTime::new(last))),
+        });
+        Ok(AbandonedWal {
+            tli: TimelineId::new(self.timeline).ok_or_else(|| wrong("timeline"))?,
+            from: self.from.parse().map_err(|_| wrong("from"))?,
+            to: self.to.parse().map_err(|_| wrong("to"))?,
+            next: TimelineId::new(self.next_timeline).ok_or_else(|| wrong("next_timeline"))?,
+            content,
+            since: since.ok_or_else(|| wrong("since_unix_ms"))?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(from: u64, commits: Option<u64>) -> AbandonedWal {
+        let content = commits.map(|commits| Content {
+            records: 7,
+            commits,
+            commit_times: (commits > 0).then_some((PgTime::new(-5), PgTime::new(9))),
+        });
+        AbandonedWal {
+            tli: TimelineId::FIRST,
+            from: Lsn::new(from),
+            to: Lsn::new(from + 100),
+            next: TimelineId::new(2).unwrap(),
+            content,
+            since: UNIX_EPOCH + Duration::from_millis(1_790_000_000_123),
+        }
+    }
+
+    #[test]
+    fn each_switch_stands_once_until_it_is_confirmed() {
+        let mut all = Abandoned::default();
+        all.add(entry(50, Some(3)));
+        all.add(entry(50, Some(1)));
+        all.add(entry(70, None));
+        assert_eq!(all.iter().copied().collect::<Vec<_>>(), [entry(50, Some(3)), entry(70, None)]);
+        assert!(all.has(TimelineId::FIRST, Lsn::new(50)));
+        assert_eq!(all.confirm(Lsn::new(60)), []);
+        assert_eq!(all.confirm(Lsn::new(50)), [entry(50, Some(3))]);
+        assert!(!all.has(TimelineId::FIRST, Lsn::new(50)));
+        assert_eq!(all.confirm(Lsn::new(70)), [entry(70, None)]);
+        assert!(all.is_empty());
+    }
+
+    #[test]
+    fn what_is_unknown_may_hold_commits() {
+        let all = [(None, true), (Some(0), false), (Some(1), true)];
+        for (commits, may) in all {
+            assert_eq!(entry(50, commits).has_commits(), may);
+        }
+    }
+
+    #[test]
+    fn the_list_is_bounded() {
+        let mut all = Abandoned::default();
+        for from in 0..=MOST as u64 {
+            all.add(entry(from, Some(0)));
+        }
+        assert_eq!(all.iter().count(), MOST);
+        assert_eq!(all.iter().next(), Some(&entry(1, Some(0))));
+    }
+
+    #[test]
+    fn round_trip() {
+        let mut all = Abandoned::default();
+        for known in [entry(50, Some(3)), entry(60, Some(0)), entry(70, None)] {
+            all.add(known);
+            assert_eq!(Abandoned::decode(&all.encode()), Ok(all.clone()));
+        }
+        let mut bytes = all.encode();
+        let last = bytes.len() - 2;
+        bytes[last] ^= 1;
+        assert!(Abandoned::decode(&bytes).is_err());
+        assert!(Abandoned::decode(b"").is_err());
+    }
+
+    #[test]
+    fn in_words() {
+        for (commits, words) in [
+            (
+                Some(1),
+                "timeline 2 goes on from 0/50 on timeline 1, of which WAL up to 0/B4 was here: \
+                 7 records, 1 commit",
+            ),
+            (
+                None,
+                "timeline 2 goes on from 0/50 on timeline 1, of which WAL past that position was \
+                 here; it could not be counted",
+            ),
+        ] {
+            assert_eq!(entry(0x50, commits).to_string(), words);
+        }
+    }
+}

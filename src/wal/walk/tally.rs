@@ -1,0 +1,45 @@
+//! What a walk counts of the records that it has proven.
+
+use crate::wal::record::{RecordHeader, transaction_time};
+
+/// Counted since the walk began, or since the last [`Walker::take_tally`](super::Walker::take_tally).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Whole records.
+    pub records: u64,
+    /// Those of them with which a transaction commits.
+    pub commits: u64,
+    /// The earliest and the latest time of a commit, in microseconds since 2000.
+    pub commit_times: Option<(i64, i64)>,
+}
+
+impl Tally {
+    /// A record is proven. `body` is what follows its header, or the first 32 bytes of that.
+    #[inline]
+    pub(super) fn note(&mut self, header: &RecordHeader, body: &[u8]) {
+        self.records += 1;
+        if header.is_commit() {
+            self.note_commit(transaction_time(body));
+        }
+    }
+
+    fn note_commit(&mut self, time: Option<i64>) {
+        self.commits += 1;
+        self.commit_times = span(self.commit_times, time.map(|time| (time, time)));
+    }
+
+    /// Both together.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            records: self.records.saturating_add(other.records),
+            commits: self.commits.saturating_add(other.commits),
+            commit_times: span(self.commit_times, other.commit_times),
+        }
+    }
+}
+
+/// From the earlier beginning to the later end.
+fn span(one: Option<(i64, i64)>, other: Option<(i64, i64)>) -> Option<(i64, i64)> {
+    let both = one.zip(other);
+    both.map(|((a, b), (c, d))| (a.min(c), b.max(d))).or(one).or(other)
+}
