@@ -11,12 +11,13 @@ use crate::hub::course::NamedBy;
 use crate::log;
 use crate::status::{
     AbandonedStatus, Ages, ArchiverStatus, DivergedStandby, FenceStatus, FollowedUpstream,
-    HubStatus, MissingWal, SetBy, SlotStatus, StandbyStatus, StandbysStatus, UpstreamStatus,
+    HubStatus, KeptBy, LosingSlot, MissingWal, RetentionStatus, SetBy, SlotStatus, StandbyStatus,
+    StandbysStatus, UpstreamStatus,
 };
 use crate::store::archive_status::{ArchiveStatus, Attempt};
 use crate::store::holes::Hole;
 use crate::store::inspect::{abandoned_status, evidence_status};
-use crate::store::retention::{MIN_KEPT_SEGMENTS, Policy};
+use crate::store::retention::{Keep, MIN_KEPT_SEGMENTS, Outlook, Policy, Receiving};
 use crate::store::slots::{Origin, WalStatus};
 use crate::upstream::state::UpstreamState;
 use crate::wal::{Lsn, SegmentSize};
@@ -284,6 +285,38 @@ pub(super) fn slots(hub: &Hub) -> Vec<SlotStatus> {
         }
     });
     rows.collect()
+}
+
+/// A plan that was not carried out, in the words of `walhub ctl retention`.
+pub(super) fn retention(outlook: &Outlook) -> RetentionStatus {
+    let Outlook { size, oldest, newest, plan, losing, next_slot, keeps } = outlook;
+    let kept = |keep: &Keep| {
+        let from = keep.from.max(*oldest).start(*size);
+        KeptBy {
+            reason: keep.reason.as_str().to_owned(),
+            name: keep.name.clone(),
+            from_lsn: from,
+            bytes: newest.raw().saturating_sub(from.raw()),
+            ends_in: keep.left,
+        }
+    };
+    let losing = losing
+        .iter()
+        .map(|(name, cause)| LosingSlot { slot_name: name.to_string(), reason: cause.to_string() });
+    RetentionStatus {
+        oldest_lsn: oldest.start(*size),
+        durable_lsn: *newest,
+        removable_lsn: plan.horizon.max(*oldest).start(*size),
+        removable_segments: plan.horizon.raw().saturating_sub(oldest.raw()),
+        losing_slots: losing.collect(),
+        next_slot: next_slot.as_ref().map(ToString::to_string),
+        receiving: match plan.receiving {
+            Receiving::Open => "open",
+            Receiving::Paused => "paused",
+        }
+        .to_owned(),
+        kept_by: keeps.iter().map(kept).collect(),
+    }
 }
 
 /// How much more WAL may come before the segment of `from` may be removed.

@@ -4,7 +4,8 @@
 use super::request::VERSION;
 use crate::status::text;
 use crate::status::{
-    AbandonedStatus, FenceStatus, FollowedUpstream, HubStatus, SlotStatus, StandbysStatus,
+    AbandonedStatus, FenceStatus, FollowedUpstream, HubStatus, RetentionStatus, SlotStatus,
+    StandbysStatus,
 };
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
@@ -32,6 +33,8 @@ pub enum Said {
     Standbys(StandbysStatus),
     /// To `slots`.
     Slots(Vec<SlotStatus>),
+    /// To `retention`; null before the first WAL.
+    Retention(Option<RetentionStatus>),
     /// To `drop_slot`.
     Dropped(Dropped),
     /// To `upstream`, `set_upstream` and `reset_upstream`.
@@ -50,6 +53,7 @@ impl Said {
             Self::Status(status) => text::write_hub(status, out),
             Self::Standbys(standbys) => text::write_standbys(standbys, out),
             Self::Slots(slots) => text::write_slots(slots, out),
+            Self::Retention(retention) => text::write_retention(retention.as_ref(), out),
             Self::Dropped(dropped) => writeln!(out, "dropped slot {}", dropped.slot_name),
             Self::Upstream(upstream) => text::write_upstream(upstream, out),
             Self::Fence(fence) => text::write_fence(fence.as_ref(), out),

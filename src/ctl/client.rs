@@ -128,6 +128,7 @@ fn command(typed: CtlCommand) -> io::Result<HubCommand> {
     Ok(match typed {
         CtlCommand::Status => HubCommand::Status,
         CtlCommand::Standbys => HubCommand::Standbys,
+        CtlCommand::Retention => HubCommand::Retention,
         CtlCommand::Slots { action: None } => HubCommand::Slots,
         CtlCommand::Slots { action: Some(SlotAction::Drop { name }) } => {
             HubCommand::DropSlot { name }

@@ -42,6 +42,8 @@ pub enum CtlCommand {
         #[command(subcommand)]
         action: Option<SlotAction>,
     },
+    /// Show which old WAL would be removed next, which slots would lose theirs, and who keeps what
+    Retention,
     /// Show the upstream, or follow another one
     ///
     /// Another upstream applies at once and survives restarts, until --primary-conninfo itself is

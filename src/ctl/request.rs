@@ -35,6 +35,8 @@ pub enum HubCommand {
     Standbys,
     /// The replication slots.
     Slots,
+    /// What old WAL would be removed next, and who keeps it.
+    Retention,
     /// Drop a replication slot that is not in use.
     DropSlot {
         /// Its name.

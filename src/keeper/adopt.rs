@@ -1,6 +1,7 @@
 //! Segments that come back from the archive for standbys. They are kept as long as somebody reads
 //! near them.
 
+use super::gate::FinalStep;
 use super::job::Tended;
 use super::work::Keeper;
 use crate::store::disk::Disk;
@@ -37,13 +38,13 @@ impl<D: Disk> Keeper<D> {
             // One more: a reader opens the next file before it has finished its own.
             Restorable::Yes { ahead } => ahead.saturating_add(1),
         };
-        let readers: Vec<_> =
-            self.holds.positions().into_iter().map(|at| at.segment(size).raw()).collect();
-        self.restored.mark(|no| {
-            readers
-                .iter()
-                .any(|reader| (*reader..=reader.saturating_add(ahead)).contains(&no.raw()))
+        // From what a reader has to what it is sent next.
+        let readers = self.holds.spans().into_iter().map(|(has, sent)| {
+            let next = has.max(sent).segment(size).raw().saturating_add(ahead);
+            has.segment(size).raw()..=next
         });
+        let readers: Vec<_> = readers.collect();
+        self.restored.mark(|no| readers.iter().any(|near| near.contains(&no.raw())));
     }
 
     /// Removes one marked segment. A reader that has it open can still read it to its end.
@@ -54,6 +55,7 @@ impl<D: Disk> Keeper<D> {
             return Ok(Tended::More);
         }
         let name = self.name(tli, no)?;
+        let _leave = self.gate(&FinalStep::RemoveRestored(name))?;
         self.unsynced_names.set(true);
         match self.disk.unlink(&self.layout.segment(name)).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -150,7 +152,7 @@ mod tests {
         let newest: Vec<u64> = (50..60).collect();
         retain(&keeper);
         assert_eq!(here(&layout), [&[10, 11, 13, 31][..], &newest].concat());
-        slow.advance(Lsn::new(12 * MIB));
+        slow.report(Lsn::INVALID, Lsn::new(12 * MIB));
         drop(fast);
         retain(&keeper);
         assert_eq!(here(&layout), [&[13][..], &newest].concat());

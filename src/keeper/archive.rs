@@ -153,17 +153,6 @@ impl<D: Disk> Keeper<D> {
         self.holds.backlog.oldest_segment()
     }
 
-    /// Checked before all WAL is moved aside: the archive must have all of it, because nobody
-    /// would look for the rest there.
-    pub(super) fn check_all_archived(&self) -> io::Result<()> {
-        match self.holds.backlog.len() {
-            0 => Ok(()),
-            waiting => {
-                Err(io::Error::other(format!("{waiting} files wait to be archived before that")))
-            }
-        }
-    }
-
     /// All WAL except the history files was moved aside; their marks come along.
     pub(super) async fn take_marks_along(&self) -> io::Result<()> {
         if self.policy.archive_mode == ArchiveMode::Off {

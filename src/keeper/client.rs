@@ -12,9 +12,10 @@ use crate::store::abandoned::Abandoned;
 use crate::store::control_file::ControlFile;
 use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::evidence::Evidence;
+use crate::store::retention::Outlook;
 use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
-use crate::wal::{SegmentNo, TimelineId};
+use crate::wal::{Lsn, SegmentNo, TimelineId};
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -142,6 +143,14 @@ impl<F> KeeperClient<F> {
     /// Moves all WAL aside. The hub's own ID stays.
     pub async fn set_aside(&self, instance: InstanceId) -> Result<(), SaveFault> {
         self.save(Job::SetAside(instance)).await
+    }
+
+    /// What retention would do now, and who keeps what.
+    pub async fn foresee(&self, tli: TimelineId, newest: Lsn) -> Result<Box<Outlook>, SaveFault> {
+        match self.ask(Job::Foresee { tli, newest }).await? {
+            JobDone::Foreseen(outlook) => Ok(outlook),
+            other => Err(other.into()),
+        }
     }
 
     /// Writes a slot that was created to disk; on failure there is no such slot.

@@ -9,6 +9,8 @@ use std::cell::RefCell;
 #[derive(Debug, Default)]
 pub(super) struct Complete {
     ranges: RefCell<Vec<SegmentRange>>,
+    /// Segments that were taken out and could not be removed.
+    left: RefCell<Vec<(TimelineId, SegmentNo)>>,
 }
 
 impl Complete {
@@ -30,6 +32,7 @@ impl Complete {
             ranges.sort_unstable_by_key(|range| (range.tli, range.oldest));
         }
         *self.ranges.borrow_mut() = ranges;
+        self.left.borrow_mut().clear();
     }
 
     /// A segment got its final name.
@@ -56,7 +59,19 @@ impl Complete {
         Some(taken)
     }
 
-    /// A segment that was taken out could not be removed.
+    /// A segment that was taken out could not be removed. It stays out until
+    /// [`try_again`](Self::try_again), so that the others after it go.
+    pub(super) fn keep_for_later(&self, tli: TimelineId, no: SegmentNo) {
+        self.left.borrow_mut().push((tli, no));
+    }
+
+    /// Puts back what could not be removed.
+    pub(super) fn try_again(&self) {
+        for (tli, no) in self.left.take() {
+            self.put_back(tli, no);
+        }
+    }
+
     pub(super) fn put_back(&self, tli: TimelineId, no: SegmentNo) {
         let mut ranges = self.ranges.borrow_mut();
         match ranges.iter_mut().find(|range| range.tli == tli && range.oldest == no.next()) {
@@ -93,6 +108,7 @@ impl Complete {
     /// All segments were moved aside.
     pub(super) fn clear(&self) {
         self.ranges.borrow_mut().clear();
+        self.left.borrow_mut().clear();
     }
 }
 
@@ -117,8 +133,10 @@ mod tests {
         assert_eq!(complete.take_before(no(7)), Some((tli, no(6))));
         assert_eq!(complete.take_before(no(7)), None);
         assert!(complete.contains(tli, no(7)) && !complete.contains(tli, no(6)));
-        complete.put_back(tli, no(5));
-        complete.put_back(tli, no(6));
+        complete.keep_for_later(tli, no(5));
+        complete.keep_for_later(tli, no(6));
+        assert_eq!(complete.oldest(), Some(no(7)), "others are not kept from going");
+        complete.try_again();
         assert_eq!(complete.oldest(), Some(no(5)));
         complete.add(tli, no(8));
         assert_eq!(complete.last().map(|range| range.newest), Some(no(8)));

@@ -4,6 +4,7 @@ use crate::cluster::instance::InstanceId;
 use crate::store::RecoveredWal;
 use crate::store::append::Begun;
 use crate::store::control_file::ControlFile;
+use crate::store::retention::Outlook;
 use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
 use crate::wal::{Lsn, SegmentNo, TimelineId};
@@ -85,6 +86,13 @@ pub enum Job {
         /// The durable mark.
         newest: Lsn,
     },
+    /// Say what [`Job::Retain`] would do now, and who keeps what. Nothing is changed.
+    Foresee {
+        /// The timeline it is on.
+        tli: TimelineId,
+        /// The durable mark.
+        newest: Lsn,
+    },
     /// Write a slot that was created to disk.
     SaveSlot(SlotName),
     /// Remove a slot's file, durably, and the slot.
@@ -151,6 +159,7 @@ impl Job {
             | Self::Adopt { .. }
             | Self::SaveState(_)
             | Self::Retain { .. }
+            | Self::Foresee { .. }
             | Self::SaveSlot(_)
             | Self::DropSlot(_) => Lane::Patient,
         }
@@ -169,6 +178,7 @@ impl Job {
             Self::SaveHistory { tli, .. } => JobKind::SaveHistory { tli },
             Self::SaveState(_) => JobKind::SaveState,
             Self::Retain { .. } => JobKind::Retain,
+            Self::Foresee { .. } => JobKind::Foresee,
             Self::SaveSlot(_) => JobKind::SaveSlot,
             Self::DropSlot(_) => JobKind::DropSlot,
             Self::SaveNote { note, .. } => JobKind::SaveNote(note),
@@ -202,6 +212,7 @@ pub enum JobKind {
     SaveHistory { tli: TimelineId },
     SaveState,
     Retain,
+    Foresee,
     SaveSlot,
     DropSlot,
     SaveNote(Note),
@@ -228,6 +239,7 @@ impl fmt::Display for JobKind {
             Self::SaveHistory { tli } => write!(f, "save the history file of timeline {tli}"),
             Self::SaveState => f.write_str("save the state file"),
             Self::Retain => f.write_str("remove old segments"),
+            Self::Foresee => f.write_str("say which old segments would be removed"),
             Self::SaveSlot => f.write_str("save a replication slot"),
             Self::DropSlot => f.write_str("remove a replication slot"),
             Self::SaveNote(Note::Fence) => f.write_str("save the fence"),
@@ -287,6 +299,8 @@ pub enum JobDone<F = Arc<OwnedFd>> {
     },
     /// The timeline was switched; this is the WAL of the new one.
     Switched(Box<RecoveredWal>),
+    /// What would be removed.
+    Foreseen(Box<Outlook>),
     /// A job without a result succeeded.
     Done(JobKind),
     /// The job failed and left nothing half done that could be believed.

@@ -249,7 +249,7 @@ mod tests {
         // There is a spare: nothing has to be recycled for a segment.
         std::fs::write(keeper.layout.spare(1), vec![0; MIB as usize]).unwrap();
         keeper.spares.give_back(1);
-        keeper.horizon.set(SegmentNo::new(6));
+        keeper.give_up_before(SegmentNo::new(6), SegmentSize::new(MIB).unwrap());
         let done = outcomes(keeper, what_a_commit_waits_for());
         assert_eq!(disk.waiting(), 1);
         assert!(done.iter().all(Option::is_some), "{done:?}");

@@ -37,11 +37,13 @@ mod client;
 mod cluster;
 mod complete;
 mod completions;
+mod gate;
 mod job;
 mod lanes;
 mod notes;
 mod open_files;
 mod order;
+mod pressure;
 mod removal;
 mod restored;
 mod retain;
@@ -205,6 +207,9 @@ pub async fn open<D: Disk>(
     let keeper = keeper.with_policy(policy);
     keeper.load_slots().await?;
     keeper.load_archive_status().await?;
+    if recovered.wal.is_some() {
+        keeper.look_at_disk().await;
+    }
     Ok((keeper, recovered, holds))
 }
 

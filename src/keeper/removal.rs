@@ -1,11 +1,14 @@
 //! Background work: what nobody needs is removed or recycled, and one spare is made ahead of
 //! need.
 
+use super::gate::{FinalStep, Leave};
 use super::job::Tended;
 use super::work::Keeper;
 use crate::store::disk::Disk;
 use crate::store::durable::failed_sync;
 use crate::store::layout::ArchiveFile;
+#[cfg(test)]
+use crate::wal::SegmentNo;
 use crate::wal::{SegmentName, SegmentSize};
 use std::io;
 use tracing::warn;
@@ -34,7 +37,7 @@ impl<D: Disk> Keeper<D> {
     /// When there is no spare, looks for a segment to recycle before one is written. Writing a
     /// spare costs as much as writing the WAL that goes into it.
     pub(super) async fn recycle_for(&self, size: SegmentSize) -> io::Result<()> {
-        if self.spares.has_one() {
+        if self.spares.has_one() || !self.spares.are_wanted() {
             return Ok(());
         }
         for _ in 0..REMOVALS_FOR_A_SPARE {
@@ -71,14 +74,20 @@ impl<D: Disk> Keeper<D> {
             return Ok(Tended::Idle);
         };
         let name = SegmentName { tli, no, size };
-        let removed = self.remove_or_recycle(name).await;
+        let Ok(leave) = self.gate(&FinalStep::Remove(name)) else {
+            self.complete.keep_for_later(tli, no);
+            return Ok(Tended::More);
+        };
+        let removed = self.remove_or_recycle(name, leave).await;
         self.unsynced_names.set(true);
         match removed {
             // Somebody else removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // The next look tries again; until then it is in nobody's way.
             Err(error) => {
-                self.complete.put_back(tli, no);
-                return Err(error);
+                self.say_unreadable(tli, no, &error);
+                self.complete.keep_for_later(tli, no);
+                return Ok(Tended::More);
             }
             Ok(()) => {}
         }
@@ -86,7 +95,14 @@ impl<D: Disk> Keeper<D> {
         Ok(Tended::More)
     }
 
-    async fn remove_or_recycle(&self, name: SegmentName) -> io::Result<()> {
+    /// What a plan does that lets all WAL before a segment go.
+    #[cfg(test)]
+    pub(super) fn give_up_before(&self, no: SegmentNo, size: SegmentSize) {
+        self.holds.begin(no.start(size));
+        self.horizon.set(no);
+    }
+
+    async fn remove_or_recycle(&self, name: SegmentName, _: Leave) -> io::Result<()> {
         let path = self.layout.segment(name);
         let is_held = || {
             self.open.is_held(name.tli, name.no)

@@ -258,7 +258,7 @@ mod tests {
         let keeper =
             Keeper::new(PlainDisk, layout.clone(), holds, &Listing::default(), complete, None);
         keeper.size.set(Some(size));
-        keeper.horizon.set(next);
+        keeper.give_up_before(next, size);
 
         let keep = next.start(size);
         let done = run_ready(keeper.run(Job::Prepare { tli, no: next, keep })).unwrap();

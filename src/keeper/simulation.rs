@@ -313,7 +313,7 @@ impl World {
             }
             if self.random.chance(100) && self.writing > FIRST + 2 {
                 let horizon = SegmentNo::new(self.writing - 1 - self.random.below(2));
-                self.keeper.horizon.set(self.keeper.horizon.get().max(horizon));
+                self.keeper.give_up_before(self.keeper.horizon.get().max(horizon), size());
             }
         }
         self.rest()

@@ -4,14 +4,15 @@
 //! created or dropped together, the first one's write is the others' too. What must not come back,
 //! or get lost, when a start reads the older generation is written twice before it counts.
 
+use super::gate::FinalStep;
 use super::work::Keeper;
 use crate::store::StoreFault;
 use crate::store::append::is_no_space;
 use crate::store::disk::Disk;
+use crate::store::now::Now;
 use crate::store::slots::{Loss, SlotChange, SlotName, SlotTable, read_former, remove_former};
 use crate::wal::{Lsn, SegmentSize};
 use std::io;
-use std::time::SystemTime;
 use tracing::{info, warn};
 
 impl<D: Disk> Keeper<D> {
@@ -75,13 +76,15 @@ impl<D: Disk> Keeper<D> {
 
     /// Takes over what users reported, drops what has expired, and saves positions when that is
     /// due. One generation is enough for positions, because the older one counts until the next.
-    pub(super) async fn tend_slots(&self, size: SegmentSize, now: SystemTime) -> io::Result<()> {
+    pub(super) async fn tend_slots(&self, size: SegmentSize, now: Now) -> io::Result<()> {
         let (expired, is_due) = {
             let mut slots = self.holds.slots.lock();
             // A plan moves it under the slots' lock.
             slots.absorb(self.holds.oldest_kept());
             slots.note_idle(now);
-            (slots.expired(now, self.policy.auto_created_ttl), slots.take_due(size, now))
+            let ttl = self.policy.auto_created_ttl;
+            let ttl = if ttl.is_zero() { ttl } else { ttl.max(self.policy.grace) };
+            (slots.expired(now, ttl), slots.take_due(size, now))
         };
         match (expired.is_empty(), is_due) {
             (false, _) => self.forget_expired(expired).await,
@@ -92,15 +95,14 @@ impl<D: Disk> Keeper<D> {
 
     /// A slot is forgotten when no generation has it.
     async fn forget_expired(&self, expired: Vec<SlotName>) -> io::Result<()> {
+        let _leave = self.gate(&FinalStep::Expire(&expired))?;
         let change = SlotChange::Forget(expired);
         self.write_both(&change).await?;
         let SlotChange::Forget(expired) = change else { return Ok(()) };
+        let all = expired.clone();
         let gone = self.holds.slots.lock().forget_unused(expired);
-        for name in gone {
-            info!(
-                "dropping replication slot \"{name}\": created automatically, not used for {:?}",
-                self.policy.auto_created_ttl
-            );
+        for name in all.iter().filter(|name| !gone.contains(name)) {
+            info!("replication slot \"{name}\" has a user again and stays");
         }
         self.settle().await
     }
@@ -113,15 +115,14 @@ impl<D: Disk> Keeper<D> {
     /// Slots lose their WAL. Only when that is durable do they have lost it, and are their users
     /// told to go.
     pub(super) async fn lose(&self, losses: Vec<Loss>) -> io::Result<()> {
+        let _leave = self.gate(&FinalStep::Invalidate(&losses))?;
         let change = SlotChange::Lose(losses);
         self.write_both(&change).await?;
         let SlotChange::Lose(losses) = change else { return Ok(()) };
+        let all: Vec<_> = losses.iter().map(|loss| loss.name.clone()).collect();
         let lost = self.holds.slots.lock().lose(losses);
-        for Loss { name, cause, kept_from, .. } in &lost {
-            warn!(
-                restart_lsn = %kept_from.unwrap_or(Lsn::INVALID),
-                "invalidating obsolete replication slot \"{name}\": {cause}"
-            );
+        for name in all.iter().filter(|name| lost.iter().all(|loss| loss.name != **name)) {
+            info!("replication slot \"{name}\" has a user again and keeps its WAL");
         }
         self.holds.slots.tell_revoked();
         self.settle().await

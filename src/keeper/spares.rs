@@ -36,6 +36,8 @@ pub(super) struct Spares {
     making: Mutex<Option<Making>>,
     /// The disk was full at the last attempt to make one ahead.
     paused: Cell<bool>,
+    /// The disk is above its watermark: its space is for WAL.
+    unwanted: Cell<bool>,
 }
 
 /// A spare that is not whole.
@@ -56,6 +58,7 @@ impl Spares {
             next: Cell::new(next),
             making: Mutex::new(None),
             paused: Cell::new(false),
+            unwanted: Cell::new(false),
         }
     }
 
@@ -128,7 +131,7 @@ impl Spares {
         layout: &Layout,
         size: SegmentSize,
     ) -> io::Result<Tended> {
-        if self.paused.get() || self.count() >= MADE_AHEAD {
+        if self.paused.get() || self.unwanted.get() || self.count() >= MADE_AHEAD {
             return Ok(Tended::Idle);
         }
         let Ok(mut making) = self.making.try_lock() else { return Ok(Tended::Idle) };
@@ -155,7 +158,32 @@ impl Spares {
 
     /// The number for a recycled segment, if one more spare is wanted.
     pub(super) fn place_for_recycled(&self) -> Option<u64> {
-        (self.count() < MAX_SPARES).then(|| self.new_number())
+        (self.count() < MAX_SPARES && !self.unwanted.get()).then(|| self.new_number())
+    }
+
+    /// The disk has no room to spare. Removes those that are there, and none is made or kept until
+    /// [`welcome`](Self::welcome). Returns how many there were.
+    pub(super) async fn give_up_all<D: Disk>(
+        &self,
+        disk: &D,
+        layout: &Layout,
+    ) -> io::Result<usize> {
+        self.unwanted.set(true);
+        let mut gone = 0;
+        while self.give_up_one(disk, layout).await?.is_some() {
+            gone += 1;
+        }
+        Ok(gone)
+    }
+
+    /// The disk has room again.
+    pub(super) fn welcome(&self) {
+        self.unwanted.set(false);
+    }
+
+    /// May a removed segment become one?
+    pub(super) fn are_wanted(&self) -> bool {
+        !self.unwanted.get()
     }
 
     fn new_number(&self) -> u64 {

@@ -8,6 +8,7 @@ use super::complete::Complete;
 use super::completions::Completions;
 use super::job::{Job, JobDone, JobKind};
 use super::open_files::OpenFiles;
+use super::pressure::Pressure;
 use super::restored::Restored;
 use super::spares::Spares;
 use crate::cluster::instance::InstanceId;
@@ -17,6 +18,7 @@ use crate::store::durable::failed_sync;
 use crate::store::durable::{replace_durably, write_full};
 use crate::store::layout::{Layout, Listing, SegmentRange};
 use crate::store::notes::HaltedNote;
+use crate::store::now::Now;
 use crate::store::retention::{Holds, Policy};
 use crate::store::slots::SlotFiles;
 use crate::store::switch::heirs;
@@ -26,7 +28,6 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 use tokio::sync::Mutex;
 
 /// Does the file work.
@@ -46,6 +47,8 @@ pub struct Keeper<D: Disk> {
     pub(super) partials: RefCell<BTreeSet<(TimelineId, SegmentNo)>>,
     /// Those of them that the start found past a hole, with WAL that it could not prove.
     pub(super) past_hole: RefCell<BTreeSet<(TimelineId, SegmentNo)>>,
+    /// Segments that could not be read or removed, of which the log has said so.
+    pub(super) unreadable: RefCell<BTreeSet<(TimelineId, SegmentNo)>>,
     /// Where the next start's walk would begin.
     pub(super) walk_start: Cell<Option<Lsn>>,
     /// Segments before this one may go, by the plan in force. Before the first plan, none may.
@@ -55,8 +58,12 @@ pub struct Keeper<D: Disk> {
     /// Retention was asked for. Until then nothing goes: standbys that come back right after a
     /// start hold their WAL again before the first plan.
     pub(super) retains: Cell<bool>,
-    /// Tells the time of day.
-    pub(super) clock: Box<dyn Fn() -> SystemTime>,
+    /// When retention was asked for first.
+    pub(super) began: Cell<Option<Now>>,
+    /// How fast WAL comes in, and whether the disk has room for more.
+    pub(super) pressure: Pressure,
+    /// Tells the time.
+    pub(super) clock: Box<dyn Fn() -> Now>,
     /// Held by each step of patient work, and by a switch or a set-aside as a whole.
     turn: Mutex<()>,
     /// How often the directory has been switched or set aside: retention that sees another number
@@ -96,13 +103,16 @@ impl<D: Disk> Keeper<D> {
             completed: Completions::default(),
             completed_upto: Cell::new(None),
             retains: Cell::new(false),
-            clock: Box::new(SystemTime::now),
+            began: Cell::new(None),
+            pressure: Pressure::default(),
+            clock: Box::new(Now::by_system),
             turn: Mutex::new(()),
             line: Cell::new(0),
             spares: Spares::new(&listing.spares),
             complete: Complete::new(listing, complete),
             partials: RefCell::new(listing.partials.iter().copied().collect()),
             past_hole: RefCell::new(past_hole),
+            unreadable: RefCell::default(),
             walk_start: Cell::new(None),
             horizon: Cell::new(SegmentNo::new(0)),
             unsynced_names: Cell::new(false),
@@ -117,8 +127,8 @@ impl<D: Disk> Keeper<D> {
         Self { policy, ..self }
     }
 
-    /// Tells the time by another clock than the system's.
-    pub fn with_clock(self, clock: impl Fn() -> SystemTime + 'static) -> Self {
+    /// Tells the time by other clocks than the system's.
+    pub fn with_clock(self, clock: impl Fn() -> Now + 'static) -> Self {
         Self { clock: Box::new(clock), ..self }
     }
 
@@ -188,6 +198,10 @@ impl<D: Disk> Keeper<D> {
             Job::Retain { tli, newest } => {
                 self.retains.set(true);
                 self.retain(tli, newest).await.map(|()| JobDone::Done(kind))
+            }
+            Job::Foresee { tli, newest } => {
+                let outlook = self.in_turn(self.foresee(tli, newest)).await;
+                outlook.map(|outlook| JobDone::Foreseen(Box::new(outlook)))
             }
             Job::SaveSlot(name) => {
                 self.in_turn(self.save_slot(&name)).await.map(|()| JobDone::Done(kind))
@@ -260,13 +274,13 @@ impl<D: Disk> Keeper<D> {
     /// start that finds the cluster without its WAL begins again at its old position, meets the
     /// gap again and comes back here. History files stay.
     async fn set_aside(&self, instance: InstanceId) -> io::Result<JobDone<D::File>> {
-        self.check_all_archived()?;
+        let aside = self.free_aside().await?;
+        let _leave = self.leave_to_set_aside(&aside)?;
         match self.disk.unlink(&self.layout.begun()).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => other?,
         }
         self.disk.sync_dir(self.layout.root()).await.map_err(failed_sync)?;
-        let aside = self.free_aside().await?;
         // What needs space comes first: a full disk must not leave us without a folder.
         let fresh = Layout::temporary(self.layout.wal());
         match self.disk.mkdir(&fresh).await {
@@ -290,6 +304,7 @@ impl<D: Disk> Keeper<D> {
         self.complete.clear();
         self.partials.borrow_mut().clear();
         self.past_hole.borrow_mut().clear();
+        self.unreadable.borrow_mut().clear();
         self.open.clear();
         self.walk_start.set(None);
         self.horizon.set(SegmentNo::new(0));
@@ -297,6 +312,7 @@ impl<D: Disk> Keeper<D> {
         // It was about WAL that is no longer here.
         self.completed_upto.set(None);
         self.holds.set_too_full(None);
+        self.pressure.clear();
         self.unsynced_names.set(false);
         self.restored.clear();
         self.lose_slots().await?;

@@ -1,7 +1,7 @@
 //! The vocabulary of a hub's self-description: one model, printed by every reporter.
 //!
-//! [`HubStatus`], [`StandbysStatus`], [`SlotStatus`], [`FollowedUpstream`] and [`FenceStatus`]
-//! describe a running hub, [`DirectoryStatus`] its directory. The values come from the owners of
+//! [`HubStatus`], [`StandbysStatus`], [`SlotStatus`], [`RetentionStatus`], [`FollowedUpstream`] and
+//! [`FenceStatus`] describe a running hub, [`DirectoryStatus`] its directory. The values come from the owners of
 //! the data; this module gives them their forms, JSON by serde and [`text`] for people. No locks,
 //! no I/O, no clock.
 //!
@@ -15,6 +15,7 @@ mod archive;
 mod directory;
 mod form;
 mod hub;
+mod retention;
 mod slots;
 mod standbys;
 mod table;
@@ -28,6 +29,7 @@ pub use directory::{
     SegmentSpan,
 };
 pub use hub::{HubStatus, MissingWal};
+pub use retention::{KeptBy, LosingSlot, RetentionStatus};
 pub use slots::SlotStatus;
 pub use standbys::{DivergedStandby, StandbyStatus, StandbysStatus};
 pub use upstream::{

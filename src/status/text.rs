@@ -3,7 +3,7 @@
 use super::table::{self, Align, Give, Heading, WIDTH};
 use super::{
     AbandonedStatus, ArchiverStatus, EvidenceStatus, FenceStatus, FollowedUpstream, HubStatus,
-    SetBy, SlotStatus, StandbyStatus, StandbysStatus,
+    LosingSlot, RetentionStatus, SetBy, SlotStatus, StandbyStatus, StandbysStatus,
 };
 use crate::wire::date::date_millis;
 use std::fmt::Display;
@@ -293,6 +293,38 @@ pub fn write_slots(slots: &[SlotStatus], out: &mut impl Write) -> io::Result<()>
             or_none(invalid(slot)),
             or_none(slot.inactive_since.map(date_millis)),
             made.to_owned(),
+        ]
+    });
+    table::write(&columns, &rows.collect::<Vec<_>>(), out)
+}
+
+/// What would be removed next, and who keeps what.
+pub fn write_retention(
+    retention: Option<&RetentionStatus>,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let Some(retention) = retention else { return writeln!(out, "there is no WAL yet") };
+    let removable = match retention.removable_segments {
+        0 => "nothing".to_owned(),
+        segments => format!("{segments} segments, up to {}", retention.removable_lsn),
+    };
+    writeln!(out, "WAL:              {} to {}", retention.oldest_lsn, retention.durable_lsn)?;
+    writeln!(out, "Would go now:     {removable}")?;
+    for LosingSlot { slot_name, reason } in &retention.losing_slots {
+        writeln!(out, "Would lose WAL:   slot {slot_name} ({reason})")?;
+    }
+    if let Some(slot) = &retention.next_slot {
+        writeln!(out, "Next when full:   slot {slot}")?;
+    }
+    writeln!(out, "Receiving:        {}", retention.receiving)?;
+    let columns = [word("KEPT BY"), name("NAME"), word("FROM"), number("KEEPS"), number("ENDS IN")];
+    let rows = retention.kept_by.iter().map(|kept| {
+        vec![
+            kept.reason.replace('_', " "),
+            or_none(kept.name.as_ref()),
+            kept.from_lsn.to_string(),
+            size(kept.bytes),
+            or_none(kept.ends_in.map(|left| format!("{:.0}s", left.as_secs_f64()))),
         ]
     });
     table::write(&columns, &rows.collect::<Vec<_>>(), out)

@@ -27,6 +27,7 @@ pub mod holes;
 pub mod inspect;
 pub mod layout;
 pub mod notes;
+pub mod now;
 pub mod plain_disk;
 pub mod recover;
 pub mod retention;

@@ -11,22 +11,33 @@
 //!             |  does; else removed         |                               |
 //! ```
 //!
+//! **The grace.** Who has just gone may come back: what it needs stays, whatever the limits say.
+//! After a start everybody has just gone, so nothing goes at all, unless the disk is above its
+//! mark: then what only rules keep goes. The grace is over early when the disk has room for only
+//! seconds more of what comes in.
+//!
 //! Above the disk's high watermark the right part shrinks, oldest first and no further than
-//! necessary. Next, slots that nobody uses lose their WAL. After that, no more WAL comes in. In
-//! any case WAL stays that has to be archived first, and so does the segment in which the next
-//! start's walk begins.
+//! necessary. When that is not enough, no more WAL comes in. After the grace, slots that nobody
+//! uses lose their WAL, one at a time, the one that keeps most first. In any case WAL stays that
+//! has to be archived first, and so does the segment in which the next start's walk begins.
 
 mod holds;
+mod needs;
+mod outlook;
+mod positions;
 mod space;
 #[cfg(test)]
 mod tests;
 
 pub use holds::{Hold, Holds, Removed};
+pub use outlook::{Keep, KeepReason, Outlook, outlook};
+pub use positions::{Needed, WalHolder};
 pub use space::{HighWatermark, Space, TooFull};
 
+use self::needs::Needs;
 use super::slots::Cause;
 use crate::wal::{Lsn, SegmentNo, SegmentSize};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// At least this many complete segments stay, however small `wal_keep_size` is.
 pub const MIN_KEPT_SEGMENTS: u64 = 16;
@@ -48,6 +59,9 @@ pub struct Policy {
     pub idle_slot_timeout: Duration,
     /// `--disk-high-watermark`.
     pub high_watermark: Option<HighWatermark>,
+    /// `--reconnect-grace`: for so long after a disconnect a standby, or a slot's user, may come
+    /// back and find its WAL, and everybody after a start.
+    pub grace: Duration,
     /// How long an automatically created slot may stay unused; zero for ever.
     pub auto_created_ttl: Duration,
     /// Does WAL have to be archived before it is removed?
@@ -94,8 +108,8 @@ pub struct SlotNeed {
 pub enum Activity {
     /// A session has it.
     Used,
-    /// No session has had it since this time.
-    IdleSince(SystemTime),
+    /// No session has had it for this long, as far as this process knows.
+    Idle(Duration),
 }
 
 /// May WAL come in?
@@ -109,7 +123,7 @@ pub enum Receiving {
 }
 
 /// The input of a plan.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Situation<'a> {
     /// The size of every segment.
     pub size: SegmentSize,
@@ -117,23 +131,25 @@ pub struct Situation<'a> {
     pub oldest: SegmentNo,
     /// The durable mark.
     pub newest: Lsn,
-    /// The time of day.
-    pub now: SystemTime,
-    /// When segments were completed, oldest first, without a hole. The oldest segment not listed
-    /// counts as completed now.
-    pub completed: &'a [(SegmentNo, SystemTime)],
+    /// For how long this process has looked after the WAL.
+    pub running: Duration,
+    /// How long ago segments were completed, oldest first, without a hole. The oldest segment not
+    /// listed counts as completed now.
+    pub completed: &'a [(SegmentNo, Duration)],
     /// Where the next start's walk begins.
     pub walk_start: Option<Lsn>,
-    /// The oldest position of a connected standby.
-    pub standbys: Option<Lsn>,
+    /// What standbys need, those among them that left a moment ago.
+    pub needed: Needed,
     /// The slots that keep WAL.
     pub slots: &'a [SlotNeed],
     /// Is this segment archived? Also true when nothing has to be archived.
     pub archived: &'a dyn Fn(SegmentNo) -> bool,
-    /// The disk's space; `None` when it is not checked.
+    /// The disk's space; `None` when it is not known.
     pub space: Option<Space>,
-    /// The decision of the last plan.
-    pub receiving: Receiving,
+    /// How much WAL comes in, bytes in a second.
+    pub pace: u64,
+    /// For how long no WAL has come in because the disk is too full; `None` while it does.
+    pub paused: Option<Duration>,
 }
 
 impl Situation<'_> {
@@ -143,14 +159,15 @@ impl Situation<'_> {
             size,
             oldest,
             newest,
-            now: SystemTime::UNIX_EPOCH,
+            running: Duration::MAX,
             completed: &[],
             walk_start: None,
-            standbys: None,
+            needed: Needed::default(),
             slots: &[],
             archived: &|_| true,
             space: None,
-            receiving: Receiving::Open,
+            pace: 0,
+            paused: None,
         }
     }
 }
@@ -179,144 +196,49 @@ pub fn too_full(
     else {
         return None;
     };
-    let missing = space.shortage(mark, RESUME_SEGMENTS.saturating_mul(size.bytes()));
+    let missing = space.shortage(mark, resume_room(size));
     Some(TooFull { mark, space, missing })
+}
+
+/// The disk when it is above the mark, whatever may be removed; `None` when it is not.
+pub fn above_mark(policy: &Policy, space: Space, size: SegmentSize) -> Option<TooFull> {
+    let mark = policy.high_watermark.filter(|mark| space.shortage(*mark, 0) > 0)?;
+    Some(TooFull { mark, space, missing: space.shortage(mark, resume_room(size)) })
+}
+
+/// How much room there has to be below the mark before receiving continues, in bytes.
+pub const fn resume_room(size: SegmentSize) -> u64 {
+    RESUME_SEGMENTS.saturating_mul(size.bytes())
 }
 
 /// Decides what may go.
 pub fn plan(policy: &Policy, situation: &Situation<'_>) -> Plan {
-    let needs = Needs { policy, situation };
+    let needs = Needs::new(policy, situation);
+    let (oldest, size) = (situation.oldest, situation.size);
     let mut invalidate = needs.timed_out();
-    let is_alive =
-        |invalidate: &[(usize, Cause)], n: usize| invalidate.iter().all(|(lost, _)| *lost != n);
-    let slots = |invalidate: &[(usize, Cause)]| {
-        let alive = situation.slots.iter().enumerate();
-        let alive = alive.filter(|(n, _)| is_alive(invalidate, *n));
-        alive.map(|(n, slot)| (n, *slot)).collect::<Vec<_>>()
-    };
-    let mut horizon = needs
-        .firm()
-        .min(needs.by_size())
-        .min(needs.by_time())
-        .min(needs.standbys())
-        .min(needs.slots(&slots(&invalidate)));
+    let mut horizon = needs.by_rules(&invalidate);
     let shortage = needs.shortage();
+    let target = SegmentNo::new(oldest.raw().saturating_add(shortage.div_ceil(size.bytes())));
+    let frees_enough = |horizon: SegmentNo| {
+        let going = horizon.raw().saturating_sub(oldest.raw());
+        going.saturating_mul(size.bytes()) >= shortage
+    };
     if shortage > 0 {
-        let target = SegmentNo::new(
-            situation.oldest.raw().saturating_add(shortage.div_ceil(situation.size.bytes())),
-        );
-        let used: Vec<_> = slots(&invalidate)
-            .into_iter()
-            .filter(|(_, slot)| slot.activity == Activity::Used)
-            .collect();
-        let possible =
-            needs.firm().min(needs.fewest()).min(needs.standbys()).min(needs.slots(&used));
-        horizon = horizon.max(possible.min(target));
-    }
-    let horizon = needs.archived_below(horizon.max(situation.oldest));
-    for (n, slot) in slots(&invalidate) {
-        if slot.from.segment(situation.size) < horizon && policy.restorable == Restorable::No {
-            invalidate.push((n, Cause::WalRemoved));
+        horizon = horizon.max(needs.without_rules(&invalidate).min(target));
+        if !frees_enough(horizon)
+            && needs.has_paused_long_enough()
+            && let Some(slot) = needs.greatest_unused(&invalidate)
+        {
+            invalidate.push((slot, Cause::WalRemoved));
+            horizon = horizon.max(needs.without_rules(&invalidate).min(target));
         }
     }
-    let going = horizon.raw().saturating_sub(situation.oldest.raw());
-    let receiving = match going.saturating_mul(situation.size.bytes()) < shortage {
-        true => Receiving::Paused,
-        false => Receiving::Open,
+    for slot in needs.out_of_reach(horizon, &invalidate) {
+        invalidate.push((slot, Cause::WalRemoved));
+    }
+    let receiving = match frees_enough(horizon) {
+        true => Receiving::Open,
+        false => Receiving::Paused,
     };
     Plan { horizon, invalidate, receiving }
-}
-
-/// The rules one by one; each returns the first segment that it keeps.
-struct Needs<'a> {
-    policy: &'a Policy,
-    situation: &'a Situation<'a>,
-}
-
-impl Needs<'_> {
-    /// What stays in any case.
-    fn firm(&self) -> SegmentNo {
-        let Situation { walk_start, newest, size, .. } = *self.situation;
-        walk_start.unwrap_or(newest).min(newest).segment(size)
-    }
-
-    fn fewest(&self) -> SegmentNo {
-        self.back_from_newest(MIN_KEPT_SEGMENTS.saturating_mul(self.situation.size.bytes()))
-    }
-
-    fn by_size(&self) -> SegmentNo {
-        self.fewest().min(self.back_from_newest(self.policy.wal_keep_size))
-    }
-
-    fn by_time(&self) -> SegmentNo {
-        let keep = self.policy.wal_keep_time;
-        let Situation { completed, now, oldest, newest, size, .. } = *self.situation;
-        if keep.is_zero() {
-            return newest.segment(size);
-        }
-        // When a clock was set back, nothing counts as old.
-        let is_old = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age >= keep);
-        let old = completed.iter().skip_while(|(no, _)| *no < oldest);
-        let mut first = oldest;
-        for (no, at) in old {
-            if *no != first || !is_old(*at) {
-                break;
-            }
-            first = no.next();
-        }
-        first
-    }
-
-    /// WAL before this is not kept for any standby or slot.
-    fn limit(&self) -> SegmentNo {
-        match self.policy.max_slot_wal_keep_size {
-            Some(max) => self.back_from_newest(max),
-            None => SegmentNo::new(0),
-        }
-    }
-
-    fn standbys(&self) -> SegmentNo {
-        let Situation { standbys, newest, size, .. } = *self.situation;
-        standbys.unwrap_or(newest).segment(size).max(self.limit())
-    }
-
-    fn slots(&self, slots: &[(usize, SlotNeed)]) -> SegmentNo {
-        let Situation { newest, size, .. } = *self.situation;
-        let oldest = slots.iter().map(|(_, slot)| slot.from).min();
-        oldest.unwrap_or(newest).segment(size).max(self.limit())
-    }
-
-    fn timed_out(&self) -> Vec<(usize, Cause)> {
-        let timeout = self.policy.idle_slot_timeout;
-        let now = self.situation.now;
-        let is_late = |slot: &SlotNeed| match slot.activity {
-            Activity::Used => false,
-            Activity::IdleSince(at) => now.duration_since(at).is_ok_and(|idle| idle >= timeout),
-        };
-        let slots = self.situation.slots.iter().enumerate();
-        let late = slots.filter(|(_, slot)| !timeout.is_zero() && is_late(slot));
-        late.map(|(n, _)| (n, Cause::IdleTimeout)).collect()
-    }
-
-    /// A segment that is not archived stays, and so does everything after it.
-    fn archived_below(&self, horizon: SegmentNo) -> SegmentNo {
-        let Situation { oldest, archived, .. } = *self.situation;
-        let mut going = (oldest.raw()..horizon.raw()).map(SegmentNo::new);
-        going.find(|no| !archived(*no)).unwrap_or(horizon)
-    }
-
-    /// How many bytes the disk is short.
-    fn shortage(&self) -> u64 {
-        let Situation { space, receiving, size, .. } = *self.situation;
-        let (Some(mark), Some(space)) = (self.policy.high_watermark, space) else { return 0 };
-        let more = match receiving {
-            Receiving::Open => 0,
-            Receiving::Paused => RESUME_SEGMENTS.saturating_mul(size.bytes()),
-        };
-        space.shortage(mark, more)
-    }
-
-    fn back_from_newest(&self, bytes: u64) -> SegmentNo {
-        self.situation.newest.saturating_sub(bytes).segment(self.situation.size)
-    }
 }

@@ -36,6 +36,7 @@ mod doors;
 mod failovers;
 mod feedback;
 mod fleet;
+mod grace;
 mod harness;
 mod holes;
 mod hostile;

@@ -33,25 +33,6 @@ pub(crate) const EXPECTED: &[Expected] = &[
         why: "a history that differs only in segments before that of the fork, or a MiB and more \
               before it, is followed",
     },
-    Expected {
-        kind: Kind::FullDisk,
-        seeds: &[1, 2, 5, 9, 11, 14, 19],
-        signs: &["is invalidated (Some(WalRemoved))", "the disk is full"],
-        why: "a start above the watermark does not wait for those who use the slots, and receives \
-              before it has looked at the disk",
-    },
-    Expected {
-        kind: Kind::ClockJumps,
-        seeds: &[1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 15, 16, 17, 18, 19],
-        signs: &["is invalidated (Some(IdleTimeout))"],
-        why: "how long a slot is idle is told by the time of day",
-    },
-    Expected {
-        kind: Kind::Returns,
-        seeds: &[0, 1, 2, 3, 5, 6, 7, 8, 9, 11, 12, 13, 14, 16, 19],
-        signs: &["is back after"],
-        why: "WAL is held up to what was sent, and only while its standby is connected",
-    },
 ];
 
 /// Is this what the fault of a world breaks?

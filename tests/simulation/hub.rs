@@ -180,7 +180,7 @@ pub(crate) async fn start(ground: Rc<Ground>) -> Result<Started, StoreFault> {
         ground: Rc::clone(&ground),
     };
     let shared = Rc::clone(&ground.shared);
-    let keeper = keeper.with_clock(move || shared.now());
+    let keeper = keeper.with_clock(move || shared.both());
     let serving: Work<()> = match ground.shared.plant {
         Plant::OneLane => Box::pin(serve_in_one_lane(keeper, orders)),
         _ => Box::pin(async move { keeper::serve(&keeper, orders, None).await }),
@@ -303,7 +303,7 @@ impl Process {
     /// short: it is looked at as if more had come, so that something is removed at all.
     pub(crate) fn retain(&self, tli: TimelineId, newest: Lsn) {
         if self.shared().plant == Plant::RetainsByUnsavedSlots {
-            let now = self.shared().now();
+            let now = self.shared().both();
             let size = self.shared().truth.borrow().size;
             let oldest = self.hub.holds.oldest_kept();
             let mut slots = self.hub.holds.slots.lock();

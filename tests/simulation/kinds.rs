@@ -6,7 +6,7 @@ use crate::environment::conninfo_of;
 use crate::hub::Answer;
 use crate::network::Node;
 use crate::random::Random;
-use crate::shared::promise;
+use crate::shared::{STEP, promise};
 use crate::truth::MIB;
 use crate::world::{HubState, World};
 use std::collections::BTreeMap;
@@ -179,13 +179,17 @@ impl Kind {
     /// What a hub keeps.
     pub(crate) fn policy(self, ordinary: Policy) -> Policy {
         let none = Policy::default();
+        let patient = Policy { grace: STEP * GRACE as u32, ..Policy::default() };
         match self {
             Self::Ordinary => ordinary,
             Self::Hole => Policy { wal_keep_size: 1 << 30, ..none },
-            Self::FullDisk => Policy { high_watermark: Some(HighWatermark::Free(4 * MIB)), ..none },
-            Self::ClockJumps => {
-                Policy { idle_slot_timeout: Duration::from_secs(24 * 3600), ..none }
+            Self::FullDisk => {
+                Policy { high_watermark: Some(HighWatermark::Free(4 * MIB)), ..patient }
             }
+            Self::ClockJumps => {
+                Policy { idle_slot_timeout: Duration::from_secs(24 * 3600), ..patient }
+            }
+            Self::Returns => patient,
             _ => none,
         }
     }

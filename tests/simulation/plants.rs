@@ -37,6 +37,10 @@ pub(crate) enum Plant {
     TimesOutByTheTimeOfDay,
     /// A connected standby holds the WAL from the durable position on, not what it needs next.
     HoldsWhatIsDurable,
+    /// Nobody who has gone is waited for.
+    ForgetsWhoLeft,
+    /// How long a slot is unused is told by the time of day.
+    IdlesByTheTimeOfDay,
     /// What the archive has under positions that are held is not looked at.
     ArchiveWinsSilently,
     /// What others have is read in the place of our own WAL, and so never differs from it.

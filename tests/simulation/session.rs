@@ -280,7 +280,8 @@ impl Session {
             if tag == b'd'
                 && let Ok(FromReceiver::Status(status)) = FromReceiver::parse(frame.body)
             {
-                sender.hold.confirm(status.flush);
+                let here = |lsn: Lsn| sender.cell.end().map_or(lsn, |end| lsn.min(end));
+                sender.hold.report(here(status.write), here(status.flush));
                 if status.reply == ReplyRequest::Yes && matches!(sender.phase, Phase::Streaming) {
                     let at = sender.cursor.next();
                     let alive = keepalive(at, PgTime::new(0), ReplyRequest::No);
@@ -389,9 +390,9 @@ impl Sender {
         debug_assert!(offered.len() > XLOG_DATA_HEADER);
         let sent = send(&offered);
         self.cursor.advance(sent, &messages, &headers);
-        self.hold.advance(self.cursor.next());
+        self.hold.sent(self.cursor.next());
         if shared.plant == Plant::HoldsWhatIsDurable {
-            self.hold.advance(self.cell.durable());
+            self.hold.report(self.cell.durable(), self.cell.durable());
         }
         true
     }

@@ -12,6 +12,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 use walhub::ring::Clock;
+use walhub::store::now::Now;
 use walhub::wal::{Lsn, TimelineId};
 
 /// How long a step takes.
@@ -92,6 +93,15 @@ impl Shared {
     pub(crate) fn now(&self) -> SystemTime {
         let passed = Duration::from_secs(1000) + STEP * self.steps.get() as u32;
         SystemTime::UNIX_EPOCH + self.ahead() + passed
+    }
+
+    /// The time by both clocks.
+    pub(crate) fn both(&self) -> Now {
+        let jumped = match self.plant {
+            Plant::IdlesByTheTimeOfDay => self.ahead(),
+            _ => Duration::ZERO,
+        };
+        Now { instant: self.clock() + jumped, time_of_day: self.now() }
     }
 
     /// How far the time of day has jumped.

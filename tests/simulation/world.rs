@@ -159,6 +159,11 @@ fn ground(shared: &Rc<Shared>, id: usize, primary_conninfo: Conninfo) -> Ground 
     let max_slot_wal_keep_size = limits[random.below(5) as usize].map(|limit| limit * MIB);
     let retention = Policy { max_slot_wal_keep_size, ..Policy::default() };
     let retention = shared.kind.policy(retention);
+    let grace = match shared.plant {
+        Plant::ForgetsWhoLeft => Duration::ZERO,
+        _ => retention.grace,
+    };
+    let retention = Policy { grace, ..retention };
     let config = Config { wal_buffers, retention, primary_conninfo, ..plain_config() };
     Ground {
         shared: Rc::clone(shared),

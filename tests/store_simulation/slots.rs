@@ -15,12 +15,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use walhub::keeper::{Job, JobDone, JobKind, Keeper, serve};
 use walhub::store::StoreFault;
 use walhub::store::control_file::Cluster;
 use walhub::store::disk::Disk;
 use walhub::store::layout::{Layout, Listing};
+use walhub::store::now::Now;
 use walhub::store::retention::{Holds, Policy};
 use walhub::store::sealed_text::seal;
 use walhub::store::slots::{Create, Generation, InvalidSlots, Origin, SlotGrant, SlotName};
@@ -208,7 +209,11 @@ where
             Some(self.cluster()),
         );
         let clock = Rc::clone(&self.clock);
-        let now = move || SystemTime::UNIX_EPOCH + Duration::from_secs(clock.get());
+        let began = Instant::now();
+        let now = move || {
+            let passed = Duration::from_secs(clock.get());
+            Now { instant: began + passed, time_of_day: SystemTime::UNIX_EPOCH + passed }
+        };
         let keeper = keeper.with_policy(self.policy()).with_clock(now);
         let former = self.former_files();
         // Taking over is done once, so it is cut off more often.

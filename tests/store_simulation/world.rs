@@ -14,7 +14,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::time::SystemTime;
 use tokio::sync::oneshot;
 use walhub::archive::shell::CommandOutcome;
 use walhub::archiver::attempt;
@@ -28,6 +27,7 @@ use walhub::store::disk::Disk;
 use walhub::store::holes::Extent;
 use walhub::store::layout::ArchiveFile;
 use walhub::store::layout::{FileKind, Layout};
+use walhub::store::now::Now;
 use walhub::store::retention::{ArchiveMode, Holds, Policy};
 use walhub::store::{Recovered, RecoveredWal, StoreFault, recover};
 use walhub::wal::{Lsn, SegmentName, SegmentNo, TimelineId};
@@ -461,7 +461,7 @@ impl World {
             control.cloned(),
         );
         let policy = Policy { archive_mode: self.archive_mode, ..Policy::default() };
-        let keeper = keeper.with_policy(policy).with_clock(|| SystemTime::UNIX_EPOCH);
+        let keeper = keeper.with_policy(policy).with_clock(Now::by_system);
         if self.plant != Plant::ForgetsWhatWaits && !self.look_up_marks(&keeper)? {
             return Ok(None);
         }
@@ -733,6 +733,7 @@ impl World {
             JobDone::Done(_)
             | JobDone::Opened { .. }
             | JobDone::Adopted { .. }
+            | JobDone::Foreseen(_)
             | JobDone::Switched(_) => {}
             JobDone::Failed { job, error } => match job {
                 JobKind::Prepare { no, .. } => appender.prepare_failed(no, &error, out),

@@ -44,8 +44,10 @@ impl<'a> Hub<'a> {
             name: name.to_owned(),
             directory: scene.path(name),
             upstream: upstream.to_owned(),
-            // Tests don't wait five seconds for the next try.
-            flags: vec!["--wal-retrieve-retry-interval=200ms".to_owned()],
+            // Tests do not wait five seconds for the next try, nor minutes for old WAL to go.
+            flags: ["--wal-retrieve-retry-interval=200ms", "--reconnect-grace=1s"]
+                .map(str::to_owned)
+                .to_vec(),
             port: Port::reserve(),
             log: scene.path(&format!("{name}.log")),
             server: None,

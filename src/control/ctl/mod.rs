@@ -157,6 +157,7 @@ impl CtlService {
                 Said::Standbys(inquiry::standbys(&self.shared, &figures, &ages))
             }
             HubCommand::Slots => Said::Slots(inquiry::slots(hub)),
+            HubCommand::Retention => self.retention().await?,
             HubCommand::DropSlot { name } => self.drop_slot(&name).await?,
             HubCommand::Upstream => Said::Upstream(inquiry::upstream(hub)),
             HubCommand::SetUpstream { conninfo } => {
@@ -217,6 +218,13 @@ impl CtlService {
         let sent = self.shared.orders.send(UpstreamOrder { steer, answer }).await;
         sent.map_err(|_| gone())?;
         carried_out.await.map_err(|_| gone())?.map_err(Failure::new)
+    }
+
+    async fn retention(&self) -> Result<Said, Failure> {
+        let Some(cell) = self.shared.hub.current_cell() else { return Ok(Said::Retention(None)) };
+        let outlook = self.shared.keeper.foresee(cell.tli(), cell.durable()).await;
+        let outlook = outlook.map_err(|fault| Failure::new(fault.to_string()))?;
+        Ok(Said::Retention(Some(inquiry::retention(&outlook))))
     }
 
     async fn drop_slot(&self, name: &str) -> Result<Said, Failure> {

@@ -380,6 +380,7 @@ impl<F: Clone> Receiver<F> {
             JobDone::Done(_)
             | JobDone::Opened { .. }
             | JobDone::Adopted { .. }
+            | JobDone::Foreseen(_)
             | JobDone::Switched(_) => {}
         }
         self.act(now, out);

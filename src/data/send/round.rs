@@ -308,7 +308,7 @@ fn after_send<R: Ring>(
     let places = payload.messages.clone();
     let (messages, headers) = (&scratch.messages[places.clone()], &scratch.headers[places]);
     wal += sender.cursor.advance(sent - rest - outbox, messages, headers);
-    sender.hold.advance(sender.cursor.next());
+    sender.hold.sent(sender.cursor.next());
     let is_full = sent < scratch.offered(payload);
     // An offer is enough: a full socket must not keep the block from others.
     if readback.touch(payload.cell, payload.wal_from, payload.wal_to)

@@ -34,7 +34,7 @@ pub struct Sender {
     pub permit: Option<SenderPermit>,
     /// Its temporary slots go with its connection.
     pub slots: SlotSession,
-    /// Keeps the WAL that it still has to be sent, and its slot until that is given back.
+    /// Keeps the WAL that it does not have yet, and its slot until that is given back.
     pub hold: Hold,
     /// What is reported upstream about it, until it is no longer heard.
     pub member: Option<Member>,
@@ -166,8 +166,8 @@ impl Sender {
         // Past the end of its timeline it has a branch that no one follows, and needs the next
         // timeline instead.
         let positions = self.talk.positions();
-        let flush = positions.flush;
-        self.hold.confirm(self.cell.end().map_or(flush, |end| flush.min(end)));
+        let here = |lsn: Lsn| self.cell.end().map_or(lsn, |end| lsn.min(end));
+        self.hold.report(here(positions.write), here(positions.flush));
         if let Some(member) = &mut self.member {
             member.applied(positions.apply);
             if let Some(feedback) = self.talk.feedback().filter(|said| before != Some(*said)) {

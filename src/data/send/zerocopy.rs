@@ -185,7 +185,7 @@ impl Senders {
         match result {
             Ok(sent) => {
                 sender.cursor.advance(sent, &[], &[]);
-                sender.hold.advance(sender.cursor.next());
+                sender.hold.sent(sender.cursor.next());
                 if sender.cursor.unfinished().is_some_and(|rest| rest.next < rest.end) {
                     self.wait_for_room(key, cx);
                 }

@@ -51,7 +51,7 @@ pub(super) fn start_physical(
         Start::Stream { tli, start, segment } => match hold(hub, &forks, (tli, start), segment) {
             Ok(accepted) => {
                 hub.note_streaming(&session.application_name, &session.peer);
-                let hold = accepted.hold.with_slot(slot);
+                let hold = accepted.hold.for_standby(&session.application_name).with_slot(slot);
                 return Ok(Step::Stream(Accepted { hold, ..accepted }));
             }
             Err(refusal) => refusal,

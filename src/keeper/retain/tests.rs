@@ -19,7 +19,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Instant, SystemTime};
 
 const MIB: u64 = 1 << 20;
 const OLDEST: u64 = 10;
@@ -43,6 +43,8 @@ struct World {
     layout: Layout,
     /// What the keeper's clock shows.
     seconds: Rc<Cell<u64>>,
+    /// So many seconds somebody has set the time of day ahead.
+    ahead: Rc<Cell<u64>>,
 }
 
 impl World {
@@ -52,7 +54,7 @@ impl World {
         for no in OLDEST..NEWEST {
             std::fs::write(layout.segment(segment(no)), "").unwrap();
         }
-        Self { folder, layout, seconds: Rc::default() }
+        Self { folder, layout, seconds: Rc::default(), ahead: Rc::default() }
     }
 
     fn open(&self, policy: Policy) -> Keeper<PlainDisk> {
@@ -71,7 +73,12 @@ impl World {
         let layout = self.layout.clone();
         let keeper = Keeper::new(PlainDisk, layout, holds, &listing, None, Some(cluster));
         let seconds = Rc::clone(&self.seconds);
-        let keeper = keeper.with_policy(policy).with_clock(move || at(seconds.get()));
+        let (began, ahead) = (Instant::now(), Rc::clone(&self.ahead));
+        let clock = move || Now {
+            instant: began + Duration::from_secs(seconds.get()),
+            time_of_day: at(seconds.get() + ahead.get()),
+        };
+        let keeper = keeper.with_policy(policy).with_clock(clock);
         run_ready(keeper.load_slots()).unwrap().unwrap();
         keeper
     }
@@ -226,6 +233,71 @@ fn time_is_that_of_the_files_over_a_restart() {
     assert_eq!(world.first(), NEWEST - MIN_KEPT_SEGMENTS);
 }
 
+/// A file from the future, and a clock that is set ahead: what is kept for a time is kept for it.
+#[test]
+fn no_clock_that_is_wrong_keeps_wal_for_ever_or_takes_it() {
+    let world = World::new();
+    const DAYS: u64 = 8 * 24 * 3600;
+    for no in OLDEST..NEWEST {
+        let file = std::fs::File::options().write(true).open(world.layout.segment(segment(no)));
+        let ahead = if no == 20 { DAYS } else { 0 };
+        file.unwrap().set_modified(at(1000 + ahead)).unwrap();
+    }
+    let policy = Policy {
+        wal_keep_time: Duration::from_secs(100),
+        idle_slot_timeout: Duration::from_secs(1000),
+        auto_created_ttl: Duration::from_secs(1000),
+        ..Policy::default()
+    };
+    let keeper = world.open(policy);
+    create(&keeper, "asked", Origin::Asked, 60);
+    create(&keeper, "auto", Origin::AutoCreated, 60);
+    retain(&world, &keeper, 1050);
+    assert_eq!(world.first(), OLDEST);
+    world.ahead.set(DAYS);
+    retain(&world, &keeper, 1052);
+    assert_eq!(world.first(), OLDEST, "nothing is older than it was");
+    world.ahead.set(0);
+    retain(&world, &keeper, 1100);
+    assert_eq!(world.first(), 20);
+    retain(&world, &keeper, 1149);
+    assert_eq!(world.first(), 20, "it was seen first 49 seconds ago");
+    retain(&world, &keeper, 1200);
+    assert_eq!(world.first(), 60);
+    world.ahead.set(DAYS);
+    retain(&world, &keeper, 1201);
+    assert_eq!(world.slot("asked").invalidated, None);
+    assert_eq!(world.slot("auto").invalidated, None);
+}
+
+/// After a start everybody may come back; later who has left a moment ago.
+#[test]
+fn nothing_goes_that_somebody_may_come_back_for() {
+    let world = World::new();
+    let grace = Duration::from_secs(90);
+    let policy = Policy { max_slot_wal_keep_size: Some(30 * MIB), grace, ..Policy::default() };
+    let keeper = world.open(policy);
+    create(&keeper, "s", Origin::Asked, 20);
+    for second in [0, 89] {
+        retain(&world, &keeper, second);
+        assert_eq!((world.first(), world.slot("s").invalidated), (OLDEST, None), "at {second}");
+    }
+    let hold = keeper.holds.hold(Lsn::new(40 * MIB)).unwrap().for_standby("other");
+    hold.sent(Lsn::new(NEWEST * MIB));
+    let used = begin(&keeper, "s");
+    report(&used, 65);
+    retain(&world, &keeper, 90);
+    assert_eq!(world.first(), 70, "a limit is for those who are there");
+    hold.report(Lsn::INVALID, Lsn::new(75 * MIB));
+    drop(hold);
+    keeper.holds.slots.lock().release(&used.name, used.token);
+    retain(&world, &keeper, 91);
+    retain(&world, &keeper, 180);
+    assert_eq!(world.first(), 75);
+    retain(&world, &keeper, 181);
+    assert_eq!(world.first(), NEWEST - MIN_KEPT_SEGMENTS);
+}
+
 /// Completes a segment whose content nobody reads.
 fn complete(keeper: &Keeper<PlainDisk>, no: u64) {
     let (tli, no, keep) = (TimelineId::FIRST, SegmentNo::new(no), Lsn::new(no * MIB));
@@ -270,8 +342,9 @@ fn time_goes_on_though_nobody_asks_for_retention() {
     world.seconds.set(61);
     complete(&keeper, NEWEST + 1);
     assert_eq!(world.slot("s").invalidated.unwrap().to_string(), "idle_timeout");
-    let at = |no| keeper.completed.at(SegmentNo::new(no));
-    assert_eq!((at(NEWEST), at(NEWEST + 1)), (Some(self::at(0)), Some(self::at(61))));
+    let age = |no| keeper.completed.age(SegmentNo::new(no), (keeper.clock)());
+    let seconds = |age| Some(Duration::from_secs(age));
+    assert_eq!((age(NEWEST), age(NEWEST + 1)), (seconds(61), seconds(0)));
 }
 
 /// A tick of the retention clock may still wait when all WAL is moved aside.
@@ -301,27 +374,49 @@ fn retention_of_a_line_that_was_set_aside_removes_nothing_of_the_next() {
     assert_eq!(keeper.holds.oldest_kept(), Lsn::new(OLDEST * MIB));
 }
 
+/// First a spare, then what only rules keep, then nothing comes in for the grace, then slots that
+/// nobody uses, one in each look.
 #[test]
-fn on_a_full_disk_rules_and_idle_slots_go_and_then_nothing_comes_in() {
+fn on_a_full_disk_a_pause_comes_before_any_slot_goes() {
     let world = World::new();
+    std::fs::write(world.layout.spare(1), "").unwrap();
     // No disk is that large.
     let policy = Policy {
         wal_keep_size: 1 << 40,
         high_watermark: Some(HighWatermark::Free(u64::MAX)),
+        grace: Duration::from_secs(90),
         ..Policy::default()
     };
     let keeper = world.open(policy.clone());
-    create(&keeper, "used", Origin::Asked, 50);
-    create(&keeper, "idle", Origin::Asked, 20);
-    report(&begin(&keeper, "used"), 50);
-    assert_eq!(retain(&world, &keeper, 0), (vec![], Receiving::Paused));
-    assert!(world.slot("idle").invalidated.is_some());
-    assert_eq!(world.slot("used").invalidated, None);
-    assert_eq!(world.first(), 50);
+    for (name, no) in [("used", 50), ("idle", 20), ("more", 30)] {
+        create(&keeper, name, Origin::Asked, no);
+    }
+    let used = begin(&keeper, "used");
+    report(&used, 50);
+    let is_lost = |name| world.slot(name).invalidated.is_some();
+    for (second, lost, first) in [
+        (0, [false; 3], 20),
+        (89, [false; 3], 20),
+        (90, [true, false, false], 30),
+        (91, [true, true, false], 50),
+        (99, [true, true, false], 50),
+    ] {
+        assert_eq!(retain(&world, &keeper, second), (vec![], Receiving::Paused));
+        let found = ["idle", "more", "used"].map(is_lost);
+        assert_eq!((found, world.first()), (lost, first), "at {second}");
+        assert!(!world.layout.spare(1).exists());
+    }
+    // Its user leaves, and is waited for.
+    keeper.holds.slots.lock().release(&used.name, used.token);
+    retain(&world, &keeper, 100);
+    retain(&world, &keeper, 189);
+    assert!(!is_lost("used"));
+    retain(&world, &keeper, 190);
+    assert!(is_lost("used"));
 
     let roomy = Policy { high_watermark: Some(HighWatermark::Free(0)), ..policy };
     let keeper = world.open(roomy);
-    assert_eq!(retain(&world, &keeper, 1).1, Receiving::Open);
+    assert_eq!(retain(&world, &keeper, 201).1, Receiving::Open);
     assert!(world.folder.path().exists());
 }
 

@@ -13,9 +13,9 @@ use crate::store::slots::{Cause, Create, InvalidSlots, Origin, SlotFiles, SlotGr
 use crate::wal::{SystemId, TimelineId};
 use crate::wire::command::SlotLifetime;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant, SystemTime};
 
 const MIB: u64 = 1 << 20;
 const NEWEST: u64 = 100;
@@ -71,8 +71,10 @@ fn numbered(n: u64) -> String {
     format!("node_{n}")
 }
 
-fn at(seconds: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+fn at(seconds: u64) -> Now {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let passed = Duration::from_secs(seconds);
+    Now { instant: *BEGAN + passed, time_of_day: SystemTime::UNIX_EPOCH + passed }
 }
 
 impl World {

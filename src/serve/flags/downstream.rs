@@ -5,9 +5,13 @@ use crate::config::{AutoCreate, FeedbackSettings, SlotSettings};
 use crate::store::retention::{ArchiveMode, Policy, Restorable};
 use crate::wire::units::{SizeUnit, TimeUnit};
 use clap::Args;
+use std::time::Duration;
 
 /// PostgreSQL's own upper limit (`MAX_BACKENDS`).
 const MAX_SLOTS: usize = 262_143;
+
+/// A standby notices that its connection broke, and is back, within this time.
+const LEAST_GRACE: Duration = Duration::from_secs(90);
 
 /// The largest size in whole megabytes.
 const MAX_KEPT: u64 = u64::MAX >> 20 << 20;
@@ -43,9 +47,15 @@ pub struct DownstreamFlags {
     )]
     pub idle_replication_slot_timeout: String,
 
+    /// For so long after a disconnect a standby, or a slot's user, may come back and find its WAL,
+    /// and everybody after a start, whatever the limits say [default: twice --wal-sender-timeout,
+    /// at least 90s]
+    #[arg(long, value_name = "TIME", env = "WALHUB_RECONNECT_GRACE")]
+    pub reconnect_grace: Option<String>,
+
     /// How full the disk may be, in percent of it used (90%) or as the SIZE left free: above that
-    /// the hub removes WAL that only rules keep, then the WAL of slots that nobody uses, then it
-    /// pauses receiving. "none" for no limit
+    /// the hub removes WAL that only rules keep, then it pauses receiving, and when that has not
+    /// helped for the grace, slots that nobody uses lose their WAL. "none" for no limit
     #[arg(
         long,
         value_name = "PERCENT|SIZE",
@@ -92,7 +102,11 @@ impl DownstreamFlags {
         }
     }
 
-    pub(super) fn retention(&self, restorable: Restorable) -> Result<Policy, Mistake> {
+    pub(super) fn retention(
+        &self,
+        restorable: Restorable,
+        wal_sender_timeout: Duration,
+    ) -> Result<Policy, Mistake> {
         let kept = |flag, text: &str| size(flag, text, SizeUnit::Megabyte, 0..=MAX_KEPT);
         let max_slot = match self.max_slot_wal_keep_size.as_str() {
             "-1" | "none" => None,
@@ -112,6 +126,10 @@ impl DownstreamFlags {
                 TimeUnit::Second,
             )?,
             high_watermark: watermark,
+            grace: match &self.reconnect_grace {
+                Some(text) => time("reconnect-grace", text, TimeUnit::Second)?,
+                None => wal_sender_timeout.saturating_mul(2).max(LEAST_GRACE),
+            },
             auto_created_ttl: self.auto_create()?.map(|auto| auto.ttl).unwrap_or_default(),
             archive_mode: ArchiveMode::Off,
             restorable,

@@ -191,9 +191,11 @@ impl ServeFlags {
             Some(_) => ArchiveMode::Always,
             None => ArchiveMode::Off,
         };
-        let retention = self.downstream.retention(self.restore.restorable()?)?;
         let cache = |flag, text: &str, range| size(flag, text, SizeUnit::Kilobyte, range);
         let timeout = |flag, text: &str| time(flag, text, TimeUnit::Millisecond);
+        let wal_sender_timeout = timeout("wal-sender-timeout", &self.wal_sender_timeout)?;
+        let restorable = self.restore.restorable()?;
+        let retention = self.downstream.retention(restorable, wal_sender_timeout)?;
         Ok(Config {
             primary_conninfo: conninfo,
             primary_slot_name: slot_name(self.primary_slot_name, missing_slot)?,
@@ -218,7 +220,7 @@ impl ServeFlags {
             feedback: self.downstream.feedback()?,
             restore: self.restore.resolve()?,
             max_wal_senders: number("max-wal-senders", self.max_wal_senders, 0..=MAX_WAL_SENDERS)?,
-            wal_sender_timeout: timeout("wal-sender-timeout", &self.wal_sender_timeout)?,
+            wal_sender_timeout,
             wal_receiver_timeout: timeout("wal-receiver-timeout", &self.wal_receiver_timeout)?,
             wal_receiver_status_interval: time(
                 "wal-receiver-status-interval",
@@ -288,6 +290,7 @@ mod tests {
         assert_eq!(config.wal_buffers, 64 << 20);
         assert_eq!(config.max_send_size, 256 << 10);
         assert_eq!(config.retention.wal_keep_size, 1 << 30);
+        assert_eq!(config.retention.grace, Duration::from_secs(120));
         assert_eq!(config.max_wal_senders, 4000);
         assert_eq!(config.port, 5433);
         assert_eq!(config.wal_sender_timeout, Duration::from_secs(60));

@@ -146,6 +146,11 @@ impl Backlog {
         self.lock().waiting.remove(&file);
     }
 
+    /// Does the file wait?
+    pub fn waits(&self, file: ArchiveFile) -> bool {
+        self.lock().waiting.contains(&file)
+    }
+
     /// The file whose turn it is.
     pub fn next(&self) -> Option<ArchiveFile> {
         self.lock().waiting.first().copied()

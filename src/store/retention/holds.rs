@@ -1,13 +1,15 @@
 //! The positions that connected standbys still need, how far removal has gone, the slots,
 //! and what waits for the archive.
 
+use super::positions::{HeldPositions, Needed, StreamPosition, WalHolder};
 use super::{Plan, Receiving, TooFull};
 use crate::store::archive_status::Backlog;
 use crate::store::holes::{Extent, Hole};
 use crate::store::slots::{InvalidSlots, SlotFault, SlotSession, SlotToken, SlotUse, Slots};
 use crate::wal::{Lsn, SegmentSize};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The requested WAL is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -37,7 +39,7 @@ pub struct Holds {
 #[derive(Debug)]
 struct Inner {
     here: Extent,
-    positions: Vec<Arc<AtomicU64>>,
+    positions: HeldPositions,
 }
 
 impl Holds {
@@ -48,7 +50,7 @@ impl Holds {
 
     /// Nobody holds anything; `here` is what is here.
     pub fn of(here: Extent) -> Self {
-        let inner = Mutex::new(Inner { here, positions: Vec::new() });
+        let inner = Mutex::new(Inner { here, positions: HeldPositions::default() });
         Self {
             slots: Arc::default(),
             backlog: Backlog::default(),
@@ -89,23 +91,29 @@ impl Holds {
         if lsn < oldest_kept {
             return Err(Removed { oldest_kept });
         }
-        let position = Arc::new(AtomicU64::new(lsn.raw()));
-        inner.positions.push(Arc::clone(&position));
-        Ok(Hold { position, holds: Arc::clone(self), slot: None })
+        Ok(Hold { held: inner.positions.add(lsn), holds: Arc::clone(self), slot: None })
     }
 
     /// Like [`hold`](Self::hold), for when removed WAL comes back from the archive: what is here
     /// stays, and what is missing is no obstacle.
     pub fn hold_restorable(self: &Arc<Self>, lsn: Lsn) -> Hold {
-        let position = Arc::new(AtomicU64::new(lsn.raw()));
-        self.lock().positions.push(Arc::clone(&position));
-        Hold { position, holds: Arc::clone(self), slot: None }
+        let held = self.lock().positions.add(lsn);
+        Hold { held, holds: Arc::clone(self), slot: None }
     }
 
-    /// Every position that is held.
-    pub fn positions(&self) -> Vec<Lsn> {
-        let inner = self.lock();
-        inner.positions.iter().map(|held| Lsn::new(held.load(Ordering::Acquire))).collect()
+    /// Every stream: the position that it holds, and how far it was sent.
+    pub fn spans(&self) -> Vec<(Lsn, Lsn)> {
+        self.lock().positions.spans()
+    }
+
+    /// What streams need, and standbys that left within the grace.
+    pub fn needed(&self, now: Instant, grace: Duration) -> Needed {
+        self.lock().positions.needed(now, grace)
+    }
+
+    /// Everybody who holds WAL, those who left within the grace among them.
+    pub fn holders(&self, now: Instant, grace: Duration) -> Vec<WalHolder> {
+        self.lock().positions.holders(now, grace)
     }
 
     /// Gives a slot to a stream of the session.
@@ -141,20 +149,31 @@ impl Holds {
 
     /// The oldest position that a connected standby needs.
     pub fn oldest_hold(&self) -> Option<Lsn> {
-        self.lock().oldest_hold()
+        self.lock().positions.oldest()
     }
 
-    /// How many positions are held.
+    /// How many streams hold a position.
     pub fn count(&self) -> usize {
-        self.lock().positions.len()
+        self.lock().positions.count()
     }
 
-    /// Calls `plan` with the oldest held position and gives up what it says may go: from now on
+    /// Notes who is there and who has left since the last time, and forgets who left more than
+    /// `grace` ago.
+    pub fn look(&self, now: Instant, grace: Duration) {
+        self.lock().positions.look(now, grace);
+    }
+
+    /// Calls `plan` with what is needed and gives up what it says may go: from now on
     /// positions before it are refused. A plan that invalidates slots is only returned, because
     /// the invalidation has to be durable first.
-    pub fn advance(&self, size: SegmentSize, plan: impl FnOnce(Option<Lsn>) -> Plan) -> Plan {
+    pub fn advance(
+        &self,
+        size: SegmentSize,
+        (now, grace): (Instant, Duration),
+        plan: impl FnOnce(&Needed) -> Plan,
+    ) -> Plan {
         let mut inner = self.lock();
-        let plan = plan(inner.oldest_hold());
+        let plan = plan(&inner.positions.needed(now, grace));
         if plan.invalidate.is_empty() {
             inner.here.give_up(plan.horizon.start(size));
         }
@@ -167,22 +186,23 @@ impl Holds {
     }
 }
 
-impl Inner {
-    fn oldest_hold(&self) -> Option<Lsn> {
-        self.positions.iter().map(|held| Lsn::new(held.load(Ordering::Acquire))).min()
-    }
-}
-
-/// A held position; its WAL stays until the hold advances or is dropped.
+/// A held position; its WAL stays until the hold advances, and for the grace after it is dropped
+/// when it was a standby's.
 #[derive(Debug)]
 pub struct Hold {
-    position: Arc<AtomicU64>,
+    held: Arc<StreamPosition>,
     holds: Arc<Holds>,
     /// Keeps WAL after this hold is gone.
     slot: Option<SlotUse>,
 }
 
 impl Hold {
+    /// It is held for a standby of this name, which may leave and come back.
+    pub fn for_standby(self, name: &str) -> Self {
+        self.holds.lock().positions.name(&self.held, name);
+        self
+    }
+
     /// Attaches the slot in use; the slot is free when the hold is dropped.
     pub fn with_slot(mut self, slot: Option<SlotUse>) -> Self {
         self.slot = slot;
@@ -194,18 +214,20 @@ impl Hold {
         self.slot = None;
     }
 
-    /// WAL before `lsn` is no longer needed. A lower position than before is ignored: that WAL
-    /// may be gone already.
-    pub fn advance(&self, lsn: Lsn) {
-        // There is one writer. A keeper that still sees the old position keeps more.
-        if lsn > self.position() {
-            self.position.store(lsn.raw(), Ordering::Release);
-        }
+    /// The holder was sent WAL up to here, which it may lose before it is on its disk.
+    pub fn sent(&self, lsn: Lsn) {
+        self.held.note_sent(lsn);
     }
 
-    /// The holder reports how far it has flushed: its slot, if any, need not keep WAL before
-    /// that.
-    pub fn confirm(&self, flush: Lsn) {
+    /// The holder reports what it has written and flushed; 0/0 says nothing. WAL before the flush
+    /// is no longer needed, or before what is written by one that never flushes. Nor need its slot,
+    /// if any, keep WAL before the flush. A lower position than before is ignored here: that WAL
+    /// may be gone already.
+    pub fn report(&self, written: Lsn, flush: Lsn) {
+        let has = if flush == Lsn::INVALID { written } else { flush };
+        if has != Lsn::INVALID {
+            self.held.report(has);
+        }
         if let Some(slot) = &self.slot {
             slot.confirm(flush);
         }
@@ -223,13 +245,13 @@ impl Hold {
 
     /// The position held.
     pub fn position(&self) -> Lsn {
-        Lsn::new(self.position.load(Ordering::Relaxed))
+        self.held.needed()
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.holds.lock().positions.retain(|held| !Arc::ptr_eq(held, &self.position));
+        self.holds.lock().positions.leave(&self.held);
     }
 }
 
@@ -248,20 +270,23 @@ mod tests {
             holds.hold(Lsn::new(3 * MIB - 1)).unwrap_err(),
             Removed { oldest_kept: Lsn::new(3 * MIB) }
         );
-        let first = holds.hold(Lsn::new(5 * MIB + 7)).unwrap();
-        let second = holds.hold(Lsn::new(50 * MIB)).unwrap();
+        let began = Instant::now();
+        let hold = |lsn| holds.hold(Lsn::new(lsn)).unwrap();
+        let (first, second) = (hold(5 * MIB + 7), hold(50 * MIB));
         let advance = |newest: u64| {
             let oldest = holds.oldest_kept().segment(size);
-            holds.advance(size, |standbys| {
+            let at = (began, Duration::ZERO);
+            holds.look(at.0, at.1);
+            holds.advance(size, at, |needed| {
                 let situation = Situation::new(size, oldest, Lsn::new(newest * MIB));
-                plan(&Policy::default(), &Situation { standbys, ..situation })
+                plan(&Policy::default(), &Situation { needed: needed.clone(), ..situation })
             });
             holds.oldest_kept().segment(size).raw()
         };
         assert_eq!(advance(100), 5);
         assert_eq!(holds.oldest_kept(), Lsn::new(5 * MIB));
-        first.advance(Lsn::new(60 * MIB));
-        first.advance(Lsn::new(6 * MIB));
+        first.report(Lsn::INVALID, Lsn::new(60 * MIB));
+        first.report(Lsn::INVALID, Lsn::new(6 * MIB));
         assert_eq!(advance(100), 50);
         drop(second);
         assert_eq!(advance(100), 60);

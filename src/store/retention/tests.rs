@@ -9,10 +9,6 @@ fn size() -> SegmentSize {
     SegmentSize::new(MIB).unwrap()
 }
 
-fn at(seconds: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
-}
-
 /// A situation that owns its data.
 #[derive(Debug, Clone)]
 struct Case {
@@ -23,21 +19,40 @@ struct Case {
     completed: Vec<u64>,
     walk_start: Option<u64>,
     standbys: Option<u64>,
+    /// Standbys that left: from where they need WAL, and how many seconds ago.
+    gone: Vec<(u64, u64)>,
+    /// For how many seconds WAL has been looked after, and none was received.
+    running: u64,
+    paused: Option<u64>,
     slots: Vec<(u64, Option<u64>)>,
     unarchived: Vec<u64>,
     space: Option<Space>,
 }
 
 impl Case {
-    fn completed(&self) -> Vec<(SegmentNo, SystemTime)> {
+    fn completed(&self) -> Vec<(SegmentNo, Duration)> {
         let numbered = (self.oldest..).zip(&self.completed);
-        numbered.map(|(no, time)| (SegmentNo::new(no), at(*time))).collect()
+        let age = |time: &u64| Duration::from_secs(self.now.saturating_sub(*time));
+        numbered.map(|(no, time)| (SegmentNo::new(no), age(time))).collect()
+    }
+
+    fn idle(&self, since: u64) -> u64 {
+        self.now.saturating_sub(since)
+    }
+
+    fn grace(&self) -> u64 {
+        self.policy.grace.as_secs()
+    }
+
+    /// Is the user of this slot waited for?
+    fn is_awaited(&self, slot: usize) -> bool {
+        self.slots[slot].1.is_some_and(|since| self.idle(since) < self.grace())
     }
 
     fn needs(&self) -> Vec<SlotNeed> {
         let activity = |idle: &Option<u64>| match idle {
             None => Activity::Used,
-            Some(since) => Activity::IdleSince(at(*since)),
+            Some(since) => Activity::Idle(Duration::from_secs(self.idle(*since))),
         };
         let need = |(from, idle): &(u64, Option<u64>)| SlotNeed {
             from: Lsn::new(*from),
@@ -46,14 +61,21 @@ impl Case {
         self.slots.iter().map(need).collect()
     }
 
+    fn needed(&self) -> Needed {
+        let gone = |(from, ago): &(u64, u64)| (Lsn::new(*from), Duration::from_secs(*ago));
+        let gone = self.gone.iter().map(gone).collect();
+        Needed { standbys: self.standbys.map(Lsn::new), gone }
+    }
+
     fn plan(&self) -> Plan {
         let (completed, slots) = (self.completed(), self.needs());
         let archived = |no: SegmentNo| !self.unarchived.contains(&no.raw());
         let situation = Situation {
-            now: at(self.now),
+            running: Duration::from_secs(self.running),
+            paused: self.paused.map(Duration::from_secs),
             completed: &completed,
             walk_start: self.walk_start.map(Lsn::new),
-            standbys: self.standbys.map(Lsn::new),
+            needed: self.needed(),
             slots: &slots,
             archived: &archived,
             space: self.space,
@@ -65,7 +87,8 @@ impl Case {
     /// Has this slot been idle for too long?
     fn is_late(&self, slot: usize) -> bool {
         let timeout = self.policy.idle_slot_timeout.as_secs();
-        self.slots[slot].1.is_some_and(|since| timeout > 0 && self.now >= since + timeout)
+        let least = timeout.max(self.grace());
+        self.slots[slot].1.is_some_and(|since| timeout > 0 && self.idle(since) >= least)
     }
 
     /// Does anyone need a byte of this segment, whatever the rules keep? Slots in `lost` do not
@@ -77,9 +100,12 @@ impl Case {
             .max_slot_wal_keep_size
             .is_some_and(|max| end <= self.newest.saturating_sub(max));
         let slot = |n: usize| !lost.contains(&n) && self.slots[n].0 < end;
-        let somebody =
-            self.standbys.is_some_and(|from| from < end) || (0..self.slots.len()).any(slot);
-        (somebody && !beyond_limit)
+        let mut slots = (0..self.slots.len()).filter(|n| slot(*n));
+        let awaited = slots.clone().any(|n| self.is_awaited(n))
+            || self.gone.iter().any(|(from, ago)| *from < end && *ago < self.grace());
+        let somebody = self.standbys.is_some_and(|from| from < end) || slots.next().is_some();
+        awaited
+            || (somebody && !beyond_limit)
             || end > self.newest
             || self.walk_start.is_some_and(|from| from < end)
             || self.unarchived.contains(&no)
@@ -92,7 +118,8 @@ impl Case {
             at.map_or(0, |at| self.now.saturating_sub(*at))
         };
         let time = self.policy.wal_keep_time.as_secs();
-        end > self.newest.saturating_sub(self.policy.wal_keep_size)
+        self.running < self.grace()
+            || end > self.newest.saturating_sub(self.policy.wal_keep_size)
             || self.is_among_the_last(no)
             || (time > 0 && age() < time)
     }
@@ -125,6 +152,7 @@ fn cases() -> impl Strategy<Value = Case> {
         idle_slot_timeout: Duration::from_secs(idle),
         high_watermark: None,
         auto_created_ttl: Duration::ZERO,
+        grace: Duration::from_secs(90),
         archive_mode: ArchiveMode::Off,
         restorable: Restorable::No,
     });
@@ -138,9 +166,24 @@ fn cases() -> impl Strategy<Value = Case> {
         proptest::option::of(position()),
         proptest::collection::vec((position(), proptest::option::of(0u64..300)), 0..4),
         proptest::collection::vec(10u64..100, 0..2),
+        proptest::collection::vec((position(), 0u64..180), 0..3),
+        prop_oneof![Just(1000), 0u64..180],
+        proptest::option::of(0u64..180),
     )
         .prop_map(
-            |(policy, oldest, newest, mut completed, walk, standbys, slots, unarchived)| {
+            |(
+                policy,
+                oldest,
+                newest,
+                mut completed,
+                walk,
+                standbys,
+                slots,
+                unarchived,
+                gone,
+                running,
+                paused,
+            )| {
                 completed.sort_unstable();
                 let newest = newest.max(oldest * MIB);
                 // Nobody was granted a position that was gone already.
@@ -153,6 +196,9 @@ fn cases() -> impl Strategy<Value = Case> {
                     completed,
                     walk_start: walk.map(held),
                     standbys: standbys.map(held),
+                    gone: gone.into_iter().map(|(from, ago)| (held(from), ago)).collect(),
+                    running,
+                    paused,
                     slots: slots.into_iter().map(|(from, idle)| (held(from), idle)).collect(),
                     unarchived,
                     space: None,
@@ -197,36 +243,67 @@ proptest! {
         let without = case.plan();
         case.policy.restorable = Restorable::Yes { ahead: 2 };
         let with = case.plan();
-        prop_assert_eq!(with.horizon, without.horizon);
+        prop_assert!(with.horizon >= without.horizon || without.invalidate.len() > with.invalidate.len());
         prop_assert!(with.invalidate.iter().all(|(_, cause)| *cause == Cause::IdleTimeout));
     }
 
     #[test]
     fn above_it_no_more_goes_than_has_to(case in cases(), shortage in 1u64..60) {
         let normal = case.plan().horizon.raw();
+        let more = if case.paused.is_some() { RESUME_SEGMENTS } else { 0 };
         let case = with_shortage(case, shortage);
         let plan = case.plan();
-        let idle: Vec<_> = (0..case.slots.len())
-            .filter(|n| case.is_late(*n) || case.slots[*n].1.is_some())
-            .collect();
-        // For each segment separately: does anyone need it?
-        let possible =
-            case.first(|no| case.is_needed(no, &idle) || case.is_among_the_last(no));
-        let target = case.oldest + shortage;
-        let expected = normal.max(possible.min(target));
+        let mut lost = case.late();
+        let target = case.oldest + shortage + more;
+        let reach = |lost: &[usize]| {
+            case.first(|no| case.is_needed(no, lost) || case.is_among_the_last(no))
+        };
+        let mut expected = normal.max(reach(&lost).min(target));
+        // One slot that nobody uses, nor is waited for, goes when a pause has not helped.
+        let is_unused = |n: &usize| case.slots[*n].1.is_some() && !case.is_awaited(*n);
+        let unused: Vec<_> =
+            (0..case.slots.len()).filter(|n| is_unused(n) && !lost.contains(n)).collect();
+        let all = [lost.clone(), unused.clone()].concat();
+        let greatest = unused.into_iter().min_by_key(|n| (case.slots[*n].0, *n));
+        let has_paused = case.paused.is_some_and(|paused| paused >= 90);
+        let taken = greatest.filter(|n| {
+            expected < target
+                && has_paused
+                && case.slots[*n].0 / MIB < reach(&all)
+                && reach(&all) > case.oldest
+        });
+        if let Some(taken) = taken {
+            lost.push(taken);
+            expected = expected.max(reach(&lost).min(target));
+        }
         prop_assert_eq!(plan.horizon.raw(), expected);
         prop_assert_eq!(plan.receiving == Receiving::Paused, expected < target);
-        // A slot loses its WAL only when that goes, and a used one never to the disk limit.
         for (n, cause) in &plan.invalidate {
             match cause {
                 Cause::IdleTimeout => prop_assert!(case.is_late(*n)),
                 Cause::WalRemoved => {
-                    prop_assert!(case.slots[*n].0 / MIB < expected);
+                    prop_assert!(case.slots[*n].0 / MIB < expected || taken == Some(*n));
                     prop_assert!(
-                        case.slots[*n].1.is_some() || case.policy.max_slot_wal_keep_size.is_some()
+                        taken == Some(*n) || case.policy.max_slot_wal_keep_size.is_some()
                     );
+                    prop_assert!(!case.is_awaited(*n), "its user may be back at once");
                 }
             }
+        }
+    }
+
+    /// What somebody needs who has gone a moment ago stays, whatever the limits are.
+    #[test]
+    fn nobody_who_may_come_back_loses_wal(case in cases(), shortage in 0u64..60) {
+        let plan = with_shortage(case.clone(), shortage).plan();
+        let horizon = plan.horizon.raw();
+        prop_assert!(case.running >= 90 || case.plan().horizon.raw() == case.oldest);
+        for (from, _) in case.gone.iter().filter(|(_, ago)| *ago < 90) {
+            prop_assert!(horizon <= from / MIB);
+        }
+        for n in (0..case.slots.len()).filter(|n| case.is_awaited(*n)) {
+            prop_assert!(horizon <= case.slots[n].0 / MIB);
+            prop_assert!(plan.invalidate.iter().all(|(lost, _)| *lost != n));
         }
     }
 }
@@ -240,6 +317,9 @@ fn quiet() -> Case {
         completed: Vec::new(),
         walk_start: None,
         standbys: None,
+        gone: Vec::new(),
+        running: 1000,
+        paused: None,
         slots: Vec::new(),
         unarchived: Vec::new(),
         space: None,
@@ -268,30 +348,68 @@ fn wal_keep_time_counts_from_a_segments_end() {
     case.policy.wal_keep_time = Duration::from_secs(100);
     case.completed = vec![850, 900, 901, 902];
     assert_eq!(case.plan().horizon.raw(), 12);
-    // A clock that was set back.
-    case.now = 10;
-    assert_eq!(case.plan().horizon.raw(), 10);
 }
 
 #[test]
-fn a_full_disk_takes_from_the_rules_then_from_idle_slots_then_closes_the_door() {
+fn a_full_disk_takes_from_the_rules_then_closes_the_door_then_takes_from_unused_slots() {
     let mut case = quiet();
     case.policy.wal_keep_size = 85 * MIB;
-    case.slots = vec![(30 * MIB, Some(900)), (60 * MIB, None)];
+    case.policy.grace = Duration::from_secs(90);
+    // One was used a moment ago, two have not been for long.
+    case.slots =
+        vec![(30 * MIB, Some(900)), (60 * MIB, None), (40 * MIB, Some(500)), (45 * MIB, Some(950))];
     assert_eq!(case.plan().horizon.raw(), 15);
-    let short = |segments| with_shortage(case.clone(), segments).plan();
-    assert_eq!(short(5).horizon.raw(), 15, "what goes anyway is enough");
-    assert_eq!(short(12).horizon.raw(), 22, "kept by rules only");
-    let plan = short(40);
-    assert_eq!((plan.horizon.raw(), plan.invalidate.len()), (50, 1), "the idle slot's");
-    assert_eq!(plan.receiving, Receiving::Open);
-    let plan = short(70);
-    assert_eq!(plan.horizon.raw(), 60, "the used slot's stays");
+    let short = |case: &Case, segments| with_shortage(case.clone(), segments).plan();
+    assert_eq!(short(&case, 5).horizon.raw(), 15, "what goes anyway is enough");
+    assert_eq!(short(&case, 12).horizon.raw(), 22, "kept by rules only");
+    let lost = |plan: &Plan| plan.invalidate.iter().map(|(n, _)| *n).collect::<Vec<_>>();
+    let plan = short(&case, 40);
+    assert_eq!((plan.horizon.raw(), lost(&plan)), (30, vec![]), "a pause comes first");
     assert_eq!(plan.receiving, Receiving::Paused);
-    let backlog = Case { unarchived: vec![25], ..with_shortage(case.clone(), 40) };
-    let plan = backlog.plan();
-    assert_eq!((plan.horizon.raw(), plan.invalidate.len()), (25, 0), "not archived yet");
+    case.paused = Some(89);
+    assert!(lost(&short(&case, 40)).is_empty());
+    case.paused = Some(90);
+    let plan = short(&case, 40);
+    assert_eq!((plan.horizon.raw(), lost(&plan)), (40, vec![0]), "the one that keeps most");
     assert_eq!(plan.receiving, Receiving::Paused);
+    case.slots[0].1 = None;
+    assert!(lost(&short(&case, 40)).is_empty(), "another keeps as much, and is used");
+    case.slots.remove(0);
+    let plan = short(&case, 70);
+    assert_eq!((plan.horizon.raw(), lost(&plan)), (45, vec![1]), "one at a time");
+    case.slots.remove(1);
+    let plan = short(&case, 70);
+    assert_eq!((plan.horizon.raw(), lost(&plan)), (45, vec![]), "its user may come back");
+    assert_eq!(plan.receiving, Receiving::Paused);
+    case.now += 100;
+    let backlog = Case { unarchived: vec![25], ..case };
+    let plan = short(&backlog, 40);
+    assert_eq!((plan.horizon.raw(), lost(&plan)), (25, vec![]), "not archived yet");
+}
+
+#[test]
+fn the_grace_is_over_when_the_disk_is_about_to_be_full() {
+    let mut case = quiet();
+    case.policy.grace = Duration::from_secs(90);
+    case.policy.max_slot_wal_keep_size = Some(20 * MIB);
+    case.slots = vec![(50 * MIB, Some(999))];
+    case.gone = vec![(60 * MIB, 1)];
+    let slots = case.needs();
+    let free = |free, pace| {
+        let situation = Situation {
+            slots: &slots,
+            needed: case.needed(),
+            running: Duration::from_secs(1000),
+            space: Some(Space { total: 1000 * MIB, free }),
+            pace,
+            ..Situation::new(size(), SegmentNo::new(10), Lsn::new(case.newest))
+        };
+        plan(&case.policy, &situation)
+    };
+    assert_eq!(free(30 * MIB, MIB).horizon.raw(), 50);
+    assert_eq!(free(0, 0).horizon.raw(), 50, "nothing comes in");
+    let plan = free(30 * MIB - 1, MIB);
+    assert_eq!((plan.horizon.raw(), plan.invalidate), (80, vec![(0, Cause::WalRemoved)]));
 }
 
 #[test]
@@ -303,7 +421,7 @@ fn receiving_goes_on_only_with_some_room() {
     let situation = Situation {
         slots: &slots,
         space: case.space,
-        receiving: Receiving::Paused,
+        paused: Some(Duration::ZERO),
         ..Situation::new(size(), SegmentNo::new(95), Lsn::new(case.newest))
     };
     assert_eq!(plan(&case.policy, &situation).receiving, Receiving::Paused);

@@ -36,6 +36,11 @@ pub struct Loss {
 }
 
 impl Loss {
+    /// Did a session have it when this was decided?
+    pub fn is_in_use(&self) -> bool {
+        self.was_used
+    }
+
     /// Would it be lost by a position on disk that it has left? Then writing the position it has
     /// now may save it.
     pub fn has_moved_on(&self) -> bool {

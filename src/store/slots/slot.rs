@@ -5,13 +5,14 @@ use super::holder::SlotToken;
 use super::holder::{Holder, SlotSession};
 use super::name::SlotName;
 use super::record::{Cause, Origin, SlotRecord};
+use crate::store::now::Now;
 use crate::store::retention::{Activity, MIN_KEPT_SEGMENTS, Policy, Restorable, SlotNeed};
 use crate::wal::{Lsn, SegmentSize};
 use crate::wire::command::SlotLifetime;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 /// A replication slot.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Slot {
     pub invalidated: Option<Cause>,
     /// Unused since, as far as anyone has checked.
     pub idle_since: Option<SystemTime>,
+    /// The same by the clock that does not jump.
+    pub(super) unused_since: Option<Instant>,
     /// The newest flush that its user reported; zero before the first.
     pub(super) reported: Arc<AtomicU64>,
     /// Who has it.
@@ -74,6 +77,7 @@ impl Slot {
             restart_lsn: record.restart_lsn,
             invalidated: record.invalidated,
             idle_since: None,
+            unused_since: None,
             reported: Arc::default(),
             holder: Holder::Nobody,
             session: None,
@@ -139,13 +143,33 @@ impl Slot {
         self.newest.is_some() && self.older.is_some()
     }
 
-    pub(super) fn need(&self, now: SystemTime) -> Option<SlotNeed> {
+    pub(super) fn need(&self, now: Now) -> Option<SlotNeed> {
         let from = self.needed_from()?;
         let activity = match self.active_pid() {
             Some(_) => Activity::Used,
-            None => Activity::IdleSince(self.idle_since.unwrap_or(now)),
+            None => Activity::Idle(self.unused_for(now)),
         };
         Some(SlotNeed { from, activity })
+    }
+
+    /// How long it has been unused, as far as anyone has checked.
+    pub(super) fn unused_for(&self, now: Now) -> Duration {
+        self.unused_since.map_or(Duration::ZERO, |since| now.since(since))
+    }
+
+    /// It is unused, or used, now.
+    pub(super) fn note_idle(&mut self, now: Now) {
+        if self.is_used() {
+            self.end_idleness();
+        } else {
+            self.idle_since.get_or_insert(now.time_of_day);
+            self.unused_since.get_or_insert(now.instant);
+        }
+    }
+
+    /// Somebody has it.
+    pub(super) fn end_idleness(&mut self) {
+        (self.idle_since, self.unused_since) = (None, None);
     }
 
     /// Does a generation on disk have to be replaced because of this slot? A change of position

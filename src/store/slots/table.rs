@@ -6,13 +6,14 @@ use super::holder::{Holder, SlotSession, SlotToken};
 use super::name::SlotName;
 use super::record::{Cause, Origin, SlotRecord};
 use super::slot::Slot;
+use crate::store::now::Now;
 use crate::store::retention::SlotNeed;
 use crate::wal::{Lsn, SegmentSize};
 use crate::wire::command::SlotLifetime;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 /// Positions are written to disk at most this often.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -96,7 +97,7 @@ pub struct SlotTable {
     /// So many generations have to be written even if no slot asks for it.
     unsettled: u8,
     /// When positions were last written to disk, or were to be.
-    saved_at: Option<SystemTime>,
+    saved_at: Option<Instant>,
 }
 
 impl SlotTable {
@@ -182,6 +183,7 @@ impl SlotTable {
             restart_lsn: reserve,
             invalidated: None,
             idle_since: None,
+            unused_since: None,
             reported: Arc::default(),
             holder,
             session,
@@ -223,7 +225,7 @@ impl SlotTable {
             return Err(SlotFault::Invalidated { name, cause });
         }
         slot.holder = Holder::User { pid: session.pid, token };
-        slot.idle_since = None;
+        slot.end_idleness();
         Ok(SlotGrant { name, token, reported: Arc::clone(&slot.reported) })
     }
 
@@ -265,7 +267,7 @@ impl SlotTable {
             SlotLifetime::Temporary => drop(self.slots.remove(name)),
             SlotLifetime::Persistent => {
                 slot.holder = Holder::Dropper { pid: session.pid };
-                slot.idle_since = None;
+                slot.end_idleness();
             }
         }
         Ok(lifetime)
@@ -284,18 +286,14 @@ impl SlotTable {
     }
 
     /// Notes which slots are unused, and since when.
-    pub fn note_idle(&mut self, now: SystemTime) {
+    pub fn note_idle(&mut self, now: Now) {
         for slot in self.slots.values_mut() {
-            if slot.is_used() {
-                slot.idle_since = None;
-            } else {
-                slot.idle_since.get_or_insert(now);
-            }
+            slot.note_idle(now);
         }
     }
 
     /// The slots that keep WAL, and from which position.
-    pub fn needs(&self, now: SystemTime) -> (Vec<SlotName>, Vec<SlotNeed>) {
+    pub fn needs(&self, now: Now) -> (Vec<SlotName>, Vec<SlotNeed>) {
         self.iter().filter_map(|slot| Some((slot.name.clone(), slot.need(now)?))).unzip()
     }
 
@@ -368,14 +366,13 @@ impl SlotTable {
     }
 
     /// Is it time to write a generation? If so, the next time comes a while later.
-    pub fn take_due(&mut self, size: SegmentSize, now: SystemTime) -> bool {
-        let recent = self.saved_at.and_then(|at| now.duration_since(at).ok());
-        if recent.is_some_and(|age| age < SAVE_INTERVAL) {
+    pub fn take_due(&mut self, size: SegmentSize, now: Now) -> bool {
+        if self.saved_at.is_some_and(|at| now.since(at) < SAVE_INTERVAL) {
             return false;
         }
         let is_due = self.is_unsettled() || self.iter().any(|slot| slot.is_to_be_saved(size));
         if is_due {
-            self.saved_at = Some(now);
+            self.saved_at = Some(now.instant);
         }
         is_due
     }
@@ -426,17 +423,12 @@ impl SlotTable {
     }
 
     /// The automatically created slots that have been unused for `ttl`.
-    pub fn expired(&self, now: SystemTime, ttl: Duration) -> Vec<SlotName> {
+    pub fn expired(&self, now: Now, ttl: Duration) -> Vec<SlotName> {
         if ttl.is_zero() {
             return Vec::new();
         }
         let is_expired = |slot: &&Slot| {
-            slot.origin == Origin::AutoCreated
-                && !slot.is_used()
-                && slot
-                    .idle_since
-                    .and_then(|since| now.duration_since(since).ok())
-                    .is_some_and(|age| age >= ttl)
+            slot.origin == Origin::AutoCreated && !slot.is_used() && slot.unused_for(now) >= ttl
         };
         self.iter().filter(is_expired).map(|slot| slot.name.clone()).collect()
     }

@@ -132,7 +132,7 @@ fn ask(hub: &Hub, pid: u32, text: &str) -> String {
 
 fn report(step: &Step, flush: u64) {
     match step {
-        Step::Stream(accepted) => accepted.hold.confirm(Lsn::new(flush)),
+        Step::Stream(accepted) => accepted.hold.report(Lsn::INVALID, Lsn::new(flush)),
         other => panic!("{other:?}"),
     }
 }
@@ -312,7 +312,8 @@ fn a_position_that_has_just_been_given_up_is_not_taken_over() {
         std::thread::sleep(Duration::from_millis(300));
         let (horizon, receiving) = (SegmentNo::new(5), Receiving::Open);
         let size = SegmentSize::new(SEGMENT).unwrap();
-        hub.holds.advance(size, |_| Plan { horizon, invalidate: Vec::new(), receiving });
+        let now = (std::time::Instant::now(), Duration::ZERO);
+        hub.holds.advance(size, now, |_| Plan { horizon, invalidate: Vec::new(), receiving });
         drop(planning);
         assert_eq!(read.join().unwrap(), "T D[physical|NULL|NULL] C Z");
     });

@@ -4,7 +4,9 @@ use super::*;
 use crate::store::retention::Policy;
 use crate::store::slots::{Generation, WalStatus};
 use proptest::prelude::*;
+use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 const MIB: u64 = 1 << 20;
 
@@ -16,8 +18,10 @@ fn name(text: &str) -> SlotName {
     SlotName::parse(text).unwrap()
 }
 
-fn at(seconds: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+fn at(seconds: u64) -> Now {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let passed = Duration::from_secs(seconds);
+    Now { instant: *BEGAN + passed, time_of_day: SystemTime::UNIX_EPOCH + passed }
 }
 
 fn create(table: &mut SlotTable, text: &str, pid: u32) -> Create {

@@ -1,0 +1,280 @@
+//! The gate: every step of the keeper's that cannot be undone passes here. It looks once more, at
+//! the moment of the step and by itself, at what speaks against it, and says in the log what goes
+//! and why. The steps take a [`Leave`], which only the gate gives.
+//!
+//! What it says at which level:
+//!
+//! | step | level |
+//! |---|---|
+//! | a segment is removed that no rule, slot or standby keeps | DEBUG |
+//! | a segment is removed because the disk is above its watermark | WARN |
+//! | a restored segment is removed, which the archive has | DEBUG |
+//! | a slot loses its WAL, or expires | WARN |
+//! | all WAL is moved aside | ERROR |
+//!
+//! A step that is refused here is a mistake of the plan. It is not done, and that is an ERROR.
+//! What a client or an operator orders by name, such as DROP_REPLICATION_SLOT, needs no leave. A
+//! start and a switch of timelines remove nothing that is not elsewhere; what they set aside they
+//! say themselves ([`aside`](crate::store::aside)).
+
+use super::work::Keeper;
+use crate::store::disk::Disk;
+use crate::store::layout::ArchiveFile;
+use crate::store::retention::{Receiving, Restorable};
+use crate::store::slots::{Cause, Loss, SlotName};
+use crate::wal::{Lsn, SegmentName, SegmentNo};
+use std::io;
+use std::path::Path;
+use tracing::{debug, error, warn};
+
+/// A step that cannot be undone.
+pub(super) enum FinalStep<'a> {
+    /// A complete segment is removed, or becomes a spare and is written over.
+    Remove(SegmentName),
+    /// A segment that came back from the archive is removed.
+    RemoveRestored(SegmentName),
+    /// Slots lose their WAL.
+    Invalidate(&'a [Loss]),
+    /// Slots that were created automatically are dropped.
+    Expire(&'a [SlotName]),
+    /// All WAL is moved to this folder, and nobody is served from it any more.
+    SetAside(&'a Path),
+}
+
+/// The gate's leave to do one step.
+#[must_use = "it is the leave for one step"]
+pub(super) struct Leave(());
+
+/// What speaks against a step.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Objection {
+    #[error("the plan in force keeps WAL from segment {} on", .0.raw())]
+    Plan(SegmentNo),
+    #[error("standbys may still be granted WAL from {0} on")]
+    Granted(Lsn),
+    #[error("it waits for the archive")]
+    Archive,
+    #[error("slot \"{0}\" needs WAL from {1} on")]
+    Slot(SlotName, Lsn),
+    #[error("slot \"{0}\" is in use, and no limit is set")]
+    InUse(SlotName),
+    #[error("{0} files wait to be archived before that")]
+    Backlog(usize),
+}
+
+impl From<Objection> for io::Error {
+    fn from(objection: Objection) -> Self {
+        Self::other(objection)
+    }
+}
+
+impl<D: Disk> Keeper<D> {
+    /// Lets a step pass, or says what speaks against it.
+    pub(super) fn gate(&self, step: &FinalStep<'_>) -> Result<Leave, Objection> {
+        let objection = match step {
+            FinalStep::Remove(name) => self.objection_to_removal(*name),
+            // It lies before what the plan keeps, and is there for nobody but its readers.
+            FinalStep::RemoveRestored(_) => None,
+            FinalStep::Invalidate(losses) => self.objection_to_losses(losses),
+            FinalStep::Expire(_) => None,
+            FinalStep::SetAside(_) => match self.holds.backlog.len() {
+                0 => None,
+                waiting => Some(Objection::Backlog(waiting)),
+            },
+        };
+        match objection {
+            None => {
+                self.say(step);
+                Ok(Leave(()))
+            }
+            Some(objection) => {
+                Self::say_refused(step, &objection);
+                Err(objection)
+            }
+        }
+    }
+
+    /// Lets all WAL be moved to this folder.
+    pub(super) fn leave_to_set_aside(&self, folder: &Path) -> Result<Leave, Objection> {
+        self.gate(&FinalStep::SetAside(folder))
+    }
+
+    fn objection_to_removal(&self, name: SegmentName) -> Option<Objection> {
+        let end = name.no.end(name.size);
+        let (horizon, kept) = (self.horizon.get(), self.holds.oldest_kept());
+        if name.no >= horizon {
+            return Some(Objection::Plan(horizon));
+        }
+        if kept < end {
+            return Some(Objection::Granted(kept));
+        }
+        if self.holds.backlog.waits(ArchiveFile::Segment(name)) {
+            return Some(Objection::Archive);
+        }
+        if self.policy.restorable != Restorable::No {
+            return None;
+        }
+        let slots = self.holds.slots.lock();
+        slots.iter().find_map(|slot| {
+            let from = slot.needed_from().filter(|from| *from < end)?;
+            Some(Objection::Slot(slot.name.clone(), from))
+        })
+    }
+
+    fn objection_to_losses(&self, losses: &[Loss]) -> Option<Objection> {
+        let is_unlimited = self.policy.max_slot_wal_keep_size.is_none();
+        let wrong = losses
+            .iter()
+            .find(|loss| is_unlimited && loss.cause == Cause::WalRemoved && loss.is_in_use());
+        wrong.map(|loss| Objection::InUse(loss.name.clone()))
+    }
+
+    fn say(&self, step: &FinalStep<'_>) {
+        let is_full = self.holds.receiving() == Receiving::Paused || !self.spares.are_wanted();
+        match step {
+            FinalStep::Remove(name) if is_full => {
+                warn!("removing WAL segment {name}: the disk is above --disk-high-watermark");
+            }
+            FinalStep::Remove(name) => {
+                debug!("removing WAL segment {name}: no rule, slot or standby keeps it");
+            }
+            FinalStep::RemoveRestored(name) => {
+                debug!("removing WAL segment {name}: the archive has it, and nobody reads it");
+            }
+            FinalStep::Invalidate(losses) => {
+                for loss in *losses {
+                    warn!(
+                        restart_lsn = %loss.kept_from.unwrap_or(Lsn::INVALID),
+                        "invalidating obsolete replication slot \"{}\": {}", loss.name, loss.cause
+                    );
+                }
+            }
+            FinalStep::Expire(names) => {
+                for name in *names {
+                    warn!(
+                        "dropping replication slot \"{name}\": created automatically, not used \
+                         for {:?}",
+                        self.policy.auto_created_ttl
+                    );
+                }
+            }
+            FinalStep::SetAside(folder) => {
+                error!("moving all WAL aside to \"{}\": no slot has any", folder.display());
+            }
+        }
+    }
+
+    fn say_refused(step: &FinalStep<'_>, objection: &Objection) {
+        match step {
+            FinalStep::Remove(name) | FinalStep::RemoveRestored(name) => {
+                error!("not removing WAL segment {name}: {objection}");
+            }
+            FinalStep::Invalidate(_) => error!("not invalidating replication slots: {objection}"),
+            FinalStep::Expire(_) => error!("not dropping replication slots: {objection}"),
+            FinalStep::SetAside(_) => error!("not moving WAL aside: {objection}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::{Job, JobDone};
+    use crate::store::directory::Directory;
+    use crate::store::disk::run_ready;
+    use crate::store::layout::{Layout, Listing, SegmentRange};
+    use crate::store::plain_disk::PlainDisk;
+    use crate::store::retention::{Holds, Policy};
+    use crate::store::slots::{Create, InvalidSlots, Origin};
+    use crate::wal::{SegmentSize, TimelineId};
+    use crate::wire::command::SlotLifetime;
+    use std::sync::Arc;
+
+    const MIB: u64 = 1 << 20;
+    const TLI: TimelineId = TimelineId::FIRST;
+
+    fn size() -> SegmentSize {
+        SegmentSize::new(MIB).unwrap()
+    }
+
+    fn name(no: u64) -> SegmentName {
+        SegmentName { tli: TLI, no: SegmentNo::new(no), size: size() }
+    }
+
+    /// Segments 5 to 9.
+    fn keeper(layout: &Layout, policy: Policy) -> Keeper<PlainDisk> {
+        for no in 5..10 {
+            std::fs::write(layout.segment(name(no)), "").unwrap();
+        }
+        let holds = Arc::new(Holds::new(Lsn::new(5 * MIB)));
+        let (oldest, newest) = (SegmentNo::new(5), SegmentNo::new(9));
+        let complete = Some(SegmentRange { tli: TLI, oldest, newest });
+        let layout = layout.clone();
+        let keeper = Keeper::new(PlainDisk, layout, holds, &Listing::default(), complete, None);
+        keeper.size.set(Some(size()));
+        keeper.with_policy(policy)
+    }
+
+    fn create(keeper: &Keeper<PlainDisk>, from: u64) -> SlotName {
+        let slot = SlotName::parse("s").unwrap();
+        let mut slots = keeper.holds.slots.lock();
+        let create = Create {
+            name: slot.clone(),
+            lifetime: SlotLifetime::Persistent,
+            origin: Origin::Asked,
+            reserve: Some(Lsn::new(from * MIB)),
+            session: slots.enter(1),
+        };
+        slots.create(create, 10).unwrap();
+        slots.set_free(&slot);
+        slot
+    }
+
+    /// Whatever a plan with a mistake says.
+    #[test]
+    fn a_segment_stays_that_anything_speaks_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::open(&folder.path().join("hub")).unwrap();
+        let layout = directory.layout();
+        let keeper = keeper(layout, Policy::default());
+        let objection = |no| keeper.gate(&FinalStep::Remove(name(no))).err();
+        assert_eq!(objection(5), Some(Objection::Plan(SegmentNo::new(0))), "no plan yet");
+        keeper.horizon.set(SegmentNo::new(8));
+        assert_eq!(objection(5), Some(Objection::Granted(Lsn::new(5 * MIB))));
+        keeper.give_up_before(SegmentNo::new(8), size());
+        assert_eq!(objection(8), Some(Objection::Plan(SegmentNo::new(8))));
+        assert_eq!(objection(7), None);
+        keeper.holds.backlog.add(ArchiveFile::Segment(name(7)));
+        assert_eq!((objection(6), objection(7)), (None, Some(Objection::Archive)));
+        let slot = create(&keeper, 6);
+        let needed = Objection::Slot(slot, Lsn::new(6 * MIB));
+        assert_eq!((objection(5), objection(6)), (None, Some(needed)));
+        let refused = keeper.leave_to_set_aside(Path::new("aside")).err();
+        assert_eq!(refused, Some(Objection::Backlog(1)));
+        // The rest goes, and what was refused stays in nobody's way.
+        while run_ready(keeper.tend()).unwrap().unwrap() == crate::keeper::Tended::More {}
+        let here: Vec<_> = (5..10).filter(|no| layout.segment(name(*no)).exists()).collect();
+        assert_eq!(here, [6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn a_slot_in_use_loses_its_wal_by_a_limit_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::open(&folder.path().join("hub")).unwrap();
+        let keeper = keeper(directory.layout(), Policy::default());
+        let slot = create(&keeper, 6);
+        let losses = |cause| keeper.holds.slots.lock().losses([(&slot, cause)].into_iter());
+        assert!(keeper.gate(&FinalStep::Invalidate(&losses(Cause::WalRemoved))).is_ok());
+        let session = keeper.holds.slots.lock().enter(2);
+        let used = keeper.holds.use_slot("s", session, InvalidSlots::Accept).unwrap();
+        let in_use = Some(Objection::InUse(slot.clone()));
+        assert_eq!(keeper.gate(&FinalStep::Invalidate(&losses(Cause::WalRemoved))).err(), in_use);
+        let done = run_ready(keeper.run(Job::SaveSlot(slot.clone()))).unwrap();
+        assert!(matches!(done, JobDone::Done(_)), "{done:?}");
+        assert!(run_ready(keeper.lose(losses(Cause::WalRemoved))).unwrap().is_err());
+        assert!(keeper.holds.slots.lock().get("s").unwrap().restart_lsn.is_some());
+        drop(used);
+        let limit = Policy { max_slot_wal_keep_size: Some(MIB), ..Policy::default() };
+        assert!(keeper.with_policy(limit).gate(&FinalStep::Invalidate(&[])).is_ok());
+    }
+}
