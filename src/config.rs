@@ -34,6 +34,8 @@ pub struct Config {
     pub start_from: StartFrom,
     /// `--on-gap`: what to do when the upstream no longer has our position.
     pub on_gap: OnGap,
+    /// `--require-proof`: what to do about an upstream that cannot prove to have our history.
+    pub weak_proof: WeakProof,
     /// `--listen-addresses`, loopback only.
     pub listen_addresses: Vec<IpAddr>,
     /// `--port`, also the number in the Unix sockets' names.
@@ -102,6 +104,17 @@ impl std::str::FromStr for StartFrom {
             lsn => lsn.parse().map(Self::At).map_err(|_| ConfigFault::StartFrom(lsn.to_owned())),
         }
     }
+}
+
+/// What to do about an upstream whose WAL is ours as far as it could be compared, which was not far
+/// enough to prove that it has our history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WeakProof {
+    /// Follow it, and say so.
+    #[default]
+    Accept,
+    /// Do not follow it.
+    Refuse,
 }
 
 /// What to do when the upstream no longer has our position.

@@ -344,7 +344,7 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 pub(crate) mod tests {
     use super::*;
     use crate::config::{AUTHENTICATION_TIMEOUT, MissingSlot, OnGap, PinCores};
-    use crate::config::{FeedbackSettings, SlotSettings, TcpSettings, Zerocopy};
+    use crate::config::{FeedbackSettings, SlotSettings, TcpSettings, WeakProof, Zerocopy};
     use crate::store::retention::Policy;
     use crate::upstream::position::StartFrom;
     use crate::wire::conninfo::Conninfo;
@@ -360,6 +360,7 @@ pub(crate) mod tests {
             missing_slot: MissingSlot::Refuse,
             start_from: StartFrom::Current,
             on_gap: OnGap::Stop,
+            weak_proof: WeakProof::Accept,
             listen_addresses: vec![],
             port: 0,
             unix_socket_directories: vec![],

@@ -11,14 +11,15 @@ use crate::hub::course::NamedBy;
 use crate::log;
 use crate::status::{
     AbandonedStatus, Ages, ArchiverStatus, DivergedStandby, FenceStatus, FollowedUpstream,
-    HubStatus, KeptBy, LosingSlot, MissingWal, RetentionStatus, SetBy, SlotStatus, StandbyStatus,
-    StandbysStatus, UpstreamStatus,
+    HubStatus, KeptBy, LosingSlot, MissingWal, ProofOutcome, ProofStatus, RetentionStatus, SetBy,
+    SlotStatus, StandbyStatus, StandbysStatus, UpstreamStatus,
 };
 use crate::store::archive_status::{ArchiveStatus, Attempt};
 use crate::store::holes::Hole;
 use crate::store::inspect::{abandoned_status, evidence_status};
 use crate::store::retention::{Keep, MIN_KEPT_SEGMENTS, Outlook, Policy, Receiving};
 use crate::store::slots::{Origin, WalStatus};
+use crate::upstream::proof::{Proof, Strength};
 use crate::upstream::state::UpstreamState;
 use crate::wal::{Lsn, SegmentSize};
 use crate::wire::command::SlotLifetime;
@@ -116,11 +117,13 @@ fn archiver(status: &ArchiveStatus) -> ArchiverStatus {
 fn upstream_status(hub: &Hub) -> UpstreamStatus {
     let standing = hub.course.standing();
     let state = &standing.state;
+    let (proof, weak_joins) = hub.course.proof();
     let (host, timeline, start) = match state {
         UpstreamState::Streaming { host, tli, start } => (Some(host), Some(tli), Some(start)),
         UpstreamState::Waiting { host, .. }
         | UpstreamState::WaitingToStart { host, .. }
-        | UpstreamState::Refused { host, .. } => (Some(host), None, None),
+        | UpstreamState::Refused { host, .. }
+        | UpstreamState::Unproved { host, .. } => (Some(host), None, None),
         _ => (None, None, None),
     };
     UpstreamStatus {
@@ -130,6 +133,21 @@ fn upstream_status(hub: &Hub) -> UpstreamStatus {
         host: host.cloned(),
         timeline: timeline.copied(),
         start_lsn: start.copied(),
+        proof: proof.as_ref().map(proof_status),
+        weak_joins,
+    }
+}
+
+fn proof_status(proof: &Proof) -> ProofStatus {
+    ProofStatus {
+        outcome: match proof.strength {
+            Strength::Proved { .. } => ProofOutcome::Proved,
+            Strength::Weak { .. } => ProofOutcome::Weak,
+        },
+        timeline: proof.shared.tli,
+        from_lsn: proof.from,
+        to_lsn: proof.shared.end,
+        text: proof.to_string(),
     }
 }
 

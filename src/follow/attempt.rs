@@ -16,6 +16,7 @@ use crate::store::evidence::WalSource;
 use crate::store::retention::Receiving;
 use crate::upstream::login::start_replication;
 use crate::upstream::position::Position;
+use crate::upstream::proof::Proof;
 use crate::upstream::state::UpstreamState;
 use crate::wal::{Lsn, TimelineId};
 use crate::wire::conninfo::TargetSessionAttrs;
@@ -41,6 +42,7 @@ struct Begun<S> {
     tli: TimelineId,
     start: Lsn,
     source: WalSource,
+    proof: Option<Proof>,
 }
 
 impl<E: Environment> Task<E> {
@@ -72,7 +74,7 @@ impl<E: Environment> Task<E> {
                 return None;
             }
         };
-        let Begun { link, tli, start, source } = begun;
+        let Begun { link, tli, start, source, proof } = begun;
         let (socket, unread) = link.leave();
         let stream = Stream { socket, unread, start, tli, source: source.clone() };
         if let Err(fault) = self.parts.environment.hand_over(stream).await {
@@ -84,6 +86,7 @@ impl<E: Environment> Task<E> {
             return None;
         }
         self.source = source;
+        self.parts.hub.course.joined(proof);
         self.progress.begins();
         let mut news = Vec::new();
         let state = UpstreamState::Streaming { host: name.clone(), tli, start };
@@ -152,14 +155,7 @@ impl<E: Environment> Task<E> {
         };
         let limit = Some(config.wal_receiver_timeout).filter(|t| !t.is_zero());
         let limit = limit.unwrap_or(DEFAULT_ATTEMPT);
-        let first = FIRST_MESSAGE.min(limit / 2);
-        // An upstream that has answered everything and has nothing to send is not late.
-        match timeout(limit + first, self.begin(link, name, first)).await {
-            Ok(begun) => begun,
-            Err(_) => {
-                Err(AttemptFailure::other(format!("{name}: no answer within wal_receiver_timeout")))
-            }
-        }
+        self.begin(link, name, limit).await
     }
 
     /// How long a host may take to accept us when no timeout is set. With an archive there is
@@ -172,26 +168,44 @@ impl<E: Environment> Task<E> {
         }
     }
 
-    /// Asks for a stream and waits at most `first` for its first message.
+    /// Asks the server who it is, has it show our WAL, and asks for a stream. Each of the three has
+    /// to be answered within `limit`, but a long comparison may take longer.
     async fn begin(
         &mut self,
         mut link: Link<E::Socket>,
         name: &str,
-        first: Duration,
+        limit: Duration,
     ) -> Result<Begun<E::Socket>, AttemptFailure> {
-        let hub = Arc::clone(&self.parts.hub);
-        if let Some(objection) = self.objection(&mut link).await? {
+        let late =
+            |_| AttemptFailure::other(format!("{name}: no answer within wal_receiver_timeout"));
+        let objection = timeout(limit, self.objection(&mut link)).await.map_err(late)?;
+        if let Some(objection) = objection? {
             link.close().await;
             return Err(AttemptFailure::other(format!("{name}: {objection}")));
         }
-        let mut asked = ask(link, name).await?;
-        let Joining { tli, at, position } = match self.join(&mut asked).await {
+        let mut asked = timeout(limit, ask(link, name)).await.map_err(late)??;
+        let joining = match self.join(&mut asked, limit).await {
             Err(AttemptFailure::State(state)) => {
                 asked.link.close().await;
                 return Err(AttemptFailure::State(state));
             }
             joining => joining?,
         };
+        let first = FIRST_MESSAGE.min(limit / 2);
+        // An upstream that has answered everything and has nothing to send is not late.
+        timeout(limit + first, self.request(asked, joining, name, first)).await.map_err(late)?
+    }
+
+    /// Asks for a stream and waits at most `first` for its first message.
+    async fn request(
+        &mut self,
+        asked: IdentifiedServer<E::Socket>,
+        joining: Joining,
+        name: &str,
+        first: Duration,
+    ) -> Result<Begun<E::Socket>, AttemptFailure> {
+        let hub = Arc::clone(&self.parts.hub);
+        let Joining { tli, at, position, proof } = joining;
         let IdentifiedServer { mut link, seen, data_directory_mode, history, source } = asked;
         self.save_histories(&mut link, tli, seen.tli, history).await?;
         if seen.path.is_empty() {
@@ -227,7 +241,7 @@ impl<E: Environment> Task<E> {
             parameters: link.welcome.parameters.clone(),
         });
         self.remember(identity, position, tli, start).await?;
-        Ok(Begun { link, tli, start, source })
+        Ok(Begun { link, tli, start, source, proof })
     }
 
     /// Asks for the stream, and waits at most `first` for its first message.

@@ -14,7 +14,7 @@ use crate::store::retention::Hold;
 use crate::upstream::login::start_replication;
 use crate::upstream::place::{Place, Span};
 use crate::upstream::state::UpstreamState;
-use crate::wal::{Lsn, SegmentName, SegmentSize};
+use crate::wal::{Lsn, SegmentName, SegmentSize, TimelineId};
 use crate::wire::date::date_millis;
 use crate::wire::sqlstate;
 use std::io;
@@ -201,6 +201,10 @@ pub(super) enum Compared {
 }
 
 impl Compared {
+    pub(super) fn unreadable(error: &io::Error) -> Self {
+        Self::Unreadable(format!("our own cannot be read: {error}"))
+    }
+
     /// The upstream that this came of was barred by a difference, or is to be now; `None` when it
     /// has our bytes.
     pub(super) fn diverged(self, hub: &Hub, source: &WalSource) -> Option<UpstreamState> {
@@ -222,16 +226,19 @@ impl Compared {
 pub(super) const OTHER_WAL: &str =
     "the upstream has other WAL under positions that are stored here";
 
-/// Compares the upstream's WAL in `span` with ours.
+/// Compares the upstream's WAL in `span` with ours. Its own timeline is `theirs`: the span may be in
+/// a file of ours of a later one.
 pub(super) async fn compare<E: Environment>(
     parts: &Arc<Parts<E>>,
     link: &mut Link<E::Socket>,
     span: Span,
+    theirs: TimelineId,
 ) -> Result<Compared, LinkFault> {
     let Some(identity) = parts.hub.identity() else {
         return Ok(Compared::Unreadable("our own is of no cluster".to_owned()));
     };
-    let theirs = match fetch(link, span).await {
+    let asked = Span { tli: span.tli.min(theirs), ..span };
+    let theirs = match fetch(link, asked).await {
         Ok(theirs) => theirs,
         Err(LinkFault::Server(error)) if error.sqlstate == sqlstate::UNDEFINED_FILE => {
             return Ok(Compared::Removed(format!(
@@ -245,7 +252,7 @@ pub(super) async fn compare<E: Environment>(
     let reading = parts.environment.blocking(move || read_own(&reader.environment, span, size));
     let ours = match reading.await.flatten() {
         Ok(ours) => ours,
-        Err(error) => return Ok(Compared::Unreadable(format!("our own cannot be read: {error}"))),
+        Err(error) => return Ok(Compared::unreadable(&error)),
     };
     Ok(match ours.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs) {
         None => Compared::Same,

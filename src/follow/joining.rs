@@ -3,7 +3,9 @@
 
 use super::difference::{self, Compared, OTHER_WAL, barred_by};
 use super::environment::Environment;
+use super::link::LinkFault;
 use super::outcome::AttemptFailure;
+use super::proof::{Shown, compare_back, refuses};
 use super::questions::IdentifiedServer;
 use super::{LOG, Task};
 use crate::store::evidence::WalSource;
@@ -11,9 +13,12 @@ use crate::store::switch::Switch;
 use crate::upstream::judge::{Known, Verdict, judge};
 use crate::upstream::place::Span;
 use crate::upstream::position::Position;
+use crate::upstream::proof::{Proof, SharedEnd};
 use crate::upstream::state::UpstreamState;
 use crate::wal::{Lsn, TimelineId};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// A server may be followed.
 pub(super) struct Joining {
@@ -21,6 +26,8 @@ pub(super) struct Joining {
     pub(super) at: StreamStart,
     /// Where the receive role stands.
     pub(super) position: Position,
+    /// What it has shown of our WAL; `None` when there is none.
+    pub(super) proof: Option<Proof>,
 }
 
 /// Where the stream begins.
@@ -33,40 +40,49 @@ pub(super) enum StreamStart {
 }
 
 impl<E: Environment> Task<E> {
-    /// Does what the verdicts about a server ask for, until it may be followed or not.
+    /// Does what the verdicts about a server ask for, until it may be followed or not. Each of its
+    /// answers has to come within `limit`.
     pub(super) async fn join(
         &mut self,
         asked: &mut IdentifiedServer<E::Socket>,
+        limit: Duration,
     ) -> Result<Joining, AttemptFailure> {
-        let mut same = None;
+        let mut proof: Option<Proof> = None;
         loop {
             self.settle_difference().await.map_err(AttemptFailure::other)?;
-            let known = Known { same, ..self.known(&asked.source).map_err(AttemptFailure::other)? };
+            let known = self.known(&asked.source).map_err(AttemptFailure::other)?;
+            let known = Known { shown: proof.as_ref().map(|proof| proof.shared), ..known };
             let position = known.position;
             let (tli, at) = match judge(&asked.seen, &known) {
                 Verdict::Start { tli, start } => (tli, StreamStart::At(start)),
                 Verdict::FindOldest { tli, newest } => (tli, StreamStart::Oldest { newest }),
                 Verdict::Not(state) => return Err(AttemptFailure::State(state)),
                 Verdict::Switch { next, at } => {
-                    self.switch(asked, next, at).await?;
+                    if let Some(state) = self.accept(asked, proof.as_ref()) {
+                        return Err(AttemptFailure::State(state));
+                    }
+                    within(limit, self.switch(asked, next, at)).await?;
+                    // What was compared ends where the next timeline begins.
+                    if let Some(proof) = &mut proof {
+                        proof.shared.tli = next;
+                    }
                     continue;
                 }
                 Verdict::Compare(span) => {
-                    let compared = difference::compare(&self.parts, &mut asked.link, span).await?;
-                    if let Some(state) = compared.diverged(&self.parts.hub, &asked.source) {
-                        return Err(AttemptFailure::State(state));
-                    }
-                    let why = format!("{} has our WAL there", asked.seen.host);
-                    self.agreed(&asked.source, &why).await.map_err(AttemptFailure::other)?;
+                    within(limit, self.compare_place(asked, span)).await?;
                     continue;
                 }
-                Verdict::CompareFork(span) => {
-                    self.compare_fork(asked, span).await?;
-                    same = Some(span);
+                Verdict::Prove(shared) => {
+                    let shown = Known { shown: Some(shared), ..known };
+                    let then = judge(&asked.seen, &shown);
+                    proof = Some(self.prove(asked, shared, &then, limit).await?);
                     continue;
                 }
             };
-            return Ok(Joining { tli, at, position });
+            if let Some(state) = self.accept(asked, proof.as_ref()) {
+                return Err(AttemptFailure::State(state));
+            }
+            return Ok(Joining { tli, at, position, proof });
         }
     }
 
@@ -79,42 +95,85 @@ impl<E: Environment> Task<E> {
             position: hub.position(),
             forks: self.own_forks()?,
             differs: barred_by(hub, source),
-            same: None,
-            oldest: hub.holds.unbroken_from(),
+            shown: None,
             start_from: self.progress.start_from(),
         })
     }
 
-    /// Checks that the server has our bytes in `span`, before the timeline is left with it. Other
-    /// bytes are evidence of another history. Where no difference stands, a server that has
-    /// removed that WAL is believed.
-    async fn compare_fork(
+    /// Checks that the server has our bytes where a difference was found.
+    async fn compare_place(
         &mut self,
         asked: &mut IdentifiedServer<E::Socket>,
         span: Span,
     ) -> Result<(), AttemptFailure> {
+        let IdentifiedServer { link, seen, source, .. } = asked;
+        let compared = difference::compare(&self.parts, link, span, seen.tli).await?;
+        if let Some(state) = compared.diverged(&self.parts.hub, source) {
+            return Err(AttemptFailure::State(state));
+        }
+        let why = format!("{} has our WAL there", seen.host);
+        self.agreed(source, &why).await.map_err(AttemptFailure::other)
+    }
+
+    /// Compares our WAL up to `shared` with the server's. Other bytes are evidence of another
+    /// history. What the server no longer has proves nothing, and where no difference stands it is
+    /// believed. So it is when ours cannot be read, but then no timeline is left for it. `then` is
+    /// what follows if all is the same.
+    async fn prove(
+        &mut self,
+        asked: &mut IdentifiedServer<E::Socket>,
+        shared: SharedEnd,
+        then: &Verdict,
+        limit: Duration,
+    ) -> Result<Proof, AttemptFailure> {
         let hub = Arc::clone(&self.parts.hub);
         let IdentifiedServer { link, source, .. } = asked;
-        let compared = difference::compare(&self.parts, link, span).await?;
+        let compared = match compare_back(&self.parts, link, shared, limit).await? {
+            Shown::Same(proof) => match (proof.from, proof.weakness()) {
+                (None, Some(why)) if barred_by(&hub, source).is_some() => {
+                    Compared::Removed(why.to_owned())
+                }
+                _ => return Ok(proof),
+            },
+            Shown::Not(compared) => compared,
+        };
         match &compared {
             Compared::Differs(at) => {
                 self.keep_difference(source.clone(), *at, OTHER_WAL).await;
             }
             Compared::Unreadable(why) if barred_by(&hub, source).is_none() => {
-                let why = format!("timeline {} is not left at {}: {why}", span.tli, span.to);
+                if !matches!(then, Verdict::Switch { .. }) {
+                    return Ok(Proof::none(shared, why.clone()));
+                }
+                let SharedEnd { tli, end } = shared;
+                let why = format!("timeline {tli} is not left at {end}: {why}");
                 return Err(AttemptFailure::other(why));
             }
-            Compared::Same | Compared::Unreadable(_) => {}
-            Compared::Removed(why) => tracing::warn!(
-                target: LOG,
-                "WAL before the end of timeline {} at {} is not compared with that of {}: {why}",
-                span.tli, span.to, source.name
-            ),
+            Compared::Same | Compared::Unreadable(_) | Compared::Removed(_) => {}
         }
-        match compared.diverged(&hub, source) {
-            Some(state) => Err(AttemptFailure::State(state)),
-            None => Ok(()),
+        let state = compared.diverged(&hub, source);
+        Err(state
+            .map_or_else(|| AttemptFailure::other("nothing was compared"), AttemptFailure::State))
+    }
+
+    /// The server is to be followed with what it has shown. Returns the state when that is less than
+    /// the operator asks for.
+    fn accept(
+        &self,
+        asked: &IdentifiedServer<E::Socket>,
+        proof: Option<&Proof>,
+    ) -> Option<UpstreamState> {
+        let proof = proof.filter(|proof| proof.weakness().is_some())?;
+        let host = asked.seen.host.clone();
+        if refuses(&self.parts.hub, proof) {
+            return Some(UpstreamState::Unproved { host, why: proof.to_string() });
         }
+        tracing::warn!(
+            target: LOG,
+            "it is not proved that {host} has this hub's history, and it is followed all the same: \
+             {proof}"
+        );
+        None
     }
 
     /// Our timeline ended at `at`, and `next` follows: saves the histories, then the switch, and
@@ -155,4 +214,12 @@ impl<E: Environment> Task<E> {
         let host = asked.seen.host.clone();
         Err(AttemptFailure::State(UpstreamState::Refused { host, why }))
     }
+}
+
+/// An answer that takes longer is none.
+async fn within<T>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, AttemptFailure>>,
+) -> Result<T, AttemptFailure> {
+    timeout(limit, answer).await.unwrap_or(Err(AttemptFailure::Link(LinkFault::Silent)))
 }

@@ -36,6 +36,8 @@ pub(super) enum LinkFault {
     Server(ServerError),
     #[error("server closed the connection unexpectedly")]
     Closed,
+    #[error("no answer within wal_receiver_timeout")]
+    Silent,
     #[error("connection lost: {0}")]
     Io(io::Error),
     #[error("invalid message from the server: {0}")]
@@ -187,31 +189,44 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     /// After CopyBothResponse: the WAL of the stream, which begins at `from`, up to `to`.
     pub(super) async fn wal(&mut self, from: Lsn, to: Lsn) -> Result<Vec<u8>, LinkFault> {
         let len = usize::try_from(to.bytes_since(from)).unwrap_or(usize::MAX);
-        let senseless = |what: &str| LinkFault::Protocol(what.to_owned());
         let mut wal = Vec::new();
         while wal.len() < len {
+            wal.extend(self.more_wal(from.saturating_add(wal.len() as u64)).await?);
+        }
+        wal.truncate(len);
+        Ok(wal)
+    }
+
+    /// After CopyBothResponse: the next WAL of the stream, which begins at `from`.
+    pub(super) async fn more_wal(&mut self, from: Lsn) -> Result<Vec<u8>, LinkFault> {
+        let senseless = |what: &str| LinkFault::Protocol(what.to_owned());
+        loop {
             let next = next_message(&self.unread);
             let next = next.map_err(|e| LinkFault::Protocol(e.to_string()))?;
             let Some((message, taken)) = next else {
                 fill(&mut self.socket, &mut self.unread).await?;
                 continue;
             };
-            match message {
-                StreamMessage::Wal { start, wal: piece } => {
-                    if start != from.saturating_add(wal.len() as u64) {
-                        return Err(senseless("WAL from another position than requested"));
-                    }
-                    wal.extend_from_slice(piece.get(..len - wal.len()).unwrap_or(piece));
+            let wal = match message {
+                StreamMessage::Wal { start, .. } if start != from => {
+                    return Err(senseless("WAL from another position than requested"));
                 }
-                StreamMessage::ReplyWanted | StreamMessage::Nothing => {}
-                StreamMessage::Error(error) => return Err(LinkFault::Server(error)),
+                StreamMessage::Wal { wal, .. } => wal.to_vec(),
+                StreamMessage::ReplyWanted | StreamMessage::Nothing => Vec::new(),
+                // Commands may follow.
+                StreamMessage::Error(_) => {
+                    let failed = self.collect().await.err();
+                    return Err(failed.unwrap_or_else(|| senseless("the stream ended")));
+                }
                 StreamMessage::CopyDone | StreamMessage::Next { .. } | StreamMessage::ShutDown => {
                     return Err(senseless("the stream ended before the requested WAL"));
                 }
-            }
+            };
             self.unread.advance(taken);
+            if !wal.is_empty() {
+                return Ok(wal);
+            }
         }
-        Ok(wal)
     }
 
     /// ShuttingDown a stream; commands may follow.

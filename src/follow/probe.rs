@@ -7,7 +7,9 @@ use super::difference::{self, barred_by};
 use super::environment::Environment;
 use super::histories::forks_of;
 use super::link::{Link, LinkFault, StartReply};
-use super::questions::{ask, nature};
+use super::outcome::AttemptFailure;
+use super::proof::{Shown, compare_back, refuses};
+use super::questions::{IdentifiedServer, ask, nature};
 use crate::hub::Hub;
 use crate::hub::course::Upstream;
 use crate::store::evidence::WalSource;
@@ -89,26 +91,57 @@ async fn answer<E: Environment>(
         Link::open(&parts.environment, conninfo, host, parts.hub.instance, &config.cluster_name);
     let mut link = timeout(limit, open).await.map_err(late)??;
     let target = conninfo.target_session_attrs;
-    let talk = async {
+    let questions = async {
         if !matches!(target, TargetSessionAttrs::Any | TargetSessionAttrs::PreferStandby)
             && let Some(why) = target.objection(nature(&mut link).await?)
         {
-            return Ok(Some(UpstreamState::Disconnected { why: why.to_owned() }));
+            return Ok(Err(UpstreamState::Disconnected { why: why.to_owned() }));
         }
-        let asked = ask(link, &host.to_string()).await?;
-        let known = match known(&parts.hub, &asked.source) {
-            Ok(known) => known,
-            Err(why) => return Ok(Some(UpstreamState::Disconnected { why })),
-        };
-        let verdict = judge(&asked.seen, &known);
-        let mut link = asked.link;
-        let found = match verdict {
-            Verdict::Not(state) => Ok(Some(state)),
-            Verdict::Compare(span) | Verdict::CompareFork(span) => {
-                let compared = difference::compare(parts, &mut link, span).await;
-                compared.map(|compared| compared.diverged(&parts.hub, &asked.source))
+        Ok::<_, LinkFault>(Ok(ask(link, &host.to_string()).await?))
+    };
+    let mut asked = match timeout(DEFAULT_ATTEMPT, questions).await.map_err(late)?? {
+        Ok(asked) => asked,
+        Err(state) => return Ok(Some(state)),
+    };
+    let found = match known(&parts.hub, &asked.source) {
+        Ok(known) => judged(parts, &mut asked, known).await,
+        Err(why) => Ok(Some(UpstreamState::Disconnected { why })),
+    };
+    asked.link.close().await;
+    found
+}
+
+/// Could this server continue? Returns `None` if so.
+async fn judged<E: Environment>(
+    parts: &Arc<Parts<E>>,
+    asked: &mut IdentifiedServer<E::Socket>,
+    known: Known,
+) -> Result<Option<UpstreamState>, LinkFault> {
+    let late = |_| LinkFault::Connect(std::io::ErrorKind::TimedOut.into());
+    let IdentifiedServer { link, seen, source, .. } = asked;
+    let mut verdict = judge(seen, &known);
+    if let Verdict::Prove(shared) = verdict {
+        match compare_back(parts, link, shared, DEFAULT_ATTEMPT).await {
+            Ok(Shown::Same(proof)) if refuses(&parts.hub, &proof) => {
+                let (host, why) = (seen.host.clone(), proof.to_string());
+                return Ok(Some(UpstreamState::Unproved { host, why }));
             }
-            Verdict::Switch { .. } | Verdict::FindOldest { .. } => Ok(None),
+            Ok(Shown::Same(_)) => {}
+            Ok(Shown::Not(compared)) => return Ok(compared.diverged(&parts.hub, source)),
+            Err(AttemptFailure::Link(fault)) => return Err(fault),
+            Err(AttemptFailure::State(state)) => return Ok(Some(state)),
+            Err(AttemptFailure::Removed { .. }) => return Ok(None),
+        }
+        verdict = judge(seen, &Known { shown: Some(shared), ..known });
+    }
+    let answer = async {
+        match verdict {
+            Verdict::Not(state) => Ok(Some(state)),
+            Verdict::Compare(span) => {
+                let compared = difference::compare(parts, link, span, seen.tli).await;
+                compared.map(|compared| compared.diverged(&parts.hub, source))
+            }
+            Verdict::Prove(_) | Verdict::Switch { .. } | Verdict::FindOldest { .. } => Ok(None),
             // Only its answer shows whether it still has the WAL.
             Verdict::Start { tli, start } => {
                 match link.start(&start_replication(None, start, tli)).await? {
@@ -121,11 +154,9 @@ async fn answer<E: Environment>(
                     }
                 }
             }
-        };
-        link.close().await;
-        found
+        }
     };
-    timeout(DEFAULT_ATTEMPT, talk).await.map_err(late)?
+    timeout(DEFAULT_ATTEMPT, answer).await.map_err(late)?
 }
 
 /// What this hub holds now, while WAL is coming in, and what counts when `source` is judged.
@@ -144,8 +175,7 @@ fn known(hub: &Hub, source: &WalSource) -> Result<Known, String> {
         position,
         forks,
         differs: barred_by(hub, source),
-        same: None,
-        oldest: hub.holds.unbroken_from(),
+        shown: None,
         start_from: StartFrom::Current,
     })
 }

@@ -4,7 +4,7 @@ mod paused;
 
 use super::{ENDS, ORDERS, Parts, System, UpstreamOrder, run};
 use crate::cluster::instance::{InstanceId, InstancePath};
-use crate::config::{Config, MissingSlot, OnGap};
+use crate::config::{Config, MissingSlot, OnGap, WeakProof};
 use crate::control::tests::keeper_that;
 use crate::data::handoff::{Inbox, Mailbox, ToCore, UpstreamHandoff, mailbox};
 use crate::hub::{Hub, tests};
@@ -408,6 +408,15 @@ fn receiving(directory: &std::path::Path, ours: u8) -> Scene {
 }
 
 fn receiving_with(directory: &std::path::Path, ours: u8, holds: Holds) -> Scene {
+    receiving_as(directory, ours, holds, WeakProof::Accept)
+}
+
+fn receiving_as(
+    directory: &std::path::Path,
+    ours: u8,
+    holds: Holds,
+    weak_proof: WeakProof,
+) -> Scene {
     let layout = Layout::new(directory);
     std::fs::create_dir(layout.wal()).unwrap();
     let size = SegmentSize::new(16 << 20).unwrap();
@@ -415,7 +424,10 @@ fn receiving_with(directory: &std::path::Path, ours: u8, holds: Holds) -> Scene 
     let name = SegmentName { tli: TimelineId::FIRST, no, size };
     std::fs::write(layout.partial(name), [ours; 0x4000]).unwrap();
     let server = Server { xlogpos: "0/5004000", ..SERVER };
-    let scene = Scene::with(server, holds, |config| config.directory = directory.to_owned());
+    let scene = Scene::with(server, holds, |config| {
+        config.directory = directory.to_owned();
+        config.weak_proof = weak_proof;
+    });
     let tli = scene.stream().tli;
     let (durable, start) = (Lsn::new(0x500_4000), Lsn::new(0x500_2000));
     scene.hub.set_position(Position::At { tli, durable, start });
@@ -429,7 +441,9 @@ fn a_difference_is_kept_until_a_source_has_our_bytes_at_that_place() {
     scene.server.lock().unwrap().wal = Some(0xBB);
     scene.end(UpstreamEnd::Diverged { at: Lsn::new(0x500_2100), detail: "other".to_owned() });
     scene.wait_for("diverged");
-    let saved = scene.saved();
+    let mut saved = scene.saved();
+    // That is in the keeper's other lane.
+    saved.retain(|what| what != "streaming");
     assert_eq!(saved[saved.len() - 2..], ["evidence 1 0/5002100", "diverged"], "{saved:?}");
 
     // The hub asks repeatedly for that position, and for no stream.
@@ -483,13 +497,13 @@ fn another_source_clears_a_difference_for_all_but_its_author() {
     assert!(standing.against(&gone).is_some(), "{standing:?}");
     assert_eq!(scene.hub.holds.oldest_hold(), None, "nothing is kept for it");
 
-    // It is not asked for the place any more, and the evidence stays as it is.
+    // It is asked for our WAL as everybody is, not for the place, and the evidence stays as it is.
     let asked = |text: &str| scene.asked.lock().unwrap().iter().filter(|a| *a == text).count();
     let question = "START_REPLICATION 0/5000000 TIMELINE 1";
     let before = asked(question);
     scene.end(UpstreamEnd::TimedOut);
     scene.stream();
-    assert_eq!(asked(question), before);
+    assert_eq!(asked(question), before + 1);
 
     // A difference of its own stands beside what stands against the other.
     scene.server.lock().unwrap().wal = Some(0xBB);
@@ -552,7 +566,7 @@ fn behind_a_fork(directory: &std::path::Path, ours: u8) -> Scene {
     scene
 }
 
-const LAST_OF_TIMELINE_1: &str = "START_REPLICATION 0/2EFE000 TIMELINE 1";
+const LAST_OF_TIMELINE_1: &str = "START_REPLICATION 0/2000000 TIMELINE 1";
 
 #[test]
 fn who_left_our_timeline_before_a_difference_has_to_show_our_wal_up_to_there() {
@@ -563,7 +577,7 @@ fn who_left_our_timeline_before_a_difference_has_to_show_our_wal_up_to_there() {
     scene.server.lock().unwrap().wal = Some(0xBB);
     scene.end(UpstreamEnd::Diverged { at: Lsn::new(0x300_0050), detail: "other".to_owned() });
     scene.wait_for("evidence 1 0/3000050");
-    scene.wait_for_state("another history from 0/2EFE000 on");
+    scene.wait_for_state("another history from 0/2000000 on");
     assert!(!scene.saved().iter().any(|saved| saved.starts_with("Switch")), "{:?}", scene.saved());
 
     scene.server.lock().unwrap().wal = Some(0xAA);
@@ -572,6 +586,92 @@ fn who_left_our_timeline_before_a_difference_has_to_show_our_wal_up_to_there() {
     });
     assert!(!scene.hub.course.evidence().is_empty(), "until our WAL from there on is set aside");
     assert!(scene.asked.lock().unwrap().iter().any(|asked| asked == LAST_OF_TIMELINE_1));
+}
+
+/// Whether the two have one history there is not known then.
+#[test]
+fn a_timeline_is_not_left_while_our_wal_before_the_fork_cannot_be_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let scene = behind_a_fork(directory.path(), 0xAA);
+    let layout = Layout::new(directory.path());
+    let size = SegmentSize::new(16 << 20).unwrap();
+    let no = Lsn::new(0x200_0000).segment(size);
+    let file = layout.segment(SegmentName { tli: TimelineId::FIRST, no, size });
+    let away = directory.path().join("away");
+    std::fs::rename(&file, &away).unwrap();
+    let (durable, start) = (Lsn::new(0x300_0100), Lsn::new(0x2FF_E000));
+    scene.hub.set_position(Position::At { tli: TimelineId::FIRST, durable, start });
+    scene.server.lock().unwrap().wal = Some(0xAA);
+    scene.end(UpstreamEnd::TimedOut);
+    scene.wait_for_state("timeline 1 is not left at 0/3000000");
+    assert!(!scene.saved().iter().any(|saved| saved.starts_with("Switch")), "{:?}", scene.saved());
+    assert!(scene.inbox.is_empty());
+
+    std::fs::rename(&away, &file).unwrap();
+    scene.wait_until("it switches", || {
+        scene.saved().iter().any(|saved| saved.starts_with("Switch"))
+    });
+}
+
+#[test]
+fn an_upstream_behind_us_is_compared_and_then_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let scene = receiving(directory.path(), 0xAA);
+    {
+        let mut server = scene.server.lock().unwrap();
+        server.xlogpos = "0/5003000";
+        server.wal = Some(0xAA);
+    }
+    scene.end(UpstreamEnd::TimedOut);
+    scene.wait_for_state("waiting for upstream");
+    assert!(scene.hub.course.evidence().is_empty());
+    let asked = "START_REPLICATION 0/5000000 TIMELINE 1";
+    assert!(scene.asked.lock().unwrap().iter().any(|text| text == asked));
+
+    // It was rolled back, and wrote something else.
+    scene.server.lock().unwrap().wal = Some(0xBB);
+    scene.wait_for_state("another history from 0/5000000 on");
+    scene.wait_for("evidence 1 0/5000000");
+
+    // Its WAL is ours again.
+    {
+        let mut server = scene.server.lock().unwrap();
+        server.xlogpos = "0/5004000";
+        server.wal = Some(0xAA);
+    }
+    scene.stream();
+    assert!(scene.hub.course.evidence().is_empty());
+}
+
+#[test]
+fn a_weak_proof_is_followed_and_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let scene = receiving(directory.path(), 0xAA);
+    scene.server.lock().unwrap().wal = Some(0xAA);
+    scene.end(UpstreamEnd::TimedOut);
+    scene.stream();
+    let weak = || {
+        let (proof, joins) = scene.hub.course.proof();
+        (proof.unwrap().from, joins)
+    };
+    scene.wait_until("it is counted", || weak() == (Some(Lsn::new(0x500_0000)), 1));
+    // The upstream has removed what is older.
+    scene.server.lock().unwrap().oldest = Lsn::new(0x500_2000);
+    scene.end(UpstreamEnd::TimedOut);
+    scene.stream();
+    scene.wait_until("it is counted", || weak() == (None, 2));
+}
+
+#[test]
+fn a_weak_proof_is_refused_where_a_proof_is_required() {
+    let directory = tempfile::tempdir().unwrap();
+    let scene = receiving_as(directory.path(), 0xAA, Holds::new(Lsn::INVALID), WeakProof::Refuse);
+    scene.server.lock().unwrap().wal = Some(0xAA);
+    scene.end(UpstreamEnd::TimedOut);
+    scene.wait_for("upstream not proved");
+    scene.wait_for_state("weak: WAL from 0/5000000 to 0/5004000 on timeline 1 is the same, but");
+    assert!(scene.inbox.is_empty());
+    assert_eq!(scene.hub.course.proof().1, 0);
 }
 
 #[test]

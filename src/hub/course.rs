@@ -5,6 +5,7 @@
 use crate::store::abandoned::Abandoned;
 use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::evidence::Evidence;
+use crate::upstream::proof::Proof;
 use crate::upstream::state::UpstreamState;
 use crate::wire::conninfo::{Conninfo, ConninfoFault};
 use crate::wire::secret::Secret;
@@ -58,6 +59,8 @@ struct Inner {
     evidence: Arc<Evidence>,
     abandoned: Arc<Abandoned>,
     standing: Standing,
+    proof: Option<Proof>,
+    weak_joins: u64,
 }
 
 impl Course {
@@ -71,6 +74,8 @@ impl Course {
             evidence: Arc::default(),
             abandoned: Arc::default(),
             standing,
+            proof: None,
+            weak_joins: 0,
         }))
     }
 
@@ -158,6 +163,21 @@ impl Course {
     /// Sets the state.
     pub fn set_standing(&self, standing: Standing) {
         self.lock().standing = standing;
+    }
+
+    /// An upstream is followed, and has shown this; `None` when there was no WAL yet.
+    pub fn joined(&self, proof: Option<Proof>) {
+        let mut inner = self.lock();
+        let is_weak = proof.as_ref().is_some_and(|proof| proof.weakness().is_some());
+        inner.weak_joins += u64::from(is_weak);
+        inner.proof = proof;
+    }
+
+    /// What the upstream that is followed, or was the last, has shown of our WAL; and how often one
+    /// was followed since the start that had not proved to have our history.
+    pub fn proof(&self) -> (Option<Proof>, u64) {
+        let inner = self.lock();
+        (inner.proof.clone(), inner.weak_joins)
     }
 
     // A panic ends the process (`panic = "abort"`); only tests can poison the lock.

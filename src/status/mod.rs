@@ -33,5 +33,6 @@ pub use retention::{KeptBy, LosingSlot, RetentionStatus};
 pub use slots::SlotStatus;
 pub use standbys::{DivergedStandby, StandbyStatus, StandbysStatus};
 pub use upstream::{
-    AbandonedStatus, EvidenceStatus, FenceStatus, FollowedUpstream, SetBy, UpstreamStatus,
+    AbandonedStatus, EvidenceStatus, FenceStatus, FollowedUpstream, ProofOutcome, ProofStatus,
+    SetBy, UpstreamStatus,
 };

@@ -81,6 +81,12 @@ pub fn write_hub(status: &HubStatus, out: &mut impl Write) -> io::Result<()> {
     line("Server version", or_none(status.server_version.as_ref()))?;
     line("Upstream", status.upstream.text.clone())?;
     line("  since", date_millis(status.upstream.since))?;
+    if let Some(proof) = &status.upstream.proof {
+        line("  history", proof.text.clone())?;
+    }
+    if status.upstream.weak_joins > 0 {
+        line("  weak proofs", format!("{} since the start", status.upstream.weak_joins))?;
+    }
     if let Some(fence) = &status.fence {
         line("Fence", fence_text(fence))?;
     }

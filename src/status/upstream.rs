@@ -24,6 +24,40 @@ pub struct UpstreamStatus {
     /// The position from which it is streamed.
     #[serde(default, with = "form::optional")]
     pub start_lsn: Option<Lsn>,
+    /// What the upstream that is followed, or was the last, has shown of the hub's WAL.
+    #[serde(default)]
+    pub proof: Option<ProofStatus>,
+    /// How often since the start an upstream was followed whose proof was weak.
+    #[serde(default)]
+    pub weak_joins: u64,
+}
+
+/// What an upstream has shown of the hub's WAL before it was followed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProofStatus {
+    /// Is it a proof?
+    pub outcome: ProofOutcome,
+    /// The timeline.
+    #[serde(with = "form::plain")]
+    pub timeline: TimelineId,
+    /// WAL was compared from there on; none when that is unknown or nothing was.
+    #[serde(default, with = "form::optional")]
+    pub from_lsn: Option<Lsn>,
+    /// And up to there.
+    #[serde(with = "form::plain")]
+    pub to_lsn: Lsn,
+    /// In words.
+    pub text: String,
+}
+
+/// What equal WAL proves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProofOutcome {
+    /// One history.
+    Proved,
+    /// Nothing: two histories may look the same that far.
+    Weak,
 }
 
 /// Which upstream is followed.

@@ -3,10 +3,12 @@
 //!
 //! Histories are compared, never timeline numbers. An upstream that is merely behind is waited for;
 //! one of another cluster, or of another branch, is refused. Where a difference was found before,
-//! no upstream is followed past it unless it has shown the same bytes there. One whose history
-//! leaves our timeline has to show our bytes up to where it left, before we leave ours for it.
+//! no upstream is followed past it unless it has shown the same bytes there. Each has to show our
+//! WAL up to the end of what it shares with us: before it streams, before it is waited for, and
+//! before our timeline is left for another.
 
 use super::place::{Place, Span};
+use super::proof::SharedEnd;
 use super::state::UpstreamState;
 use crate::cluster::instance::{InstanceId, InstancePath};
 use crate::timeline::Forks;
@@ -46,10 +48,8 @@ pub struct Known {
     pub forks: Option<Vec<(TimelineId, Lsn)>>,
     /// Where another source had other bytes than ours, as long as that is unresolved.
     pub differs: Option<Place>,
-    /// What this upstream has shown since it was connected to, and was the same as ours.
-    pub same: Option<Span>,
-    /// Our WAL from there on is here.
-    pub oldest: Lsn,
+    /// Up to where this upstream has shown our WAL since it was connected to.
+    pub shown: Option<SharedEnd>,
     /// Where an empty directory begins.
     pub start_from: StartFrom,
 }
@@ -67,11 +67,11 @@ pub enum Verdict {
     /// Compare this WAL, which holds the place of the difference, with ours first. When it is the
     /// same the difference is resolved: decide again.
     Compare(Span),
-    /// The upstream's history leaves our timeline, and we would follow it there: compare this WAL,
-    /// the last before it left. When it is the same, or when the upstream no longer has it and no
-    /// difference stands, decide again with it as [`Known::same`]. A difference at or after that
-    /// stands until our WAL at its place has been set aside.
-    CompareFork(Span),
+    /// Compare our WAL that ends there with the upstream's, far enough back to prove that it is one
+    /// history. When it is the same, decide again with it as [`Known::shown`]. A difference at or
+    /// after the end, where the upstream leaves our timeline, stands until our WAL at its place has
+    /// been set aside.
+    Prove(SharedEnd),
     /// Look for the oldest segment first.
     FindOldest {
         /// On this timeline.
@@ -165,16 +165,23 @@ fn go_on(seen: &Seen, known: &Known, tli: TimelineId, durable: Lsn, start: Lsn) 
         {
             return refuse(format!("its history of timeline {tli} differs from ours"));
         }
-        if seen.xlogpos < durable {
-            return behind(seen, durable);
-        }
-        let compare = known.differs.and_then(|place| compare(known, place, durable));
-        return compare.unwrap_or(Verdict::Start { tli, start });
+        let shared = SharedEnd { tli, end: durable.min(seen.xlogpos) };
+        let compare = known.differs.and_then(|place| compare(known, place, shared.end));
+        return compare.or_else(|| prove(known, shared)).unwrap_or_else(|| {
+            match seen.xlogpos < durable {
+                true => behind(seen, durable),
+                false => Verdict::Start { tli, start },
+            }
+        });
     }
     if seen.tli < tli {
         // A standby that has not followed yet, or the old primary.
         return match ours.and_then(|forks| end_of(forks, seen.tli)) {
-            Some(end) if seen.xlogpos <= end => behind(seen, durable),
+            Some(end) if seen.xlogpos <= end => {
+                let shared = SharedEnd { tli: seen.tli, end: seen.xlogpos };
+                let compare = known.differs.and_then(|place| compare(known, place, shared.end));
+                compare.or_else(|| prove(known, shared)).unwrap_or_else(|| behind(seen, durable))
+            }
             Some(end) => refuse(format!(
                 "it is on timeline {} at {}, past {end} where our timeline {tli} forked off",
                 seen.tli, seen.xlogpos
@@ -199,11 +206,9 @@ fn go_on(seen: &Seen, known: &Known, tli: TimelineId, durable: Lsn, start: Lsn) 
     {
         return refuse(format!("its history of timeline {tli} differs from ours"));
     }
-    let shared = durable.min(end);
-    let leaves = known.differs.is_some_and(|place| shared <= place.at) || durable >= end;
-    let fork = || leaves.then(|| compare_fork(known, tli, shared)).flatten();
-    let compare = known.differs.and_then(|place| compare(known, place, shared)).or_else(fork);
-    if let Some(compare) = compare {
+    let shared = SharedEnd { tli, end: durable.min(end) };
+    let compare = known.differs.and_then(|place| compare(known, place, shared.end));
+    if let Some(compare) = compare.or_else(|| prove(known, shared)) {
         return compare;
     }
     if durable >= end {
@@ -221,17 +226,10 @@ fn compare(known: &Known, place: Place, end: Lsn) -> Option<Verdict> {
     (place.at < end).then(|| Verdict::Compare(place.span(size, end)))
 }
 
-/// The comparison that is due with an upstream that left our timeline `tli` at `end`. None is due
-/// when nothing of ours before `end` is here.
-fn compare_fork(known: &Known, tli: TimelineId, end: Lsn) -> Option<Verdict> {
-    let (_, size) = known.cluster?;
-    if end <= known.oldest {
-        return None;
-    }
-    let last = Place::of(end.saturating_sub(1), tli, known.forks.as_deref().unwrap_or(&[]), size);
-    let span = last.span(size, end);
-    let span = Span { from: span.from.max(known.oldest), ..span };
-    (known.same != Some(span)).then_some(Verdict::CompareFork(span))
+/// What the upstream has yet to show.
+fn prove(known: &Known, shared: SharedEnd) -> Option<Verdict> {
+    known.cluster?;
+    (known.shown != Some(shared)).then_some(Verdict::Prove(shared))
 }
 
 fn end_of(forks: &Forks, tli: TimelineId) -> Option<Lsn> {
@@ -271,9 +269,26 @@ mod tests {
             position: Position::At { tli: tli(t), durable: lsn(durable), start: lsn(start) },
             forks: (t > 1).then(|| forks.iter().map(|(t, e)| (tli(*t), lsn(*e))).collect()),
             differs: None,
-            same: None,
-            oldest: Lsn::INVALID,
+            shown: None,
             start_from: StartFrom::Current,
+        }
+    }
+
+    /// The verdict after the upstream has shown what it was asked for.
+    fn judge(seen: &Seen, known: &Known) -> Verdict {
+        match super::judge(seen, known) {
+            Verdict::Prove(shared) => {
+                super::judge(seen, &Known { shown: Some(shared), ..known.clone() })
+            }
+            verdict => verdict,
+        }
+    }
+
+    /// What an upstream is asked to show: the timeline, and up to where.
+    fn asked(seen: &Seen, known: &Known) -> (u32, u64) {
+        match super::judge(seen, known) {
+            Verdict::Prove(SharedEnd { tli, end }) => (tli.raw(), end.raw()),
+            verdict => panic!("{verdict:?}"),
         }
     }
 
@@ -342,12 +357,7 @@ mod tests {
         assert_eq!(name(&judge(&seen(3, 300, &[(1, 40), (2, 101)]), &ours)), "go");
         for end in [99, 100] {
             let promoted = seen(4, 300, &[(1, 40), (2, end), (3, 250)]);
-            // Before ours is left, it shows what both have had before.
-            let span = Span { tli: tli(2), from: lsn(0), to: lsn(end) };
-            assert_eq!(judge(&promoted, &ours), Verdict::CompareFork(span));
-            let shown = Known { same: Some(span), ..ours.clone() };
-            let switch = Verdict::Switch { next: tli(3), at: lsn(end) };
-            assert_eq!(judge(&promoted, &shown), switch);
+            assert_eq!(judge(&promoted, &ours), Verdict::Switch { next: tli(3), at: lsn(end) });
         }
         assert_eq!(name(&judge(&seen(3, 300, &[(1, 40)]), &ours)), "upstream refused");
         assert_eq!(name(&judge(&seen(3, 300, &[(1, 39), (2, 100)]), &ours)), "upstream refused");
@@ -362,11 +372,12 @@ mod tests {
             ..known(2, 100, 90, &[(1, 40)])
         };
         let compare = |to| Verdict::Compare(Span { tli: tli(2), from: lsn(0), to: lsn(to) });
-        // Every upstream at or past our position is compared; one that is behind us, or refused
+        // Every upstream that has WAL there is compared; one that is behind the place, or refused
         // anyway, is not.
         assert_eq!(judge(&seen(2, 100, &[(1, 40)]), &ours), compare(100));
         assert_eq!(judge(&seen(2, 9 * MIB, &[(1, 40)]), &ours), compare(100));
-        assert_eq!(name(&judge(&seen(2, 99, &[(1, 40)]), &ours)), "waiting for upstream");
+        assert_eq!(judge(&seen(2, 99, &[(1, 40)]), &ours), compare(99));
+        assert_eq!(name(&judge(&seen(2, 70, &[(1, 40)]), &ours)), "waiting for upstream");
         assert_eq!(name(&judge(&seen(2, 200, &[(1, 41)]), &ours)), "upstream refused");
         // A newer timeline that left ours after the place has to show it.
         let left = |end| seen(3, 300, &[(1, 40), (2, end)]);
@@ -377,33 +388,36 @@ mod tests {
     }
 
     #[test]
+    fn each_upstream_shows_our_wal_up_to_the_end_of_what_it_shares() {
+        let ours = known(2, 100, 50, &[(1, 40)]);
+        // One that has all of ours, and one that is behind us on our timeline, or on its parent.
+        assert_eq!(asked(&seen(2, 200, &[(1, 40)]), &ours), (2, 100));
+        assert_eq!(asked(&seen(2, 99, &[(1, 40)]), &ours), (2, 99));
+        assert_eq!(asked(&seen(1, 39, &[]), &ours), (1, 39));
+        // One that left our timeline, before our end or past it.
+        let left = |end| seen(3, 300, &[(1, 40), (2, end)]);
+        assert_eq!(asked(&left(99), &ours), (2, 99));
+        assert_eq!(asked(&left(100), &ours), (2, 100));
+        assert_eq!(asked(&left(101), &ours), (2, 100));
+        // What it has shown up to another end does not count.
+        let shown = Some(SharedEnd { tli: tli(2), end: lsn(98) });
+        assert_eq!(asked(&left(99), &Known { shown, ..ours.clone() }), (2, 99));
+        // Nobody is asked for WAL who is refused anyway, or while we have none.
+        assert_eq!(name(&super::judge(&seen(2, 200, &[(1, 41)]), &ours)), "upstream refused");
+        let empty = Known { position: Position::Empty, ..ours };
+        assert!(matches!(super::judge(&left(100), &empty), Verdict::Start { .. }));
+    }
+
+    #[test]
     fn who_left_our_timeline_before_a_difference_shows_what_precedes_the_fork() {
         let differs = Some(Place { tli: tli(2), at: lsn(2 * MIB + 70) });
         let ours = Known { differs, ..known(2, 2 * MIB + 100, 2 * MIB + 90, &[(1, MIB)]) };
         let left = |end| seen(3, 9 * MIB, &[(1, MIB), (2, end)]);
-        for (end, from) in [
-            (2 * MIB + 70, 2 * MIB),
-            (2 * MIB + 69, 2 * MIB),
-            // It left with a segment: what precedes that is in the segment before.
-            (2 * MIB, MIB),
-        ] {
-            let span = Span { tli: tli(2), from: lsn(from), to: lsn(end) };
-            assert_eq!(judge(&left(end), &ours), Verdict::CompareFork(span));
-            // It has shown it.
+        for end in [2 * MIB + 70, 2 * MIB + 69, 2 * MIB, MIB] {
+            assert_eq!(asked(&left(end), &ours), (2, end));
             let switch = Verdict::Switch { next: tli(3), at: lsn(end) };
-            let shown = Known { same: Some(span), ..ours.clone() };
-            assert_eq!(judge(&left(end), &shown), switch);
-            let other = Span { to: lsn(end - 1), ..span };
-            let not_that = Known { same: Some(other), ..ours.clone() };
-            assert_eq!(judge(&left(end), &not_that), Verdict::CompareFork(span));
+            assert_eq!(judge(&left(end), &ours), switch);
         }
-        // It left where our timeline begins, with a segment: that is the parent's WAL.
-        let span = Span { tli: tli(1), from: lsn(0), to: lsn(MIB) };
-        assert_eq!(judge(&left(MIB), &ours), Verdict::CompareFork(span));
-        // Nothing of ours before the fork is here any more.
-        let young = Known { oldest: lsn(2 * MIB), ..ours.clone() };
-        let switch = Verdict::Switch { next: tli(3), at: lsn(2 * MIB) };
-        assert_eq!(judge(&left(2 * MIB), &young), switch);
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod login;
 pub mod oldest;
 pub mod place;
 pub mod position;
+pub mod proof;
 pub mod state;
 pub mod stream;
 pub mod supervise;

@@ -61,6 +61,13 @@ pub enum UpstreamState {
         /// Why not.
         why: String,
     },
+    /// The upstream cannot prove to have our history, and `--require-proof` asks for that.
+    Unproved {
+        /// The host.
+        host: String,
+        /// What was compared.
+        why: String,
+    },
     /// The upstream no longer has the WAL that we need next.
     Gap {
         /// The position we need.
@@ -102,6 +109,7 @@ impl UpstreamState {
             Self::Disconnected { .. } => "disconnected",
             Self::Waiting { .. } | Self::WaitingToStart { .. } => "waiting for upstream",
             Self::Refused { .. } => "upstream refused",
+            Self::Unproved { .. } => "upstream not proved",
             Self::Gap { .. } => "gap",
             Self::Diverged { .. } => "diverged",
             Self::NoSpace { .. } => "no space",
@@ -118,7 +126,7 @@ impl UpstreamState {
             Self::Fenced { .. } | Self::Stopped => 2,
             Self::Disconnected { .. } => 3,
             Self::Waiting { .. } | Self::WaitingToStart { .. } => 4,
-            Self::Refused { .. } => 6,
+            Self::Refused { .. } | Self::Unproved { .. } => 6,
             Self::NoSpace { .. } => 7,
             Self::Gap { .. } => 8,
             Self::Diverged { .. } | Self::ArchiveDiffers { .. } => 9,
@@ -163,7 +171,7 @@ impl UpstreamState {
                 put("ours", start_from.to_string());
                 put("theirs", theirs.to_string());
             }
-            Self::Refused { host, why } => {
+            Self::Refused { host, why } | Self::Unproved { host, why } => {
                 put("host", host.clone());
                 put("why", why.clone());
             }
@@ -212,6 +220,11 @@ impl fmt::Display for UpstreamState {
             Self::Refused { host, why } => {
                 write!(f, "upstream refused: {host}: {why}; nothing of it is stored, still serving")
             }
+            Self::Unproved { host, why } => write!(
+                f,
+                "upstream not proved: {host}: {why}; nothing of it is stored (--require-proof), \
+                 still serving"
+            ),
             Self::Gap { at, message } => write!(
                 f,
                 "gap: the upstream no longer has the WAL at {at} ({message}); bytes are never \

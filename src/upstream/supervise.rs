@@ -116,6 +116,7 @@ impl Supervisor {
         let slow = matches!(
             state,
             UpstreamState::Refused { .. }
+                | UpstreamState::Unproved { .. }
                 | UpstreamState::Gap { .. }
                 | UpstreamState::Diverged { .. }
         );

@@ -24,6 +24,8 @@ pub const TIMELINE_OFFSET: usize = RECORD_HEADER + 2 + 8;
 pub mod xlog_info {
     /// A checkpoint of a server that is stopping or ending recovery.
     pub const CHECKPOINT_SHUTDOWN: u8 = 0x00;
+    /// A checkpoint of a server that goes on.
+    pub const CHECKPOINT_ONLINE: u8 = 0x10;
     /// Does nothing.
     pub const NOOP: u8 = 0x20;
     /// The rest of the segment is unused.
@@ -42,7 +44,10 @@ pub mod xlog_info {
 mod xact_info {
     pub(super) const OPERATION: u8 = 0x70;
     pub(super) const COMMIT: u8 = 0x00;
+    pub(super) const PREPARE: u8 = 0x10;
+    pub(super) const ABORT: u8 = 0x20;
     pub(super) const COMMIT_PREPARED: u8 = 0x30;
+    pub(super) const ABORT_PREPARED: u8 = 0x40;
 }
 
 /// Identifiers of the headers before a record's main data (`xlogrecord.h`).
@@ -106,6 +111,25 @@ impl RecordHeader {
     /// Whether this is an `XLOG_SWITCH`: the rest of its segment is zeros.
     pub const fn is_switch(&self) -> bool {
         self.rmid == RM_XLOG && self.rmgr_info() == xlog_info::SWITCH
+    }
+
+    /// Whether the record says when it was written: the end of a transaction, to the microsecond, or
+    /// a checkpoint, to the second. A server that writes the same again later writes another time.
+    #[inline]
+    pub const fn is_time_stamped(&self) -> bool {
+        use xact_info::{ABORT, ABORT_PREPARED, COMMIT, COMMIT_PREPARED, OPERATION, PREPARE};
+        use xlog_info::{CHECKPOINT_ONLINE, CHECKPOINT_SHUTDOWN, END_OF_RECOVERY};
+        match self.rmid {
+            RM_XACT => matches!(
+                self.info & OPERATION,
+                COMMIT | PREPARE | ABORT | COMMIT_PREPARED | ABORT_PREPARED
+            ),
+            RM_XLOG => matches!(
+                self.rmgr_info(),
+                CHECKPOINT_SHUTDOWN | CHECKPOINT_ONLINE | END_OF_RECOVERY
+            ),
+            _ => false,
+        }
     }
 
     /// Whether the record carries the timeline on which it was written. A server that opens a
@@ -199,6 +223,24 @@ mod tests {
             assert_eq!(transaction_time(&body[..body.len() - 1]), None);
         }
         assert_eq!(transaction_time(&[0, 0x10, 0, 0]), None);
+    }
+
+    #[test]
+    fn ends_of_transactions_and_checkpoints_carry_the_time() {
+        let record = |rmid, info| {
+            let header = RecordHeader::parse(&[0; RECORD_HEADER]);
+            RecordHeader { rmid, info, ..header }.is_time_stamped()
+        };
+        // A commit, one with more information, a prepared one, an abort.
+        for info in [0x00, 0x80, 0x10, 0x20, 0xA0, 0x30, 0x40] {
+            assert!(record(RM_XACT, info), "{info:#x}");
+        }
+        // An assignment, and invalidations.
+        assert!(!record(RM_XACT, 0x50) && !record(RM_XACT, 0x60));
+        assert!(record(RM_XLOG, 0x00) && record(RM_XLOG, 0x10) && record(RM_XLOG, 0x90));
+        assert!(!record(RM_XLOG, xlog_info::NOOP) && !record(RM_XLOG, xlog_info::SWITCH));
+        // RUNNING_XACTS, which an idle server writes, too.
+        assert!(!record(8, 0x10));
     }
 
     #[test]

@@ -44,6 +44,7 @@ mod idle;
 mod kills;
 mod majors;
 mod measured;
+mod proofs;
 mod refusals;
 mod rollbacks;
 mod shutdown;

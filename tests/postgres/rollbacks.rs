@@ -45,11 +45,16 @@ impl<'a> Stage<'a> {
 
     /// The job: not a byte of it depends on the time, but the letter it begins with.
     fn run_job(&mut self, letter: char) -> Lsn {
+        self.run_job_of(letter, 200)
+    }
+
+    /// The same with so many records of 1 kB.
+    fn run_job_of(&mut self, letter: char, records: u32) -> Lsn {
         self.primary.start();
         self.primary.sql(&format!(
             "select count(pg_logical_emit_message(false, 'job', \
              case n when 1 then repeat('{letter}', 1000) else repeat('x', 1000) end)) \
-             from generate_series(1, 200) n"
+             from generate_series(1, {records}) n"
         ));
         wait::until("the job is flushed", || {
             self.primary.sql("select pg_current_wal_insert_lsn() = pg_current_wal_flush_lsn()")
@@ -125,6 +130,47 @@ fn a_primary_that_was_rolled_back_is_never_joined() {
     assert!(!stage.hub.pg_wal().with_file_name("walhub.evidence").exists());
     assert_eq!(stage.hub.inspect().evidence(), None);
     stage.hub.assert_running();
+}
+
+/// The hub runs on, and has nothing but the page of its last record to compare in its cache; the
+/// job's WAL differs 2 MB before.
+#[test]
+fn a_rollback_is_found_whose_job_is_longer_than_any_overlap() {
+    let scene = Scene::new();
+    let mut stage =
+        Stage::new(&scene, |port, _| format!("host=127.0.0.1 port={port} user=postgres"));
+    let end = stage.run_job_of('a', 2600);
+    stage.standby.wait_replayed(end);
+    wait::until("the hub has it all", || stage.hub.inspect().record_end() >= end);
+    stage.primary.kill();
+    stage.primary.roll_back_to(&stage.snapshot);
+    // Nobody sees the primary while it is behind the hub.
+    let port = stage.primary.port();
+    stage.hub.told(&["upstream", "host=/nonexistent user=postgres"]);
+    assert_eq!(stage.run_job_of('b', 2600), end, "the same job gives as much WAL");
+    load::write_mib(&stage.primary, 3);
+    stage.hub.told(&["upstream", &format!("host=127.0.0.1 port={port} user=postgres")]);
+    stage.hub.wait_state("diverged");
+    let place = stage.hub.inspect().evidence().expect("a place");
+    assert!(end.bytes_since(place) > 2 << 20, "{place} {end}");
+    stage.stays_apart(end);
+}
+
+/// A primary that was rolled back to before the hub's end is no server that catches up.
+#[test]
+fn an_upstream_that_was_rolled_back_behind_the_hub_diverges() {
+    let scene = Scene::new();
+    let mut stage =
+        Stage::new(&scene, |port, _| format!("host=127.0.0.1 port={port} user=postgres"));
+    let end = stage.run_to_the_end();
+    stage.primary.roll_back_to(&stage.snapshot);
+    stage.primary.start();
+    stage.write('b', 20);
+    assert!(stage.primary.flush_lsn() < end);
+    stage.hub.wait_state("diverged");
+    let place = stage.hub.inspect().evidence().expect("a place");
+    assert!(place < stage.primary.flush_lsn(), "{place}");
+    assert_eq!(stage.hub.inspect().record_end(), end);
 }
 
 /// One host's difference does not stop another that has our bytes.
@@ -247,9 +293,13 @@ fn a_fork_before_a_difference_is_not_followed_with_other_wal_before_it() {
     let scene = Scene::new();
     let mut stage =
         Stage::new(&scene, |port, _| format!("host=127.0.0.1 port={port} user=postgres"));
+    // A second snapshot, after half of the job.
+    stage.primary.start();
+    stage.write('a', 200);
+    stage.primary.stop_fast();
+    let later = stage.primary.snapshot("later");
     let end = stage.run_to_the_end();
-    // The hub still runs: it compares the page of its last record only.
-    stage.primary.roll_back_to(&stage.snapshot);
+    stage.primary.roll_back_to(&later);
     stage.primary.start();
     stage.write('b', 400);
     load::write_mib(&stage.primary, 3);

@@ -313,6 +313,9 @@ impl Environment for Surroundings {
             let to = to.min(truth.end(name.tli));
             return Ok((from < to).then(|| Image::from(truth.bytes(name.tli, from, to))));
         }
+        if scene.shared.plant == Plant::AsksWithoutOverlap {
+            return Ok(None);
+        }
         Ok(scene.hubs[self.hub].own_file(name).map(Image::from))
     }
 

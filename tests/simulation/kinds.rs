@@ -5,6 +5,7 @@
 use crate::environment::conninfo_of;
 use crate::hub::Answer;
 use crate::network::Node;
+use crate::plants::Plant;
 use crate::random::Random;
 use crate::shared::{STEP, promise};
 use crate::truth::MIB;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot::error::TryRecvError;
+use walhub::config::WeakProof;
 use walhub::follow::Steer;
 use walhub::hub::course::Upstream;
 use walhub::store::course::FenceNote;
@@ -191,6 +193,15 @@ impl Kind {
             }
             Self::Returns => patient,
             _ => none,
+        }
+    }
+
+    /// What a hub makes of a weak proof. It may be followed into another history, which worlds with
+    /// two must not see. A mistake shows where it is followed.
+    pub(crate) fn weak_proof(self, plant: Plant) -> WeakProof {
+        match self {
+            Self::RolledBack | Self::Promoted if plant == Plant::Honest => WeakProof::Refuse,
+            _ => WeakProof::Accept,
         }
     }
 

@@ -165,6 +165,13 @@ fn finds_a_difference_that_is_forgotten() {
     finds_in(Kind::RolledBack, Plant::ForgetsDifferences, &signs);
 }
 
+/// The stream itself compares a page.
+#[test]
+fn finds_a_history_that_is_not_proved() {
+    let signs = ["is sent two histories", "false byte", "is not complete"];
+    finds_in(Kind::RolledBack, Plant::ReadsTheirsForOurs, &signs);
+}
+
 #[test]
 fn finds_a_fork_that_is_not_compared() {
     let signs = ["is sent two histories", "is false in the"];

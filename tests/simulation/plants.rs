@@ -29,7 +29,8 @@ pub(crate) enum Plant {
     RemovesBeforeAHole,
     /// What a client sent behind a slot's command is forgotten.
     ForgetsThePipeline,
-    /// A stream is asked for where our WAL ends, and nothing of it is compared.
+    /// A stream is asked for where our WAL ends, and nothing of it is compared: not before the stream
+    /// either.
     AsksWithoutOverlap,
     /// The disk's free space is believed to be all of it.
     MissesAFullDisk,

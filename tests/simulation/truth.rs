@@ -2,7 +2,7 @@
 
 use crate::random::Random;
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use walhub::timeline::History;
 use walhub::wal::synth::Synth;
 use walhub::wal::{Lsn, SegmentSize, SystemId, TimelineId};
@@ -41,6 +41,8 @@ struct Line {
     bytes: Vec<u8>,
     /// After each record: its end, and the writer as it was.
     ends: Vec<(Lsn, Synth)>,
+    /// Where the commits begin, which say when they were written.
+    commits: BTreeSet<Lsn>,
     history: Bytes,
 }
 
@@ -63,7 +65,12 @@ pub(crate) struct Truth {
     pub(crate) start: Lsn,
     lines: BTreeMap<TimelineId, Line>,
     left: Option<Left>,
+    /// The time, which no two commits have in common.
+    now: i64,
 }
+
+/// One record in so many is a commit.
+const COMMIT_EVERY: usize = 4;
 
 impl Truth {
     pub(crate) fn new(random: &mut Random) -> Self {
@@ -71,9 +78,16 @@ impl Truth {
         let start = Lsn::new((5 + random.below(3)) * MIB);
         let synth = Synth::new(SYSTEM, size, TimelineId::FIRST, MAGIC, start);
         let ends = vec![(start, synth)];
-        let line = Line { parent: None, start, bytes: Vec::new(), ends, history: Bytes::new() };
+        let line = Line {
+            parent: None,
+            start,
+            bytes: Vec::new(),
+            ends,
+            commits: BTreeSet::new(),
+            history: Bytes::new(),
+        };
         let lines = BTreeMap::from([(TimelineId::FIRST, line)]);
-        let mut truth = Self { size, start, lines, left: None };
+        let mut truth = Self { size, start, lines, left: None, now: 0 };
         truth.write(TimelineId::FIRST, random.below(3 * MIB / 2), random);
         truth
     }
@@ -83,8 +97,8 @@ impl Truth {
     }
 
     /// The servers of `tli` return to what they had at `at`, a record's end, and the same
-    /// job runs again: records of the same lengths, a fifth of them with other content.
-    /// Returns where the first of those begins; `None` when all are the same.
+    /// job runs again: records of the same lengths, a fifth of them with other content, and all
+    /// commits at other times. Returns where the first of those begins; `None` when all are the same.
     pub(crate) fn roll_back(
         &mut self,
         tli: TimelineId,
@@ -97,10 +111,20 @@ impl Truth {
         let mut first = None;
         for pair in line.ends.windows(2) {
             let [(from, synth), (to, _)] = pair else { continue };
-            if *from < at || !random.chance(200) {
+            let is_commit = line.commits.contains(from);
+            if *from < at || !(is_commit || random.chance(200)) {
                 continue;
             }
-            let Some(mut again) = record_up_to(synth, *to, random) else { continue };
+            let again = match is_commit {
+                true => {
+                    self.now += 1;
+                    let mut again = synth.clone();
+                    again.commit(1, self.now);
+                    Some(again)
+                }
+                false => record_up_to(synth, *to, random),
+            };
+            let Some(mut again) = again else { continue };
             line.bytes[offset(*from)..offset(*to)].copy_from_slice(&again.take_bytes().1);
             first = first.or(Some(*from));
         }
@@ -161,7 +185,11 @@ impl Truth {
         let mut synth = line.ends.last().unwrap().1.clone();
         let target = synth.position().saturating_add(about);
         while synth.position() < target {
-            if random.chance(15) {
+            if line.ends.len().is_multiple_of(COMMIT_EVERY) {
+                line.commits.insert(synth.position());
+                self.now += 1;
+                synth.commit(1, self.now);
+            } else if random.chance(15) {
                 synth.switch_segment();
             } else {
                 synth.record(&payload(random));
@@ -199,6 +227,7 @@ impl Truth {
             start,
             bytes,
             ends: vec![(synth.position(), synth)],
+            commits: BTreeSet::new(),
             history: history.into(),
         };
         assert_eq!(line.start, at);

@@ -164,7 +164,8 @@ fn ground(shared: &Rc<Shared>, id: usize, primary_conninfo: Conninfo) -> Ground 
         _ => retention.grace,
     };
     let retention = Policy { grace, ..retention };
-    let config = Config { wal_buffers, retention, primary_conninfo, ..plain_config() };
+    let weak_proof = shared.kind.weak_proof(shared.plant);
+    let config = Config { wal_buffers, retention, primary_conninfo, weak_proof, ..plain_config() };
     Ground {
         shared: Rc::clone(shared),
         id,

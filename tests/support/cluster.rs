@@ -148,6 +148,14 @@ impl<'a> Cluster<'a> {
         self.copy_of(&self.take_backup(), name)
     }
 
+    /// A standby from a base backup of this server as it is now.
+    pub(crate) fn backup_standby(&self, name: &str, upstream: &str) -> Cluster<'a> {
+        let mut standby = self.backup(name);
+        standby.make_standby();
+        standby.set(&format!("primary_conninfo={upstream} application_name={name}"));
+        standby.started()
+    }
+
     /// Starts a base backup, which gets its WAL by this command; recovery ends with the WAL.
     pub(crate) fn restored(mut self, restore_command: &str) -> Self {
         let signal = self.data.join("recovery.signal");
@@ -274,6 +282,17 @@ impl<'a> Cluster<'a> {
         command.args(["-l", file, "-D"]).arg(&self.data);
         let status = command.stdout(out).stderr(err).status().unwrap();
         assert!(status.success(), "pg_resetwal: {status}");
+    }
+
+    /// Makes the files of a server that was stopped, and has gone astray, those of a standby of
+    /// `source`, by `pg_rewind`.
+    pub(crate) fn rewind_to(&self, source: &Cluster<'_>) {
+        assert!(self.server.is_none(), "{} runs", self.name);
+        let (_, out, err) = self.scene.log(&format!("{}-rewind", self.name));
+        let mut command = self.programs.server("pg_rewind");
+        command.arg("-D").arg(&self.data).args(["--source-server", &source.conninfo()]);
+        let status = command.stdout(out).stderr(err).status().unwrap();
+        assert!(status.success(), "pg_rewind: {status}");
     }
 
     /// SIGSTOP to all its processes.

@@ -3,8 +3,8 @@
 use super::*;
 use crate::cluster::instance::InstanceId;
 use crate::status::{
-    ArchiverStatus, DivergedStandby, EvidenceStatus, MissingWal, SetBy, StandbyStatus,
-    UpstreamStatus,
+    ArchiverStatus, DivergedStandby, EvidenceStatus, MissingWal, ProofOutcome, ProofStatus, SetBy,
+    StandbyStatus, UpstreamStatus,
 };
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -78,6 +78,14 @@ fn full() -> HubStatus {
             host: Some("a:5432".to_owned()),
             timeline: TimelineId::new(3),
             start_lsn: Some(lsn(0)),
+            proof: Some(ProofStatus {
+                outcome: ProofOutcome::Weak,
+                timeline: TimelineId::new(3).unwrap(),
+                from_lsn: Some(lsn(8)),
+                to_lsn: lsn(0x10),
+                text: "weak: nothing older".to_owned(),
+            }),
+            weak_joins: 1,
         },
         fence: Some(fence()),
         evidence: Some(EvidenceStatus {
@@ -127,6 +135,8 @@ fn bare() -> HubStatus {
             host: None,
             timeline: None,
             start_lsn: None,
+            proof: None,
+            weak_joins: 0,
         },
         fence: None,
         evidence: None,

@@ -11,7 +11,7 @@ pub use tcp::TcpFlags;
 pub use values::Mistake;
 
 use self::values::{command, mistake, number, parsed, positive_time, size, time};
-use crate::config::{AUTHENTICATION_TIMEOUT, Config, MissingSlot, listen_addresses};
+use crate::config::{AUTHENTICATION_TIMEOUT, Config, MissingSlot, WeakProof, listen_addresses};
 use crate::store::retention::{ArchiveMode, Policy};
 use crate::wire::conninfo::Conninfo;
 use crate::wire::units::{SizeUnit, TimeUnit};
@@ -59,6 +59,11 @@ pub struct ServeFlags {
     /// here and keeps asking; "restart-at-current" moves it aside and begins anew
     #[arg(long, value_name = "WHAT", default_value = "stop", env = "WALHUB_ON_GAP")]
     pub on_gap: String,
+
+    /// Follow no upstream that cannot prove to have this hub's history, as far back as a record
+    /// that says when it was written
+    #[arg(long, env = "WALHUB_REQUIRE_PROOF", value_parser = BoolishValueParser::new())]
+    pub require_proof: bool,
 
     /// Addresses to listen on, separated by commas; only loopback, because nobody is
     /// authenticated; empty for none
@@ -202,6 +207,7 @@ impl ServeFlags {
             missing_slot,
             start_from: parsed("start-from", &self.start_from)?,
             on_gap: parsed("on-gap", &self.on_gap)?,
+            weak_proof: if self.require_proof { WeakProof::Refuse } else { WeakProof::Accept },
             listen_addresses: addresses,
             port: self.port,
             unix_socket_directories: directories

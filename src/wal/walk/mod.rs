@@ -39,6 +39,7 @@ pub struct Walker {
     at: Lsn,
     record_end: Lsn,
     last_record: Option<Lsn>,
+    last_time_stamped: Option<Lsn>,
     proven_from: Option<Lsn>,
     next: Next,
     partial: Partial,
@@ -100,6 +101,7 @@ impl Walker {
             at,
             record_end: at,
             last_record: None,
+            last_time_stamped: None,
             proven_from: None,
             next: Next::First,
             partial: Partial::start(at),
@@ -142,6 +144,11 @@ impl Walker {
     /// Start of the last complete record, which the next one's prev-link must name.
     pub const fn last_record(&self) -> Option<Lsn> {
         self.last_record
+    }
+
+    /// Start of the last complete record that says when it was written.
+    pub const fn last_time_stamped(&self) -> Option<Lsn> {
+        self.last_time_stamped
     }
 
     /// Where checking began: every byte from here to `record_end` was checked. Before it lies the
@@ -350,6 +357,9 @@ impl Walker {
             return Err((start, FaultKind::AcrossFork { fork: self.fork }));
         }
         self.last_record = Some(start);
+        if header.is_time_stamped() {
+            self.last_time_stamped = Some(start);
+        }
         self.record_end = end;
         self.at = end;
         self.maybe_switch = false;
