@@ -116,6 +116,7 @@ impl<E: Environment> Task<E> {
                 },
             }
         };
+        self.heard.answer();
         match end {
             Some(end) => self.stream_ended(index, start, end).await,
             // The control thread ends.
@@ -146,7 +147,7 @@ impl<E: Environment> Task<E> {
         let environment = &self.parts.environment;
         let open = Link::open(environment, conninfo, host, instance, &config.cluster_name);
         let link = match timeout(limit, open).await {
-            Ok(link) => link?,
+            Ok(link) => self.heard.link(link)?,
             Err(_) => {
                 return Err(AttemptFailure::other(format!(
                     "{name}: timeout expired while connecting"
@@ -184,6 +185,7 @@ impl<E: Environment> Task<E> {
             return Err(AttemptFailure::other(format!("{name}: {objection}")));
         }
         let mut asked = timeout(limit, ask(link, name)).await.map_err(late)??;
+        self.heard.server(&self.parts.hub, &asked.seen);
         let joining = match self.join(&mut asked, limit).await {
             Err(AttemptFailure::State(state)) => {
                 asked.link.close().await;

@@ -11,6 +11,7 @@ mod attempt;
 mod difference;
 mod environment;
 mod feed;
+mod heard;
 mod histories;
 mod joining;
 mod link;
@@ -32,6 +33,7 @@ pub use orders::{Steer, UpstreamOrder};
 pub use system::System;
 
 use self::difference::Kept;
+use self::heard::HeardUpstreams;
 use self::progress::{Phase, TaskProgress};
 use self::switching::Switching;
 use crate::data::handoff::Mailbox;
@@ -122,6 +124,8 @@ struct Task<E: Environment> {
     switching: Option<Switching>,
     /// What is kept about a difference that was found.
     kept: Kept,
+    /// What the upstreams were heard to say.
+    heard: Arc<HeardUpstreams>,
     /// Was the effect of `remote_apply` on this hub already logged?
     warned_of_apply: bool,
     /// What was logged about the archive.
@@ -142,6 +146,7 @@ impl<E: Environment> Task<E> {
             source: WalSource { name: "the upstream".to_owned(), server: None },
             switching: None,
             kept: Kept::default(),
+            heard: Arc::new(HeardUpstreams::new()),
             warned_of_apply: false,
             told: archive::ArchiveWarnings::default(),
         }

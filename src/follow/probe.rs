@@ -5,6 +5,7 @@ use super::Parts;
 use super::attempt::{DEFAULT_ATTEMPT, FIRST_MESSAGE};
 use super::difference::{self, barred_by};
 use super::environment::Environment;
+use super::heard::HeardUpstreams;
 use super::histories::forks_of;
 use super::link::{Link, LinkFault, StartReply};
 use super::outcome::AttemptFailure;
@@ -37,8 +38,13 @@ impl Drop for Probe {
 }
 
 impl Probe {
-    pub(super) fn start<E: Environment>(parts: &Arc<Parts<E>>, upstream: &Arc<Upstream>) -> Self {
-        Self { asking: tokio::spawn(ask_all(Arc::clone(parts), Arc::clone(upstream))) }
+    pub(super) fn start<E: Environment>(
+        parts: &Arc<Parts<E>>,
+        upstream: &Arc<Upstream>,
+        heard: &Arc<HeardUpstreams>,
+    ) -> Self {
+        let asking = ask_all(Arc::clone(parts), Arc::clone(upstream), Arc::clone(heard));
+        Self { asking: tokio::spawn(asking) }
     }
 
     /// Has an upstream been found?
@@ -55,7 +61,11 @@ impl Probe {
     }
 }
 
-async fn ask_all<E: Environment>(parts: Arc<Parts<E>>, upstream: Arc<Upstream>) {
+async fn ask_all<E: Environment>(
+    parts: Arc<Parts<E>>,
+    upstream: Arc<Upstream>,
+    heard: Arc<HeardUpstreams>,
+) {
     let config = Arc::clone(&parts.hub.config);
     let hosts = &upstream.conninfo.hosts;
     // The last problem of each host that an operator must act on.
@@ -63,7 +73,7 @@ async fn ask_all<E: Environment>(parts: Arc<Parts<E>>, upstream: Arc<Upstream>) 
     loop {
         tokio::time::sleep(config.wal_retrieve_retry_interval).await;
         for (host, alarm) in hosts.iter().zip(&mut alarms) {
-            match answer(&parts, &upstream.conninfo, host).await {
+            match answer(&parts, &upstream.conninfo, host, &heard).await {
                 Ok(None) => return,
                 Ok(Some(state)) if state.is_alarm() => {
                     if alarm.as_ref() != Some(&state) {
@@ -83,13 +93,14 @@ async fn answer<E: Environment>(
     parts: &Arc<Parts<E>>,
     conninfo: &Conninfo,
     host: &Host,
+    heard: &HeardUpstreams,
 ) -> Result<Option<UpstreamState>, LinkFault> {
     let config = &parts.hub.config;
     let limit = conninfo.connect_timeout.filter(|t| !t.is_zero()).unwrap_or(DEFAULT_ATTEMPT);
     let late = |_| LinkFault::Connect(std::io::ErrorKind::TimedOut.into());
     let open =
         Link::open(&parts.environment, conninfo, host, parts.hub.instance, &config.cluster_name);
-    let mut link = timeout(limit, open).await.map_err(late)??;
+    let mut link = heard.link(timeout(limit, open).await.map_err(late)?)?;
     let target = conninfo.target_session_attrs;
     let questions = async {
         if !matches!(target, TargetSessionAttrs::Any | TargetSessionAttrs::PreferStandby)
@@ -103,6 +114,7 @@ async fn answer<E: Environment>(
         Ok(asked) => asked,
         Err(state) => return Ok(Some(state)),
     };
+    heard.server(&parts.hub, &asked.seen);
     let found = match known(&parts.hub, &asked.source) {
         Ok(known) => judged(parts, &mut asked, known).await,
         Err(why) => Ok(Some(UpstreamState::Disconnected { why })),

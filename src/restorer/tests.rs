@@ -44,6 +44,7 @@ impl World {
             std::fs::write(archive.join(name(no)), bytes).unwrap();
         }
         let settings = RestoreSettings {
+            timeline_grace: Duration::ZERO,
             command: Template::parse(command, &['f', 'p', 'r']).unwrap(),
             jobs: NonZeroUsize::new(2).unwrap(),
         };

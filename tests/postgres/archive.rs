@@ -418,7 +418,8 @@ fn a_failover_is_followed_through_the_archive() {
     new.stop_fast();
     new.start();
     new.wait_streaming();
-    let mut hub = hub_with(&scene, &old, &archive).started();
+    let hub = hub_with(&scene, &old, &archive).flag("--archive-timeline-grace=2s");
+    let mut hub = hub.started();
     wait_connected(&old);
     let standby = old.standby("standby", &hub.conninfo());
     standby.wait_streaming();
@@ -440,6 +441,7 @@ fn a_failover_is_followed_through_the_archive() {
     hub.start();
     standby.wait_replayed(end);
     assert_eq!(standby.fingerprint(), expected);
+    hub.wait_log(&["ERROR", "timeline 2", "on the archive's word alone"]);
     hub.wait_log(&["timeline 1 ended"]);
     hub.stop();
     hub.set_upstream(&new.conninfo());
@@ -447,6 +449,44 @@ fn a_failover_is_followed_through_the_archive() {
     hub.wait_state("streaming");
     load::write_mib(&new, 2);
     assert_converged(&new, &[&standby]);
+}
+
+/// A copy of the primary was promoted for a test and archives to the same place. The primary is only
+/// being started again.
+#[test]
+fn a_copys_timeline_is_not_followed_on_the_archives_word() {
+    let scene = Scene::new();
+    let mut old = Cluster::primary_with_segments(&scene, "old", 1);
+    let archive = Archive::of(&scene, &mut old);
+    load::prepare(&scene, &old);
+    let mut copy = old.standby("copy", &old.conninfo());
+    archive.take_from(&mut copy);
+    copy.stop_fast();
+    copy.start();
+    copy.wait_streaming();
+    let mut hub = hub_with(&scene, &old, &archive).started();
+    wait_connected(&old);
+    let standby = old.standby("standby", &hub.conninfo());
+    standby.wait_streaming();
+    wait_end(&hub, old.flush_lsn());
+    hub.kill();
+    load::write_mib(&old, 3);
+    let flush = old.flush_lsn();
+    copy.wait_replayed(flush);
+    archive.wait_archived(1, Lsn::new(flush.raw() / MIB * MIB));
+    // Before it can send more to the copy.
+    old.kill();
+    copy.promote();
+    load::write_mib(&copy, 3);
+    archive.wait_archived(2, fill_segment(&copy));
+
+    hub.start();
+    hub.wait_log(&["timeline 2", "no upstream has named it", "--archive-timeline-grace"]);
+    old.start();
+    hub.wait_state("streaming");
+    load::write_mib(&old, 3);
+    assert_converged(&old, &[&standby]);
+    assert_eq!(hub.told(&["status"])["status"]["timeline"], 1);
 }
 
 /// An upstream that takes connections and says nothing does not hold up the archive, nor

@@ -2,6 +2,7 @@
 
 use super::turn::{Advance, ShuttingDown};
 use crate::follow::environment::{Archive as _, Environment};
+use crate::follow::heard::ArchiveWord;
 use crate::follow::histories::save;
 use crate::follow::{LOG, Task};
 use crate::store::switch::Switch;
@@ -9,6 +10,7 @@ use crate::timeline::History;
 use crate::upstream::follow::{TargetTimeline, target_timeline};
 use crate::wal::{Lsn, TimelineId};
 use std::sync::Arc;
+use std::time::Duration;
 use tracing::{error, info, warn};
 
 impl<E: Environment> Task<E> {
@@ -84,6 +86,37 @@ impl<E: Environment> Task<E> {
         Ok(Some(target))
     }
 
+    /// Does the archive's word count, that `next` follows at the end of our timeline? The archive
+    /// may be shared with a copy that was promoted for a test.
+    fn may_believe(&mut self, from: TimelineId, next: TimelineId, at: Lsn) -> bool {
+        let settings = self.parts.hub.config.restore.as_ref();
+        let grace = settings.map_or(Duration::ZERO, |settings| settings.timeline_grace);
+        match self.heard.archive_word((from, at), next, grace) {
+            ArchiveWord::Confirmed => true,
+            ArchiveWord::Alone(silent) => {
+                error!(
+                    target: LOG,
+                    "timeline {next} follows at {at} on the archive's word alone: no upstream has \
+                     answered for {} s",
+                    silent.as_secs()
+                );
+                true
+            }
+            ArchiveWord::Waits(left) => {
+                if self.told.unconfirmed.replace(next) != Some(next) {
+                    warn!(
+                        target: LOG,
+                        "timeline {next} follows at {at} in the archive, and no upstream has named \
+                         it: it is followed when one does, or when none answers for {} s more \
+                         (--archive-timeline-grace)",
+                        left.as_secs()
+                    );
+                }
+                false
+            }
+        }
+    }
+
     /// Our timeline has ended, all of it is here, and `next` follows.
     pub(super) async fn switch_to(
         &mut self,
@@ -100,6 +133,9 @@ impl<E: Environment> Task<E> {
                  by that of timeline {next} {}",
                 fork.map_or_else(|| "nowhere".to_owned(), |fork| format!("at {fork}"))
             );
+            return Ok(Advance::Stuck);
+        }
+        if !self.may_believe(from, next, at) {
             return Ok(Advance::Stuck);
         }
         match self.go_on_with(Switch { from, to: next, at }).await {

@@ -67,7 +67,7 @@ impl<E: Environment> Task<E> {
             return sleep(at, orders).await;
         }
         let pause = self.parts.hub.config.wal_retrieve_retry_interval;
-        let probe = Probe::start(&self.parts, &self.upstream);
+        let probe = Probe::start(&self.parts, &self.upstream, &self.heard);
         let mut turn = ArchiveTurn { probe, orders, order: None };
         loop {
             match self.advance(&archive, &mut turn).await {
@@ -110,5 +110,6 @@ pub(in crate::follow) struct ArchiveWarnings {
     empty: bool,
     passed: Option<TimelineId>,
     unread: Option<TimelineId>,
+    unconfirmed: Option<TimelineId>,
     ended: Option<(SegmentName, Lsn)>,
 }

@@ -1,8 +1,9 @@
 //! Flags about the archive as a source.
 
-use super::values::{Mistake, command, number};
+use super::values::{Mistake, command, number, time};
 use crate::config::RestoreSettings;
 use crate::store::retention::Restorable;
+use crate::wire::units::TimeUnit;
 use clap::Args;
 use std::num::NonZeroUsize;
 
@@ -20,6 +21,16 @@ pub struct RestoreFlags {
     /// Restore commands at one time, and segments fetched ahead of need
     #[arg(long, value_name = "N", default_value = "2", env = "WALHUB_RESTORE_JOBS")]
     pub restore_jobs: NonZeroUsize,
+
+    /// Follow a timeline that only the archive names when no upstream has answered for this long.
+    /// One that an upstream has named is followed at once
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "5min",
+        env = "WALHUB_ARCHIVE_TIMELINE_GRACE"
+    )]
+    pub archive_timeline_grace: String,
 }
 
 impl RestoreFlags {
@@ -31,6 +42,9 @@ impl RestoreFlags {
     pub(super) fn resolve(&self) -> Result<Option<RestoreSettings>, Mistake> {
         number("restore-jobs", self.restore_jobs.get(), 1..=MAX_JOBS)?;
         let command = command("restore-command", &self.restore_command, &['f', 'p', 'r'])?;
-        Ok(command.map(|command| RestoreSettings { command, jobs: self.restore_jobs }))
+        let (flag, text) = ("archive-timeline-grace", &self.archive_timeline_grace);
+        let timeline_grace = time(flag, text, TimeUnit::Millisecond)?;
+        let jobs = self.restore_jobs;
+        Ok(command.map(|command| RestoreSettings { command, jobs, timeline_grace }))
     }
 }
