@@ -40,27 +40,6 @@ impl ReadAt for File {
     }
 }
 
-/// A file that is not served.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckFault {
-    /// Its bytes are not the segment's.
-    #[error("archive file \"{name}\" is not the WAL that belongs there: {fault}")]
-    NotWal {
-        /// The segment.
-        name: SegmentName,
-        /// Where, and what.
-        fault: WalkFault,
-    },
-    /// It cannot be read.
-    #[error("could not read archive file \"{name}\": {error}")]
-    Io {
-        /// The segment.
-        name: SegmentName,
-        /// The system's error.
-        error: io::Error,
-    },
-}
-
 /// Feeds the segment's file from the walk's position to `upto` or the segment's end. Returns the
 /// fault that ended the walk before that, if any. A file that is too short counts as zeros from
 /// there on.
@@ -86,19 +65,6 @@ pub fn walk_on(
         }
     }
     Ok(None)
-}
-
-/// Checks every page and record of a whole segment that precedes the WAL held here. `walker` stands
-/// at the segment's start.
-///
-/// # Errors
-/// The segment is not WAL, or it cannot be read.
-pub fn whole(mut walker: Walker, file: &impl ReadAt, name: SegmentName) -> Result<(), CheckFault> {
-    match walk_on(&mut walker, file, name, Lsn::MAX) {
-        Ok(None) => Ok(()),
-        Ok(Some(fault)) => Err(CheckFault::NotWal { name, fault }),
-        Err(error) => Err(CheckFault::Io { name, error }),
-    }
 }
 
 /// The first position below `upto` at which two files of a segment differ. A shorter file differs
@@ -130,7 +96,11 @@ pub fn first_difference(
 }
 
 /// Fills the buffer, or as much of it as the file has.
-fn read_some<'b>(file: &impl ReadAt, buffer: &'b mut [u8], offset: u64) -> io::Result<&'b [u8]> {
+pub(super) fn read_some<'b>(
+    file: &impl ReadAt,
+    buffer: &'b mut [u8],
+    offset: u64,
+) -> io::Result<&'b [u8]> {
     let mut read = 0;
     while read < buffer.len() {
         let rest = buffer.get_mut(read..).unwrap_or_default();
@@ -147,7 +117,6 @@ fn read_some<'b>(file: &impl ReadAt, buffer: &'b mut [u8], offset: u64) -> io::R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wal::page::PageRules;
     use crate::wal::synth::Synth;
     use crate::wal::{SegmentNo, SegmentSize, SystemId, TimelineId};
 
@@ -171,15 +140,6 @@ mod tests {
         bytes[MIB as usize..2 * MIB as usize].to_vec()
     }
 
-    fn check(bytes: &[u8], system: SystemId) -> Result<(), String> {
-        let name = name();
-        let file = tempfile::tempfile().unwrap();
-        file.write_all_at(bytes, 0).unwrap();
-        let (tli, size) = (name.tli, name.size);
-        let rules = PageRules { system, size, tli, magic: None, fork: None };
-        whole(Walker::new(rules, name.no.start(size)), &file, name).map_err(|e| e.to_string())
-    }
-
     #[test]
     fn differences() {
         let name = name();
@@ -201,25 +161,5 @@ mod tests {
         assert_eq!(differs(&other, 700_001), Some(700_000));
         assert_eq!(differs(&other, 700_000), None);
         assert_eq!(differs(&good[..5000], MIB), Some(5000));
-    }
-
-    #[test]
-    fn a_segment_of_ours() {
-        assert_eq!(check(&segment(), SYSTEM), Ok(()));
-    }
-
-    #[test]
-    fn what_is_not_ours_is_named() {
-        let good = segment();
-        let mut torn = good.clone();
-        torn[700_000] ^= 1;
-        let half = [&good[..600_000], &vec![0; MIB as usize - 600_000][..]].concat();
-        let short = good[..600_000].to_vec();
-        for bytes in [torn, half, short, vec![0; MIB as usize]] {
-            let words = check(&bytes, SYSTEM).unwrap_err();
-            assert!(words.contains("archive file \"000000010000000000000005\""), "{words}");
-        }
-        let words = check(&good, SystemId::new(8)).unwrap_err();
-        assert!(words.contains("from different database system"), "{words}");
     }
 }

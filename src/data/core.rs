@@ -268,6 +268,10 @@ impl<R: Ring> DataCore<R> {
                 self.readback.on_opened(tli, no, result, &mut self.arrivals);
                 self.deliver_arrivals(now);
             }
+            ToCore::Keeper(JobDone::OpenedPartly { tli, no, file, unproved }) => {
+                self.readback.on_opened_partly(tli, no, file, unproved);
+                self.deliver_arrivals(now);
+            }
             ToCore::Keeper(news) => {
                 self.tell_receiver(now, |role, at, out| role.on_keeper(news, at.now, out));
             }

@@ -1,5 +1,6 @@
 //! The keeper's jobs and its answers.
 
+use crate::archive::prove::Unproved;
 use crate::cluster::instance::InstanceId;
 use crate::store::RecoveredWal;
 use crate::store::append::Begun;
@@ -287,6 +288,17 @@ pub enum JobDone<F = Arc<OwnedFd>> {
         no: SegmentNo,
         /// Open for reading at least.
         result: io::Result<F>,
+    },
+    /// A segment from the archive can be read up to a position. Never an answer of the keeper's.
+    OpenedPartly {
+        /// Its timeline.
+        tli: TimelineId,
+        /// The segment.
+        no: SegmentNo,
+        /// Open for reading.
+        file: F,
+        /// What must not be read, and why.
+        unproved: Unproved,
     },
     /// A segment from the archive was adopted and opened, or was not.
     Adopted {

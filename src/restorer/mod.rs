@@ -3,23 +3,26 @@
 //!
 //! A data core is not aware of this. It asks the keeper for a segment's file. A segment that the
 //! keeper does not find is passed on to here with the core's address ([`SegmentSource::want`]),
-//! fetched under a temporary name, checked and synced. The keeper gives it its real name, and
-//! then the core gets its answer, late. One fetch serves every request for a segment, and the
-//! next segments are fetched before anyone asks for them.
+//! fetched under a temporary name, proved ([`prove`](crate::archive::prove)) and synced. The keeper
+//! gives it its real name, and then the core gets its answer, late. One fetch serves every request
+//! for a segment, and the next segments are fetched before anyone asks for them. A segment that is
+//! proved in part only never gets its real name: the core may read its file up to there.
 #![forbid(unsafe_code)]
 
+mod fetched;
+mod neighbours;
 mod queue;
 
+use self::fetched::FetchedSegments;
 use self::queue::{Queue, SegmentKey, Waiting, Work};
-use crate::archive::check;
+use crate::archive::prove::{SegmentFile, SegmentProof, Unproved, prove};
 use crate::archive::restore::{Fetched, RestoreCommand};
 use crate::config::RestoreSettings;
 use crate::hub::Hub;
-use crate::hub::page_rules::page_rules;
 use crate::keeper::{AnswerInbox, JobDone, KeeperClient, Reply, SegmentSource};
 use crate::store::layout::Layout;
 use crate::timeline::History;
-use crate::wal::{SegmentName, SegmentNo, SegmentSize, TimelineId, Walker};
+use crate::wal::{SegmentName, SegmentNo, SegmentSize, TimelineId};
 use crate::watermark::Cell;
 use bytes::Bytes;
 use std::fs::File;
@@ -43,6 +46,9 @@ const BROKEN_PAUSE: Duration = Duration::from_secs(60);
 /// The most history files that are in the queue at one time.
 const MAX_HISTORIES: usize = 64;
 
+/// Fetched segments that wait for use, beside those that the threads work on.
+const MAX_UNUSED: usize = 4;
+
 /// Access to the archive's files.
 pub struct Restorer {
     inner: Arc<Inner>,
@@ -60,8 +66,10 @@ struct Inner {
     /// Places in the queue for history files.
     histories_waiting: Arc<Semaphore>,
     stop: AtomicBool,
-    /// Numbers the fetches for tasks of the control thread.
+    /// Numbers the fetches of segments.
     fetches: AtomicU64,
+    /// Segments that are not proved yet.
+    fetched: FetchedSegments,
     /// Held during the fetch of a history file.
     histories: Mutex<()>,
     /// When it was last reported that the command is broken; `None` while it works.
@@ -114,6 +122,7 @@ impl Restorer {
             histories_waiting: Arc::new(Semaphore::new(MAX_HISTORIES)),
             stop: AtomicBool::new(false),
             fetches: AtomicU64::new(0),
+            fetched: FetchedSegments::new(jobs + MAX_UNUSED),
             histories: Mutex::new(()),
             broken: Mutex::new(None),
             queue: Mutex::new(Queue::default()),
@@ -151,13 +160,13 @@ impl Restorer {
         &self,
         names: Vec<SegmentName>,
     ) -> oneshot::Receiver<RestoreResult<(SegmentName, RestoredFile)>> {
-        let fetch = self.inner.fetches.fetch_add(1, Ordering::Relaxed);
         self.order(move |inner| {
             for name in names {
-                let path = inner.layout.restoring(&format!("{name}.{fetch}"));
-                if inner.fetch(&name.to_string(), &path, Some(name.size.bytes()))? == Fetched::Here
-                {
-                    return Ok(Some((name, RestoredFile { path })));
+                let file = inner.unique_path(name);
+                let fetched =
+                    inner.fetch(&name.to_string(), file.path(), Some(name.size.bytes()))?;
+                if fetched == Fetched::Here {
+                    return Ok(Some((name, file)));
                 }
             }
             Ok(None)
@@ -275,7 +284,7 @@ impl Inner {
         let mut queue = self.lock();
         while !self.is_stopping() {
             let Some(next) = queue.next() else {
-                queue = self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue = self.wait(queue);
                 continue;
             };
             drop(queue);
@@ -285,6 +294,19 @@ impl Inner {
             }
             queue = self.lock();
         }
+    }
+
+    /// Waits for something to do. Files that nobody came for go meanwhile.
+    fn wait<'q>(&self, queue: MutexGuard<'q, Queue>) -> MutexGuard<'q, Queue> {
+        if self.fetched.is_empty() {
+            return self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        let waited = self.ready.wait_timeout(queue, fetched::UNUSED);
+        let (queue, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        if timeout.timed_out() {
+            self.fetched.sweep();
+        }
+        queue
     }
 
     /// The archive file that holds a segment of a timeline.
@@ -297,10 +319,9 @@ impl Inner {
     /// the keeper's answer.
     fn restore_segment(self: &Arc<Self>, key: SegmentKey) {
         match self.find_segment(key) {
-            Ok(Fetched::Here) => {}
-            Ok(Fetched::NotThere | Fetched::Stopped) => {
-                return self.finish(key, Err(io::ErrorKind::NotFound.into()));
-            }
+            Ok(Found::Whole) => {}
+            Ok(Found::Partly(file, unproved)) => return self.finish_partly(key, &file, &unproved),
+            Ok(Found::NotThere) => return self.finish(key, Err(io::ErrorKind::NotFound.into())),
             Err(error) => return self.finish(key, Err(error)),
         }
         let Some(keeper) = self.keeper().clone() else { return };
@@ -310,32 +331,35 @@ impl Inner {
         }
     }
 
-    /// Finds the segment under its own name, or fetches it to a temporary one and checks it.
-    fn find_segment(&self, key: SegmentKey) -> io::Result<Fetched> {
+    /// Finds the segment under its own name, or fetches it to a temporary one and proves it.
+    fn find_segment(&self, key: SegmentKey) -> io::Result<Found> {
         let identity = self.hub.identity().ok_or_else(|| io::Error::other("no cluster yet"))?;
         let name = SegmentName { tli: key.tli, no: key.no, size: identity.segment_size };
         if self.layout.segment(name).exists() {
-            return Ok(Fetched::Here);
+            return Ok(Found::Whole);
         }
-        let path = self.layout.restoring(&name.to_string());
-        let fetched = self.fetch(&name.to_string(), &path, Some(name.size.bytes()));
-        let fetched = fetched.map_err(io::Error::other)?;
-        if fetched != Fetched::Here {
-            debug!("archive file \"{name}\" does not exist");
-            return Ok(fetched);
+        let Some(segment) = self.obtain(name)? else { return Ok(Found::NotThere) };
+        let upto = name.no.end(name.size);
+        let source = neighbours::NeighbourFile::Fetched(Arc::clone(&segment));
+        let checked = SegmentFile { name, file: source, upto };
+        let SegmentProof { unproved, continued } = prove(self, &checked, segment.head())?;
+        if let Some(unproved) = unproved {
+            error!("{}; WAL from {} on is not served", unproved.why, unproved.from);
+            // Whatever is mended in the archive is seen when it is asked for again.
+            self.fetched.clear();
+            return Ok(Found::Partly(segment.file().try_clone()?, unproved));
         }
-        match self.check(name, &path) {
-            Ok(()) => {
-                info!("restored log file \"{name}\" from archive");
-                Ok(Fetched::Here)
-            }
-            Err(fault) => {
-                error!("{fault}; it is not served");
-                // A start removes it, too.
-                drop(std::fs::remove_file(&path));
-                Err(io::Error::new(io::ErrorKind::InvalidData, fault))
-            }
-        }
+        self.fetched.note_continued(&continued);
+        segment.file().sync_data()?;
+        std::fs::rename(segment.path(), self.layout.restoring(&name.to_string()))?;
+        info!("restored log file \"{name}\" from archive");
+        Ok(Found::Whole)
+    }
+
+    /// A temporary name that no other fetch has.
+    fn unique_path(&self, name: SegmentName) -> RestoredFile {
+        let fetch = self.fetches.fetch_add(1, Ordering::Relaxed);
+        RestoredFile { path: self.layout.restoring(&format!("{name}.{fetch}")) }
     }
 
     fn fetch(&self, file: &str, target: &Path, size: Option<u64>) -> Result<Fetched, String> {
@@ -357,16 +381,6 @@ impl Inner {
                 Err(fault.to_string())
             }
         }
-    }
-
-    /// Checks every page and record of the segment, then syncs it.
-    fn check(&self, name: SegmentName, path: &Path) -> Result<(), String> {
-        let rules = page_rules(&self.hub, name.tli)?;
-        let failed = |error: io::Error| format!("archive file \"{name}\": {error}");
-        let file = File::open(path).map_err(failed)?;
-        let walker = Walker::new(rules, name.no.start(name.size));
-        check::whole(walker, &file, name).map_err(|fault| fault.to_string())?;
-        file.sync_data().map_err(failed)
     }
 
     fn fetch_history(&self, tli: TimelineId) -> RestoreResult<Bytes> {
@@ -392,8 +406,23 @@ impl Inner {
         }
     }
 
+    /// Answers every request for a segment of which only a part is proved.
+    fn finish_partly(&self, key: SegmentKey, file: &File, unproved: &Unproved) {
+        for Waiting { tli, reply } in self.lock().finished(key) {
+            reply.send(match file.try_clone() {
+                Ok(file) => {
+                    let (file, unproved) = (Arc::new(file.into()), unproved.clone());
+                    JobDone::OpenedPartly { tli, no: key.no, file, unproved }
+                }
+                Err(error) => JobDone::Opened { tli, no: key.no, result: Err(error) },
+            });
+        }
+    }
+
     /// Answers every request for the segment.
     fn finish(&self, key: SegmentKey, result: io::Result<Arc<OwnedFd>>) {
+        // It has its own name by now, or has to be fetched again.
+        self.fetched.remove(key);
         let waiting = self.lock().finished(key);
         for Waiting { tli, reply } in waiting {
             let result = match &result {
@@ -403,6 +432,15 @@ impl Inner {
             reply.send(JobDone::Opened { tli, no: key.no, result });
         }
     }
+}
+
+/// The outcome of a search for a segment.
+enum Found {
+    /// All of it is proved, and it has its own name or that under which the keeper takes it.
+    Whole,
+    /// It may be read up to a position.
+    Partly(File, Unproved),
+    NotThere,
 }
 
 /// The timeline in whose name a segment is archived: its own, unless that ends inside the

@@ -1,6 +1,7 @@
 //! The threads, with a shell as the archive and the test as the keeper.
 
 use super::*;
+use crate::archive::prove::Reason;
 use crate::archive::template::Template;
 use crate::hub::tests::hub;
 use crate::keeper::{AnswerInbox, Job, Order, Orders, queue};
@@ -22,7 +23,7 @@ struct World {
 }
 
 impl World {
-    /// A hub whose WAL begins with segment 10 here, and an archive with segments 4 to 6.
+    /// A hub whose WAL begins with segment 10 here, and an archive with segments 4 to 7.
     fn new(command: &str) -> Self {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::new(root.path());
@@ -36,11 +37,11 @@ impl World {
         let durable = Lsn::new(20 * SEGMENT);
         hub.push_cell(Arc::new(Cell::new(TLI, Lsn::new(10 * SEGMENT), durable)));
         let mut synth = Synth::new(system, size, TLI, 0xD110, Lsn::new(4 * SEGMENT));
-        while synth.position() < Lsn::new(7 * SEGMENT) {
+        while synth.position() < Lsn::new(8 * SEGMENT) {
             synth.record(&[7; 500_000]);
         }
         let (_, wal) = synth.take_bytes();
-        for (no, bytes) in (4..7).zip(wal.chunks(SEGMENT as usize)) {
+        for (no, bytes) in (4..8).zip(wal.chunks(SEGMENT as usize)) {
             std::fs::write(archive.join(name(no)), bytes).unwrap();
         }
         let settings = RestoreSettings {
@@ -73,8 +74,16 @@ impl World {
     /// The answer: which core, and the kind of the error.
     fn answer(&self) -> (usize, Option<io::ErrorKind>) {
         let (core, done) = self.answers.recv_timeout(PATIENCE).unwrap();
-        let JobDone::Opened { result, .. } = done else { panic!("{done:?}") };
-        (core, result.err().map(|error| error.kind()))
+        match done {
+            JobDone::Opened { result, .. } => (core, result.err().map(|error| error.kind())),
+            // No segment here has a good part.
+            JobDone::OpenedPartly { no, unproved, .. } => {
+                assert_eq!(unproved.from, Lsn::new(no.raw() * SEGMENT));
+                assert!(matches!(unproved.why, Reason::Damaged { .. }), "{unproved:?}");
+                (core, Some(io::ErrorKind::InvalidData))
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Names that were requested from the shell.
@@ -133,7 +142,8 @@ fn one_fetch_serves_all_and_the_next_segments_come_ahead() {
     let mut cores = [world.answer(), world.answer()];
     cores.sort_unstable_by_key(|(core, _)| *core);
     assert_eq!(cores, [(0, None), (1, None)]);
-    assert_eq!(world.asked(), [name(4), name(5), name(6)]);
+    // Each is proved with the one after it.
+    assert_eq!(world.asked(), [4, 5, 6, 7].map(name));
 }
 
 #[test]

@@ -247,6 +247,89 @@ fn what_is_not_in_the_archive_is_removed_and_what_is_wrong_is_named() {
     assert_eq!((error.sqlstate.as_str(), error.message), ("58P01", text(begun + 20)));
 }
 
+/// What a stream from `from` brings before it ends, and its error.
+fn read_to_error(port: u16, from: Lsn) -> (Vec<u8>, ServerError) {
+    let mut client = Client::connect(port);
+    client.start_replication(from, 1).unwrap();
+    let mut bytes = Vec::new();
+    loop {
+        match client.next_wal() {
+            Ok(Some(wal)) => bytes.extend(wal.bytes),
+            Ok(None) => panic!("the stream ended without an error"),
+            Err(error) => return (bytes, error),
+        }
+    }
+}
+
+/// Flips a bit; returns what mends it.
+fn flip(path: &Path, at: u64) -> impl FnOnce() + use<> {
+    let (path, good) = (path.to_owned(), fs::read(path).unwrap());
+    let mut bad = good.clone();
+    bad[usize::try_from(at).unwrap()] ^= 1;
+    fs::write(&path, bad).unwrap();
+    move || fs::write(path, good).unwrap()
+}
+
+/// Does the segment begin with the rest of a record?
+fn begins_inside_a_record(path: &Path) -> bool {
+    let page = fs::read(path).unwrap();
+    page[2] & 1 != 0 && page[16..20] != [0; 4]
+}
+
+/// A record that crosses from one segment into the next is proved by both files; nothing of it is
+/// served when one of them is damaged.
+#[test]
+fn a_flipped_bit_in_a_record_across_segments_is_not_served() {
+    let scene = Scene::new();
+    let mut primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let archive = Archive::of(&scene, &mut primary);
+    let hub = hub_with(&scene, &primary, &archive).started();
+    wait_connected(&primary);
+    let mut standby = primary.standby("standby", &hub.conninfo());
+    standby.wait_streaming();
+    standby.stop_fast();
+    let begun = fill_segment(&primary).raw() / MIB;
+    primary.sql("select pg_logical_emit_message(false, 'long', repeat('x', 4000000))");
+    let rows = fill_segment(&primary).raw() / MIB;
+    load::write_mib(&primary, 50);
+    let end = fill_segment(&primary);
+    archive.wait_archived(1, end);
+    wait::until("old WAL goes", || oldest(&hub.pg_wal()) > rows + 20);
+    let truth = |from: u64, to: u64| -> Vec<u8> {
+        (from..to).flat_map(|no| fs::read(archive.file(no)).unwrap()).collect()
+    };
+    let is_crossed = |no: &u64| begins_inside_a_record(&archive.file(no + 1));
+    let ordinary = (rows + 2..rows + 10).find(is_crossed).unwrap();
+    // Those near the first one will have been restored by then.
+    let other = (ordinary + 6..rows + 20).find(is_crossed).unwrap();
+
+    for (damaged, at, first, last) in [
+        // The middle of a record of 4 MB.
+        (begun + 2, MIB / 2, begun, begun + 1),
+        // The last record of a segment of ordinary rows, and its rest in the next one.
+        (ordinary, MIB - 20, ordinary - 1, ordinary + 1),
+        (other + 1, 42, other - 1, other + 1),
+    ] {
+        let good = truth(first, last);
+        let mend = flip(&archive.file(damaged), at);
+        let (bytes, error) = read_to_error(hub.port(), Lsn::new(first * MIB));
+        assert_eq!(error.sqlstate, "XX001", "{}", error.message);
+        // Of many segments in one record, the first and the last are named.
+        let named = if damaged == begun + 2 { begun } else { damaged };
+        assert!(error.message.contains(&name(1, named)), "{}", error.message);
+        // All that is proved, and no byte of the record.
+        assert!(bytes.len() < good.len() && bytes[..] == good[..bytes.len()], "{damaged}");
+        if damaged != begun + 2 {
+            assert!(good.len() - bytes.len() < 20_000, "{} of {}", bytes.len(), good.len());
+        }
+        hub.wait_log(&["ERROR", &name(1, named), "not served"]);
+        mend();
+    }
+    // With the archive mended, the standby goes on.
+    standby.start();
+    standby.wait_replayed(end);
+}
+
 /// A hub that began after a failover serves a standby that was off since before it: both
 /// timelines come from the archive, by the child's file where they part.
 #[test]

@@ -19,8 +19,8 @@ pub(crate) struct Archive {
 pub(crate) enum Condition {
     /// Every byte as it was written.
     Good,
-    /// Valid up to some place inside a record that begins and ends in it, then zeros or a byte
-    /// that is wrong. What a record across the segment's end has in it is not proved yet.
+    /// Valid up to some place inside a record, which may go on in the next segment; then zeros or a
+    /// byte that is wrong.
     Half,
     /// Not a segment's length.
     Short,

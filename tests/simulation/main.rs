@@ -222,7 +222,9 @@ fn finds_idleness_by_the_time_of_day() {
 
 #[test]
 fn finds_an_archive_that_wins_silently() {
-    finds(Plant::ArchiveWinsSilently, &["false byte", "is false in the"]);
+    // The record across our end is of two histories, and a start does not find it.
+    let signs = ["false byte", "is false in the", "published"];
+    finds(Plant::ArchiveWinsSilently, &signs);
 }
 
 #[test]

@@ -370,9 +370,11 @@ impl Truth {
         let first = ends.partition_point(|(end, _)| *end < from);
         let last = ends.partition_point(|(end, _)| *end < to);
         let begin = first + random.below((last - first) as u64) as usize;
-        let pairs = ends.get(begin..last)?.windows(2).map(|pair| (pair[0].0, pair[1].0));
-        // Behind the header, before the padding, and not in the header of a page.
-        let places = pairs.map(|(start, end)| (start, end.saturating_sub(12)));
+        let past = (last + 1).min(ends.len());
+        let pairs = ends.get(begin..past)?.windows(2).map(|pair| (pair[0].0, pair[1].0));
+        // Behind the header, before the padding, and not in the header of a page. The last record
+        // may go on past `to`.
+        let places = pairs.map(|(start, end)| (start, end.min(to).saturating_sub(12)));
         let is_inside = |(start, at): &(Lsn, Lsn)| {
             at.bytes_since(*start) > 100 && at.page_offset() > 100 && *at < to
         };

@@ -732,6 +732,7 @@ impl World {
             JobDone::Opened { no, result: Ok(file), .. } => process.readers.push((no, file)),
             JobDone::Done(_)
             | JobDone::Opened { .. }
+            | JobDone::OpenedPartly { .. }
             | JobDone::Adopted { .. }
             | JobDone::Foreseen(_)
             | JobDone::Switched(_) => {}

@@ -1,5 +1,6 @@
 //! The segment files that a core reads for standbys that catch up.
 
+use crate::archive::prove::Unproved;
 use crate::keeper::{CoreClient, Job};
 use crate::ring::Fd;
 use crate::wal::{SegmentNo, TimelineId};
@@ -31,8 +32,8 @@ struct Entry {
 /// Where a segment's file is.
 #[derive(Debug)]
 pub enum FileAnswer {
-    /// Open.
-    Open(Fd),
+    /// Open. From the position on, if there is one, its WAL is not proved and not read.
+    Open(Fd, Option<Unproved>),
     /// The keeper is opening it and will say so.
     Coming,
     /// Too many files or jobs at present: ask again.
@@ -42,7 +43,7 @@ pub enum FileAnswer {
 #[derive(Debug)]
 enum FileState {
     Asked,
-    Open(Fd),
+    Open(Fd, Option<Unproved>),
 }
 
 impl Files {
@@ -52,7 +53,7 @@ impl Files {
         if let Some(entry) = self.open.get_mut(&(tli, no)) {
             entry.used = self.uses;
             return match &entry.state {
-                FileState::Open(fd) => FileAnswer::Open(Fd::clone(fd)),
+                FileState::Open(fd, unproved) => FileAnswer::Open(Fd::clone(fd), unproved.clone()),
                 FileState::Asked => FileAnswer::Coming,
             };
         }
@@ -68,22 +69,20 @@ impl Files {
         if self.open.len() < MAX_OPEN {
             return true;
         }
-        let open = self.open.iter().filter(|(_, entry)| matches!(entry.state, FileState::Open(_)));
+        let open = self.open.iter().filter(|(_, entry)| matches!(entry.state, FileState::Open(..)));
         let Some((&least, _)) = open.min_by_key(|(_, entry)| entry.used) else { return false };
         self.open.remove(&least).is_some()
     }
 
-    /// The keeper opened a file, or could not.
-    pub fn opened(&mut self, tli: TimelineId, no: SegmentNo, fd: Option<Fd>) {
-        match fd {
-            Some(fd) => {
-                let entry = Entry { state: FileState::Open(fd), used: self.uses };
-                self.open.insert((tli, no), entry);
-            }
-            None => {
-                self.open.remove(&(tli, no));
-            }
-        }
+    /// The keeper opened a file, of which perhaps not all may be read.
+    pub fn opened(&mut self, tli: TimelineId, no: SegmentNo, fd: Fd, unproved: Option<Unproved>) {
+        let entry = Entry { state: FileState::Open(fd, unproved), used: self.uses };
+        self.open.insert((tli, no), entry);
+    }
+
+    /// The keeper could not open a file, or one that is proved in part is to be asked for again.
+    pub fn forget(&mut self, tli: TimelineId, no: SegmentNo) {
+        self.open.remove(&(tli, no));
     }
 
     /// Closes the files not used since the last sweep.
@@ -114,7 +113,7 @@ mod tests {
     }
 
     fn is_open(files: &mut Files, no: u64, keeper: &CoreClient) -> bool {
-        matches!(ask(files, no, keeper), FileAnswer::Open(_))
+        matches!(ask(files, no, keeper), FileAnswer::Open(..))
     }
 
     #[test]
@@ -128,7 +127,7 @@ mod tests {
         }
         assert!(matches!(ask(&mut files, most, &keeper), FileAnswer::Busy), "all are awaited");
         while let Some(Order { job: Job::Open { tli, no }, .. }) = asked.take() {
-            files.opened(tli, no, Some(Arc::new(File::open("/dev/null").unwrap().into())));
+            files.opened(tli, no, Arc::new(File::open("/dev/null").unwrap().into()), None);
         }
         assert!(is_open(&mut files, 0, &keeper));
         assert!(matches!(ask(&mut files, most, &keeper), FileAnswer::Coming), "1 is closed for it");
@@ -144,11 +143,8 @@ mod tests {
         let mut files = Files::default();
         for no in [0, 1] {
             ask(&mut files, no, &keeper);
-            files.opened(
-                TLI,
-                SegmentNo::new(no),
-                Some(Arc::new(File::open("/dev/null").unwrap().into())),
-            );
+            let file = Arc::new(File::open("/dev/null").unwrap().into());
+            files.opened(TLI, SegmentNo::new(no), file, None);
         }
         files.sweep();
         assert!(is_open(&mut files, 1, &keeper));

@@ -2,6 +2,7 @@
 
 use super::blocks::{AtHand, BLOCK_SIZE, BlockId, BlockPool, HOT};
 use super::files::{FileAnswer, Files};
+use crate::archive::prove::{Reason, Unproved};
 use crate::data::table::Key;
 use crate::hub::Hub;
 use crate::hub::page_rules::{KnownRules, NoRules};
@@ -79,6 +80,8 @@ enum Fed {
     FileComing,
     /// There is no place in the pool, or in the keeper's queue.
     Later,
+    /// The WAL there is not proved.
+    Unproved(Reason),
 }
 
 /// The blocks and files of one core, and the standbys that wait for them.
@@ -165,6 +168,14 @@ impl ReadBack {
                 }
                 Fed::Here => out.push(Arrival::Here(want.standby, want.block())),
                 Fed::FileComing => self.await_file(want),
+                Fed::Unproved(why) => {
+                    // The archive may be mended: it is asked again next time.
+                    if let Some(size) = self.segment_size() {
+                        self.files.forget(want.cell.tli(), want.at.segment(size));
+                    }
+                    let fault = unproved_fault(why);
+                    out.push(Arrival::Failed(want.standby, want.block(), fault));
+                }
                 Fed::Later => {
                     self.awaiting_read.push_front(want);
                     break;
@@ -192,7 +203,12 @@ impl ReadBack {
         let Some(size) = self.segment_size() else { return Fed::Later };
         let id = BlockId::of(cell.id(), at);
         match self.files.file(cell.tli(), at.segment(size), &self.keeper) {
-            FileAnswer::Open(file) => {
+            FileAnswer::Open(file, unproved) => {
+                let valid_to = match unproved {
+                    Some(Unproved { from, why }) if at >= from => return Fed::Unproved(why),
+                    Some(Unproved { from, .. }) => valid_to.min(from),
+                    None => valid_to,
+                };
                 let place = (&file, id.start().segment_offset(size));
                 self.blocks.load(ring, id, valid_to, place);
                 Fed::Read
@@ -246,11 +262,11 @@ impl ReadBack {
         let waited = self.awaiting_file.remove(&(tli, no)).unwrap_or_default();
         match result {
             Ok(file) => {
-                self.files.opened(tli, no, Some(file));
+                self.files.opened(tli, no, file, None);
                 self.awaiting_read.extend(waited);
             }
             Err(error) => {
-                self.files.opened(tli, no, None);
+                self.files.forget(tli, no);
                 let Some(size) = self.segment_size() else { return };
                 let name = SegmentName { tli, no, size };
                 match error.kind() {
@@ -268,6 +284,18 @@ impl ReadBack {
                 );
             }
         }
+    }
+
+    /// A segment from the archive may be read up to a position.
+    pub fn on_opened_partly(
+        &mut self,
+        tli: TimelineId,
+        no: SegmentNo,
+        file: Fd,
+        unproved: Unproved,
+    ) {
+        self.files.opened(tli, no, file, Some(unproved));
+        self.awaiting_read.extend(self.awaiting_file.remove(&(tli, no)).unwrap_or_default());
     }
 
     /// A read completed. Every page of the block is checked before any of it can be sent.
@@ -351,6 +379,16 @@ fn unopened(name: SegmentName, error: &io::Error) -> ReadFault {
         _ => {
             let text = format!("could not open file \"pg_wal/{name}\": {error}");
             ReadFault::Unreadable(Refusal::error(sqlstate::IO_ERROR, text))
+        }
+    }
+}
+
+/// WAL from the archive is not proved. What is missing counts as removed.
+fn unproved_fault(why: Reason) -> ReadFault {
+    match why {
+        Reason::Missing(name) => ReadFault::Removed(name),
+        Reason::Damaged { .. } | Reason::NotWritten(_) => {
+            ReadFault::Unreadable(Refusal::error(sqlstate::DATA_CORRUPTED, why.to_string()))
         }
     }
 }
@@ -444,6 +482,44 @@ mod tests {
         scene.feed(|_| true);
         assert_eq!(scene.readback.loading(), 1);
         assert!(scene.arrivals.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_proved_is_not_read_and_asked_for_again() {
+        let mut scene = Scene::new();
+        let name = |no| SegmentName {
+            tli: TLI,
+            no: SegmentNo::new(no),
+            size: SegmentSize::new(SEGMENT).unwrap(),
+        };
+        let fault =
+            crate::wal::WalkFault { at: START, kind: crate::wal::walk::FaultKind::Checksum };
+        let damaged = Reason::Damaged { first: name(4), last: name(5), fault };
+        for (why, removed) in [(damaged, false), (Reason::Missing(name(5)), true)] {
+            let from = START.saturating_add(BLOCK_SIZE as u64 + 5000);
+            scene.readback.wait(scene.want(1, BLOCK_SIZE as u64));
+            scene.feed(|_| true);
+            assert_eq!(scene.asked(), [4]);
+            let file = Arc::new(tempfile::tempfile().unwrap().into());
+            let unproved = Unproved { from, why };
+            scene.readback.on_opened_partly(TLI, SegmentNo::new(4), file, unproved);
+            // What lies before it is read.
+            scene.feed(|_| true);
+            assert_eq!((scene.readback.loading(), scene.arrivals.len()), (1, 0));
+            scene.readback.forget_blocks();
+            scene.readback.wait(scene.want(2, BLOCK_SIZE as u64 + 5000));
+            scene.feed(|_| true);
+            match scene.arrivals.pop() {
+                Some(Arrival::Failed(_, _, ReadFault::Removed(of))) if removed => {
+                    assert_eq!(of, name(5));
+                }
+                Some(Arrival::Failed(_, _, ReadFault::Unreadable(refusal))) if !removed => {
+                    assert_eq!(refusal.sqlstate, sqlstate::DATA_CORRUPTED);
+                }
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(scene.readback.loading(), 0);
+        }
     }
 
     #[test]

@@ -379,6 +379,7 @@ impl<F: Clone> Receiver<F> {
             JobDone::Failed { job, error } => warn!("could not {job}: {error}"),
             JobDone::Done(_)
             | JobDone::Opened { .. }
+            | JobDone::OpenedPartly { .. }
             | JobDone::Adopted { .. }
             | JobDone::Foreseen(_)
             | JobDone::Switched(_) => {}

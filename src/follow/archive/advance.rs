@@ -1,6 +1,6 @@
 //! Advances through the archive on one timeline: segment after segment, to the receive role.
 
-use super::segments::{Ahead, Expected, Unusable, first_difference, judge, pour};
+use super::segments::{Ahead, Expected, Judged, Named, Unusable, first_difference, judge, pour};
 use super::turn::{Advance, ArchiveTurn, ShuttingDown};
 use crate::follow::difference::barred_by;
 use crate::follow::environment::{Archive as _, Environment, HandOverFault};
@@ -16,6 +16,7 @@ use crate::upstream::position::Position;
 use crate::upstream::state::UpstreamState;
 use crate::wal::walk::{WalkFault, Walker};
 use crate::wal::{Lsn, SegmentName, TimelineId};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -56,6 +57,8 @@ impl<E: Environment> Task<E> {
         let mut ahead = Ahead::new(archive, tli, size);
         let mut at = start.max(durable.segment_start(size));
         let (mut walker, mut feed): (Option<Walker>, Option<Feed<E::Socket>>) = (None, None);
+        // Files with WAL that is not proved before the next one is here, and how far all is sent.
+        let (mut held, mut sent) = (VecDeque::new(), at);
         let advance = loop {
             let upto = target.ends.map_or(Lsn::MAX, |(_, end)| end);
             if at >= upto {
@@ -70,6 +73,8 @@ impl<E: Environment> Task<E> {
             let Ok(fetched) = fetched else { break Advance::Stuck };
             let (name, file) = match fetched? {
                 Ok(Some(file)) => file,
+                // More will be known when the rest of the last record is there.
+                Ok(None) if !held.is_empty() => break Advance::Stuck,
                 Ok(None) => break Advance::Exhausted,
                 Err(_) => break Advance::Stuck,
             };
@@ -94,27 +99,30 @@ impl<E: Environment> Task<E> {
                     break Advance::Stuck;
                 }
             };
+            let proved = judged.proved_to(upto);
             if let Some(fault) = &judged.fault {
-                self.tell_fault(name, judged.valid_to, fault);
+                self.tell_fault(name, proved, fault);
             }
-            if judged.valid_to > known {
+            let Judged { file, walker: walked, fault } = judged;
+            held.push_back((name, file));
+            if proved > durable.max(sent) {
                 let feed = match &mut feed {
                     Some(feed) => feed,
-                    empty => match self.open(tli, at).await {
+                    empty => match self.open(tli, sent).await {
                         Some(opened) => empty.insert(opened),
                         None => break Advance::Stuck,
                     },
                 };
-                if pour(&self.parts, feed, &judged, (name, at)).await.is_err() {
+                if self.pour_all(feed, &mut held, (sent, proved)).await.is_err() {
                     break Advance::Stuck;
                 }
-                info!(target: LOG, "restored log file \"{name}\" from archive");
+                sent = proved;
             }
-            at = judged.valid_to;
-            walker = Some(judged.walker);
-            if judged.fault.is_some() {
+            if fault.is_some() {
                 break Advance::Exhausted;
             }
+            at = walked.position();
+            walker = Some(walked);
             if turn.is_over() {
                 break Advance::Over;
             }
@@ -136,6 +144,29 @@ impl<E: Environment> Task<E> {
             Advance::Further if hub.position() == before => Ok(Advance::Stuck),
             advance => Ok(advance),
         }
+    }
+
+    /// Sends what is proved, and lets go of the files of which all is sent.
+    async fn pour_all(
+        &self,
+        feed: &mut Feed<E::Socket>,
+        held: &mut VecDeque<Named<E>>,
+        (from, to): (Lsn, Lsn),
+    ) -> io::Result<()> {
+        while let Some(named) = held.front() {
+            let name = named.0;
+            let (start, end) = (name.no.start(name.size), name.no.end(name.size));
+            if start >= to {
+                break;
+            }
+            pour(&self.parts, feed, named, (from.max(start), to.min(end))).await?;
+            info!(target: LOG, "restored log file \"{name}\" from archive");
+            if end > to {
+                break;
+            }
+            held.pop_front();
+        }
+        Ok(())
     }
 
     /// Opens a stream to the core, which begins at `start`.
@@ -258,8 +289,15 @@ impl<E: Environment> Task<E> {
         if self.told.ended.replace((name, valid_to)) == Some((name, valid_to)) {
             return;
         }
-        if fault.is_unwritten() && valid_to > name.no.start(name.size) {
+        let start = name.no.start(name.size);
+        if fault.is_unwritten() && valid_to > start {
             info!(target: LOG, "archive file \"{name}\" holds WAL up to {valid_to}: {fault}");
+        } else if fault.at < start {
+            error!(
+                target: LOG,
+                "archive file \"{name}\" or one before it is not the WAL that belongs there from \
+                 {valid_to} on, which is not used: {fault}"
+            );
         } else {
             error!(
                 target: LOG,

@@ -2,6 +2,7 @@
 
 use super::turn::ShuttingDown;
 use crate::archive::check::{self, ReadAt as _};
+use crate::archive::prove::{Neighbours, SegmentFile, WalkStart, walk_up_to};
 use crate::follow::Parts;
 use crate::follow::environment::{Archive, Environment};
 use crate::follow::feed::Feed;
@@ -20,13 +21,22 @@ const PIECE: u64 = 1 << 20;
 
 /// A segment that was checked.
 pub(super) struct Judged<R> {
-    file: R,
+    pub(super) file: R,
     /// At the end of the segment, if all of it is WAL.
     pub(super) walker: Walker,
-    /// Where its WAL ends.
-    pub(super) valid_to: Lsn,
-    /// Why it ended before the segment's end.
+    /// Why its WAL ends before that.
     pub(super) fault: Option<WalkFault>,
+}
+
+impl<R> Judged<R> {
+    /// How far all WAL is proved: to the end of the last whole record, or to `upto`, where the
+    /// timeline ends. What a timeline's end cuts off is no record.
+    pub(super) fn proved_to(&self, upto: Lsn) -> Lsn {
+        match self.walker.position() {
+            end if end >= upto => upto,
+            _ => self.walker.record_end(),
+        }
+    }
 }
 
 /// Why a segment is not used.
@@ -49,7 +59,7 @@ pub(super) struct Expected {
 }
 
 /// A segment of the archive's, and its name there.
-type Named<E> = (SegmentName, <<E as Environment>::Archive as Archive>::Restored);
+pub(super) type Named<E> = (SegmentName, <<E as Environment>::Archive as Archive>::Restored);
 
 /// Checks a segment. `walker` stands at its start if the segment before it was checked.
 pub(super) async fn judge<E: Environment>(
@@ -59,19 +69,12 @@ pub(super) async fn judge<E: Environment>(
     expected: Expected,
 ) -> Result<Judged<<E::Archive as Archive>::Restored>, Unusable> {
     let reader = Arc::clone(parts);
-    let judging = parts.environment.blocking(move || {
-        let Expected { rules, known, upto } = expected;
-        let own = SegmentName { tli: rules.tli, ..name };
-        let walker = walker.unwrap_or_else(|| Walker::new(rules, name.no.start(name.size)));
-        match look(&reader.environment, (name, own), &file, walker, (known, upto)) {
-            Ok(Ok((walker, fault))) => {
-                let valid_to = walker.position();
-                Ok(Judged { file, walker, valid_to, fault })
-            }
+    let judging =
+        parts.environment.blocking(move || match look(&reader, name, &file, walker, expected) {
+            Ok(Ok((walker, fault))) => Ok(Judged { file, walker, fault }),
             Ok(Err(at)) => Err(Unusable::Differs(at)),
             Err(error) => Err(Unusable::Unknown(error.to_string())),
-        }
-    });
+        });
     judging.await.unwrap_or_else(|error| Err(Unusable::Unknown(error.to_string())))
 }
 
@@ -95,41 +98,87 @@ pub(super) async fn first_difference<E: Environment>(
 type Looked = io::Result<Result<(Walker, Option<WalkFault>), Lsn>>;
 
 fn look<E: Environment>(
-    environment: &E,
-    (name, own): (SegmentName, SegmentName),
+    parts: &Parts<E>,
+    name: SegmentName,
     file: &<E::Archive as Archive>::Restored,
-    mut walker: Walker,
-    (known, upto): (Lsn, Lsn),
+    walker: Option<Walker>,
+    Expected { rules, known, upto }: Expected,
 ) -> Looked {
     let theirs = E::Archive::open(file)?;
+    let own = SegmentName { tli: rules.tli, ..name };
     if known > name.no.start(name.size)
-        && let Some(ours) = environment.open_own_wal(own)?
+        && let Some(ours) = parts.environment.open_own_wal(own)?
         && let Some(at) = check::first_difference(&theirs, &ours, name, known.min(upto))?
     {
         return Ok(Err(at));
     }
+    if let Some(mut walker) = walker {
+        let fault = check::walk_on(&mut walker, &theirs, name, upto)?;
+        return Ok(Ok((walker, fault)));
+    }
+    let mut walker = Walker::new(rules.clone(), name.no.start(name.size));
+    let fault = check::walk_on(&mut walker, &theirs, name, upto)?;
+    if walker.proven_from().is_some_and(|from| from <= known) {
+        return Ok(Ok((walker, fault)));
+    }
+    // A record that began in our WAL goes on past our end: it is walked from there.
+    let mut walker = match walk_up_to(&OwnWal(parts, &rules), own, &rules)? {
+        WalkStart::Ready(walker) => *walker,
+        WalkStart::Fault { name, fault } => {
+            return Err(io::Error::other(format!("our own segment \"{name}\": {fault}")));
+        }
+    };
     let fault = check::walk_on(&mut walker, &theirs, name, upto)?;
     Ok(Ok((walker, fault)))
 }
 
-/// Sends a segment's WAL from `from` on.
+/// Our WAL before a segment.
+struct OwnWal<'a, E: Environment>(&'a Parts<E>, &'a PageRules);
+
+impl<E: Environment> Neighbours for OwnWal<'_, E> {
+    type File = E::Wal;
+
+    fn rules(&self, _: TimelineId) -> io::Result<PageRules> {
+        Ok(self.1.clone())
+    }
+
+    fn before(&self, name: SegmentName) -> Option<SegmentName> {
+        let no = name.no.previous()?;
+        let history = self.0.hub.read_history(self.1.tli).ok().flatten();
+        let last = no.end(name.size).saturating_sub(1);
+        let tli = history.map_or(name.tli, |history| history.tli_at(last));
+        Some(SegmentName { tli, no, ..name })
+    }
+
+    fn after(&self, name: SegmentName) -> SegmentName {
+        SegmentName { no: name.no.next(), ..name }
+    }
+
+    fn open(&self, name: SegmentName) -> io::Result<Option<SegmentFile<E::Wal>>> {
+        let file = self.0.environment.open_own_wal(name)?;
+        let upto = name.no.end(name.size);
+        Ok(file.map(|file| SegmentFile { name, file, upto }))
+    }
+}
+
+/// Sends the WAL of a segment's file from `from` to `to`.
 pub(super) async fn pour<E: Environment>(
     parts: &Parts<E>,
     feed: &mut Feed<E::Socket>,
-    judged: &Judged<<E::Archive as Archive>::Restored>,
-    (name, from): (SegmentName, Lsn),
+    (name, file): &Named<E>,
+    (from, to): (Lsn, Lsn),
 ) -> io::Result<()> {
-    let file = Arc::new(E::Archive::open(&judged.file)?);
+    let file = Arc::new(E::Archive::open(file)?);
     let mut at = from;
-    while at < judged.valid_to {
-        let len = judged.valid_to.bytes_since(at).min(PIECE) as usize;
+    while at < to {
+        let len = to.bytes_since(at).min(PIECE) as usize;
         let (file, offset) = (Arc::clone(&file), at.segment_offset(name.size));
         let reading = parts.environment.blocking(move || {
             let mut piece = vec![0; len];
             file.read_exact_at(&mut piece, offset).map(|()| piece)
         });
         let piece = feed.during(reading).await??;
-        feed.send(&piece?, judged.valid_to).await?;
+        feed.send(&piece?, to).await?;
         at = at.saturating_add(len as u64);
     }
     Ok(())
