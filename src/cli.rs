@@ -4,6 +4,7 @@ use crate::bench::cli::BenchFlags;
 use crate::ctl::flags::CtlFlags;
 use crate::inspect::InspectFlags;
 use crate::serve::flags::ServeFlags;
+use crate::verify::VerifyFlags;
 use clap::{Parser, Subcommand};
 
 /// A hub for PostgreSQL's write-ahead log: one physical standby upstream, hundreds of
@@ -24,6 +25,9 @@ pub enum Command {
     /// Show what a hub's directory holds: identity, timelines, segments, the exact end of
     /// its WAL, and what is wrong with it
     Inspect(InspectFlags),
+    /// Walk every complete segment of a directory whose hub does not run, name what is damaged,
+    /// and repair it from an archive
+    Verify(VerifyFlags),
     /// Ask a running hub: status, standbys, slots; steer it: upstream, fence
     Ctl(CtlFlags),
     /// Show a hub at work for fifteen seconds; needs nothing but this program

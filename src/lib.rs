@@ -56,3 +56,4 @@ pub mod bench;
 pub mod cli;
 pub mod inspect;
 pub mod serve;
+pub mod verify;

@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(flags) => walhub::serve::serve(*flags),
         Command::Inspect(flags) => walhub::inspect::inspect(&flags),
+        Command::Verify(flags) => walhub::verify::verify(&flags),
         Command::Ctl(flags) => walhub::ctl::ctl(flags),
         Command::Demo => walhub::bench::demo::demo(),
         Command::Bench(flags) => walhub::bench::cli::bench(flags),

@@ -23,6 +23,7 @@
 //!       000000010000000A0000002F.ready
 //!   diverged/
 //!     1-0_3000060/         what we had of timeline 1 from its end, 0/3000060, on
+//!   damaged/               segments as they were before `walhub verify --repair`
 //! ```
 
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
@@ -179,6 +180,11 @@ impl Layout {
     pub fn diverged(&self, tli: TimelineId, end: Lsn) -> PathBuf {
         let end = end.to_string().replace('/', "_");
         self.all_diverged().join(format!("{tli}-{end}"))
+    }
+
+    /// Where damaged segments are kept that were repaired.
+    pub fn damaged(&self) -> PathBuf {
+        self.root.join("damaged")
     }
 
     /// Where `restore_command` puts a file: not a WAL name until the file has been checked.

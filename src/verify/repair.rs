@@ -1,0 +1,204 @@
+//! Replaces damaged segments by those of an archive that are proved.
+
+use super::own::OwnSegments;
+use crate::archive::check::first_difference;
+use crate::archive::prove::{Head, Neighbours, Reason, SegmentFile, prove};
+use crate::archive::restore::{Fetched, RestoreCommand};
+use crate::store::layout::Layout;
+use crate::wal::page::PageRules;
+use crate::wal::{Lsn, SegmentName, TimelineId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+/// What came of an attempt.
+pub(super) enum Repaired {
+    /// These segments were replaced.
+    Yes(Vec<SegmentName>),
+    /// Nothing was changed.
+    No(String),
+}
+
+/// Fetches the segments of a damaged record, and replaces those that differ from the archive's when
+/// all of them are proved then. When their neighbours turn out to be damaged too, these are fetched
+/// with them. A damaged file stays under its name until the new one, which is durable, takes it; a
+/// link in `damaged` keeps its bytes.
+pub(super) fn repair(
+    layout: &Layout,
+    own: &OwnSegments,
+    command: &RestoreCommand,
+    (mut first, mut last): (SegmentName, SegmentName),
+    head: Head,
+) -> io::Result<Repaired> {
+    let mut theirs = Theirs { own, files: BTreeMap::new(), fetched: BTreeSet::new() };
+    loop {
+        if let Some(why) = theirs.fetch(layout, command, (first, last))? {
+            return Ok(Repaired::No(why));
+        }
+        match theirs.damage(first, head) {
+            Err(error) => return Ok(Repaired::No(error.to_string())),
+            Ok(None) => break,
+            Ok(Some((from, to, _))) if from.no < first.no || to.no > last.no => {
+                (first, last) = (first.min(from), last.max(to));
+            }
+            Ok(Some((_, _, what))) => {
+                return Ok(Repaired::No(format!("with what the archive has: {what}")));
+            }
+        }
+    }
+    if theirs.files.is_empty() {
+        return Ok(Repaired::No("the archive has the same bytes".to_owned()));
+    }
+    let names = theirs.files.keys().copied().collect();
+    theirs.install(layout)?;
+    Ok(Repaired::Yes(names))
+}
+
+/// Our segments, with those from the archive in their places.
+struct Theirs<'a> {
+    own: &'a OwnSegments,
+    /// Those that differ from ours.
+    files: BTreeMap<SegmentName, PathBuf>,
+    fetched: BTreeSet<SegmentName>,
+}
+
+impl Theirs<'_> {
+    /// Fetches what was not fetched before. Returns why a segment cannot be had.
+    fn fetch(
+        &mut self,
+        layout: &Layout,
+        command: &RestoreCommand,
+        (first, last): (SegmentName, SegmentName),
+    ) -> io::Result<Option<String>> {
+        let mut name = first;
+        while name.no <= last.no {
+            if !self.own.is_open(name) && self.fetched.insert(name) {
+                let (file, size) = (name.to_string(), Some(name.size.bytes()));
+                let path = layout.restoring(&file);
+                match command.fetch(&file, &path, size, &AtomicBool::new(false)) {
+                    Ok(Fetched::Here) => self.take(name, path)?,
+                    Ok(Fetched::NotThere | Fetched::Stopped) => {
+                        return Ok(Some(format!("the archive does not have \"{name}\"")));
+                    }
+                    Err(fault) => return Ok(Some(fault.to_string())),
+                }
+            }
+            name = self.own.after(name);
+        }
+        Ok(None)
+    }
+
+    /// What is still damaged in `first` and in what was fetched.
+    fn damage(
+        &self,
+        first: SegmentName,
+        head: Head,
+    ) -> io::Result<Option<(SegmentName, SegmentName, String)>> {
+        let others = self.fetched.iter().filter(|name| **name != first);
+        let heads = others.map(|name| (*name, Head::Unknown));
+        for (name, head) in std::iter::once((first, head)).chain(heads) {
+            let Some(segment) = self.open(name)? else { continue };
+            let unproved = prove(self, &segment, head)?.unproved;
+            if let Some(Reason::Damaged { first, last, fault }) = unproved.map(|found| found.why)
+                && !self.own.is_open(last)
+            {
+                return Ok(Some((first, last, fault.to_string())));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Keeps a fetched file if it differs from ours.
+    fn take(&mut self, name: SegmentName, path: PathBuf) -> io::Result<()> {
+        let same = match self.own.open(name)? {
+            Some(ours) => {
+                let theirs = File::open(&path)?;
+                // What cannot be read differs.
+                let differs = first_difference(&theirs, &ours.file, name, Lsn::MAX);
+                matches!(differs, Ok(None)) && ours.file.metadata()?.len() == name.size.bytes()
+            }
+            None => false,
+        };
+        match same {
+            true => std::fs::remove_file(path),
+            false => {
+                self.files.insert(name, path);
+                Ok(())
+            }
+        }
+    }
+
+    fn install(mut self, layout: &Layout) -> io::Result<()> {
+        let folder = layout.damaged();
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => sync(layout.root())?,
+        }
+        while let Some((name, path)) = self.files.pop_first() {
+            File::open(&path)?.sync_all()?;
+            let ours = layout.segment(name);
+            keep(&ours, &folder.join(name.to_string()))?;
+            sync(&folder)?;
+            std::fs::rename(path, ours)?;
+            sync(layout.wal())?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Theirs<'_> {
+    fn drop(&mut self) {
+        for path in self.files.values() {
+            // A start removes it, too.
+            drop(std::fs::remove_file(path));
+        }
+    }
+}
+
+impl Neighbours for Theirs<'_> {
+    type File = File;
+
+    fn rules(&self, tli: TimelineId) -> io::Result<PageRules> {
+        self.own.rules(tli)
+    }
+
+    fn before(&self, name: SegmentName) -> Option<SegmentName> {
+        self.own.before(name)
+    }
+
+    fn after(&self, name: SegmentName) -> SegmentName {
+        self.own.after(name)
+    }
+
+    fn open(&self, name: SegmentName) -> io::Result<Option<SegmentFile<File>>> {
+        match self.files.get(&name) {
+            Some(path) => {
+                let (file, upto) = (File::open(path)?, name.no.end(name.size));
+                Ok(Some(SegmentFile { name, file, upto }))
+            }
+            None => self.own.open(name),
+        }
+    }
+}
+
+/// Gives a damaged file a second name. One that was damaged before has another.
+fn keep(file: &Path, kept: &Path) -> io::Result<()> {
+    let mut number = 0;
+    let mut name = kept.to_owned();
+    loop {
+        match std::fs::hard_link(file, &name) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                number += 1;
+                name = Layout::numbered(kept, number);
+            }
+            linked => return linked,
+        }
+    }
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}

@@ -1,0 +1,166 @@
+//! Directories of synthetic WAL, and a folder as the archive.
+
+use super::*;
+use crate::cluster::instance::InstanceId;
+use crate::store::control_file::{Cluster, ControlFile};
+use crate::wal::synth::Synth;
+use crate::wal::{SegmentNo, SegmentSize, SystemId, TimelineId};
+use std::path::Path;
+
+const MIB: u64 = 1 << 20;
+const FIRST: u64 = 5;
+
+struct World {
+    root: tempfile::TempDir,
+    layout: Layout,
+    segments: u64,
+}
+
+fn name(no: u64) -> SegmentName {
+    let size = SegmentSize::new(MIB).unwrap();
+    SegmentName { tli: TimelineId::FIRST, no: SegmentNo::new(no), size }
+}
+
+impl World {
+    /// A directory with complete segments and an open one, and an archive of the complete ones.
+    fn new(segments: u64) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Directory::open(&root.path().join("hub")).unwrap().layout().clone();
+        let size = name(FIRST).size;
+        let (system_id, start) = (SystemId::new(77), name(FIRST).no.start(size));
+        let cluster = Cluster {
+            system_id,
+            segment_size: size,
+            data_directory_mode: "0700".to_owned(),
+            parameters: Vec::new(),
+            timeline: TimelineId::FIRST,
+            start,
+            sealed: Vec::new(),
+        };
+        let control = ControlFile { instance: InstanceId::new(5), cluster: Some(cluster) };
+        std::fs::write(layout.control(), control.encode()).unwrap();
+        let mut synth = Synth::new(system_id, size, TimelineId::FIRST, 0xD110, start);
+        while synth.position() < Lsn::new((FIRST + segments) * MIB + MIB / 3) {
+            // Its length is a multiple of eight: no byte of it is padding.
+            synth.record(&[7; 4003]);
+        }
+        let mut wal = synth.take_bytes().1;
+        wal.resize(((segments + 1) * MIB) as usize, 0);
+        std::fs::create_dir(root.path().join("archive")).unwrap();
+        let world = Self { root, layout, segments };
+        for (no, bytes) in (FIRST..).zip(wal.chunks(MIB as usize)) {
+            if no == FIRST + segments {
+                std::fs::write(world.layout.partial(name(no)), bytes).unwrap();
+            } else {
+                std::fs::write(world.layout.segment(name(no)), bytes).unwrap();
+                std::fs::write(world.archived(no), bytes).unwrap();
+            }
+        }
+        world
+    }
+
+    fn archived(&self, no: u64) -> std::path::PathBuf {
+        self.root.path().join("archive").join(name(no).to_string())
+    }
+
+    /// What is written, and how many segments are damaged then.
+    fn verify(&self, repair: bool) -> (String, u64) {
+        let own = OwnSegments::read(&self.layout).unwrap();
+        let flags = VerifyFlags {
+            directory: self.layout.root().to_owned(),
+            repair,
+            restore_command: "cp ../archive/%f %p 2>/dev/null".to_owned(),
+        };
+        let command = command(&flags).unwrap();
+        let mut out = Vec::new();
+        let damaged = verify_all(&self.layout, &own, command.as_ref(), &mut out).unwrap();
+        (String::from_utf8(out).unwrap(), damaged)
+    }
+
+    fn is_as_archived(&self, no: u64) -> bool {
+        std::fs::read(self.layout.segment(name(no))).unwrap()
+            == std::fs::read(self.archived(no)).unwrap()
+    }
+}
+
+fn flip(path: &Path, at: u64) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at as usize] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_whole_directory_is_found_whole() {
+    let world = World::new(3);
+    assert_eq!(world.verify(false), ("3 complete segments, 0 damaged\n".to_owned(), 0));
+}
+
+/// In the middle of each, in its first record or in its last, which it shares with a neighbour.
+#[test]
+fn a_bit_in_each_of_fifty_segments_is_found_named_and_repaired() {
+    let world = World::new(50);
+    for no in FIRST..FIRST + world.segments {
+        let at = [MIB / 2 + 100 * no, 48, MIB - 8][(no % 3) as usize];
+        flip(&world.layout.segment(name(no)), at);
+    }
+    let (said, damaged) = world.verify(false);
+    assert!(damaged >= 34, "{said}");
+    for no in FIRST..FIRST + world.segments {
+        // The first record of every third is not reached past the damage before it.
+        assert!(no % 3 == 1 || said.contains(&name(no).to_string()), "{no}: {said}");
+    }
+    let (said, damaged) = world.verify(true);
+    assert_eq!(damaged, 0, "{said}");
+    for no in FIRST..FIRST + world.segments {
+        assert!(world.is_as_archived(no), "{no}: {said}");
+        assert!(said.contains(&format!("{}: repaired from the archive", name(no))), "{said}");
+        // The damaged one is kept.
+        let kept = std::fs::read(world.layout.damaged().join(name(no).to_string())).unwrap();
+        assert!(kept != std::fs::read(world.archived(no)).unwrap());
+    }
+    assert_eq!(world.verify(false).1, 0);
+}
+
+#[test]
+fn what_the_archive_lacks_or_has_damaged_is_left_as_it_is() {
+    let world = World::new(5);
+    for no in [FIRST + 1, FIRST + 3] {
+        flip(&world.layout.segment(name(no)), MIB / 2);
+    }
+    std::fs::remove_file(world.archived(FIRST + 1)).unwrap();
+    flip(&world.archived(FIRST + 3), MIB / 3);
+    let before = std::fs::read(world.layout.segment(name(FIRST + 3))).unwrap();
+    let (said, damaged) = world.verify(true);
+    assert_eq!(damaged, 2, "{said}");
+    for (no, why) in [(FIRST + 1, "does not have"), (FIRST + 3, "with what the archive has")] {
+        let words = format!("{}: not repaired: ", name(no));
+        assert!(said.lines().any(|l| l.starts_with(&words) && l.contains(why)), "{said}");
+    }
+    assert!(std::fs::read(world.layout.segment(name(FIRST + 3))).unwrap() == before);
+    assert!(!world.layout.damaged().exists());
+    let names = std::fs::read_dir(world.layout.wal()).unwrap();
+    assert_eq!(names.count(), 6, "nothing is left of the attempts");
+}
+
+#[test]
+fn a_segment_of_another_length_is_damaged() {
+    let world = World::new(3);
+    std::fs::write(world.layout.segment(name(FIRST + 1)), [1; 100]).unwrap();
+    let (said, damaged) = world.verify(false);
+    assert!(damaged >= 1 && said.contains(&name(FIRST + 1).to_string()), "{said}");
+    assert_eq!(world.verify(true).1, 0);
+    assert!(world.is_as_archived(FIRST + 1));
+}
+
+/// A killed hub leaves such an end.
+#[test]
+fn a_record_that_is_not_all_here_is_no_damage() {
+    let world = World::new(3);
+    let open = world.layout.partial(name(FIRST + 3));
+    let mut bytes = std::fs::read(&open).unwrap();
+    bytes[64..].fill(0);
+    std::fs::write(&open, bytes).unwrap();
+    let (said, damaged) = world.verify(false);
+    assert_eq!(damaged, 0, "{said}");
+    assert!(said.contains("is not whole"), "{said}");
+}
