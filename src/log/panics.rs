@@ -1,5 +1,6 @@
-//! The message of a panic goes to the log like everything else. The process ends right after it
-//! (`panic = "abort"`), so the hook waits for the log as long as the end of the process does.
+//! The message of a panic goes to the log like everything else. The process ends right after it, in
+//! builds that unwind too: half a hub is worse than none. So the hook waits for the log as long as
+//! the end of the process does.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::PanicHookInfo;
@@ -10,6 +11,7 @@ pub(super) fn log_them() {
     std::panic::set_hook(Box::new(|info| {
         log(info);
         super::finish();
+        std::process::abort();
     }));
 }
 
