@@ -8,7 +8,7 @@ use crate::config::{Config, MissingSlot, OnGap, WeakProof};
 use crate::control::tests::keeper_that;
 use crate::data::handoff::{Inbox, Mailbox, ToCore, UpstreamHandoff, mailbox};
 use crate::hub::{Hub, tests};
-use crate::keeper::{Job, JobDone, KeeperClient, Note};
+use crate::keeper::{Job, JobDone, KeeperClient, Lane, Note};
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::evidence::{Difference, Evidence, WalSource};
@@ -75,11 +75,23 @@ fn noted(job: &Job) -> String {
     }
 }
 
+/// What a keeper was asked to save, in brief. Nothing orders the jobs of its two lanes.
+#[derive(Clone, Debug, Default)]
+struct Saved {
+    urgent: Vec<String>,
+    /// States, for the state file.
+    patient: Vec<String>,
+}
+
 /// A keeper that records its jobs.
-fn note_taker(saved: &Arc<Mutex<Vec<String>>>) -> KeeperClient {
+fn note_taker(saved: &Arc<Mutex<Saved>>) -> KeeperClient {
     let saved = Arc::clone(saved);
     keeper_that(move |job| {
-        saved.lock().unwrap().push(noted(job));
+        let mut saved = saved.lock().unwrap();
+        match job.lane() {
+            Lane::Urgent => saved.urgent.push(noted(job)),
+            Lane::Patient => saved.patient.push(noted(job)),
+        }
         JobDone::Done(job.kind())
     })
 }
@@ -237,7 +249,7 @@ struct Scene {
     ends: mpsc::Sender<UpstreamEnd>,
     server: Arc<Mutex<Server>>,
     asked: Arc<Mutex<Vec<String>>>,
-    saved: Arc<Mutex<Vec<String>>>,
+    saved: Arc<Mutex<Saved>>,
     // Held: the task takes orders from it.
     _orders: mpsc::Sender<UpstreamOrder>,
 }
@@ -293,12 +305,16 @@ impl Scene {
         }
     }
 
-    fn saved(&self) -> Vec<String> {
+    fn saved(&self) -> Saved {
         self.saved.lock().unwrap().clone()
     }
 
+    /// Waits until this was saved.
     fn wait_for(&self, what: &str) {
-        self.wait_until(what, || self.saved().iter().any(|saved| saved == what));
+        self.wait_until(what, || {
+            let Saved { urgent, patient } = self.saved();
+            urgent.iter().chain(&patient).any(|saved| saved == what)
+        });
     }
 
     fn wait_until(&self, what: &str, done: impl Fn() -> bool) {
@@ -331,7 +347,8 @@ fn an_empty_directory_begins_with_everything_saved_first() {
     assert_eq!((handoff.start, handoff.tli.raw()), (Lsn::new(0x500_0000), 3));
     assert!(handoff.unread.is_empty() || handoff.unread.starts_with(b"d"));
     // Timeline 2 is not saved: it has no file.
-    assert_eq!(scene.saved()[..3], ["connecting", "history 3", "begin 77 3 0/5000000"]);
+    assert_eq!(scene.saved().urgent[..2], ["history 3", "begin 77 3 0/5000000"]);
+    scene.wait_for("connecting");
     let asked = scene.asked.lock().unwrap().join("; ");
     assert_eq!(
         asked,
@@ -351,7 +368,7 @@ fn an_empty_directory_begins_with_everything_saved_first() {
     scene.server.lock().unwrap().xlogpos = "0/5004000";
     scene.end(UpstreamEnd::TimedOut);
     assert_eq!(scene.stream().start, Lsn::new(0x500_2000));
-    assert!(scene.saved().contains(&"disconnected".to_owned()));
+    scene.wait_for("disconnected");
 
     // The server is behind us: the hub waits for it, without a stream.
     scene.server.lock().unwrap().xlogpos = "0/5002000";
@@ -368,7 +385,7 @@ fn an_upstream_with_nothing_to_send_is_in_time_for_any_timeout() {
         config.wal_receiver_timeout = Duration::from_millis(700);
     });
     assert!(scene.stream().unread.is_empty());
-    assert!(!scene.saved().contains(&"disconnected".to_owned()), "{:?}", scene.saved());
+    assert!(!scene.saved().patient.contains(&"disconnected".to_owned()), "{:?}", scene.saved());
 }
 
 #[test]
@@ -385,7 +402,7 @@ fn the_overlap_is_given_up_before_a_gap_is_declared() {
     scene.server.lock().unwrap().oldest = Lsn::new(0x500_0000);
     scene.end(UpstreamEnd::TimedOut);
     assert_eq!(scene.stream().start, Lsn::new(0x500_0000));
-    assert!(!scene.saved().contains(&"gap".to_owned()));
+    assert!(!scene.saved().patient.contains(&"gap".to_owned()));
 
     {
         let mut server = scene.server.lock().unwrap();
@@ -394,9 +411,8 @@ fn the_overlap_is_given_up_before_a_gap_is_declared() {
     }
     scene.end(UpstreamEnd::TimedOut);
     assert_eq!(scene.stream().start, Lsn::new(0x700_0000));
-    // The state file is in the keeper's other lane.
     scene.wait_for("gap");
-    let mut saved = scene.saved();
+    let mut saved = scene.saved().urgent;
     saved.retain(|what| what == "aside" || what.starts_with("begin"));
     assert_eq!(saved[1..], ["aside", "begin 77 1 0/7000000"]);
 }
@@ -441,10 +457,7 @@ fn a_difference_is_kept_until_a_source_has_our_bytes_at_that_place() {
     scene.server.lock().unwrap().wal = Some(0xBB);
     scene.end(UpstreamEnd::Diverged { at: Lsn::new(0x500_2100), detail: "other".to_owned() });
     scene.wait_for("diverged");
-    let mut saved = scene.saved();
-    // That is in the keeper's other lane.
-    saved.retain(|what| what != "streaming");
-    assert_eq!(saved[saved.len() - 2..], ["evidence 1 0/5002100", "diverged"], "{saved:?}");
+    assert_eq!(scene.saved().urgent.last().unwrap(), "evidence 1 0/5002100");
 
     // The hub asks repeatedly for that position, and for no stream.
     let asked = |text: &str| scene.asked.lock().unwrap().iter().filter(|a| *a == text).count();
@@ -476,7 +489,7 @@ fn a_difference_is_kept_until_a_source_has_our_bytes_at_that_place() {
         server.wal = Some(0xAA);
     }
     assert_eq!(scene.stream().start, Lsn::new(0x500_2000));
-    assert!(scene.saved().contains(&"no evidence".to_owned()), "{:?}", scene.saved());
+    assert!(scene.saved().urgent.contains(&"no evidence".to_owned()), "{:?}", scene.saved());
     assert!(scene.hub.course.evidence().is_empty());
 }
 
@@ -491,8 +504,8 @@ fn another_source_clears_a_difference_for_all_but_its_author() {
     scene.hub.course.set_evidence(differed(gone.clone(), at, false));
     scene.end(UpstreamEnd::TimedOut);
     assert_eq!(scene.stream().start, Lsn::new(0x500_2000));
-    assert!(scene.saved().contains(&"evidence 1 0/5002100 cleared".to_owned()));
-    assert!(!scene.saved().contains(&"no evidence".to_owned()), "{:?}", scene.saved());
+    assert!(scene.saved().urgent.contains(&"evidence 1 0/5002100 cleared".to_owned()));
+    assert!(!scene.saved().urgent.contains(&"no evidence".to_owned()), "{:?}", scene.saved());
     let standing = scene.hub.course.evidence();
     assert!(standing.against(&gone).is_some(), "{standing:?}");
     assert_eq!(scene.hub.holds.oldest_hold(), None, "nothing is kept for it");
@@ -578,11 +591,15 @@ fn who_left_our_timeline_before_a_difference_has_to_show_our_wal_up_to_there() {
     scene.end(UpstreamEnd::Diverged { at: Lsn::new(0x300_0050), detail: "other".to_owned() });
     scene.wait_for("evidence 1 0/3000050");
     scene.wait_for_state("another history from 0/2000000 on");
-    assert!(!scene.saved().iter().any(|saved| saved.starts_with("Switch")), "{:?}", scene.saved());
+    assert!(
+        !scene.saved().urgent.iter().any(|saved| saved.starts_with("Switch")),
+        "{:?}",
+        scene.saved()
+    );
 
     scene.server.lock().unwrap().wal = Some(0xAA);
     scene.wait_until("it switches", || {
-        scene.saved().iter().any(|saved| saved.starts_with("Switch"))
+        scene.saved().urgent.iter().any(|saved| saved.starts_with("Switch"))
     });
     assert!(!scene.hub.course.evidence().is_empty(), "until our WAL from there on is set aside");
     assert!(scene.asked.lock().unwrap().iter().any(|asked| asked == LAST_OF_TIMELINE_1));
@@ -604,12 +621,16 @@ fn a_timeline_is_not_left_while_our_wal_before_the_fork_cannot_be_read() {
     scene.server.lock().unwrap().wal = Some(0xAA);
     scene.end(UpstreamEnd::TimedOut);
     scene.wait_for_state("timeline 1 is not left at 0/3000000");
-    assert!(!scene.saved().iter().any(|saved| saved.starts_with("Switch")), "{:?}", scene.saved());
+    assert!(
+        !scene.saved().urgent.iter().any(|saved| saved.starts_with("Switch")),
+        "{:?}",
+        scene.saved()
+    );
     assert!(scene.inbox.is_empty());
 
     std::fs::rename(&away, &file).unwrap();
     scene.wait_until("it switches", || {
-        scene.saved().iter().any(|saved| saved.starts_with("Switch"))
+        scene.saved().urgent.iter().any(|saved| saved.starts_with("Switch"))
     });
 }
 
@@ -685,7 +706,7 @@ fn a_difference_before_our_timelines_first_segment_is_one_on_its_parent() {
     scene.end(UpstreamEnd::Diverged { at: Lsn::new(0x2FF_F100), detail: "other".to_owned() });
     scene.wait_for("evidence 1 0/2FFF100");
     assert_eq!(scene.stream().start, start);
-    assert!(scene.saved().contains(&"no evidence".to_owned()), "{:?}", scene.saved());
+    assert!(scene.saved().urgent.contains(&"no evidence".to_owned()), "{:?}", scene.saved());
 }
 
 #[test]
@@ -700,7 +721,7 @@ fn evidence_stays_while_our_own_history_cannot_be_read() {
     scene.end(UpstreamEnd::Diverged { at: Lsn::new(0x2FF_F100), detail: "other".to_owned() });
     scene.wait_for_state("history of our timeline 3");
     assert!(!scene.hub.course.evidence().is_empty());
-    assert!(!scene.saved().contains(&"no evidence".to_owned()), "{:?}", scene.saved());
+    assert!(!scene.saved().urgent.contains(&"no evidence".to_owned()), "{:?}", scene.saved());
     assert!(scene.inbox.is_empty());
 }
 
@@ -721,7 +742,7 @@ fn evidence_stays_while_the_wal_that_it_is_about_lies_past_a_hole() {
     let durable = hole.start();
     scene.hub.set_position(Position::At { tli, durable, start: durable });
     scene.wait_for_state("lies past missing segments (000000010000000000000004)");
-    assert!(!scene.saved().contains(&"no evidence".to_owned()), "{:?}", scene.saved());
+    assert!(!scene.saved().urgent.contains(&"no evidence".to_owned()), "{:?}", scene.saved());
     assert!(!scene.hub.course.evidence().is_empty() && scene.inbox.is_empty());
 
     // Against its author alone it bars nobody else, and stays as well.
@@ -741,7 +762,7 @@ fn evidence_goes_with_the_wal_that_it_is_about() {
     // As --on-gap restart-at-current leaves it.
     scene.hub.set_position(Position::Empty);
     assert_eq!(scene.stream().start, Lsn::new(0x500_0000));
-    assert!(scene.saved().contains(&"no evidence".to_owned()), "{:?}", scene.saved());
+    assert!(scene.saved().urgent.contains(&"no evidence".to_owned()), "{:?}", scene.saved());
 }
 
 #[test]
