@@ -7,6 +7,7 @@ use crate::programs::Programs;
 use crate::receivewal::Receiver;
 use crate::scene::Scene;
 use crate::segments::assert_identical;
+use crate::wait;
 use rustix::process::Signal;
 
 /// Receivers with slots, besides the standbys.
@@ -26,6 +27,7 @@ fn fifty_clients_go_to_the_other_hub() {
             .flag("--auto-create-slots=*,limit=100,ttl=1h")
             .flag("--max-replication-slots=100")
             .flag("--max-wal-senders=200")
+            .flag(&format!("--cluster-name={name}"))
             .started()
     };
     let (mut first, second) = (hub("first"), hub("second"));
@@ -55,9 +57,14 @@ fn fifty_clients_go_to_the_other_hub() {
     }
     load::write_mib(&primary, 2);
 
-    // The second one is left behind, and cannot help itself.
+    // The second one is left behind, and cannot help itself: whatever sockets hold for it, nothing
+    // more is sent to it.
     second.signal(Signal::STOP);
-    // More than sockets hold for it.
+    let senders = "from pg_stat_replication where application_name = 'second'";
+    primary.sql(&format!("select pg_terminate_backend(pid) {senders}"));
+    wait::until("nothing is sent to it", || {
+        primary.sql(&format!("select count(*) {senders}")) == "0"
+    });
     load::write_mib(&primary, 32);
     let end = primary.flush_lsn();
     for standby in &standbys {
