@@ -10,9 +10,9 @@ use crate::hub::Hub;
 use crate::hub::course::NamedBy;
 use crate::log;
 use crate::status::{
-    AbandonedStatus, Ages, ArchiverStatus, DivergedStandby, FenceStatus, FollowedUpstream,
-    HubStatus, KeptBy, LosingSlot, MissingWal, ProofOutcome, ProofStatus, RetentionStatus, SetBy,
-    SlotStatus, StandbyStatus, StandbysStatus, UpstreamStatus,
+    AbandonedStatus, Ages, ArchiverStatus, DivergedStandby, EvidenceStatus, FenceStatus,
+    FollowedUpstream, HubStatus, KeptBy, LosingSlot, MissingWal, ProofOutcome, ProofStatus,
+    RetentionStatus, SetBy, SlotStatus, StandbyStatus, StandbysStatus, UpstreamStatus,
 };
 use crate::store::archive_status::{ArchiveStatus, Attempt};
 use crate::store::holes::Hole;
@@ -72,7 +72,7 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> HubS
         wal_segment_size: identity.as_ref().map(|identity| identity.segment_size),
         upstream: upstream_status(hub),
         fence: fence(hub),
-        evidence: evidence_status(&hub.course.evidence()),
+        evidence: evidence(hub),
         abandoned: abandoned(hub),
         receiving_paused: hub.holds.too_full().map(|too_full| too_full.to_string()),
         timeline: cell.as_ref().map(|cell| cell.tli()),
@@ -162,6 +162,10 @@ pub(super) fn upstream(hub: &Hub) -> FollowedUpstream {
         set_by,
         flag: hub.course.flag().conninfo.shown(),
     }
+}
+
+pub(super) fn evidence(hub: &Hub) -> Option<EvidenceStatus> {
+    evidence_status(&hub.course.evidence())
 }
 
 pub(super) fn abandoned(hub: &Hub) -> Vec<AbandonedStatus> {

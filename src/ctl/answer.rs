@@ -4,8 +4,8 @@
 use super::request::VERSION;
 use crate::status::text;
 use crate::status::{
-    AbandonedStatus, FenceStatus, FollowedUpstream, HubStatus, RetentionStatus, SlotStatus,
-    StandbysStatus,
+    AbandonedStatus, EvidenceStatus, FenceStatus, FollowedUpstream, HubStatus, RetentionStatus,
+    SlotStatus, StandbysStatus,
 };
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
@@ -43,6 +43,8 @@ pub enum Said {
     Fence(Option<FenceStatus>),
     /// To `confirm`: what is left to confirm.
     Abandoned(Vec<AbandonedStatus>),
+    /// To `accept_history`: the evidence that is left; null when there is none.
+    Evidence(Option<EvidenceStatus>),
     /// A refusal.
     Error(Failure),
 }
@@ -58,6 +60,7 @@ impl Said {
             Self::Upstream(upstream) => text::write_upstream(upstream, out),
             Self::Fence(fence) => text::write_fence(fence.as_ref(), out),
             Self::Abandoned(abandoned) => text::write_abandoned(abandoned, out),
+            Self::Evidence(evidence) => text::write_evidence(evidence.as_ref(), out),
             Self::Error(_) => Ok(()),
         }
     }

@@ -143,6 +143,7 @@ fn command(typed: CtlCommand) -> io::Result<HubCommand> {
             HubCommand::Unfence { upstream: upstream.map(secret).transpose()? }
         }
         CtlCommand::Confirm { lsn } => HubCommand::Confirm { lsn },
+        CtlCommand::AcceptHistory { history, lsn } => HubCommand::AcceptHistory { history, lsn },
     })
 }
 

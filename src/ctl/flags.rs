@@ -1,5 +1,6 @@
 //! Flags of `walhub ctl`.
 
+use super::request::TrueHistory;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -76,6 +77,18 @@ pub enum CtlCommand {
     /// where it was set aside.
     Confirm {
         /// The switchpoint, as in `walhub ctl status`
+        #[arg(value_name = "LSN")]
+        lsn: String,
+    },
+    /// Say whose history is the true one where another source had other WAL
+    ///
+    /// `ours`: as if another source had shown the hub's WAL there. From then on only the source that
+    /// had other WAL is not followed before it has the hub's.
+    AcceptHistory {
+        /// Whose history it is
+        #[arg(value_enum, hide_possible_values = true)]
+        history: TrueHistory,
+        /// The place, as in `walhub ctl status`
         #[arg(value_name = "LSN")]
         lsn: String,
     },

@@ -65,6 +65,21 @@ pub enum HubCommand {
         /// The switchpoint.
         lsn: String,
     },
+    /// Which history is the true one where a difference was found.
+    AcceptHistory {
+        /// Whose it is.
+        history: TrueHistory,
+        /// Where the difference was found.
+        lsn: String,
+    },
+}
+
+/// Whose history is the true one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum TrueHistory {
+    /// The hub's
+    Ours,
 }
 
 /// Why a line is not a request.
@@ -160,6 +175,16 @@ mod tests {
             (
                 HubCommand::Confirm { lsn: "0/3000148".to_owned() },
                 r#"{"version":1,"command":{"confirm":{"lsn":"0/3000148"}}}"#,
+            ),
+            (
+                HubCommand::AcceptHistory {
+                    history: TrueHistory::Ours,
+                    lsn: "0/3000148".to_owned(),
+                },
+                concat!(
+                    r#"{"version":1,"command":{"accept_history":"#,
+                    r#"{"history":"ours","lsn":"0/3000148"}}}"#
+                ),
             ),
             (
                 HubCommand::Unfence { upstream: None },

@@ -156,7 +156,7 @@ impl<E: Environment> Task<E> {
     }
 
     /// Something was resolved or cleared: that is on disk before it counts.
-    async fn change_evidence(&mut self, evidence: Evidence) -> Result<(), String> {
+    pub(super) async fn change_evidence(&mut self, evidence: Evidence) -> Result<(), String> {
         // What is on disk is not known if this is given up.
         self.kept.disk = Disk::Unsaved;
         self.save_evidence(&evidence).await?;

@@ -6,6 +6,7 @@
 //! takes the time from tokio's clock.
 #![forbid(unsafe_code)]
 
+mod accepting;
 mod archive;
 mod attempt;
 mod difference;

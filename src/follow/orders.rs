@@ -11,7 +11,7 @@ pub struct UpstreamOrder {
     /// What to do.
     pub steer: Steer,
     /// Signalled when it is done, or with the reason why it is not. An order that changes nothing
-    /// is not an error, unless it confirms what is not there.
+    /// is not an error, unless it is about something that is not there.
     pub answer: oneshot::Sender<Result<(), String>>,
 }
 
@@ -26,4 +26,6 @@ pub enum Steer {
     Unfence(Option<Arc<Upstream>>),
     /// It is known what was abandoned at this switchpoint.
     Confirm(Lsn),
+    /// Ours is the true history where a difference was found.
+    AcceptOurs(Lsn),
 }

@@ -1,5 +1,6 @@
-//! Operators' orders: another upstream, a fence, the end of a fence, a confirmation. They are carried out between
-//! two attempts, never during one, and a change is on disk before it takes effect.
+//! Operators' orders: another upstream, a fence, the end of a fence, a confirmation, whose history is
+//! the true one. They are carried out between two attempts, never during one, and a change is on disk
+//! before it takes effect.
 
 use super::environment::Environment;
 use super::orders::{Steer, UpstreamOrder};
@@ -29,6 +30,7 @@ impl<E: Environment> Task<E> {
                 course.fence().is_some() || other.as_ref().is_some_and(|other| *other != upstream)
             }
             Steer::Confirm(_) => false,
+            Steer::AcceptOurs(at) => self.is_cleared_by(*at),
         }
     }
 
@@ -52,6 +54,7 @@ impl<E: Environment> Task<E> {
             Steer::Fence => self.fence().await,
             Steer::Unfence(upstream) => self.unfence(upstream).await,
             Steer::Confirm(from) => self.confirm(from).await,
+            Steer::AcceptOurs(at) => self.accept_ours(at).await,
         };
         if let Err(error) = &result {
             tracing::error!(target: LOG, "walhub ctl: {error}");

@@ -1,5 +1,6 @@
 //! The task against a scripted server.
 
+mod accepting;
 mod paused;
 
 use super::{ENDS, ORDERS, Parts, System, UpstreamOrder, run};
@@ -250,8 +251,7 @@ struct Scene {
     server: Arc<Mutex<Server>>,
     asked: Arc<Mutex<Vec<String>>>,
     saved: Arc<Mutex<Saved>>,
-    // Held: the task takes orders from it.
-    _orders: mpsc::Sender<UpstreamOrder>,
+    orders: mpsc::Sender<UpstreamOrder>,
 }
 
 impl Scene {
@@ -281,7 +281,7 @@ impl Scene {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(run(parts, ended, ordered));
         });
-        Self { hub, mailbox, inbox, ends, server, asked, saved, _orders: orders }
+        Self { hub, mailbox, inbox, ends, server, asked, saved, orders }
     }
 
     fn next(&self) -> ToCore {

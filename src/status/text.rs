@@ -199,6 +199,13 @@ pub fn write_abandoned(abandoned: &[AbandonedStatus], out: &mut impl Write) -> i
     abandoned.iter().try_for_each(|entry| writeln!(out, "{}", entry.in_words()))
 }
 
+/// The evidence of other histories, a line for each source.
+pub fn write_evidence(evidence: Option<&EvidenceStatus>, out: &mut impl Write) -> io::Result<()> {
+    let Some(first) = evidence else { return writeln!(out, "no evidence of another history") };
+    let mut all = std::iter::once(first).chain(&first.also);
+    all.try_for_each(|one| writeln!(out, "{}", evidence_text(one)))
+}
+
 /// The connected standbys, and below them those that have diverged.
 pub fn write_standbys(standbys: &StandbysStatus, out: &mut impl Write) -> io::Result<()> {
     let columns = [

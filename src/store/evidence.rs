@@ -144,6 +144,15 @@ impl Evidence {
         Some((difference.clone(), Agreement::Cleared))
     }
 
+    /// Ours is the true history at `at`, by an operator's word: a difference there stands against
+    /// its source alone. Returns the source; `None` when there is no difference at `at`.
+    pub fn clear(&mut self, at: Lsn) -> Option<WalSource> {
+        let place = self.iter().find(|difference| difference.at == at)?.clone();
+        let difference = self.differences.iter_mut().find(|difference| **difference == place)?;
+        difference.cleared = true;
+        Some(place.source)
+    }
+
     /// The file's bytes. A single difference has the form that earlier versions read too.
     pub fn encode(&self) -> Vec<u8> {
         match self.differences.as_slice() {
@@ -281,6 +290,19 @@ mod tests {
         let places = ["a", "b", "c"].map(|name| place(&evidence, name));
         assert_eq!(places, [None, Some(9), None]);
         assert_eq!(evidence.agree(&host("a")), None);
+    }
+
+    #[test]
+    fn an_operator_clears_one_place() {
+        let mut evidence = Evidence::from(difference(host("a"), 7, true));
+        evidence.add(difference(host("b"), 9, false));
+        let before = evidence.clone();
+        assert_eq!(evidence.clear(Lsn::new(8)), None);
+        assert_eq!(evidence.clear(Lsn::new(7)), Some(host("a")));
+        assert_eq!(evidence, before, "it was cleared before");
+        assert_eq!(evidence.clear(Lsn::new(9)), Some(host("b")));
+        let place = |name: &str| evidence.against(&host(name)).map(|found| found.at.raw());
+        assert_eq!(["a", "b", "c"].map(place), [Some(7), Some(9), None]);
     }
 
     #[test]

@@ -245,6 +245,37 @@ fn a_host_that_differed_is_not_followed_after_the_archive_agreed() {
     assert_eq!(stage.hub.inspect().evidence(), place, "it stands against its author");
 }
 
+/// An operator says that the hub's history is the true one: nobody else has to show its WAL, and its
+/// source is not followed all the same.
+#[test]
+fn ours_leaves_the_place_standing_against_its_author() {
+    let scene = Scene::new();
+    let mut stage =
+        Stage::new(&scene, |port, _| format!("host=127.0.0.1 port={port} user=postgres"));
+    let (end, _) = stage.run_roll_back_and_run_again();
+    let place = stage.hub.inspect().evidence().expect("a place");
+
+    let elsewhere = place.saturating_add(1).to_string();
+    let said = stage.hub.ctl().args(["accept-history", "ours", &elsewhere]).output().unwrap();
+    assert_eq!(said.status.code(), Some(1), "{said:?}");
+    let text = String::from_utf8(said.stderr).unwrap();
+    let port = stage.primary.port().to_string();
+    assert!(text.contains(&format!("at {place} on timeline 1")) && text.contains(&port), "{text}");
+    assert_eq!(stage.hub.told(&["status"])["status"]["evidence"]["cleared"], false);
+
+    for _ in 0..2 {
+        let said = stage.hub.told(&["accept-history", "ours", &place.to_string()]);
+        assert_eq!(said["evidence"]["cleared"], true, "{said}");
+    }
+    stage.hub.wait_log(&["WARN", "this hub's history is the true one", "stands against"]);
+    stage.stays_apart(end);
+    stage.hub.kill();
+    stage.hub.start();
+    let status = stage.hub.told(&["status"])["status"].clone();
+    assert_eq!(status["evidence"]["cleared"], true, "{status}");
+    stage.stays_apart(end);
+}
+
 impl Stage<'_> {
     /// A job writes messages of a letter.
     fn write(&self, letter: char, records: u32) {

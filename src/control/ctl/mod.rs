@@ -9,12 +9,13 @@ pub use socket::CtlSocket;
 use super::Shared;
 use super::inquiry;
 use crate::ctl::answer::{Answer, Dropped, Failure, Said};
-use crate::ctl::request::{HubCommand, MAX_REQUEST, Request};
+use crate::ctl::request::{HubCommand, MAX_REQUEST, Request, TrueHistory};
 use crate::follow::{Steer, UpstreamOrder};
 use crate::hub::course::Upstream;
 use crate::status::Ages;
 use crate::store::slots::SlotName;
 use crate::upstream::state::UpstreamState;
+use crate::wal::Lsn;
 use crate::wire::secret::Secret;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -169,9 +170,11 @@ impl CtlService {
                 Said::Fence(inquiry::fence(hub))
             }
             HubCommand::Confirm { lsn } => {
-                let invalid = |_| Failure::new(format!("invalid LSN \"{lsn}\""));
-                self.steer(Steer::Confirm(lsn.parse().map_err(invalid)?)).await?;
+                self.steer(Steer::Confirm(position(&lsn)?)).await?;
                 Said::Abandoned(inquiry::abandoned(hub))
+            }
+            HubCommand::AcceptHistory { history, lsn } => {
+                return self.accept_history(history, &lsn).await;
             }
             HubCommand::Unfence { upstream } => {
                 let upstream = upstream.as_ref().map(named).transpose()?;
@@ -186,6 +189,18 @@ impl CtlService {
         let state = self.first_state().await;
         let said = Said::Upstream(inquiry::upstream(&self.shared.hub));
         Ok(Answer::new(said).with_note(format!("now: {state}")))
+    }
+
+    async fn accept_history(&self, history: TrueHistory, lsn: &str) -> Result<Answer, Failure> {
+        let at = position(lsn)?;
+        self.steer(match history {
+            TrueHistory::Ours => Steer::AcceptOurs(at),
+        })
+        .await
+        .map_err(|failure| failure.with_hint("`walhub ctl status` shows the evidence."))?;
+        let state = self.first_state().await;
+        let evidence = inquiry::evidence(&self.shared.hub);
+        Ok(Answer::new(Said::Evidence(evidence)).with_note(format!("now: {state}")))
     }
 
     async fn unfence(&self, upstream: Option<Arc<Upstream>>) -> Result<Answer, Failure> {
@@ -250,6 +265,10 @@ impl CtlService {
         tracing::info!("dropped replication slot \"{name}\", as requested by walhub ctl");
         Ok(Said::Dropped(Dropped { slot_name: name.to_owned() }))
     }
+}
+
+fn position(text: &str) -> Result<Lsn, Failure> {
+    text.parse().map_err(|_| Failure::new(format!("invalid LSN \"{text}\"")))
 }
 
 fn named(conninfo: &Secret) -> Result<Arc<Upstream>, Failure> {

@@ -250,6 +250,8 @@ fn all() -> Vec<Said> {
         Said::Fence(None),
         Said::Abandoned(vec![abandoned()]),
         Said::Abandoned(vec![]),
+        Said::Evidence(full().evidence),
+        Said::Evidence(None),
         Said::Dropped(Dropped { slot_name: "slot_1".to_owned() }),
         Said::Error(Failure::new("no").with_hint("do")),
     ]
