@@ -16,9 +16,13 @@ impl<D: Disk> Keeper<D> {
     pub(super) async fn adopt(&self, tli: TimelineId, no: SegmentNo) -> io::Result<D::File> {
         let name = self.name(tli, no)?;
         let from = self.layout.restoring(&name.to_string());
+        if !self.is_here(name) {
+            self.forget_digest(name).await?;
+        }
         match self.disk.rename(&from, &self.layout.segment(name)).await {
             Ok(()) => {
                 self.restored.add(tli, no);
+                self.digests.wait(tli, no, None);
                 self.note_restored(name).await;
                 self.disk.sync_dir(self.layout.wal()).await.map_err(failed_sync)?;
             }
@@ -57,6 +61,7 @@ impl<D: Disk> Keeper<D> {
         let name = self.name(tli, no)?;
         let _leave = self.gate(&FinalStep::RemoveRestored(name))?;
         self.unsynced_names.set(true);
+        self.discard_digest(name).await;
         match self.disk.unlink(&self.layout.segment(name)).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => other?,

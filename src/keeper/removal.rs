@@ -17,8 +17,8 @@ use tracing::warn;
 const REMOVALS_FOR_A_SPARE: usize = 8;
 
 impl<D: Disk> Keeper<D> {
-    /// One step of background work: removes a segment that nobody needs, or writes a part of a
-    /// spare. A failure here is reported and retried after the next job.
+    /// One step of background work: removes a segment that nobody needs, writes a part of a spare, or
+    /// reads one of a segment for its digest. A failure here is reported and retried after the next job.
     pub async fn tend(&self) -> io::Result<Tended> {
         self.in_turn(self.tend_a_step()).await
     }
@@ -31,7 +31,10 @@ impl<D: Disk> Keeper<D> {
             return Ok(Tended::More);
         }
         self.sync_names().await?;
-        self.spares.tend(&self.disk, &self.layout, size).await
+        match self.spares.tend(&self.disk, &self.layout, size).await? {
+            Tended::More => Ok(Tended::More),
+            Tended::Idle => self.tend_digests().await,
+        }
     }
 
     /// When there is no spare, looks for a segment to recycle before one is written. Writing a
@@ -78,6 +81,7 @@ impl<D: Disk> Keeper<D> {
             self.complete.keep_for_later(tli, no);
             return Ok(Tended::More);
         };
+        self.discard_digest(name).await;
         let removed = self.remove_or_recycle(name, leave).await;
         self.unsynced_names.set(true);
         match removed {

@@ -22,6 +22,11 @@ impl Restored {
         self.files.borrow_mut().insert((tli, no));
     }
 
+    /// Is this one of them, and not marked?
+    pub(super) fn contains(&self, tli: TimelineId, no: SegmentNo) -> bool {
+        self.files.borrow().contains(&(tli, no))
+    }
+
     /// Are there any that are not marked?
     pub(super) fn is_empty(&self) -> bool {
         self.files.borrow().is_empty()

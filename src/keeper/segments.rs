@@ -29,6 +29,7 @@ impl<D: Disk> Keeper<D> {
     ) -> io::Result<JobDone<D::File>> {
         let name = self.name(tli, no)?;
         self.set_past_hole_aside().await?;
+        self.forget_digest(name).await?;
         let partial = self.layout.partial(name);
         let file = match self.disk.open_write(&partial).await {
             Ok(file) => {
@@ -97,9 +98,11 @@ impl<D: Disk> Keeper<D> {
         self.disk.sync_dir(self.layout.wal()).await.map_err(failed_sync)?;
         self.partials.borrow_mut().remove(&(tli, no));
         self.archive_segment(name).await;
-        self.completed.note(no, (self.clock)());
+        let now = (self.clock)();
+        self.completed.note(no, now);
         self.complete.add(tli, no);
         self.completed_upto.set(Some((tli, no.end(name.size))));
+        self.digests.wait(tli, no, Some(now.time_of_day));
         Ok(JobDone::Finalized { tli, no })
     }
 

@@ -6,6 +6,7 @@
 
 use super::complete::Complete;
 use super::completions::Completions;
+use super::hashing::Digests;
 use super::job::{Job, JobDone, JobKind};
 use super::open_files::OpenFiles;
 use super::pressure::Pressure;
@@ -74,6 +75,7 @@ pub struct Keeper<D: Disk> {
     /// Segments from the archive.
     pub(super) restored: Restored,
     pub(super) open: OpenFiles<D>,
+    pub(super) digests: Digests<D::File>,
     pub(super) slot_files: SlotFiles,
 }
 
@@ -118,6 +120,7 @@ impl<D: Disk> Keeper<D> {
             unsynced_names: Cell::new(false),
             restored: Restored::default(),
             open: OpenFiles::default(),
+            digests: Digests::default(),
             slot_files: SlotFiles::default(),
         }
     }
@@ -315,6 +318,7 @@ impl<D: Disk> Keeper<D> {
         self.pressure.clear();
         self.unsynced_names.set(false);
         self.restored.clear();
+        self.digests.clear();
         self.lose_slots().await?;
         Ok(JobDone::Done(JobKind::SetAside))
     }

@@ -2,6 +2,7 @@
 //! nothing reads it, nothing removes it, and no later file takes its name.
 
 use super::clean::PIECE;
+use super::digest::take_along;
 use super::disk::{Disk, parent};
 use super::durable::{read_full, write_full};
 use super::fault::{StoreFault, failed};
@@ -18,7 +19,8 @@ pub async fn set_aside<D: Disk>(disk: &D, path: &Path, reason: &str) -> Result<(
     Ok(())
 }
 
-/// Moves a file into another directory, and says so. The caller syncs both directories.
+/// Moves a file of `pg_wal` into another directory, with its digest, and says so. The caller syncs
+/// both directories.
 pub async fn move_aside<D: Disk>(
     disk: &D,
     path: &Path,
@@ -26,6 +28,7 @@ pub async fn move_aside<D: Disk>(
     reason: &str,
 ) -> Result<(), StoreFault> {
     let to = free_name(disk, to).await?;
+    take_along(disk, path, &to).await.map_err(failed("move the digest of", path))?;
     disk.rename(path, &to).await.map_err(failed("rename file", path))?;
     say(path, &to, reason);
     Ok(())

@@ -21,6 +21,8 @@
 //!     archive_status/                     with an archive_command: what is archived
 //!       000000010000000A0000002E.done
 //!       000000010000000A0000002F.ready
+//!     digests/                            what the bytes of complete segments were
+//!       000000010000000A0000002F.digest
 //!   diverged/
 //!     1-0_3000060/         what we had of timeline 1 from its end, 0/3000060, on
 //!   damaged/               segments as they were before `walhub verify --repair`
@@ -44,6 +46,9 @@ const RESTORE: &str = ".restore";
 
 /// The directory inside `pg_wal` that records what is archived.
 pub const ARCHIVE_STATUS: &str = "archive_status";
+
+/// The directory inside `pg_wal` that holds the digests of complete segments.
+const DIGESTS: &str = "digests";
 
 /// A hub's directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +109,29 @@ impl Layout {
     /// The mark of a file.
     pub fn mark(&self, file: ArchiveFile, mark: Mark) -> PathBuf {
         self.archive_status().join(format!("{file}{mark}"))
+    }
+
+    /// The directory of the digests of complete segments.
+    pub fn digests(&self) -> PathBuf {
+        self.wal.join(DIGESTS)
+    }
+
+    /// The digest of a complete segment.
+    pub fn digest(&self, name: SegmentName) -> PathBuf {
+        Self::digest_of(&self.segment(name))
+    }
+
+    /// The digest of the segment at `path`, a file in `pg_wal`.
+    pub fn digest_of(path: &Path) -> PathBuf {
+        let digests = path.with_file_name(DIGESTS);
+        Self::with_digest(&path.file_name().map_or_else(PathBuf::new, |name| digests.join(name)))
+    }
+
+    /// `path` with the ending of a digest.
+    pub fn with_digest(path: &Path) -> PathBuf {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".digest");
+        name.into()
     }
 
     /// The control file.
@@ -233,6 +261,8 @@ pub enum FileKind {
     History(TimelineId),
     /// The directory that records what is archived.
     ArchiveStatus,
+    /// The directory of digests.
+    DigestFolder,
     /// Left over from a write that did not finish.
     Temporary,
     /// Not one of ours.
@@ -245,8 +275,10 @@ impl FileKind {
         if let Some(segment) = SegmentName::parse(name, size) {
             return Self::Segment(segment);
         }
-        if name == ARCHIVE_STATUS {
-            return Self::ArchiveStatus;
+        match name {
+            ARCHIVE_STATUS => return Self::ArchiveStatus,
+            DIGESTS => return Self::DigestFolder,
+            _ => {}
         }
         if let Some((stem, "history")) = name.split_once('.') {
             return match parse_history_stem(stem) {
@@ -269,8 +301,10 @@ impl FileKind {
 fn is_temporary(name: &str, size: SegmentSize) -> bool {
     let Some(stem) = name.strip_suffix(TEMPORARY) else { return false };
     let of_ours = |stem: &str| {
-        let kind = FileKind::of(stem, size);
-        !matches!(kind, FileKind::ArchiveStatus | FileKind::Temporary | FileKind::Other)
+        matches!(
+            FileKind::of(stem, size),
+            FileKind::Segment(_) | FileKind::Partial(_) | FileKind::Spare(_) | FileKind::History(_)
+        )
     };
     match stem.strip_suffix(RESTORE) {
         // The name of a fetch may contain a number.
@@ -344,7 +378,7 @@ impl Listing {
                 FileKind::Partial(segment) => listing.partials.push((segment.tli, segment.no)),
                 FileKind::Spare(number) => listing.spares.push(number),
                 FileKind::History(tli) => listing.histories.push(tli),
-                FileKind::ArchiveStatus => {}
+                FileKind::ArchiveStatus | FileKind::DigestFolder => {}
                 FileKind::Temporary => listing.temporary.push(name),
                 FileKind::Other => listing.other.push(name),
             }
@@ -458,6 +492,10 @@ mod tests {
         assert_eq!(classify(layout.segment(name(47))), FileKind::Segment(name(47)));
         assert_eq!(classify(layout.partial(name(47))), FileKind::Partial(name(47)));
         assert_eq!(classify(layout.spare(12)), FileKind::Spare(12));
+        assert_eq!(classify(layout.archive_status()), FileKind::ArchiveStatus);
+        assert_eq!(classify(layout.digests()), FileKind::DigestFolder);
+        let digest = layout.digest(name(47));
+        assert_eq!(digest, layout.digests().join("00000001000000000000002F.digest"));
         let second = TimelineId::new(2).unwrap();
         assert_eq!(classify(layout.history(second)), FileKind::History(second));
         let writing = Layout::temporary(&layout.history(second));

@@ -15,6 +15,7 @@ pub mod clean;
 pub mod control_file;
 mod count;
 pub mod course;
+pub mod digest;
 pub mod directory;
 pub mod disk;
 pub mod durable;

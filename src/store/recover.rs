@@ -16,6 +16,7 @@ use super::aside::{adds_nothing, holds_wal_past, keep_copy, set_aside};
 use super::clean::clear_past;
 use super::control_file::{Cluster, ControlFile};
 use super::count::note_abandoned;
+use super::digest;
 use super::disk::Disk;
 use super::durable::read_note;
 use super::fault::{StoreFault, failed};
@@ -355,7 +356,8 @@ impl<D: Disk> Recovery<'_, D> {
             let synced = self.disk.sync_dir(dir).await;
             synced.map_err(|error| StoreFault::Sync { path: dir.to_owned(), error })?;
         }
-        Ok(())
+        let synced = digest::sync_names(self.disk, self.layout).await;
+        synced.map_err(|error| StoreFault::Sync { path: self.layout.digests(), error })
     }
 
     /// How far bytes are known to be durable without a checksum.
@@ -424,6 +426,8 @@ impl<D: Disk> Recovery<'_, D> {
         for no in full.collect::<Vec<_>>() {
             let (from, to) =
                 (self.layout.partial(self.name(no)), self.layout.segment(self.name(no)));
+            let forgotten = digest::forget(self.disk, self.layout, self.name(no)).await;
+            forgotten.map_err(failed("remove the digest of", &from))?;
             self.disk.rename(&from, &to).await.map_err(failed("rename file", &from))?;
             self.sync_dir(self.layout.wal()).await?;
             let oldest = self.complete.map_or(no, |range| range.oldest);

@@ -1,5 +1,5 @@
-//! `walhub verify`: walks every complete segment of a directory whose hub does not run, names what
-//! is damaged, and repairs it from an archive.
+//! `walhub verify`: walks every complete segment of a directory whose hub does not run, compares it
+//! with its digest, names what is damaged, and repairs it from an archive.
 
 mod own;
 mod repair;
@@ -9,6 +9,7 @@ use self::repair::{Repaired, repair};
 use crate::archive::prove::{Head, Neighbours, Reason, SegmentProof, prove};
 use crate::archive::restore::RestoreCommand;
 use crate::archive::template::Template;
+use crate::store::digest::{DigestComparison, compare, hash_file};
 use crate::store::directory::Directory;
 use crate::store::layout::Layout;
 use crate::wal::{Lsn, SegmentName};
@@ -79,10 +80,13 @@ fn verify_all(
     command: Option<&RestoreCommand>,
     out: &mut impl Write,
 ) -> io::Result<u64> {
-    let (mut proved, mut segments, mut damaged) = (BTreeSet::new(), 0, 0);
+    let (mut proved, mut segments, mut damaged, mut unknown) = (BTreeSet::new(), 0, 0, 0);
     for name in own.complete() {
         segments += 1;
-        let mut verdict = walk(own, name, &mut proved)?;
+        let (mut verdict, comparison) = look_at(layout, own, name, &mut proved)?;
+        if comparison == DigestComparison::Unknown {
+            unknown += 1;
+        }
         if let Verdict::Damaged(damage) = &verdict {
             tell(out, damage)?;
             if let Some(command) = command {
@@ -93,7 +97,11 @@ fn verify_all(
                         for name in names {
                             writeln!(out, "{name}: repaired from the archive")?;
                         }
-                        verdict = walk(own, name, &mut proved)?;
+                        (verdict, _) = look_at(layout, own, name, &mut proved)?;
+                    }
+                    Repaired::DigestOnly => {
+                        writeln!(out, "{name}: the archive has the same, its digest was removed")?;
+                        (verdict, _) = look_at(layout, own, name, &mut proved)?;
                     }
                     Repaired::No(why) => writeln!(out, "{name}: not repaired: {why}")?,
                 }
@@ -116,7 +124,11 @@ fn verify_all(
             }
         }
     }
-    writeln!(out, "{segments} complete segments, {damaged} damaged")?;
+    write!(out, "{segments} complete segments, {damaged} damaged")?;
+    match unknown {
+        0 => writeln!(out)?,
+        _ => writeln!(out, ", {unknown} without a digest")?,
+    }
     Ok(damaged)
 }
 
@@ -126,6 +138,38 @@ fn tell(out: &mut impl Write, damage: &Damage) -> io::Result<()> {
         true => writeln!(out, "{first}: damaged from {from} on: {what}"),
         false => writeln!(out, "{first} to {last}: damaged from {from} on: {what}"),
     }
+}
+
+/// Walks one segment, and compares it with its digest.
+fn look_at(
+    layout: &Layout,
+    own: &OwnSegments,
+    name: SegmentName,
+    proved: &mut BTreeSet<SegmentName>,
+) -> io::Result<(Verdict, DigestComparison)> {
+    let verdict = walk(own, name, proved)?;
+    let found = own.open(name).and_then(|segment| match segment {
+        Some(segment) => hash_file(&segment.file, name, |_| Ok(())).map(Some),
+        None => Ok(None),
+    });
+    // The walk has said what cannot be read.
+    let Ok(Some(found)) = found else { return Ok((verdict, DigestComparison::Unknown)) };
+    let comparison = compare(layout, name, &found)?;
+    let verdict = match (verdict, &comparison) {
+        (Verdict::Damaged(damage), DigestComparison::Differs(blocks)) => {
+            Verdict::Damaged(Damage { what: format!("{}; {blocks}", damage.what), ..damage })
+        }
+        (Verdict::Damaged(damage), DigestComparison::Same) => {
+            let what = format!("{}; {name} itself is as its digest says", damage.what);
+            Verdict::Damaged(Damage { what, ..damage })
+        }
+        (_, DigestComparison::Differs(blocks)) => {
+            let (from, what) = (blocks.from(), blocks.to_string());
+            Verdict::Damaged(Damage { first: name, last: name, from, what })
+        }
+        (verdict, _) => verdict,
+    };
+    Ok((verdict, comparison))
 }
 
 /// Walks one segment; `proved` holds those whose first bytes are proved.

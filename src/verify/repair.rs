@@ -4,7 +4,10 @@ use super::own::OwnSegments;
 use crate::archive::check::first_difference;
 use crate::archive::prove::{Head, Neighbours, Reason, SegmentFile, prove};
 use crate::archive::restore::{Fetched, RestoreCommand};
+use crate::store::digest::{DigestComparison, compare, forget, hash_file};
+use crate::store::disk::run_ready;
 use crate::store::layout::Layout;
+use crate::store::plain_disk::PlainDisk;
 use crate::wal::page::PageRules;
 use crate::wal::{Lsn, SegmentName, TimelineId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +21,9 @@ use std::sync::atomic::AtomicBool;
 pub(super) enum Repaired {
     /// These segments were replaced.
     Yes(Vec<SegmentName>),
+    /// The segment is whole, and the archive has the same bytes: its digest was of others, and is
+    /// gone.
+    DigestOnly,
     /// Nothing was changed.
     No(String),
 }
@@ -50,7 +56,9 @@ pub(super) fn repair(
         }
     }
     if theirs.files.is_empty() {
-        return Ok(Repaired::No("the archive has the same bytes".to_owned()));
+        let forgotten = run_ready(forget(&PlainDisk, layout, first));
+        forgotten.unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))?;
+        return Ok(Repaired::DigestOnly);
     }
     let names = theirs.files.keys().copied().collect();
     theirs.install(layout)?;
@@ -79,7 +87,11 @@ impl Theirs<'_> {
                 let (file, size) = (name.to_string(), Some(name.size.bytes()));
                 let path = layout.restoring(&file);
                 match command.fetch(&file, &path, size, &AtomicBool::new(false)) {
-                    Ok(Fetched::Here) => self.take(name, path)?,
+                    Ok(Fetched::Here) => {
+                        if let Some(why) = self.take(layout, name, path)? {
+                            return Ok(Some(why));
+                        }
+                    }
                     Ok(Fetched::NotThere | Fetched::Stopped) => {
                         return Ok(Some(format!("the archive does not have \"{name}\"")));
                     }
@@ -111,8 +123,13 @@ impl Theirs<'_> {
         Ok(None)
     }
 
-    /// Keeps a fetched file if it differs from ours.
-    fn take(&mut self, name: SegmentName, path: PathBuf) -> io::Result<()> {
+    /// Keeps a fetched file if it differs from ours. Returns why it cannot be had instead.
+    fn take(
+        &mut self,
+        layout: &Layout,
+        name: SegmentName,
+        path: PathBuf,
+    ) -> io::Result<Option<String>> {
         let same = match self.own.open(name)? {
             Some(ours) => {
                 let theirs = File::open(&path)?;
@@ -123,10 +140,16 @@ impl Theirs<'_> {
             None => false,
         };
         match same {
-            true => std::fs::remove_file(path),
+            true => std::fs::remove_file(path).map(|()| None),
             false => {
+                let found = hash_file(&File::open(&path)?, name, |_| Ok(()))?;
                 self.files.insert(name, path);
-                Ok(())
+                Ok(match compare(layout, name, &found)? {
+                    DigestComparison::Unknown | DigestComparison::Same => None,
+                    DigestComparison::Differs(blocks) => {
+                        Some(format!("in the archive, too, {blocks}"))
+                    }
+                })
             }
         }
     }

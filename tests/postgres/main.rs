@@ -55,4 +55,5 @@ mod topologies;
 mod timelines;
 mod two_hubs;
 mod upstreams;
+mod verifying;
 mod zerocopy;

@@ -5,6 +5,7 @@
 //! of them, `WALHUB_SEED=17` runs that one.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+mod digests;
 #[expect(dead_code, reason = "directories and long lives are the whole hub's simulation's")]
 mod fake_disk;
 mod model;
@@ -127,4 +128,33 @@ fn finds_that_the_only_generation_is_written_over() {
 #[test]
 fn finds_that_former_slots_go_before_the_new_ones_are_durable() {
     finds_in_slots(LeftOut::FormerSlots, &["is gone"]);
+}
+
+#[test]
+fn digests_tell_the_truth() {
+    if let Some(seed) = seeds::alone() {
+        return digests::run(seed, None).unwrap();
+    }
+    let count = seeds::count(SEEDS);
+    let mut tally = seeds::run(count, |seed| {
+        let broken = Vec::from_iter(digests::run(seed, None).err());
+        Tally { broken, ..Tally::default() }
+    });
+    tally.assert_kept();
+    tally.seen = world::seen_so_far();
+    if count >= SEEDS {
+        tally.assert_seen(digests::EXPECTED);
+    }
+}
+
+#[test]
+fn finds_that_the_removal_of_a_digest_is_not_synced() {
+    let run = |seed| digests::run(seed, Some(LeftOut::SyncsOfDigests)).err();
+    seeds::finds(5000, &["is false in the medium"], run);
+}
+
+#[test]
+fn finds_that_a_digest_outlives_its_segment() {
+    let run = |seed| digests::run(seed, Some(LeftOut::RemovalsOfDigests)).err();
+    seeds::finds(5000, &["is false in the cache"], run);
 }

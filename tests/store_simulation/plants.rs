@@ -72,6 +72,10 @@ pub(crate) enum LeftOut {
     SecondGeneration,
     /// The files of an earlier version's slots, once they were read.
     FormerSlots,
+    /// The syncs of the folder of digests.
+    SyncsOfDigests,
+    /// The removal of digests.
+    RemovalsOfDigests,
 }
 
 /// A disk that says it did, and did not.
@@ -168,6 +172,7 @@ impl Disk for Without {
     async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         match self.left_out {
             Some(LeftOut::DirectorySyncs) => Ok(()),
+            Some(LeftOut::SyncsOfDigests) if dir.ends_with("digests") => Ok(()),
             _ => self.disk.sync_dir(dir).await,
         }
     }
@@ -180,6 +185,11 @@ impl Disk for Without {
         match (self.left_out, path.to_string_lossy().contains("/slots/")) {
             // They have gone already.
             (Some(LeftOut::FormerSlots), true) => Ok(()),
+            (Some(LeftOut::RemovalsOfDigests), _)
+                if path.extension().is_some_and(|extension| extension == "digest") =>
+            {
+                Ok(())
+            }
             _ => self.disk.unlink(&self.place(path)).await,
         }
     }

@@ -1,0 +1,147 @@
+//! The digests of complete segments. They are computed in the background, a piece at a time, from
+//! what is in the file by then, and go with their segments.
+//!
+//! A digest is of one file's bytes. So it is forgotten, durably, before a file of that name is
+//! written again or comes from the archive. A removal need not be durable at once: `gone` knows
+//! which are not.
+
+use super::hashing::UnfinishedDigest;
+use super::job::Tended;
+use super::work::Keeper;
+use crate::store::append::is_no_space;
+use crate::store::digest::{self, BlockDigests, BlockHasher};
+use crate::store::disk::Disk;
+use crate::store::durable::{failed_sync, read_full};
+use crate::wal::SegmentName;
+use std::io;
+use std::time::SystemTime;
+use tracing::{debug, warn};
+
+/// Bytes hashed in one step: few enough that a commit can wait for it, also where the CPU has no
+/// instructions for it.
+const STEP: u64 = 256 << 10;
+
+/// So many removed digests wait for a sync of their directory.
+const MOST_GONE: usize = 64;
+
+impl<D: Disk> Keeper<D> {
+    /// Other bytes come under this name. Afterwards no digest of it is there, durably.
+    pub(super) async fn forget_digest(&self, name: SegmentName) -> io::Result<()> {
+        digest::forget(&self.disk, &self.layout, name).await?;
+        match self.digests.gone.borrow().contains(&(name.tli, name.no)) {
+            true => {}
+            false => return Ok(()),
+        }
+        self.sync_gone_digests().await.map_err(failed_sync)
+    }
+
+    /// The segment goes, and so does its digest. One that stays is harmless: see
+    /// [`forget_digest`](Self::forget_digest).
+    pub(super) async fn discard_digest(&self, name: SegmentName) {
+        self.digests.gone.borrow_mut().insert((name.tli, name.no));
+        if let Err(error) = digest::discard(&self.disk, &self.layout, name).await {
+            warn!("could not remove the digest of WAL segment {name}: {error}");
+        }
+    }
+
+    async fn sync_gone_digests(&self) -> io::Result<()> {
+        let gone = self.digests.gone.take();
+        let synced = digest::sync_names(&self.disk, &self.layout).await;
+        synced.inspect_err(|_| self.digests.gone.borrow_mut().extend(gone))
+    }
+
+    /// One step: syncs what was removed, or reads a piece of a segment and writes its digest after
+    /// the last one. A segment that cannot be read stays without one.
+    pub(super) async fn tend_digests(&self) -> io::Result<Tended> {
+        if self.digests.gone.borrow().len() >= MOST_GONE {
+            self.sync_gone_digests().await?;
+        }
+        let under_way = self.digests.under_way.take();
+        let under_way = under_way.filter(|one| one.line == self.line() && self.is_here(one.name));
+        let mut one = match under_way {
+            Some(one) => one,
+            None => match self.begin_digest().await {
+                Some(one) => one,
+                None if self.digests.waiting.borrow().is_empty() => return Ok(Tended::Idle),
+                None => return Ok(Tended::More),
+            },
+        };
+        let (at, size) = (one.hasher.fed(), one.name.size.bytes());
+        let len = STEP.min(size - at) as usize;
+        match read_full(&self.disk, &one.file, len, at).await {
+            Ok(piece) if piece.len() == len => one.hasher.feed(&piece),
+            Ok(_) => {
+                self.say_unreadable(
+                    one.name.tli,
+                    one.name.no,
+                    &io::ErrorKind::UnexpectedEof.into(),
+                );
+                return Ok(Tended::More);
+            }
+            Err(error) => {
+                self.say_unreadable(one.name.tli, one.name.no, &error);
+                return Ok(Tended::More);
+            }
+        }
+        match one.hasher.fed() == size {
+            true => self.write_digest(one.name, one.completed, one.hasher.finish()).await,
+            false => *self.digests.under_way.borrow_mut() = Some(one),
+        }
+        Ok(Tended::More)
+    }
+
+    /// Opens the next segment, if it is still there.
+    async fn begin_digest(&self) -> Option<UnfinishedDigest<D::File>> {
+        let next = self.digests.waiting.borrow_mut().pop_first();
+        let ((tli, no), completed) = next?;
+        let name = self.name(tli, no).ok().filter(|name| self.is_here(*name))?;
+        let line = self.line();
+        // A segment that somebody has open is not recycled, so these bytes stay as they are.
+        let file = match self.open(tli, no).await {
+            Ok(file) => file,
+            Err(error) => {
+                self.say_unreadable(tli, no, &error);
+                return None;
+            }
+        };
+        let completed = match completed {
+            None => self.disk.modified(&self.layout.segment(name)).await.ok(),
+            known => known,
+        };
+        let now = (self.clock)().time_of_day;
+        let completed = completed.map(|at| at.min(now));
+        Some(UnfinishedDigest { name, completed, line, file, hasher: BlockHasher::default() })
+    }
+
+    async fn write_digest(
+        &self,
+        name: SegmentName,
+        completed: Option<SystemTime>,
+        blocks: BlockDigests,
+    ) {
+        let system_id = self.cluster.borrow().as_ref().map(|cluster| cluster.system_id);
+        let digest = system_id.and_then(|system_id| blocks.of_segment(system_id, name, completed));
+        let Some(digest) = digest.filter(|_| self.is_here(name)) else { return };
+        match digest::store(&self.disk, &self.layout, &digest).await {
+            Ok(()) => {}
+            Err(error) if is_no_space(&error) => {
+                debug!("no space for the digest of WAL segment {name}: {error}");
+            }
+            Err(error) => warn!("could not write the digest of WAL segment {name}: {error}"),
+        }
+        // It may have been removed meanwhile.
+        if !self.is_here(name) {
+            self.discard_digest(name).await;
+        }
+    }
+
+    /// Is the segment here, complete and not about to go?
+    pub(super) fn is_here(&self, name: SegmentName) -> bool {
+        let SegmentName { tli, no, .. } = name;
+        self.complete.contains(tli, no) || self.restored.contains(tli, no)
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(walhub_loom))]
+mod tests;

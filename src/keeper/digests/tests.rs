@@ -1,0 +1,236 @@
+//! Which segments have a digest, and for how long.
+
+use super::*;
+use crate::cluster::instance::InstanceId;
+use crate::keeper::{Job, JobDone};
+use crate::store::control_file::{Cluster, ControlFile};
+use crate::store::digest::{DigestComparison, DigestFile, compare, hash_file, read};
+use crate::store::directory::Directory;
+use crate::store::disk::run_ready;
+use crate::store::faulty_disk::{Failing, FaultyDisk};
+use crate::store::layout::{Layout, Listing};
+use crate::store::plain_disk::PlainDisk;
+use crate::store::retention::{Holds, MIN_KEPT_SEGMENTS};
+use crate::wal::{Lsn, SegmentNo, SegmentSize, SystemId, TimelineId};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+const MIB: u64 = 1 << 20;
+const TLI: TimelineId = TimelineId::FIRST;
+const SYSTEM: SystemId = SystemId::new(7);
+
+fn name(no: u64) -> SegmentName {
+    SegmentName { tli: TLI, no: SegmentNo::new(no), size: SegmentSize::new(MIB).unwrap() }
+}
+
+struct World {
+    _folder: tempfile::TempDir,
+    layout: Layout,
+    disk: FaultyDisk,
+    keeper: Keeper<FaultyDisk>,
+}
+
+impl World {
+    /// A keeper of an empty directory.
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Directory::open(&folder.path().join("hub")).unwrap().layout().clone();
+        let disk = FaultyDisk::default();
+        let cluster = Cluster {
+            system_id: SYSTEM,
+            segment_size: name(5).size,
+            data_directory_mode: "0700".into(),
+            parameters: Vec::new(),
+            timeline: TLI,
+            start: Lsn::new(5 * MIB),
+            sealed: Vec::new(),
+        };
+        let control = ControlFile { instance: InstanceId::new(5), cluster: Some(cluster.clone()) };
+        std::fs::write(layout.control(), control.encode()).unwrap();
+        let holds = Arc::new(Holds::new(Lsn::new(5 * MIB)));
+        let listing = Listing::default();
+        let (shown, of) = (layout.clone(), Some(cluster));
+        let keeper = Keeper::new(disk.clone(), shown, holds, &listing, None, of);
+        Self { _folder: folder, layout, disk, keeper }
+    }
+
+    fn run(&self, job: Job) -> JobDone {
+        run_ready(self.keeper.run(job)).unwrap()
+    }
+
+    /// Writes a segment and completes it.
+    fn complete(&self, no: u64, byte: u8) {
+        let keep = Lsn::new(no * MIB);
+        let JobDone::Prepared { file, .. } =
+            self.run(Job::Prepare { tli: TLI, no: SegmentNo::new(no), keep })
+        else {
+            panic!("not prepared")
+        };
+        let file = File::from(file.try_clone().unwrap());
+        file.write_all_at(&[byte; MIB as usize], 0).unwrap();
+        let done = self.run(Job::Finalize { tli: TLI, no: SegmentNo::new(no) });
+        assert!(matches!(done, JobDone::Finalized { .. }), "{done:?}");
+    }
+
+    fn restore(&self, no: u64) {
+        std::fs::write(self.layout.restoring(&name(no).to_string()), [9; MIB as usize]).unwrap();
+        let done = self.run(Job::Adopt { tli: TLI, no: SegmentNo::new(no) });
+        assert!(matches!(done, JobDone::Adopted { result: Ok(_), .. }), "{done:?}");
+    }
+
+    /// Does background work until there is none.
+    fn tend(&self) {
+        while run_ready(self.keeper.tend()).unwrap().unwrap() == Tended::More {}
+    }
+
+    fn digest(&self, no: u64) -> DigestFile {
+        run_ready(read(&PlainDisk, &self.layout, name(no))).unwrap().unwrap()
+    }
+
+    /// Is there a digest, and is it of the bytes that are there?
+    fn is_known(&self, no: u64) -> bool {
+        let DigestFile::Known(digest) = self.digest(no) else { return false };
+        assert_eq!(digest.system_id, SYSTEM);
+        let file = File::open(self.layout.segment(name(no))).unwrap();
+        let found = hash_file(&file, name(no), |_| Ok(())).unwrap();
+        assert_eq!(compare(&self.layout, name(no), &found).unwrap(), DigestComparison::Same);
+        true
+    }
+}
+
+#[test]
+fn a_segment_gets_a_digest_in_the_background() {
+    let world = World::new();
+    world.complete(5, 1);
+    assert_eq!(world.digest(5), DigestFile::Missing, "nothing waits for it");
+    world.tend();
+    assert!(world.is_known(5));
+    let DigestFile::Known(digest) = world.digest(5) else { panic!("no digest") };
+    let age = digest.completed.unwrap().elapsed().unwrap();
+    assert!(age.as_secs() < 60, "{age:?}");
+    let names = run_ready(PlainDisk.list(world.layout.wal())).unwrap().unwrap();
+    let listing = Listing::of(names, name(5).size);
+    assert_eq!((listing.other, listing.temporary), (Vec::<String>::new(), Vec::new()));
+    let digests = std::fs::read_dir(world.layout.digests()).unwrap();
+    assert_eq!(digests.count(), 1);
+}
+
+#[test]
+fn a_restored_segment_has_one_as_long_as_it_is_here() {
+    let world = World::new();
+    for no in 5..8 {
+        world.complete(no, no as u8);
+    }
+    let reader = world.keeper.holds.hold_restorable(Lsn::new(2 * MIB + 5));
+    world.restore(2);
+    world.tend();
+    assert!(world.is_known(2) && world.is_known(6));
+    drop(reader);
+    let newest = Lsn::new(8 * MIB);
+    world.run(Job::Retain { tli: TLI, newest });
+    world.tend();
+    assert!(!world.layout.segment(name(2)).exists());
+    assert_eq!(world.digest(2), DigestFile::Missing);
+    assert!(world.is_known(5));
+}
+
+#[test]
+fn a_segment_that_is_removed_or_recycled_takes_its_digest_along() {
+    let world = World::new();
+    let last = 5 + MIN_KEPT_SEGMENTS + 3;
+    for no in 5..=last {
+        world.complete(no, no as u8);
+    }
+    world.tend();
+    world.run(Job::Retain { tli: TLI, newest: Lsn::new((last + 1) * MIB) });
+    world.tend();
+    let gone: Vec<_> = (5..=last).filter(|no| !world.layout.segment(name(*no)).exists()).collect();
+    assert!(gone.len() >= 3, "{gone:?}");
+    for no in 5..=last {
+        assert_eq!(world.is_known(no), !gone.contains(&no), "{no}");
+    }
+    let digests = std::fs::read_dir(world.layout.digests()).unwrap();
+    assert_eq!(digests.count() as u64, last - 4 - gone.len() as u64);
+}
+
+/// Both would read other bytes under the old name.
+#[test]
+fn a_segment_that_goes_while_it_is_read_gets_none() {
+    let world = World::new();
+    world.complete(5, 1);
+    world.complete(6, 2);
+    while world.keeper.digests.under_way.borrow().is_none() {
+        run_ready(world.keeper.tend()).unwrap().unwrap();
+    }
+    world.keeper.give_up_before(SegmentNo::new(6), name(5).size);
+    world.tend();
+    assert_eq!(world.digest(5), DigestFile::Missing);
+    assert!(world.is_known(6));
+
+    let world = World::new();
+    world.complete(5, 1);
+    while world.keeper.digests.under_way.borrow().is_none() {
+        run_ready(world.keeper.tend()).unwrap().unwrap();
+    }
+    world.run(Job::SetAside(InstanceId::new(5)));
+    world.tend();
+    assert!(!world.layout.digests().exists());
+}
+
+#[test]
+fn wal_that_is_moved_aside_keeps_its_digests() {
+    let world = World::new();
+    world.complete(5, 1);
+    world.tend();
+    world.run(Job::SetAside(InstanceId::new(5)));
+    assert_eq!(world.digest(5), DigestFile::Missing);
+    let aside = world.layout.aside(1).join("digests").join(format!("{}.digest", name(5)));
+    assert!(aside.exists());
+}
+
+#[test]
+fn a_name_that_is_used_again_has_no_digest_before_anything_is_written() {
+    let world = World::new();
+    world.complete(5, 1);
+    world.tend();
+    // Somebody took the file away, and its digest stayed.
+    std::fs::remove_file(world.layout.segment(name(5))).unwrap();
+    world.disk.take_synced_dirs();
+    let (no, keep) = (SegmentNo::new(5), Lsn::new(5 * MIB));
+    let done = world.run(Job::Prepare { tli: TLI, no, keep });
+    assert!(matches!(done, JobDone::Prepared { .. }), "{done:?}");
+    assert_eq!(world.digest(5), DigestFile::Missing);
+    let synced = world.disk.take_synced_dirs();
+    let (digests, wal) = (world.layout.digests(), world.layout.wal().to_owned());
+    assert_eq!(synced, [digests, wal], "the digest first");
+}
+
+/// A digest that was removed a moment ago could come back after a loss of power.
+#[test]
+fn a_name_that_is_used_again_waits_for_the_removal_of_its_digest() {
+    let world = World::new();
+    world.complete(5, 1);
+    world.complete(6, 2);
+    world.tend();
+    world.keeper.give_up_before(SegmentNo::new(6), name(5).size);
+    world.tend();
+    world.disk.take_synced_dirs();
+    world.restore(5);
+    assert_eq!(world.disk.take_synced_dirs()[0], world.layout.digests());
+    world.restore(4);
+    assert!(!world.disk.take_synced_dirs().contains(&world.layout.digests()), "no need");
+}
+
+#[test]
+fn without_space_there_is_no_digest_and_nothing_else_is_wrong() {
+    let world = World::new();
+    world.complete(5, 1);
+    world.disk.fail(Failing::Writes, 28);
+    world.tend();
+    world.disk.heal();
+    assert_eq!(world.digest(5), DigestFile::Missing);
+    world.complete(6, 2);
+    world.tend();
+    assert!(world.is_known(6));
+}

@@ -1,0 +1,55 @@
+//! Which segments wait for a digest, the one that is being read, and which digests were removed.
+
+use crate::store::digest::BlockHasher;
+use crate::wal::{SegmentName, SegmentNo, TimelineId};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
+
+type Key = (TimelineId, SegmentNo);
+
+/// What is to be done about digests.
+#[derive(Debug)]
+pub(super) struct Digests<F> {
+    /// Segments without one, and when they were completed if that is known.
+    pub(super) waiting: RefCell<BTreeMap<Key, Option<SystemTime>>>,
+    pub(super) under_way: RefCell<Option<UnfinishedDigest<F>>>,
+    /// Segments whose digest was removed since the directory was synced: after a loss of power it
+    /// may be there again.
+    pub(super) gone: RefCell<BTreeSet<Key>>,
+}
+
+/// A segment that is being read.
+#[derive(Debug)]
+pub(super) struct UnfinishedDigest<F> {
+    pub(super) name: SegmentName,
+    pub(super) completed: Option<SystemTime>,
+    /// The keeper's line when it was opened.
+    pub(super) line: u64,
+    pub(super) file: F,
+    pub(super) hasher: BlockHasher,
+}
+
+impl<F> Default for Digests<F> {
+    fn default() -> Self {
+        Self {
+            waiting: RefCell::default(),
+            under_way: RefCell::new(None),
+            gone: RefCell::default(),
+        }
+    }
+}
+
+impl<F> Digests<F> {
+    /// A segment is complete and has no digest yet.
+    pub(super) fn wait(&self, tli: TimelineId, no: SegmentNo, completed: Option<SystemTime>) {
+        self.waiting.borrow_mut().insert((tli, no), completed);
+    }
+
+    /// All segments were moved aside, with their digests.
+    pub(super) fn clear(&self) {
+        self.waiting.borrow_mut().clear();
+        self.under_way.take();
+        self.gone.borrow_mut().clear();
+    }
+}
