@@ -218,15 +218,15 @@ impl Hub {
         std::mem::replace(&mut *write(&self.above), path)
     }
 
-    /// A standby has, or asks for, WAL of a timeline past its end.
+    /// A standby has, or asks for, WAL of a timeline past its end or past a seam.
     pub fn note_diverged(&self, standby: Diverged) {
         let Diverged { application_name, peer, tli, at, end } = &standby;
         let (name, peer, tli, at, end) = (application_name.clone(), peer.clone(), *tli, *at, *end);
         if write(&self.diverged).note(standby) {
             warn!(
                 application_name = name, peer, timeline = %tli,
-                "standby has diverged: it is at {at}, past the end of timeline {tli} at {end}; run \
-                 pg_rewind on it or make it again from a base backup"
+                "standby has diverged: it is at {at}, and what it has of timeline {tli} past {end} is \
+                 not in this hub's history; run pg_rewind on it or make it again from a base backup"
             );
         }
     }

@@ -355,7 +355,7 @@ impl Client {
             errors,
             out: _,
         } = self;
-        let Accepted { cell, start, hold } = accepted;
+        let Accepted { cell, start, seam, hold } = accepted;
         tracing::info!(
             pid = session.pid,
             peer = session.peer,
@@ -374,7 +374,8 @@ impl Client {
         };
         let (core, ended) = shared.registry.begin_stream(session.pid);
         let slots = conversation.slots();
-        let handoff = StandbyHandoff { session, cell, start, hold, permit, slots, unread, socket };
+        let handoff =
+            StandbyHandoff { session, cell, start, seam, hold, permit, slots, unread, socket };
         // A core ends the streams of hubs when our path changes. It would miss one that is still
         // being handed over, and with it a loop.
         let wanted = || told.as_ref().is_none_or(|told| *told == shared.hub.above());

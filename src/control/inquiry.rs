@@ -12,7 +12,7 @@ use crate::log;
 use crate::status::{
     AbandonedStatus, Ages, ArchiverStatus, DivergedStandby, EvidenceStatus, FenceStatus,
     FollowedUpstream, HubStatus, KeptBy, LosingSlot, MissingWal, ProofOutcome, ProofStatus,
-    RetentionStatus, SetBy, SlotStatus, StandbyStatus, StandbysStatus, UpstreamStatus,
+    RetentionStatus, SeamStatus, SetBy, SlotStatus, StandbyStatus, StandbysStatus, UpstreamStatus,
 };
 use crate::store::archive_status::{ArchiveStatus, Attempt};
 use crate::store::holes::Hole;
@@ -74,6 +74,7 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> HubS
         fence: fence(hub),
         evidence: evidence(hub),
         abandoned: abandoned(hub),
+        seams: seams(hub),
         receiving_paused: hub.holds.too_full().map(|too_full| too_full.to_string()),
         timeline: cell.as_ref().map(|cell| cell.tli()),
         received_lsn: receiver.map(|figures| figures.received),
@@ -170,6 +171,11 @@ pub(super) fn evidence(hub: &Hub) -> Option<EvidenceStatus> {
 
 pub(super) fn abandoned(hub: &Hub) -> Vec<AbandonedStatus> {
     abandoned_status(&hub.course.abandoned())
+}
+
+fn seams(hub: &Hub) -> Vec<SeamStatus> {
+    let seams = hub.course.seams();
+    seams.iter().map(|seam| SeamStatus { timeline: seam.tli, lsn: seam.at }).collect()
 }
 
 pub(super) fn fence(hub: &Hub) -> Option<FenceStatus> {

@@ -84,6 +84,10 @@ pub enum CtlCommand {
     ///
     /// `ours`: as if another source had shown the hub's WAL there. From then on only the source that
     /// had other WAL is not followed before it has the hub's.
+    ///
+    /// `theirs`: the hub's WAL from there on moves to `diverged/`, all streams end, and the hub
+    /// follows the upstream that has other WAL there. A standby that is past the place is refused
+    /// until `walhub ctl confirm` names it.
     AcceptHistory {
         /// Whose history it is
         #[arg(value_enum, hide_possible_values = true)]

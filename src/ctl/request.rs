@@ -80,6 +80,8 @@ pub enum HubCommand {
 pub enum TrueHistory {
     /// The hub's
     Ours,
+    /// The upstream's
+    Theirs,
 }
 
 /// Why a line is not a request.

@@ -277,6 +277,8 @@ impl<R: Ring> DataCore<R> {
             }
             ToCore::BeginAnew => {
                 self.send.end_set_aside(cx);
+                // Other WAL may come under the same names.
+                self.readback.forget_files();
                 self.tell_receiver(now, |role, _, out| role.begin_anew(out));
             }
             ToCore::Switched { wal, told } => {
@@ -284,6 +286,12 @@ impl<R: Ring> DataCore<R> {
                 let gone_on = gone_on.unwrap_or(Err(NoSwitch::OtherCore));
                 // The caller may have given up; the WAL is the same.
                 drop(told.send(gone_on));
+            }
+            ToCore::CutOff { wal, told } => {
+                let gone_on =
+                    self.tell_receiver(now, |role, _, out| role.go_on_from_seam(*wal, out));
+                // The caller may have given up; the WAL is the same.
+                drop(told.send(gone_on.unwrap_or(Err(NoSwitch::OtherCore))));
             }
             ToCore::Stop { deadline } => {
                 self.stopping.get_or_insert(deadline);

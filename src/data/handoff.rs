@@ -42,6 +42,8 @@ pub struct StandbyHandoff {
     pub cell: Arc<Cell>,
     /// The position it asked for; may lie up to one segment ahead of `durable`.
     pub start: Lsn,
+    /// It is sent nothing past this before it has said that it is not past it.
+    pub seam: Option<Lsn>,
     /// Keeps the WAL from `start` on.
     pub hold: Hold,
     /// Its place among `max_wal_senders`.
@@ -117,6 +119,14 @@ pub enum ToCore {
     /// The timeline has been switched on disk: continue with the new one (core 0).
     Switched {
         /// Its WAL.
+        wal: Box<RecoveredWal>,
+        /// Signalled once standbys can be served from it.
+        told: oneshot::Sender<Result<(), NoSwitch>>,
+    },
+    /// Our WAL past a seam has been set aside on disk, and no standby streams: continue from there
+    /// (core 0).
+    CutOff {
+        /// What is left.
         wal: Box<RecoveredWal>,
         /// Signalled once standbys can be served from it.
         told: oneshot::Sender<Result<(), NoSwitch>>,

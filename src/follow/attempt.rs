@@ -70,6 +70,7 @@ impl<E: Environment> Task<E> {
         let begun = match established {
             Ok(begun) => begun,
             Err(failure) => {
+                self.note_refusal(&name, &failure);
                 self.failed(index, name, failure).await;
                 return None;
             }

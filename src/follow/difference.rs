@@ -40,7 +40,7 @@ enum Disk {
 }
 
 /// The hole that keeps our WAL at `place` from being used, if there is one.
-fn hole_before(hub: &Hub, place: Place) -> Option<Hole> {
+pub(super) fn hole_before(hub: &Hub, place: Place) -> Option<Hole> {
     let hole = hub.holds.hole_before_open()?;
     (hole.tli == place.tli && hole.start() <= place.at).then_some(hole)
 }
@@ -179,7 +179,7 @@ fn tell_resolved(difference: &Difference, why: &str) {
     );
 }
 
-fn place_of(difference: &Difference) -> Place {
+pub(super) fn place_of(difference: &Difference) -> Place {
     Place { tli: difference.tli, at: difference.at }
 }
 

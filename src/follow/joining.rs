@@ -50,10 +50,18 @@ impl<E: Environment> Task<E> {
         let mut proof: Option<Proof> = None;
         loop {
             self.settle_difference().await.map_err(AttemptFailure::other)?;
+            self.settle_accepting();
+            let accepted = self.accepted_place();
             let known = self.known(&asked.source).map_err(AttemptFailure::other)?;
             let known = Known { shown: proof.as_ref().map(|proof| proof.shared), ..known };
             let position = known.position;
-            let (tli, at) = match judge(&asked.seen, &known) {
+            let verdict = judge(&asked.seen, &known);
+            if let Some(place) = accepted {
+                self.take_theirs(asked, place, verdict, limit).await?;
+                proof = None;
+                continue;
+            }
+            let (tli, at) = match verdict {
                 Verdict::Start { tli, start } => (tli, StreamStart::At(start)),
                 Verdict::FindOldest { tli, newest } => (tli, StreamStart::Oldest { newest }),
                 Verdict::Not(state) => return Err(AttemptFailure::State(state)),
@@ -94,7 +102,7 @@ impl<E: Environment> Task<E> {
             cluster: hub.identity().map(|identity| (identity.system_id, identity.segment_size)),
             position: hub.position(),
             forks: self.own_forks()?,
-            differs: barred_by(hub, source),
+            differs: self.accepted_place().or_else(|| barred_by(hub, source)),
             shown: None,
             start_from: self.progress.start_from(),
         })
@@ -217,7 +225,7 @@ impl<E: Environment> Task<E> {
 }
 
 /// An answer that takes longer is none.
-async fn within<T>(
+pub(super) async fn within<T>(
     limit: Duration,
     answer: impl Future<Output = Result<T, AttemptFailure>>,
 ) -> Result<T, AttemptFailure> {

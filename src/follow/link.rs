@@ -8,10 +8,13 @@ use crate::upstream::stream::{StreamMessage, next_message};
 use crate::wal::{Lsn, TimelineId};
 use crate::wire::backend_read::{FromServer, ServerError};
 use crate::wire::conninfo::{Conninfo, Host};
+use crate::wire::copy::{ReplyRequest, StatusReply};
 use crate::wire::frame::next_frame;
 use crate::wire::frontend;
+use crate::wire::time::PgTime;
 use bytes::{Buf as _, Bytes, BytesMut};
 use std::io;
+use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// The size of one read.
@@ -207,6 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 fill(&mut self.socket, &mut self.unread).await?;
                 continue;
             };
+            let is_asked = matches!(message, StreamMessage::ReplyWanted);
             let wal = match message {
                 StreamMessage::Wal { start, .. } if start != from => {
                     return Err(senseless("WAL from another position than requested"));
@@ -223,10 +227,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 }
             };
             self.unread.advance(taken);
+            if is_asked {
+                self.say_nothing_is_kept().await?;
+            }
             if !wal.is_empty() {
                 return Ok(wal);
             }
         }
+    }
+
+    /// Answers a request for a reply in a stream that is only a question: nothing of it is kept, so it
+    /// has no position. That also shows a slow comparison to be alive.
+    async fn say_nothing_is_kept(&mut self) -> Result<(), LinkFault> {
+        let nothing = Lsn::INVALID;
+        let client_time = PgTime::from(SystemTime::now());
+        let reply = ReplyRequest::No;
+        let status =
+            StatusReply { write: nothing, flush: nothing, apply: nothing, client_time, reply };
+        self.socket.write_all(&status.encode()).await.map_err(LinkFault::Io)
     }
 
     /// ShuttingDown a stream; commands may follow.

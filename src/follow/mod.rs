@@ -33,6 +33,7 @@ pub use histories::{UnsavedHistory, save as save_history};
 pub use orders::{Steer, UpstreamOrder};
 pub use system::System;
 
+use self::accepting::Accepting;
 use self::difference::Kept;
 use self::heard::HeardUpstreams;
 use self::progress::{Phase, TaskProgress};
@@ -42,6 +43,7 @@ use crate::hub::Hub;
 use crate::hub::course::Upstream;
 use crate::keeper::KeeperClient;
 use crate::store::evidence::WalSource;
+use crate::store::seams::Seam;
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::supervise::{NextAttempt, Supervisor};
 use std::sync::Arc;
@@ -92,9 +94,15 @@ pub async fn run<E: Environment>(
         task.begin_course();
     }
     while !orders.is_closed() || !orders.is_empty() {
+        if let Err(fault) = task.finish_cutting().await {
+            tracing::error!(target: LOG, "{fault}; nothing is received or served until it is done");
+            tokio::time::sleep(task.parts.hub.config.wal_retrieve_retry_interval).await;
+            continue;
+        }
         if let Err(error) = task.settle_difference().await {
             tracing::error!(target: LOG, "{error}");
         }
+        task.settle_accepting();
         let order = match task.choose() {
             Phase::Fenced => orders.recv().await,
             Phase::Pausing { until } => task.pause(until, &mut orders).await,
@@ -123,6 +131,10 @@ struct Task<E: Environment> {
     source: WalSource,
     /// A switch of timelines in progress, even if its attempt has been given up.
     switching: Option<Switching>,
+    /// Where our WAL is being set aside, until that is done.
+    cutting: Option<Seam>,
+    /// An order to accept an upstream's history, until it is answered.
+    accepting: Option<Accepting>,
     /// What is kept about a difference that was found.
     kept: Kept,
     /// What the upstreams were heard to say.
@@ -146,6 +158,8 @@ impl<E: Environment> Task<E> {
             ends,
             source: WalSource { name: "the upstream".to_owned(), server: None },
             switching: None,
+            cutting: None,
+            accepting: None,
             kept: Kept::default(),
             heard: Arc::new(HeardUpstreams::new()),
             warned_of_apply: false,

@@ -28,4 +28,6 @@ pub enum Steer {
     Confirm(Lsn),
     /// Ours is the true history where a difference was found.
     AcceptOurs(Lsn),
+    /// The upstream's is the true history there.
+    AcceptTheirs(Lsn),
 }

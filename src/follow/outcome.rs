@@ -11,6 +11,7 @@ use crate::upstream::position::{Position, StartFrom};
 use crate::upstream::state::UpstreamState;
 use crate::wal::Lsn;
 use crate::wire::sqlstate;
+use std::fmt;
 use tokio::time::Instant;
 
 /// Why an attempt gave no stream.
@@ -27,6 +28,16 @@ pub(super) enum AttemptFailure {
 impl From<LinkFault> for AttemptFailure {
     fn from(fault: LinkFault) -> Self {
         Self::Link(fault)
+    }
+}
+
+impl fmt::Display for AttemptFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Link(fault) => fault.fmt(f),
+            Self::State(state) => state.fmt(f),
+            Self::Removed { message, .. } => f.write_str(message),
+        }
     }
 }
 

@@ -251,7 +251,7 @@ enum Stream {
 }
 
 /// Reads our own WAL, which lies in one segment.
-fn read_own<E: Environment>(
+pub(super) fn read_own<E: Environment>(
     environment: &E,
     lineage: &Lineage,
     from: Lsn,

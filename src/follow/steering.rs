@@ -10,6 +10,7 @@ use crate::data::handoff::ToCore;
 use crate::hub::course::Upstream;
 use crate::store::abandoned::Abandoned;
 use crate::store::course::{FenceNote, UpstreamNote};
+use crate::store::seams::Seams;
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::position::Position;
 use crate::upstream::state::UpstreamState;
@@ -31,6 +32,7 @@ impl<E: Environment> Task<E> {
             }
             Steer::Confirm(_) => false,
             Steer::AcceptOurs(at) => self.is_cleared_by(*at),
+            Steer::AcceptTheirs(at) => self.may_accept_theirs(*at).is_ok(),
         }
     }
 
@@ -50,6 +52,8 @@ impl<E: Environment> Task<E> {
         let interrupts = self.interrupts(&order);
         let UpstreamOrder { steer, answer } = order;
         let result = match steer {
+            // It is answered when an upstream has shown its history, or none does.
+            Steer::AcceptTheirs(at) => return self.accept_theirs(at, answer),
             Steer::Follow(upstream) => self.follow(upstream).await,
             Steer::Fence => self.fence().await,
             Steer::Unfence(upstream) => self.unfence(upstream).await,
@@ -87,6 +91,7 @@ impl<E: Environment> Task<E> {
 
     /// Starts with the upstream and the fence in force.
     pub(super) fn begin_course(&mut self) {
+        self.forget_refusals();
         let course = &self.parts.hub.course;
         self.upstream = course.upstream().0;
         self.warned_of_apply = false;
@@ -142,14 +147,28 @@ impl<E: Environment> Task<E> {
         let course = &self.parts.hub.course;
         let mut abandoned = Abandoned::clone(&course.abandoned());
         let confirmed = abandoned.confirm(from);
-        if confirmed.is_empty() {
+        let mut seams = Seams::clone(&course.seams());
+        let passed = seams.confirm(from);
+        if confirmed.is_empty() && passed.is_empty() {
             return Err(format!("nothing was abandoned at {from} that is not confirmed"));
+        }
+        if !passed.is_empty() {
+            let saved = self.parts.keeper.save_seams(&seams).await;
+            saved
+                .map_err(|error| format!("could not save where other histories go on: {error}"))?;
+            course.set_seams(seams);
         }
         let saved = self.parts.keeper.save_abandoned(&abandoned).await;
         saved.map_err(|error| format!("could not save what was abandoned: {error}"))?;
         course.set_abandoned(abandoned);
         for entry in confirmed {
             tracing::info!(target: LOG, "confirmed, by walhub ctl: {entry}");
+        }
+        for seam in passed {
+            tracing::warn!(
+                target: LOG,
+                "standbys past {seam} are let in again, by walhub ctl: none has the former WAL"
+            );
         }
         Ok(())
     }

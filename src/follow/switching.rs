@@ -1,13 +1,15 @@
-//! Switches from one timeline to the next, and back to none: first the keeper, then the cores.
+//! Switches from one timeline to the next, back to none, and from our WAL past a seam to another
+//! history's: first the keeper, then the cores.
 
 use super::environment::Environment;
 use super::{Parts, Task};
+use crate::data::figures::About;
 use crate::data::handoff::ToCore;
 use crate::data::receive::NoSwitch;
 use crate::keeper::SaveFault;
+use crate::store::seams::{NoSeam, Seam, Seams};
 use crate::store::switch::Switch;
 use crate::upstream::position::Position;
-use crate::wal::TimelineId;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -17,9 +19,9 @@ pub(super) type Switching = Pin<Box<dyn Future<Output = Result<(), SwitchFault>>
 
 /// Why the hub stays on its timeline.
 #[derive(Debug, thiserror::Error)]
-#[error("could not continue with timeline {to}: {why}")]
+#[error("could not continue {on}: {why}")]
 pub(super) struct SwitchFault {
-    to: TimelineId,
+    on: String,
     why: Obstacle,
 }
 
@@ -30,6 +32,8 @@ enum Obstacle {
     Unsaved(SaveFault),
     #[error(transparent)]
     Receiver(NoSwitch),
+    #[error(transparent)]
+    Seam(NoSeam),
     #[error("the receiving core has ended")]
     ReceiverGone,
 }
@@ -54,6 +58,28 @@ impl<E: Environment> Task<E> {
         }
     }
 
+    /// Sets our WAL past `seam` aside, and waits until standbys can be served from what is left. An
+    /// attempt that is given up in the meantime leaves this in `switching`.
+    pub(super) async fn cut_at(&mut self, seam: Seam) -> Result<(), SwitchFault> {
+        self.progress.switches();
+        self.cutting = Some(seam);
+        let cutting = Box::pin(cut(Arc::clone(&self.parts), seam));
+        let done = self.switching.insert(cutting).await;
+        self.switching = None;
+        done
+    }
+
+    /// Finishes what [`Task::cut_at`] could not. Once it has been decided nothing is received and
+    /// nothing served until this succeeds: what is on disk is not what the hub was serving.
+    pub(super) async fn finish_cutting(&mut self) -> Result<(), SwitchFault> {
+        let Some(seam) = self.cutting else { return Ok(()) };
+        if self.parts.hub.current_cell().is_none() {
+            finish_cut(&self.parts, seam).await?;
+        }
+        self.cutting = None;
+        Ok(())
+    }
+
     /// Our WAL was moved aside: the hub holds none, and the receive role forgets its position
     /// before it gets another upstream.
     pub(super) async fn begin_anew(&self) {
@@ -67,7 +93,7 @@ impl<E: Environment> Task<E> {
 }
 
 async fn switch<E: Environment>(parts: Arc<Parts<E>>, plan: Switch) -> Result<(), SwitchFault> {
-    let failed = |why| SwitchFault { to: plan.to, why };
+    let failed = |why| SwitchFault { on: format!("with timeline {}", plan.to), why };
     let wal = parts.keeper.switch(plan).await;
     let wal = wal.map_err(|fault| failed(Obstacle::Unsaved(fault)))?;
     parts.hub.course.set_abandoned(wal.abandoned.clone());
@@ -75,4 +101,47 @@ async fn switch<E: Environment>(parts: Arc<Parts<E>>, plan: Switch) -> Result<()
     parts.receiver().insist(ToCore::Switched { wal, told }).await;
     let outcome = outcome.await.map_err(|_| failed(Obstacle::ReceiverGone))?;
     outcome.map_err(|why| failed(Obstacle::Receiver(why)))
+}
+
+/// Sets our WAL past `seam` aside. What needs space comes first: when that fails, nothing has changed.
+async fn cut<E: Environment>(parts: Arc<Parts<E>>, seam: Seam) -> Result<(), SwitchFault> {
+    let prepared = parts.keeper.prepare_cut(seam).await;
+    prepared.map_err(|fault| not_cut(seam, Obstacle::Unsaved(fault)))?;
+    // From here on a standby that asks for a stream is told that the hub is starting up.
+    parts.hub.set_cells(Vec::new());
+    finish_cut(&parts, seam).await
+}
+
+/// Nobody streams and nobody begins to before what is left is known.
+async fn finish_cut<E: Environment>(parts: &Parts<E>, seam: Seam) -> Result<(), SwitchFault> {
+    forget_wal(parts).await;
+    let wal = parts.keeper.cut(seam).await;
+    let wal = wal.map_err(|fault| not_cut(seam, Obstacle::Unsaved(fault)))?;
+    // The cores may have been given files that have moved since.
+    forget_wal(parts).await;
+    let course = &parts.hub.course;
+    let mut seams = Seams::clone(&course.seams());
+    seams.begin(seam).map_err(|why| not_cut(seam, Obstacle::Seam(why)))?;
+    seams.finish();
+    course.set_seams(seams);
+    course.set_abandoned(wal.abandoned.clone());
+    let (told, outcome) = oneshot::channel();
+    parts.receiver().insist(ToCore::CutOff { wal, told }).await;
+    let outcome = outcome.await.map_err(|_| not_cut(seam, Obstacle::ReceiverGone))?;
+    outcome.map_err(|why| not_cut(seam, Obstacle::Receiver(why)))
+}
+
+fn not_cut(seam: Seam, why: Obstacle) -> SwitchFault {
+    SwitchFault { on: format!("with another history from {seam}"), why }
+}
+
+/// Ends all streams, and waits until each core has forgotten the files that it read.
+async fn forget_wal<E: Environment>(parts: &Parts<E>) {
+    for core in &parts.cores {
+        core.insist(ToCore::BeginAnew).await;
+        // Its answer comes after all that was in its queue.
+        while core.ask(About::Receiver).await.is_none() {
+            tracing::warn!("a data core does not answer; our WAL is set aside when it does");
+        }
+    }
 }

@@ -1,10 +1,11 @@
 //! How the hub is steered: which upstream it follows, whether it may receive at all, where
-//! another source had other bytes, what was abandoned at switches, and its current state towards
-//! its upstream.
+//! another source had other bytes, what was abandoned at switches, where other histories go on, and
+//! its current state towards its upstream.
 
 use crate::store::abandoned::Abandoned;
 use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::evidence::Evidence;
+use crate::store::seams::Seams;
 use crate::upstream::proof::Proof;
 use crate::upstream::state::UpstreamState;
 use crate::wire::conninfo::{Conninfo, ConninfoFault};
@@ -58,6 +59,7 @@ struct Inner {
     fence: Option<FenceNote>,
     evidence: Arc<Evidence>,
     abandoned: Arc<Abandoned>,
+    seams: Arc<Seams>,
     standing: Standing,
     proof: Option<Proof>,
     weak_joins: u64,
@@ -73,6 +75,7 @@ impl Course {
             fence: None,
             evidence: Arc::default(),
             abandoned: Arc::default(),
+            seams: Arc::default(),
             standing,
             proof: None,
             weak_joins: 0,
@@ -153,6 +156,16 @@ impl Course {
     /// Something was abandoned, or confirmed; it is on disk already.
     pub fn set_abandoned(&self, abandoned: Abandoned) {
         self.lock().abandoned = Arc::new(abandoned);
+    }
+
+    /// Where other histories go on, until an operator confirms it.
+    pub fn seams(&self) -> Arc<Seams> {
+        Arc::clone(&self.lock().seams)
+    }
+
+    /// WAL was set aside at a seam, or one was confirmed; it is on disk already.
+    pub fn set_seams(&self, seams: Seams) {
+        self.lock().seams = Arc::new(seams);
     }
 
     /// The hub's state towards its upstream.

@@ -19,7 +19,8 @@ pub struct Diverged {
     pub tli: TimelineId,
     /// The position that it had, or asked for, on that timeline.
     pub at: Lsn,
-    /// Where the timeline ended: WAL that it has from here on is its own.
+    /// Where the timeline ended, or another history of it goes on: WAL that it has from here on is
+    /// its own.
     pub end: Lsn,
 }
 

@@ -13,6 +13,7 @@ use crate::store::control_file::ControlFile;
 use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::evidence::Evidence;
 use crate::store::retention::Outlook;
+use crate::store::seams::{Seam, Seams};
 use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
 use crate::wal::{Lsn, SegmentNo, TimelineId};
@@ -140,6 +141,19 @@ impl<F> KeeperClient<F> {
         }
     }
 
+    /// Makes ready what a cut at `seam` needs space for.
+    pub async fn prepare_cut(&self, seam: Seam) -> Result<(), SaveFault> {
+        self.save(Job::PrepareCut(seam)).await
+    }
+
+    /// Moves our WAL past `seam` aside. Returns what is left.
+    pub async fn cut(&self, seam: Seam) -> Result<Box<RecoveredWal>, SaveFault> {
+        match self.ask(Job::Cut(seam)).await? {
+            JobDone::Switched(wal) => Ok(wal),
+            other => Err(other.into()),
+        }
+    }
+
     /// Moves all WAL aside. The hub's own ID stays.
     pub async fn set_aside(&self, instance: InstanceId) -> Result<(), SaveFault> {
         self.save(Job::SetAside(instance)).await
@@ -185,6 +199,12 @@ impl<F> KeeperClient<F> {
     pub async fn save_abandoned(&self, abandoned: &Abandoned) -> Result<(), SaveFault> {
         let bytes = (!abandoned.is_empty()).then(|| abandoned.encode());
         self.save(Job::SaveNote { note: Note::Abandoned, bytes }).await
+    }
+
+    /// Stores where other histories go on; without any the file is removed.
+    pub async fn save_seams(&self, seams: &Seams) -> Result<(), SaveFault> {
+        let bytes = (!seams.is_empty()).then(|| seams.encode());
+        self.save(Job::SaveNote { note: Note::Seams, bytes }).await
     }
 
     /// Gives a job whose answer nobody waits for. A full queue drops it.

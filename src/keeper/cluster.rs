@@ -2,6 +2,7 @@
 
 use super::job::{JobDone, JobKind};
 use super::work::Keeper;
+use crate::store::RecoveredWal;
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::disk::Disk;
 use crate::store::durable::replace_durably;
@@ -20,16 +21,22 @@ impl<D: Disk> Keeper<D> {
         self.pull_slots_back(decided).await?;
         let cluster = decide(&self.disk, &self.layout, plan).await?;
         self.cluster.replace(Some(cluster));
+        let wal = self.look_again().await?;
+        // Users may have advanced in the meantime.
+        self.pull_slots_back(decided).await?;
+        self.look_up_archive_status().await;
+        Ok(JobDone::Switched(wal))
+    }
+
+    /// Examines the directory as at a start, after files have moved.
+    pub(super) async fn look_again(&self) -> io::Result<Box<RecoveredWal>> {
         let recovered = examine(&self.disk, &self.layout).await?;
         let wal = recovered.wal.ok_or_else(|| io::Error::other("the control file has gone"))?;
         self.complete.replace(&recovered.listing, wal.complete);
         self.partials.replace(recovered.listing.partials.iter().copied().collect());
         self.past_hole.borrow_mut().clear();
         self.walk_start.set(None);
-        // Users may have advanced in the meantime.
-        self.pull_slots_back(decided).await?;
-        self.look_up_archive_status().await;
-        Ok(JobDone::Switched(Box::new(wal)))
+        Ok(Box::new(wal))
     }
 
     /// Where a timeline ended, if it has.
@@ -39,8 +46,10 @@ impl<D: Disk> Keeper<D> {
         Some(sealed.end)
     }
 
-    /// Limits a durable mark to the end of its timeline, which may have ended since it was read.
+    /// Limits a durable mark to the end of its timeline, which may have ended since it was read, and
+    /// to where our WAL may have been cut off.
     pub(super) fn within(&self, tli: TimelineId, durable: Lsn) -> Lsn {
+        let durable = self.cut_off.get().map_or(durable, |end| end.min(durable));
         self.end_of(tli).map_or(durable, |end| end.min(durable))
     }
 

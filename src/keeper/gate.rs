@@ -11,6 +11,7 @@
 //! | a restored segment is removed, which the archive has | DEBUG |
 //! | a slot loses its WAL, or expires | WARN |
 //! | all WAL is moved aside | ERROR |
+//! | WAL past a place is moved aside, where another history is the true one | ERROR |
 //!
 //! A step that is refused here is a mistake of the plan. It is not done, and that is an ERROR.
 //! What a client or an operator orders by name, such as DROP_REPLICATION_SLOT, needs no leave. A
@@ -21,6 +22,7 @@ use super::work::Keeper;
 use crate::store::disk::Disk;
 use crate::store::layout::ArchiveFile;
 use crate::store::retention::{Receiving, Restorable};
+use crate::store::seams::Seam;
 use crate::store::slots::{Cause, Loss, SlotName};
 use crate::wal::{Lsn, SegmentName, SegmentNo};
 use std::io;
@@ -37,6 +39,9 @@ pub(super) enum FinalStep<'a> {
     Invalidate(&'a [Loss]),
     /// Slots that were created automatically are dropped.
     Expire(&'a [SlotName]),
+    /// WAL past this place is moved to `diverged/`: an operator has said that another history is the
+    /// true one.
+    Cut(Seam),
     /// All WAL is moved to this folder, and nobody is served from it any more.
     SetAside(&'a Path),
 }
@@ -77,6 +82,8 @@ impl<D: Disk> Keeper<D> {
             FinalStep::RemoveRestored(_) => None,
             FinalStep::Invalidate(losses) => self.objection_to_losses(losses),
             FinalStep::Expire(_) => None,
+            // An operator has ordered it by name, and the task that passes it on has compared.
+            FinalStep::Cut(_) => None,
             FinalStep::SetAside(_) => match self.holds.backlog.len() {
                 0 => None,
                 waiting => Some(Objection::Backlog(waiting)),
@@ -158,6 +165,13 @@ impl<D: Disk> Keeper<D> {
                     );
                 }
             }
+            FinalStep::Cut(seam) => {
+                let folder = self.layout.diverged(seam.tli, seam.at);
+                error!(
+                    "moving WAL past {seam} aside to \"{}\": another history is the true one",
+                    folder.display()
+                );
+            }
             FinalStep::SetAside(folder) => {
                 error!("moving all WAL aside to \"{}\": no slot has any", folder.display());
             }
@@ -171,6 +185,7 @@ impl<D: Disk> Keeper<D> {
             }
             FinalStep::Invalidate(_) => error!("not invalidating replication slots: {objection}"),
             FinalStep::Expire(_) => error!("not dropping replication slots: {objection}"),
+            FinalStep::Cut(seam) => error!("not moving WAL past {seam} aside: {objection}"),
             FinalStep::SetAside(_) => error!("not moving WAL aside: {objection}"),
         }
     }

@@ -6,6 +6,7 @@ use crate::store::RecoveredWal;
 use crate::store::append::Begun;
 use crate::store::control_file::ControlFile;
 use crate::store::retention::Outlook;
+use crate::store::seams::Seam;
 use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
 use crate::wal::{Lsn, SegmentNo, TimelineId};
@@ -111,6 +112,11 @@ pub enum Job {
     /// Continue on another timeline: see [`switch`](crate::store::switch). A switch that was
     /// begun from the same timeline and could not be finished is finished instead.
     Switch(Switch),
+    /// Make ready what a [`Job::Cut`] needs space for. Nothing changes by it.
+    PrepareCut(Seam),
+    /// Move our WAL past a seam aside, and take the slots past it their WAL: see
+    /// [`cut`](crate::store::cut). Nobody streams, and nothing is received.
+    Cut(Seam),
     /// A sync failed: leave the marker for the next start. Best effort.
     MarkHalted {
         /// Everything below was durable before the failure.
@@ -140,6 +146,8 @@ pub enum Note {
     Evidence,
     /// `walhub.abandoned`
     Abandoned,
+    /// `walhub.seams`
+    Seams,
 }
 
 impl Job {
@@ -155,6 +163,8 @@ impl Job {
             | Self::SaveNote { .. }
             | Self::SetAside(_)
             | Self::Switch(_)
+            | Self::PrepareCut(_)
+            | Self::Cut(_)
             | Self::MarkHalted { .. } => Lane::Urgent,
             Self::Open { .. }
             | Self::Adopt { .. }
@@ -185,6 +195,8 @@ impl Job {
             Self::SaveNote { note, .. } => JobKind::SaveNote(note),
             Self::SetAside(_) => JobKind::SetAside,
             Self::Switch(_) => JobKind::Switch,
+            Self::PrepareCut(_) => JobKind::PrepareCut,
+            Self::Cut(_) => JobKind::Cut,
             Self::MarkHalted { .. } => JobKind::MarkHalted,
         }
     }
@@ -219,6 +231,8 @@ pub enum JobKind {
     SaveNote(Note),
     SetAside,
     Switch,
+    PrepareCut,
+    Cut,
     MarkHalted,
 }
 
@@ -247,8 +261,11 @@ impl fmt::Display for JobKind {
             Self::SaveNote(Note::Upstream) => f.write_str("save the upstream"),
             Self::SaveNote(Note::Evidence) => f.write_str("save the evidence of a difference"),
             Self::SaveNote(Note::Abandoned) => f.write_str("save what was abandoned"),
+            Self::SaveNote(Note::Seams) => f.write_str("save where another history goes on"),
             Self::SetAside => f.write_str("move all WAL aside"),
             Self::Switch => f.write_str("continue with another timeline"),
+            Self::PrepareCut => f.write_str("prepare to move WAL past a place aside"),
+            Self::Cut => f.write_str("move WAL past a place aside"),
             Self::MarkHalted => f.write_str("write the halted marker"),
         }
     }
@@ -309,7 +326,7 @@ pub enum JobDone<F = Arc<OwnedFd>> {
         /// Open for reading.
         result: io::Result<F>,
     },
-    /// The timeline was switched; this is the WAL of the new one.
+    /// The timeline was switched, or WAL past a place was set aside; this is the WAL that goes on.
     Switched(Box<RecoveredWal>),
     /// What would be removed.
     Foreseen(Box<Outlook>),

@@ -52,7 +52,7 @@ async fn serve_until_moved<D: Disk>(
     loop {
         let order = orders.next().await?;
         match order.job {
-            Job::Switch(_) | Job::SetAside(_) => return Some(order),
+            Job::Switch(_) | Job::SetAside(_) | Job::Cut(_) => return Some(order),
             // The other half of this round takes them. While too many wait there, this half
             // waits too.
             Job::Prepare { .. } => prepare.send(order).await.ok()?,

@@ -38,6 +38,7 @@ mod cluster;
 mod complete;
 mod completions;
 mod digests;
+mod cut;
 mod gate;
 mod hashing;
 mod job;
@@ -197,7 +198,7 @@ pub async fn open<D: Disk>(
     layout: &Layout,
     policy: Policy,
 ) -> Result<(Keeper<D>, Recovered, Arc<Holds>), StoreFault> {
-    let recovered = recover(&disk, layout).await?;
+    let mut recovered = recover(&disk, layout).await?;
     let wal = recovered.wal.as_ref();
     let cluster = recovered.control.as_ref().and_then(|control| control.cluster.clone());
     let extent = wal.map(|wal| wal.extent.clone()).unwrap_or_default();
@@ -208,6 +209,9 @@ pub async fn open<D: Disk>(
     let keeper = Keeper::new(disk, layout, shared, listing, complete, cluster);
     let keeper = keeper.with_policy(policy);
     keeper.load_slots().await?;
+    if let Some(seam) = recovered.seams.under_way() {
+        recovered.seams = keeper.end_cut(seam).await?;
+    }
     keeper.load_archive_status().await?;
     if recovered.wal.is_some() {
         keeper.look_at_disk().await;

@@ -15,6 +15,7 @@ impl<D: Disk> Keeper<D> {
             Note::Upstream => self.layout.auto(),
             Note::Evidence => self.layout.evidence(),
             Note::Abandoned => self.layout.abandoned(),
+            Note::Seams => self.layout.seams(),
         };
         let Some(bytes) = bytes else {
             remove(&self.disk, &path).await?;

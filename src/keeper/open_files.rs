@@ -81,6 +81,11 @@ impl<D: Disk> OpenFiles<D> {
         self.opening.borrow_mut().clear();
     }
 
+    /// The segments of a timeline from `first` on were moved aside.
+    pub(super) fn forget_from(&self, tli: TimelineId, first: SegmentNo) {
+        self.files.borrow_mut().retain(|(other, no), _| *other != tli || *no < first);
+    }
+
     /// All segments were moved aside: their files are not those of segments any more.
     pub(super) fn clear(&self) {
         self.files.borrow_mut().clear();

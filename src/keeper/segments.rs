@@ -103,6 +103,7 @@ impl<D: Disk> Keeper<D> {
         self.complete.add(tli, no);
         self.completed_upto.set(Some((tli, no.end(name.size))));
         self.digests.wait(tli, no, Some(now.time_of_day));
+        self.cut_off.set(None);
         Ok(JobDone::Finalized { tli, no })
     }
 

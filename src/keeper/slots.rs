@@ -138,6 +138,26 @@ impl<D: Disk> Keeper<D> {
         }
     }
 
+    /// Our WAL past `at` was moved aside. A slot past it was moved there by a standby that has that
+    /// WAL.
+    pub(super) async fn lose_slots_past(&self, at: Lsn) -> io::Result<()> {
+        let lost = self.holds.slots.lock().invalidate_past(at);
+        for (name, from) in &lost {
+            warn!(
+                restart_lsn = %from,
+                "invalidating obsolete replication slot \"{name}\": its standby may have the WAL \
+                 past {at} that was moved aside"
+            );
+        }
+        let is_beyond = self.holds.slots.lock().is_beyond(at);
+        if lost.is_empty() && !is_beyond {
+            return Ok(());
+        }
+        self.write_both(&SlotChange::None).await?;
+        self.holds.slots.tell_revoked();
+        Ok(())
+    }
+
     /// All WAL was moved aside: no slot has any.
     pub(super) async fn lose_slots(&self) -> io::Result<()> {
         let has_slots = {

@@ -56,6 +56,9 @@ pub struct Keeper<D: Disk> {
     pub(super) horizon: Cell<SegmentNo>,
     /// The position up to which segments were completed since retention last ran.
     pub(super) completed_upto: Cell<Option<(TimelineId, Lsn)>>,
+    /// Our WAL was cut off there, and no segment was completed since: what was asked for before that
+    /// counts up to there.
+    pub(super) cut_off: Cell<Option<Lsn>>,
     /// Retention was asked for. Until then nothing goes: standbys that come back right after a
     /// start hold their WAL again before the first plan.
     pub(super) retains: Cell<bool>,
@@ -104,6 +107,7 @@ impl<D: Disk> Keeper<D> {
             policy: Policy::default(),
             completed: Completions::default(),
             completed_upto: Cell::new(None),
+            cut_off: Cell::new(None),
             retains: Cell::new(false),
             began: Cell::new(None),
             pressure: Pressure::default(),
@@ -217,6 +221,8 @@ impl<D: Disk> Keeper<D> {
             }
             Job::SetAside(instance) => self.alone(self.set_aside(instance)).await,
             Job::Switch(plan) => self.alone(self.switch(plan)).await,
+            Job::PrepareCut(seam) => self.prepare_cut(seam).await,
+            Job::Cut(seam) => self.alone(self.cut(seam)).await,
             Job::MarkHalted { durable, reason } => {
                 let note = HaltedNote { durable, reason };
                 let path = self.layout.halted();

@@ -3,14 +3,13 @@
 
 use crate::cluster::identity::Identity;
 use crate::data::Store;
-use crate::data::receive::CacheFault;
+use crate::data::receive::{CacheFault, line};
 use crate::hub::Hub;
 use crate::ring::ChunkWriter;
 use crate::store::control_file::Cluster;
 use crate::store::recover::RecoveredWal;
 use crate::upstream::position::Position;
 use crate::wal::TimelineId;
-use crate::watermark::Cell;
 use bytes::Bytes;
 use std::sync::Arc;
 use tracing::info;
@@ -42,18 +41,9 @@ pub fn resume<F>(
     let oldest = hub.holds.oldest_kept();
     // The first comparison covers everything that was read back.
     let start = wal.prefix_from;
-    let mut cells: Vec<Arc<Cell>> = Vec::new();
-    for ended in &wal.ended {
-        let cell = Arc::new(Cell::new(ended.tli, ended.oldest, ended.end));
-        cell.seal(ended.end);
-        cells.push(cell);
-    }
+    let ended = wal.ended.clone();
     let store = Store::resume(wal, writer, hub.config.wal_buffers)?;
-    cells.push(Arc::clone(&store.cell));
-    for (cell, next) in cells.iter().zip(cells.iter().skip(1)) {
-        cell.link(Arc::clone(next));
-    }
-    hub.set_cells(cells);
+    hub.set_cells(line(&ended, Arc::clone(&store.cell)));
     info!(timeline = %tli, %oldest, %durable, "found WAL in the directory");
     hub.set_position(Position::At { tli, durable, start });
     Ok(store)

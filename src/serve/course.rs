@@ -1,5 +1,6 @@
 //! Takes over what an earlier run left in the directory about the upstream: the upstream that
-//! `walhub ctl` set, its fence, the evidence of a difference, and what was abandoned at switches.
+//! `walhub ctl` set, its fence, the evidence of a difference, what was abandoned at switches, and where other
+//! histories go on.
 
 use crate::hub::course::{Course, Resumed};
 use crate::store::abandoned::Abandoned;
@@ -8,6 +9,7 @@ use crate::store::evidence::Evidence;
 use crate::store::fault::DAMAGED;
 use crate::store::layout::Layout;
 use crate::store::sealed_text::Unreadable;
+use crate::store::seams::Seams;
 use crate::wire::conninfo::ConninfoFault;
 use crate::wire::secret::Secret;
 use std::io;
@@ -59,6 +61,8 @@ pub fn take_over(
     let upstream = read(&contents, &path, UpstreamNote::decode)?;
     let fence = read(&contents, &layout.fence(), FenceNote::decode)?;
     let evidence = read(&contents, &layout.evidence(), Evidence::decode)?;
+    let seams = read(&contents, &layout.seams(), Seams::decode)?;
+    course.set_seams(seams.unwrap_or_default());
     let abandoned = read(&contents, &layout.abandoned(), Abandoned::decode);
     // Nothing depends on it, and recovery has reported that it cannot be read.
     course.set_abandoned(abandoned.ok().flatten().unwrap_or_default());

@@ -164,6 +164,41 @@ pub fn start_past_fork(start: Lsn, tli: TimelineId, end: Lsn) -> Refusal {
     .with_detail(format!("This server's history forked from timeline {tli} at {end}."))
 }
 
+/// A position past a seam.
+pub fn start_past_seam(start: Lsn, tli: TimelineId, seam: Lsn) -> Refusal {
+    past_seam(format!("requested starting point {start}"), tli, seam)
+}
+
+/// The standby has WAL past a seam.
+pub fn reported_past_seam(at: Lsn, tli: TimelineId, seam: Lsn) -> Refusal {
+    past_seam(format!("reported position {at}"), tli, seam)
+}
+
+fn past_seam(what: String, tli: TimelineId, seam: Lsn) -> Refusal {
+    Refusal::error(
+        sqlstate::INTERNAL_ERROR,
+        format!("{what} on timeline {tli} is not in this server's history"),
+    )
+    .with_detail(other_history(tli, seam))
+    .with_hint(format!(
+        "Run pg_rewind on the standby, or make it again from a base backup. When no standby has the \
+         former WAL any more, \"walhub ctl confirm {seam}\" lets in those that are past {seam}."
+    ))
+}
+
+/// A standby did not say whether it is past a seam.
+pub fn silent_before_seam(tli: TimelineId, seam: Lsn) -> Refusal {
+    Refusal::error(
+        sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "standby did not report its flush and replay positions",
+    )
+    .with_detail(other_history(tli, seam))
+}
+
+fn other_history(tli: TimelineId, seam: Lsn) -> String {
+    format!("This server's history of timeline {tli} was replaced by another one from {seam} on.")
+}
+
 /// A position we do not have yet.
 pub fn ahead_of_flush(start: Lsn, durable: Lsn) -> Refusal {
     Refusal::error(

@@ -2,7 +2,7 @@
 
 use super::archive::ArchiverStatus;
 use super::form;
-use super::upstream::{AbandonedStatus, EvidenceStatus, FenceStatus, UpstreamStatus};
+use super::upstream::{AbandonedStatus, EvidenceStatus, FenceStatus, SeamStatus, UpstreamStatus};
 use crate::cluster::instance::InstanceId;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,9 @@ pub struct HubStatus {
     /// What timelines had past their switchpoints, as long as no operator has confirmed it.
     #[serde(default)]
     pub abandoned: Vec<AbandonedStatus>,
+    /// Where other histories go on, until an operator confirms it.
+    #[serde(default)]
+    pub seams: Vec<SeamStatus>,
     /// Why receiving is paused; null when it is not.
     pub receiving_paused: Option<String>,
     /// The timeline that is received.

@@ -34,5 +34,5 @@ pub use slots::SlotStatus;
 pub use standbys::{DivergedStandby, StandbyStatus, StandbysStatus};
 pub use upstream::{
     AbandonedStatus, EvidenceStatus, FenceStatus, FollowedUpstream, ProofOutcome, ProofStatus,
-    SetBy, UpstreamStatus,
+    SeamStatus, SetBy, UpstreamStatus,
 };

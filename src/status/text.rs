@@ -99,6 +99,9 @@ pub fn write_hub(status: &HubStatus, out: &mut impl Write) -> io::Result<()> {
     for abandoned in &status.abandoned {
         line("Abandoned", abandoned.in_words())?;
     }
+    for seam in &status.seams {
+        line("Seam", seam.in_words())?;
+    }
     if let Some(why) = &status.receiving_paused {
         line("Receiving", format!("paused: {why}"))?;
     }

@@ -135,6 +135,28 @@ impl EvidenceStatus {
     }
 }
 
+/// Where WAL was set aside and another history goes on under the same numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SeamStatus {
+    /// The timeline.
+    #[serde(with = "form::plain")]
+    pub timeline: TimelineId,
+    /// Both histories have what is before: `walhub ctl confirm` names it.
+    #[serde(with = "form::plain")]
+    pub lsn: Lsn,
+}
+
+impl SeamStatus {
+    /// One sentence, which ends with the command that confirms it.
+    pub fn in_words(&self) -> String {
+        let Self { timeline, lsn } = self;
+        format!(
+            "another history of timeline {timeline} goes on from {lsn}; a standby that connects past \
+             it is refused; when none has the former WAL: walhub ctl confirm {lsn}"
+        )
+    }
+}
+
 /// What a timeline had past its switchpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AbandonedStatus {
@@ -184,9 +206,13 @@ impl AbandonedStatus {
             }
             _ => String::new(),
         };
+        let goes_on = match next_timeline == timeline {
+            true => "another history".to_owned(),
+            false => format!("timeline {next_timeline}"),
+        };
         format!(
-            "WAL of timeline {timeline} past {start_lsn}, {content}{times}; abandoned for timeline \
-             {next_timeline} at {}, kept in {kept_in}; walhub ctl confirm {start_lsn}",
+            "WAL of timeline {timeline} past {start_lsn}, {content}{times}; abandoned for {goes_on} \
+             at {}, kept in {kept_in}; walhub ctl confirm {start_lsn}",
             date_millis(self.since)
         )
     }

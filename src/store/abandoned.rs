@@ -54,7 +54,10 @@ impl AbandonedWal {
 impl fmt::Display for AbandonedWal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tli, from, to, next, content, .. } = self;
-        write!(f, "timeline {next} goes on from {from} on timeline {tli}, of which ")?;
+        match next == tli {
+            true => write!(f, "timeline {tli} goes on from {from} with another history; of ours ")?,
+            false => write!(f, "timeline {next} goes on from {from} on timeline {tli}, of which ")?,
+        }
         match content {
             None => f.write_str("WAL past that position was here; it could not be counted"),
             Some(Content { records, commits, .. }) => {

@@ -7,6 +7,7 @@ use super::durable::{read_note, replace_durably};
 use super::fault::{StoreFault, failed};
 use super::histories::read_fork;
 use super::layout::{FileKind, Layout};
+use super::seams::Seam;
 use super::tail::walk_file;
 use crate::wal::page::PageRules;
 use crate::wal::{Lsn, SegmentName, SegmentNo, Tally, WalkFault, Walker};
@@ -65,6 +66,19 @@ pub(super) async fn note_abandoned<D: Disk>(
         tracing::error!("after a restart it is not known what was abandoned: {fault}");
     }
     all
+}
+
+/// The same for what leaves at a seam, where the timeline goes on with another history.
+pub(super) async fn note_cut<D: Disk>(
+    disk: &D,
+    layout: &Layout,
+    cluster: &Cluster,
+    seam: Seam,
+    leaving: &[String],
+) {
+    let own = Sealed { tli: seam.tli, start: cluster.start, end: seam.at };
+    let cut = Cluster { sealed: vec![own], ..cluster.clone() };
+    note_abandoned(disk, layout, &cut, leaving).await;
 }
 
 fn tell(entry: &AbandonedWal, layout: &Layout) {

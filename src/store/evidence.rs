@@ -153,6 +153,13 @@ impl Evidence {
         Some(place.source)
     }
 
+    /// The difference at `at` stands against everybody.
+    pub fn bar_all(&mut self, at: Lsn) {
+        for difference in self.differences.iter_mut().filter(|difference| difference.at == at) {
+            difference.cleared = false;
+        }
+    }
+
     /// The file's bytes. A single difference has the form that earlier versions read too.
     pub fn encode(&self) -> Vec<u8> {
         match self.differences.as_slice() {

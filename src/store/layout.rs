@@ -9,6 +9,7 @@
 //!   walhub.auto            the upstream that `walhub ctl upstream` set
 //!   walhub.evidence        where an upstream or the archive had other bytes than this hub
 //!   walhub.abandoned       what was past a switchpoint, until `walhub ctl confirm`
+//!   walhub.seams           where another history goes on, until `walhub ctl confirm`
 //!   walhub.ctl             the socket for `walhub ctl`
 //!   walhub.state           last known state of the upstream, for `inspect`
 //!   slots.0, slots.1       the replication slots: two generations, each with all of them
@@ -172,6 +173,11 @@ impl Layout {
     /// What was abandoned at switches and is not confirmed.
     pub fn abandoned(&self) -> PathBuf {
         self.root.join("walhub.abandoned")
+    }
+
+    /// Where another history continues on a timeline.
+    pub fn seams(&self) -> PathBuf {
+        self.root.join("walhub.seams")
     }
 
     /// The socket for `walhub ctl`.

@@ -16,6 +16,7 @@ use super::aside::{adds_nothing, holds_wal_past, keep_copy, set_aside};
 use super::clean::clear_past;
 use super::control_file::{Cluster, ControlFile};
 use super::count::note_abandoned;
+use super::cut::{carry_out_cut, read_seams};
 use super::digest;
 use super::disk::Disk;
 use super::durable::read_note;
@@ -24,6 +25,7 @@ use super::histories::read_fork;
 use super::holes::{Extent, Hole, oldest_of};
 use super::layout::{Layout, Listing, SegmentRange};
 use super::notes::{BegunNote, HaltedNote};
+use super::seams::Seams;
 use super::switch::{clear_ended, leaves};
 use super::tail::{Tail, TailSearch};
 use crate::store::durable::{read_full, replace_durably};
@@ -46,6 +48,9 @@ pub struct Recovered {
     /// A sync failed in the last run, or at the last start. By now the marker is gone, and what
     /// was not durable then is set aside.
     pub halted: Option<HaltedNote>,
+    /// Where another history continues on a timeline. One that is under way is to be
+    /// [finished](super::cut::finish_cut) before anything is served.
+    pub seams: Seams,
 }
 
 /// The WAL of the current timeline.
@@ -118,15 +123,23 @@ pub async fn recover<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, St
 pub async fn examine<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, StoreFault> {
     let control = read_note(disk, &layout.control(), ControlFile::decode).await?;
     let cluster = control.as_ref().and_then(|control| control.cluster.clone());
-    let names = disk.list(layout.wal()).await.map_err(failed("list directory", layout.wal()))?;
+    let list =
+        async || disk.list(layout.wal()).await.map_err(failed("list directory", layout.wal()));
+    let mut names = list().await?;
+    let seams = read_seams(disk, layout).await?;
     let Some(cluster) = cluster else {
         return match names.iter().any(|name| looks_like_wal(name)) {
             true => Err(StoreFault::NoControl { path: layout.wal().to_owned() }),
             false => {
-                Ok(Recovered { control, wal: None, listing: Listing::default(), halted: None })
+                let listing = Listing::default();
+                Ok(Recovered { control, wal: None, listing, halted: None, seams })
             }
         };
     };
+    if let Some(seam) = seams.under_way().filter(|seam| seam.tli == cluster.timeline) {
+        carry_out_cut(disk, layout, &cluster, seam, &names).await?;
+        names = list().await?;
+    }
     let (leaving, staying) =
         names.into_iter().partition::<Vec<_>, _>(|name| leaves(name, &cluster));
     let mut listing = Listing::of(staying, cluster.segment_size);
@@ -148,7 +161,7 @@ pub async fn examine<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, St
     };
     let (wal, gone) = recovery.run(halted.as_ref(), &leaving).await?;
     listing.partials.retain(|(tli, no)| *tli != cluster.timeline || !gone.contains(no));
-    Ok(Recovered { control, wal: Some(wal), listing, halted })
+    Ok(Recovered { control, wal: Some(wal), listing, halted, seams })
 }
 
 /// The complete segments of the current timeline without a hole, up to the newest. The walk to

@@ -121,7 +121,20 @@ async fn build<D: Disk>(
     size: SegmentSize,
 ) -> io::Result<()> {
     let temporary = Layout::temporary(path);
-    let file = disk.create(&temporary).await?;
+    write_segment(disk, &temporary, prefix, size).await?;
+    disk.rename(&temporary, path).await?;
+    disk.sync_dir(super::disk::parent(path)).await
+}
+
+/// Writes a file of a segment's size that begins with `prefix`, and zeros past it. Its content is
+/// durable then; its name is not.
+pub(super) async fn write_segment<D: Disk>(
+    disk: &D,
+    path: &Path,
+    prefix: Vec<u8>,
+    size: SegmentSize,
+) -> io::Result<()> {
+    let file = disk.create(path).await?;
     let mut at = prefix.len() as u64;
     write_full(disk, &file, prefix, 0).await?;
     while at < size.bytes() {
@@ -129,14 +142,11 @@ async fn build<D: Disk>(
         write_full(disk, &file, vec![0; len as usize], at).await?;
         at += len;
     }
-    disk.sync_data(&file).await?;
-    drop(file);
-    disk.rename(&temporary, path).await?;
-    disk.sync_dir(super::disk::parent(path)).await
+    disk.sync_data(&file).await
 }
 
 /// Opens a segment's file under either of its names.
-async fn open_segment<D: Disk>(
+pub(super) async fn open_segment<D: Disk>(
     disk: &D,
     layout: &Layout,
     name: SegmentName,

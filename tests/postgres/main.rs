@@ -51,6 +51,7 @@ mod shutdown;
 mod slots;
 mod streaming;
 mod synthetic;
+mod theirs;
 mod topologies;
 mod timelines;
 mod two_hubs;

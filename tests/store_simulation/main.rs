@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 mod digests;
+mod cuts;
 #[expect(dead_code, reason = "directories and long lives are the whole hub's simulation's")]
 mod fake_disk;
 mod model;

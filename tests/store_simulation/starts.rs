@@ -21,16 +21,16 @@ use walhub::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, SystemId, TimelineId
 
 const MIB: u64 = 1 << 20;
 const TLI: TimelineId = TimelineId::FIRST;
-const START: u64 = 5;
+pub(crate) const START: u64 = 5;
 
 /// The open segment; the ones before it are complete.
-const OPEN: u64 = 8;
+pub(crate) const OPEN: u64 = 8;
 
 /// More steps than any start here has.
-const STEPS: usize = 400;
+pub(crate) const STEPS: usize = 400;
 
 /// Polls so often at most; returns `None` when it was not done by then.
-fn drive<T>(work: impl Future<Output = T>, polls: usize) -> Option<T> {
+pub(crate) fn drive<T>(work: impl Future<Output = T>, polls: usize) -> Option<T> {
     let mut work = pin!(work);
     for _ in 0..polls {
         if let Poll::Ready(value) = work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -40,43 +40,46 @@ fn drive<T>(work: impl Future<Output = T>, polls: usize) -> Option<T> {
     None
 }
 
-fn size() -> SegmentSize {
+pub(crate) fn size() -> SegmentSize {
     SegmentSize::new(MIB).unwrap()
 }
 
-fn name(no: u64) -> SegmentName {
+pub(crate) fn name(no: u64) -> SegmentName {
     SegmentName { tli: TLI, no: SegmentNo::new(no), size: size() }
 }
 
-static WAL: OnceLock<(Vec<u8>, Lsn)> = OnceLock::new();
+/// The bytes of all segments, and where each record ends.
+static WAL: OnceLock<(Vec<u8>, Vec<Lsn>)> = OnceLock::new();
 
-/// The bytes of all segments, and the end of the last record.
-fn write_wal() -> (Vec<u8>, Lsn) {
+fn write_wal() -> (Vec<u8>, Vec<Lsn>) {
     let start = Lsn::new(START * MIB);
     let mut synth = Synth::new(SystemId::new(9), size(), TLI, 0xD110, start);
+    let mut ends = Vec::new();
     while synth.position() < Lsn::new(OPEN * MIB + MIB / 3) {
         synth.record(&[1; 4000]);
+        ends.push(synth.position());
     }
-    let end = synth.position();
     let mut wal = synth.take_bytes().1;
     wal.resize(((OPEN + 1 - START) * MIB) as usize, 0);
-    (wal, end)
+    (wal, ends)
 }
 
 /// A directory with three complete segments, an open one with WAL, and one prepared after it.
-struct Scene {
-    disk: FakeDisk,
-    layout: Layout,
+pub(crate) struct Scene {
+    pub(crate) disk: FakeDisk,
+    pub(crate) layout: Layout,
     wal: &'static [u8],
-    end: Lsn,
+    /// Where each record ends.
+    pub(crate) ends: &'static [Lsn],
+    pub(crate) end: Lsn,
     seed: u64,
 }
 
 impl Scene {
     fn new(seed: u64) -> Self {
-        let (wal, end) = WAL.get_or_init(write_wal);
-        let disk = FakeDisk::new(Random::new(seed));
-        let scene = Self { disk, layout: Layout::new(Path::new("/hub")), wal, end: *end, seed };
+        let (wal, ends) = WAL.get_or_init(write_wal);
+        let (disk, layout) = (FakeDisk::new(Random::new(seed)), Layout::new(Path::new("/hub")));
+        let scene = Self { disk, layout, wal, ends, end: ends[ends.len() - 1], seed };
         for no in START..OPEN {
             scene.write(&scene.layout.segment(name(no)), scene.bytes(no));
         }
@@ -101,7 +104,7 @@ impl Scene {
     }
 
     /// The bytes of a segment.
-    fn bytes(&self, no: u64) -> &[u8] {
+    pub(crate) fn bytes(&self, no: u64) -> &[u8] {
         let from = ((no - START) * MIB) as usize;
         &self.wal[from..from + MIB as usize]
     }
@@ -117,12 +120,12 @@ impl Scene {
         drive(write, STEPS).unwrap();
     }
 
-    fn start(&self, polls: usize) -> Option<Result<Recovered, StoreFault>> {
+    pub(crate) fn start(&self, polls: usize) -> Option<Result<Recovered, StoreFault>> {
         drive(recover(&self.disk, &self.layout), polls)
     }
 
     /// Half of the scenes lose power, the others only the process.
-    fn crash(&self) {
+    pub(crate) fn crash(&self) {
         if self.seed.is_multiple_of(2) {
             self.disk.power_loss();
         }
@@ -145,9 +148,14 @@ impl Scene {
 }
 
 /// Cuts a start off after each of its steps.
-fn each_step(mut run: impl FnMut(&Scene, usize) -> bool) {
+fn each_step(run: impl FnMut(&Scene, usize) -> bool) {
+    each_step_from(0, run);
+}
+
+/// The same with other luck.
+pub(crate) fn each_step_from(seed: u64, mut run: impl FnMut(&Scene, usize) -> bool) {
     for cut in 0..STEPS {
-        let ended = [0, 1].map(|n| run(&Scene::new(2 * cut as u64 + n), cut));
+        let ended = [0, 1].map(|n| run(&Scene::new(seed + 2 * cut as u64 + n), cut));
         if ended == [true; 2] {
             assert!(cut > 2, "it was never cut off");
             return;

@@ -195,6 +195,7 @@ impl CtlService {
         let at = position(lsn)?;
         self.steer(match history {
             TrueHistory::Ours => Steer::AcceptOurs(at),
+            TrueHistory::Theirs => Steer::AcceptTheirs(at),
         })
         .await
         .map_err(|failure| failure.with_hint("`walhub ctl status` shows the evidence."))?;

@@ -3,8 +3,8 @@
 use super::*;
 use crate::cluster::instance::InstanceId;
 use crate::status::{
-    ArchiverStatus, DivergedStandby, EvidenceStatus, MissingWal, ProofOutcome, ProofStatus, SetBy,
-    StandbyStatus, UpstreamStatus,
+    ArchiverStatus, DivergedStandby, EvidenceStatus, MissingWal, ProofOutcome, ProofStatus,
+    SeamStatus, SetBy, StandbyStatus, UpstreamStatus,
 };
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -98,6 +98,7 @@ fn full() -> HubStatus {
             also: vec![],
         }),
         abandoned: vec![abandoned()],
+        seams: vec![SeamStatus { timeline: TimelineId::new(3).unwrap(), lsn: lsn(0x14) }],
         receiving_paused: Some("full".to_owned()),
         timeline: TimelineId::new(3),
         received_lsn: Some(lsn(0x40)),
@@ -141,6 +142,7 @@ fn bare() -> HubStatus {
         fence: None,
         evidence: None,
         abandoned: vec![],
+        seams: vec![],
         receiving_paused: None,
         timeline: None,
         received_lsn: None,

@@ -341,6 +341,11 @@ impl ReadBack {
         self.waiting = waiting;
     }
 
+    /// Files were moved: each is asked for again.
+    pub fn forget_files(&mut self) {
+        self.files = Files::default();
+    }
+
     /// Gives back what has not been used for a while.
     pub fn sweep(&mut self) {
         self.files.sweep();

@@ -19,4 +19,4 @@ pub use effect::{Effect, Goodbye, ToUpstream};
 pub use fault::{CacheFault, NoSwitch};
 pub use link::Offer;
 pub use role::{Admission, EXIT_HALTED, Receiver};
-pub use store::{Appended, Store};
+pub use store::{Appended, Store, line};

@@ -6,7 +6,7 @@
 use super::effect::{Effect, Goodbye, ToUpstream};
 use super::fault::NoSwitch;
 use super::link::{Acknowledged, Offer, StreamLink};
-use super::store::{Appended, Setback, Store};
+use super::store::{Appended, Setback, Store, line};
 use crate::data::figures::ReceiverFigures;
 use crate::data::moment::Moment;
 use crate::hub::Hub;
@@ -568,6 +568,27 @@ impl<F: Clone> Receiver<F> {
             old.seal(fork);
             old.link(next);
         }
+        out.push(Effect::Published);
+        Ok(())
+    }
+
+    /// Our WAL past a seam was set aside, and the streams of all standbys have ended: goes on from
+    /// there, with cells of its own.
+    pub fn go_on_from_seam(
+        &mut self,
+        wal: RecoveredWal,
+        out: &mut Vec<Effect<F>>,
+    ) -> Result<(), NoSwitch> {
+        if self.link.is_some() || self.ended.is_some() {
+            return Err(NoSwitch::Streaming);
+        }
+        let (start, ended) = (wal.prefix_from, wal.ended.clone());
+        let store = Store::resume(wal, &mut self.writer, self.hub.config.wal_buffers)?;
+        let (tli, durable) = (store.cell.tli(), store.cell.durable());
+        self.leave_store(out);
+        self.hub.set_cells(line(&ended, Arc::clone(&store.cell)));
+        self.hub.set_position(Position::At { tli, durable, start });
+        self.store = Some(store);
         out.push(Effect::Published);
         Ok(())
     }

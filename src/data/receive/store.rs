@@ -9,6 +9,7 @@ use crate::keeper::Job;
 use crate::ring::{CHUNK_SIZE, ChunkWriter, Fd};
 use crate::store::RecoveredWal;
 use crate::store::append::{Action, Appender, Beginning, Durable, HaltReason};
+use crate::store::recover::EndedWal;
 use crate::upstream::end::UpstreamEnd;
 use crate::wal::walk::{FaultKind, WalkFault, Walker};
 use crate::wal::{Lsn, SegmentNo, TimelineId};
@@ -35,6 +36,20 @@ pub struct Store<F = Fd> {
     /// The walk at earlier positions, oldest first; the first is at or before the durable mark.
     /// After ENOSPC the walk resumes from one of them.
     snapshots: VecDeque<Walker>,
+}
+
+/// The cells of timelines that have ended and of the one that goes on, each linked to the next.
+pub fn line(ended: &[EndedWal], current: Arc<Cell>) -> Vec<Arc<Cell>> {
+    let cell = |ended: &EndedWal| {
+        let cell = Arc::new(Cell::new(ended.tli, ended.oldest, ended.end));
+        cell.seal(ended.end);
+        cell
+    };
+    let cells: Vec<_> = ended.iter().map(cell).chain([current]).collect();
+    for (cell, next) in cells.iter().zip(cells.iter().skip(1)) {
+        cell.link(Arc::clone(next));
+    }
+    cells
 }
 
 /// The outcome of handing WAL to the store.

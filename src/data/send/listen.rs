@@ -4,6 +4,7 @@ use super::senders::Senders;
 use crate::data::context::Context;
 use crate::data::table::Key;
 use crate::ring::{ReplyBuffer, Ring};
+use crate::standby::refusals;
 use crate::standby::stream::{Heard, KeepaliveDue};
 use crate::wire::copy::ReplyRequest;
 use std::io;
@@ -125,6 +126,11 @@ impl Senders {
         }
         if sender.state.is_parting() {
             return self.perform(key, duty, cx);
+        }
+        if let Some(seam) = sender.seam.filter(|seam| seam.until <= cx.now) {
+            let refusal = refusals::silent_before_seam(sender.cell.tli(), seam.at);
+            sender.log_end("it did not report its position");
+            return self.fail(key, refusal, cx);
         }
         match sender.talk.due(cx.now) {
             KeepaliveDue::Nothing => {}

@@ -7,6 +7,7 @@ use crate::data::table::Key;
 use crate::ring::Ring;
 use crate::standby::refusals;
 use crate::store::slots::SlotToken;
+use crate::wire::copy::ReplyRequest;
 use std::time::Duration;
 
 /// The time between the ends of two hubs' streams, so that the hubs do not all reconnect at once.
@@ -20,7 +21,12 @@ impl Senders {
         unread: &[u8],
         cx: &mut Context<'_, R>,
     ) -> Key {
+        let is_asked = sender.seam.is_some();
         let key = self.table.insert(sender);
+        if is_asked {
+            // 13 to 15 say nothing unasked for seconds.
+            self.push_keepalive(key, ReplyRequest::Yes, cx);
+        }
         if !unread.is_empty() {
             self.listen_to(key, unread, cx);
         }

@@ -30,6 +30,8 @@ pub(super) struct Payload {
     /// The first WAL byte, and the end of what is at hand.
     pub(super) wal_from: Lsn,
     pub(super) wal_to: Lsn,
+    /// Where its standbys may not be sent any more.
+    seam: Option<Lsn>,
     /// Only for the standby in this slot: it has something of its own to send before the WAL.
     private: Option<u32>,
     /// The shape for the standbys that share it.
@@ -70,7 +72,7 @@ impl Shape {
         if sender.delivery == Delivery::Zerocopy
             && sender.state.sends_wal()
             && in_one_chunk
-            && large <= sender.cell.limit()
+            && large <= sender.limit()
         {
             Self::HeaderFirst
         } else {
@@ -171,6 +173,7 @@ impl SendScratch {
             payload.private.is_none()
                 && payload.from == sender.cursor.next_message()
                 && payload.cell == sender.cell.id()
+                && payload.seam == sender.seam.map(|seam| seam.at)
                 && payload.shape == shape
         });
         if let Some(shared) = shared.filter(|_| !sender.is_owing()) {
@@ -204,6 +207,7 @@ impl SendScratch {
             from,
             wal_from: sender.cursor.next(),
             wal_to: sender.cursor.next(),
+            seam: sender.seam.map(|seam| seam.at),
             private: sender.is_owing().then_some(slot),
             shape,
             rest: 0,
@@ -227,7 +231,7 @@ impl SendScratch {
         if !sender.state.sends_wal() || sender.awaiting_block.is_some() {
             return payload;
         }
-        let limit = sender.cell.limit();
+        let limit = sender.limit();
         if shape == Shape::HeaderFirst && source.is_cached(cell, from, LARGE) {
             let first = message::cut(from, limit, 0).next();
             let message = first.expect("a standby whose next message is large has one");

@@ -122,7 +122,7 @@ impl Rounds {
                     self.seen.push(Seen::new(&sender.cell));
                 }
                 if sender.is_due() {
-                    self.round.note(slot, sender.cursor.next(), sender.cell.limit());
+                    self.round.note(slot, sender.cursor.next(), sender.limit());
                 } else if sender.is_at_end() {
                     ended.extend(senders.table.key_at(slot));
                 }
@@ -131,7 +131,7 @@ impl Rounds {
             for &slot in &order {
                 let Some(sender) = senders.table.at(slot) else { continue };
                 if sender.is_due() {
-                    self.round.note(slot, sender.cursor.next(), sender.cell.limit());
+                    self.round.note(slot, sender.cursor.next(), sender.limit());
                 } else if sender.is_at_end() {
                     ended.extend(senders.table.key_at(slot));
                 }

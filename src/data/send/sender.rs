@@ -2,6 +2,7 @@
 //! state of its stream.
 
 use super::quota::Quota;
+use super::seam::{AtSeam, BeforeSeam};
 use super::state::SenderState;
 use crate::data::figures::StandbyFigures;
 use crate::data::handoff::StandbyHandoff;
@@ -12,6 +13,7 @@ use crate::hub::fleet::Member;
 use crate::hub::{Hub, SenderPermit};
 use crate::ring::{Fd, OpId};
 use crate::standby::client::Session;
+use crate::standby::refusals;
 use crate::standby::stream::{Heard, Talk};
 use crate::store::retention::Hold;
 use crate::store::slots::SlotSession;
@@ -40,6 +42,8 @@ pub struct Sender {
     pub member: Option<Member>,
     /// The timeline it streams.
     pub cell: Arc<Cell>,
+    /// Where another history goes on that it may have the former WAL of.
+    pub seam: Option<BeforeSeam>,
     /// How far it has been sent.
     pub cursor: Cursor,
     /// What it says.
@@ -85,10 +89,13 @@ impl Sender {
     pub(super) fn begin(handoff: StandbyHandoff, member: Member, now: Instant) -> (Self, BytesMut) {
         let mut welcome = BytesMut::new();
         backend::copy_both(&mut welcome);
-        let StandbyHandoff { session, cell, start, hold, permit, slots, unread, socket } = handoff;
+        let StandbyHandoff { session, cell, start, seam, hold, permit, slots, unread, socket } =
+            handoff;
+        let timeout = session.wal_sender_timeout;
         let sender = Self {
             socket: Arc::new(socket),
-            talk: Talk::new(now, session.wal_sender_timeout),
+            talk: Talk::new(now, timeout),
+            seam: seam.map(|at| BeforeSeam::new(at, now, timeout)),
             quota: Quota::new(now),
             session,
             permit: Some(permit),
@@ -112,6 +119,12 @@ impl Sender {
         (sender, unread)
     }
 
+    /// It is sent nothing past this (I3): the limit of its cell, or the seam before it.
+    pub fn limit(&self) -> Lsn {
+        let limit = self.cell.limit();
+        self.seam.map_or(limit, |seam| limit.min(seam.at))
+    }
+
     /// Is there something to send now?
     pub fn is_due(&self) -> bool {
         if self.waiting_room.is_some() || self.sending.is_some() || self.state.is_parting() {
@@ -122,7 +135,7 @@ impl Sender {
             // nothing may come between its bytes.
             return self.cursor.unfinished().is_none() && !self.outbox.is_empty();
         }
-        self.is_owing() || self.state.sends_wal() && self.cursor.next_message() < self.cell.limit()
+        self.is_owing() || self.state.sends_wal() && self.cursor.next_message() < self.limit()
     }
 
     /// Has it been sent all of a timeline that has ended, and must it be told?
@@ -152,7 +165,9 @@ impl Sender {
     /// The latest time at which something must be done.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let talk = if self.state.is_parting() { None } else { self.talk.deadline() };
-        let deadlines = [talk, self.quota.read_again(), self.ends_at, self.state.lingers_until()];
+        let seam = self.seam.filter(|_| self.state.hears()).map(|seam| seam.until);
+        let lingers = self.state.lingers_until();
+        let deadlines = [talk, self.quota.read_again(), self.ends_at, lingers, seam];
         deadlines.into_iter().flatten().min()
     }
 
@@ -161,8 +176,20 @@ impl Sender {
         if self.state.keep(bytes) || !self.state.hears() {
             return Heard::Replies;
         }
-        let before = self.talk.feedback();
+        let mut before = self.talk.feedback();
         let heard = self.talk.hear(bytes, now);
+        if let Some(seam) = self.seam {
+            // Until it has passed, what it reports moves no slot and counts for nothing.
+            match seam.judge(&self.talk) {
+                AtSeam::Unknown => return heard,
+                AtSeam::Past(at) => return self.is_past(seam.at, at, heard, hub),
+                AtSeam::Before => {
+                    self.seam = None;
+                    before = None;
+                    hub.note_streaming(&self.session.application_name, &self.session.peer);
+                }
+            }
+        }
         // Past the end of its timeline it has a branch that no one follows, and needs the next
         // timeline instead.
         let positions = self.talk.positions();
@@ -178,6 +205,21 @@ impl Sender {
         // others; the positions it reports do.
         self.note_diverged(hub, positions.flush.max(positions.apply));
         heard
+    }
+
+    /// It is at `at`, past a seam: it has the former WAL. It is told so, unless what it said ends its
+    /// stream.
+    fn is_past(&self, seam: Lsn, at: Lsn, heard: Heard, hub: &Hub) -> Heard {
+        let (application_name, peer) =
+            (self.session.application_name.clone(), self.session.peer.clone());
+        let tli = self.cell.tli();
+        hub.note_diverged(Diverged { application_name, peer, tli, at, end: seam });
+        match heard {
+            Heard::Replies | Heard::ReplyWanted => {
+                Heard::Failed(refusals::reported_past_seam(at, tli, seam))
+            }
+            ended => ended,
+        }
     }
 
     /// Gives back what it has of the hub once it is no longer heard, and the rest once its

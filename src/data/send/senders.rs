@@ -130,7 +130,7 @@ impl Senders {
         }
         let duty = match &sender.state {
             SenderState::Catchup | SenderState::Streaming => end_of_timeline(sender, &self.hub),
-            SenderState::Stopping if sender.cursor.next_message() >= sender.cell.limit() => {
+            SenderState::Stopping if sender.cursor.next_message() >= sender.limit() => {
                 sender.state.sent_all()
             }
             SenderState::Leaving(_) => sender.state.said_all(cx.now + LINGER),

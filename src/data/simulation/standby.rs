@@ -321,6 +321,7 @@ impl Standby {
             },
             cell,
             start,
+            seam: None,
             hold,
             permit,
             slots,

@@ -2,7 +2,7 @@
 //! keeper.
 
 use super::super::core::Next;
-use super::super::handoff::{Mailbox, StandbyHandoff, ToCore, UpstreamHandoff, mailbox};
+use super::super::handoff::{Mailbox, StandbyHandoff, ToControl, ToCore, UpstreamHandoff, mailbox};
 use super::super::{CoreParts, DataCore, Receiver};
 use crate::cluster::instance::InstanceId;
 use crate::hub::{Hub, tests};
@@ -35,6 +35,10 @@ pub(super) struct Bench {
     mailbox: Mailbox,
     /// The core's orders to the keeper.
     pub(super) orders: Orders,
+    /// What the core tells the control thread.
+    pub(super) news: mpsc::Receiver<ToControl>,
+    /// The seam before which the next standbys stand.
+    pub(super) seam: Option<Lsn>,
     next_pid: u32,
 }
 
@@ -70,6 +74,7 @@ impl Bench {
         let (mailbox, inbox) = mailbox(256, Arc::new(wake));
         let (writer, mut readers) = chunks(8 << 20, 1).unwrap();
         let (keeper, orders) = queue(64);
+        let (control, news) = mpsc::channel(64);
         let parts = CoreParts {
             index: 0,
             hub: Arc::clone(&hub),
@@ -77,12 +82,12 @@ impl Bench {
             bell,
             chunks: readers.remove(0),
             keeper: keeper.for_core(Arc::new(mailbox.clone())),
-            control: mpsc::channel(64).0,
+            control,
             receiver: receiver(writer),
             peers: Vec::new(),
         };
         let core = DataCore::new(ring, parts);
-        Self { core, hub, mailbox, orders, next_pid: 1 }
+        Self { core, hub, mailbox, orders, news, seam: None, next_pid: 1 }
     }
 
     pub(super) fn post(&self, message: ToCore) {
@@ -129,6 +134,7 @@ impl Bench {
             session,
             cell,
             start: START,
+            seam: self.seam,
             hold: self.hub.holds.hold(START).unwrap().with_slot(slot),
             permit: self.hub.take_sender().unwrap(),
             slots,

@@ -1,6 +1,7 @@
 //! What a core does for a single peer.
 
 mod bench;
+mod seams;
 mod slots;
 
 use super::handoff::ToCore;

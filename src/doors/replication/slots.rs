@@ -43,6 +43,7 @@ pub(super) fn create(
     let name = SlotName::parse(name).map_err(invalid_name)?;
     let mut slots = hub.holds.slots.lock();
     let reserve = (kind == NewSlot::PhysicalReserved).then(|| reservation(hub));
+    let reserve = reserve.filter(|from| is_before_seams(hub, *from));
     let origin = Origin::Asked;
     let create = Create { name: name.clone(), lifetime, origin, reserve, session };
     slots.create(create, hub.config.slots.max).map_err(|fault| refusal(fault, major))?;
@@ -72,6 +73,12 @@ fn reservation(hub: &Hub) -> Lsn {
         Some(max) => oldest.max(newest.saturating_sub(max / 2)),
         None => oldest,
     }
+}
+
+/// A slot past a seam shows that its standby has followed over it. So one that is created there
+/// keeps no WAL before its standby has reported.
+fn is_before_seams(hub: &Hub, from: Lsn) -> bool {
+    hub.course.seams().iter().all(|seam| from <= seam.at)
 }
 
 /// DROP_REPLICATION_SLOT
@@ -150,6 +157,7 @@ pub(super) fn acquire(
             let mut slots = hub.holds.slots.lock();
             // It needs the WAL from its start on.
             let reserve = Some(start).filter(|start| *start >= hub.holds.oldest_kept());
+            let reserve = reserve.filter(|from| is_before_seams(hub, *from));
             let create = Create {
                 name: name.clone(),
                 lifetime: SlotLifetime::Persistent,

@@ -48,17 +48,36 @@ pub(super) fn start_physical(
             return Ok(Step::Answered);
         }
         Start::RefusedInCopy(refusal) => refusal,
-        Start::Stream { tli, start, segment } => match hold(hub, &forks, (tli, start), segment) {
-            Ok(accepted) => {
-                hub.note_streaming(&session.application_name, &session.peer);
-                let hold = accepted.hold.for_standby(&session.application_name).with_slot(slot);
-                return Ok(Step::Stream(Accepted { hold, ..accepted }));
+        Start::Stream { tli, start, segment } => {
+            let seam = seam_before(hub, session, slot.as_ref(), (tli, start))?;
+            match hold(hub, &forks, (tli, start), segment) {
+                Ok(accepted) => {
+                    if seam.is_none() {
+                        hub.note_streaming(&session.application_name, &session.peer);
+                    }
+                    let hold = accepted.hold.for_standby(&session.application_name).with_slot(slot);
+                    return Ok(Step::Stream(Accepted { seam, hold, ..accepted }));
+                }
+                Err(refusal) => refusal,
             }
-            Err(refusal) => refusal,
-        },
+        }
     };
     backend::copy_both(out);
     Err(refused)
+}
+
+/// The seam past which the standby must not be, and is not by what it asks for.
+fn seam_before(
+    hub: &Hub,
+    session: &Session,
+    slot: Option<&SlotUse>,
+    (tli, start): (TimelineId, Lsn),
+) -> Result<Option<Lsn>, Refusal> {
+    let seam = hub.course.seams().first_before(tli, slot.and_then(SlotUse::position));
+    let Some(end) = seam.filter(|seam| start > *seam) else { return Ok(seam) };
+    let (application_name, peer) = (session.application_name.clone(), session.peer.clone());
+    hub.note_diverged(Diverged { application_name, peer, tli, at: start, end });
+    Err(refusals::start_past_seam(start, tli, end))
 }
 
 fn hold(
@@ -77,11 +96,109 @@ fn hold(
             return Err(removed());
         }
         let cell = hub.cell_of(tli).or_else(|| hub.past_cell(tli, forks)).ok_or_else(removed)?;
-        return Ok(Accepted { cell, start, hold: hub.holds.hold_restorable(start) });
+        let hold = hub.holds.hold_restorable(start);
+        return Ok(Accepted { cell, start, seam: None, hold });
     }
     // Standbys ask for the start of the segment with the fork, whose prefix is the parent's.
     let begins = |cell: &Arc<Cell>| cell.start().segment_start(segment.size) <= start;
     let cell = hub.cell_of(tli).filter(begins).ok_or_else(removed)?;
     let hold = hub.holds.hold(start).map_err(|_| removed())?;
-    Ok(Accepted { cell, start, hold })
+    Ok(Accepted { cell, start, seam: None, hold })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::tests::hub;
+    use crate::store::seams::{Seam, Seams};
+    use crate::store::slots::{Create, InvalidSlots, Origin, SlotName};
+    use crate::wire::command::SlotLifetime;
+    use std::time::Duration;
+
+    const TLI: TimelineId = TimelineId::FIRST;
+    const BEGIN: Lsn = Lsn::new(0x500_0000);
+    const SEAM: Lsn = Lsn::new(0x500_8000);
+    const END: Lsn = Lsn::new(0x700_0000);
+
+    /// A hub with a seam in its WAL.
+    fn scene() -> Hub {
+        let hub = hub("15.18");
+        hub.holds.begin(BEGIN);
+        hub.push_cell(Arc::new(Cell::new(TLI, BEGIN, END)));
+        let mut seams = Seams::default();
+        seams.begin(Seam { tli: TLI, at: SEAM }).unwrap();
+        seams.finish();
+        hub.course.set_seams(seams);
+        hub
+    }
+
+    fn start(hub: &Hub, slot: Option<SlotUse>, at: Lsn) -> Result<Option<Lsn>, String> {
+        let session = Session {
+            pid: 7,
+            user: "u".to_owned(),
+            application_name: "s".to_owned(),
+            peer: "10.0.0.1:5".to_owned(),
+            wal_sender_timeout: Duration::ZERO,
+            instance: None,
+        };
+        let mut out = BytesMut::new();
+        match start_physical(hub, &session, slot, Some(TLI), at, &mut out) {
+            Ok(Step::Stream(accepted)) => Ok(accepted.seam),
+            Ok(other) => panic!("{other:?}"),
+            Err(refusal) => Err(format!("{} {}", refusal.sqlstate, refusal.message)),
+        }
+    }
+
+    /// A slot that was reserved there, and whose standby has reported this.
+    fn slot(hub: &Hub, reserve: Lsn, reported: Lsn) -> SlotUse {
+        let name = SlotName::parse("s").unwrap();
+        let mut slots = hub.holds.slots.lock();
+        let (session, lifetime) = (slots.enter(7), SlotLifetime::Persistent);
+        let origin = Origin::Asked;
+        let create =
+            Create { name: name.clone(), lifetime, origin, reserve: Some(reserve), session };
+        slots.create(create, 10).unwrap();
+        slots.set_free(&name);
+        drop(slots);
+        let slot = hub.holds.use_slot("s", session, InvalidSlots::Accept).unwrap();
+        slot.confirm(reported);
+        slot
+    }
+
+    #[test]
+    fn who_may_have_the_former_wal_is_asked_or_refused() {
+        let hub = scene();
+        hub.note_diverged(Diverged {
+            application_name: "s".to_owned(),
+            peer: "10.0.0.1:9".to_owned(),
+            tli: TLI,
+            at: END,
+            end: SEAM,
+        });
+        assert_eq!(start(&hub, None, BEGIN), Ok(Some(SEAM)));
+        assert_eq!(hub.diverged().len(), 1, "it has not passed yet");
+        let refused = start(&hub, None, Lsn::new(0x600_0000)).unwrap_err();
+        assert_eq!(
+            refused,
+            "XX000 requested starting point 0/6000000 on timeline 1 is not in this server's history"
+        );
+        assert_eq!(hub.diverged()[0].at, Lsn::new(0x600_0000));
+        hub.course.set_seams(Seams::default());
+        assert_eq!(start(&hub, None, Lsn::new(0x600_0000)), Ok(None));
+        assert!(hub.diverged().is_empty());
+    }
+
+    #[test]
+    fn a_slot_past_a_seam_shows_that_its_standby_has_followed() {
+        let (before, past) = (Lsn::new(0x500_4000), Lsn::new(0x600_0000));
+        let followed = |reserve, reported| {
+            let hub = scene();
+            let slot = slot(&hub, reserve, reported);
+            start(&hub, Some(slot), Lsn::new(0x600_0000)).is_ok()
+        };
+        assert!(!followed(before, Lsn::INVALID));
+        assert!(!followed(before, SEAM));
+        assert!(followed(before, past));
+        assert!(!followed(past, before), "it has gone back");
+    }
 }

@@ -30,6 +30,8 @@ pub struct Accepted {
     pub cell: Arc<Cell>,
     /// The position asked for.
     pub start: Lsn,
+    /// It is sent nothing past this before it has said that it is not past it.
+    pub seam: Option<Lsn>,
     /// Keeps the WAL from there on.
     pub hold: Hold,
 }

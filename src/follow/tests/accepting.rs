@@ -3,9 +3,10 @@
 use super::{PATIENCE, Scene, differed, host, receiving};
 use crate::data::handoff::ToCore;
 use crate::follow::{Steer, UpstreamOrder};
+use crate::store::course::FenceNote;
 use crate::upstream::end::UpstreamEnd;
-use crate::wal::Lsn;
-use std::time::{Duration, Instant};
+use crate::wal::{Lsn, TimelineId};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 
 const PLACE: Lsn = Lsn::new(0x500_2100);
@@ -22,6 +23,8 @@ impl Scene {
             }
             match self.inbox.take() {
                 Some(ToCore::RecallUpstream) => self.end(UpstreamEnd::Recalled),
+                // A stream that began after the answer, or before the order.
+                Some(ToCore::Upstream(_)) => {}
                 Some(other) => panic!("{other:?}"),
                 None => std::thread::sleep(Duration::from_millis(1)),
             }
@@ -59,4 +62,56 @@ fn ours_leaves_a_difference_against_its_source_alone() {
     // Once more changes nothing, and ends no stream.
     assert_eq!(scene.order(Steer::AcceptOurs(PLACE)), Ok(()));
     assert!(scene.inbox.is_empty());
+}
+
+#[test]
+fn theirs_needs_an_upstream_that_differs_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let scene = receiving(directory.path(), 0xAA);
+    scene.server.lock().unwrap().wal = Some(0xAA);
+    // It has our bytes, and may not clear the place meanwhile: it is barred by its own name.
+    let own = host("gone:5432");
+    scene.hub.course.set_evidence(differed(own.clone(), PLACE, false));
+    let elsewhere = scene.order(Steer::AcceptTheirs(Lsn::new(0x500_2101))).unwrap_err();
+    assert!(elsewhere.contains("at 0/5002100 on timeline 1, from gone:5432"), "{elsewhere}");
+    let refused = scene.order(Steer::AcceptTheirs(PLACE)).unwrap_err();
+    for part in ["no upstream shows another history at 0/5002100", "has this hub's WAL at"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    let saved = scene.saved().urgent;
+    assert!(!saved.iter().any(|job| job.contains("Cut")), "{saved:?}");
+
+    // It has removed the place.
+    scene.hub.course.set_evidence(differed(own.clone(), PLACE, false));
+    {
+        let mut server = scene.server.lock().unwrap();
+        (server.wal, server.oldest) = (Some(0xBB), Lsn::new(0x500_2000));
+    }
+    let refused = scene.order(Steer::AcceptTheirs(PLACE)).unwrap_err();
+    assert!(refused.contains("segment removed"), "{refused}");
+
+    // It has other bytes there, and nothing of ours before.
+    scene.server.lock().unwrap().oldest = Lsn::INVALID;
+    let refused = scene.order(Steer::AcceptTheirs(PLACE)).unwrap_err();
+    assert!(refused.contains("this hub's own WAL before 0/5000000 cannot be read"), "{refused}");
+    let saved = scene.saved().urgent;
+    assert!(!saved.iter().any(|job| job.contains("Cut")), "{saved:?}");
+    assert!(scene.hub.current_cell().is_none(), "the scene has none");
+}
+
+#[test]
+fn theirs_is_refused_while_the_hub_is_fenced() {
+    let directory = tempfile::tempdir().unwrap();
+    let scene = receiving(directory.path(), 0xAA);
+    scene.server.lock().unwrap().wal = Some(0xBB);
+    let fence = FenceNote {
+        tli: TimelineId::FIRST,
+        record_end: PLACE,
+        durable: PLACE,
+        since: SystemTime::UNIX_EPOCH,
+    };
+    scene.hub.course.set_evidence(differed(host("gone:5432"), PLACE, true));
+    scene.hub.course.set_fence(Some(fence));
+    let refused = scene.order(Steer::AcceptTheirs(PLACE)).unwrap_err();
+    assert!(refused.contains("fenced"), "{refused}");
 }

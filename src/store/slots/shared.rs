@@ -104,6 +104,14 @@ impl SlotUse {
         !self.slots.lock().counts(&self.grant)
     }
 
+    /// Where the slot is; `None` when it keeps no WAL, or no longer is this use's.
+    pub fn position(&self) -> Option<Lsn> {
+        let slots = self.slots.lock();
+        let slot = slots.get(self.grant.name.as_str()).filter(|_| slots.counts(&self.grant))?;
+        let reported = Lsn::new(self.grant.reported.load(Ordering::Acquire));
+        if reported == Lsn::INVALID { slot.restart_lsn } else { Some(reported) }
+    }
+
     /// The user has flushed up to here. 0/0 is ignored. The position may go back.
     pub fn confirm(&self, flush: Lsn) {
         if flush != Lsn::INVALID {

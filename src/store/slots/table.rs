@@ -349,20 +349,41 @@ impl SlotTable {
         }
     }
 
+    /// Every slot past `at`, or whose user has been, loses its WAL. Returns their names, and where
+    /// they were.
+    pub fn invalidate_past(&mut self, at: Lsn) -> Vec<(SlotName, Lsn)> {
+        let mut lost = Vec::new();
+        for slot in self.slots.values_mut() {
+            let reported = Lsn::new(slot.reported.load(Ordering::Acquire));
+            let Some(from) = slot.restart_lsn.max(Some(reported)).filter(|lsn| *lsn > at) else {
+                continue;
+            };
+            slot.restart_lsn = None;
+            slot.invalidated = Some(Cause::WalRemoved);
+            slot.reported = Arc::default();
+            self.revoked.extend(slot.holder.token());
+            lost.push((slot.name.clone(), from));
+        }
+        lost
+    }
+
+    /// Has a generation on disk a position past `at`?
+    pub fn is_beyond(&self, at: Lsn) -> bool {
+        let mut on_disk = self.iter().flat_map(Slot::on_disk);
+        on_disk.any(|record| record.restart_lsn.is_some_and(|lsn| lsn > at))
+    }
+
     /// The timeline ends at `end`. What users have past it is on a branch that nobody follows,
     /// and from there on they will need the other branch. Returns whether a generation on disk
     /// has such a position: both have to be replaced before the switch.
     pub fn fall_back(&mut self, end: Lsn) -> bool {
-        let mut is_beyond = false;
         for slot in self.slots.values_mut() {
             slot.reported.fetch_min(end.raw(), Ordering::AcqRel);
             if slot.restart_lsn.is_some_and(|lsn| lsn > end) {
                 slot.restart_lsn = Some(end);
             }
-            let mut on_disk = slot.on_disk().filter_map(|record| record.restart_lsn);
-            is_beyond |= on_disk.any(|lsn| lsn > end);
         }
-        is_beyond
+        self.is_beyond(end)
     }
 
     /// Is it time to write a generation? If so, the next time comes a while later.

@@ -1,0 +1,42 @@
+//! An operator's word that another history is the true one: our WAL past a place is set aside.
+
+use super::gate::FinalStep;
+use super::job::{JobDone, JobKind};
+use super::work::Keeper;
+use crate::store::StoreFault;
+use crate::store::cut::{decide_cut, finish_cut, prepare_cut};
+use crate::store::disk::Disk;
+use crate::store::seams::{Seam, Seams};
+use std::io;
+
+impl<D: Disk> Keeper<D> {
+    /// Everything that needs space. Nothing has changed if it fails.
+    pub(super) async fn prepare_cut(&self, seam: Seam) -> io::Result<JobDone<D::File>> {
+        prepare_cut(&self.disk, &self.layout, self.segment_size()?, seam).await?;
+        Ok(JobDone::Done(JobKind::PrepareCut))
+    }
+
+    /// The steps of a cut that was prepared. Nobody streams, and nothing is received. When it fails
+    /// it may be decided: then it is to be asked for again, or a start finishes it.
+    pub(super) async fn cut(&self, seam: Seam) -> io::Result<JobDone<D::File>> {
+        let _leave = self.gate(&FinalStep::Cut(seam))?;
+        decide_cut(&self.disk, &self.layout, seam).await?;
+        let wal = self.look_again().await?;
+        // Files that are open under these names are not those of the segments any more.
+        self.open.forget_from(seam.tli, seam.at.segment(self.segment_size()?));
+        self.completed_upto.set(None);
+        self.cut_off.set(Some(wal.durable));
+        self.end_cut(seam).await?;
+        self.look_up_archive_status().await;
+        Ok(JobDone::Switched(wal))
+    }
+
+    /// Once the files have moved: the slots past the place lose their WAL, and the cut is over.
+    pub(super) async fn end_cut(&self, seam: Seam) -> Result<Seams, StoreFault> {
+        self.lose_slots_past(seam.at).await.map_err(|error| {
+            let [path, _] = self.layout.slots();
+            StoreFault::Io { action: "write file", path, error }
+        })?;
+        finish_cut(&self.disk, &self.layout).await
+    }
+}

@@ -1,0 +1,175 @@
+//! An operator's word that the upstream's history is the true one: `walhub ctl accept-history theirs`.
+//! A primary is rolled back to a snapshot and goes on in other words; the hub and its standbys have
+//! what it wrote before.
+
+use crate::cluster::{Cluster, assert_converged};
+use crate::hub::Hub;
+use crate::load;
+use crate::scene::Scene;
+use crate::streaming::wait_connected;
+use crate::wait;
+use std::time::Duration;
+use walhub::wal::lsn::Lsn;
+
+/// A primary that was rolled back, and a hub that has noticed.
+struct Stage<'a> {
+    primary: Cluster<'a>,
+    hub: Hub<'a>,
+    /// It was stopped at the snapshot, inside the segment in which the histories part, and has a slot.
+    inside: Cluster<'a>,
+    /// It has replayed what the primary no longer has.
+    past: Cluster<'a>,
+    /// Where the difference was found.
+    place: Lsn,
+    /// The end of the WAL that both have.
+    shared: Lsn,
+}
+
+/// Rows that tell who wrote them.
+fn write_rows(primary: &Cluster<'_>, writer: u32, rows: u32) {
+    primary.sql(&format!(
+        "insert into pgbench_history (tid, bid, aid, delta, mtime) \
+         select 1, 1, n, {writer}, now() from generate_series(1, {rows}) n"
+    ));
+}
+
+fn rows_of(server: &Cluster<'_>, writer: u32) -> u64 {
+    server.count(&format!("select count(*) from pgbench_history where delta = {writer}"))
+}
+
+/// The primary's rows before it was rolled back, and after.
+const FORMER: u32 = 1001;
+const TRUE: u32 = 1002;
+
+impl<'a> Stage<'a> {
+    fn new(scene: &'a Scene) -> Self {
+        let mut primary = Cluster::primary_with_segments(scene, "primary", 1);
+        let hub = Hub::new(scene, "hub", &primary.conninfo())
+            .flag("--auto-create-slots=inside,limit=1")
+            .flag("--reconnect-grace=2s")
+            .started();
+        load::prepare(scene, &primary);
+        wait_connected(&primary);
+        let mut inside = primary.standby_with("inside", &hub.conninfo(), "inside");
+        let past = primary.standby("past", &hub.conninfo());
+        load::write_mib(&primary, 3);
+        primary.stop_fast();
+        let shared = wait::eventually("everybody has the shutdown's checkpoint", || {
+            let end = hub.inspect().record_end();
+            (inside.replay_lsn() == end && past.replay_lsn() == end).then_some(end)
+        });
+        assert!(shared.raw() % (1 << 20) > 100, "not inside a segment: {shared}");
+        inside.stop_fast();
+        let snapshot = primary.snapshot("snapshot");
+        primary.start();
+        write_rows(&primary, FORMER, 20_000);
+        wait::until("the other one has the rows", || rows_of(&past, FORMER) == 20_000);
+        primary.kill();
+        primary.roll_back_to(&snapshot);
+        primary.start();
+        write_rows(&primary, TRUE, 30_000);
+        load::write_mib(&primary, 4);
+        hub.wait_state("diverged");
+        let place = hub.inspect().evidence().expect("a place");
+        Self { primary, hub, inside, past, place, shared }
+    }
+
+    fn accept(&self) {
+        let said = self.hub.told(&["accept-history", "theirs", &self.place.to_string()]);
+        assert!(said["evidence"].is_null(), "{said}");
+        self.hub.wait_state("streaming");
+    }
+
+    fn seam(&self) -> Lsn {
+        let status = self.hub.told(&["status"])["status"].clone();
+        let seams = status["seams"].as_array().unwrap();
+        assert_eq!(seams.len(), 1, "{status}");
+        seams[0]["lsn"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// The one that is past the place stays as it is.
+    fn past_stays(&self) {
+        wait::stays(Duration::from_secs(1), "what it has is not mixed", || {
+            rows_of(&self.past, FORMER) == 20_000 && rows_of(&self.past, TRUE) == 0
+        });
+    }
+}
+
+#[test]
+fn a_standby_inside_the_segment_follows_and_one_past_the_place_is_refused() {
+    let scene = Scene::new();
+    let mut stage = Stage::new(&scene);
+    stage.accept();
+    let seam = stage.seam();
+    assert!(stage.shared <= seam && seam <= stage.place, "{} {seam}", stage.shared);
+    let status = stage.hub.told(&["status"])["status"].clone();
+    assert!(status["abandoned"][0]["commits"].as_u64().unwrap() >= 1, "{status}");
+    let aside = stage.hub.directory().join(status["abandoned"][0]["kept_in"].as_str().unwrap());
+    assert!(aside.read_dir().unwrap().count() >= 2, "{}", aside.display());
+
+    stage.inside.start();
+    stage.inside.wait_streaming();
+    assert_converged(&stage.primary, &[&stage.inside]);
+    assert_eq!((rows_of(&stage.inside, TRUE), rows_of(&stage.inside, FORMER)), (30_000, 0));
+    stage.hub.wait_log(&["standby has diverged", "past"]);
+    stage.past_stays();
+
+    // The rule outlives the hub. A slot past the place shows that its standby has followed.
+    stage.hub.kill();
+    stage.hub.start();
+    load::write_mib(&stage.primary, 2);
+    assert_converged(&stage.primary, &[&stage.inside]);
+    wait::until("it is refused again", || {
+        let standbys = stage.hub.told(&["standbys"])["standbys"].clone();
+        let diverged = standbys["diverged"].as_array().unwrap();
+        diverged.iter().any(|standby| standby["application_name"] == "past")
+    });
+    stage.past_stays();
+    assert_eq!(stage.seam(), seam);
+}
+
+#[test]
+fn standbys_past_the_place_are_let_in_when_an_operator_confirms() {
+    let scene = Scene::new();
+    let mut stage = Stage::new(&scene);
+    stage.accept();
+    let seam = stage.seam();
+    // Made again, and past the place by its position.
+    stage.past.kill();
+    stage.primary.backup_again();
+    let rebuilt = stage.primary.standby("rebuilt", &stage.hub.conninfo());
+    stage.hub.wait_log(&["standby has diverged", "rebuilt"]);
+    let confirmed = stage.hub.told(&["confirm", &seam.to_string()]);
+    assert_eq!(confirmed["abandoned"].as_array().unwrap().len(), 0, "{confirmed}");
+    stage.inside.start();
+    load::write_mib(&stage.primary, 2);
+    assert_converged(&stage.primary, &[&stage.inside, &rebuilt]);
+    let status = stage.hub.told(&["status"])["status"].clone();
+    assert_eq!(status["seams"].as_array().unwrap().len(), 0, "{status}");
+    stage.hub.kill();
+    stage.hub.start();
+    assert_converged(&stage.primary, &[&stage.inside, &rebuilt]);
+}
+
+#[test]
+fn without_an_upstream_that_differs_nothing_is_given_up() {
+    let scene = Scene::new();
+    let mut stage = Stage::new(&scene);
+    let end = stage.hub.inspect().record_end();
+    let place = stage.place.to_string();
+    stage.primary.kill();
+    let refused = stage.hub.ctl().args(["accept-history", "theirs", &place]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let text = String::from_utf8(refused.stderr).unwrap();
+    assert!(text.contains("no upstream shows another history at"), "{text}");
+    let elsewhere = stage.place.saturating_add(1).to_string();
+    let refused = stage.hub.ctl().args(["accept-history", "theirs", &elsewhere]).output().unwrap();
+    let text = String::from_utf8(refused.stderr).unwrap();
+    assert!(text.contains(&format!("at {place} on timeline 1")), "{text}");
+    assert_eq!(stage.hub.inspect().record_end(), end);
+    assert_eq!(stage.hub.inspect().evidence(), Some(stage.place));
+    stage.past.wait_streaming();
+    stage.inside.start();
+    stage.inside.wait_replayed(end);
+    assert_eq!(stage.inside.fingerprint(), stage.past.fingerprint());
+}

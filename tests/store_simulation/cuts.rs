@@ -1,0 +1,115 @@
+//! WAL that is set aside past a place, cut off at each of its steps: either nothing has happened, or a
+//! start finishes it, and no byte is lost.
+
+use crate::fake_disk::FakeDisk;
+use crate::starts::{OPEN, START, STEPS, Scene, drive, each_step_from, name, size};
+use std::sync::Arc;
+use walhub::keeper::{Job, JobDone, Keeper, open};
+use walhub::store::Recovered;
+use walhub::store::retention::{Holds, Policy};
+use walhub::store::seams::Seam;
+use walhub::store::slots::{Create, Origin, SlotName};
+use walhub::wal::{Lsn, TimelineId};
+use walhub::wire::command::SlotLifetime;
+
+const MIB: u64 = 1 << 20;
+
+/// At each step there are as many losses of power.
+const ROUNDS: u64 = 4;
+
+/// A record's end in the middle of a segment.
+fn seam(scene: &Scene, no: u64) -> Seam {
+    let at = scene.ends.iter().copied().find(|end| *end > Lsn::new(no * MIB + MIB / 5));
+    Seam { tli: TimelineId::FIRST, at: at.unwrap() }
+}
+
+type Opened = (Keeper<FakeDisk>, Recovered, Arc<Holds>);
+
+fn start(scene: &Scene, polls: usize) -> Option<Opened> {
+    let opened = drive(open(scene.disk.clone(), &scene.layout, Policy::default()), polls)?;
+    Some(opened.unwrap())
+}
+
+fn slot_at((keeper, _, holds): &Opened, slot: &str, at: Lsn) {
+    let name = SlotName::parse(slot).unwrap();
+    let create = async {
+        let session = holds.slots.lock().enter(1);
+        let (lifetime, origin) = (SlotLifetime::Persistent, Origin::Asked);
+        let create = Create { name: name.clone(), lifetime, origin, reserve: Some(at), session };
+        holds.slots.lock().create(create, 10).unwrap();
+        let done = keeper.run(Job::SaveSlot(name.clone())).await;
+        assert!(matches!(done, JobDone::Done(_)), "not saved");
+    };
+    drive(create, STEPS).unwrap();
+}
+
+/// What a start finds: all of our WAL, or what was to be left of it. Nothing is lost.
+fn check(scene: &Scene, seam: Seam, when: &str) -> bool {
+    let (_, recovered, holds) = start(scene, STEPS).unwrap();
+    let durable = recovered.wal.unwrap().durable;
+    assert!(durable == scene.end || durable == seam.at, "{when}: {durable}");
+    let is_cut = durable == seam.at;
+    let stands: Vec<_> = recovered.seams.iter().copied().collect();
+    assert_eq!(stands, Vec::from_iter(is_cut.then_some(seam)), "{when}");
+    assert_eq!(recovered.seams.under_way(), None, "{when}");
+    let first = seam.at.segment(size()).raw();
+    for no in START..=OPEN {
+        let mut paths = vec![scene.layout.segment(name(no)), scene.layout.partial(name(no))];
+        if is_cut && no >= first {
+            let folder = scene.layout.diverged(seam.tli, seam.at);
+            paths = paths.iter().map(|path| folder.join(path.file_name().unwrap())).collect();
+        }
+        let whole = |path| scene.disk.views(path).1.as_deref() == Some(scene.bytes(no));
+        assert!(paths.iter().any(|path| whole(path)), "{when}: segment {no} is lost");
+    }
+    let slots = holds.slots.lock();
+    let at = |slot: &str| slots.get(slot).unwrap().restart_lsn;
+    assert_eq!(at("before"), Some(Lsn::new(START * MIB)), "{when}");
+    assert_eq!(at("past"), (!is_cut).then_some(scene.end), "{when}");
+    is_cut
+}
+
+fn cut_off_at_each_step(no: u64, seed: u64) {
+    let mut outcomes = [false; 2];
+    each_step_from(seed, |scene, polls| {
+        let seam = seam(scene, no);
+        let opened = start(scene, STEPS).unwrap();
+        slot_at(&opened, "before", Lsn::new(START * MIB));
+        slot_at(&opened, "past", scene.end);
+        let (keeper, ..) = opened;
+        let work = async {
+            for job in [Job::PrepareCut(seam), Job::Cut(seam)] {
+                let done = keeper.run(job).await;
+                if let JobDone::Failed { job, error } = done {
+                    panic!("could not {job}: {error}");
+                }
+            }
+        };
+        let ended = drive(work, polls).is_some();
+        drop(keeper);
+        scene.crash();
+        // The start that finishes it is cut off somewhere, too.
+        drop(start(scene, polls % 37));
+        scene.crash();
+        let is_cut = check(scene, seam, &format!("cut off at {polls}"));
+        assert!(is_cut || !ended, "it was answered, and has not happened");
+        assert_eq!(check(scene, seam, "started once more"), is_cut);
+        outcomes[usize::from(is_cut)] = true;
+        ended
+    });
+    assert_eq!(outcomes, [true; 2]);
+}
+
+#[test]
+fn a_cut_in_the_open_segment_happens_as_a_whole() {
+    for round in 0..ROUNDS {
+        cut_off_at_each_step(OPEN, round * 2 * STEPS as u64);
+    }
+}
+
+#[test]
+fn a_cut_in_a_complete_segment_happens_as_a_whole() {
+    for round in 0..ROUNDS {
+        cut_off_at_each_step(OPEN - 2, round * 2 * STEPS as u64);
+    }
+}
