@@ -3,10 +3,12 @@
 
 mod feedback;
 mod restore;
+mod scrub;
 mod slots;
 
 pub use feedback::{FeedbackSetting, FeedbackSettings};
 pub use restore::RestoreSettings;
+pub use scrub::ScrubSettings;
 pub use slots::{AutoCreate, SlotSettings};
 
 use crate::archive::template::Template;
@@ -64,6 +66,8 @@ pub struct Config {
     pub feedback: FeedbackSettings,
     /// The archive as a source of WAL.
     pub restore: Option<RestoreSettings>,
+    /// How old WAL is read again.
+    pub scrub: ScrubSettings,
     /// `--max-wal-senders`: most concurrent replication connections.
     pub max_wal_senders: usize,
     /// `--wal-sender-timeout`; zero disables it.

@@ -6,6 +6,7 @@
 //! cells and the histories, and again when one of these changes.
 #![forbid(unsafe_code)]
 
+pub mod chain;
 pub mod course;
 pub mod diverged;
 pub mod feedback;
@@ -344,7 +345,9 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 pub(crate) mod tests {
     use super::*;
     use crate::config::{AUTHENTICATION_TIMEOUT, MissingSlot, OnGap, PinCores};
-    use crate::config::{FeedbackSettings, SlotSettings, TcpSettings, WeakProof, Zerocopy};
+    use crate::config::{
+        FeedbackSettings, ScrubSettings, SlotSettings, TcpSettings, WeakProof, Zerocopy,
+    };
     use crate::store::retention::Policy;
     use crate::upstream::position::StartFrom;
     use crate::wire::conninfo::Conninfo;
@@ -375,6 +378,7 @@ pub(crate) mod tests {
             slots: SlotSettings { max: 10, auto_create: None },
             feedback: FeedbackSettings::default(),
             restore: None,
+            scrub: ScrubSettings { interval: Duration::ZERO, rate: 1 << 20 },
             max_wal_senders: 10,
             wal_sender_timeout: Duration::from_secs(60),
             wal_receiver_timeout: Duration::from_secs(60),

@@ -12,8 +12,8 @@
 //! - stages, which depend on words but not on each other: [`upstream`], [`archive`], [`store`],
 //!   [`watermark`], [`fanout`], [`standby`];
 //! - engines, which join stages and do the I/O: [`ring`], [`data`], [`keeper`], [`archiver`],
-//!   [`restorer`], [`follow`], [`doors`], [`control`]; what they share is in [`hub`], their settings are in
-//!   [`config`]; [`ctl`] asks a running hub.
+//!   [`restorer`], [`scrub`], [`follow`], [`doors`], [`control`]; what they share is in [`hub`],
+//!   their settings are in [`config`]; [`ctl`] asks a running hub.
 
 // Words.
 pub mod cluster;
@@ -50,6 +50,7 @@ pub mod keeper;
 pub mod log;
 pub mod restorer;
 pub mod ring;
+pub mod scrub;
 
 // The program.
 pub mod bench;

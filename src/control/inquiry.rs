@@ -12,11 +12,12 @@ use crate::log;
 use crate::status::{
     AbandonedStatus, Ages, ArchiverStatus, DivergedStandby, EvidenceStatus, FenceStatus,
     FollowedUpstream, HubStatus, KeptBy, LosingSlot, MissingWal, ProofOutcome, ProofStatus,
-    RetentionStatus, SeamStatus, SetBy, SlotStatus, StandbyStatus, StandbysStatus, UpstreamStatus,
+    RetentionStatus, ScrubStatus, SeamStatus, SetBy, SlotStatus, StandbyStatus, StandbysStatus,
+    UpstreamStatus,
 };
 use crate::store::archive_status::{ArchiveStatus, Attempt};
 use crate::store::holes::Hole;
-use crate::store::inspect::{abandoned_status, evidence_status};
+use crate::store::inspect::{abandoned_status, evidence_status, scrub_status};
 use crate::store::retention::{Keep, MIN_KEPT_SEGMENTS, Outlook, Policy, Receiving};
 use crate::store::slots::{Origin, WalStatus};
 use crate::upstream::proof::{Proof, Strength};
@@ -91,8 +92,13 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> HubS
         xmin: xid(needed.map(|needed| needed.xmin)),
         catalog_xmin: xid(needed.map(|needed| needed.catalog_xmin)),
         archiver: hub.archive_status().map(|status| archiver(&status)),
+        scrub: scrub(hub),
         log_lines_lost: log::lost(),
     }
+}
+
+pub(super) fn scrub(hub: &Hub) -> ScrubStatus {
+    scrub_status(&hub.holds.scrub.note(), hub.holds.scrub.under_way())
 }
 
 fn missing(hole: &Hole) -> MissingWal {

@@ -5,7 +5,7 @@ use super::request::VERSION;
 use crate::status::text;
 use crate::status::{
     AbandonedStatus, EvidenceStatus, FenceStatus, FollowedUpstream, HubStatus, RetentionStatus,
-    SlotStatus, StandbysStatus,
+    ScrubStatus, SlotStatus, StandbysStatus,
 };
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
@@ -35,6 +35,8 @@ pub enum Said {
     Slots(Vec<SlotStatus>),
     /// To `retention`; null before the first WAL.
     Retention(Option<RetentionStatus>),
+    /// To `verify`.
+    Scrub(ScrubStatus),
     /// To `drop_slot`.
     Dropped(Dropped),
     /// To `upstream`, `set_upstream` and `reset_upstream`.
@@ -56,6 +58,7 @@ impl Said {
             Self::Standbys(standbys) => text::write_standbys(standbys, out),
             Self::Slots(slots) => text::write_slots(slots, out),
             Self::Retention(retention) => text::write_retention(retention.as_ref(), out),
+            Self::Scrub(scrub) => text::write_scrub(scrub, out),
             Self::Dropped(dropped) => writeln!(out, "dropped slot {}", dropped.slot_name),
             Self::Upstream(upstream) => text::write_upstream(upstream, out),
             Self::Fence(fence) => text::write_fence(fence.as_ref(), out),

@@ -129,6 +129,7 @@ fn command(typed: CtlCommand) -> io::Result<HubCommand> {
         CtlCommand::Status => HubCommand::Status,
         CtlCommand::Standbys => HubCommand::Standbys,
         CtlCommand::Retention => HubCommand::Retention,
+        CtlCommand::Verify => HubCommand::Verify,
         CtlCommand::Slots { action: None } => HubCommand::Slots,
         CtlCommand::Slots { action: Some(SlotAction::Drop { name }) } => {
             HubCommand::DropSlot { name }

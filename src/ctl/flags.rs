@@ -45,6 +45,11 @@ pub enum CtlCommand {
     },
     /// Show which old WAL would be removed next, which slots would lose theirs, and who keeps what
     Retention,
+    /// Read all complete segments again and compare them with their digests
+    ///
+    /// The hub reads at --scrub-rate. This begins it, unless it is under way, and prints how far it
+    /// is and what is damaged; `walhub ctl status` shows the same. Ask again to see how it goes on.
+    Verify,
     /// Show the upstream, or follow another one
     ///
     /// Another upstream applies at once and survives restarts, until --primary-conninfo itself is

@@ -37,6 +37,8 @@ pub enum HubCommand {
     Slots,
     /// What old WAL would be removed next, and who keeps it.
     Retention,
+    /// Read all complete segments again, and say how far that is.
+    Verify,
     /// Drop a replication slot that is not in use.
     DropSlot {
         /// Its name.
@@ -166,6 +168,7 @@ mod tests {
         for (command, line) in [
             (HubCommand::Status, r#"{"version":1,"command":"status"}"#),
             (HubCommand::Standbys, r#"{"version":1,"command":"standbys"}"#),
+            (HubCommand::Verify, r#"{"version":1,"command":"verify"}"#),
             (
                 HubCommand::DropSlot { name: "s".to_owned() },
                 r#"{"version":1,"command":{"drop_slot":{"name":"s"}}}"#,

@@ -212,6 +212,14 @@ impl<F> KeeperClient<F> {
         drop(self.post(Order { job, reply: Reply::Nobody }));
     }
 
+    /// Gives a job whose answer nobody waits for. Blocks while the queue is full, so it is only for
+    /// threads on which nobody else waits.
+    pub fn give(&self, job: Job) {
+        let order = Order { job, reply: Reply::Nobody };
+        // A keeper that has ended does nothing any more.
+        drop(self.lane(&order.job).blocking_send(order));
+    }
+
     /// Gives an order. Returns it when the queue of its lane is full or the keeper has ended.
     pub fn post(&self, order: Order<F>) -> Result<(), Order<F>> {
         self.lane(&order.job).try_send(order).map_err(|refused| refused.into_inner())

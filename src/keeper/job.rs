@@ -61,6 +61,13 @@ pub enum Job {
         /// The segment.
         no: SegmentNo,
     },
+    /// Give a complete segment a digest in the background: what is in its file has been proved.
+    Digest {
+        /// The timeline in its name.
+        tli: TimelineId,
+        /// The segment.
+        no: SegmentNo,
+    },
     /// Replace the control file of a directory without a cluster, durably.
     SaveControl(Box<ControlFile>),
     /// The cluster's description of itself has changed: replace it in the control file, durably.
@@ -148,6 +155,8 @@ pub enum Note {
     Abandoned,
     /// `walhub.seams`
     Seams,
+    /// `walhub.scrub`
+    Scrub,
 }
 
 impl Job {
@@ -168,6 +177,7 @@ impl Job {
             | Self::MarkHalted { .. } => Lane::Urgent,
             Self::Open { .. }
             | Self::Adopt { .. }
+            | Self::Digest { .. }
             | Self::SaveState(_)
             | Self::Retain { .. }
             | Self::Foresee { .. }
@@ -184,6 +194,7 @@ impl Job {
             Self::Begin { tli, .. } => JobKind::Begin { tli },
             Self::Open { tli, no } => JobKind::Open { tli, no },
             Self::Adopt { tli, no } => JobKind::Adopt { tli, no },
+            Self::Digest { tli, no } => JobKind::Digest { tli, no },
             Self::SaveControl(_) => JobKind::SaveControl,
             Self::SaveIdentity { .. } => JobKind::SaveIdentity,
             Self::SaveHistory { tli, .. } => JobKind::SaveHistory { tli },
@@ -220,6 +231,7 @@ pub enum JobKind {
     Begin { tli: TimelineId },
     Open { tli: TimelineId, no: SegmentNo },
     Adopt { tli: TimelineId, no: SegmentNo },
+    Digest { tli: TimelineId, no: SegmentNo },
     SaveControl,
     SaveIdentity,
     SaveHistory { tli: TimelineId },
@@ -250,6 +262,9 @@ impl fmt::Display for JobKind {
             Self::Adopt { tli, no } => {
                 write!(f, "take restored segment {} of timeline {tli}", no.raw())
             }
+            Self::Digest { tli, no } => {
+                write!(f, "give segment {} of timeline {tli} a digest", no.raw())
+            }
             Self::SaveControl | Self::SaveIdentity => f.write_str("save the control file"),
             Self::SaveHistory { tli } => write!(f, "save the history file of timeline {tli}"),
             Self::SaveState => f.write_str("save the state file"),
@@ -262,6 +277,7 @@ impl fmt::Display for JobKind {
             Self::SaveNote(Note::Evidence) => f.write_str("save the evidence of a difference"),
             Self::SaveNote(Note::Abandoned) => f.write_str("save what was abandoned"),
             Self::SaveNote(Note::Seams) => f.write_str("save where another history goes on"),
+            Self::SaveNote(Note::Scrub) => f.write_str("save what a scrub has found"),
             Self::SetAside => f.write_str("move all WAL aside"),
             Self::Switch => f.write_str("continue with another timeline"),
             Self::PrepareCut => f.write_str("prepare to move WAL past a place aside"),

@@ -16,6 +16,7 @@ impl<D: Disk> Keeper<D> {
             Note::Evidence => self.layout.evidence(),
             Note::Abandoned => self.layout.abandoned(),
             Note::Seams => self.layout.seams(),
+            Note::Scrub => self.layout.scrub(),
         };
         let Some(bytes) = bytes else {
             remove(&self.disk, &path).await?;

@@ -187,6 +187,10 @@ impl<D: Disk> Keeper<D> {
                 let result = self.in_turn(self.adopt(tli, no)).await;
                 Ok(JobDone::Adopted { tli, no, result })
             }
+            Job::Digest { tli, no } => {
+                self.digests.wait(tli, no, None);
+                Ok(JobDone::Done(kind))
+            }
             Job::SaveControl(control) => self.save_control(&control).await,
             Job::SaveHistory { tli, bytes } => {
                 let path = self.layout.history(tli);

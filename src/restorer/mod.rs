@@ -19,11 +19,11 @@ use crate::archive::prove::{SegmentFile, SegmentProof, Unproved, prove};
 use crate::archive::restore::{Fetched, RestoreCommand};
 use crate::config::RestoreSettings;
 use crate::hub::Hub;
+use crate::hub::chain::timeline_in_name;
 use crate::keeper::{AnswerInbox, JobDone, KeeperClient, Reply, SegmentSource};
 use crate::store::layout::Layout;
 use crate::timeline::History;
-use crate::wal::{SegmentName, SegmentNo, SegmentSize, TimelineId};
-use crate::watermark::Cell;
+use crate::wal::{SegmentName, SegmentNo, TimelineId};
 use bytes::Bytes;
 use std::fs::File;
 use std::io;
@@ -312,7 +312,7 @@ impl Inner {
     /// The archive file that holds a segment of a timeline.
     fn key(&self, tli: TimelineId, no: SegmentNo) -> Option<SegmentKey> {
         let size = self.hub.identity()?.segment_size;
-        Some(SegmentKey { tli: named(self.hub.cell_of(tli)?, no, size), no })
+        Some(SegmentKey { tli: timeline_in_name(self.hub.cell_of(tli)?, no, size), no })
     }
 
     /// Fetches a segment for the cores, and hands it to the keeper. The thread does not wait for
@@ -441,21 +441,6 @@ enum Found {
     /// It may be read up to a position.
     Partly(File, Unproved),
     NotThere,
-}
-
-/// The timeline in whose name a segment is archived: its own, unless that ends inside the
-/// segment. Then it is the one that continues past the segment; those between never filled it.
-fn named(cell: Arc<Cell>, no: SegmentNo, size: SegmentSize) -> TimelineId {
-    let ends_inside = |cell: &Cell| {
-        cell.end().is_some_and(|end| end.segment(size) == no && end.segment_offset(size) > 0)
-    };
-    let mut cell = cell;
-    while ends_inside(&cell)
-        && let Some(next) = cell.next()
-    {
-        cell = next;
-    }
-    cell.tli()
 }
 
 fn read_small(path: &PathBuf) -> io::Result<Vec<u8>> {

@@ -1,11 +1,12 @@
 //! Where the segments are that come before and after one that was restored: among the fetched, on
 //! the hub's disk, or in the archive.
 
+use super::Inner;
 use super::fetched::UnprovedSegment;
-use super::{Inner, named};
 use crate::archive::check::ReadAt;
 use crate::archive::prove::{Neighbours, SegmentFile};
 use crate::archive::restore::Fetched;
+use crate::hub::chain::{segment_after, segment_before};
 use crate::hub::page_rules::page_rules;
 use crate::wal::page::PageRules;
 use crate::wal::{SegmentName, TimelineId};
@@ -38,27 +39,12 @@ impl Neighbours for Inner {
         page_rules(&self.hub, tli).map_err(io::Error::other)
     }
 
-    /// It has the name of the timeline to which its last byte belongs.
     fn before(&self, name: SegmentName) -> Option<SegmentName> {
-        let no = name.no.previous()?;
-        let last = no.end(name.size).saturating_sub(1);
-        let history = |tli| self.hub.read_history(tli).ok().flatten();
-        let newest = || history(self.hub.current_cell()?.tli()).filter(|of| of.contains(name.tli));
-        let history = history(name.tli).or_else(newest);
-        let tli = history.map_or(name.tli, |history| history.tli_at(last));
-        Some(SegmentName { tli, no, ..name })
+        segment_before(&self.hub, name)
     }
 
     fn after(&self, name: SegmentName) -> SegmentName {
-        let (no, first) = (name.no.next(), name.no.end(name.size));
-        let mut cell = self.hub.cell_of(name.tli);
-        while let Some(next) = cell.as_ref().filter(|cell| cell.end() == Some(first))
-            && let Some(next) = next.next()
-        {
-            cell = Some(next);
-        }
-        let tli = cell.map_or(name.tli, |cell| named(cell, no, name.size));
-        SegmentName { tli, no, ..name }
+        segment_after(&self.hub, name)
     }
 
     fn open(&self, name: SegmentName) -> io::Result<Option<SegmentFile<NeighbourFile>>> {

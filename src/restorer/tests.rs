@@ -7,6 +7,7 @@ use crate::hub::tests::hub;
 use crate::keeper::{AnswerInbox, Job, Order, Orders, queue};
 use crate::wal::synth::Synth;
 use crate::wal::{Lsn, SegmentSize};
+use crate::watermark::Cell;
 use std::num::NonZeroUsize;
 use std::sync::mpsc as answers;
 
@@ -176,32 +177,6 @@ fn histories() {
     assert!(fetch(3).unwrap_err().contains("00000003.history"));
     assert_eq!(fetch(4), Ok(None));
     assert_eq!(std::fs::read_dir(world.root.path().join("pg_wal")).unwrap().count(), 0);
-}
-
-#[test]
-fn a_fork_segment_is_the_childs_file() {
-    let tli = |n| TimelineId::new(n).unwrap();
-    let size = SegmentSize::new(SEGMENT).unwrap();
-    let at = |segment: u64, offset: u64| Lsn::new(segment * SEGMENT + offset);
-    let cell = |n, start, end| Arc::new(Cell::new(tli(n), start, end));
-    // 1 and 2 end inside segment 5, 3 on the boundary after segment 6.
-    let cells = [
-        cell(1, at(2, 0), at(5, 100)),
-        cell(2, at(5, 0), at(5, 200)),
-        cell(3, at(5, 0), at(7, 0)),
-        cell(4, at(7, 0), at(9, 0)),
-    ];
-    for pair in cells.windows(2) {
-        pair[0].seal(pair[0].durable());
-        pair[0].link(Arc::clone(&pair[1]));
-    }
-    let of = |n: usize, no| named(Arc::clone(&cells[n]), SegmentNo::new(no), size).raw();
-    assert_eq!(of(0, 4), 1);
-    assert_eq!(of(0, 5), 3);
-    assert_eq!(of(1, 5), 3);
-    assert_eq!(of(2, 5), 3);
-    assert_eq!(of(2, 6), 3);
-    assert_eq!(of(3, 7), 4);
 }
 
 /// One thread that waited for the keeper's answer would keep the others' files from it.

@@ -8,6 +8,7 @@ use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::evidence::Evidence;
 use crate::store::fault::DAMAGED;
 use crate::store::layout::Layout;
+use crate::store::scrub::ScrubNote;
 use crate::store::sealed_text::Unreadable;
 use crate::store::seams::Seams;
 use crate::wire::conninfo::ConninfoFault;
@@ -68,6 +69,21 @@ pub fn take_over(
     course.set_abandoned(abandoned.ok().flatten().unwrap_or_default());
     let resumed = course.resume(flag, upstream, fence, evidence);
     resumed.map_err(|fault| CourseFault::Conninfo { path, fault })
+}
+
+/// What the scrubs of earlier runs have found. Nothing depends on it, so a file that cannot be read
+/// only has the next scrub find the same again.
+pub(super) fn known_damage(
+    layout: &Layout,
+    contents: impl Fn(&Path) -> io::Result<Option<Vec<u8>>>,
+) -> ScrubNote {
+    let path = layout.scrub();
+    let note = read(&contents, &path, ScrubNote::decode);
+    let note = note.unwrap_or_else(|fault| {
+        warn!("{fault}");
+        None
+    });
+    note.unwrap_or_default()
 }
 
 /// Logs which upstream counts. One that was set in place of an older flag is removed.

@@ -24,6 +24,7 @@ use crate::keeper::{self, Job, KeeperClient, KeeperFault};
 use crate::log;
 use crate::restorer::Restorer;
 use crate::ring::{self, Features, RingRefused, Support};
+use crate::scrub;
 use crate::serve::cores::{CoreThread, SharedParts};
 use crate::serve::flags::{Mistake, ServeFlags};
 use crate::store::StoreFault;
@@ -161,6 +162,7 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     let hub = Arc::new(Hub::new(Arc::clone(&config), control.instance, keeper.holds));
     let resumed = course::take_over(&hub.course, &layout, flag, read_small_now)?;
     course::discard_older(&hub.course, &layout, resumed)?;
+    hub.holds.scrub.resume(course::known_damage(&layout, read_small_now));
     if control.cluster.is_none() {
         // A new directory gets its ID before it has a cluster, so that a loop is detected at the
         // first connection. It is written again with the cluster; until then only the ID could
@@ -204,6 +206,9 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     let parts = SharedParts { hub: &hub, keeper: &keeper.client, news, peers };
     let threads = parts.hand_over(threads, queues, readers, receiver);
 
+    let scrubber =
+        scrub::start(config.scrub.clone(), layout.clone(), Arc::clone(&hub), keeper.client.clone());
+    let scrubber = scrubber.map_err(|e| ServeFault::Io("start a thread", e))?;
     let archiver = config.archive_command.clone().map(|command| {
         let started = archiver::start(command, layout, Arc::clone(&hub.holds));
         started.map_err(|e| ServeFault::Io("start a thread", e))
@@ -221,6 +226,7 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
         running,
     };
     let code = run_control(runtime, control, &mailboxes, stop, signal)?;
+    scrubber.finish(Instant::now() + LAST_WORDS);
     if let Some(restorer) = &restorer {
         restorer.stop();
         restorer.join(Instant::now() + COMMANDS);

@@ -1,6 +1,7 @@
 //! What a hub's directory holds, whether the hub is running or not.
 
 use super::form;
+use super::scrub::ScrubStatus;
 use super::upstream::{AbandonedStatus, EvidenceStatus};
 use crate::cluster::instance::InstanceId;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
@@ -43,6 +44,9 @@ pub struct DirectoryStatus {
     /// What timelines had past their switchpoints, as long as no operator has confirmed it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub abandoned: Vec<AbandonedStatus>,
+    /// What scrubs of the complete segments have found; absent before the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scrub: Option<ScrubStatus>,
     /// What is wrong, in words; empty when nothing is.
     pub wrong: Vec<String>,
 }
@@ -199,6 +203,9 @@ impl DirectoryStatus {
         for abandoned in &self.abandoned {
             writeln!(out, "Abandoned:             {}", abandoned.in_words())?;
         }
+        if let Some(scrub) = &self.scrub {
+            writeln!(out, "Scrub:                 {}", scrub.in_words())?;
+        }
         if self.evidence.is_none() && self.wrong.is_empty() {
             return writeln!(out, "Nothing is wrong.");
         }
@@ -322,6 +329,7 @@ mod tests {
                 also: vec![],
             }),
             abandoned: vec![],
+            scrub: None,
             wrong: vec!["much".to_owned()],
         }
     }

@@ -2,6 +2,7 @@
 
 use super::archive::ArchiverStatus;
 use super::form;
+use super::scrub::ScrubStatus;
 use super::upstream::{AbandonedStatus, EvidenceStatus, FenceStatus, SeamStatus, UpstreamStatus};
 use crate::cluster::instance::InstanceId;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
@@ -85,6 +86,9 @@ pub struct HubStatus {
     pub catalog_xmin: Option<u32>,
     /// How archiving goes; null without an `--archive-command`.
     pub archiver: Option<ArchiverStatus>,
+    /// What scrubs of the complete segments have found.
+    #[serde(default)]
+    pub scrub: ScrubStatus,
     /// Log lines that standard error did not accept since the hub's start.
     #[serde(default)]
     pub log_lines_lost: u64,

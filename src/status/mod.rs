@@ -16,6 +16,7 @@ mod directory;
 mod form;
 mod hub;
 mod retention;
+mod scrub;
 mod slots;
 mod standbys;
 mod table;
@@ -30,6 +31,7 @@ pub use directory::{
 };
 pub use hub::{HubStatus, MissingWal};
 pub use retention::{KeptBy, LosingSlot, RetentionStatus};
+pub use scrub::{DamagedSegment, ScrubStatus};
 pub use slots::SlotStatus;
 pub use standbys::{DivergedStandby, StandbyStatus, StandbysStatus};
 pub use upstream::{

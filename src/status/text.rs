@@ -3,7 +3,7 @@
 use super::table::{self, Align, Give, Heading, WIDTH};
 use super::{
     AbandonedStatus, ArchiverStatus, EvidenceStatus, FenceStatus, FollowedUpstream, HubStatus,
-    LosingSlot, RetentionStatus, SetBy, SlotStatus, StandbyStatus, StandbysStatus,
+    LosingSlot, RetentionStatus, ScrubStatus, SetBy, SlotStatus, StandbyStatus, StandbysStatus,
 };
 use crate::wire::date::date_millis;
 use std::fmt::Display;
@@ -120,6 +120,10 @@ pub fn write_hub(status: &HubStatus, out: &mut impl Write) -> io::Result<()> {
     line("Feedback", format!("xmin {xmin}, catalog {catalog_xmin}"))?;
     if let Some(archiver) = &status.archiver {
         line("Archive", archiver_text(archiver))?;
+    }
+    line("Scrub", status.scrub.in_words())?;
+    for damaged in &status.scrub.damaged {
+        line("  damaged", damaged.in_words())?;
     }
     match status.log_lines_lost {
         0 => Ok(()),
@@ -312,6 +316,12 @@ pub fn write_slots(slots: &[SlotStatus], out: &mut impl Write) -> io::Result<()>
         ]
     });
     table::write(&columns, &rows.collect::<Vec<_>>(), out)
+}
+
+/// What scrubs have found.
+pub fn write_scrub(scrub: &ScrubStatus, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "scrub: {}", scrub.in_words())?;
+    scrub.damaged.iter().try_for_each(|damaged| writeln!(out, "damaged: {}", damaged.in_words()))
 }
 
 /// What would be removed next, and who keeps what.

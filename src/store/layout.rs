@@ -10,6 +10,7 @@
 //!   walhub.evidence        where an upstream or the archive had other bytes than this hub
 //!   walhub.abandoned       what was past a switchpoint, until `walhub ctl confirm`
 //!   walhub.seams           where another history goes on, until `walhub ctl confirm`
+//!   walhub.scrub           when all segments were read last, and which are damaged
 //!   walhub.ctl             the socket for `walhub ctl`
 //!   walhub.state           last known state of the upstream, for `inspect`
 //!   slots.0, slots.1       the replication slots: two generations, each with all of them
@@ -178,6 +179,11 @@ impl Layout {
     /// Where another history continues on a timeline.
     pub fn seams(&self) -> PathBuf {
         self.root.join("walhub.seams")
+    }
+
+    /// What scrubs have found.
+    pub fn scrub(&self) -> PathBuf {
+        self.root.join("walhub.scrub")
     }
 
     /// The socket for `walhub ctl`.

@@ -33,6 +33,7 @@ pub mod now;
 pub mod plain_disk;
 pub mod recover;
 pub mod retention;
+pub mod scrub;
 pub mod sealed_text;
 pub mod seams;
 pub mod slots;

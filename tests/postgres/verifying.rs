@@ -1,16 +1,19 @@
 //! Old WAL is what it was: digests of a running hub's segments, and who finds that one does not
 //! agree.
 
+use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::hub::{self, Hub};
 use crate::load;
 use crate::scene::Scene;
 use crate::segments::complete_segments;
 use crate::wait;
+use serde_json::Value;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Output;
+use walhub::wal::lsn::Lsn;
 
 const MIB: u64 = 1 << 20;
 
@@ -62,4 +65,86 @@ fn segments_get_digests_and_a_flipped_bit_is_named() {
     let (code, said) = verify(&hub, &[]);
     assert_eq!(code, Some(0), "a walk does not see it: {said}");
     assert!(said.ends_with(", 1 without a digest\n"), "{said}");
+}
+
+/// What the hub says of its scrubs when one is over.
+fn scrubbed(hub: &Hub<'_>) -> Value {
+    let last = |status: &Value| status["last_ended"].as_str().map(str::to_owned);
+    let status = || hub.told(&["status"])["status"]["scrub"].clone();
+    let before = last(&status());
+    hub.told(&["verify"]);
+    wait::eventually("a scrub is over", || {
+        let status = status();
+        let is_over = status["segments_read"].is_null() && last(&status) != before;
+        is_over.then_some(status)
+    })
+}
+
+/// What a scrub has found is written down after it was told.
+fn wait_nothing_wrong(hub: &Hub<'_>) {
+    wait::until("inspect finds nothing wrong", || {
+        let looked = hub::command().arg("inspect").arg(hub.directory()).output().unwrap();
+        looked.status.code() == Some(0)
+    });
+}
+
+fn damaged(scrub: &Value) -> Vec<String> {
+    let all = scrub["damaged"].as_array().unwrap().iter();
+    all.map(|one| one["segment"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The first position of a segment of 1 MiB.
+fn start_of(name: &str) -> Lsn {
+    Lsn::new(u64::from_str_radix(&name[16..], 16).unwrap() * MIB)
+}
+
+#[test]
+fn a_running_hub_finds_what_is_damaged_and_serves_nothing_of_it() {
+    let scene = Scene::new();
+    let primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let mut hub = Hub::new(&scene, "hub", &primary.conninfo())
+        .flag("--wal-buffers=8MB")
+        .flag("--scrub-rate=1GB")
+        .started();
+    hub.wait_state("streaming");
+    load::write_mib(&primary, 40);
+    wait::until("segments are complete", || complete_segments(&hub.pg_wal()).len() >= 36);
+    wait_digests(&hub);
+    let scrub = scrubbed(&hub);
+    assert_eq!(damaged(&scrub), [""; 0], "{scrub}");
+    assert!(scrub["last_segments"].as_u64().unwrap() >= 36, "{scrub}");
+    let names = complete_segments(&hub.pg_wal());
+    let wrong = [names[4].clone(), names[7].clone()];
+    // In the header of a page, where no checksum is, and in a record.
+    let flips =
+        [(hub.pg_wal().join(&wrong[0]), MIB / 2 + 20), (hub.pg_wal().join(&wrong[1]), 9000)];
+    flips.iter().for_each(|(path, at)| flip(path, *at));
+    assert_eq!(damaged(&scrubbed(&hub)), wrong);
+    hub.wait_log(&["ERROR", &wrong[0], "damaged"]);
+
+    let refused = |hub: &Hub<'_>| {
+        let (from, bad) = (start_of(&names[3]), start_of(&wrong[0]));
+        let mut client = Client::connect(hub.port());
+        client.start_replication(from, 1).unwrap();
+        client.read_wal(from, bad);
+        let error = client.next_wal().unwrap_err();
+        assert_eq!(error.sqlstate, "XX001", "{}", error.message);
+        assert!(error.message.contains(&wrong[0]), "{}", error.message);
+    };
+    refused(&hub);
+    // It is known after a restart.
+    hub.stop();
+    let looked = hub::command().arg("inspect").arg(hub.directory()).output().unwrap();
+    let text = String::from_utf8(looked.stdout).unwrap();
+    assert_eq!(looked.status.code(), Some(2), "{text}");
+    assert!(text.contains(&format!("damaged: {}", wrong[1])), "{text}");
+    hub.start();
+    refused(&hub);
+
+    flips.iter().for_each(|(path, at)| flip(path, *at));
+    assert_eq!(damaged(&scrubbed(&hub)), [""; 0]);
+    let mut client = Client::connect(hub.port());
+    client.start_replication(start_of(&names[3]), 1).unwrap();
+    client.read_wal(start_of(&names[3]), start_of(&names[9]));
+    wait_nothing_wrong(&hub);
 }

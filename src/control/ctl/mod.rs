@@ -159,6 +159,10 @@ impl CtlService {
             }
             HubCommand::Slots => Said::Slots(inquiry::slots(hub)),
             HubCommand::Retention => self.retention().await?,
+            HubCommand::Verify => {
+                hub.holds.scrub.ask();
+                Said::Scrub(inquiry::scrub(hub))
+            }
             HubCommand::DropSlot { name } => self.drop_slot(&name).await?,
             HubCommand::Upstream => Said::Upstream(inquiry::upstream(hub)),
             HubCommand::SetUpstream { conninfo } => {

@@ -3,8 +3,8 @@
 use super::*;
 use crate::cluster::instance::InstanceId;
 use crate::status::{
-    ArchiverStatus, DivergedStandby, EvidenceStatus, MissingWal, ProofOutcome, ProofStatus,
-    SeamStatus, SetBy, StandbyStatus, UpstreamStatus,
+    ArchiverStatus, DamagedSegment, DivergedStandby, EvidenceStatus, MissingWal, ProofOutcome,
+    ProofStatus, SeamStatus, SetBy, StandbyStatus, UpstreamStatus,
 };
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -56,6 +56,21 @@ fn abandoned() -> AbandonedStatus {
         last_commit_time: Some(time(1)),
         since: time(8),
         kept_in: "diverged/2-1_10".to_owned(),
+    }
+}
+
+fn scrub() -> ScrubStatus {
+    ScrubStatus {
+        last_ended: Some(time(10)),
+        last_segments: Some(70),
+        segments_read: Some(3),
+        segments: Some(71),
+        damaged: vec![DamagedSegment {
+            segment: "000000030000000100000000".to_owned(),
+            from_lsn: lsn(0),
+            text: "torn".to_owned(),
+            since: time(11),
+        }],
     }
 }
 
@@ -119,6 +134,7 @@ fn full() -> HubStatus {
         xmin: Some(700),
         catalog_xmin: Some(699),
         archiver: Some(archiver()),
+        scrub: scrub(),
         log_lines_lost: 4,
     }
 }
@@ -153,6 +169,7 @@ fn bare() -> HubStatus {
         xmin: None,
         catalog_xmin: None,
         archiver: None,
+        scrub: ScrubStatus::default(),
         log_lines_lost: 0,
         ..full()
     }
@@ -254,6 +271,7 @@ fn all() -> Vec<Said> {
         Said::Abandoned(vec![]),
         Said::Evidence(full().evidence),
         Said::Evidence(None),
+        Said::Scrub(scrub()),
         Said::Dropped(Dropped { slot_name: "slot_1".to_owned() }),
         Said::Error(Failure::new("no").with_hint("do")),
     ]

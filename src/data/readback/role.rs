@@ -8,6 +8,7 @@ use crate::hub::Hub;
 use crate::hub::page_rules::{KnownRules, NoRules};
 use crate::keeper::CoreClient;
 use crate::ring::{Buffer, ChunkReader, Fd, Ring};
+use crate::store::scrub::SegmentDamage;
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 use crate::watermark::{Cell, CellId};
 use crate::wire::refusal::Refusal;
@@ -82,6 +83,8 @@ enum Fed {
     Later,
     /// The WAL there is not proved.
     Unproved(Reason),
+    /// A scrub has found that the WAL there is damaged.
+    Damaged(SegmentDamage),
 }
 
 /// The blocks and files of one core, and the standbys that wait for them.
@@ -176,6 +179,10 @@ impl ReadBack {
                     let fault = unproved_fault(why);
                     out.push(Arrival::Failed(want.standby, want.block(), fault));
                 }
+                Fed::Damaged(damage) => {
+                    let fault = damaged_fault(&damage);
+                    out.push(Arrival::Failed(want.standby, want.block(), fault));
+                }
                 Fed::Later => {
                     self.awaiting_read.push_front(want);
                     break;
@@ -194,13 +201,18 @@ impl ReadBack {
 
     /// Has the block at `at` read from its file; its WAL is valid up to `valid_to`.
     fn read<R: Ring>(&mut self, ring: &mut R, cell: &Cell, at: Lsn, valid_to: Lsn) -> Fed {
+        let Some(size) = self.segment_size() else { return Fed::Later };
+        let valid_to = match self.hub.holds.scrub.damage(cell.tli(), at.segment(size)) {
+            Some(damage) if at >= damage.from => return Fed::Damaged(damage),
+            Some(damage) => valid_to.min(damage.from),
+            None => valid_to,
+        };
         match self.blocks.at_hand(cell.id(), at) {
             AtHand::Coming => return Fed::Coming,
             AtHand::Yes => return Fed::Here,
             AtHand::No if !self.blocks.has_place() => return Fed::Later,
             AtHand::No => {}
         }
-        let Some(size) = self.segment_size() else { return Fed::Later };
         let id = BlockId::of(cell.id(), at);
         match self.files.file(cell.tli(), at.segment(size), &self.keeper) {
             FileAnswer::Open(file, unproved) => {
@@ -388,6 +400,13 @@ fn unopened(name: SegmentName, error: &io::Error) -> ReadFault {
     }
 }
 
+/// What is damaged is not sent.
+fn damaged_fault(damage: &SegmentDamage) -> ReadFault {
+    let SegmentDamage { name, from, what, .. } = damage;
+    let text = format!("WAL segment {name} is damaged from {from} on: {what}");
+    ReadFault::Unreadable(Refusal::error(sqlstate::DATA_CORRUPTED, text))
+}
+
 /// WAL from the archive is not proved. What is missing counts as removed.
 fn unproved_fault(why: Reason) -> ReadFault {
     match why {
@@ -525,6 +544,38 @@ mod tests {
             }
             assert_eq!(scene.readback.loading(), 0);
         }
+    }
+
+    #[test]
+    fn what_a_scrub_has_found_damaged_is_not_read() {
+        let mut scene = Scene::new();
+        let size = SegmentSize::new(SEGMENT).unwrap();
+        let damage = SegmentDamage {
+            name: SegmentName { tli: TLI, no: SegmentNo::new(4), size },
+            from: START.saturating_add(BLOCK_SIZE as u64 + 5000),
+            what: "torn".to_owned(),
+            since: std::time::SystemTime::UNIX_EPOCH,
+        };
+        scene.readback.hub.holds.scrub.find(damage);
+        // What lies before it is read.
+        scene.readback.wait(scene.want(1, BLOCK_SIZE as u64));
+        scene.feed(|_| true);
+        scene.opened(4, Ok(Arc::new(tempfile::tempfile().unwrap().into())));
+        scene.feed(|_| true);
+        assert_eq!((scene.readback.loading(), scene.arrivals.len()), (1, 0));
+        scene.readback.forget_blocks();
+        scene.readback.wait(scene.want(2, BLOCK_SIZE as u64 + 5000));
+        scene.feed(|_| true);
+        let Some(Arrival::Failed(_, _, ReadFault::Unreadable(refusal))) = scene.arrivals.pop()
+        else {
+            panic!("it is read")
+        };
+        assert_eq!(refusal.sqlstate, sqlstate::DATA_CORRUPTED);
+        assert_eq!(scene.readback.loading(), 0);
+        scene.readback.hub.holds.scrub.mend(|_| false);
+        scene.readback.wait(scene.want(3, BLOCK_SIZE as u64 + 5000));
+        scene.feed(|_| true);
+        assert_eq!((scene.readback.loading(), scene.arrivals.len()), (1, 0));
     }
 
     #[test]

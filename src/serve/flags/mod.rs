@@ -2,11 +2,13 @@
 
 mod downstream;
 mod restore;
+mod scrub;
 mod tcp;
 mod values;
 
 pub use downstream::DownstreamFlags;
 pub use restore::RestoreFlags;
+pub use scrub::ScrubFlags;
 pub use tcp::TcpFlags;
 pub use values::Mistake;
 
@@ -130,6 +132,10 @@ pub struct ServeFlags {
     #[command(flatten)]
     pub restore: RestoreFlags,
 
+    /// Verifying
+    #[command(flatten)]
+    pub scrub: ScrubFlags,
+
     /// Replication connections at one time
     #[arg(long, value_name = "N", default_value_t = 4000, env = "WALHUB_MAX_WAL_SENDERS")]
     pub max_wal_senders: usize,
@@ -225,6 +231,7 @@ impl ServeFlags {
             slots: self.downstream.slots()?,
             feedback: self.downstream.feedback()?,
             restore: self.restore.resolve()?,
+            scrub: self.scrub.resolve()?,
             max_wal_senders: number("max-wal-senders", self.max_wal_senders, 0..=MAX_WAL_SENDERS)?,
             wal_sender_timeout,
             wal_receiver_timeout: timeout("wal-receiver-timeout", &self.wal_receiver_timeout)?,

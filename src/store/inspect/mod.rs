@@ -8,8 +8,8 @@ mod tests;
 
 use crate::cluster::instance::InstanceId;
 use crate::status::{
-    AbandonedStatus, DirectoryStatus, EndOfWal, EvidenceStatus, HaltedStatus, LockStatus,
-    RecordedCluster, SealedTimeline, SegmentSpan,
+    AbandonedStatus, DamagedSegment, DirectoryStatus, EndOfWal, EvidenceStatus, HaltedStatus,
+    LockStatus, RecordedCluster, ScrubStatus, SealedTimeline, SegmentSpan,
 };
 use crate::store::abandoned::{Abandoned, AbandonedWal};
 use crate::store::control_file::{Cluster, ControlFile};
@@ -27,6 +27,7 @@ use crate::store::plain_disk::PlainDisk;
 use crate::store::recover::{
     hole_before_open, looks_like_wal, newest_range, noted_beginning, open_segments,
 };
+use crate::store::scrub::{ScrubNote, ScrubProgress};
 use crate::store::tail::{Tail, TailSearch};
 use crate::timeline::History;
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
@@ -59,12 +60,14 @@ pub async fn inspect<D: Disk>(disk: &D, layout: &Layout) -> io::Result<Directory
         upstream: None,
         evidence: None,
         abandoned: Vec::new(),
+        scrub: None,
         wrong: Vec::new(),
     };
     report.read_state(disk, layout).await;
     report.read_halted(disk, layout).await;
     report.read_evidence(disk, layout).await;
     report.read_abandoned(disk, layout).await;
+    report.read_scrub(disk, layout).await;
     report.check_access(layout.root());
     let control = match read_note(disk, &layout.control(), ControlFile::decode).await {
         Ok(Some(control)) => control,
@@ -184,6 +187,23 @@ pub fn abandoned_status(abandoned: &Abandoned) -> Vec<AbandonedStatus> {
         }
     };
     abandoned.iter().map(status).collect()
+}
+
+/// What scrubs have found, and how far the one under way is, for people and programs.
+pub fn scrub_status(note: &ScrubNote, under_way: Option<ScrubProgress>) -> ScrubStatus {
+    let damaged = note.damage().iter().map(|damage| DamagedSegment {
+        segment: damage.name.to_string(),
+        from_lsn: damage.from,
+        text: damage.what.clone(),
+        since: damage.since,
+    });
+    ScrubStatus {
+        last_ended: note.last.map(|last| last.ended),
+        last_segments: note.last.map(|last| last.segments),
+        segments_read: under_way.map(|progress| progress.done),
+        segments: under_way.map(|progress| progress.segments),
+        damaged: damaged.collect(),
+    }
 }
 
 fn end_of_wal(timeline: TimelineId, tail: &Tail) -> EndOfWal {
@@ -438,6 +458,19 @@ impl DirectoryStatus {
     async fn read_abandoned<D: Disk>(&mut self, disk: &D, layout: &Layout) {
         match read_note(disk, &layout.abandoned(), Abandoned::decode).await {
             Ok(abandoned) => self.abandoned = abandoned_status(&abandoned.unwrap_or_default()),
+            Err(fault) => self.wrong.push(fault.to_string()),
+        }
+    }
+
+    async fn read_scrub<D: Disk>(&mut self, disk: &D, layout: &Layout) {
+        match read_note(disk, &layout.scrub(), ScrubNote::decode).await {
+            Ok(None) => {}
+            Ok(Some(note)) => {
+                let scrub = scrub_status(&note, None);
+                let damaged = scrub.damaged.iter();
+                self.wrong.extend(damaged.map(|one| format!("damaged: {}", one.in_words())));
+                self.scrub = Some(scrub);
+            }
             Err(fault) => self.wrong.push(fault.to_string()),
         }
     }

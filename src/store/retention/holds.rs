@@ -5,6 +5,7 @@ use super::positions::{HeldPositions, Needed, StreamPosition, WalHolder};
 use super::{Plan, Receiving, TooFull};
 use crate::store::archive_status::Backlog;
 use crate::store::holes::{Extent, Hole};
+use crate::store::scrub::ScrubBoard;
 use crate::store::slots::{InvalidSlots, SlotFault, SlotSession, SlotToken, SlotUse, Slots};
 use crate::wal::{Lsn, SegmentSize};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +30,8 @@ pub struct Holds {
     pub slots: Arc<Slots>,
     /// What has to be archived before it goes. Has a lock of its own, never taken with others.
     pub backlog: Backlog,
+    /// Which segments are damaged. Has a lock of its own, never taken with others.
+    pub scrub: ScrubBoard,
     /// The disk is too full for more WAL.
     paused: AtomicBool,
     /// How full. Has a lock of its own, never taken with others.
@@ -54,6 +57,7 @@ impl Holds {
         Self {
             slots: Arc::default(),
             backlog: Backlog::default(),
+            scrub: ScrubBoard::default(),
             paused: AtomicBool::new(false),
             too_full: Mutex::default(),
             inner,
@@ -68,7 +72,8 @@ impl Holds {
         }
     }
 
-    /// Sets whether the disk is too full for more WAL. The receiver checks this before it takes any.
+    /// Sets whether the disk is too full for more WAL. The receiver checks this before it takes
+    /// any.
     pub fn set_too_full(&self, too_full: Option<TooFull>) {
         *self.too_full.lock().unwrap_or_else(PoisonError::into_inner) = too_full;
         self.paused.store(too_full.is_some(), Ordering::Release);

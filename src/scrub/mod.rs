@@ -1,0 +1,188 @@
+//! Engine: reads all complete segments again, from the disk and at a limited rate, on a thread of
+//! its own. What bits do to files over years is found while the archive still has the right ones.
+//!
+//! A segment with a digest is compared with it. One without is walked like WAL from an archive, and
+//! gets a digest when all of it is proved. Damage is said at once, and written down.
+#![forbid(unsafe_code)]
+
+mod look;
+mod pace;
+
+use self::look::{Finding, Looker};
+use self::pace::Pace;
+use crate::config::ScrubSettings;
+use crate::hub::Hub;
+use crate::keeper::{Job, KeeperClient, Note};
+use crate::store::layout::{FileKind, Layout};
+use crate::store::scrub::{LastScrub, ScrubCall, SegmentDamage};
+use crate::wal::{SegmentName, SegmentSize};
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+use tracing::{error, info, warn};
+
+/// When the first scrub of a directory begins, after the start. Right after it, everybody else
+/// needs the disk.
+const FIRST_SCRUB: Duration = Duration::from_secs(3600);
+
+/// How soon after a start one that is overdue begins.
+const OVERDUE: Duration = Duration::from_secs(300);
+
+/// A running scrubber.
+pub struct Scrubber {
+    hub: Arc<Hub>,
+    thread: JoinHandle<()>,
+}
+
+/// Starts the thread. It reads nothing before a scrub is due or asked for.
+///
+/// # Errors
+/// The thread could not be started.
+pub fn start(
+    settings: ScrubSettings,
+    layout: Layout,
+    hub: Arc<Hub>,
+    keeper: KeeperClient,
+) -> io::Result<Scrubber> {
+    let work = Scrub { settings, layout, hub: Arc::clone(&hub), keeper };
+    let thread = std::thread::Builder::new().name("scrub".to_owned());
+    let thread = thread.spawn(move || work.run())?;
+    Ok(Scrubber { hub, thread })
+}
+
+impl Scrubber {
+    /// Has the thread end, which takes no longer than one read, and waits for that until
+    /// `deadline`.
+    pub fn finish(self, deadline: Instant) {
+        self.hub.holds.scrub.stop();
+        while !self.thread.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+struct Scrub {
+    settings: ScrubSettings,
+    layout: Layout,
+    hub: Arc<Hub>,
+    keeper: KeeperClient,
+}
+
+/// The hub shuts down.
+struct Stopped;
+
+impl Scrub {
+    fn run(self) {
+        let mut due = self.first_due();
+        loop {
+            match self.hub.holds.scrub.wait(due) {
+                ScrubCall::Stopped => return,
+                ScrubCall::Asked | ScrubCall::Due => {}
+            }
+            if self.read_all().is_err() {
+                return;
+            }
+            due = (!self.settings.interval.is_zero()).then_some(self.settings.interval);
+        }
+    }
+
+    /// How long after the start a scrub is due.
+    fn first_due(&self) -> Option<Duration> {
+        let interval = self.settings.interval;
+        if interval.is_zero() {
+            return None;
+        }
+        let Some(last) = self.hub.holds.scrub.note().last else {
+            return Some(FIRST_SCRUB.min(interval));
+        };
+        // One that lies ahead, by a clock that was set, counts as now.
+        let age = SystemTime::now().duration_since(last.ended).unwrap_or_default();
+        Some(interval.saturating_sub(age).max(OVERDUE.min(interval)))
+    }
+
+    /// Reads all segments that are there now.
+    fn read_all(&self) -> Result<(), Stopped> {
+        let board = &self.hub.holds.scrub;
+        let Some(identity) = self.hub.identity() else { return Ok(()) };
+        let names = match self.names(identity.segment_size) {
+            Ok(names) => names,
+            Err(error) => {
+                let path = self.layout.wal().display();
+                warn!("could not list directory \"{path}\": {error}; nothing is scrubbed");
+                return Ok(());
+            }
+        };
+        let (begun, segments) = (Instant::now(), names.len() as u64);
+        info!("reading {segments} complete WAL segments to verify them");
+        board.begin(segments);
+        let mut looker = Looker::new(&self.hub, &self.layout, Pace::new(self.settings.rate));
+        for name in &names {
+            let Some(finding) = looker.look_at(*name) else {
+                board.end(None);
+                return Err(Stopped);
+            };
+            self.act_on(*name, finding);
+            board.advance();
+        }
+        self.mend(|name| self.layout.segment(name).exists());
+        let ended = SystemTime::now();
+        board.end(Some(LastScrub { ended, segments }));
+        self.save();
+        let damaged = board.note().damage().len();
+        info!("read {segments} WAL segments in {:?}, {damaged} are damaged", begun.elapsed());
+        Ok(())
+    }
+
+    /// Complete segments, in the order of their positions.
+    fn names(&self, size: SegmentSize) -> io::Result<BTreeSet<SegmentName>> {
+        let mut names = BTreeSet::new();
+        for entry in std::fs::read_dir(self.layout.wal())? {
+            if let FileKind::Segment(name) =
+                FileKind::of(&entry?.file_name().to_string_lossy(), size)
+            {
+                names.insert(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn act_on(&self, name: SegmentName, finding: Finding) {
+        match finding {
+            // It was removed meanwhile.
+            Finding::Gone => {}
+            Finding::Whole => self.mend(|damaged| damaged != name),
+            Finding::Proved => {
+                self.mend(|damaged| damaged != name);
+                self.keeper.give(Job::Digest { tli: name.tli, no: name.no });
+            }
+            Finding::Damaged { from, what } => {
+                let since = SystemTime::now();
+                error!("WAL segment {name} is damaged from {from} on: {what}");
+                self.hub.holds.scrub.find(SegmentDamage { name, from, what, since });
+                self.save();
+            }
+        }
+    }
+
+    /// Only what is still `damaged` stays.
+    fn mend(&self, damaged: impl Fn(SegmentName) -> bool) {
+        let before = self.hub.holds.scrub.note();
+        if self.hub.holds.scrub.mend(&damaged) {
+            for known in before.damage().iter().filter(|known| !damaged(known.name)) {
+                info!("WAL segment {} is not damaged any more, or not here", known.name);
+            }
+            self.save();
+        }
+    }
+
+    fn save(&self) {
+        let bytes = Some(self.hub.holds.scrub.note().encode());
+        self.keeper.give(Job::SaveNote { note: Note::Scrub, bytes });
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(walhub_loom))]
+mod tests;

@@ -1,0 +1,190 @@
+//! Scrubs of directories of synthetic WAL.
+
+use super::*;
+use crate::cluster::identity::Identity;
+use crate::hub::tests::hub;
+use crate::keeper::{LaneQueue, Orders, queue};
+use crate::store::digest::{self, hash_file};
+use crate::store::directory::Directory;
+use crate::store::disk::run_ready;
+use crate::store::plain_disk::PlainDisk;
+use crate::wal::synth::Synth;
+use crate::wal::{Lsn, SegmentNo, SystemId, TimelineId};
+use crate::watermark::Cell;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+const MIB: u64 = 1 << 20;
+const FIRST: u64 = 5;
+const SYSTEM: SystemId = SystemId::new(77);
+
+fn name(no: u64) -> SegmentName {
+    let size = SegmentSize::new(MIB).unwrap();
+    SegmentName { tli: TimelineId::FIRST, no: SegmentNo::new(no), size }
+}
+
+struct World {
+    _folder: tempfile::TempDir,
+    layout: Layout,
+    scrub: Scrub,
+    orders: Orders,
+    segments: u64,
+}
+
+impl World {
+    /// A hub with so many complete segments, and an open one.
+    fn new(segments: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Directory::open(&folder.path().join("hub")).unwrap().layout().clone();
+        let (size, start) = (name(FIRST).size, Lsn::new(FIRST * MIB));
+        let mut synth = Synth::new(SYSTEM, size, TimelineId::FIRST, 0xD110, start);
+        while synth.position() < Lsn::new((FIRST + segments) * MIB + MIB / 3) {
+            // Its length is a multiple of eight: no byte of it is padding.
+            synth.record(&[7; 4003]);
+        }
+        let end = synth.position();
+        let mut wal = synth.take_bytes().1;
+        wal.resize(((segments + 1) * MIB) as usize, 0);
+        for (no, bytes) in (FIRST..).zip(wal.chunks(MIB as usize)) {
+            let path = match no == FIRST + segments {
+                true => layout.partial(name(no)),
+                false => layout.segment(name(no)),
+            };
+            std::fs::write(path, bytes).unwrap();
+        }
+        let hub = Arc::new(hub("15.18"));
+        let identity = hub.identity().unwrap();
+        hub.set_identity(Arc::new(Identity {
+            system_id: SYSTEM,
+            segment_size: size,
+            ..Identity::clone(&identity)
+        }));
+        hub.set_cells(vec![Arc::new(Cell::new(TimelineId::FIRST, start, end))]);
+        let (keeper, orders) = queue(1024);
+        let settings = ScrubSettings { interval: Duration::ZERO, rate: 1 << 40 };
+        let scrub = Scrub { settings, layout: layout.clone(), hub, keeper };
+        Self { _folder: folder, layout, scrub, orders, segments }
+    }
+
+    fn all(&self) -> std::ops::Range<u64> {
+        FIRST..FIRST + self.segments
+    }
+
+    fn digest(&self, no: u64) {
+        let file = File::open(self.layout.segment(name(no))).unwrap();
+        let blocks = hash_file(&file, name(no), |_| Ok(())).unwrap();
+        let digest = blocks.of_segment(SYSTEM, name(no), None).unwrap();
+        run_ready(digest::store(&PlainDisk, &self.layout, &digest)).unwrap().unwrap();
+    }
+
+    /// Scrubs. Returns what is damaged then, and which segments are to get a digest.
+    fn scrub(&mut self) -> (Vec<u64>, Vec<u64>) {
+        assert!(self.scrub.read_all().is_ok());
+        let note = self.scrub.hub.holds.scrub.note();
+        assert_eq!(note.last.unwrap().segments, self.segments);
+        let damaged = note.damage().iter().map(|damage| damage.name.no.raw()).collect();
+        let mut digests = Vec::new();
+        let next = |lane: &mut LaneQueue| lane.take().map(|order| order.job);
+        while let Some(job) = next(&mut self.orders.patient) {
+            let Job::Digest { no, .. } = job else { panic!("{job:?}") };
+            digests.push(no.raw());
+        }
+        while let Some(job) = next(&mut self.orders.urgent) {
+            assert!(matches!(job, Job::SaveNote { note: Note::Scrub, .. }), "{job:?}");
+        }
+        (damaged, digests)
+    }
+}
+
+fn flip(path: &Path, at: u64) {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+#[test]
+fn what_is_whole_and_has_no_digest_gets_one() {
+    let mut world = World::new(4);
+    assert_eq!(world.scrub(), (vec![], world.all().collect()));
+    for no in world.all() {
+        world.digest(no);
+    }
+    assert_eq!(world.scrub(), (vec![], vec![]));
+}
+
+#[test]
+fn a_bit_in_each_of_fifty_segments_is_found_and_named() {
+    let mut world = World::new(50);
+    for no in world.all() {
+        world.digest(no);
+        // The third is padding of the first page's header, which has no checksum.
+        let at = [MIB / 2 + 100 * no, MIB - 8, 20][(no % 3) as usize];
+        flip(&world.layout.segment(name(no)), at);
+    }
+    assert_eq!(world.scrub(), (world.all().collect(), vec![]));
+    let damage = world.scrub.hub.holds.scrub.damage(TimelineId::FIRST, SegmentNo::new(FIRST));
+    let damage = damage.unwrap();
+    assert_eq!(damage.from, Lsn::new(FIRST * MIB));
+    assert!(damage.what.contains("is not what it was"), "{}", damage.what);
+    // Somebody put the right files in their places, and one has gone.
+    std::fs::remove_file(world.layout.segment(name(FIRST))).unwrap();
+    for no in world.all().skip(1) {
+        let at = [MIB / 2 + 100 * no, MIB - 8, 20][(no % 3) as usize];
+        flip(&world.layout.segment(name(no)), at);
+    }
+    world.segments -= 1;
+    assert_eq!(world.scrub(), (vec![], vec![]));
+}
+
+#[test]
+fn without_digests_records_say_what_is_damaged() {
+    let mut world = World::new(5);
+    flip(&world.layout.segment(name(FIRST + 1)), MIB / 2);
+    // In the record that both share.
+    flip(&world.layout.segment(name(FIRST + 3)), MIB - 8);
+    let digests = vec![FIRST, FIRST + 2, FIRST + 4];
+    assert_eq!(world.scrub(), (vec![FIRST + 1, FIRST + 3], digests));
+    let board = &world.scrub.hub.holds.scrub;
+    let shared = board.damage(TimelineId::FIRST, SegmentNo::new(FIRST + 3)).unwrap();
+    let parts = format!("parts in {} to {}", name(FIRST + 3), name(FIRST + 4));
+    assert!(shared.what.ends_with(&parts), "{}", shared.what);
+    assert!(shared.from > Lsn::new((FIRST + 4) * MIB - 8192), "{}", shared.from);
+    std::fs::write(world.layout.segment(name(FIRST)), "short").unwrap();
+    assert_eq!(world.scrub().0, [FIRST + 1, FIRST + 3, FIRST]);
+}
+
+#[test]
+fn a_stop_ends_a_scrub_between_two_reads() {
+    let world = World::new(4);
+    let slow = ScrubSettings { interval: Duration::ZERO, rate: 1 << 20 };
+    let World { layout, scrub: Scrub { hub, keeper, .. }, _folder, .. } = world;
+    hub.holds.scrub.ask();
+    let running = start(slow, layout, Arc::clone(&hub), keeper).unwrap();
+    while hub.holds.scrub.under_way().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let begun = Instant::now();
+    running.finish(begun + Duration::from_secs(60));
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!((hub.holds.scrub.note().last, hub.holds.scrub.under_way()), (None, None));
+}
+
+#[test]
+fn when_the_first_scrub_is_due() {
+    let mut world = World::new(1);
+    assert_eq!(world.scrub.first_due(), None);
+    let day = Duration::from_secs(24 * 3600);
+    world.scrub.settings.interval = 7 * day;
+    assert_eq!(world.scrub.first_due(), Some(FIRST_SCRUB));
+    for (age, due) in [(day, 6 * day), (8 * day, OVERDUE)] {
+        let ended = SystemTime::now() - age;
+        world.scrub.hub.holds.scrub.end(Some(LastScrub { ended, segments: 1 }));
+        let found = world.scrub.first_due().unwrap();
+        assert!(found <= due && found + Duration::from_secs(60) > due, "{found:?}");
+    }
+    let ended = SystemTime::now() + 100 * day;
+    world.scrub.hub.holds.scrub.end(Some(LastScrub { ended, segments: 1 }));
+    assert_eq!(world.scrub.first_due(), Some(7 * day));
+}
