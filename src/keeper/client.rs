@@ -220,6 +220,22 @@ impl<F> KeeperClient<F> {
         drop(self.lane(&order.job).blocking_send(order));
     }
 
+    /// Has a damaged segment replaced by the file that was fetched for it. Blocks until that is
+    /// done, so it is only for threads on which nobody else waits.
+    ///
+    /// # Errors
+    /// The operating system's error; [`io::ErrorKind::NotFound`] when the segment is not here any
+    /// more.
+    pub fn mend(&self, tli: TimelineId, no: SegmentNo) -> Result<(), SaveFault> {
+        let (tell, told) = oneshot::channel();
+        let order = Order { job: Job::Mend { tli, no }, reply: Reply::Task(tell) };
+        self.lane(&order.job).blocking_send(order).map_err(|_| SaveFault::Gone)?;
+        match told.blocking_recv().map_err(|_| SaveFault::Gone)? {
+            JobDone::Done(_) => Ok(()),
+            other => Err(other.into()),
+        }
+    }
+
     /// Gives an order. Returns it when the queue of its lane is full or the keeper has ended.
     pub fn post(&self, order: Order<F>) -> Result<(), Order<F>> {
         self.lane(&order.job).try_send(order).map_err(|refused| refused.into_inner())

@@ -9,6 +9,7 @@
 //! | a segment is removed that no rule, slot or standby keeps | DEBUG |
 //! | a segment is removed because the disk is above its watermark | WARN |
 //! | a restored segment is removed, which the archive has | DEBUG |
+//! | a damaged segment is replaced, which is kept under another name | WARN |
 //! | a slot loses its WAL, or expires | WARN |
 //! | all WAL is moved aside | ERROR |
 //! | WAL past a place is moved aside, where another history is the true one | ERROR |
@@ -35,6 +36,8 @@ pub(super) enum FinalStep<'a> {
     Remove(SegmentName),
     /// A segment that came back from the archive is removed.
     RemoveRestored(SegmentName),
+    /// A damaged segment is replaced; it is kept under this name.
+    Replace(SegmentName, &'a Path),
     /// Slots lose their WAL.
     Invalidate(&'a [Loss]),
     /// Slots that were created automatically are dropped.
@@ -79,7 +82,7 @@ impl<D: Disk> Keeper<D> {
         let objection = match step {
             FinalStep::Remove(name) => self.objection_to_removal(*name),
             // It lies before what the plan keeps, and is there for nobody but its readers.
-            FinalStep::RemoveRestored(_) => None,
+            FinalStep::RemoveRestored(_) | FinalStep::Replace(..) => None,
             FinalStep::Invalidate(losses) => self.objection_to_losses(losses),
             FinalStep::Expire(_) => None,
             // An operator has ordered it by name, and the task that passes it on has compared.
@@ -148,6 +151,10 @@ impl<D: Disk> Keeper<D> {
             FinalStep::RemoveRestored(name) => {
                 debug!("removing WAL segment {name}: the archive has it, and nobody reads it");
             }
+            FinalStep::Replace(name, kept) => {
+                let kept = kept.display();
+                warn!("replacing damaged WAL segment {name}, which is kept as \"{kept}\"");
+            }
             FinalStep::Invalidate(losses) => {
                 for loss in *losses {
                     warn!(
@@ -182,6 +189,9 @@ impl<D: Disk> Keeper<D> {
         match step {
             FinalStep::Remove(name) | FinalStep::RemoveRestored(name) => {
                 error!("not removing WAL segment {name}: {objection}");
+            }
+            FinalStep::Replace(name, _) => {
+                error!("not replacing WAL segment {name}: {objection}");
             }
             FinalStep::Invalidate(_) => error!("not invalidating replication slots: {objection}"),
             FinalStep::Expire(_) => error!("not dropping replication slots: {objection}"),

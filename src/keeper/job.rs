@@ -68,6 +68,14 @@ pub enum Job {
         /// The segment.
         no: SegmentNo,
     },
+    /// Replace a damaged segment, durably, by the file that was fetched for it, proved and synced
+    /// ([`Layout::mending`](crate::store::layout::Layout::mending)). The damaged one is kept.
+    Mend {
+        /// The timeline in its name.
+        tli: TimelineId,
+        /// The segment.
+        no: SegmentNo,
+    },
     /// Replace the control file of a directory without a cluster, durably.
     SaveControl(Box<ControlFile>),
     /// The cluster's description of itself has changed: replace it in the control file, durably.
@@ -178,6 +186,7 @@ impl Job {
             Self::Open { .. }
             | Self::Adopt { .. }
             | Self::Digest { .. }
+            | Self::Mend { .. }
             | Self::SaveState(_)
             | Self::Retain { .. }
             | Self::Foresee { .. }
@@ -195,6 +204,7 @@ impl Job {
             Self::Open { tli, no } => JobKind::Open { tli, no },
             Self::Adopt { tli, no } => JobKind::Adopt { tli, no },
             Self::Digest { tli, no } => JobKind::Digest { tli, no },
+            Self::Mend { tli, no } => JobKind::Mend { tli, no },
             Self::SaveControl(_) => JobKind::SaveControl,
             Self::SaveIdentity { .. } => JobKind::SaveIdentity,
             Self::SaveHistory { tli, .. } => JobKind::SaveHistory { tli },
@@ -232,6 +242,7 @@ pub enum JobKind {
     Open { tli: TimelineId, no: SegmentNo },
     Adopt { tli: TimelineId, no: SegmentNo },
     Digest { tli: TimelineId, no: SegmentNo },
+    Mend { tli: TimelineId, no: SegmentNo },
     SaveControl,
     SaveIdentity,
     SaveHistory { tli: TimelineId },
@@ -264,6 +275,9 @@ impl fmt::Display for JobKind {
             }
             Self::Digest { tli, no } => {
                 write!(f, "give segment {} of timeline {tli} a digest", no.raw())
+            }
+            Self::Mend { tli, no } => {
+                write!(f, "replace damaged segment {} of timeline {tli}", no.raw())
             }
             Self::SaveControl | Self::SaveIdentity => f.write_str("save the control file"),
             Self::SaveHistory { tli } => write!(f, "save the history file of timeline {tli}"),

@@ -43,6 +43,7 @@ mod gate;
 mod hashing;
 mod job;
 mod lanes;
+mod mend;
 mod notes;
 mod open_files;
 mod order;

@@ -67,6 +67,12 @@ impl<D: Disk> OpenFiles<D> {
         self.opening.borrow().contains_key(&(tli, no)) || self.held(tli, no).is_some()
     }
 
+    /// The segment has another file from now on. The one that readers have open is none that could
+    /// become a spare.
+    pub(super) fn forget(&self, tli: TimelineId, no: SegmentNo) {
+        self.files.borrow_mut().remove(&(tli, no));
+    }
+
     /// Forgets files that nobody has open.
     pub(super) fn forget_closed(&self) {
         self.files.borrow_mut().retain(|_, watches| {

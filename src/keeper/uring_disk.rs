@@ -92,6 +92,10 @@ impl Disk for UringDisk {
         tokio_uring::fs::remove_file(path).await
     }
 
+    async fn link(&self, path: &Path, name: &Path) -> io::Result<()> {
+        PlainDisk.link(path, name).await
+    }
+
     async fn mkdir(&self, path: &Path) -> io::Result<()> {
         PlainDisk.mkdir(path).await
     }

@@ -187,6 +187,9 @@ impl<D: Disk> Keeper<D> {
                 let result = self.in_turn(self.adopt(tli, no)).await;
                 Ok(JobDone::Adopted { tli, no, result })
             }
+            Job::Mend { tli, no } => {
+                self.in_turn(self.mend(tli, no)).await.map(|()| JobDone::Done(kind))
+            }
             Job::Digest { tli, no } => {
                 self.digests.wait(tli, no, None);
                 Ok(JobDone::Done(kind))

@@ -31,6 +31,8 @@ pub(super) enum Finding {
         /// From here on.
         from: Lsn,
         what: String,
+        /// The segments of which one is damaged: more when that is in a record with parts in them.
+        parts: Vec<SegmentName>,
     },
 }
 
@@ -48,13 +50,18 @@ impl<'a> Looker<'a> {
         Self { hub, layout, pace, proved: BTreeSet::new() }
     }
 
+    /// The hub's own files.
+    pub(super) fn own(&self) -> OwnFiles<'a> {
+        OwnFiles { hub: self.hub, layout: self.layout }
+    }
+
     /// Reads a segment. Returns `None` when the hub shuts down.
     pub(super) fn look_at(&mut self, name: SegmentName) -> Option<Finding> {
         let path = self.layout.segment(name);
         let start = name.no.start(name.size);
         let damaged = |error: io::Error| {
             let what = format!("it cannot be read: {error}");
-            Some(Finding::Damaged { from: start, what })
+            Some(Finding::Damaged { from: start, what, parts: vec![name] })
         };
         let opened = run_ready(PlainDisk.open_read(&path));
         let opened = opened.unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()));
@@ -86,7 +93,8 @@ impl<'a> Looker<'a> {
         let length = file.metadata()?.len();
         if length != name.size.bytes() {
             let what = format!("it has {length} bytes, should be {}", name.size.bytes());
-            return Ok(Finding::Damaged { from: name.no.start(name.size), what });
+            let from = name.no.start(name.size);
+            return Ok(Finding::Damaged { from, what, parts: vec![name] });
         }
         let (hub, pace) = (self.hub, &mut self.pace);
         let found = hash_file(file, name, |bytes| {
@@ -98,7 +106,8 @@ impl<'a> Looker<'a> {
         match compare(self.layout, name, &found)? {
             DigestComparison::Same => Ok(Finding::Whole),
             DigestComparison::Differs(blocks) => {
-                Ok(Finding::Damaged { from: blocks.from(), what: blocks.to_string() })
+                let (from, what) = (blocks.from(), blocks.to_string());
+                Ok(Finding::Damaged { from, what, parts: vec![name] })
             }
             DigestComparison::Unknown => self.walk(file, name),
         }
@@ -106,7 +115,7 @@ impl<'a> Looker<'a> {
 
     /// Walks a segment that has just been read.
     fn walk(&mut self, file: &File, name: SegmentName) -> io::Result<Finding> {
-        let own = OwnFiles { hub: self.hub, layout: self.layout };
+        let own = self.own();
         let segment = SegmentFile { name, file: file.try_clone()?, upto: name.no.end(name.size) };
         let head = match self.proved.remove(&name) {
             true => Head::Proved,
@@ -118,8 +127,12 @@ impl<'a> Looker<'a> {
         Ok(match unproved.why {
             Reason::Damaged { first, last, fault } => {
                 // What the record has in the next ones is not damage of theirs once more.
-                let mut next = name;
+                let (mut next, mut parts) = (name, Vec::new());
+                if first != name {
+                    parts.push(first);
+                }
                 while next.no <= last.no {
+                    parts.push(next);
                     next = own.after(next);
                     self.proved.insert(next);
                 }
@@ -127,7 +140,7 @@ impl<'a> Looker<'a> {
                     true => fault.to_string(),
                     false => format!("{fault}, in a record with parts in {first} to {last}"),
                 };
-                Finding::Damaged { from: unproved.from, what }
+                Finding::Damaged { from: unproved.from, what, parts }
             }
             // Whatever continues its last record is not here.
             Reason::Missing(_) | Reason::NotWritten(_) => Finding::Proved,
@@ -136,7 +149,7 @@ impl<'a> Looker<'a> {
 }
 
 /// The hub's own files.
-struct OwnFiles<'a> {
+pub(super) struct OwnFiles<'a> {
     hub: &'a Hub,
     layout: &'a Layout,
 }

@@ -1,15 +1,20 @@
 //! Engine: reads all complete segments again, from the disk and at a limited rate, on a thread of
 //! its own. What bits do to files over years is found while the archive still has the right ones.
 //!
+//! With an archive, a damaged segment is fetched from there, and the keeper puts it in its place.
+//!
 //! A segment with a digest is compared with it. One without is walked like WAL from an archive, and
 //! gets a digest when all of it is proved. Damage is said at once, and written down.
 #![forbid(unsafe_code)]
 
 mod look;
 mod pace;
+mod repair;
 
 use self::look::{Finding, Looker};
 use self::pace::Pace;
+use self::repair::{RepairOutcome, Repairer};
+use crate::archive::restore::RestoreCommand;
 use crate::config::ScrubSettings;
 use crate::hub::Hub;
 use crate::keeper::{Job, KeeperClient, Note};
@@ -19,6 +24,7 @@ use crate::wal::{SegmentName, SegmentSize};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 use tracing::{error, info, warn};
@@ -33,6 +39,8 @@ const OVERDUE: Duration = Duration::from_secs(300);
 /// A running scrubber.
 pub struct Scrubber {
     hub: Arc<Hub>,
+    /// Ends a command that fetches from the archive.
+    stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -46,16 +54,25 @@ pub fn start(
     hub: Arc<Hub>,
     keeper: KeeperClient,
 ) -> io::Result<Scrubber> {
-    let work = Scrub { settings, layout, hub: Arc::clone(&hub), keeper };
+    let stop = Arc::new(AtomicBool::new(false));
+    let command = hub.config.restore.as_ref().map(|restore| restore.command.clone());
+    let repairer = command.map(|command| Repairer {
+        command: RestoreCommand::new(command, layout.root()),
+        layout: layout.clone(),
+        keeper: keeper.clone(),
+        stop: Arc::clone(&stop),
+    });
+    let work = Scrub { settings, layout, hub: Arc::clone(&hub), keeper, repairer };
     let thread = std::thread::Builder::new().name("scrub".to_owned());
     let thread = thread.spawn(move || work.run())?;
-    Ok(Scrubber { hub, thread })
+    Ok(Scrubber { hub, stop, thread })
 }
 
 impl Scrubber {
     /// Has the thread end, which takes no longer than one read, and waits for that until
     /// `deadline`.
     pub fn finish(self, deadline: Instant) {
+        self.stop.store(true, Ordering::Relaxed);
         self.hub.holds.scrub.stop();
         while !self.thread.is_finished() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
@@ -68,6 +85,8 @@ struct Scrub {
     layout: Layout,
     hub: Arc<Hub>,
     keeper: KeeperClient,
+    /// With an archive.
+    repairer: Option<Repairer>,
 }
 
 /// The hub shuts down.
@@ -75,6 +94,8 @@ struct Stopped;
 
 impl Scrub {
     fn run(self) {
+        // Retention has removed some since this was written down.
+        self.mend(|name| self.layout.segment(name).exists());
         let mut due = self.first_due();
         loop {
             match self.hub.holds.scrub.wait(due) {
@@ -123,7 +144,13 @@ impl Scrub {
                 board.end(None);
                 return Err(Stopped);
             };
-            self.act_on(*name, finding);
+            self.act_on(*name, &finding);
+            if let Finding::Damaged { parts, .. } = &finding
+                && self.repair(&mut looker, *name, parts).is_none()
+            {
+                board.end(None);
+                return Err(Stopped);
+            }
             board.advance();
         }
         self.mend(|name| self.layout.segment(name).exists());
@@ -135,7 +162,7 @@ impl Scrub {
         Ok(())
     }
 
-    /// Complete segments, in the order of their positions.
+    /// Complete segments, in the order of their names.
     fn names(&self, size: SegmentSize) -> io::Result<BTreeSet<SegmentName>> {
         let mut names = BTreeSet::new();
         for entry in std::fs::read_dir(self.layout.wal())? {
@@ -148,7 +175,39 @@ impl Scrub {
         Ok(names)
     }
 
-    fn act_on(&self, name: SegmentName, finding: Finding) {
+    /// Repairs what can be repaired. Returns `None` when the hub shuts down.
+    fn repair(
+        &self,
+        looker: &mut Looker<'_>,
+        name: SegmentName,
+        parts: &[SegmentName],
+    ) -> Option<()> {
+        let Some(repairer) = &self.repairer else { return Some(()) };
+        for part in parts {
+            match repairer.repair(&looker.own(), *part) {
+                RepairOutcome::Replaced => {
+                    info!("WAL segment {part} was repaired from the archive")
+                }
+                RepairOutcome::DigestOnly => {
+                    warn!("the archive has the same WAL segment {part}: its digest was of others");
+                    self.act_on(*part, &Finding::Proved);
+                    return Some(());
+                }
+                RepairOutcome::No(why) => {
+                    error!("WAL segment {part} was not repaired: {why}");
+                    continue;
+                }
+            }
+            let again = looker.look_at(name)?;
+            self.act_on(name, &again);
+            if matches!(again, Finding::Whole | Finding::Proved) {
+                break;
+            }
+        }
+        Some(())
+    }
+
+    fn act_on(&self, name: SegmentName, finding: &Finding) {
         match finding {
             // It was removed meanwhile.
             Finding::Gone => {}
@@ -157,8 +216,8 @@ impl Scrub {
                 self.mend(|damaged| damaged != name);
                 self.keeper.give(Job::Digest { tli: name.tli, no: name.no });
             }
-            Finding::Damaged { from, what } => {
-                let since = SystemTime::now();
+            Finding::Damaged { from, what, .. } => {
+                let (from, what, since) = (*from, what.clone(), SystemTime::now());
                 error!("WAL segment {name} is damaged from {from} on: {what}");
                 self.hub.holds.scrub.find(SegmentDamage { name, from, what, since });
                 self.save();

@@ -1,12 +1,15 @@
 //! Scrubs of directories of synthetic WAL.
 
 use super::*;
+use crate::archive::template::Template;
 use crate::cluster::identity::Identity;
 use crate::hub::tests::hub;
-use crate::keeper::{LaneQueue, Orders, queue};
+use crate::keeper::{Keeper, LaneQueue, Orders, queue, serve};
+use crate::store::control_file::Cluster;
 use crate::store::digest::{self, hash_file};
 use crate::store::directory::Directory;
 use crate::store::disk::run_ready;
+use crate::store::layout::Listing;
 use crate::store::plain_disk::PlainDisk;
 use crate::wal::synth::Synth;
 use crate::wal::{Lsn, SegmentNo, SystemId, TimelineId};
@@ -63,7 +66,7 @@ impl World {
         hub.set_cells(vec![Arc::new(Cell::new(TimelineId::FIRST, start, end))]);
         let (keeper, orders) = queue(1024);
         let settings = ScrubSettings { interval: Duration::ZERO, rate: 1 << 40 };
-        let scrub = Scrub { settings, layout: layout.clone(), hub, keeper };
+        let scrub = Scrub { settings, layout: layout.clone(), hub, keeper, repairer: None };
         Self { _folder: folder, layout, scrub, orders, segments }
     }
 
@@ -187,4 +190,123 @@ fn when_the_first_scrub_is_due() {
     let ended = SystemTime::now() + 100 * day;
     world.scrub.hub.holds.scrub.end(Some(LastScrub { ended, segments: 1 }));
     assert_eq!(world.scrub.first_due(), Some(7 * day));
+}
+
+/// Serves the orders until nobody gives any.
+fn serve_orders(world: &mut World) -> std::thread::JoinHandle<()> {
+    let orders = std::mem::replace(&mut world.orders, queue(1).1);
+    let (layout, holds) = (world.layout.clone(), Arc::clone(&world.scrub.hub.holds));
+    std::thread::spawn(move || {
+        let names = std::fs::read_dir(layout.wal()).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let cluster = Cluster {
+            system_id: SYSTEM,
+            segment_size: name(FIRST).size,
+            data_directory_mode: "0700".to_owned(),
+            parameters: Vec::new(),
+            timeline: TimelineId::FIRST,
+            start: Lsn::new(FIRST * MIB),
+            sealed: Vec::new(),
+        };
+        let listing = Listing::of(names, cluster.segment_size);
+        let keeper = Keeper::new(PlainDisk, layout, holds, &listing, None, Some(cluster));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(serve(&keeper, orders, None));
+    })
+}
+
+/// A world with an archive that has what its segments have now.
+fn archived(segments: u64) -> (World, std::thread::JoinHandle<()>) {
+    let mut world = World::new(segments);
+    let archive = world.layout.root().join("../archive");
+    std::fs::create_dir(&archive).unwrap();
+    for no in world.all() {
+        let file = world.layout.segment(name(no));
+        std::fs::copy(file, archive.join(name(no).to_string())).unwrap();
+    }
+    let command = Template::parse("cp ../archive/%f %p 2>/dev/null", &['f', 'p', 'r']).unwrap();
+    world.scrub.repairer = Some(Repairer {
+        command: RestoreCommand::new(command, world.layout.root()),
+        layout: world.layout.clone(),
+        keeper: world.scrub.keeper.clone(),
+        stop: Arc::default(),
+    });
+    let keeper = serve_orders(&mut world);
+    (world, keeper)
+}
+
+fn in_archive(world: &World, no: u64) -> std::path::PathBuf {
+    world.layout.root().join("../archive").join(name(no).to_string())
+}
+
+#[test]
+fn a_bit_in_each_of_fifty_segments_is_repaired_from_the_archive() {
+    let (mut world, keeper) = archived(50);
+    for no in world.all() {
+        // Without a digest, the records say what is damaged.
+        let at = match no % 5 {
+            0 => MIB / 2,
+            _ => {
+                world.digest(no);
+                [MIB / 2 + 100 * no, MIB - 8, 20][(no % 3) as usize]
+            }
+        };
+        flip(&world.layout.segment(name(no)), at);
+    }
+    assert_eq!(world.scrub().0, [0; 0]);
+    for no in world.all() {
+        let ours = std::fs::read(world.layout.segment(name(no))).unwrap();
+        let good = std::fs::read(in_archive(&world, no)).unwrap();
+        assert!(ours == good, "{no}");
+        let kept = std::fs::read(world.layout.damaged().join(name(no).to_string())).unwrap();
+        assert!(kept != good, "{no}");
+    }
+    assert_eq!(world.scrub.hub.holds.scrub.replacements(), 50);
+    drop(world);
+    keeper.join().unwrap();
+}
+
+#[test]
+fn what_the_archive_lacks_or_has_damaged_is_not_taken() {
+    let (mut world, keeper) = archived(6);
+    for no in world.all() {
+        world.digest(no);
+    }
+    let damaged = [FIRST + 1, FIRST + 3, FIRST + 5];
+    for no in damaged {
+        flip(&world.layout.segment(name(no)), MIB / 2);
+    }
+    std::fs::remove_file(in_archive(&world, FIRST + 1)).unwrap();
+    flip(&in_archive(&world, FIRST + 3), MIB / 3);
+    flip(&in_archive(&world, FIRST + 5), MIB / 2);
+    assert_eq!(world.scrub().0, damaged);
+    assert_eq!(world.scrub.hub.holds.scrub.replacements(), 0);
+    assert!(!world.layout.damaged().exists());
+    for no in world.all() {
+        assert!(!world.layout.mending(name(no)).exists());
+    }
+    drop(world);
+    keeper.join().unwrap();
+}
+
+/// The archive has our bytes, and all records are whole.
+#[test]
+fn a_digest_of_other_bytes_is_made_anew() {
+    let (mut world, keeper) = archived(3);
+    let path = world.layout.segment(name(FIRST + 1));
+    flip(&path, 20);
+    world.digest(FIRST + 1);
+    flip(&path, 20);
+    assert_eq!(world.scrub().0, [0; 0]);
+    let file = File::open(&path).unwrap();
+    let found = hash_file(&file, name(FIRST + 1), |_| Ok(())).unwrap();
+    let compared = || digest::compare(&world.layout, name(FIRST + 1), &found).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while compared() != digest::DigestComparison::Same {
+        assert!(Instant::now() < deadline, "{:?}", compared());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(world.scrub.hub.holds.scrub.replacements(), 0);
+    drop(world);
+    keeper.join().unwrap();
 }

@@ -59,6 +59,12 @@ pub trait Disk {
     /// Removes a name; open files keep their bytes.
     async fn unlink(&self, path: &Path) -> io::Result<()>;
 
+    /// Gives a file a second name. One that there is already is not replaced.
+    async fn link(&self, path: &Path, name: &Path) -> io::Result<()> {
+        let pair = format!("{} as {}", path.display(), name.display());
+        Err(io::Error::new(io::ErrorKind::Unsupported, pair))
+    }
+
     /// Makes a directory with mode 0700. A disk that keeps only files has none to make.
     async fn mkdir(&self, path: &Path) -> io::Result<()> {
         Err(io::Error::new(io::ErrorKind::Unsupported, path.display().to_string()))

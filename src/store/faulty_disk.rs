@@ -196,6 +196,10 @@ impl Disk for FaultyDisk {
         PlainDisk.unlink(path).await
     }
 
+    async fn link(&self, path: &Path, name: &Path) -> io::Result<()> {
+        PlainDisk.link(path, name).await
+    }
+
     async fn mkdir(&self, path: &Path) -> io::Result<()> {
         PlainDisk.mkdir(path).await
     }

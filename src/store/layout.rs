@@ -27,7 +27,7 @@
 //!       000000010000000A0000002F.digest
 //!   diverged/
 //!     1-0_3000060/         what we had of timeline 1 from its end, 0/3000060, on
-//!   damaged/               segments as they were before `walhub verify --repair`
+//!   damaged/               segments as they were before they were repaired
 //! ```
 
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
@@ -230,6 +230,12 @@ impl Layout {
     /// Where `restore_command` puts a file: not a WAL name until the file has been checked.
     pub fn restoring(&self, file: &str) -> PathBuf {
         self.wal.join(format!("{file}{RESTORE}{TEMPORARY}"))
+    }
+
+    /// Where the file is put that is to replace a damaged segment.
+    pub fn mending(&self, name: SegmentName) -> PathBuf {
+        // No other fetch has this number.
+        self.restoring(&format!("{name}.{}", u64::MAX))
     }
 
     /// The name for an open segment that is set aside: not a WAL name, and one that is never
@@ -515,6 +521,7 @@ mod tests {
         assert_eq!(classify(Layout::temporary(&layout.spare(3))), FileKind::Temporary);
         assert_eq!(classify(layout.restoring(&name(47).to_string())), FileKind::Temporary);
         assert_eq!(classify(layout.restoring("00000002.history")), FileKind::Temporary);
+        assert_eq!(classify(layout.mending(name(47))), FileKind::Temporary);
         let numbered = layout.restoring(&format!("{}.12", name(47)));
         assert_eq!(classify(numbered), FileKind::Temporary);
         assert_eq!(classify(Layout::temporary(&layout.partial(name(47)))), FileKind::Temporary);

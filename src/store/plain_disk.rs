@@ -124,6 +124,10 @@ impl Disk for PlainDisk {
         Ok(rustix::fs::unlink(path)?)
     }
 
+    async fn link(&self, path: &Path, name: &Path) -> io::Result<()> {
+        std::fs::hard_link(path, name)
+    }
+
     async fn mkdir(&self, path: &Path) -> io::Result<()> {
         Ok(rustix::fs::mkdir(path, Mode::RWXU)?)
     }

@@ -148,3 +148,51 @@ fn a_running_hub_finds_what_is_damaged_and_serves_nothing_of_it() {
     client.read_wal(start_of(&names[3]), start_of(&names[9]));
     wait_nothing_wrong(&hub);
 }
+
+/// What was fetched takes the place of the damaged file, also for who has that open.
+#[test]
+fn a_running_hub_repairs_from_the_archive() {
+    let scene = Scene::new();
+    let primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let saved = scene.path("saved");
+    fs::create_dir(&saved).unwrap();
+    let hub = Hub::new(&scene, "hub", &primary.conninfo())
+        .flag("--wal-buffers=8MB")
+        .flag("--scrub-rate=1GB")
+        .flag(&format!("--restore-command=cp {}/%f %p 2>/dev/null", saved.display()))
+        .started();
+    hub.wait_state("streaming");
+    load::write_mib(&primary, 40);
+    wait::until("segments are complete", || complete_segments(&hub.pg_wal()).len() >= 36);
+    wait_digests(&hub);
+    let names = complete_segments(&hub.pg_wal());
+    for name in &names {
+        fs::copy(hub.pg_wal().join(name), saved.join(name)).unwrap();
+    }
+    // A standby has read some of it.
+    let mut client = Client::connect(hub.port());
+    client.start_replication(start_of(&names[3]), 1).unwrap();
+    client.read_wal(start_of(&names[3]), start_of(&names[4]));
+    let wrong = &names[3..8];
+    for name in wrong {
+        flip(&hub.pg_wal().join(name), MIB / 2 + 20);
+    }
+    // One of them has no digest: its records are all whole.
+    fs::remove_file(hub.pg_wal().join(format!("digests/{}.digest", names[5]))).unwrap();
+    flip(&hub.pg_wal().join(&names[5]), MIB / 2 + 100);
+    assert_eq!(damaged(&scrubbed(&hub)), [""; 0]);
+    for name in wrong {
+        hub.wait_log(&[name, "was repaired from the archive"]);
+        let good = fs::read(saved.join(name)).unwrap();
+        assert!(fs::read(hub.pg_wal().join(name)).unwrap() == good, "{name}");
+        let kept = fs::read(hub.directory().join("damaged").join(name)).unwrap();
+        assert!(kept != good, "{name}");
+    }
+    let (from, to) = (start_of(&names[3]), start_of(&names[9]));
+    let truth: Vec<u8> =
+        names[3..9].iter().flat_map(|name| fs::read(saved.join(name)).unwrap()).collect();
+    let mut client = Client::connect(hub.port());
+    client.start_replication(from, 1).unwrap();
+    assert!(client.read_wal(from, to) == truth);
+    wait_nothing_wrong(&hub);
+}

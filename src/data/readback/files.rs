@@ -85,6 +85,11 @@ impl Files {
         self.open.remove(&(tli, no));
     }
 
+    /// Closes all of them: a segment has another file now.
+    pub fn close(&mut self) {
+        self.open.retain(|_, entry| matches!(entry.state, FileState::Asked));
+    }
+
     /// Closes the files not used since the last sweep.
     pub fn sweep(&mut self) {
         let swept = std::mem::replace(&mut self.swept, self.uses);

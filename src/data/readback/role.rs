@@ -93,6 +93,8 @@ pub struct ReadBack {
     keeper: CoreClient,
     blocks: BlockPool,
     files: Files,
+    /// The segments that had got other files when these were opened.
+    replacements: u64,
     rules: KnownRules,
     /// Standbys whose block is not being read yet.
     awaiting_read: VecDeque<Want>,
@@ -112,6 +114,7 @@ impl ReadBack {
             keeper,
             blocks: BlockPool::default(),
             files: Files::default(),
+            replacements: 0,
             rules: KnownRules::default(),
             awaiting_read: VecDeque::new(),
             awaiting_file: BTreeMap::new(),
@@ -212,6 +215,10 @@ impl ReadBack {
             AtHand::Yes => return Fed::Here,
             AtHand::No if !self.blocks.has_place() => return Fed::Later,
             AtHand::No => {}
+        }
+        let replacements = self.hub.holds.scrub.replacements();
+        if replacements != std::mem::replace(&mut self.replacements, replacements) {
+            self.files.close();
         }
         let id = BlockId::of(cell.id(), at);
         match self.files.file(cell.tli(), at.segment(size), &self.keeper) {

@@ -465,7 +465,9 @@ impl DirectoryStatus {
     async fn read_scrub<D: Disk>(&mut self, disk: &D, layout: &Layout) {
         match read_note(disk, &layout.scrub(), ScrubNote::decode).await {
             Ok(None) => {}
-            Ok(Some(note)) => {
+            Ok(Some(mut note)) => {
+                // Retention may have removed some since.
+                note.mend(|name| layout.segment(name).exists());
                 let scrub = scrub_status(&note, None);
                 let damaged = scrub.damaged.iter();
                 self.wrong.extend(damaged.map(|one| format!("damaged: {}", one.in_words())));

@@ -2,7 +2,7 @@
 
 use super::{LastScrub, ScrubNote, SegmentDamage};
 use crate::wal::{SegmentName, SegmentNo, TimelineId};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,8 @@ pub struct ScrubBoard {
     changed: Condvar,
     /// Is any segment damaged? So that who reads a file need not take the lock.
     any_damage: AtomicBool,
+    /// How many segments got other files.
+    replaced: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -140,6 +142,18 @@ impl ScrubBoard {
     /// Only what is still `damaged` stays. Returns whether anything went.
     pub fn mend(&self, damaged: impl Fn(SegmentName) -> bool) -> bool {
         self.change(|state| state.note.mend(damaged))
+    }
+
+    /// A segment has another file.
+    pub fn replaced(&self, name: SegmentName) {
+        self.mend(|damaged| damaged != name);
+        self.replaced.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often a segment has got another file. Who has segments open closes them when this has
+    /// changed.
+    pub fn replacements(&self) -> u64 {
+        self.replaced.load(Ordering::Acquire)
     }
 
     /// What is known to be wrong with a segment.
