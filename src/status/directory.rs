@@ -1,6 +1,7 @@
 //! What a hub's directory holds, whether the hub is running or not.
 
 use super::form;
+use super::hub::SetAsideStatus;
 use super::scrub::ScrubStatus;
 use super::upstream::{AbandonedStatus, EvidenceStatus};
 use crate::cluster::instance::InstanceId;
@@ -47,6 +48,9 @@ pub struct DirectoryStatus {
     /// What scrubs of the complete segments have found; absent before the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scrub: Option<ScrubStatus>,
+    /// WAL that was set aside: nothing reads or removes it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub set_aside: Vec<SetAsideStatus>,
     /// What is wrong, in words; empty when nothing is.
     pub wrong: Vec<String>,
 }
@@ -206,6 +210,9 @@ impl DirectoryStatus {
         if let Some(scrub) = &self.scrub {
             writeln!(out, "Scrub:                 {}", scrub.in_words())?;
         }
+        for SetAsideStatus { name, bytes } in &self.set_aside {
+            writeln!(out, "Set aside:             {name}, {bytes} bytes")?;
+        }
         if self.evidence.is_none() && self.wrong.is_empty() {
             return writeln!(out, "Nothing is wrong.");
         }
@@ -330,6 +337,7 @@ mod tests {
             }),
             abandoned: vec![],
             scrub: None,
+            set_aside: vec![],
             wrong: vec!["much".to_owned()],
         }
     }

@@ -89,9 +89,21 @@ pub struct HubStatus {
     /// What scrubs of the complete segments have found.
     #[serde(default)]
     pub scrub: ScrubStatus,
+    /// WAL that was set aside: nothing reads or removes it.
+    #[serde(default)]
+    pub set_aside: Vec<SetAsideStatus>,
     /// Log lines that standard error did not accept since the hub's start.
     #[serde(default)]
     pub log_lines_lost: u64,
+}
+
+/// WAL that was set aside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAsideStatus {
+    /// Its name below the hub's directory.
+    pub name: String,
+    /// The bytes in it.
+    pub bytes: u64,
 }
 
 /// WAL that is missing inside the range that is kept.

@@ -29,7 +29,7 @@ pub use directory::{
     DirectoryStatus, EndOfWal, HaltedStatus, LockStatus, RecordedCluster, SealedTimeline,
     SegmentSpan,
 };
-pub use hub::{HubStatus, MissingWal};
+pub use hub::{HubStatus, MissingWal, SetAsideStatus};
 pub use retention::{KeptBy, LosingSlot, RetentionStatus};
 pub use scrub::{DamagedSegment, ScrubStatus};
 pub use slots::SlotStatus;

@@ -125,6 +125,9 @@ pub fn write_hub(status: &HubStatus, out: &mut impl Write) -> io::Result<()> {
     for damaged in &status.scrub.damaged {
         line("  damaged", damaged.in_words())?;
     }
+    for aside in &status.set_aside {
+        line("Set aside", format!("{} in {}", size(aside.bytes), aside.name))?;
+    }
     match status.log_lines_lost {
         0 => Ok(()),
         lost => line("Log", format!("{lost} lines lost: standard error did not accept them")),

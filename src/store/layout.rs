@@ -211,6 +211,11 @@ impl Layout {
         self.root.join(format!("pg_wal.aside.{n}"))
     }
 
+    /// Is this the name of a folder of WAL moved aside?
+    pub fn is_aside(name: &str) -> bool {
+        name.strip_prefix("pg_wal.aside.").and_then(canonical).is_some()
+    }
+
     /// Where WAL goes that nobody follows: one folder for each end of a timeline.
     pub fn all_diverged(&self) -> PathBuf {
         self.root.join("diverged")

@@ -8,7 +8,7 @@ use crate::load;
 use crate::scene::Scene;
 use crate::segments::complete_segments;
 use crate::wait;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -188,6 +188,9 @@ fn a_running_hub_repairs_from_the_archive() {
         let kept = fs::read(hub.directory().join("damaged").join(name)).unwrap();
         assert!(kept != good, "{name}");
     }
+    let aside = hub.told(&["status"])["status"]["set_aside"].clone();
+    let kept = wrong.iter().map(|name| json!({"name": format!("damaged/{name}"), "bytes": MIB}));
+    assert_eq!(aside, Value::Array(kept.collect()));
     let (from, to) = (start_of(&names[3]), start_of(&names[9]));
     let truth: Vec<u8> =
         names[3..9].iter().flat_map(|name| fs::read(saved.join(name)).unwrap()).collect();

@@ -12,7 +12,7 @@ use crate::ctl::answer::{Answer, Dropped, Failure, Said};
 use crate::ctl::request::{HubCommand, MAX_REQUEST, Request, TrueHistory};
 use crate::follow::{Steer, UpstreamOrder};
 use crate::hub::course::Upstream;
-use crate::status::Ages;
+use crate::status::{Ages, HubStatus};
 use crate::store::slots::SlotName;
 use crate::upstream::state::UpstreamState;
 use crate::wal::Lsn;
@@ -149,7 +149,9 @@ impl CtlService {
         let said = match command {
             HubCommand::Status => {
                 let receiver = inquiry::receiver(&self.shared).await;
-                Said::Status(Box::new(inquiry::status(&self.shared, receiver)))
+                let aside = inquiry::set_aside(hub).await;
+                let status = inquiry::status(&self.shared, receiver);
+                Said::Status(Box::new(HubStatus { set_aside: aside, ..status }))
             }
             HubCommand::Standbys => {
                 let figures = inquiry::standby_figures(&self.shared).await?;

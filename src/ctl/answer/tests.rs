@@ -4,7 +4,7 @@ use super::*;
 use crate::cluster::instance::InstanceId;
 use crate::status::{
     ArchiverStatus, DamagedSegment, DivergedStandby, EvidenceStatus, MissingWal, ProofOutcome,
-    ProofStatus, SeamStatus, SetBy, StandbyStatus, UpstreamStatus,
+    ProofStatus, SeamStatus, SetAsideStatus, SetBy, StandbyStatus, UpstreamStatus,
 };
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -135,6 +135,7 @@ fn full() -> HubStatus {
         catalog_xmin: Some(699),
         archiver: Some(archiver()),
         scrub: scrub(),
+        set_aside: vec![SetAsideStatus { name: "diverged/2-1_10".to_owned(), bytes: 16 << 20 }],
         log_lines_lost: 4,
     }
 }
@@ -170,6 +171,7 @@ fn bare() -> HubStatus {
         catalog_xmin: None,
         archiver: None,
         scrub: ScrubStatus::default(),
+        set_aside: vec![],
         log_lines_lost: 0,
         ..full()
     }

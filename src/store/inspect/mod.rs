@@ -9,9 +9,10 @@ mod tests;
 use crate::cluster::instance::InstanceId;
 use crate::status::{
     AbandonedStatus, DamagedSegment, DirectoryStatus, EndOfWal, EvidenceStatus, HaltedStatus,
-    LockStatus, RecordedCluster, ScrubStatus, SealedTimeline, SegmentSpan,
+    LockStatus, RecordedCluster, ScrubStatus, SealedTimeline, SegmentSpan, SetAsideStatus,
 };
 use crate::store::abandoned::{Abandoned, AbandonedWal};
+use crate::store::aside_sizes::{SetAside, all_set_aside};
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::directory::{Directory, DirectoryFault, lock_holder};
 use crate::store::disk::{Disk, run_ready};
@@ -61,6 +62,7 @@ pub async fn inspect<D: Disk>(disk: &D, layout: &Layout) -> io::Result<Directory
         evidence: None,
         abandoned: Vec::new(),
         scrub: None,
+        set_aside: Vec::new(),
         wrong: Vec::new(),
     };
     report.read_state(disk, layout).await;
@@ -68,6 +70,10 @@ pub async fn inspect<D: Disk>(disk: &D, layout: &Layout) -> io::Result<Directory
     report.read_evidence(disk, layout).await;
     report.read_abandoned(disk, layout).await;
     report.read_scrub(disk, layout).await;
+    match set_aside_status(layout) {
+        Ok(aside) => report.set_aside = aside,
+        Err(error) => report.wrong.push(format!("could not look at what was set aside: {error}")),
+    }
     report.check_access(layout.root());
     let control = match read_note(disk, &layout.control(), ControlFile::decode).await {
         Ok(Some(control)) => control,
@@ -187,6 +193,12 @@ pub fn abandoned_status(abandoned: &Abandoned) -> Vec<AbandonedStatus> {
         }
     };
     abandoned.iter().map(status).collect()
+}
+
+/// What was set aside, for people and programs.
+pub fn set_aside_status(layout: &Layout) -> io::Result<Vec<SetAsideStatus>> {
+    let all = all_set_aside(layout)?.into_iter();
+    Ok(all.map(|SetAside { name, bytes }| SetAsideStatus { name, bytes }).collect())
 }
 
 /// What scrubs have found, and how far the one under way is, for people and programs.
