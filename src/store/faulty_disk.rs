@@ -20,6 +20,7 @@ struct State {
     synced_dirs: RefCell<Vec<PathBuf>>,
     failing: Cell<Option<(Failing, i32)>>,
     meanwhile: RefCell<Option<Box<dyn FnOnce()>>>,
+    before: RefCell<Option<(PathBuf, Event)>>,
     stuck: Cell<Option<IsStuck>>,
     waiting: Cell<usize>,
     /// How many bytes files may still grow by; `None` for no limit.
@@ -28,6 +29,9 @@ struct State {
 
 /// Whether an operation on this file never ends.
 type IsStuck = fn(&Path) -> bool;
+
+/// What happens once.
+type Event = Box<dyn FnOnce()>;
 
 /// What fails.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -69,6 +73,11 @@ impl FaultyDisk {
     /// During the next sync of a file, this happens.
     pub(crate) fn meanwhile(&self, what: impl FnOnce() + 'static) {
         *self.0.meanwhile.borrow_mut() = Some(Box::new(what));
+    }
+
+    /// Right before this file is opened for reading, this happens, once.
+    pub(crate) fn before_opening(&self, path: &Path, what: impl FnOnce() + 'static) {
+        *self.0.before.borrow_mut() = Some((path.to_owned(), Box::new(what)));
     }
 
     /// Opening one of these files for reading, creating it and renaming it never end from now on, as
@@ -125,6 +134,11 @@ impl Disk for FaultyDisk {
     }
 
     async fn open_read(&self, path: &Path) -> io::Result<Self::File> {
+        let is_due = |(due, _): &mut (PathBuf, Event)| due == path;
+        let what = self.0.before.borrow_mut().take_if(is_due);
+        if let Some((_, what)) = what {
+            what();
+        }
         self.wait_at(path).await;
         PlainDisk.open_read(path).await
     }

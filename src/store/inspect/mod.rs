@@ -39,8 +39,28 @@ use std::path::Path;
 /// The newest files whose size is measured; the others are only counted.
 const MEASURED: usize = 4096;
 
-/// Inspects a directory.
+/// How often a directory is looked at whose hub runs and in which something seems to be wrong.
+const LOOKS: u32 = 10;
+
+/// Inspects a directory. A running hub renames, removes and replaces files meanwhile: what is wrong
+/// at two looks, one after the other, is wrong.
 pub async fn inspect<D: Disk>(disk: &D, layout: &Layout) -> io::Result<DirectoryStatus> {
+    let mut report = look(disk, layout).await?;
+    for _ in 1..LOOKS {
+        if report.wrong.is_empty() || report.running == LockStatus::No {
+            break;
+        }
+        let again = look(disk, layout).await?;
+        let both = report.wrong == again.wrong;
+        report = again;
+        if both {
+            break;
+        }
+    }
+    Ok(report)
+}
+
+async fn look<D: Disk>(disk: &D, layout: &Layout) -> io::Result<DirectoryStatus> {
     let names = disk.list(layout.wal()).await?;
     let mut report = DirectoryStatus {
         directory: layout.root().display().to_string(),

@@ -1,6 +1,7 @@
 //! What `inspect` finds in good and in damaged directories.
 
 use super::*;
+use crate::store::faulty_disk::FaultyDisk;
 use crate::wal::SystemId;
 use crate::wal::synth::Synth;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -8,6 +9,11 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 const MIB: u64 = 1 << 20;
 
 fn hub() -> (tempfile::TempDir, Layout, Lsn) {
+    hub_with(Lsn::new(6 * MIB + MIB / 3))
+}
+
+/// WAL up to `end`, or a little more, in segments 3 to 6.
+fn hub_with(end: Lsn) -> (tempfile::TempDir, Layout, Lsn) {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
     let layout = Layout::new(dir.path());
@@ -15,7 +21,7 @@ fn hub() -> (tempfile::TempDir, Layout, Lsn) {
     let size = SegmentSize::new(MIB).unwrap();
     let (system_id, start) = (SystemId::new(9), Lsn::new(3 * MIB));
     let mut synth = Synth::new(system_id, size, TimelineId::FIRST, 0xD110, start);
-    while synth.position() < Lsn::new(6 * MIB + MIB / 3) {
+    while synth.position() < end {
         synth.record(&[1; 900]);
     }
     let (_, mut bytes) = synth.take_bytes();
@@ -41,6 +47,27 @@ fn hub() -> (tempfile::TempDir, Layout, Lsn) {
 
 fn report(layout: &Layout) -> DirectoryStatus {
     inspect_now(layout).unwrap()
+}
+
+/// A hub completes its open segment while the file is looked for, and goes on in the next one.
+#[test]
+fn a_running_hub_may_rename_what_is_looked_at() {
+    let (_dir, layout, _) = hub_with(Lsn::new(7 * MIB));
+    let directory = Directory::open(layout.root()).unwrap();
+    let size = SegmentSize::new(MIB).unwrap();
+    let name = |no| SegmentName { tli: TimelineId::FIRST, no: SegmentNo::new(no), size };
+    let (open, complete) = (layout.partial(name(6)), layout.segment(name(6)));
+    let disk = FaultyDisk::default();
+    let from = open.clone();
+    // The first look measures the file, and then looks for the end of the WAL.
+    let (again, rename) = (disk.clone(), move || std::fs::rename(from, complete).unwrap());
+    let path = open.clone();
+    disk.before_opening(&open, move || again.before_opening(&path, rename));
+    let status = run_ready(inspect(&disk, &layout)).unwrap().unwrap();
+    assert_eq!(status.wrong, Vec::<String>::new());
+    assert!(!open.exists() && status.open.is_empty(), "{:?}", status.open);
+    assert_eq!(status.end.unwrap().resume, Lsn::new(7 * MIB));
+    drop(directory);
 }
 
 #[test]
