@@ -115,8 +115,8 @@ impl Hub {
         read(&self.cells).iter().rev().find(|cell| cell.tli() == tli).cloned()
     }
 
-    /// The cell of an ancestor of which no WAL was ever here, made with those between: all of it
-    /// would have to come from the archive. `forks` are the current timeline's.
+    /// The cell of an ancestor of which no file was ever here, made with those between: its WAL is in
+    /// the archive, or at the beginning of a descendant's file. `forks` are the current timeline's.
     pub fn past_cell(&self, tli: TimelineId, forks: &Forks) -> Option<Arc<Cell>> {
         let mut cells = write(&self.cells);
         let mut next = cells.last().cloned()?;

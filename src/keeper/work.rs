@@ -16,13 +16,14 @@ use crate::cluster::instance::InstanceId;
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::disk::Disk;
 use crate::store::durable::failed_sync;
-use crate::store::durable::{replace_durably, write_full};
+use crate::store::durable::{read_small, replace_durably, write_full};
 use crate::store::layout::{Layout, Listing, SegmentRange};
 use crate::store::notes::HaltedNote;
 use crate::store::now::Now;
 use crate::store::retention::{Holds, Policy};
 use crate::store::slots::SlotFiles;
 use crate::store::switch::heirs;
+use crate::timeline::{self, History};
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -246,9 +247,13 @@ impl<D: Disk> Keeper<D> {
             return Ok(file);
         }
         let _opening = self.open.opening(tli, no);
-        let file = match self.look_for(name).await {
+        let file = match self.look_for(self.places(name)).await {
             // It may have got its final name between one look and the next.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.look_for(name).await?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let mut places = self.places(name);
+                places.extend(self.inherited_places(name).await?);
+                self.look_for(places).await?
+            }
             found => found?,
         };
         self.open.note(tli, no, &file);
@@ -256,8 +261,8 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Opens the first place that has the segment.
-    async fn look_for(&self, name: SegmentName) -> io::Result<D::File> {
-        for path in self.places(name) {
+    async fn look_for(&self, places: Vec<PathBuf>) -> io::Result<D::File> {
+        for path in places {
             match self.disk.open_read(&path).await {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 found => return found,
@@ -279,11 +284,24 @@ impl<D: Disk> Keeper<D> {
                 places.extend(path.file_name().map(|file| aside.join(file)));
             }
         }
-        for heir in heirs(cluster, name.tli, name.no) {
-            let name = SegmentName { tli: heir, ..name };
-            places.extend([self.layout.segment(name), self.layout.partial(name)]);
-        }
+        places.extend(self.files_of(heirs(cluster, name.tli, name.no), name));
         places
+    }
+
+    /// Where the bytes may be of a timeline that ended before this directory began.
+    async fn inherited_places(&self, name: SegmentName) -> io::Result<Vec<PathBuf>> {
+        let current = self.cluster.borrow().as_ref().map(|cluster| cluster.timeline);
+        let Some(tli) = current.filter(|tli| *tli > name.tli) else { return Ok(Vec::new()) };
+        let bytes = read_small(&self.disk, &self.layout.history(tli)).await?;
+        let history = bytes.and_then(|bytes| History::parse(tli, bytes.into()).ok());
+        let forks = history.map(|history| history.forks()).unwrap_or_default();
+        Ok(self.files_of(timeline::heirs(&forks, tli, name.tli, (name.no, name.size)), name))
+    }
+
+    /// The files of these timelines with the segment's number.
+    fn files_of(&self, timelines: Vec<TimelineId>, name: SegmentName) -> Vec<PathBuf> {
+        let names = timelines.into_iter().map(|tli| SegmentName { tli, ..name });
+        names.flat_map(|name| [self.layout.segment(name), self.layout.partial(name)]).collect()
     }
 
     /// The note about the beginning is removed before the WAL it covers. Then the names move: a

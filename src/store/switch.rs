@@ -21,6 +21,7 @@ use super::durable::read_note;
 use super::fault::{StoreFault, failed};
 use super::layout::{FileKind, Layout};
 use crate::store::durable::{read_full, replace_durably, write_full};
+use crate::timeline;
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -291,24 +292,7 @@ async fn move_past_end<D: Disk>(
 
 /// Where a position of an earlier timeline can be read once its own file is gone: the files of
 /// the timelines that continued from there, nearest first.
-pub fn heirs(
-    cluster: &Cluster,
-    tli: TimelineId,
-    no: SegmentNo,
-) -> impl Iterator<Item = TimelineId> {
-    let size = cluster.segment_size;
-    let from = cluster.sealed.iter().position(|sealed| sealed.tli == tli);
-    let later = from.map_or(&[][..], |from| cluster.sealed.get(from..).unwrap_or_default());
-    let names = cluster.sealed.iter().map(|sealed| sealed.tli).chain([cluster.timeline]);
-    let children = names.skip(from.map_or(usize::MAX, |from| from + 1));
-    // As long as each timeline ended inside this segment, its child begins with the same bytes.
-    let inside =
-        |sealed: &&Sealed| sealed.end.segment(size) == no && sealed.end.segment_offset(size) > 0;
-    later
-        .iter()
-        .take_while(inside)
-        .zip(children)
-        .map(|(_, child)| child)
-        .collect::<Vec<_>>()
-        .into_iter()
+pub fn heirs(cluster: &Cluster, tli: TimelineId, no: SegmentNo) -> Vec<TimelineId> {
+    let forks: Vec<_> = cluster.sealed.iter().map(|sealed| (sealed.tli, sealed.end)).collect();
+    timeline::heirs(&forks, cluster.timeline, tli, (no, cluster.segment_size))
 }

@@ -3,7 +3,7 @@
 //! The bytes are kept and passed on unchanged. Tools compare them, and PostgreSQL's own files hold
 //! blank lines and reasons that no writer would reproduce.
 
-use crate::wal::{Ancestor, Fork, Lsn, TimelineId};
+use crate::wal::{Ancestor, Fork, Lsn, SegmentNo, SegmentSize, TimelineId};
 use bytes::Bytes;
 
 /// A timeline and the ancestors from which it descends.
@@ -27,6 +27,22 @@ pub struct Entry {
 
 /// Where earlier timelines ended, oldest first: the lines of a history file.
 pub type Forks = [(TimelineId, Lsn)];
+
+/// Which later timelines' files of segment `no` begin with the bytes of timeline `tli` before its end,
+/// nearest first: as long as each timeline ended inside this segment, its child's file begins with a
+/// copy. `forks` lead to the timeline `last`.
+pub fn heirs(
+    forks: &Forks,
+    last: TimelineId,
+    tli: TimelineId,
+    (no, size): (SegmentNo, SegmentSize),
+) -> Vec<TimelineId> {
+    let from = forks.iter().position(|(ancestor, _)| *ancestor == tli).unwrap_or(forks.len());
+    let later = forks.get(from..).unwrap_or_default();
+    let children = later.iter().skip(1).map(|(child, _)| *child).chain([last]);
+    let inside = |end: Lsn| end.segment(size) == no && end.segment_offset(size) > 0;
+    later.iter().take_while(|(_, end)| inside(*end)).zip(children).map(|(_, child)| child).collect()
+}
 
 impl History {
     /// Timeline 1: it has neither ancestors nor a file.
@@ -256,6 +272,22 @@ mod tests {
             assert_eq!(history.tli_at(Lsn::new(lsn)), tli(holder), "{lsn:X}");
         }
         assert_eq!(history.fork().map(|fork| fork.start()), Some(history.start()));
+    }
+
+    #[test]
+    fn children_begin_with_what_their_parents_had_of_the_segment() {
+        let size = SegmentSize::new(1 << 20).unwrap();
+        // Timelines 2 and 3 begin in segment 3, timeline 4 with segment 5.
+        let forks =
+            [(1, 0x30_8000), (2, 0x30_9000), (3, 0x50_0000)].map(|(t, at)| (tli(t), Lsn::new(at)));
+        let of = |t: u32, no: u64| -> Vec<u32> {
+            let segment = (SegmentNo::new(no), size);
+            heirs(&forks, tli(4), tli(t), segment).into_iter().map(TimelineId::raw).collect()
+        };
+        assert_eq!([of(1, 3), of(2, 3), of(3, 3), of(4, 3)], [vec![2, 3], vec![3], vec![], vec![]]);
+        for (t, no) in [(1, 2), (1, 4), (3, 5), (7, 3)] {
+            assert!(of(t, no).is_empty(), "timeline {t}, segment {no}");
+        }
     }
 
     #[test]

@@ -4,4 +4,4 @@
 
 pub mod history;
 
-pub use history::{Entry, Forks, History, HistoryFault};
+pub use history::{Entry, Forks, History, HistoryFault, heirs};

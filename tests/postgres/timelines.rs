@@ -112,6 +112,43 @@ fn two_promotions_while_the_hub_is_down() {
 }
 
 /// The switchpoint lies on a segment's boundary.
+/// The hub has the old timeline's last bytes only at the beginning of the new one's first file, and a
+/// standby that was off during the failover needs them.
+#[test]
+fn a_hub_that_began_after_the_failover_serves_the_forks_segment_on_the_old_timeline() {
+    let scene = Scene::new();
+    let old = Cluster::primary(&scene, "old");
+    load::prepare(&scene, &old);
+    let new = old.standby("new", &old.conninfo());
+    let mut leaf = old.standby("leaf", &old.conninfo());
+    for standby in [&new, &leaf] {
+        standby.wait_streaming();
+    }
+    leaf.stop_fast();
+    load::write_mib(&old, 1);
+    new.wait_replayed(old.flush_lsn());
+    new.promote();
+    let mut hub = Hub::run(&scene, "hub", &new.conninfo());
+    wait_connected(&new);
+    leaf.set(&format!("primary_conninfo={} application_name=leaf", hub.conninfo()));
+    leaf.start();
+    load::write_mib(&new, 1);
+    assert_converged(&new, &[&leaf]);
+    // The next start knows no more of the old timeline.
+    hub.kill();
+    leaf.stop_fast();
+    hub.start();
+    let mut client = Client::connect(hub.port());
+    let history = std::fs::read_to_string(new.pg_wal().join("00000002.history")).unwrap();
+    let fork: Lsn = history.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let start = Lsn::new(fork.raw() >> 24 << 24);
+    client.start_replication(start, 1).unwrap();
+    let served = client.read_wal(start, fork);
+    let segment = old.sql(&format!("select pg_walfile_name('{start}'::pg_lsn + 1)"));
+    let truth = std::fs::read(old.pg_wal().join(segment)).unwrap();
+    assert!(served == truth[..served.len()] && served.len() as u64 == fork.bytes_since(start));
+}
+
 #[test]
 fn a_promotion_at_a_segment_boundary() {
     let scene = Scene::new();

@@ -8,7 +8,7 @@ use crate::standby::client::Session;
 use crate::standby::refusals;
 use crate::standby::start::{Serving, Start, decide};
 use crate::store::slots::SlotUse;
-use crate::timeline::{Forks, History};
+use crate::timeline::{Forks, History, heirs};
 use crate::wal::{Lsn, SegmentName, TimelineId};
 use crate::watermark::Cell;
 use crate::wire::backend;
@@ -101,8 +101,15 @@ fn hold(
     }
     // Standbys ask for the start of the segment with the fork, whose prefix is the parent's.
     let begins = |cell: &Arc<Cell>| cell.start().segment_start(segment.size) <= start;
-    let cell = hub.cell_of(tli).filter(begins).ok_or_else(removed)?;
     let hold = hub.holds.hold(start).map_err(|_| removed())?;
+    let own = hub.cell_of(tli).filter(begins);
+    // A hub that began after the fork has those bytes in the child's file.
+    let last = hub.current_cell().map(|cell| cell.tli()).ok_or_else(removed)?;
+    let children = heirs(forks, last, tli, (start.segment(segment.size), segment.size));
+    let is_here = |child: TimelineId| hub.cell_of(child).is_some_and(|cell| begins(&cell));
+    let is_inherited = children.into_iter().any(is_here);
+    let inherited = || is_inherited.then(|| hub.past_cell(tli, forks)).flatten();
+    let cell = own.or_else(inherited).ok_or_else(removed)?;
     Ok(Accepted { cell, start, seam: None, hold })
 }
 
