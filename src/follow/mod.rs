@@ -36,6 +36,7 @@ pub use system::System;
 use self::accepting::Accepting;
 use self::difference::Kept;
 use self::heard::HeardUpstreams;
+use self::outcome::MetGap;
 use self::progress::{Phase, TaskProgress};
 use self::switching::Switching;
 use crate::data::handoff::Mailbox;
@@ -137,6 +138,8 @@ struct Task<E: Environment> {
     accepting: Option<Accepting>,
     /// What is kept about a difference that was found.
     kept: Kept,
+    /// The gap at which the hub starts again if it stays.
+    gap: Option<MetGap>,
     /// What the upstreams were heard to say.
     heard: Arc<HeardUpstreams>,
     /// Was the effect of `remote_apply` on this hub already logged?
@@ -161,6 +164,7 @@ impl<E: Environment> Task<E> {
             cutting: None,
             accepting: None,
             kept: Kept::default(),
+            gap: None,
             heard: Arc::new(HeardUpstreams::new()),
             warned_of_apply: false,
             told: archive::ArchiveWarnings::default(),

@@ -25,6 +25,13 @@ pub(super) enum AttemptFailure {
     },
 }
 
+/// A position from which nobody has WAL.
+#[derive(Clone, Copy)]
+pub(super) struct MetGap {
+    at: Lsn,
+    since: Instant,
+}
+
 impl From<LinkFault> for AttemptFailure {
     fn from(fault: LinkFault) -> Self {
         Self::Link(fault)
@@ -147,11 +154,37 @@ impl<E: Environment> Task<E> {
         let mut news = Vec::new();
         self.supervisor.ended(Instant::now().into_std(), index, state, &mut news);
         self.tell(news);
-        if let Some(at) = gap
-            && self.parts.hub.config.on_gap == OnGap::RestartAtCurrent
-            && self.supervisor.all_have_gaps()
-            && self.archive_is_exhausted()
-        {
+        match gap {
+            None => self.gap = None,
+            Some(at)
+                if self.parts.hub.config.on_gap == OnGap::RestartAtCurrent
+                    && self.supervisor.all_have_gaps()
+                    && self.archive_is_exhausted() =>
+            {
+                self.confirm_gap(at).await;
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Every upstream lacks our WAL from `at` on, and so does the archive. A server may come back
+    /// that has it: our WAL is moved aside when it has been like that for the grace.
+    async fn confirm_gap(&mut self, at: Lsn) {
+        let grace = self.parts.hub.config.retention.grace;
+        let gap = match self.gap {
+            Some(gap) if gap.at == at => gap,
+            Some(_) | None => {
+                tracing::warn!(
+                    target: LOG,
+                    %at,
+                    "no upstream has this hub's next WAL: unless one has it within {} s, the hub \
+                     starts again at the upstream's position (--on-gap restart-at-current)",
+                    grace.as_secs()
+                );
+                *self.gap.insert(MetGap { at, since: Instant::now() })
+            }
+        };
+        if gap.since.elapsed() >= grace {
             self.restart_at_current(at).await;
         }
     }
@@ -167,6 +200,7 @@ impl<E: Environment> Task<E> {
             Ok(()) => {
                 self.begin_anew().await;
                 self.progress.begins_anew();
+                self.gap = None;
                 self.supervisor.forget();
             }
             Err(error) => tracing::error!(target: LOG, %error, "could not move our WAL aside"),

@@ -417,6 +417,32 @@ fn the_overlap_is_given_up_before_a_gap_is_declared() {
     assert_eq!(saved[1..], ["aside", "begin 77 1 0/7000000"]);
 }
 
+/// A server with our WAL may come back.
+#[test]
+fn our_wal_is_moved_aside_only_at_a_gap_that_lasts() {
+    let scene = Scene::new(SERVER, |config| {
+        config.on_gap = OnGap::RestartAtCurrent;
+        config.retention.grace = Duration::from_secs(3600);
+    });
+    let tli = scene.stream().tli;
+    let (durable, start) = (Lsn::new(0x500_0028), Lsn::new(0x500_0000));
+    scene.hub.set_position(Position::At { tli, durable, start });
+    {
+        let mut server = scene.server.lock().unwrap();
+        server.oldest = Lsn::new(0x700_0000);
+        server.xlogpos = "0/7000100";
+    }
+    scene.end(UpstreamEnd::TimedOut);
+    scene.wait_until("it is asked again and again", || {
+        let asked = scene.asked.lock().unwrap();
+        asked.iter().filter(|asked| asked.starts_with("START_REPLICATION 0/5000000")).count() > 4
+    });
+    scene.wait_for("gap");
+    assert!(!scene.saved().urgent.contains(&"aside".to_owned()), "{:?}", scene.saved());
+    scene.server.lock().unwrap().oldest = Lsn::INVALID;
+    assert_eq!(scene.stream().start, start);
+}
+
 /// A stream from 0/5002000 on, with 16 kB of our own WAL in the open segment, all of one
 /// byte.
 fn receiving(directory: &std::path::Path, ours: u8) -> Scene {

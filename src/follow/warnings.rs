@@ -8,7 +8,7 @@ use crate::hub::course::Standing;
 use crate::keeper::Job;
 use crate::upstream::apply::{ReportApply, names_standby};
 use crate::upstream::state::UpstreamState;
-use crate::upstream::supervise::News;
+use crate::upstream::supervise::{GRAVE_AFTER, News};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 impl<E: Environment> Task<E> {
@@ -31,7 +31,13 @@ impl<E: Environment> Task<E> {
                     self.write_state();
                 }
                 News::Host(state) => tracing::info!(target: LOG, "{state}"),
-                News::LongWait(state) => tracing::warn!(target: LOG, "still {state}"),
+                News::Still { state, lasting } => {
+                    let minutes = lasting.as_secs() / 60;
+                    match lasting < GRAVE_AFTER {
+                        true => tracing::warn!(target: LOG, "for {minutes} min, still: {state}"),
+                        false => tracing::error!(target: LOG, "for {minutes} min, still: {state}"),
+                    }
+                }
             }
         }
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The most entries that are kept; the oldest ones go.
+/// The most entries that are kept; the oldest one goes.
 pub const MOST: usize = 64;
 
 /// WAL of one timeline that was abandoned at its switchpoint.
@@ -97,15 +97,15 @@ impl Abandoned {
         self.entries.iter().any(|entry| entry.is_of(tli, from))
     }
 
-    /// Adds an entry, unless there is one of the same switch.
-    pub fn add(&mut self, entry: AbandonedWal) {
+    /// Adds an entry, unless there is one of the same switch. Returns the oldest one when there are too
+    /// many: it is not kept.
+    pub fn add(&mut self, entry: AbandonedWal) -> Option<AbandonedWal> {
         if self.has(entry.tli, entry.from) {
-            return;
+            return None;
         }
-        if self.entries.len() >= MOST {
-            self.entries.remove(0);
-        }
+        let lost = (self.entries.len() >= MOST).then(|| self.entries.remove(0));
         self.entries.push(entry);
+        lost
     }
 
     /// Removes what was abandoned at a switchpoint, and returns it.
@@ -234,9 +234,8 @@ mod tests {
     #[test]
     fn the_list_is_bounded() {
         let mut all = Abandoned::default();
-        for from in 0..=MOST as u64 {
-            all.add(entry(from, Some(0)));
-        }
+        let lost = (0..=MOST as u64).filter_map(|from| all.add(entry(from, Some(0))));
+        assert_eq!(lost.collect::<Vec<_>>(), [entry(0, Some(0))]);
         assert_eq!(all.iter().count(), MOST);
         assert_eq!(all.iter().next(), Some(&entry(1, Some(0))));
     }

@@ -57,7 +57,11 @@ pub(super) async fn note_abandoned<D: Disk>(
         let (tli, from, since) = (ended.tli, ended.end, SystemTime::now());
         let entry = AbandonedWal { tli, from, to, next, content, since };
         tell(&entry, layout);
-        all.add(entry);
+        if let Some(lost) = all.add(entry) {
+            tracing::error!(
+                "too much was abandoned and not confirmed: the oldest of it is no longer kept: {lost}"
+            );
+        }
     }
     if all != before
         && let Err(error) = replace_durably(disk, &path, all.encode()).await

@@ -4,7 +4,7 @@
 //! without success, the next begins at once if the failure before is older than
 //! `wal_retrieve_retry_interval`, else after the rest of it, as PostgreSQL's startup process does.
 //! A host that has to change before it can be followed is asked less often. Every change is
-//! reported once.
+//! reported once, and a state without WAL again and again, more gravely with time.
 
 use super::state::UpstreamState;
 use std::time::{Duration, Instant};
@@ -13,8 +13,14 @@ use std::time::{Duration, Instant};
 /// only if someone acts.
 const SLOW_FACTOR: u32 = 6;
 
-/// How long an upstream may be behind us before that is worth a warning.
-const LONG_WAIT: Duration = Duration::from_secs(60);
+/// How long nothing may come in before that is worth a warning.
+const WARNED_AFTER: Duration = Duration::from_secs(60);
+
+/// How long until it is an error.
+pub const GRAVE_AFTER: Duration = Duration::from_secs(600);
+
+/// How long from one error to the next.
+const REPEATED_AFTER: Duration = Duration::from_secs(3600);
 
 /// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +38,13 @@ pub enum News {
     Changed(UpstreamState),
     /// One host's answer is new, but the state as a whole is not (yet): log only.
     Host(UpstreamState),
-    /// Still waiting, for over a minute, for an upstream behind us: warn once.
-    LongWait(UpstreamState),
+    /// Nothing has come in for long.
+    Still {
+        /// The state, whenever it was reported first.
+        state: UpstreamState,
+        /// For how long.
+        lasting: Duration,
+    },
 }
 
 /// The machine. `now` is always an argument.
@@ -46,14 +57,16 @@ pub struct Supervisor {
     round_not_before: Option<Instant>,
     last_failure: Option<Instant>,
     state: UpstreamState,
+    /// Since when nothing has come in.
+    since: Option<Instant>,
+    /// How often that was reported.
+    told: u64,
 }
 
 #[derive(Debug, Default)]
 struct Host {
     not_before: Option<Instant>,
     last: Option<UpstreamState>,
-    waiting_since: Option<Instant>,
-    long_wait_told: bool,
 }
 
 impl Supervisor {
@@ -66,6 +79,8 @@ impl Supervisor {
             round_not_before: None,
             last_failure: None,
             state: UpstreamState::Connecting,
+            since: None,
+            told: 0,
         }
     }
 
@@ -122,17 +137,6 @@ impl Supervisor {
         );
         if let Some(host) = self.hosts.get_mut(host) {
             host.not_before = slow.then(|| now + self.retry_interval * SLOW_FACTOR);
-            if matches!(state, UpstreamState::Waiting { .. } | UpstreamState::WaitingToStart { .. })
-            {
-                let since = *host.waiting_since.get_or_insert(now);
-                if now.saturating_duration_since(since) >= LONG_WAIT && !host.long_wait_told {
-                    host.long_wait_told = true;
-                    news.push(News::LongWait(state.clone()));
-                }
-            } else {
-                host.waiting_since = None;
-                host.long_wait_told = false;
-            }
             let same = host.last.as_ref().is_some_and(|last| same_kind(last, &state));
             host.last = Some(state.clone());
             if !same && !was_streaming && self.hosts.len() > 1 {
@@ -143,7 +147,7 @@ impl Supervisor {
             // libpq starts with the first host again, and so do we.
             self.change(state, news);
             self.round_ends(now);
-            return;
+            return self.lasts(now, news);
         }
         self.next_host += 1;
         let more = self.hosts.iter().skip(self.next_host);
@@ -154,6 +158,7 @@ impl Supervisor {
             }
             self.round_ends(now);
         }
+        self.lasts(now, news);
     }
 
     /// Something other than a host decides the state: the archive.
@@ -192,7 +197,28 @@ impl Supervisor {
         self.next_host = 0;
     }
 
+    /// Reports what has lasted.
+    fn lasts(&mut self, now: Instant, news: &mut Vec<News>) {
+        let since = *self.since.get_or_insert(now);
+        let lasting = now.saturating_duration_since(since);
+        let due = match lasting {
+            _ if lasting < WARNED_AFTER => 0,
+            _ if lasting < GRAVE_AFTER => 1,
+            _ => 2 + lasting.as_secs() / REPEATED_AFTER.as_secs(),
+        };
+        if due > self.told {
+            self.told = due;
+            news.push(News::Still { state: self.state.clone(), lasting });
+        }
+    }
+
     fn change(&mut self, state: UpstreamState, news: &mut Vec<News>) {
+        if let UpstreamState::Streaming { .. }
+        | UpstreamState::Restoring { .. }
+        | UpstreamState::Fenced { .. } = state
+        {
+            (self.since, self.told) = (None, 0);
+        }
         if !same_kind(&self.state, &state) {
             news.push(News::Changed(state.clone()));
         }
@@ -333,12 +359,27 @@ mod tests {
     }
 
     #[test]
-    fn a_long_wait_is_told_once() {
+    fn what_lasts_is_told_after_a_minute_ten_and_every_hour() {
         let mut machine = Supervisor::new(1, RETRY);
         let (t0, mut news) = (Instant::now(), Vec::new());
-        for n in 0..20 {
+        // Two and a half hours.
+        for n in 0..1800 {
             machine.ended(t0 + RETRY * n, 0, waiting(u64::from(n)), &mut news);
         }
-        assert_eq!(news, [News::Changed(waiting(0)), News::LongWait(waiting(12))]);
+        let still = |n: u32| News::Still { state: waiting(u64::from(n)), lasting: RETRY * n };
+        assert_eq!(
+            news,
+            [News::Changed(waiting(0)), still(12), still(120), still(720), still(1440)]
+        );
+
+        // Another reason is news, and changes nothing about how long nothing has come in.
+        news.clear();
+        machine.ended(t0 + RETRY * 2160, 0, down(), &mut news);
+        let still = News::Still { state: down(), lasting: RETRY * 2160 };
+        assert_eq!(news, [News::Changed(down()), still]);
+        news.clear();
+        machine.started(0, streaming(), &mut news);
+        machine.ended(t0 + RETRY * 3000, 0, down(), &mut news);
+        assert_eq!(news, [News::Changed(streaming()), News::Changed(down())]);
     }
 }

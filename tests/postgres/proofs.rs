@@ -94,6 +94,33 @@ fn a_primary_whose_segments_end_early_without_a_commit_is_followed() {
 }
 
 #[test]
+fn a_primary_with_archive_timeout_is_followed() {
+    let scene = Scene::new();
+    let mut primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    primary.stop_fast();
+    primary.set("archive_timeout=1s");
+    primary.start();
+    let mut hub = Hub::run(&scene, "hub", &primary.conninfo());
+    wait_connected(&primary);
+    primary.sql("create table few (n int)");
+    // The checkpointer has begun before the server was up, and sleeps for checkpoint_timeout.
+    primary.sql("checkpoint");
+    // The end of an ended segment counts as the next one's start.
+    let segment = || primary.sql("select pg_walfile_name(pg_current_wal_insert_lsn() + 1)");
+    for _ in 0..4 {
+        let open = segment();
+        primary.sql("insert into few values (1)");
+        wait::until("the segment is ended", || segment() != open);
+        wait_received(&primary, &hub);
+        hub.kill();
+        hub.start();
+        wait_connected(&primary);
+        hub.wait_state("streaming");
+        assert_no_evidence(&hub);
+    }
+}
+
+#[test]
 fn a_hub_whose_end_is_a_segments_goes_on() {
     let scene = Scene::new();
     let (primary, mut hub, standby) = stage(&scene);
@@ -357,7 +384,7 @@ fn a_server_restarted_by_pg_resetwal_is_a_gap_that_is_skipped() {
     let scene = Scene::new();
     let mut primary = Cluster::primary_with_segments(&scene, "primary", 1);
     let hub = Hub::new(&scene, "hub", &primary.conninfo());
-    let hub = hub.flag("--on-gap=restart-at-current").started();
+    let hub = hub.flag("--on-gap=restart-at-current").flag("--reconnect-grace=1s").started();
     load::prepare(&scene, &primary);
     wait_connected(&primary);
     load::write_mib(&primary, 2);

@@ -165,7 +165,8 @@ fn a_gap_is_never_bridged() {
     hub.kill();
 
     // The operator decides to begin anew.
-    let hub = hub.flag("--on-gap=restart-at-current").started();
+    let hub = hub.flag("--on-gap=restart-at-current").flag("--reconnect-grace=2s").started();
+    hub.wait_log(&["WARN", "no upstream has this hub's next WAL", "within 2 s"]);
     wait_connected(&primary);
     primary.backup_again();
     load::prepare(&scene, &primary);
