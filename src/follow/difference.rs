@@ -261,7 +261,7 @@ pub(super) async fn compare<E: Environment>(
 }
 
 /// Fetches the upstream's WAL through a stream opened only for that.
-async fn fetch<S>(link: &mut Link<S>, span: Span) -> Result<Vec<u8>, LinkFault>
+pub(super) async fn fetch<S>(link: &mut Link<S>, span: Span) -> Result<Vec<u8>, LinkFault>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

@@ -1,6 +1,7 @@
 //! What has to happen before a stream of a server may be asked for: its verdict, comparisons,
 //! switches of timelines.
 
+use super::damage::{CloserLook, MOST_MENDED};
 use super::difference::{self, Compared, OTHER_WAL, barred_by};
 use super::environment::Environment;
 use super::link::LinkFault;
@@ -39,6 +40,15 @@ pub(super) enum StreamStart {
     },
 }
 
+/// What a comparison led to.
+#[derive(PartialEq, Eq)]
+enum Shows<T> {
+    /// The server has our WAL.
+    OurWal(T),
+    /// A record of ours was damaged and is mended: the server is to be judged again.
+    Mended,
+}
+
 impl<E: Environment> Task<E> {
     /// Does what the verdicts about a server ask for, until it may be followed or not. Each of its
     /// answers has to come within `limit`.
@@ -48,7 +58,14 @@ impl<E: Environment> Task<E> {
         limit: Duration,
     ) -> Result<Joining, AttemptFailure> {
         let mut proof: Option<Proof> = None;
+        let mut mended = 0;
         loop {
+            if mended == MOST_MENDED {
+                return Err(AttemptFailure::other(format!(
+                    "{mended} damaged records of this hub were mended, and there are more: see its \
+                     disk"
+                )));
+            }
             self.settle_difference().await.map_err(AttemptFailure::other)?;
             self.settle_accepting();
             let accepted = self.accepted_place();
@@ -77,13 +94,20 @@ impl<E: Environment> Task<E> {
                     continue;
                 }
                 Verdict::Compare(span) => {
-                    within(limit, self.compare_place(asked, span)).await?;
+                    let unbarred = Known { differs: None, shown: None, ..known };
+                    let then = judge(&asked.seen, &unbarred);
+                    if self.compare_place(asked, span, &then, limit).await? == Shows::Mended {
+                        mended += 1;
+                    }
                     continue;
                 }
                 Verdict::Prove(shared) => {
                     let shown = Known { shown: Some(shared), ..known };
                     let then = judge(&asked.seen, &shown);
-                    proof = Some(self.prove(asked, shared, &then, limit).await?);
+                    match self.prove(asked, shared, &then, limit).await? {
+                        Shows::OurWal(shown) => proof = Some(shown),
+                        Shows::Mended => mended += 1,
+                    }
                     continue;
                 }
             };
@@ -108,23 +132,34 @@ impl<E: Environment> Task<E> {
         })
     }
 
-    /// Checks that the server has our bytes where a difference was found.
+    /// Checks that the server has our bytes where a difference was found. Without that difference
+    /// `then` would follow.
     async fn compare_place(
         &mut self,
         asked: &mut IdentifiedServer<E::Socket>,
         span: Span,
-    ) -> Result<(), AttemptFailure> {
-        let IdentifiedServer { link, seen, source, .. } = asked;
-        let compared = difference::compare(&self.parts, link, span, seen.tli).await?;
+        then: &Verdict,
+        limit: Duration,
+    ) -> Result<Shows<()>, AttemptFailure> {
+        let theirs = asked.seen.tli;
+        let comparing = difference::compare(&self.parts, &mut asked.link, span, theirs);
+        let compared = within(limit, async { Ok(comparing.await?) }).await?;
+        if let (Compared::Differs(at), Verdict::Prove(shared)) = (&compared, then)
+            && self.look_closer(asked, *shared, *at, limit).await? == CloserLook::Mended
+        {
+            return Ok(Shows::Mended);
+        }
+        let IdentifiedServer { seen, source, .. } = asked;
         if let Some(state) = compared.diverged(&self.parts.hub, source) {
             return Err(AttemptFailure::State(state));
         }
         let why = format!("{} has our WAL there", seen.host);
-        self.agreed(source, &why).await.map_err(AttemptFailure::other)
+        self.agreed(source, &why).await.map_err(AttemptFailure::other)?;
+        Ok(Shows::OurWal(()))
     }
 
     /// Compares our WAL up to `shared` with the server's. Other bytes are evidence of another
-    /// history. What the server no longer has proves nothing, and where no difference stands it is
+    /// history, unless a disk has damaged them. What the server no longer has proves nothing, and where no difference stands it is
     /// believed. So it is when ours cannot be read, but then no timeline is left for it. `then` is
     /// what follows if all is the same.
     async fn prove(
@@ -133,25 +168,30 @@ impl<E: Environment> Task<E> {
         shared: SharedEnd,
         then: &Verdict,
         limit: Duration,
-    ) -> Result<Proof, AttemptFailure> {
+    ) -> Result<Shows<Proof>, AttemptFailure> {
         let hub = Arc::clone(&self.parts.hub);
-        let IdentifiedServer { link, source, .. } = asked;
-        let compared = match compare_back(&self.parts, link, shared, limit).await? {
+        let compared = match compare_back(&self.parts, &mut asked.link, shared, limit).await? {
             Shown::Same(proof) => match (proof.from, proof.weakness()) {
-                (None, Some(why)) if barred_by(&hub, source).is_some() => {
+                (None, Some(why)) if barred_by(&hub, &asked.source).is_some() => {
                     Compared::Removed(why.to_owned())
                 }
-                _ => return Ok(proof),
+                _ => return Ok(Shows::OurWal(proof)),
             },
             Shown::Not(compared) => compared,
         };
+        if let Compared::Differs(at) = compared
+            && self.look_closer(asked, shared, at, limit).await? == CloserLook::Mended
+        {
+            return Ok(Shows::Mended);
+        }
+        let source = &asked.source;
         match &compared {
             Compared::Differs(at) => {
                 self.keep_difference(source.clone(), *at, OTHER_WAL).await;
             }
             Compared::Unreadable(why) if barred_by(&hub, source).is_none() => {
                 if !matches!(then, Verdict::Switch { .. }) {
-                    return Ok(Proof::none(shared, why.clone()));
+                    return Ok(Shows::OurWal(Proof::none(shared, why.clone())));
                 }
                 let SharedEnd { tli, end } = shared;
                 let why = format!("timeline {tli} is not left at {end}: {why}");

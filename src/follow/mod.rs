@@ -9,6 +9,7 @@
 mod accepting;
 mod archive;
 mod attempt;
+mod damage;
 mod difference;
 mod environment;
 mod feed;

@@ -47,12 +47,12 @@ struct Comparison<'a, E: Environment> {
     link: &'a mut Link<E::Socket>,
     lineage: Lineage,
     shared: SharedEnd,
-    /// How long the upstream may be silent.
+    /// How long an answer of the upstream may take, and each piece of WAL.
     silence: Duration,
 }
 
 /// Compares our WAL up to `shared` with the upstream's, as far back as it takes. Each of its answers
-/// has to come within `silence`: the whole may take longer.
+/// and each MiB has to come within `silence`: the whole may take longer.
 pub(super) async fn compare_back<E: Environment>(
     parts: &Arc<Parts<E>>,
     link: &mut Link<E::Socket>,
@@ -60,13 +60,8 @@ pub(super) async fn compare_back<E: Environment>(
     silence: Duration,
 ) -> Result<Shown, AttemptFailure> {
     let hub = &parts.hub;
-    let (Some(identity), Position::At { tli, .. }) = (hub.identity(), hub.position()) else {
-        return Err(AttemptFailure::other("there is no WAL to compare"));
-    };
-    let forks = forks_of(hub, tli).map_err(AttemptFailure::other)?;
-    let forks = forks.unwrap_or_default();
-    let lineage = Lineage { tli, forks, size: identity.segment_size };
-    let rules = page_rules(hub, tli).map_err(AttemptFailure::other)?;
+    let lineage = lineage_of(hub).map_err(AttemptFailure::other)?;
+    let rules = page_rules(hub, lineage.tli).map_err(AttemptFailure::other)?;
     let oldest = hub.holds.unbroken_from();
     // What is searched and compared stays until that is done.
     let hold = hub.holds.hold_restorable(oldest);
@@ -84,6 +79,15 @@ pub(super) async fn compare_back<E: Environment>(
     let shown = comparison.run(found).await;
     drop(compared);
     shown
+}
+
+/// Our timeline and its ancestors.
+pub(super) fn lineage_of(hub: &Hub) -> Result<Lineage, String> {
+    let (Some(identity), Position::At { tli, .. }) = (hub.identity(), hub.position()) else {
+        return Err("there is no WAL to compare".to_owned());
+    };
+    let forks = forks_of(hub, tli)?;
+    Ok(Lineage { tli, forks: forks.unwrap_or_default(), size: identity.segment_size })
 }
 
 impl<E: Environment> Comparison<'_, E> {
@@ -112,7 +116,11 @@ impl<E: Environment> Comparison<'_, E> {
         while from < end {
             match self.from(from).await? {
                 Ok(None) => compared = Some(from),
-                Ok(Some(compared)) => return Ok(Shown::Not(compared)),
+                Ok(Some(compared)) => {
+                    // More may be asked of an upstream that ends the stream in time.
+                    drop(timeout(self.silence, self.link.end_stream()).await);
+                    return Ok(Shown::Not(compared));
+                }
                 Err(Refused { message }) => {
                     why = Some(format!("the upstream has no WAL before that: {message}"));
                     from = self.first_kept_after(from).await?;
@@ -160,11 +168,9 @@ impl<E: Environment> Comparison<'_, E> {
             let segment_end = at.segment(self.lineage.size).end(self.lineage.size);
             let want = end.min(segment_end).min(at.saturating_add(PIECE as u64));
             let len = want.bytes_since(at) as usize;
-            while theirs.len() < len {
-                let next = at.saturating_add(theirs.len() as u64);
-                let more = timeout(self.silence, self.link.more_wal(next)).await;
-                theirs.extend(more.map_err(|_| LinkFault::Silent)??);
-            }
+            let silence = self.silence;
+            let filling = self.fill(&mut theirs, at, len);
+            timeout(silence, filling).await.map_err(|_| LinkFault::Silent)??;
             let piece: Vec<u8> = theirs.drain(..len).collect();
             if let Some(differs) = self.compare(at, piece).await {
                 return Ok(Some(differs));
@@ -173,6 +179,14 @@ impl<E: Environment> Comparison<'_, E> {
         }
         timeout(self.silence, self.link.end_stream()).await.map_err(|_| LinkFault::Silent)??;
         Ok(None)
+    }
+
+    /// Receives until `theirs`, which begins at `at`, has `len` bytes at least.
+    async fn fill(&mut self, theirs: &mut Vec<u8>, at: Lsn, len: usize) -> Result<(), LinkFault> {
+        while theirs.len() < len {
+            theirs.extend(self.link.more_wal(at.saturating_add(theirs.len() as u64)).await?);
+        }
+        Ok(())
     }
 
     async fn start(&mut self, from: Lsn) -> Result<Stream, LinkFault> {

@@ -167,6 +167,16 @@ impl<F> KeeperClient<F> {
         }
     }
 
+    /// Writes `bytes`, which lie in one segment, over a damaged record of ours.
+    pub async fn overwrite(
+        &self,
+        tli: TimelineId,
+        at: Lsn,
+        bytes: Vec<u8>,
+    ) -> Result<(), SaveFault> {
+        self.save(Job::Overwrite { tli, at, bytes }).await
+    }
+
     /// Writes a slot that was created to disk; on failure there is no such slot.
     pub async fn save_slot(&self, name: SlotName) -> Result<(), SaveFault> {
         self.save(Job::SaveSlot(name)).await

@@ -10,6 +10,7 @@
 //! | a segment is removed because the disk is above its watermark | WARN |
 //! | a restored segment is removed, which the archive has | DEBUG |
 //! | a damaged segment is replaced, which is kept under another name | WARN |
+//! | a damaged record is written over, whose bytes are kept under another name | WARN |
 //! | a slot loses its WAL, or expires | WARN |
 //! | all WAL is moved aside | ERROR |
 //! | WAL past a place is moved aside, where another history is the true one | ERROR |
@@ -38,6 +39,8 @@ pub(super) enum FinalStep<'a> {
     RemoveRestored(SegmentName),
     /// A damaged segment is replaced; it is kept under this name.
     Replace(SegmentName, &'a Path),
+    /// A damaged record at this position is written over; what it was is kept under this name.
+    Overwrite(SegmentName, Lsn, &'a Path),
     /// Slots lose their WAL.
     Invalidate(&'a [Loss]),
     /// Slots that were created automatically are dropped.
@@ -82,7 +85,9 @@ impl<D: Disk> Keeper<D> {
         let objection = match step {
             FinalStep::Remove(name) => self.objection_to_removal(*name),
             // It lies before what the plan keeps, and is there for nobody but its readers.
-            FinalStep::RemoveRestored(_) | FinalStep::Replace(..) => None,
+            FinalStep::RemoveRestored(_) | FinalStep::Replace(..) | FinalStep::Overwrite(..) => {
+                None
+            }
             FinalStep::Invalidate(losses) => self.objection_to_losses(losses),
             FinalStep::Expire(_) => None,
             // An operator has ordered it by name, and the task that passes it on has compared.
@@ -155,6 +160,13 @@ impl<D: Disk> Keeper<D> {
                 let kept = kept.display();
                 warn!("replacing damaged WAL segment {name}, which is kept as \"{kept}\"");
             }
+            FinalStep::Overwrite(name, at, kept) => {
+                let kept = kept.display();
+                warn!(
+                    "writing over the damaged record at {at} in WAL segment {name}; its bytes are \
+                     kept as \"{kept}\""
+                );
+            }
             FinalStep::Invalidate(losses) => {
                 for loss in *losses {
                     warn!(
@@ -192,6 +204,9 @@ impl<D: Disk> Keeper<D> {
             }
             FinalStep::Replace(name, _) => {
                 error!("not replacing WAL segment {name}: {objection}");
+            }
+            FinalStep::Overwrite(name, at, _) => {
+                error!("not writing over the record at {at} in {name}: {objection}");
             }
             FinalStep::Invalidate(_) => error!("not invalidating replication slots: {objection}"),
             FinalStep::Expire(_) => error!("not dropping replication slots: {objection}"),

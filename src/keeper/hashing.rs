@@ -46,6 +46,12 @@ impl<F> Digests<F> {
         self.waiting.borrow_mut().insert((tli, no), completed);
     }
 
+    /// The bytes of a segment are going to change: what was read of it counts no more.
+    pub(super) fn drop_unfinished(&self, name: SegmentName) {
+        self.waiting.borrow_mut().remove(&(name.tli, name.no));
+        drop(self.under_way.borrow_mut().take_if(|one| one.name == name));
+    }
+
     /// All segments were moved aside, with their digests.
     pub(super) fn clear(&self) {
         self.waiting.borrow_mut().clear();

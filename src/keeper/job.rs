@@ -110,6 +110,15 @@ pub enum Job {
         /// The durable mark.
         newest: Lsn,
     },
+    /// Write these bytes over a damaged record, in place and durably. What they replace is kept.
+    Overwrite {
+        /// The timeline in the segment's name.
+        tli: TimelineId,
+        /// Where they belong: all of them in one segment.
+        at: Lsn,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
     /// Write a slot that was created to disk.
     SaveSlot(SlotName),
     /// Remove a slot's file, durably, and the slot.
@@ -190,6 +199,7 @@ impl Job {
             | Self::SaveState(_)
             | Self::Retain { .. }
             | Self::Foresee { .. }
+            | Self::Overwrite { .. }
             | Self::SaveSlot(_)
             | Self::DropSlot(_) => Lane::Patient,
         }
@@ -211,6 +221,7 @@ impl Job {
             Self::SaveState(_) => JobKind::SaveState,
             Self::Retain { .. } => JobKind::Retain,
             Self::Foresee { .. } => JobKind::Foresee,
+            Self::Overwrite { tli, at, .. } => JobKind::Overwrite { tli, at },
             Self::SaveSlot(_) => JobKind::SaveSlot,
             Self::DropSlot(_) => JobKind::DropSlot,
             Self::SaveNote { note, .. } => JobKind::SaveNote(note),
@@ -249,6 +260,7 @@ pub enum JobKind {
     SaveState,
     Retain,
     Foresee,
+    Overwrite { tli: TimelineId, at: Lsn },
     SaveSlot,
     DropSlot,
     SaveNote(Note),
@@ -284,6 +296,9 @@ impl fmt::Display for JobKind {
             Self::SaveState => f.write_str("save the state file"),
             Self::Retain => f.write_str("remove old segments"),
             Self::Foresee => f.write_str("say which old segments would be removed"),
+            Self::Overwrite { tli, at } => {
+                write!(f, "mend the record at {at} on timeline {tli}")
+            }
             Self::SaveSlot => f.write_str("save a replication slot"),
             Self::DropSlot => f.write_str("remove a replication slot"),
             Self::SaveNote(Note::Fence) => f.write_str("save the fence"),

@@ -31,16 +31,21 @@ impl<D: Disk> Keeper<D> {
         Ok(())
     }
 
-    /// Gives the damaged file a second name, durably.
-    async fn keep_damaged(&self, name: SegmentName) -> io::Result<PathBuf> {
+    /// Where what is damaged is kept. It is there, durably.
+    pub(super) async fn folder_of_damaged(&self) -> io::Result<PathBuf> {
         let folder = self.layout.damaged();
         match self.disk.mkdir(&folder).await {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            made => {
-                made?;
-                self.disk.sync_dir(self.layout.root()).await.map_err(failed_sync)?;
-            }
+            made => made?,
         }
+        // An earlier attempt may have made it and not come further.
+        self.disk.sync_dir(self.layout.root()).await.map_err(failed_sync)?;
+        Ok(folder)
+    }
+
+    /// Gives the damaged file a second name, durably.
+    async fn keep_damaged(&self, name: SegmentName) -> io::Result<PathBuf> {
+        let folder = self.folder_of_damaged().await?;
         let wanted = folder.join(name.to_string());
         let numbered = (1u32..).map(|number| Layout::numbered(&wanted, number));
         for kept in std::iter::once(wanted.clone()).chain(numbered) {

@@ -47,6 +47,7 @@ mod mend;
 mod notes;
 mod open_files;
 mod order;
+mod overwrite;
 mod pressure;
 mod removal;
 mod restored;

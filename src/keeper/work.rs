@@ -218,6 +218,9 @@ impl<D: Disk> Keeper<D> {
                 let outlook = self.in_turn(self.foresee(tli, newest)).await;
                 outlook.map(|outlook| JobDone::Foreseen(Box::new(outlook)))
             }
+            Job::Overwrite { tli, at, bytes } => {
+                self.in_turn(self.overwrite(tli, at, bytes)).await.map(|()| JobDone::Done(kind))
+            }
             Job::SaveSlot(name) => {
                 self.in_turn(self.save_slot(&name)).await.map(|()| JobDone::Done(kind))
             }

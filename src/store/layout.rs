@@ -27,7 +27,8 @@
 //!       000000010000000A0000002F.digest
 //!   diverged/
 //!     1-0_3000060/         what we had of timeline 1 from its end, 0/3000060, on
-//!   damaged/               segments as they were before they were repaired
+//!   damaged/               segments as they were before they were repaired, and bytes of segments
+//!                          as they were before the hub mended a record
 //! ```
 
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
@@ -230,6 +231,11 @@ impl Layout {
     /// Where damaged segments are kept that were repaired.
     pub fn damaged(&self) -> PathBuf {
         self.root.join("damaged")
+    }
+
+    /// Where bytes of a segment's file are kept that were damaged from `offset` on and are mended.
+    pub fn damaged_bytes(&self, name: SegmentName, offset: u64) -> PathBuf {
+        self.damaged().join(format!("{name}.at-{offset:x}"))
     }
 
     /// Where `restore_command` puts a file: not a WAL name until the file has been checked.

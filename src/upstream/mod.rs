@@ -3,6 +3,7 @@
 
 pub mod apply;
 pub mod credentials;
+pub mod damage;
 pub mod end;
 pub mod follow;
 pub mod judge;

@@ -6,7 +6,7 @@ use crate::cluster::{Cluster, assert_converged};
 use crate::hub::Hub;
 use crate::load;
 use crate::scene::Scene;
-use crate::segments::complete_segments;
+use crate::segments::{complete_segments, flip};
 use crate::streaming::wait_connected;
 use crate::wait;
 use std::collections::BTreeMap;
@@ -259,15 +259,6 @@ fn read_to_error(port: u16, from: Lsn) -> (Vec<u8>, ServerError) {
             Err(error) => return (bytes, error),
         }
     }
-}
-
-/// Flips a bit; returns what mends it.
-fn flip(path: &Path, at: u64) -> impl FnOnce() + use<> {
-    let (path, good) = (path.to_owned(), fs::read(path).unwrap());
-    let mut bad = good.clone();
-    bad[usize::try_from(at).unwrap()] ^= 1;
-    fs::write(&path, bad).unwrap();
-    move || fs::write(path, good).unwrap()
 }
 
 /// Does the segment begin with the rest of a record?

@@ -31,6 +31,7 @@ mod segments;
 mod archive;
 mod archiving;
 mod ctl;
+mod damage;
 mod disk_full;
 mod doors;
 mod failovers;

@@ -20,6 +20,15 @@ pub(crate) fn complete_segments(folder: &Path) -> Vec<String> {
     names
 }
 
+/// Flips a bit; returns what mends it.
+pub(crate) fn flip(path: &Path, at: u64) -> impl FnOnce() + use<> {
+    let (path, good) = (path.to_owned(), fs::read(path).unwrap());
+    let mut bad = good.clone();
+    bad[usize::try_from(at).unwrap()] ^= 1;
+    fs::write(&path, bad).unwrap();
+    move || fs::write(path, good).unwrap()
+}
+
 /// Every complete segment of `copy` is the primary's, and there are at least so many. One that a
 /// running hub removes meanwhile does not count.
 pub(crate) fn assert_identical(copy: &Path, original: &Path, at_least: usize) {
