@@ -261,7 +261,6 @@ fn a_bit_in_each_of_fifty_segments_is_repaired_from_the_archive() {
         let kept = std::fs::read(world.layout.damaged().join(name(no).to_string())).unwrap();
         assert!(kept != good, "{no}");
     }
-    assert_eq!(world.scrub.hub.holds.scrub.replacements(), 50);
     drop(world);
     keeper.join().unwrap();
 }
@@ -280,7 +279,6 @@ fn what_the_archive_lacks_or_has_damaged_is_not_taken() {
     flip(&in_archive(&world, FIRST + 3), MIB / 3);
     flip(&in_archive(&world, FIRST + 5), MIB / 2);
     assert_eq!(world.scrub().0, damaged);
-    assert_eq!(world.scrub.hub.holds.scrub.replacements(), 0);
     assert!(!world.layout.damaged().exists());
     for no in world.all() {
         assert!(!world.layout.mending(name(no)).exists());
@@ -306,7 +304,7 @@ fn a_digest_of_other_bytes_is_made_anew() {
         assert!(Instant::now() < deadline, "{:?}", compared());
         std::thread::sleep(Duration::from_millis(1));
     }
-    assert_eq!(world.scrub.hub.holds.scrub.replacements(), 0);
+    assert!(!world.layout.damaged().exists());
     drop(world);
     keeper.join().unwrap();
 }

@@ -216,6 +216,17 @@ impl BlockPool {
         Some((slot as u32, buffer))
     }
 
+    /// Forgets what is loaded, and what is being read when it comes. A standby that needs it waits
+    /// for it once more.
+    pub fn forget_bytes(&mut self) {
+        for place in &mut self.blocks {
+            match place {
+                Some(Block { state: State::Loading, valid_to, id, .. }) => *valid_to = id.start(),
+                _ => *place = None,
+            }
+        }
+    }
+
     /// Frees what the pool grew by, as far as it is unused.
     pub fn shrink(&mut self) {
         while self.blocks.len() > HOT && self.blocks.last().is_some_and(is_free) {
@@ -472,6 +483,25 @@ mod tests {
         cold.touch(cold.id_of(0).unwrap().cell, Lsn::INVALID, Lsn::MAX);
         cold.shrink();
         assert_eq!(cold.blocks.len(), HOT);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_read_again() {
+        let (mut pool, ids) = pool(2);
+        come(&mut pool, 0);
+        assert!(pool.bytes(ids[0].cell, ids[0].start(), 1).is_some());
+        pool.forget_bytes();
+        // The second one comes after that.
+        come(&mut pool, 1);
+        for id in &ids {
+            assert!(pool.bytes(id.cell, id.start(), 1).is_none());
+            assert_eq!(pool.at_hand(id.cell, id.start()), AtHand::No);
+            let (slot, _) = pool.take_place(*id).unwrap();
+            pool.fill_place(slot, *id, Lsn::MAX);
+            pool.join(*id, Key { index: slot, generation: 7 });
+            come(&mut pool, slot as usize);
+            assert!(pool.bytes(id.cell, id.start(), 1).is_some());
+        }
     }
 
     #[test]

@@ -93,8 +93,8 @@ pub struct ReadBack {
     keeper: CoreClient,
     blocks: BlockPool,
     files: Files,
-    /// The segments that had got other files when these were opened.
-    replacements: u64,
+    /// What scrubs had changed when these were read and opened.
+    changes: u64,
     rules: KnownRules,
     /// Standbys whose block is not being read yet.
     awaiting_read: VecDeque<Want>,
@@ -114,7 +114,7 @@ impl ReadBack {
             keeper,
             blocks: BlockPool::default(),
             files: Files::default(),
-            replacements: 0,
+            changes: 0,
             rules: KnownRules::default(),
             awaiting_read: VecDeque::new(),
             awaiting_file: BTreeMap::new(),
@@ -161,6 +161,7 @@ impl ReadBack {
         still_wanted: impl Fn(&Want) -> bool,
         out: &mut Vec<Arrival>,
     ) -> bool {
+        self.forget_what_changed();
         let mut reads = 0;
         while reads < HOT {
             let Some(want) = self.awaiting_read.pop_front() else { break };
@@ -202,6 +203,16 @@ impl ReadBack {
         reads >= HOT && !self.awaiting_read.is_empty()
     }
 
+    /// What was read before damage was found in it, or before the segment got another file, is not
+    /// sent any more.
+    fn forget_what_changed(&mut self) {
+        let changes = self.hub.holds.scrub.changes();
+        if changes != std::mem::replace(&mut self.changes, changes) {
+            self.files.close();
+            self.blocks.forget_bytes();
+        }
+    }
+
     /// Has the block at `at` read from its file; its WAL is valid up to `valid_to`.
     fn read<R: Ring>(&mut self, ring: &mut R, cell: &Cell, at: Lsn, valid_to: Lsn) -> Fed {
         let Some(size) = self.segment_size() else { return Fed::Later };
@@ -215,10 +226,6 @@ impl ReadBack {
             AtHand::Yes => return Fed::Here,
             AtHand::No if !self.blocks.has_place() => return Fed::Later,
             AtHand::No => {}
-        }
-        let replacements = self.hub.holds.scrub.replacements();
-        if replacements != std::mem::replace(&mut self.replacements, replacements) {
-            self.files.close();
         }
         let id = BlockId::of(cell.id(), at);
         match self.files.file(cell.tli(), at.segment(size), &self.keeper) {

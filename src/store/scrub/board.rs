@@ -13,8 +13,8 @@ pub struct ScrubBoard {
     changed: Condvar,
     /// Is any segment damaged? So that who reads a file need not take the lock.
     any_damage: AtomicBool,
-    /// How many segments got other files.
-    replaced: AtomicU64,
+    /// How often damage was found, or a segment got another file.
+    changes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -136,7 +136,11 @@ impl ScrubBoard {
 
     /// A segment is damaged. Returns whether that is news.
     pub fn find(&self, damage: SegmentDamage) -> bool {
-        self.change(|state| state.note.find(damage))
+        let is_news = self.change(|state| state.note.find(damage));
+        if is_news {
+            self.changes.fetch_add(1, Ordering::Release);
+        }
+        is_news
     }
 
     /// Only what is still `damaged` stays. Returns whether anything went.
@@ -147,13 +151,13 @@ impl ScrubBoard {
     /// A segment has another file.
     pub fn replaced(&self, name: SegmentName) {
         self.mend(|damaged| damaged != name);
-        self.replaced.fetch_add(1, Ordering::Release);
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
-    /// How often a segment has got another file. Who has segments open closes them when this has
-    /// changed.
-    pub fn replacements(&self) -> u64 {
-        self.replaced.load(Ordering::Acquire)
+    /// How often damage was found, or a segment has got another file. Who has read from segments
+    /// forgets that, and closes their files, when this has changed.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// What is known to be wrong with a segment.
