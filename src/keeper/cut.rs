@@ -37,6 +37,8 @@ impl<D: Disk> Keeper<D> {
             let [path, _] = self.layout.slots();
             StoreFault::Io { action: "write file", path, error }
         })?;
-        finish_cut(&self.disk, &self.layout).await
+        let seams = finish_cut(&self.disk, &self.layout).await?;
+        self.holds.slots.lock().watch(&seams);
+        Ok(seams)
     }
 }

@@ -214,6 +214,7 @@ pub async fn open<D: Disk>(
     if let Some(seam) = recovered.seams.under_way() {
         recovered.seams = keeper.end_cut(seam).await?;
     }
+    keeper.holds.slots.lock().watch(&recovered.seams);
     keeper.load_archive_status().await?;
     if recovered.wal.is_some() {
         keeper.look_at_disk().await;

@@ -115,6 +115,9 @@ fn a_standby_inside_the_segment_follows_and_one_past_the_place_is_refused() {
     stage.past_stays();
 
     // The rule outlives the hub. A slot past the place shows that its standby has followed.
+    wait::until("the slot is past the seam on disk", || {
+        stage.hub.slot_on_disk("inside").is_some_and(|at| at > seam)
+    });
     stage.hub.kill();
     stage.hub.start();
     load::write_mib(&stage.primary, 2);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use walhub::store::slots::Generation;
+use walhub::store::slots::{Generation, SlotRecord};
 use walhub::wal::lsn::Lsn;
 
 /// One hub with its directory. Dropped, it is killed.
@@ -266,11 +266,20 @@ impl<'a> Hub<'a> {
 
     /// Its replication slots, by the newest of the files that they are kept in.
     pub(crate) fn slot_names(&self) -> Vec<String> {
+        self.slots_on_disk().iter().map(|slot| slot.name.to_string()).collect()
+    }
+
+    /// Where a slot is, by the same file.
+    pub(crate) fn slot_on_disk(&self, name: &str) -> Option<Lsn> {
+        let slots = self.slots_on_disk();
+        slots.iter().find(|slot| slot.name.as_str() == name)?.restart_lsn
+    }
+
+    fn slots_on_disk(&self) -> Vec<SlotRecord> {
         let read = |n| fs::read(self.directory.join(format!("slots.{n}"))).ok();
         let whole = [0, 1].into_iter().filter_map(|n| Generation::decode(&read(n)?).ok());
         let newest = whole.max_by_key(|generation| generation.number);
-        let slots = newest.map(|generation| generation.slots).unwrap_or_default();
-        slots.iter().map(|slot| slot.name.to_string()).collect()
+        newest.map(|generation| generation.slots).unwrap_or_default()
     }
 
     pub(crate) fn directory(&self) -> &Path {

@@ -173,12 +173,18 @@ impl Slot {
     }
 
     /// Does a generation on disk have to be replaced because of this slot? A change of position
-    /// matters only when it crosses a segment boundary. An unused slot is written with its exact
+    /// matters only when it crosses a segment boundary, or one of `seams`. An unused slot is written with its exact
     /// position. For a slot that is in no generation somebody waits, or nobody ever will.
-    pub(super) fn is_to_be_saved(&self, size: SegmentSize) -> bool {
+    pub(super) fn is_to_be_saved(&self, size: SegmentSize, seams: &[Lsn]) -> bool {
         let segment = |lsn: Option<Lsn>| lsn.map(|lsn| lsn.segment(size));
+        let crosses = |record: &SlotRecord| {
+            let is_past = |lsn: Option<Lsn>, seam| lsn.is_some_and(|lsn| lsn > seam);
+            let moved = |seam| is_past(record.restart_lsn, seam) != is_past(self.restart_lsn, seam);
+            seams.iter().copied().any(moved)
+        };
         let is_outdated = |record: &SlotRecord| {
             segment(record.restart_lsn) != segment(self.restart_lsn)
+                || crosses(record)
                 || record.invalidated != self.invalidated
                 || (!self.is_used() && *record != self.to_record())
         };

@@ -8,6 +8,7 @@ use super::record::{Cause, Origin, SlotRecord};
 use super::slot::Slot;
 use crate::store::now::Now;
 use crate::store::retention::SlotNeed;
+use crate::store::seams::Seams;
 use crate::wal::{Lsn, SegmentSize};
 use crate::wire::command::SlotLifetime;
 use std::collections::BTreeMap;
@@ -92,6 +93,8 @@ pub struct SlotTable {
     slots: BTreeMap<String, Slot>,
     /// The last token that was given.
     newest_token: SlotToken,
+    /// Seams that slots may pass, which is saved at once: it shows that their standbys have followed.
+    seams: Vec<Lsn>,
     /// Uses of slots that were invalidated, whose streams have not been told yet.
     revoked: Vec<SlotToken>,
     /// So many generations have to be written even if no slot asks for it.
@@ -349,6 +352,11 @@ impl SlotTable {
         }
     }
 
+    /// Slots may pass these seams from now on.
+    pub fn watch(&mut self, seams: &Seams) {
+        self.seams = seams.iter().map(|seam| seam.at).collect();
+    }
+
     /// Every slot past `at`, or whose user has been, loses its WAL. Returns their names, and where
     /// they were.
     pub fn invalidate_past(&mut self, at: Lsn) -> Vec<(SlotName, Lsn)> {
@@ -391,7 +399,8 @@ impl SlotTable {
         if self.saved_at.is_some_and(|at| now.since(at) < SAVE_INTERVAL) {
             return false;
         }
-        let is_due = self.is_unsettled() || self.iter().any(|slot| slot.is_to_be_saved(size));
+        let is_due =
+            self.is_unsettled() || self.iter().any(|slot| slot.is_to_be_saved(size, &self.seams));
         if is_due {
             self.saved_at = Some(now.instant);
         }

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::store::retention::Policy;
+use crate::store::seams::Seam;
 use crate::store::slots::{Generation, WalStatus};
+use crate::wal::TimelineId;
 use proptest::prelude::*;
 use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
@@ -210,6 +212,32 @@ fn only_what_both_generations_say_lets_wal_go() {
     report(&mut table, 2, 20 * MIB);
     table.absorb(Lsn::new(10 * MIB));
     assert_eq!(need(&table), 20 * MIB);
+}
+
+/// It shows that its standby has followed over the seam, and would be refused without it.
+#[test]
+fn a_slot_that_passes_a_seam_is_written_down() {
+    let mut table = one(Some(10 * MIB));
+    for _ in 0..2 {
+        save(&mut table);
+    }
+    let mut seams = Seams::default();
+    seams.begin(Seam { tli: TimelineId::FIRST, at: Lsn::new(10 * MIB + 500) }).unwrap();
+    seams.finish();
+    table.watch(&seams);
+    let mut is_due = |flush: u64, now: u64| {
+        report(&mut table, 2, flush);
+        table.absorb(Lsn::new(10 * MIB));
+        let is_due = table.take_due(size(), at(now));
+        if is_due {
+            save(&mut table);
+        }
+        is_due
+    };
+    assert!(!is_due(10 * MIB + 500, 10), "at the seam");
+    assert!(is_due(10 * MIB + 501, 11));
+    assert!(is_due(10 * MIB + 600, 12), "the older generation is before it");
+    assert!(!is_due(10 * MIB + 700, 13));
 }
 
 #[test]
