@@ -36,6 +36,8 @@ pub struct Config {
     pub start_from: StartFrom,
     /// `--on-gap`: what to do when the upstream no longer has our position.
     pub on_gap: OnGap,
+    /// `--on-diverge`.
+    pub on_diverge: OnDiverge,
     /// `--require-proof`: what to do about an upstream that cannot prove to have our history.
     pub weak_proof: WeakProof,
     /// `--listen-addresses`, loopback only.
@@ -142,6 +144,39 @@ impl std::str::FromStr for OnGap {
     }
 }
 
+/// What to do about an upstream that has another history than ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDiverge {
+    /// Receive nothing from it, until an operator says which history is the true one.
+    Stop,
+    /// Give up ours for that of a server out of recovery that has had another one for so long.
+    Follow {
+        /// How long.
+        after: Duration,
+    },
+}
+
+/// The values of `--on-diverge`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DivergeChoice {
+    /// [`OnDiverge::Stop`].
+    Stop,
+    /// [`OnDiverge::Follow`].
+    Follow,
+}
+
+impl std::str::FromStr for DivergeChoice {
+    type Err = ConfigFault;
+
+    fn from_str(text: &str) -> Result<Self, ConfigFault> {
+        match text {
+            "stop" => Ok(Self::Stop),
+            "follow" => Ok(Self::Follow),
+            other => Err(ConfigFault::OnDiverge(other.to_owned())),
+        }
+    }
+}
+
 /// The CPUs to which the data cores are bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PinCores {
@@ -229,6 +264,9 @@ pub enum ConfigFault {
     /// `--on-gap`.
     #[error("invalid value \"{0}\": expected \"stop\" or \"restart-at-current\"")]
     OnGap(String),
+    /// `--on-diverge`.
+    #[error("invalid value \"{0}\": expected \"stop\" or \"follow\"")]
+    OnDiverge(String),
     /// `--pin-cores`.
     #[error("invalid value \"{0}\": expected \"auto\", \"off\" or a list of CPUs such as 2,4-7")]
     PinCores(String),
@@ -300,6 +338,9 @@ mod tests {
         assert_eq!("stop".parse(), Ok(OnGap::Stop));
         assert_eq!("restart-at-current".parse(), Ok(OnGap::RestartAtCurrent));
         assert!("go".parse::<OnGap>().is_err());
+        assert_eq!("follow".parse(), Ok(DivergeChoice::Follow));
+        let fault = "go".parse::<DivergeChoice>().unwrap_err().to_string();
+        assert_eq!(fault, "invalid value \"go\": expected \"stop\" or \"follow\"");
         assert_eq!("on".parse(), Ok(Zerocopy::On));
         assert!("yes".parse::<Zerocopy>().is_err());
         assert_eq!("auto".parse(), Ok(PinCores::Auto));

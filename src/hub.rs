@@ -344,7 +344,7 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::config::{AUTHENTICATION_TIMEOUT, MissingSlot, OnGap, PinCores};
+    use crate::config::{AUTHENTICATION_TIMEOUT, MissingSlot, OnDiverge, OnGap, PinCores};
     use crate::config::{
         FeedbackSettings, ScrubSettings, SlotSettings, TcpSettings, WeakProof, Zerocopy,
     };
@@ -363,6 +363,7 @@ pub(crate) mod tests {
             missing_slot: MissingSlot::Refuse,
             start_from: StartFrom::Current,
             on_gap: OnGap::Stop,
+            on_diverge: OnDiverge::Stop,
             weak_proof: WeakProof::Accept,
             listen_addresses: vec![],
             port: 0,

@@ -157,8 +157,7 @@ impl<E: Environment> Task<E> {
         }
     }
 
-    /// Sets our WAL aside from the last record on that the server has too, if it has other bytes at
-    /// the place. `verdict` is what is due with it.
+    /// Gives up our WAL if the server has other bytes at the place. `verdict` is what is due with it.
     pub(super) async fn take_theirs(
         &mut self,
         asked: &mut IdentifiedServer<E::Socket>,
@@ -187,6 +186,19 @@ impl<E: Environment> Task<E> {
             }
             Compared::Differs(at) => at,
         };
+        self.give_up_ours(asked, (place, differs), "walhub ctl", limit).await
+    }
+
+    /// The server has other bytes at the place, and `differs` is the first of them that was found. Sets
+    /// our WAL aside from the last record on that both have. `by` says who wants it.
+    pub(super) async fn give_up_ours(
+        &mut self,
+        asked: &mut IdentifiedServer<E::Socket>,
+        (place, differs): (Place, Lsn),
+        by: &str,
+        limit: Duration,
+    ) -> Result<(), AttemptFailure> {
+        let host = asked.seen.host.clone();
         let proof = shared_before(&self.parts, &mut asked.link, place.tli, differs, limit).await?;
         if refuses(&self.parts.hub, &proof) {
             return Err(AttemptFailure::State(UpstreamState::Unproved {
@@ -199,8 +211,8 @@ impl<E: Environment> Task<E> {
         let seam = seam_of(&self.parts, place.tli, &proof).await?;
         tracing::warn!(
             target: LOG,
-            "the history of {host} is the true one, by walhub ctl: from {} on it has other WAL, and \
-             this hub's past {seam} is set aside ({proof})",
+            "the history of {host} is the true one, by {by}: from {} on it has other WAL, and this \
+             hub's past {seam} is set aside ({proof})",
             proof.shared.end
         );
         // No source of the former WAL is followed from here on, whatever happens.

@@ -149,6 +149,16 @@ impl<E: Environment> Task<E> {
         {
             return Ok(Shows::Mended);
         }
+        let place = barred_by(&self.parts.hub, &asked.source);
+        if let (&Compared::Differs(at), Some(place)) = (&compared, place)
+            && self.is_confirmed(asked, place).await?
+        {
+            let by = "--on-diverge follow";
+            let given_up = self.give_up_ours(asked, (place, at), by, limit).await;
+            given_up.map_err(|failure| failure.into_diverged(place))?;
+            // So it is what is left of ours.
+            return Ok(Shows::OurWal(()));
+        }
         let IdentifiedServer { seen, source, .. } = asked;
         if let Some(state) = compared.diverged(&self.parts.hub, source) {
             return Err(AttemptFailure::State(state));

@@ -24,6 +24,7 @@ mod progress;
 mod proof;
 mod questions;
 mod search;
+mod sightings;
 mod steering;
 mod switching;
 mod system;
@@ -39,6 +40,7 @@ use self::difference::Kept;
 use self::heard::HeardUpstreams;
 use self::outcome::MetGap;
 use self::progress::{Phase, TaskProgress};
+use self::sightings::Sightings;
 use self::switching::Switching;
 use crate::data::handoff::Mailbox;
 use crate::hub::Hub;
@@ -137,6 +139,8 @@ struct Task<E: Environment> {
     cutting: Option<Seam>,
     /// An order to accept an upstream's history, until it is answered.
     accepting: Option<Accepting>,
+    /// What was seen of an upstream with another history.
+    sightings: Sightings,
     /// What is kept about a difference that was found.
     kept: Kept,
     /// The gap at which the hub starts again if it stays.
@@ -164,6 +168,7 @@ impl<E: Environment> Task<E> {
             switching: None,
             cutting: None,
             accepting: None,
+            sightings: Sightings::default(),
             kept: Kept::default(),
             gap: None,
             heard: Arc::new(HeardUpstreams::new()),

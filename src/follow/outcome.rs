@@ -7,6 +7,7 @@ use super::{LOG, Task};
 use crate::config::OnGap;
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::login::LoginFault;
+use crate::upstream::place::Place;
 use crate::upstream::position::{Position, StartFrom};
 use crate::upstream::state::UpstreamState;
 use crate::wal::Lsn;
@@ -49,6 +50,16 @@ impl fmt::Display for AttemptFailure {
 }
 
 impl AttemptFailure {
+    /// The upstream has other bytes at the place, and could not be followed for this reason.
+    pub(super) fn into_diverged(self, place: Place) -> Self {
+        match self {
+            Self::State(state) => {
+                Self::State(UpstreamState::Diverged { at: place.at, detail: state.to_string() })
+            }
+            other => other,
+        }
+    }
+
     pub(super) fn other(why: impl ToString) -> Self {
         Self::State(UpstreamState::Disconnected { why: why.to_string() })
     }

@@ -43,11 +43,16 @@ const TRUE: u32 = 1002;
 
 impl<'a> Stage<'a> {
     fn new(scene: &'a Scene) -> Self {
+        Self::with(scene, &[])
+    }
+
+    /// The same with more flags of the hub.
+    fn with(scene: &'a Scene, flags: &[&str]) -> Self {
         let mut primary = Cluster::primary_with_segments(scene, "primary", 1);
         let hub = Hub::new(scene, "hub", &primary.conninfo())
             .flag("--auto-create-slots=inside,limit=1")
-            .flag("--reconnect-grace=2s")
-            .started();
+            .flag("--reconnect-grace=2s");
+        let hub = flags.iter().fold(hub, |hub, flag| hub.flag(flag)).started();
         load::prepare(scene, &primary);
         wait_connected(&primary);
         let mut inside = primary.standby_with("inside", &hub.conninfo(), "inside");
@@ -175,4 +180,41 @@ fn without_an_upstream_that_differs_nothing_is_given_up() {
     stage.inside.start();
     stage.inside.wait_replayed(end);
     assert_eq!(stage.inside.fingerprint(), stage.past.fingerprint());
+}
+
+#[test]
+fn on_diverge_follow_gives_up_our_wal_by_itself_after_a_while() {
+    let scene = Scene::new();
+    let mut stage = Stage::with(&scene, &["--on-diverge=follow", "--on-diverge-after=12s"]);
+    stage.hub.wait_log(&["WARN", "is out of recovery and has other WAL at"]);
+    stage.hub.wait_log(&["WARN", "is the true one, by --on-diverge follow"]);
+    stage.hub.wait_state("streaming");
+    stage.inside.start();
+    assert_converged(&stage.primary, &[&stage.inside]);
+    assert_eq!((rows_of(&stage.inside, TRUE), rows_of(&stage.inside, FORMER)), (30_000, 0));
+    assert!(stage.seam() <= stage.place);
+    stage.hub.wait_log(&["standby has diverged", "past"]);
+    stage.past_stays();
+}
+
+/// A standby of the server that was rolled back has its history, and is in recovery.
+#[test]
+fn on_diverge_follow_never_follows_a_server_in_recovery() {
+    let scene = Scene::new();
+    let mut stage = Stage::new(&scene);
+    let end = stage.hub.inspect().record_end();
+    let other = stage.primary.standby("other", &stage.primary.conninfo());
+    other.wait_replayed(stage.primary.flush_lsn());
+    stage.hub.stop();
+    for flag in ["--on-diverge=follow", "--on-diverge-after=1s"] {
+        stage.hub.set_flag(flag);
+    }
+    stage.hub.set_upstream(&other.conninfo());
+    stage.hub.start();
+    stage.hub.wait_state("diverged");
+    wait::stays(Duration::from_secs(8), "the hub's WAL stays", || {
+        stage.hub.inspect().record_end() == end
+            && stage.hub.inspect().evidence() == Some(stage.place)
+    });
+    assert!(stage.hub.logged(&["is out of recovery"]).is_none());
 }

@@ -13,7 +13,10 @@ pub use tcp::TcpFlags;
 pub use values::Mistake;
 
 use self::values::{command, mistake, number, parsed, positive_time, size, time};
-use crate::config::{AUTHENTICATION_TIMEOUT, Config, MissingSlot, WeakProof, listen_addresses};
+use crate::config::{
+    AUTHENTICATION_TIMEOUT, Config, DivergeChoice, MissingSlot, OnDiverge, WeakProof,
+    listen_addresses,
+};
 use crate::store::retention::{ArchiveMode, Policy};
 use crate::wire::conninfo::Conninfo;
 use crate::wire::units::{SizeUnit, TimeUnit};
@@ -61,6 +64,16 @@ pub struct ServeFlags {
     /// here and keeps asking; "restart-at-current" moves it aside and begins anew
     #[arg(long, value_name = "WHAT", default_value = "stop", env = "WALHUB_ON_GAP")]
     pub on_gap: String,
+
+    /// When the upstream has another history: "stop" receives nothing until an operator says which
+    /// is the true one; "follow" gives up the hub's, for a server out of recovery only
+    #[arg(long, value_name = "WHAT", default_value = "stop", env = "WALHUB_ON_DIVERGE")]
+    pub on_diverge: String,
+
+    /// How long such a server has to be seen with another history before it is followed; a number
+    /// without a unit counts seconds
+    #[arg(long, value_name = "TIME", default_value = "5min", env = "WALHUB_ON_DIVERGE_AFTER")]
+    pub on_diverge_after: String,
 
     /// Follow no upstream that cannot prove to have this hub's history, as far back as a record
     /// that says when it was written
@@ -206,6 +219,7 @@ impl ServeFlags {
         let timeout = |flag, text: &str| time(flag, text, TimeUnit::Millisecond);
         let wal_sender_timeout = timeout("wal-sender-timeout", &self.wal_sender_timeout)?;
         let restorable = self.restore.restorable()?;
+        let diverge_after = time("on-diverge-after", &self.on_diverge_after, TimeUnit::Second)?;
         let retention = self.downstream.retention(restorable, wal_sender_timeout)?;
         Ok(Config {
             primary_conninfo: conninfo,
@@ -213,6 +227,10 @@ impl ServeFlags {
             missing_slot,
             start_from: parsed("start-from", &self.start_from)?,
             on_gap: parsed("on-gap", &self.on_gap)?,
+            on_diverge: match parsed("on-diverge", &self.on_diverge)? {
+                DivergeChoice::Stop => OnDiverge::Stop,
+                DivergeChoice::Follow => OnDiverge::Follow { after: diverge_after },
+            },
             weak_proof: if self.require_proof { WeakProof::Refuse } else { WeakProof::Accept },
             listen_addresses: addresses,
             port: self.port,
@@ -351,6 +369,8 @@ mod tests {
             (["--wal-sender-timeout", "soon"], "--wal-sender-timeout"),
             (["--start-from", "here"], "--start-from"),
             (["--on-gap", "jump"], "--on-gap"),
+            (["--on-diverge", "jump"], "--on-diverge"),
+            (["--on-diverge-after", "soon"], "--on-diverge-after"),
             (["--wal-retrieve-retry-interval", "0"], "--wal-retrieve-retry-interval"),
             (["--max-slot-wal-keep-size", "-2"], "--max-slot-wal-keep-size"),
             (["--disk-high-watermark", "100%"], "--disk-high-watermark"),
