@@ -218,3 +218,30 @@ fn on_diverge_follow_never_follows_a_server_in_recovery() {
     });
     assert!(stage.hub.logged(&["is out of recovery"]).is_none());
 }
+
+/// A hub below has the former history, too. It finds out, and its operator says the same.
+#[test]
+fn a_hub_below_finds_out_and_follows_by_the_same_word() {
+    let scene = Scene::new();
+    let mut stage = Stage::new(&scene);
+    let mut below =
+        Hub::new(&scene, "below", &stage.hub.conninfo()).flag("--start-from=oldest").started();
+    below.wait_state("streaming");
+    let end = stage.hub.inspect().record_end();
+    wait::until("the hub below has the former history", || below.inspect().record_end() == end);
+    stage.accept();
+    below.wait_state("diverged");
+    let place = below.inspect().evidence().expect("a place");
+    assert!(place >= stage.seam(), "{place}");
+    assert_eq!(below.inspect().record_end(), end, "it has taken nothing");
+    let said = below.told(&["accept-history", "theirs", &place.to_string()]);
+    assert!(said["evidence"].is_null(), "{said}");
+    below.wait_state("streaming");
+    stage.inside.set(&format!("primary_conninfo={} application_name=inside", below.conninfo()));
+    stage.inside.set("primary_slot_name=");
+    stage.inside.start();
+    load::write_mib(&stage.primary, 1);
+    assert_converged(&stage.primary, &[&stage.inside]);
+    assert_eq!((rows_of(&stage.inside, TRUE), rows_of(&stage.inside, FORMER)), (30_000, 0));
+    below.assert_running();
+}

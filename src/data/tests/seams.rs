@@ -170,3 +170,21 @@ fn a_silent_standby_is_refused() {
     }
     assert_eq!(got.wal, SEAM.bytes_since(START));
 }
+
+/// A hub below asks for WAL past the seam in order to compare it. What it compares it does not keep,
+/// and it says so.
+#[test]
+fn nothing_goes_out_from_past_a_seam_before_a_hub_says_that_it_keeps_nothing() {
+    let mut bench = Bench::serving(END);
+    bench.seam = Some(START.saturating_sub(8));
+    let mut peer = bench.hub_below();
+    let mut got = Got::default();
+    run(&mut bench, &mut peer, &mut got, "it is asked", |got| got.asked == 1);
+    for _ in 0..50 {
+        bench.run_to_sleep();
+        got.take(&mut bench, &mut peer);
+    }
+    assert_eq!(got.wal, 0);
+    peer.send(&report(Lsn::INVALID, Lsn::INVALID, Lsn::INVALID));
+    run(&mut bench, &mut peer, &mut got, "it is sent all", |got| got.wal == END.bytes_since(START));
+}

@@ -74,7 +74,10 @@ fn seam_before(
     (tli, start): (TimelineId, Lsn),
 ) -> Result<Option<Lsn>, Refusal> {
     let seam = hub.course.seams().first_before(tli, slot.and_then(SlotUse::position));
-    let Some(end) = seam.filter(|seam| start > *seam) else { return Ok(seam) };
+    // A hub compares before it streams, and says then that it keeps nothing of that. It is told no
+    // more than any other, but finds out by itself where the two histories part.
+    let is_hub = session.instance.is_some();
+    let Some(end) = seam.filter(|seam| start > *seam && !is_hub) else { return Ok(seam) };
     let (application_name, peer) = (session.application_name.clone(), session.peer.clone());
     hub.note_diverged(Diverged { application_name, peer, tli, at: start, end });
     Err(refusals::start_past_seam(start, tli, end))
@@ -116,6 +119,7 @@ fn hold(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::instance::InstanceId;
     use crate::hub::tests::hub;
     use crate::store::seams::{Seam, Seams};
     use crate::store::slots::{Create, InvalidSlots, Origin, SlotName};
@@ -140,13 +144,22 @@ mod tests {
     }
 
     fn start(hub: &Hub, slot: Option<SlotUse>, at: Lsn) -> Result<Option<Lsn>, String> {
+        start_of(None, hub, slot, at)
+    }
+
+    fn start_of(
+        instance: Option<InstanceId>,
+        hub: &Hub,
+        slot: Option<SlotUse>,
+        at: Lsn,
+    ) -> Result<Option<Lsn>, String> {
         let session = Session {
             pid: 7,
             user: "u".to_owned(),
             application_name: "s".to_owned(),
             peer: "10.0.0.1:5".to_owned(),
             wal_sender_timeout: Duration::ZERO,
-            instance: None,
+            instance,
         };
         let mut out = BytesMut::new();
         match start_physical(hub, &session, slot, Some(TLI), at, &mut out) {
@@ -190,6 +203,8 @@ mod tests {
             "XX000 requested starting point 0/6000000 on timeline 1 is not in this server's history"
         );
         assert_eq!(hub.diverged()[0].at, Lsn::new(0x600_0000));
+        let below = Some(InstanceId::new(0xB));
+        assert_eq!(start_of(below, &hub, None, Lsn::new(0x600_0000)), Ok(Some(SEAM)));
         hub.course.set_seams(Seams::default());
         assert_eq!(start(&hub, None, Lsn::new(0x600_0000)), Ok(None));
         assert!(hub.diverged().is_empty());
