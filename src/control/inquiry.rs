@@ -17,7 +17,9 @@ use crate::status::{
 };
 use crate::store::archive_status::{ArchiveStatus, Attempt};
 use crate::store::holes::Hole;
-use crate::store::inspect::{abandoned_status, evidence_status, scrub_status, set_aside_status};
+use crate::store::inspect::{
+    abandoned_status, evidence_status, scrub_status, seam_status, set_aside_status,
+};
 use crate::store::layout::Layout;
 use crate::store::retention::{Keep, MIN_KEPT_SEGMENTS, Outlook, Policy, Receiving};
 use crate::store::slots::{Origin, WalStatus};
@@ -190,8 +192,7 @@ pub(super) fn abandoned(hub: &Hub) -> Vec<AbandonedStatus> {
 }
 
 fn seams(hub: &Hub) -> Vec<SeamStatus> {
-    let seams = hub.course.seams();
-    seams.iter().map(|seam| SeamStatus { timeline: seam.tli, lsn: seam.at }).collect()
+    seam_status(&hub.course.seams())
 }
 
 pub(super) fn fence(hub: &Hub) -> Option<FenceStatus> {

@@ -3,7 +3,7 @@
 use super::form;
 use super::hub::SetAsideStatus;
 use super::scrub::ScrubStatus;
-use super::upstream::{AbandonedStatus, EvidenceStatus};
+use super::upstream::{AbandonedStatus, EvidenceStatus, SeamStatus};
 use crate::cluster::instance::InstanceId;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use crate::wire::date::date_millis;
@@ -51,6 +51,9 @@ pub struct DirectoryStatus {
     /// WAL that was set aside: nothing reads or removes it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub set_aside: Vec<SetAsideStatus>,
+    /// Where other histories go on, until an operator confirms it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub seams: Vec<SeamStatus>,
     /// What is wrong, in words; empty when nothing is.
     pub wrong: Vec<String>,
 }
@@ -207,6 +210,9 @@ impl DirectoryStatus {
         for abandoned in &self.abandoned {
             writeln!(out, "Abandoned:             {}", abandoned.in_words())?;
         }
+        for seam in &self.seams {
+            writeln!(out, "Seam:                  {}", seam.in_words())?;
+        }
         if let Some(scrub) = &self.scrub {
             writeln!(out, "Scrub:                 {}", scrub.in_words())?;
         }
@@ -336,6 +342,7 @@ mod tests {
                 also: vec![],
             }),
             abandoned: vec![],
+            seams: vec![],
             scrub: None,
             set_aside: vec![],
             wrong: vec!["much".to_owned()],

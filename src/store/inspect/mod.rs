@@ -9,11 +9,13 @@ mod tests;
 use crate::cluster::instance::InstanceId;
 use crate::status::{
     AbandonedStatus, DamagedSegment, DirectoryStatus, EndOfWal, EvidenceStatus, HaltedStatus,
-    LockStatus, RecordedCluster, ScrubStatus, SealedTimeline, SegmentSpan, SetAsideStatus,
+    LockStatus, RecordedCluster, ScrubStatus, SealedTimeline, SeamStatus, SegmentSpan,
+    SetAsideStatus,
 };
 use crate::store::abandoned::{Abandoned, AbandonedWal};
 use crate::store::aside_sizes::{SetAside, all_set_aside};
 use crate::store::control_file::{Cluster, ControlFile};
+use crate::store::cut::read_seams;
 use crate::store::directory::{Directory, DirectoryFault, lock_holder};
 use crate::store::disk::{Disk, run_ready};
 use crate::store::durable::read_note;
@@ -29,6 +31,7 @@ use crate::store::recover::{
     hole_before_open, looks_like_wal, newest_range, noted_beginning, open_segments,
 };
 use crate::store::scrub::{ScrubNote, ScrubProgress};
+use crate::store::seams::Seams;
 use crate::store::tail::{Tail, TailSearch};
 use crate::timeline::History;
 use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
@@ -83,6 +86,7 @@ async fn look<D: Disk>(disk: &D, layout: &Layout) -> io::Result<DirectoryStatus>
         abandoned: Vec::new(),
         scrub: None,
         set_aside: Vec::new(),
+        seams: Vec::new(),
         wrong: Vec::new(),
     };
     report.read_state(disk, layout).await;
@@ -94,6 +98,7 @@ async fn look<D: Disk>(disk: &D, layout: &Layout) -> io::Result<DirectoryStatus>
         Ok(aside) => report.set_aside = aside,
         Err(error) => report.wrong.push(format!("could not look at what was set aside: {error}")),
     }
+    report.read_seams(disk, layout).await;
     report.check_access(layout.root());
     let control = match read_note(disk, &layout.control(), ControlFile::decode).await {
         Ok(Some(control)) => control,
@@ -173,6 +178,11 @@ fn recorded(cluster: &Cluster) -> RecordedCluster {
         start: cluster.start,
         sealed: sealed.collect(),
     }
+}
+
+/// What `walhub.seams` holds.
+pub fn seam_status(seams: &Seams) -> Vec<SeamStatus> {
+    seams.iter().map(|seam| SeamStatus { timeline: seam.tli, lsn: seam.at }).collect()
 }
 
 /// What `walhub.evidence` holds; `None` when that is nothing.
@@ -490,6 +500,20 @@ impl DirectoryStatus {
     async fn read_abandoned<D: Disk>(&mut self, disk: &D, layout: &Layout) {
         match read_note(disk, &layout.abandoned(), Abandoned::decode).await {
             Ok(abandoned) => self.abandoned = abandoned_status(&abandoned.unwrap_or_default()),
+            Err(fault) => self.wrong.push(fault.to_string()),
+        }
+    }
+
+    async fn read_seams<D: Disk>(&mut self, disk: &D, layout: &Layout) {
+        match read_seams(disk, layout).await {
+            Ok(seams) => {
+                self.seams = seam_status(&seams);
+                // A hub that runs is about to finish it.
+                let left = seams.under_way().filter(|_| self.running == LockStatus::No);
+                self.wrong.extend(left.map(|seam| {
+                    format!("WAL past {seam} was being set aside: the next start finishes that")
+                }));
+            }
             Err(fault) => self.wrong.push(fault.to_string()),
         }
     }

@@ -236,3 +236,24 @@ fn a_copy_gets_an_id_of_its_own() {
     assert!(matches!(fault, RenameFault::Unused(_)));
     assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn seams_are_shown_and_one_under_way_is_wrong() {
+    let (_dir, layout, end) = hub();
+    let seam = crate::store::seams::Seam { tli: TimelineId::FIRST, at: end };
+    let mut seams = Seams::default();
+    seams.begin(seam).unwrap();
+    std::fs::write(layout.seams(), seams.encode()).unwrap();
+    let found = report(&layout);
+    assert_eq!(found.seams, [SeamStatus { timeline: seam.tli, lsn: end }]);
+    assert!(found.wrong[0].contains("was being set aside"), "{:?}", found.wrong);
+    seams.finish();
+    std::fs::write(layout.seams(), seams.encode()).unwrap();
+    let mut text = Vec::new();
+    report(&layout).write_text(&mut text).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains(&format!("walhub ctl confirm {end}")), "{text}");
+    assert!(text.ends_with("Nothing is wrong.\n"), "{text}");
+    std::fs::write(layout.seams(), "walhub seams 1").unwrap();
+    assert!(report(&layout).wrong[0].contains("walhub.seams"));
+}
