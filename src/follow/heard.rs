@@ -6,8 +6,9 @@ use super::link::{Link, LinkFault};
 use crate::hub::Hub;
 use crate::timeline::Forks;
 use crate::upstream::judge::Seen;
+use crate::upstream::state::UpstreamState;
 use crate::wal::{Lsn, TimelineId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -31,6 +32,8 @@ pub(super) struct HeardUpstreams(Mutex<Inner>);
 struct Inner {
     last: Instant,
     named: BTreeSet<Named>,
+    /// The last answer of each host that an operator must act on.
+    alarms: BTreeMap<String, UpstreamState>,
 }
 
 /// Does the archive's word for a timeline count?
@@ -47,7 +50,8 @@ pub(super) enum ArchiveWord {
 impl HeardUpstreams {
     /// Nothing was heard before now.
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Inner { last: Instant::now(), named: BTreeSet::new() }))
+        let (last, named, alarms) = (Instant::now(), BTreeSet::new(), BTreeMap::new());
+        Self(Mutex::new(Inner { last, named, alarms }))
     }
 
     /// A server was asked for a connection. One that refuses it has answered.
@@ -69,6 +73,19 @@ impl HeardUpstreams {
     /// A server has answered, whatever it said.
     pub(super) fn answer(&self) {
         self.lock().last = Instant::now();
+    }
+
+    /// A host has answered; in `state` it could not be followed. Is that news on which somebody must
+    /// act?
+    pub(super) fn is_news(&self, host: &str, state: Option<&UpstreamState>) -> bool {
+        let alarms = &mut self.lock().alarms;
+        match state.filter(|state| state.is_alarm()) {
+            None => {
+                alarms.remove(host);
+                false
+            }
+            Some(state) => alarms.insert(host.to_owned(), state.clone()).as_ref() != Some(state),
+        }
     }
 
     /// A server of our cluster is on timeline `tli`, whose ancestors ended at `forks`.

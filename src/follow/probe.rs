@@ -1,5 +1,5 @@
-//! Is there an upstream that could continue from the archive's position? This is asked
-//! concurrently, so that a host that does not answer delays nothing.
+//! Is there an upstream that could continue from the archive's position, or one with which something
+//! is wrong? This is asked concurrently, so that a host that does not answer delays nothing.
 
 use super::Parts;
 use super::attempt::{DEFAULT_ATTEMPT, FIRST_MESSAGE};
@@ -23,10 +23,10 @@ use crate::wire::conninfo::{Conninfo, Host, TargetSessionAttrs};
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tracing::{debug, error};
+use tracing::debug;
 
-/// The question, asked every `wal_retrieve_retry_interval` until the answer is yes. Dropping it
-/// stops the asking.
+/// The question, asked every `wal_retrieve_retry_interval` until the answer is yes, or is news on which
+/// an operator must act. Dropping it stops the asking.
 pub(super) struct Probe {
     asking: JoinHandle<()>,
 }
@@ -47,12 +47,12 @@ impl Probe {
         Self { asking: tokio::spawn(asking) }
     }
 
-    /// Has an upstream been found?
+    /// Is an attempt worth it?
     pub(super) fn has_found(&self) -> bool {
         self.asking.is_finished()
     }
 
-    /// Completes when one is found.
+    /// Completes when an attempt is worth it.
     pub(super) async fn found(&mut self) {
         if !self.asking.is_finished() {
             // It neither panics nor is aborted while it is awaited.
@@ -68,19 +68,18 @@ async fn ask_all<E: Environment>(
 ) {
     let config = Arc::clone(&parts.hub.config);
     let hosts = &upstream.conninfo.hosts;
-    // The last problem of each host that an operator must act on.
-    let mut alarms = vec![None; hosts.len()];
     loop {
         tokio::time::sleep(config.wal_retrieve_retry_interval).await;
-        for (host, alarm) in hosts.iter().zip(&mut alarms) {
-            match answer(&parts, &upstream.conninfo, host, &heard).await {
+        for host in hosts {
+            let answered = answer(&parts, &upstream.conninfo, host, &heard).await;
+            // An attempt says what is wrong, and does what follows: keeps evidence, mends a record.
+            if let Ok(state) = &answered
+                && heard.is_news(&host.to_string(), state.as_ref())
+            {
+                return;
+            }
+            match answered {
                 Ok(None) => return,
-                Ok(Some(state)) if state.is_alarm() => {
-                    if alarm.as_ref() != Some(&state) {
-                        error!(target: super::LOG, "{state}");
-                    }
-                    *alarm = Some(state);
-                }
                 Ok(Some(state)) => debug!(target: super::LOG, "{host}: {state}"),
                 Err(fault) => debug!(target: super::LOG, "{host}: {fault}"),
             }

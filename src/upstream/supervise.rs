@@ -197,8 +197,8 @@ impl Supervisor {
         self.next_host = 0;
     }
 
-    /// Reports what has lasted.
-    fn lasts(&mut self, now: Instant, news: &mut Vec<News>) {
+    /// Reports how long nothing has come in, when that is due.
+    pub fn lasts(&mut self, now: Instant, news: &mut Vec<News>) {
         let since = *self.since.get_or_insert(now);
         let lasting = now.saturating_duration_since(since);
         let due = match lasting {

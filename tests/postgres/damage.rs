@@ -14,8 +14,13 @@ const MIB: u64 = 1 << 20;
 
 /// A hub of a primary with segments of 1 MiB. The newest complete segment holds one record of 600 kB.
 fn stage(scene: &Scene) -> (Cluster<'_>, Hub<'_>, Cluster<'_>, String) {
+    stage_with(scene, &[])
+}
+
+fn stage_with<'a>(scene: &'a Scene, flags: &[&str]) -> (Cluster<'a>, Hub<'a>, Cluster<'a>, String) {
     let primary = Cluster::primary_with_segments(scene, "primary", 1);
-    let hub = Hub::run(scene, "hub", &primary.conninfo());
+    let hub = Hub::new(scene, "hub", &primary.conninfo());
+    let hub = flags.iter().fold(hub, |hub, flag| hub.flag(flag)).started();
     load::prepare(scene, &primary);
     wait_connected(&primary);
     let standby = primary.standby("standby", &hub.conninfo());
@@ -42,8 +47,18 @@ fn connect_again(primary: &Cluster<'_>) {
 
 #[test]
 fn our_damaged_record_is_mended_with_the_upstreams() {
+    mends(&[]);
+}
+
+/// The archive has nothing, and an upstream is asked in its turn.
+#[test]
+fn our_damaged_record_is_mended_beside_an_archive() {
+    mends(&["--restore-command=false %f %p"]);
+}
+
+fn mends(flags: &[&str]) {
     let scene = Scene::new();
-    let (primary, hub, standby, segment) = stage(&scene);
+    let (primary, hub, standby, segment) = stage_with(&scene, flags);
     let ours = hub.pg_wal().join(&segment);
     let damaged = MIB / 4 + 1000;
     drop(flip(&ours, damaged));

@@ -82,6 +82,9 @@ impl<E: Environment> Task<E> {
                         self.progress.exhausts(position);
                         return sleep(at, turn.orders).await;
                     }
+                    let mut news = Vec::new();
+                    self.supervisor.lasts(Instant::now(), &mut news);
+                    self.tell(news);
                     tokio::select! {
                         biased;
                         () = tokio::time::sleep(pause) => {}
