@@ -100,7 +100,6 @@ impl<E: Environment> Task<E> {
             // The caller may have gone.
             return drop(answer.send(Err(why)));
         }
-        self.answer_accepting(Err("it was ordered once more".to_owned()));
         self.accepting = Some(Accepting { at, answer, refused: Vec::new() });
         self.begin_course();
     }
@@ -112,7 +111,8 @@ impl<E: Environment> Task<E> {
         }
     }
 
-    fn answer_accepting(&mut self, result: Result<(), String>) {
+    /// The order is no longer in force.
+    pub(super) fn answer_accepting(&mut self, result: Result<(), String>) {
         if let Some(Accepting { answer, .. }) = self.accepting.take() {
             if let Err(why) = &result {
                 tracing::error!(target: LOG, "walhub ctl: {why}");

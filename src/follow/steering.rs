@@ -51,6 +51,9 @@ impl<E: Environment> Task<E> {
     pub(super) async fn obey(&mut self, order: UpstreamOrder) {
         let interrupts = self.interrupts(&order);
         let UpstreamOrder { steer, answer } = order;
+        if !matches!(steer, Steer::Confirm(_)) {
+            self.answer_accepting(Err("another order came after it".to_owned()));
+        }
         let result = match steer {
             // It is answered when an upstream has shown its history, or none does.
             Steer::AcceptTheirs(at) => return self.accept_theirs(at, answer),

@@ -1,6 +1,6 @@
 //! An operator's word about two histories.
 
-use super::{PATIENCE, Scene, differed, host, receiving};
+use super::{FirstWords, PATIENCE, Scene, differed, host, receiving};
 use crate::data::handoff::ToCore;
 use crate::follow::{Steer, UpstreamOrder};
 use crate::store::course::FenceNote;
@@ -97,6 +97,32 @@ fn theirs_needs_an_upstream_that_differs_there() {
     let saved = scene.saved().urgent;
     assert!(!saved.iter().any(|job| job.contains("Cut")), "{saved:?}");
     assert!(scene.hub.current_cell().is_none(), "the scene has none");
+}
+
+/// The last word counts, whatever the first one still waits for.
+#[test]
+fn ours_after_theirs_ends_the_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let scene = receiving(directory.path(), 0xAA);
+    // No host of the conninfo answers.
+    scene.server.lock().unwrap().says_first = FirstWords::Nothing;
+    scene.server.lock().unwrap().wal = None;
+    scene.hub.course.set_evidence(differed(host("gone:5432"), PLACE, false));
+    let (answer, mut theirs) = oneshot::channel();
+    let order = UpstreamOrder { steer: Steer::AcceptTheirs(PLACE), answer };
+    scene.orders.blocking_send(order).unwrap();
+    assert_eq!(scene.order(Steer::AcceptOurs(PLACE)), Ok(()));
+    let end = Instant::now() + PATIENCE;
+    let refused = loop {
+        match theirs.try_recv() {
+            Ok(answer) => break answer.unwrap_err(),
+            Err(_) => assert!(Instant::now() < end, "the order is still in force"),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    assert!(refused.contains("another order"), "{refused}");
+    let saved = scene.saved().urgent;
+    assert!(!saved.iter().any(|job| job.contains("Cut")), "{saved:?}");
 }
 
 #[test]
