@@ -61,7 +61,15 @@ pub async fn attempt<D: Disk>(
             return Attempted::Failed;
         }
     }
+    let serial = backlog.serial(file);
     let attempted = match command.await {
+        Ok(CommandOutcome::Done) if backlog.serial(file).is_some_and(|now| serial != Some(now)) => {
+            warn!(
+                "write-ahead log file \"{file}\" was moved away while it was archived, and another has \
+                 come under its name: the archive may hold the former, and gets this one next"
+            );
+            Attempted::Failed
+        }
         Ok(CommandOutcome::Done) => {
             debug!("archived write-ahead log file \"{file}\"");
             if let Err(error) = mark_done(disk, layout, file).await {
@@ -77,4 +85,49 @@ pub async fn attempt<D: Disk>(
     };
     backlog.failed(file, clock());
     attempted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::directory::Directory;
+    use crate::store::disk::run_ready;
+    use crate::store::plain_disk::PlainDisk;
+    use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
+
+    /// As after a cut: the command has archived the bytes of another history.
+    #[test]
+    fn a_file_that_was_replaced_meanwhile_is_not_archived() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::open(&folder.path().join("hub")).unwrap();
+        let layout = directory.layout();
+        let size = SegmentSize::new(1 << 20).unwrap();
+        let name = SegmentName { tli: TimelineId::FIRST, no: SegmentNo::new(9), size };
+        let file = ArchiveFile::Segment(name);
+        let holds = Holds::new(Lsn::INVALID);
+        std::fs::create_dir_all(layout.archive_status()).unwrap();
+        std::fs::write(layout.segment(name), "bytes").unwrap();
+        std::fs::write(layout.mark(file, Mark::Ready), "").unwrap();
+        holds.backlog.add(file);
+        let archive = |meanwhile: &dyn Fn()| {
+            let command = async {
+                meanwhile();
+                Ok(CommandOutcome::Done)
+            };
+            run_ready(attempt(&PlainDisk, layout, &holds, file, command, SystemTime::now)).unwrap()
+        };
+        let replaced = archive(&|| {
+            holds.backlog.replace(std::collections::BTreeSet::new());
+            holds.backlog.add(file);
+        });
+        assert_eq!(replaced, Attempted::Failed);
+        assert!(holds.backlog.waits(file) && layout.mark(file, Mark::Ready).exists());
+        // A listing that finds it, and one more word of it, are about the same file.
+        let archived = archive(&|| {
+            holds.backlog.replace([file].into());
+            holds.backlog.add(file);
+        });
+        assert_eq!(archived, Attempted::Archived { drained: false });
+        assert!(!holds.backlog.waits(file) && layout.mark(file, Mark::Done).exists());
+    }
 }

@@ -3,7 +3,7 @@
 
 use crate::store::layout::ArchiveFile;
 use crate::wal::{SegmentName, SegmentNo, SegmentSize, TimelineId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,6 +22,8 @@ pub struct Backlog {
 struct Inner {
     size: Option<SegmentSize>,
     waiting: BTreeSet<ArchiveFile>,
+    /// Which of all files that were ever added each is: another one may come under the same name.
+    serials: BTreeMap<ArchiveFile, u64>,
     /// What waited at the start: a command left over from the previous run may still read it.
     left_over: BTreeSet<ArchiveFile>,
     /// Grows with every file that is added.
@@ -109,16 +111,22 @@ impl Backlog {
     /// Replaces what waits by the result of a new listing.
     pub fn replace(&self, waiting: BTreeSet<ArchiveFile>) {
         let mut inner = self.lock();
-        inner.waiting = waiting;
         inner.added += 1;
+        let (added, known) = (inner.added, std::mem::take(&mut inner.serials));
+        let serial = |file: &ArchiveFile| (*file, known.get(file).copied().unwrap_or(added));
+        inner.serials = waiting.iter().map(serial).collect();
+        inner.waiting = waiting;
         self.news.notify_all();
     }
 
     /// Adds a file that waits. Returns how many wait when that is worth reporting.
     pub fn add(&self, file: ArchiveFile) -> Option<usize> {
         let mut inner = self.lock();
-        inner.waiting.insert(file);
         inner.added += 1;
+        if inner.waiting.insert(file) {
+            let added = inner.added;
+            inner.serials.insert(file, added);
+        }
         self.news.notify_all();
         let waiting = inner.waiting.len();
         let worth = waiting >= WORTH_A_WORD.max(inner.said.saturating_mul(2));
@@ -133,6 +141,7 @@ impl Backlog {
         let mut inner = self.lock();
         inner.archived.note(file, at);
         inner.waiting.remove(&file);
+        inner.serials.remove(&file);
         inner.waiting.is_empty() && std::mem::take(&mut inner.said) > 0
     }
 
@@ -143,7 +152,15 @@ impl Backlog {
 
     /// A file need not be archived any more.
     pub fn forget(&self, file: ArchiveFile) {
-        self.lock().waiting.remove(&file);
+        let mut inner = self.lock();
+        inner.waiting.remove(&file);
+        inner.serials.remove(&file);
+    }
+
+    /// Which file it is that waits under this name; `None` when none does. Another one, which came
+    /// after that one had left, has another number.
+    pub fn serial(&self, file: ArchiveFile) -> Option<u64> {
+        self.lock().serials.get(&file).copied()
     }
 
     /// Does the file wait?
