@@ -227,7 +227,8 @@ impl Hub {
             warn!(
                 application_name = name, peer, timeline = %tli,
                 "standby has diverged: it is at {at}, and what it has of timeline {tli} past {end} is \
-                 not in this hub's history; run pg_rewind on it or make it again from a base backup"
+                 not in this hub's history; make it again from a base backup, or run pg_rewind on it if \
+                 the history goes on on another timeline"
             );
         }
     }

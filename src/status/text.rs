@@ -235,7 +235,7 @@ pub fn write_standbys(standbys: &StandbysStatus, out: &mut impl Write) -> io::Re
     if standbys.diverged.is_empty() {
         return Ok(());
     }
-    writeln!(out, "\nDiverged: hold WAL that nobody follows, and need pg_rewind or a new backup")?;
+    writeln!(out, "\nDiverged: hold WAL that nobody follows, and need a new backup")?;
     let columns = [name("NAME"), name("CLIENT"), number("TLI"), word("LEFT AT"), word("HAS UP TO")];
     let rows = standbys.diverged.iter().map(|standby| {
         vec![
