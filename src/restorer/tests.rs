@@ -143,8 +143,11 @@ fn one_fetch_serves_all_and_the_next_segments_come_ahead() {
     let mut cores = [world.answer(), world.answer()];
     cores.sort_unstable_by_key(|(core, _)| *core);
     assert_eq!(cores, [(0, None), (1, None)]);
-    // Each is proved with the one after it.
-    assert_eq!(world.asked(), [4, 5, 6, 7].map(name));
+    // Each is proved with the one after it. That is fetched again if it is with the keeper by then.
+    let mut asked = world.asked();
+    assert_eq!(asked.iter().filter(|asked| **asked == name(4)).count(), 1, "{asked:?}");
+    asked.dedup();
+    assert_eq!(asked, [4, 5, 6, 7].map(name));
 }
 
 #[test]
