@@ -129,7 +129,8 @@ fn finds_a_fork_segment_copied_whole() {
 
 #[test]
 fn finds_a_segment_recycled_under_a_reader() {
-    finds(Plant::RecyclesUnderReaders, &["is not what it was", "false byte"]);
+    let signs = ["is not what it was", "false byte"];
+    finds_among(4 * ENOUGH, Kind::Ordinary, Plant::RecyclesUnderReaders, &signs);
 }
 
 #[test]

@@ -105,6 +105,10 @@ impl PlantedDisk {
         let Some(name) = path.and_then(|path| path.file_name()?.to_str()) else { return };
         let (Some(child), Some(segment)) = (name.get(..8), name.get(8..24)) else { return };
         let is_parent = |path: &PathBuf| {
+            // Not its digest.
+            if path.extension().is_some_and(|extension| extension != "partial") {
+                return false;
+            }
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             name.get(8..24) == Some(segment) && name.get(..8).is_some_and(|tli| tli < child)
         };

@@ -47,7 +47,6 @@ pub(crate) const SIGHTS: &[&str] = &[
     "upstream refused",
     "upstream no longer has our WAL",
     "message cut short",
-    "standby sent more than the switchpoint left",
     "standby sent on to the next timeline",
     "WAL read back from a file",
     "WAL removed",
@@ -65,8 +64,11 @@ pub(crate) const SIGHTS: &[&str] = &[
 ];
 
 /// What comes up only among thousands of seeds.
-pub(crate) const RARE_SIGHTS: &[&str] =
-    &["rest of a message past the switchpoint", "diverged standby refused"];
+pub(crate) const RARE_SIGHTS: &[&str] = &[
+    "rest of a message past the switchpoint",
+    "standby sent more than the switchpoint left",
+    "diverged standby refused",
+];
 
 /// What came of a seed.
 pub(crate) struct Outcome {
