@@ -11,11 +11,13 @@ use std::io;
 use std::path::PathBuf;
 
 impl<D: Disk> Keeper<D> {
-    /// Fails with [`io::ErrorKind::NotFound`] when the segment is not here any more.
+    /// Fails with [`io::ErrorKind::NotFound`] when the segment is not here any more, or other bytes
+    /// have come under its name since it was found damaged.
     pub(super) async fn mend(&self, tli: TimelineId, no: SegmentNo) -> io::Result<()> {
         let name = self.name(tli, no)?;
         let fetched = self.layout.mending(name);
-        if !self.is_here(name) {
+        // What is known of its damage is forgotten before other bytes come.
+        if !self.is_here(name) || self.holds.scrub.damage(tli, no).is_none() {
             remove(&self.disk, &fetched).await?;
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -102,6 +104,11 @@ mod tests {
         let mend = || run_ready(keeper.run(Job::Mend { tli, no })).unwrap();
         assert!(matches!(mend(), JobDone::Failed { .. }), "nothing was fetched");
         assert_eq!(std::fs::read_to_string(layout.segment(name)).unwrap(), "bad");
+
+        std::fs::write(layout.mending(name), "good").unwrap();
+        assert!(matches!(mend(), JobDone::Failed { .. }), "it is not known to be damaged");
+        assert_eq!(std::fs::read_to_string(layout.segment(name)).unwrap(), "bad");
+        assert!(!layout.mending(name).exists());
 
         let damage = SegmentDamage {
             name,
