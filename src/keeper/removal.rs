@@ -126,3 +126,48 @@ impl<D: Disk> Keeper<D> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[cfg(not(walhub_loom))]
+mod tests {
+    use super::*;
+    use crate::store::control_file::Cluster;
+    use crate::store::directory::Directory;
+    use crate::store::disk::run_ready;
+    use crate::store::layout::Listing;
+    use crate::store::plain_disk::PlainDisk;
+    use crate::store::retention::Holds;
+    use crate::wal::{Lsn, SystemId, TimelineId};
+    use std::os::unix::fs::MetadataExt as _;
+    use std::sync::Arc;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_file_that_is_read_as_an_earlier_timelines_is_not_recycled() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Directory::open(&folder.path().join("hub")).unwrap().layout().clone();
+        let size = SegmentSize::new(MIB).unwrap();
+        let (parent, child) = (TimelineId::FIRST, TimelineId::new(2).unwrap());
+        let name = SegmentName { tli: child, no: SegmentNo::new(5), size };
+        std::fs::write(layout.segment(name), vec![7; MIB as usize]).unwrap();
+        std::fs::write(layout.history(child), "1\t0/508000\tno recovery target\n").unwrap();
+        let listing = Listing::of(vec![name.to_string()], size);
+        let holds = Arc::new(Holds::new(Lsn::new(5 * MIB)));
+        let cluster = Cluster {
+            system_id: SystemId::new(7),
+            segment_size: size,
+            data_directory_mode: "0700".into(),
+            parameters: Vec::new(),
+            timeline: child,
+            start: Lsn::new(5 * MIB),
+            sealed: Vec::new(),
+        };
+        let keeper = Keeper::new(PlainDisk, layout, holds, &listing, None, Some(cluster));
+        let read = run_ready(keeper.open(parent, name.no)).unwrap().unwrap();
+        let read = std::fs::File::from(read.try_clone().unwrap());
+        keeper.give_up_before(name.no.next(), size);
+        while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
+        assert_eq!(read.metadata().unwrap().nlink(), 0, "it lives on as a spare");
+    }
+}

@@ -32,6 +32,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::Mutex;
 
+/// Where a segment's bytes may be: the segment whose file that is, and its path.
+type Place = (SegmentName, PathBuf);
+
 /// Does the file work.
 pub struct Keeper<D: Disk> {
     pub(super) disk: D,
@@ -249,26 +252,29 @@ impl<D: Disk> Keeper<D> {
         if let Some(file) = self.open.held(tli, no) {
             return Ok(file);
         }
-        let _opening = self.open.opening(tli, no);
-        let file = match self.look_for(self.places(name)).await {
+        match self.look_for(self.places(name)).await {
             // It may have got its final name between one look and the next.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let mut places = self.places(name);
                 places.extend(self.inherited_places(name).await?);
-                self.look_for(places).await?
+                self.look_for(places).await
             }
-            found => found?,
-        };
-        self.open.note(tli, no, &file);
-        Ok(file)
+            found => found,
+        }
     }
 
-    /// Opens the first place that has the segment.
-    async fn look_for(&self, places: Vec<PathBuf>) -> io::Result<D::File> {
-        for path in places {
+    /// Opens the first place that has the segment. The file is open as that of the segment whose name
+    /// it has, which may be a later timeline's.
+    async fn look_for(&self, places: Vec<Place>) -> io::Result<D::File> {
+        for (SegmentName { tli, no, .. }, path) in places {
+            let _opening = self.open.opening(tli, no);
             match self.disk.open_read(&path).await {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                found => return found,
+                Ok(file) => {
+                    self.open.note(tli, no, &file);
+                    return Ok(file);
+                }
+                failed => return failed,
             }
         }
         Err(io::ErrorKind::NotFound.into())
@@ -277,14 +283,14 @@ impl<D: Disk> Keeper<D> {
     /// Where a segment's bytes may be, the best place first. What was moved aside counts too: a
     /// message that was begun before the timeline's end was known is finished from there.
     /// Nothing else in that folder is ever requested.
-    fn places(&self, name: SegmentName) -> Vec<PathBuf> {
-        let mut places = vec![self.layout.segment(name), self.layout.partial(name)];
+    fn places(&self, name: SegmentName) -> Vec<Place> {
+        let mut places = self.files_of(vec![name.tli], name);
         let cluster = self.cluster.borrow();
         let Some(cluster) = &*cluster else { return places };
         if let Some(sealed) = cluster.sealed.iter().find(|sealed| sealed.tli == name.tli) {
             let aside = self.layout.diverged(sealed.tli, sealed.end);
-            for path in places.clone() {
-                places.extend(path.file_name().map(|file| aside.join(file)));
+            for (name, path) in places.clone() {
+                places.extend(path.file_name().map(|file| (name, aside.join(file))));
             }
         }
         places.extend(self.files_of(heirs(cluster, name.tli, name.no), name));
@@ -292,7 +298,7 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Where the bytes may be of a timeline that ended before this directory began.
-    async fn inherited_places(&self, name: SegmentName) -> io::Result<Vec<PathBuf>> {
+    async fn inherited_places(&self, name: SegmentName) -> io::Result<Vec<Place>> {
         let current = self.cluster.borrow().as_ref().map(|cluster| cluster.timeline);
         let Some(tli) = current.filter(|tli| *tli > name.tli) else { return Ok(Vec::new()) };
         let bytes = read_small(&self.disk, &self.layout.history(tli)).await?;
@@ -302,9 +308,10 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// The files of these timelines with the segment's number.
-    fn files_of(&self, timelines: Vec<TimelineId>, name: SegmentName) -> Vec<PathBuf> {
+    fn files_of(&self, timelines: Vec<TimelineId>, name: SegmentName) -> Vec<Place> {
         let names = timelines.into_iter().map(|tli| SegmentName { tli, ..name });
-        names.flat_map(|name| [self.layout.segment(name), self.layout.partial(name)]).collect()
+        let both = |name| [(name, self.layout.segment(name)), (name, self.layout.partial(name))];
+        names.flat_map(both).collect()
     }
 
     /// The note about the beginning is removed before the WAL it covers. Then the names move: a

@@ -49,6 +49,9 @@ pub(super) fn start_physical(
         }
         Start::RefusedInCopy(refusal) => refusal,
         Start::Stream { tli, start, segment } => {
+            if tli != current.tli() && !reaches_its_fork(&current, &forks) {
+                return Err(refusals::starting_up());
+            }
             let seam = seam_before(hub, session, slot.as_ref(), (tli, start))?;
             match hold(hub, &forks, (tli, start), segment) {
                 Ok(accepted) => {
@@ -64,6 +67,12 @@ pub(super) fn start_physical(
     };
     backend::copy_both(out);
     Err(refused)
+}
+
+/// A hub that began in the segment of a fork may not have all of the ancestors' WAL yet, although they
+/// have ended. A standby that is told so comes back.
+fn reaches_its_fork(current: &Cell, forks: &Forks) -> bool {
+    forks.last().is_none_or(|(_, fork)| current.limit() >= *fork)
 }
 
 /// The seam past which the standby must not be, and is not by what it asks for.
@@ -124,6 +133,7 @@ mod tests {
     use crate::store::seams::{Seam, Seams};
     use crate::store::slots::{Create, InvalidSlots, Origin, SlotName};
     use crate::wire::command::SlotLifetime;
+    use bytes::Bytes;
     use std::time::Duration;
 
     const TLI: TimelineId = TimelineId::FIRST;
@@ -208,6 +218,19 @@ mod tests {
         hub.course.set_seams(Seams::default());
         assert_eq!(start(&hub, None, Lsn::new(0x600_0000)), Ok(None));
         assert!(hub.diverged().is_empty());
+    }
+
+    #[test]
+    fn an_ancestor_is_served_once_its_last_bytes_are_here() {
+        let start_at = |durable: u64| {
+            let (hub, child) = (hub("15.18"), TimelineId::new(2).unwrap());
+            hub.holds.begin(BEGIN);
+            hub.set_history(child, Bytes::from_static(b"1\t0/5008000\tno recovery target\n"));
+            hub.push_cell(Arc::new(Cell::new(child, BEGIN, Lsn::new(durable))));
+            start(&hub, None, BEGIN)
+        };
+        assert_eq!(start_at(0x500_8000), Ok(None));
+        assert_eq!(start_at(0x500_7FF8), Err("57P03 the database system is starting up".into()));
     }
 
     #[test]
