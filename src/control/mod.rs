@@ -14,7 +14,7 @@ use self::listener::{Bound, Listener};
 use self::registry::Registry;
 use crate::data::handoff::{Mailbox, ToControl};
 use crate::data::readback::MAX_OPEN;
-use crate::follow::{self, System, UpstreamOrder};
+use crate::follow::{self, CopyRequests, System, UpstreamOrder};
 use crate::hub::Hub;
 use crate::keeper::KeeperClient;
 use crate::restorer::Restorer;
@@ -57,6 +57,8 @@ pub struct Control {
     pub keeper: KeeperClient,
     /// The archive, if there is one.
     pub restorer: Option<Arc<Restorer>>,
+    /// Segments that are wanted from an upstream.
+    pub copies: CopyRequests,
     /// The sockets to listen on.
     pub bound: Bound,
     /// News from the cores.
@@ -96,7 +98,8 @@ impl Shared {
 /// Runs until the hub stops and every connection has ended; the caller limits the time for the
 /// latter. Requires a current-thread runtime with I/O and time.
 pub async fn run(control: Control) -> io::Result<()> {
-    let Control { hub, mailboxes, keeper, restorer, mut bound, mut news, running } = control;
+    let Control { hub, mailboxes, keeper, restorer, copies, mut bound, mut news, running } =
+        control;
     let (orders, ordered) = mpsc::channel(follow::ORDERS);
     let first_pid = getrandom::u32().unwrap_or_default() >> 1;
     let shared = Arc::new(Shared {
@@ -122,15 +125,17 @@ pub async fn run(control: Control) -> io::Result<()> {
         tokio::spawn(accept(Arc::clone(&shared), listener));
     }
     let (upstream_ended, ends) = mpsc::channel(follow::ENDS);
+    // A hub has at least one core.
+    let system = || System { hub: Arc::clone(&shared.hub), receiver: shared.mailboxes[0].clone() };
     let parts = follow::Parts {
-        // A hub has at least one core.
-        environment: System { hub: Arc::clone(&shared.hub), receiver: shared.mailboxes[0].clone() },
+        environment: system(),
         hub: Arc::clone(&shared.hub),
         cores: shared.mailboxes.clone(),
         keeper: shared.keeper.clone(),
         archive: shared.restorer.clone(),
     };
     let upstream = tokio::spawn(follow::run(parts, ends, ordered));
+    let copying = tokio::spawn(follow::copy_segments(Arc::clone(&shared.hub), system(), copies));
     let retention = tokio::spawn(retention::run(Arc::clone(&shared)));
     let mut cores = Cores::Running;
     loop {
@@ -165,6 +170,7 @@ pub async fn run(control: Control) -> io::Result<()> {
         }
     }
     upstream.abort();
+    copying.abort();
     retention.abort();
     if let Some(ctl) = ctl {
         ctl.abort();

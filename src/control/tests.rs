@@ -4,6 +4,7 @@ use super::{Control, Running, SPARE_CONNECTIONS, listener, run};
 use crate::cluster::instance::InstanceId;
 use crate::config::Config;
 use crate::data::handoff::{Handback, Inbox, StandbyHandoff, ToControl, ToCore, mailbox};
+use crate::follow;
 use crate::hub::{Hub, tests};
 use crate::keeper::{Job, JobDone, KeeperClient, Order, QUEUE, queue};
 use crate::standby::client::StreamEnd;
@@ -84,6 +85,7 @@ impl Bench {
             mailboxes: vec![post],
             keeper: forgetful(),
             restorer: None,
+            copies: follow::copies().1,
             bound,
             news: from_cores,
             running: is_running,

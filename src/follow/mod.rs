@@ -9,6 +9,7 @@
 mod accepting;
 mod archive;
 mod attempt;
+mod copying;
 mod damage;
 mod difference;
 mod environment;
@@ -30,6 +31,7 @@ mod switching;
 mod system;
 mod warnings;
 
+pub use copying::{CopyClient, CopyPart, CopyRequests, copies, copy_segments};
 pub use environment::{Archive, Environment, HandOverFault, Stream};
 pub use histories::{UnsavedHistory, save as save_history};
 pub use orders::{Steer, UpstreamOrder};

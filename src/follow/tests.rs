@@ -1,6 +1,7 @@
 //! The task against a scripted server.
 
 mod accepting;
+mod copying;
 mod paused;
 
 use super::{ENDS, ORDERS, Parts, System, UpstreamOrder, run};

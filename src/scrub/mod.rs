@@ -1,7 +1,8 @@
 //! Engine: reads all complete segments again, from the disk and at a limited rate, on a thread of
 //! its own. What bits do to files over years is found while the archive still has the right ones.
 //!
-//! With an archive, a damaged segment is fetched from there, and the keeper puts it in its place.
+//! A damaged segment is fetched from the archive or from an upstream, and the keeper puts it in its
+//! place.
 //!
 //! A segment with a digest is compared with it. One without is walked like WAL from an archive, and
 //! gets a digest when all of it is proved. Damage is said at once, and written down.
@@ -13,9 +14,10 @@ mod repair;
 
 use self::look::{Finding, Looker};
 use self::pace::Pace;
-use self::repair::{RepairOutcome, Repairer};
+use self::repair::{RepairOutcome, Repairer, UnreachableHosts};
 use crate::archive::restore::RestoreCommand;
 use crate::config::ScrubSettings;
+use crate::follow::CopyClient;
 use crate::hub::Hub;
 use crate::keeper::{Job, KeeperClient, Note};
 use crate::store::layout::{FileKind, Layout};
@@ -53,15 +55,19 @@ pub fn start(
     layout: Layout,
     hub: Arc<Hub>,
     keeper: KeeperClient,
+    upstreams: CopyClient,
 ) -> io::Result<Scrubber> {
     let stop = Arc::new(AtomicBool::new(false));
     let command = hub.config.restore.as_ref().map(|restore| restore.command.clone());
-    let repairer = command.map(|command| Repairer {
-        command: RestoreCommand::new(command, layout.root()),
+    let repairer = Repairer {
+        hub: Arc::clone(&hub),
+        command: command.map(|command| RestoreCommand::new(command, layout.root())),
+        upstreams,
         layout: layout.clone(),
         keeper: keeper.clone(),
+        rate: settings.rate,
         stop: Arc::clone(&stop),
-    });
+    };
     let work = Scrub { settings, layout, hub: Arc::clone(&hub), keeper, repairer };
     let thread = std::thread::Builder::new().name("scrub".to_owned());
     let thread = thread.spawn(move || work.run())?;
@@ -85,8 +91,7 @@ struct Scrub {
     layout: Layout,
     hub: Arc<Hub>,
     keeper: KeeperClient,
-    /// With an archive.
-    repairer: Option<Repairer>,
+    repairer: Repairer,
 }
 
 /// The hub shuts down.
@@ -139,6 +144,7 @@ impl Scrub {
         info!("reading {segments} complete WAL segments to verify them");
         board.begin(segments);
         let mut looker = Looker::new(&self.hub, &self.layout, Pace::new(self.settings.rate));
+        let mut unreachable = UnreachableHosts::new();
         for name in &names {
             let Some(finding) = looker.look_at(*name) else {
                 board.end(None);
@@ -146,7 +152,7 @@ impl Scrub {
             };
             self.act_on(*name, &finding);
             if let Finding::Damaged { parts, .. } = &finding
-                && self.repair(&mut looker, *name, parts).is_none()
+                && self.repair(&mut looker, *name, parts, &mut unreachable).is_none()
             {
                 board.end(None);
                 return Err(Stopped);
@@ -181,15 +187,15 @@ impl Scrub {
         looker: &mut Looker<'_>,
         name: SegmentName,
         parts: &[SegmentName],
+        unreachable: &mut UnreachableHosts,
     ) -> Option<()> {
-        let Some(repairer) = &self.repairer else { return Some(()) };
         for part in parts {
-            match repairer.repair(&looker.own(), *part) {
-                RepairOutcome::Replaced => {
-                    info!("WAL segment {part} was repaired from the archive")
+            match self.repairer.repair(&looker.own(), *part, unreachable) {
+                RepairOutcome::Replaced(source) => {
+                    info!("WAL segment {part} was repaired from {source}")
                 }
-                RepairOutcome::DigestOnly => {
-                    warn!("the archive has the same WAL segment {part}: its digest was of others");
+                RepairOutcome::DigestOnly(source) => {
+                    warn!("{source} has the same WAL segment {part}: its digest was of others");
                     self.act_on(*part, &Finding::Proved);
                     return Some(());
                 }

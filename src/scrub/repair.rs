@@ -1,51 +1,111 @@
-//! Fetches the right bytes of a damaged segment from the archive.
+//! Fetches the right bytes of a damaged segment, from the archive or else from an upstream.
 
 use super::look::OwnFiles;
+use super::pace::Pace;
 use crate::archive::check::first_difference;
 use crate::archive::prove::{Head, Neighbours, SegmentFile, prove};
 use crate::archive::restore::{Fetched, RestoreCommand};
+use crate::follow::{CopyClient, CopyPart};
+use crate::hub::Hub;
+use crate::hub::course::Upstream;
 use crate::keeper::KeeperClient;
 use crate::store::digest::{DigestComparison, compare, hash_file};
 use crate::store::layout::Layout;
 use crate::wal::page::PageRules;
 use crate::wal::{Lsn, SegmentName, TimelineId};
+use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 /// What came of an attempt.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum RepairOutcome {
-    /// The archive's file has taken the place of ours.
-    Replaced,
-    /// The archive has our bytes, and all records are whole: only the digest says something else.
-    DigestOnly,
+    /// This one's file has taken the place of ours.
+    Replaced(String),
+    /// This one has our bytes, and all records are whole: only the digest says something else.
+    DigestOnly(String),
     /// Nothing was changed.
     No(String),
 }
 
 /// Repairs segments.
 pub(super) struct Repairer {
-    pub(super) command: RestoreCommand,
+    pub(super) hub: Arc<Hub>,
+    /// With an archive.
+    pub(super) command: Option<RestoreCommand>,
+    pub(super) upstreams: CopyClient,
     pub(super) layout: Layout,
     pub(super) keeper: KeeperClient,
+    /// Bytes that come from an upstream in a second.
+    pub(super) rate: u64,
     /// Set to end the running command: the hub shuts down.
     pub(super) stop: Arc<AtomicBool>,
 }
 
-impl Repairer {
-    /// Replaces a segment by what the archive has when that is what our digest says, or without a
-    /// digest when all of it is proved.
-    pub(super) fn repair(&self, own: &OwnFiles<'_>, name: SegmentName) -> RepairOutcome {
-        let fetched = self.layout.mending(name);
-        let outcome = self.attempt(own, name, &fetched);
-        if !matches!(outcome, Ok(RepairOutcome::Replaced)) {
-            // A start removes it, too.
-            drop(std::fs::remove_file(&fetched));
+/// Hosts that did not answer in this scrub. They are not asked again in it: each question may take
+/// as long as a connection may.
+pub(super) type UnreachableHosts = BTreeSet<String>;
+
+/// Where a copy comes from.
+enum CopySource<'a> {
+    Archive(&'a RestoreCommand),
+    Upstream {
+        upstream: Arc<Upstream>,
+        host: usize,
+        /// What it is called.
+        name: String,
+    },
+}
+
+impl fmt::Display for CopySource<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Archive(_) => f.write_str("the archive"),
+            Self::Upstream { name, .. } => write!(f, "the upstream {name}"),
         }
-        outcome.unwrap_or_else(|error| RepairOutcome::No(error.to_string()))
+    }
+}
+
+impl Repairer {
+    /// Replaces a segment by another copy when that is what our digest says, or without a digest
+    /// when all of it is proved. The archive is asked first: that costs the upstream nothing.
+    pub(super) fn repair(
+        &self,
+        own: &OwnFiles<'_>,
+        name: SegmentName,
+        unreachable: &mut UnreachableHosts,
+    ) -> RepairOutcome {
+        let fetched = self.layout.mending(name);
+        let mut reasons = Vec::new();
+        for source in self.sources() {
+            let outcome = self.attempt(own, name, &fetched, &source, unreachable);
+            if !matches!(outcome, Ok(RepairOutcome::Replaced(_))) {
+                // A start removes it, too.
+                drop(std::fs::remove_file(&fetched));
+            }
+            match outcome {
+                Ok(RepairOutcome::No(why)) => reasons.push(why),
+                Ok(outcome) => return outcome,
+                Err(error) => reasons.push(format!("{source}: {error}")),
+            }
+        }
+        RepairOutcome::No(reasons.join("; "))
+    }
+
+    fn sources(&self) -> Vec<CopySource<'_>> {
+        let (upstream, _) = self.hub.course.upstream();
+        let archive = self.command.iter().map(CopySource::Archive);
+        let hosts = upstream.conninfo.hosts.iter().enumerate().map(|(host, name)| {
+            let (upstream, name) = (Arc::clone(&upstream), name.to_string());
+            CopySource::Upstream { upstream, host, name }
+        });
+        archive.chain(hosts).collect()
     }
 
     fn attempt(
@@ -53,43 +113,98 @@ impl Repairer {
         own: &OwnFiles<'_>,
         name: SegmentName,
         fetched: &Path,
+        source: &CopySource<'_>,
+        unreachable: &mut UnreachableHosts,
     ) -> io::Result<RepairOutcome> {
-        let (file, size) = (name.to_string(), Some(name.size.bytes()));
-        match self.command.fetch(&file, fetched, size, &self.stop) {
-            Ok(Fetched::Here) => {}
-            Ok(Fetched::NotThere | Fetched::Stopped) => {
-                return Ok(RepairOutcome::No(format!("the archive does not have \"{name}\"")));
-            }
-            Err(fault) => return Ok(RepairOutcome::No(fault.to_string())),
+        let outcome = match source {
+            CopySource::Archive(command) => self.fetch_archived(command, name, fetched),
+            CopySource::Upstream { upstream, host, name: of } => match unreachable.contains(of) {
+                true => Err(format!("{source} did not answer")),
+                false => {
+                    let answer = self.upstreams.ask(upstream, *host, name);
+                    self.take(answer, fetched, || {
+                        unreachable.insert(of.clone());
+                    })?
+                }
+            },
+        };
+        if let Err(why) = outcome {
+            return Ok(RepairOutcome::No(why));
         }
         let theirs = File::open(fetched)?;
         let ours = File::open(self.layout.segment(name))?;
         let differs = first_difference(&theirs, &ours, name, Lsn::MAX);
         if ours.metadata()?.len() == name.size.bytes() && matches!(differs, Ok(None)) {
             return Ok(match unproved(own, name, fetched)? {
-                None => RepairOutcome::DigestOnly,
-                Some(what) => RepairOutcome::No(format!("the archive has the same bytes: {what}")),
+                None => RepairOutcome::DigestOnly(source.to_string()),
+                Some(what) => RepairOutcome::No(format!("{source} has the same bytes: {what}")),
             });
         }
         match compare(&self.layout, name, &hash_file(&theirs, name, |_| Ok(()))?)? {
             DigestComparison::Same => {}
             DigestComparison::Differs(blocks) => {
-                return Ok(RepairOutcome::No(format!("in the archive, too, {blocks}")));
+                return Ok(RepairOutcome::No(format!("what {source} has is damaged: {blocks}")));
             }
             DigestComparison::Unknown => {
                 if let Some(what) = unproved(own, name, fetched)? {
-                    return Ok(RepairOutcome::No(format!("with what the archive has: {what}")));
+                    return Ok(RepairOutcome::No(format!("with what {source} has: {what}")));
                 }
             }
         }
         theirs.sync_all()?;
         match self.keeper.mend(name.tli, name.no) {
-            Ok(()) => Ok(RepairOutcome::Replaced),
+            Ok(()) => Ok(RepairOutcome::Replaced(source.to_string())),
             Err(fault) => Ok(RepairOutcome::No(fault.to_string())),
         }
     }
-}
 
+    fn fetch_archived(
+        &self,
+        command: &RestoreCommand,
+        name: SegmentName,
+        fetched: &Path,
+    ) -> Result<(), String> {
+        let (file, size) = (name.to_string(), Some(name.size.bytes()));
+        match command.fetch(&file, fetched, size, &self.stop) {
+            Ok(Fetched::Here) => Ok(()),
+            Ok(Fetched::NotThere | Fetched::Stopped) => {
+                Err(format!("the archive does not have \"{name}\""))
+            }
+            Err(fault) => Err(fault.to_string()),
+        }
+    }
+
+    /// Writes what a host sends. The inner error says why it has not sent all of the segment.
+    fn take(
+        &self,
+        mut answer: tokio::sync::mpsc::Receiver<CopyPart>,
+        fetched: &Path,
+        unreachable: impl FnOnce(),
+    ) -> io::Result<Result<(), String>> {
+        let mut options = File::options();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(fetched)?;
+        let mut pace = Pace::new(self.rate);
+        let stopped = || Ok(Err("the hub is shutting down".to_owned()));
+        loop {
+            match answer.blocking_recv() {
+                Some(CopyPart::Wal(wal)) => {
+                    file.write_all(&wal)?;
+                    let wait = pace.read(wal.len() as u64, Instant::now());
+                    if self.hub.holds.scrub.pause(wait) {
+                        return stopped();
+                    }
+                }
+                Some(CopyPart::End) => return Ok(Ok(())),
+                Some(CopyPart::Refused(why)) => return Ok(Err(why)),
+                Some(CopyPart::Unreachable(why)) => {
+                    unreachable();
+                    return Ok(Err(why));
+                }
+                None => return stopped(),
+            }
+        }
+    }
+}
 /// What is not proved of a segment with the bytes of a fetched file.
 fn unproved(own: &OwnFiles<'_>, name: SegmentName, fetched: &Path) -> io::Result<Option<String>> {
     let mended = Mended { own, name, path: fetched.to_owned() };

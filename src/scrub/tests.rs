@@ -3,6 +3,8 @@
 use super::*;
 use crate::archive::template::Template;
 use crate::cluster::identity::Identity;
+use crate::follow::{CopyPart, copies};
+use crate::hub::course::Upstream;
 use crate::hub::tests::hub;
 use crate::keeper::{Keeper, LaneQueue, Orders, queue, serve};
 use crate::store::control_file::Cluster;
@@ -14,9 +16,11 @@ use crate::store::plain_disk::PlainDisk;
 use crate::wal::synth::Synth;
 use crate::wal::{Lsn, SegmentNo, SystemId, TimelineId};
 use crate::watermark::Cell;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Mutex;
 
 const MIB: u64 = 1 << 20;
 const FIRST: u64 = 5;
@@ -66,7 +70,17 @@ impl World {
         hub.set_cells(vec![Arc::new(Cell::new(TimelineId::FIRST, start, end))]);
         let (keeper, orders) = queue(1024);
         let settings = ScrubSettings { interval: Duration::ZERO, rate: 1 << 40 };
-        let scrub = Scrub { settings, layout: layout.clone(), hub, keeper, repairer: None };
+        let repairer = Repairer {
+            hub: Arc::clone(&hub),
+            command: None,
+            // Nobody answers.
+            upstreams: copies().0,
+            layout: layout.clone(),
+            keeper: keeper.clone(),
+            rate: settings.rate,
+            stop: Arc::default(),
+        };
+        let scrub = Scrub { settings, layout: layout.clone(), hub, keeper, repairer };
         Self { _folder: folder, layout, scrub, orders, segments }
     }
 
@@ -164,7 +178,7 @@ fn a_stop_ends_a_scrub_between_two_reads() {
     let slow = ScrubSettings { interval: Duration::ZERO, rate: 1 << 20 };
     let World { layout, scrub: Scrub { hub, keeper, .. }, _folder, .. } = world;
     hub.holds.scrub.ask();
-    let running = start(slow, layout, Arc::clone(&hub), keeper).unwrap();
+    let running = start(slow, layout, Arc::clone(&hub), keeper, copies().0).unwrap();
     while hub.holds.scrub.under_way().is_none() {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -225,12 +239,7 @@ fn archived(segments: u64) -> (World, std::thread::JoinHandle<()>) {
         std::fs::copy(file, archive.join(name(no).to_string())).unwrap();
     }
     let command = Template::parse("cp ../archive/%f %p 2>/dev/null", &['f', 'p', 'r']).unwrap();
-    world.scrub.repairer = Some(Repairer {
-        command: RestoreCommand::new(command, world.layout.root()),
-        layout: world.layout.clone(),
-        keeper: world.scrub.keeper.clone(),
-        stop: Arc::default(),
-    });
+    world.scrub.repairer.command = Some(RestoreCommand::new(command, world.layout.root()));
     let keeper = serve_orders(&mut world);
     (world, keeper)
 }
@@ -307,4 +316,109 @@ fn a_digest_of_other_bytes_is_made_anew() {
     assert!(!world.layout.damaged().exists());
     drop(world);
     keeper.join().unwrap();
+}
+
+/// Has a world's upstreams answer for each host of theirs and a segment's number. Nothing is in the
+/// archive.
+fn upstreams(
+    world: &mut World,
+    answer: impl Fn(usize, u64) -> Vec<CopyPart> + Send + 'static,
+) -> std::thread::JoinHandle<()> {
+    for no in world.all() {
+        std::fs::remove_file(in_archive(world, no)).unwrap();
+    }
+    let upstream = Upstream::parse("host=first,second user=me").unwrap();
+    world.scrub.hub.course.set_upstream(Some(Arc::new(upstream)));
+    let (client, requests) = copies();
+    world.scrub.repairer.upstreams = client;
+    std::thread::spawn(move || requests.answer_with(|host, name| answer(host, name.no.raw())))
+}
+
+/// What the world has, as an upstream sends it.
+fn sent(world: &World) -> BTreeMap<u64, Vec<u8>> {
+    world.all().map(|no| (no, std::fs::read(world.layout.segment(name(no))).unwrap())).collect()
+}
+
+fn in_pieces(wal: &[u8]) -> Vec<CopyPart> {
+    let pieces = wal.chunks(100_000).map(|piece| CopyPart::Wal(piece.to_vec()));
+    pieces.chain([CopyPart::End]).collect()
+}
+
+/// The archive has none of them.
+#[test]
+fn a_bit_in_each_of_fifty_segments_is_repaired_from_an_upstream() {
+    let (mut world, keeper) = archived(50);
+    let good = sent(&world);
+    let theirs = good.clone();
+    let answering = upstreams(&mut world, move |host, no| match host {
+        0 => in_pieces(&theirs[&no]),
+        _ => panic!("nobody asks for a second copy"),
+    });
+    for no in world.all() {
+        // Without a digest, the records say what is damaged.
+        let at = match no % 5 {
+            0 => MIB / 2,
+            _ => {
+                world.digest(no);
+                [MIB / 2 + 100 * no, MIB - 8, 20][(no % 3) as usize]
+            }
+        };
+        flip(&world.layout.segment(name(no)), at);
+    }
+    assert_eq!(world.scrub().0, [0; 0]);
+    for no in world.all() {
+        let ours = std::fs::read(world.layout.segment(name(no))).unwrap();
+        assert!(ours == good[&no], "{no}");
+        let kept = std::fs::read(world.layout.damaged().join(name(no).to_string())).unwrap();
+        assert!(kept != good[&no], "{no}");
+        assert!(!world.layout.mending(name(no)).exists());
+    }
+    drop(world);
+    keeper.join().unwrap();
+    answering.join().unwrap();
+}
+
+#[test]
+fn an_upstream_that_does_not_answer_or_has_other_bytes_repairs_nothing() {
+    let (mut world, keeper) = archived(6);
+    for no in world.all().filter(|no| *no != FIRST + 1) {
+        world.digest(no);
+    }
+    let theirs = sent(&world);
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&asked);
+    let answering = upstreams(&mut world, move |host, no| {
+        noted.lock().unwrap().push((host, no));
+        if host == 0 {
+            return vec![CopyPart::Unreachable("nobody is there".to_owned())];
+        }
+        let mut wal = theirs[&no].clone();
+        match no - FIRST {
+            // Damaged itself, with a digest of ours and without one.
+            0 | 1 => wal[MIB as usize / 3] ^= 1,
+            2 => return in_pieces(&wal[..MIB as usize / 2]),
+            3 => {
+                let refused = CopyPart::Refused("it was removed".to_owned());
+                return vec![CopyPart::Wal(wal[..1000].to_vec()), refused];
+            }
+            _ => {}
+        }
+        in_pieces(&wal)
+    });
+    for no in world.all() {
+        flip(&world.layout.segment(name(no)), MIB / 2);
+    }
+    let damaged: Vec<_> = (FIRST..FIRST + 4).collect();
+    assert_eq!(world.scrub().0, damaged);
+    let asked = asked.lock().unwrap().clone();
+    let first = asked.iter().filter(|(host, _)| *host == 0).count();
+    assert_eq!(first, 1, "who does not answer is asked once: {asked:?}");
+    for no in world.all() {
+        assert!(!world.layout.mending(name(no)).exists());
+        let kept = world.layout.damaged().join(name(no).to_string());
+        assert_eq!(kept.exists(), no >= FIRST + 4, "{no}");
+    }
+    drop(world);
+    keeper.join().unwrap();
+    answering.join().unwrap();
 }

@@ -19,6 +19,7 @@ use crate::control::{Control, Running};
 use crate::data::Receiver;
 use crate::data::handoff::{Mailbox, ToCore};
 use crate::data::receive::CacheFault;
+use crate::follow;
 use crate::hub::Hub;
 use crate::keeper::{self, Job, KeeperClient, KeeperFault};
 use crate::log;
@@ -206,8 +207,9 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     let parts = SharedParts { hub: &hub, keeper: &keeper.client, news, peers };
     let threads = parts.hand_over(threads, queues, readers, receiver);
 
-    let scrubber =
-        scrub::start(config.scrub.clone(), layout.clone(), Arc::clone(&hub), keeper.client.clone());
+    let (upstreams, copies) = follow::copies();
+    let (settings, shared) = (config.scrub.clone(), Arc::clone(&hub));
+    let scrubber = scrub::start(settings, layout.clone(), shared, keeper.client.clone(), upstreams);
     let scrubber = scrubber.map_err(|e| ServeFault::Io("start a thread", e))?;
     let archiver = config.archive_command.clone().map(|command| {
         let started = archiver::start(command, layout, Arc::clone(&hub.holds));
@@ -221,6 +223,7 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
         mailboxes: mailboxes.clone(),
         keeper: keeper.client,
         restorer: restorer.clone(),
+        copies,
         bound,
         news: from_cores,
         running,

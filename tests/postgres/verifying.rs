@@ -118,9 +118,12 @@ fn a_running_hub_finds_what_is_damaged_and_serves_nothing_of_it() {
     // In the header of a page, where no checksum is, and in a record.
     let flips =
         [(hub.pg_wal().join(&wrong[0]), MIB / 2 + 20), (hub.pg_wal().join(&wrong[1]), 9000)];
+    // While it is fenced, no upstream is asked for the right bytes.
+    hub.told(&["fence"]);
     flips.iter().for_each(|(path, at)| flip(path, *at));
     assert_eq!(damaged(&scrubbed(&hub)), wrong);
     hub.wait_log(&["ERROR", &wrong[0], "damaged"]);
+    hub.wait_log(&["ERROR", &wrong[1], "was not repaired", "fenced"]);
 
     let refused = |hub: &Hub<'_>| {
         let (from, bad) = (start_of(&names[3]), start_of(&wrong[0]));
@@ -198,4 +201,57 @@ fn a_running_hub_repairs_from_the_archive() {
     client.start_replication(from, 1).unwrap();
     assert!(client.read_wal(from, to) == truth);
     wait_nothing_wrong(&hub);
+}
+
+/// Without an archive the upstream is asked, beside its stream: for WAL of the timeline that it was
+/// promoted from, for the segment of the promotion, and for WAL of its own.
+#[test]
+fn a_running_hub_repairs_from_the_upstream() {
+    let scene = Scene::new();
+    let old = Cluster::primary_with_segments(&scene, "old", 1);
+    let upstream = old.standby("upstream", &old.conninfo());
+    upstream.wait_streaming();
+    let hub = Hub::new(&scene, "hub", &upstream.conninfo()).flag("--scrub-rate=1GB").started();
+    hub.wait_state("streaming");
+    load::write_mib(&old, 10);
+    let end = old.flush_lsn();
+    wait::until("the hub has it all", || hub.inspect().record_end() >= end);
+    upstream.promote();
+    load::write_mib(&upstream, 10);
+    let end = upstream.flush_lsn();
+    wait::until("the hub has it all", || hub.inspect().record_end() >= end);
+    wait_digests(&hub);
+
+    let names = complete_segments(&hub.pg_wal());
+    let (first, second): (Vec<_>, Vec<_>) =
+        names.iter().partition(|name| name.starts_with("00000001"));
+    assert!(first.len() >= 8 && second.len() >= 8, "{names:?}");
+    // The newest is proved with the open segment.
+    let wrong: Vec<&String> =
+        first[first.len() - 5..].iter().chain(&second[..4]).copied().collect();
+    for (n, name) in wrong.iter().enumerate() {
+        // In a page's header, where no checksum is, or without a digest in a record.
+        let at = match n % 2 {
+            0 => MIB / 2 + 20,
+            _ => {
+                fs::remove_file(hub.pg_wal().join(format!("digests/{name}.digest"))).unwrap();
+                MIB / 2 + 100
+            }
+        };
+        flip(&hub.pg_wal().join(name), at);
+    }
+    assert_eq!(damaged(&scrubbed(&hub)), [""; 0]);
+    for name in wrong {
+        hub.wait_log(&[name, "was repaired from the upstream"]);
+        let good = fs::read(upstream.pg_wal().join(name)).unwrap();
+        assert!(fs::read(hub.pg_wal().join(name)).unwrap() == good, "{name}");
+        assert!(fs::read(hub.directory().join("damaged").join(name)).unwrap() != good, "{name}");
+    }
+    hub.wait_state("streaming");
+    wait_nothing_wrong(&hub);
+    // What the upstream no longer has cannot be repaired.
+    fs::remove_file(upstream.pg_wal().join(&names[0])).unwrap();
+    flip(&hub.pg_wal().join(&names[0]), MIB / 2 + 20);
+    assert_eq!(damaged(&scrubbed(&hub)), [names[0].clone()]);
+    hub.wait_log(&["ERROR", &names[0], "was not repaired", "has already been removed"]);
 }

@@ -8,6 +8,7 @@ use crate::control::{Control, Running};
 use crate::ctl::address::Address;
 use crate::data::figures::{About, Figures, Inquiry, ReceiverFigures};
 use crate::data::handoff::{Inbox, ToControl, ToCore, mailbox};
+use crate::follow;
 use crate::hub::Hub;
 use crate::keeper::{Job, queue};
 use crate::store::slots::{Create, Origin};
@@ -54,6 +55,7 @@ impl Scene {
             mailboxes: vec![post],
             keeper: forgetful(),
             restorer: None,
+            copies: follow::copies().1,
             bound: Bound::default().with_ctl(CtlSocket::open(directory.path()).unwrap()),
             news: from_cores,
             running: is_running,
