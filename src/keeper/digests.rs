@@ -9,10 +9,10 @@ use super::hashing::UnfinishedDigest;
 use super::job::Tended;
 use super::work::Keeper;
 use crate::store::append::is_no_space;
-use crate::store::digest::{self, BlockDigests, BlockHasher};
+use crate::store::digest::{self, DigestFile, SegmentDigest, SegmentScan};
 use crate::store::disk::Disk;
 use crate::store::durable::{failed_sync, read_full};
-use crate::wal::SegmentName;
+use crate::wal::{SegmentContents, SegmentName};
 use std::io;
 use std::time::SystemTime;
 use tracing::{debug, warn};
@@ -68,10 +68,10 @@ impl<D: Disk> Keeper<D> {
                 None => return Ok(Tended::More),
             },
         };
-        let (at, size) = (one.hasher.fed(), one.name.size.bytes());
+        let (at, size) = (one.scan.fed(), one.name.size.bytes());
         let len = STEP.min(size - at) as usize;
         match read_full(&self.disk, &one.file, len, at).await {
-            Ok(piece) if piece.len() == len => one.hasher.feed(&piece),
+            Ok(piece) if piece.len() == len => one.scan.feed(&piece),
             Ok(_) => {
                 self.say_unreadable(
                     one.name.tli,
@@ -85,8 +85,8 @@ impl<D: Disk> Keeper<D> {
                 return Ok(Tended::More);
             }
         }
-        match one.hasher.fed() == size {
-            true => self.write_digest(one.name, one.completed, one.hasher.finish()).await,
+        match one.scan.fed() == size {
+            true => self.write_digest(one).await,
             false => *self.digests.under_way.borrow_mut() = Some(one),
         }
         Ok(Tended::More)
@@ -106,24 +106,57 @@ impl<D: Disk> Keeper<D> {
                 return None;
             }
         };
+        let system_id = self.cluster.borrow().as_ref().map(|cluster| cluster.system_id)?;
+        let scan = SegmentScan::begin(&self.disk, &self.layout, system_id, name).await;
         let completed = match completed {
-            None => self.disk.modified(&self.layout.segment(name)).await.ok(),
+            None => self.completed_at(name).await.ok(),
             known => known,
         };
         let now = (self.clock)().time_of_day;
         let completed = completed.map(|at| at.min(now));
-        Some(UnfinishedDigest { name, completed, line, file, hasher: BlockHasher::default() })
+        Some(UnfinishedDigest { name, completed, line, file, scan })
     }
 
-    async fn write_digest(
-        &self,
-        name: SegmentName,
-        completed: Option<SystemTime>,
-        blocks: BlockDigests,
-    ) {
+    /// When a segment was completed: by its digest, or else its file's time, which a repair or a copy
+    /// changes.
+    pub(super) async fn completed_at(&self, name: SegmentName) -> io::Result<SystemTime> {
+        let path = self.layout.segment(name);
+        let written = self.disk.modified(&path).await?;
+        let known = self.known_digest(name).await.and_then(|digest| digest.completed);
+        Ok(known.unwrap_or(written))
+    }
+
+    async fn known_digest(&self, name: SegmentName) -> Option<SegmentDigest> {
+        match digest::read(&self.disk, &self.layout, name).await {
+            Ok(DigestFile::Known(digest)) => Some(*digest),
+            Ok(DigestFile::Missing | DigestFile::Unreadable(_)) | Err(_) => None,
+        }
+    }
+
+    /// What a segment says, with the epoch of its transaction IDs from the segment before it when it
+    /// names none itself.
+    async fn with_epoch(&self, name: SegmentName, contents: SegmentContents) -> SegmentContents {
+        if contents.next_xid.is_some_and(|next| next.epoch.is_some()) {
+            return contents;
+        }
+        let before = name.no.previous().map(|no| SegmentName { no, ..name });
+        let before = before.filter(|before| self.is_here(*before));
+        let Some(before) = before else { return contents };
+        let known = self.known_digest(before).await.and_then(|digest| digest.contents);
+        let Some(known) = known else { return contents };
+        SegmentContents { next_xid: known.and(contents).next_xid, ..contents }
+    }
+
+    async fn write_digest(&self, one: UnfinishedDigest<D::File>) {
+        let UnfinishedDigest { name, completed, scan, .. } = one;
         let system_id = self.cluster.borrow().as_ref().map(|cluster| cluster.system_id);
+        let (blocks, contents) = scan.finish();
         let digest = system_id.and_then(|system_id| blocks.of_segment(system_id, name, completed));
-        let Some(digest) = digest.filter(|_| self.is_here(name)) else { return };
+        let Some(mut digest) = digest else { return };
+        digest.contents = Some(self.with_epoch(name, contents).await);
+        if !self.is_here(name) {
+            return;
+        }
         match digest::store(&self.disk, &self.layout, &digest).await {
             Ok(()) => {}
             Err(error) if is_no_space(&error) => {

@@ -1,6 +1,6 @@
 //! Which segments wait for a digest, the one that is being read, and which digests were removed.
 
-use crate::store::digest::BlockHasher;
+use crate::store::digest::SegmentScan;
 use crate::wal::{SegmentName, SegmentNo, TimelineId};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +27,7 @@ pub(super) struct UnfinishedDigest<F> {
     /// The keeper's line when it was opened.
     pub(super) line: u64,
     pub(super) file: F,
-    pub(super) hasher: BlockHasher,
+    pub(super) scan: SegmentScan,
 }
 
 impl<F> Default for Digests<F> {

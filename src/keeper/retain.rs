@@ -239,8 +239,7 @@ impl<D: Disk> Keeper<D> {
                     return Some(no);
                 }
                 looked_up += 1;
-                let path = self.layout.segment(SegmentName { tli, no, size });
-                match self.disk.modified(&path).await {
+                match self.completed_at(SegmentName { tli, no, size }).await {
                     Ok(at) => self.completed.note_found(no, at, now, start),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {
                         self.completed.note_missing(no, now);

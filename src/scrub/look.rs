@@ -24,6 +24,8 @@ pub(super) enum Finding {
     Gone,
     /// It is what its digest says.
     Whole,
+    /// It is what its digest says, which an earlier version wrote: that says less.
+    Unindexed,
     /// It has no digest, and all records in it are whole.
     Proved,
     /// It is not to be used.
@@ -104,7 +106,10 @@ impl<'a> Looker<'a> {
             }
         })?;
         match compare(self.layout, name, &found)? {
-            DigestComparison::Same => Ok(Finding::Whole),
+            DigestComparison::Same(digest) => Ok(match digest.contents {
+                Some(_) => Finding::Whole,
+                None => Finding::Unindexed,
+            }),
             DigestComparison::Differs(blocks) => {
                 let (from, what) = (blocks.from(), blocks.to_string());
                 Ok(Finding::Damaged { from, what, parts: vec![name] })

@@ -5,7 +5,8 @@
 //! place.
 //!
 //! A segment with a digest is compared with it. One without is walked like WAL from an archive, and
-//! gets a digest when all of it is proved. Damage is said at once, and written down.
+//! gets a digest when all of it is proved. A digest that an earlier version wrote is written anew.
+//! Damage is said at once, and written down.
 #![forbid(unsafe_code)]
 
 mod look;
@@ -206,7 +207,7 @@ impl Scrub {
             }
             let again = looker.look_at(name)?;
             self.act_on(name, &again);
-            if matches!(again, Finding::Whole | Finding::Proved) {
+            if matches!(again, Finding::Whole | Finding::Unindexed | Finding::Proved) {
                 break;
             }
         }
@@ -218,7 +219,7 @@ impl Scrub {
             // It was removed meanwhile.
             Finding::Gone => {}
             Finding::Whole => self.mend(|damaged| damaged != name),
-            Finding::Proved => {
+            Finding::Unindexed | Finding::Proved => {
                 self.mend(|damaged| damaged != name);
                 self.keeper.give(Job::Digest { tli: name.tli, no: name.no });
             }

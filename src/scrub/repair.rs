@@ -141,7 +141,7 @@ impl Repairer {
             });
         }
         match compare(&self.layout, name, &hash_file(&theirs, name, |_| Ok(()))?)? {
-            DigestComparison::Same => {}
+            DigestComparison::Same(_) => {}
             DigestComparison::Differs(blocks) => {
                 return Ok(RepairOutcome::No(format!("what {source} has is damaged: {blocks}")));
             }

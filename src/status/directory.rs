@@ -9,7 +9,7 @@ use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use crate::wire::date::date_millis;
 use serde::Serialize;
 use std::io::{self, Write};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What is in a directory.
 #[derive(Debug, Clone, Serialize)]
@@ -123,7 +123,50 @@ pub struct SegmentSpan {
     /// The first position after them.
     #[serde(with = "form::plain")]
     pub end: Lsn,
+    /// What the digests of the first and the last say; absent when none says anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contents: Option<SpanContents>,
 }
+
+/// What digests say of a range of segments.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SpanContents {
+    /// The time in the first time-stamped record, of one of the first 64 segments.
+    #[serde(with = "form::optional")]
+    pub first_time: Option<SystemTime>,
+    /// Where that record begins.
+    #[serde(with = "form::optional")]
+    pub first_time_lsn: Option<Lsn>,
+    /// The time in the last time-stamped record, of one of the last 64 segments.
+    #[serde(with = "form::optional")]
+    pub last_time: Option<SystemTime>,
+    /// Where that record begins.
+    #[serde(with = "form::optional")]
+    pub last_time_lsn: Option<Lsn>,
+    /// The next transaction ID at the end of the last segment.
+    pub next_xid: Option<u32>,
+    /// Its epoch.
+    pub next_xid_epoch: Option<u32>,
+    /// When the last segment was completed.
+    #[serde(with = "form::optional")]
+    pub last_completed: Option<SystemTime>,
+}
+
+impl SpanContents {
+    fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
+        let time = |time: Option<SystemTime>| time.map_or_else(|| UNKNOWN.to_owned(), date_millis);
+        let (from, to) = (time(self.first_time), time(self.last_time));
+        writeln!(out, "  written:             from {from} to {to}")?;
+        writeln!(out, "  completed:           {}", time(self.last_completed))?;
+        if let Some(xid) = self.next_xid {
+            let epoch = self.next_xid_epoch.map_or_else(|| UNKNOWN.to_owned(), |n| n.to_string());
+            writeln!(out, "  next transaction ID: {xid}, epoch {epoch}")?;
+        }
+        Ok(())
+    }
+}
+
+const UNKNOWN: &str = "unknown";
 
 /// The end of the WAL.
 #[derive(Debug, Clone, Serialize)]
@@ -183,6 +226,9 @@ impl DirectoryStatus {
                 "Complete segments:     {} .. {} ({}, {} .. {})",
                 range.first, range.last, range.count, range.start, range.end
             )?;
+            if let Some(contents) = &range.contents {
+                contents.write_text(out)?;
+            }
         }
         for name in &self.open {
             writeln!(out, "Open segment:          {name}")?;
@@ -317,6 +363,7 @@ mod tests {
                 count: 2,
                 start: lsn(0x30_0000),
                 end: lsn(0x50_0000),
+                contents: None,
             }],
             open: vec!["000000020000000000000005".to_owned()],
             spares: 1,

@@ -27,7 +27,7 @@ pub use ages::Ages;
 pub use archive::ArchiverStatus;
 pub use directory::{
     DirectoryStatus, EndOfWal, HaltedStatus, LockStatus, RecordedCluster, SealedTimeline,
-    SegmentSpan,
+    SegmentSpan, SpanContents,
 };
 pub use hub::{HubStatus, MissingWal, SetAsideStatus};
 pub use retention::{KeptBy, LosingSlot, RetentionStatus};

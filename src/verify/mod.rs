@@ -12,7 +12,9 @@ use crate::archive::template::Template;
 use crate::store::digest::{DigestComparison, compare, hash_file};
 use crate::store::directory::Directory;
 use crate::store::layout::Layout;
-use crate::wal::{Lsn, SegmentName};
+use crate::wal::{Lsn, SegmentContents, SegmentName, Stamp};
+use crate::wire::date::date_millis;
+use crate::wire::time::PgTime;
 use clap::Args;
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -81,11 +83,16 @@ fn verify_all(
     out: &mut impl Write,
 ) -> io::Result<u64> {
     let (mut proved, mut segments, mut damaged, mut unknown) = (BTreeSet::new(), 0, 0, 0);
+    let mut contents = SegmentContents::default();
     for name in own.complete() {
         segments += 1;
         let (mut verdict, comparison) = look_at(layout, own, name, &mut proved)?;
-        if comparison == DigestComparison::Unknown {
-            unknown += 1;
+        match &comparison {
+            DigestComparison::Unknown => unknown += 1,
+            DigestComparison::Same(digest) => {
+                contents = contents.and(digest.contents.unwrap_or_default());
+            }
+            DigestComparison::Differs(_) => {}
         }
         if let Verdict::Damaged(damage) = &verdict {
             tell(out, damage)?;
@@ -124,6 +131,7 @@ fn verify_all(
             }
         }
     }
+    tell_contents(out, contents)?;
     write!(out, "{segments} complete segments, {damaged} damaged")?;
     match unknown {
         0 => writeln!(out)?,
@@ -137,6 +145,19 @@ fn tell(out: &mut impl Write, damage: &Damage) -> io::Result<()> {
     match first == last {
         true => writeln!(out, "{first}: damaged from {from} on: {what}"),
         false => writeln!(out, "{first} to {last}: damaged from {from} on: {what}"),
+    }
+}
+
+/// What the digests say of all segments together.
+fn tell_contents(out: &mut impl Write, contents: SegmentContents) -> io::Result<()> {
+    if let Some((first, last)) = contents.stamps {
+        let date = |stamp: Stamp| date_millis(PgTime::new(stamp.time).into());
+        let (from, to) = (date(first), date(last));
+        writeln!(out, "written from {from}, at {}, to {to}, at {}", first.at, last.at)?;
+    }
+    match contents.next_xid {
+        Some(next) => writeln!(out, "next transaction ID {next}"),
+        None => Ok(()),
     }
 }
 
@@ -159,7 +180,7 @@ fn look_at(
         (Verdict::Damaged(damage), DigestComparison::Differs(blocks)) => {
             Verdict::Damaged(Damage { what: format!("{}; {blocks}", damage.what), ..damage })
         }
-        (Verdict::Damaged(damage), DigestComparison::Same) => {
+        (Verdict::Damaged(damage), DigestComparison::Same(_)) => {
             let what = format!("{}; {name} itself is as its digest says", damage.what);
             Verdict::Damaged(Damage { what, ..damage })
         }

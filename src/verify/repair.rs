@@ -145,7 +145,7 @@ impl Theirs<'_> {
                 let found = hash_file(&File::open(&path)?, name, |_| Ok(()))?;
                 self.files.insert(name, path);
                 Ok(match compare(layout, name, &found)? {
-                    DigestComparison::Unknown | DigestComparison::Same => None,
+                    DigestComparison::Unknown | DigestComparison::Same(_) => None,
                     DigestComparison::Differs(blocks) => {
                         Some(format!("in the archive, too, {blocks}"))
                     }

@@ -4,6 +4,7 @@
 // I11: bytes from peers and disks never cause a panic. Tests may panic.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
+pub mod contents;
 pub mod fork;
 pub mod ids;
 pub mod lsn;
@@ -13,6 +14,7 @@ pub mod segment;
 pub mod synth;
 pub mod walk;
 
+pub use contents::{NextXid, SegmentContents, Stamp};
 pub use fork::{Ancestor, Fork};
 pub use ids::{SystemId, TimelineId};
 pub use lsn::Lsn;

@@ -15,6 +15,12 @@ pub const RM_XLOG: u8 = 0;
 /// `RM_XACT_ID`: ends of transactions.
 pub const RM_XACT: u8 = 1;
 
+/// `RM_STANDBY_ID`: what a hot standby needs to know.
+pub const RM_STANDBY: u8 = 8;
+
+/// `XLOG_RUNNING_XACTS`, an `xl_info` of [`RM_STANDBY`].
+const RUNNING_XACTS: u8 = 0x10;
+
 /// Where a record that names its timeline carries it: after the record header and the two bytes of
 /// a short data header come a 64-bit field and `ThisTimeLineID`.
 pub const TIMELINE_OFFSET: usize = RECORD_HEADER + 2 + 8;
@@ -156,22 +162,82 @@ impl RecordHeader {
 /// `body` is what follows the record header, or its first 32 bytes at least. Returns `None` when it
 /// is not laid out like the end of a transaction.
 pub fn transaction_time(body: &[u8]) -> Option<i64> {
+    main_data(body)?.first_chunk().map(|bytes| i64::from_le_bytes(*bytes))
+}
+
+/// When a record was written, in microseconds since 2000, if it says so. `body` is what follows its
+/// header, or the first 80 bytes of that.
+pub fn written_at(header: &RecordHeader, body: &[u8]) -> Option<i64> {
+    /// `xl_xact_prepare.prepared_at`
+    const PREPARED_AT: usize = 16;
+    /// `CheckPoint.time`
+    const CHECKPOINT_TIME: usize = 64;
+    if !header.is_time_stamped() {
+        return None;
+    }
+    let number = |at| number_at(main_data(body)?, at).map(u64::cast_signed);
+    if header.rmid == RM_XLOG && header.rmgr_info() != xlog_info::END_OF_RECOVERY {
+        // The seconds of Unix.
+        return number(CHECKPOINT_TIME)?.checked_sub(UNIX_TO_2000)?.checked_mul(1_000_000);
+    }
+    let is_prepare =
+        header.rmid == RM_XACT && header.info & xact_info::OPERATION == xact_info::PREPARE;
+    number(if is_prepare { PREPARED_AT } else { 0 })
+}
+
+/// What a record says of the next transaction ID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamedXid {
+    /// The next one, with its epoch (`FullTransactionId`).
+    Full(u64),
+    /// The next one, without its epoch.
+    Next(u32),
+    /// One that was given to a transaction.
+    Given(u32),
+}
+
+/// What a record says of the next transaction ID, if anything. `body` is what follows its header, or
+/// the first 80 bytes of that.
+#[inline]
+pub fn named_xid(header: &RecordHeader, body: &[u8]) -> Option<NamedXid> {
+    use xlog_info::{CHECKPOINT_ONLINE, CHECKPOINT_SHUTDOWN};
+    /// `CheckPoint.nextXid`
+    const CHECKPOINT_NEXT: usize = 24;
+    /// `xl_running_xacts.nextXid`
+    const RUNNING_NEXT: usize = 12;
+    match (header.rmid, header.rmgr_info()) {
+        (RM_XLOG, CHECKPOINT_SHUTDOWN | CHECKPOINT_ONLINE) => {
+            number_at(main_data(body)?, CHECKPOINT_NEXT).map(NamedXid::Full)
+        }
+        (RM_STANDBY, RUNNING_XACTS) => {
+            let bytes = main_data(body)?.get(RUNNING_NEXT..)?.first_chunk()?;
+            Some(NamedXid::Next(u32::from_le_bytes(*bytes)))
+        }
+        _ => (header.xid != 0).then_some(NamedXid::Given(header.xid)),
+    }
+}
+
+/// Seconds from the Unix epoch to 2000-01-01 00:00:00 UTC.
+const UNIX_TO_2000: i64 = 946_684_800;
+
+fn number_at(data: &[u8], at: usize) -> Option<u64> {
+    data.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+}
+
+/// A record's main data, of one that refers to no block. Returns `None` for others.
+fn main_data(body: &[u8]) -> Option<&[u8]> {
     let mut rest = body;
     loop {
         let (id, after) = rest.split_first()?;
         rest = match *id {
             block_id::ORIGIN => after.get(2..)?,
             block_id::TOPLEVEL_XID => after.get(4..)?,
-            block_id::DATA_SHORT => return after.get(1..)?.first_chunk().map(time_of),
-            block_id::DATA_LONG => return after.get(4..)?.first_chunk().map(time_of),
-            // It refers to a block, which the end of a transaction never does.
+            block_id::DATA_SHORT => return after.get(1..),
+            block_id::DATA_LONG => return after.get(4..),
+            // It refers to a block.
             _ => return None,
         };
     }
-}
-
-fn time_of(bytes: &[u8; 8]) -> i64 {
-    i64::from_le_bytes(*bytes)
 }
 
 /// Completes a record's CRC-32C. `body` covers bytes 24 to the end; the first 20 bytes of the

@@ -13,7 +13,9 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Output;
+use std::time::SystemTime;
 use walhub::wal::lsn::Lsn;
+use walhub::wire::date::date_millis;
 
 const MIB: u64 = 1 << 20;
 
@@ -46,14 +48,30 @@ fn segments_get_digests_and_a_flipped_bit_is_named() {
     let primary = Cluster::primary_with_segments(&scene, "primary", 1);
     let mut hub = Hub::run(&scene, "hub", &primary.conninfo());
     hub.wait_state("streaming");
-    load::write_mib(&primary, 12);
+    let before = (primary.count("select txid_current()"), SystemTime::now());
+    load::write_mib(&primary, 6);
+    primary.sql("checkpoint");
+    load::write_mib(&primary, 6);
     wait::until("segments are complete", || complete_segments(&hub.pg_wal()).len() >= 10);
     wait_digests(&hub);
+    let after = (primary.count("select txid_current()"), SystemTime::now());
     assert!(hub.inspect().wrong().is_empty());
+    // What the WAL says of itself stands beside the digests.
+    let contents = hub.inspect().contents().clone();
+    let next = contents["next_xid"].as_u64().unwrap();
+    assert!(before.0 < next && next <= after.0, "{before:?} {after:?} {contents}");
+    assert_eq!(contents["next_xid_epoch"], 0, "the checkpoint says it: {contents}");
+    let [before, after] = [before.1, after.1].map(date_millis);
+    for time in ["last_time", "last_completed"] {
+        let time = contents[time].as_str().unwrap();
+        assert!(before.as_str() <= time && time <= after.as_str(), "{before} {after} {contents}");
+    }
     hub.stop();
     let names = complete_segments(&hub.pg_wal());
     let (code, said) = verify(&hub, &[]);
     assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(&format!("\nnext transaction ID 0:{next}\n")), "{said}");
+    assert!(said.contains(contents["last_time"].as_str().unwrap()), "{said}");
     assert!(said.ends_with(&format!("{} complete segments, 0 damaged\n", names.len())), "{said}");
     // In the header of a page, where no checksum is.
     flip(&hub.pg_wal().join(&names[4]), MIB / 2 + 20);

@@ -369,6 +369,11 @@ impl Inspection {
         wrong.map(|text| text.as_str().unwrap_or_default().to_owned()).collect()
     }
 
+    /// What the digests say of the first range of segments.
+    pub(crate) fn contents(&self) -> &Value {
+        &self.0["segments"][0]["contents"]
+    }
+
     fn lsn(&self, field: &str) -> Lsn {
         let text =
             self.0["end"][field].as_str().unwrap_or_else(|| panic!("no {field} in {}", self.0));

@@ -11,7 +11,9 @@ use crate::store::faulty_disk::{Failing, FaultyDisk};
 use crate::store::layout::{Layout, Listing};
 use crate::store::plain_disk::PlainDisk;
 use crate::store::retention::{Holds, MIN_KEPT_SEGMENTS};
-use crate::wal::{Lsn, SegmentNo, SegmentSize, SystemId, TimelineId};
+use crate::wal::record::RM_XLOG;
+use crate::wal::synth::Synth;
+use crate::wal::{Lsn, NextXid, SegmentNo, SegmentSize, Stamp, SystemId, TimelineId};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -61,6 +63,10 @@ impl World {
 
     /// Writes a segment and completes it.
     fn complete(&self, no: u64, byte: u8) {
+        self.complete_with(no, &[byte; MIB as usize]);
+    }
+
+    fn complete_with(&self, no: u64, bytes: &[u8]) {
         let keep = Lsn::new(no * MIB);
         let JobDone::Prepared { file, .. } =
             self.run(Job::Prepare { tli: TLI, no: SegmentNo::new(no), keep })
@@ -68,7 +74,7 @@ impl World {
             panic!("not prepared")
         };
         let file = File::from(file.try_clone().unwrap());
-        file.write_all_at(&[byte; MIB as usize], 0).unwrap();
+        file.write_all_at(bytes, 0).unwrap();
         let done = self.run(Job::Finalize { tli: TLI, no: SegmentNo::new(no) });
         assert!(matches!(done, JobDone::Finalized { .. }), "{done:?}");
     }
@@ -88,13 +94,19 @@ impl World {
         run_ready(read(&PlainDisk, &self.layout, name(no))).unwrap().unwrap()
     }
 
+    fn known(&self, no: u64) -> SegmentDigest {
+        let DigestFile::Known(digest) = self.digest(no) else { panic!("no digest of {no}") };
+        *digest
+    }
+
     /// Is there a digest, and is it of the bytes that are there?
     fn is_known(&self, no: u64) -> bool {
         let DigestFile::Known(digest) = self.digest(no) else { return false };
         assert_eq!(digest.system_id, SYSTEM);
         let file = File::open(self.layout.segment(name(no))).unwrap();
         let found = hash_file(&file, name(no), |_| Ok(())).unwrap();
-        assert_eq!(compare(&self.layout, name(no), &found).unwrap(), DigestComparison::Same);
+        let compared = compare(&self.layout, name(no), &found).unwrap();
+        assert!(matches!(compared, DigestComparison::Same(_)), "{compared:?}");
         true
     }
 }
@@ -233,4 +245,74 @@ fn without_space_there_is_no_digest_and_nothing_else_is_wrong() {
     world.complete(6, 2);
     world.tend();
     assert!(world.is_known(6));
+}
+
+/// Three segments of WAL: a checkpoint of epoch 7 in the first, and commits in each.
+fn wal() -> (Vec<u8>, Vec<Stamp>) {
+    let mut synth = Synth::new(SYSTEM, name(5).size, TLI, 0xD110, Lsn::new(5 * MIB));
+    let mut checkpoint = vec![255, 88];
+    checkpoint.resize(90, 0);
+    checkpoint[2 + 24..2 + 32].copy_from_slice(&((7_u64 << 32) | 100).to_le_bytes());
+    // 2000-01-01.
+    checkpoint[2 + 64..2 + 72].copy_from_slice(&946_684_800_u64.to_le_bytes());
+    let mut stamps = vec![Stamp { at: synth.raw_record(RM_XLOG, 0x10, &checkpoint), time: 0 }];
+    for n in 1..30 {
+        let time = i64::from(n) * 1000;
+        stamps.push(Stamp { at: synth.commit(100 + n, time), time });
+        synth.record(&[7; 100_000]);
+    }
+    (synth.take_bytes().1, stamps)
+}
+
+fn complete_wal(world: &World) -> Vec<Stamp> {
+    let (wal, stamps) = wal();
+    for no in 5..7 {
+        let at = ((no - 5) * MIB) as usize;
+        world.complete_with(no, &wal[at..at + MIB as usize]);
+    }
+    stamps
+}
+
+#[test]
+fn what_the_wal_says_stands_beside_the_digest() {
+    let world = World::new();
+    let stamps = complete_wal(&world);
+    world.tend();
+    let mut before = 0;
+    for no in 5..7 {
+        let contents = world.known(no).contents.unwrap();
+        let is_in = |stamp: &&Stamp| stamp.at.segment(name(5).size).raw() == no;
+        let here: Vec<_> = stamps.iter().filter(is_in).collect();
+        let (first, last) = contents.stamps.unwrap();
+        assert_eq!((first, last), (*here[0], **here.last().unwrap()), "{no}");
+        // Of the second segment's own records none says it.
+        let next = contents.next_xid.unwrap();
+        assert_eq!(next.epoch, Some(7), "{no}");
+        assert_eq!(i64::from(next.xid), 101 + last.time / 1000, "{no}");
+        assert!(next.xid > before);
+        before = next.xid;
+    }
+    world.complete(7, 1);
+    world.tend();
+    let nothing = world.known(7).contents.unwrap();
+    assert_eq!(nothing.stamps, None, "it is no WAL");
+    assert_eq!(nothing.next_xid, Some(NextXid { epoch: Some(7), xid: before }));
+}
+
+/// It says nothing of the contents, and keeps the time that it has.
+#[test]
+fn a_digest_of_the_version_before_is_written_anew() {
+    let world = World::new();
+    complete_wal(&world);
+    world.tend();
+    let mut good = world.known(6);
+    let completed = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_790_000_000);
+    good.completed = Some(completed);
+    let mut old = good.clone();
+    old.contents = None;
+    std::fs::write(world.layout.digest(name(6)), old.encode()).unwrap();
+    assert_eq!(world.known(6), old);
+    world.run(Job::Digest { tli: TLI, no: SegmentNo::new(6) });
+    world.tend();
+    assert_eq!(world.known(6), good);
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::cluster::instance::InstanceId;
 use crate::keeper::{Job, JobDone, Tended};
 use crate::store::control_file::{Cluster, ControlFile};
+use crate::store::digest::{self, BlockHasher};
 use crate::store::directory::Directory;
 use crate::store::disk::run_ready;
 use crate::store::holes::Extent;
@@ -231,6 +232,26 @@ fn time_is_that_of_the_files_over_a_restart() {
     assert_eq!(world.first(), 41);
     retain(&world, &keeper, 9000);
     assert_eq!(world.first(), NEWEST - MIN_KEPT_SEGMENTS);
+}
+
+/// A repair, or a copy of the directory, gives files another time.
+#[test]
+fn time_is_that_of_the_digest_where_there_is_one() {
+    let world = World::new();
+    for no in OLDEST..NEWEST {
+        let bytes = vec![0; MIB as usize];
+        let mut hasher = BlockHasher::default();
+        hasher.feed(&bytes);
+        let blocks = hasher.finish();
+        let digest = blocks.of_segment(SystemId::new(7), segment(no), Some(at(1000 + no)));
+        run_ready(digest::store(&PlainDisk, &world.layout, &digest.unwrap())).unwrap().unwrap();
+        let file = std::fs::File::options().write(true).open(world.layout.segment(segment(no)));
+        file.unwrap().set_modified(at(1100)).unwrap();
+    }
+    let policy = Policy { wal_keep_time: Duration::from_secs(100), ..Policy::default() };
+    let keeper = world.open(policy);
+    retain(&world, &keeper, 1100 + 30);
+    assert_eq!(world.first(), 31, "30 is as old as it may become");
 }
 
 /// A file from the future, and a clock that is set ahead: what is kept for a time is kept for it.

@@ -1,6 +1,6 @@
 //! Whether a segment's bytes are those of its digest.
 
-use super::{BlockDigests, BlockHasher, DigestFile, read};
+use super::{BlockDigests, BlockHasher, DigestFile, SegmentDigest, read};
 use crate::store::disk::run_ready;
 use crate::store::layout::Layout;
 use crate::store::plain_disk::PlainDisk;
@@ -18,8 +18,8 @@ const PIECE: u64 = 256 << 10;
 pub enum DigestComparison {
     /// There is no digest.
     Unknown,
-    /// All bytes are as they were.
-    Same,
+    /// All bytes are as they were when this was written.
+    Same(Box<SegmentDigest>),
     /// Some are not.
     Differs(DifferingBlocks),
 }
@@ -85,7 +85,7 @@ pub fn compare(
     let DigestFile::Known(digest) = known else { return Ok(DigestComparison::Unknown) };
     let blocks = digest.differing(found);
     Ok(match blocks.is_empty() {
-        true => DigestComparison::Same,
+        true => DigestComparison::Same(digest),
         false => DigestComparison::Differs(DifferingBlocks(blocks)),
     })
 }

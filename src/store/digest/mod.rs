@@ -1,4 +1,5 @@
 //! What the bytes of a complete segment were: a SHA-256 of each block of 1 MiB, and one over these.
+//! Beside it stands what its WAL says of its place in the life of the cluster.
 //!
 //! Each segment has its own, which says nothing of any other, so segments come and go in any order.
 //! A missing digest means that nothing is known. So does one that cannot be read: the files are
@@ -6,12 +7,14 @@
 
 mod compare;
 mod file;
+mod scan;
 
 pub use compare::{DifferingBlocks, DigestComparison, compare, hash_file};
 pub use file::{DigestFile, discard, forget, read, store, sync_names, take_along};
+pub use scan::SegmentScan;
 
 use super::sealed_text::{Unreadable, seal, unseal};
-use crate::wal::{Lsn, SegmentName, SystemId};
+use crate::wal::{Lsn, NextXid, SegmentContents, SegmentName, Stamp, SystemId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -22,7 +25,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub const BLOCK: u64 = 1 << 20;
 
 const KIND: &str = "digest";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+
+/// Without contents.
+const OLD_VERSION: u32 = 1;
 
 /// A SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -74,6 +80,8 @@ pub struct SegmentDigest {
     pub name: SegmentName,
     /// When the segment was completed, to a millisecond; `None` when that is not known.
     pub completed: Option<SystemTime>,
+    /// What its WAL says; `None` when nobody has looked, as in a file of the version before.
+    pub contents: Option<SegmentContents>,
     /// One for each block, in order.
     blocks: Vec<BlockDigest>,
 }
@@ -106,10 +114,12 @@ impl SegmentDigest {
             segment: self.name.to_string(),
             wal_segment_size: self.name.size.bytes(),
             completed_unix_ms: self.completed.map(millis),
+            contents: self.contents.map(ContentsText::of),
             root: self.root().to_string(),
             blocks: self.blocks.iter().map(ToString::to_string).collect(),
         };
-        seal(KIND, VERSION, &text)
+        let version = if self.contents.is_some() { VERSION } else { OLD_VERSION };
+        seal(KIND, version, &text)
     }
 
     /// Reads the bytes of this segment's file.
@@ -117,7 +127,12 @@ impl SegmentDigest {
     /// # Errors
     /// They are not those that were written, or of another segment.
     pub fn decode(bytes: &[u8], name: SegmentName) -> Result<Self, Unreadable> {
-        let text: DigestText = unseal(KIND, VERSION, bytes)?;
+        let text: DigestText = match unseal(KIND, VERSION, bytes) {
+            Err(Unreadable::Version { found: OLD_VERSION, .. }) => {
+                unseal(KIND, OLD_VERSION, bytes)?
+            }
+            text => text?,
+        };
         let wrong = |field: &str| Unreadable::Content(format!("invalid {field}"));
         let block = |text: String| text.parse().map_err(|()| wrong("blocks"));
         if text.segment != name.to_string() || text.wal_segment_size != name.size.bytes() {
@@ -129,6 +144,7 @@ impl SegmentDigest {
             system_id: text.system_id.parse().map_err(|_| wrong("system_id"))?,
             name,
             completed: completed.transpose()?,
+            contents: text.contents.map(ContentsText::read).transpose()?,
             blocks: text.blocks.into_iter().map(block).collect::<Result<_, _>>()?,
         };
         let count = digest.blocks.len() as u64;
@@ -146,8 +162,50 @@ struct DigestText {
     segment: String,
     wal_segment_size: u64,
     completed_unix_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    contents: Option<ContentsText>,
     root: String,
     blocks: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ContentsText {
+    next_xid: Option<u32>,
+    next_xid_epoch: Option<u32>,
+    first: Option<StampText>,
+    last: Option<StampText>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StampText {
+    lsn: String,
+    /// Microseconds since 2000.
+    time: i64,
+}
+
+impl ContentsText {
+    fn of(contents: SegmentContents) -> Self {
+        let stamp = |stamp: Stamp| StampText { lsn: stamp.at.to_string(), time: stamp.time };
+        Self {
+            next_xid: contents.next_xid.map(|next| next.xid),
+            next_xid_epoch: contents.next_xid.and_then(|next| next.epoch),
+            first: contents.stamps.map(|(first, _)| stamp(first)),
+            last: contents.stamps.map(|(_, last)| stamp(last)),
+        }
+    }
+
+    fn read(self) -> Result<SegmentContents, Unreadable> {
+        let stamp = |text: StampText| {
+            let at = text.lsn.parse().map_err(|_| Unreadable::Content("invalid lsn".to_owned()));
+            Ok(Stamp { at: at?, time: text.time })
+        };
+        let epoch = self.next_xid_epoch;
+        let [first, last] = [self.first, self.last].map(|text| text.map(stamp).transpose());
+        Ok(SegmentContents {
+            next_xid: self.next_xid.map(|xid| NextXid { epoch, xid }),
+            stamps: first?.zip(last?),
+        })
+    }
 }
 
 /// The digests of whole blocks.
@@ -164,7 +222,7 @@ impl BlockDigests {
     ) -> Option<SegmentDigest> {
         let Self(blocks) = self;
         let is_whole = blocks.len() as u64 * BLOCK == name.size.bytes();
-        is_whole.then_some(SegmentDigest { system_id, name, completed, blocks })
+        is_whole.then_some(SegmentDigest { system_id, name, completed, contents: None, blocks })
     }
 }
 
@@ -267,7 +325,17 @@ mod tests {
         let name = name(5, 2);
         let whole = digest(&bytes(2), name);
         let unknown = SegmentDigest { completed: None, ..whole.clone() };
-        for known in [whole.clone(), unknown] {
+        let stamp = |at, time| Stamp { at: Lsn::new(at), time };
+        let contents = SegmentContents {
+            next_xid: Some(NextXid { epoch: Some(3), xid: u32::MAX }),
+            stamps: Some((stamp(5 * BLOCK + 8, -5), stamp(6 * BLOCK, i64::MAX))),
+        };
+        let empty = SegmentContents::default();
+        let [full, empty] = [contents, empty]
+            .map(|contents| SegmentDigest { contents: Some(contents), ..whole.clone() });
+        assert!(whole.encode().starts_with(b"walhub digest 1 "), "as the version before wrote it");
+        assert!(full.encode().starts_with(b"walhub digest 2 "));
+        for known in [whole.clone(), unknown, full, empty] {
             assert_eq!(SegmentDigest::decode(&known.encode(), name), Ok(known));
         }
         let other = SegmentName { no: name.no.next(), ..name };

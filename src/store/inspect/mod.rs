@@ -3,6 +3,7 @@
 //! The end of WAL is what a walk of the open segment finds at this moment. A start would find
 //! the same or less: it syncs first and then believes only the disk.
 
+mod contents;
 #[cfg(test)]
 mod tests;
 
@@ -307,6 +308,7 @@ impl DirectoryStatus {
         }
         let listing = Listing::of(names, size);
         self.list(&listing, size);
+        self.read_contents(disk, layout, size).await;
         self.look_for_holes(disk, layout, cluster, &listing).await;
         self.count_unarchived(disk, layout, size).await;
         self.measure(disk, layout, &listing, size).await;
@@ -357,6 +359,7 @@ impl DirectoryStatus {
                 count: range.count(),
                 start: range.oldest.start(size),
                 end: range.newest.end(size),
+                contents: None,
             });
         }
         self.open = listing.partials.iter().map(|(tli, no)| name(*tli, *no)).collect();

@@ -22,7 +22,7 @@ mod tally;
 mod tests;
 
 pub use fault::{FaultKind, WalkFault};
-pub use tally::Tally;
+pub use tally::{RecordNotes, Tally};
 
 use super::lsn::Lsn;
 use super::page::{
@@ -32,9 +32,9 @@ use super::record::{MAX_RECORD, RECORD_HEADER, RecordHeader, finish_crc};
 use partial::{Partial, Skipped};
 
 /// Walks WAL that arrives in pieces. Cheap to clone: a caller that must be able to take bytes back
-/// walks them with a clone first.
+/// walks them with a clone first. `N` says what it notes of the records.
 #[derive(Clone, Debug)]
-pub struct Walker {
+pub struct Walker<N = Tally> {
     rules: PageRules,
     at: Lsn,
     record_end: Lsn,
@@ -53,7 +53,7 @@ pub struct Walker {
     fork_named: bool,
     /// Whether the record skipped at the start may have been an XLOG_SWITCH.
     maybe_switch: bool,
-    tally: Tally,
+    notes: N,
     fault: Option<WalkFault>,
 }
 
@@ -86,7 +86,7 @@ enum ZerosAfter {
 type Found = (Lsn, FaultKind);
 
 impl Walker {
-    /// Starts at the page boundary `at`. When that page continues an earlier record, the rest of
+    /// A walk that counts records. Starts at the page boundary `at`. When that page continues an earlier record, the rest of
     /// that record is skipped unchecked: see [`Walker::proven_from`]. The first record's prev-link
     /// is only known to point back, so `at` must lie before the first byte that may be left from an
     /// older use of the file.
@@ -94,6 +94,21 @@ impl Walker {
     /// # Panics
     /// When `at` is not a page boundary.
     pub fn new(rules: PageRules, at: Lsn) -> Self {
+        Self::noting(rules, at, Tally::default())
+    }
+
+    /// What was counted, and counts from zero again.
+    pub fn take_tally(&mut self) -> Tally {
+        std::mem::take(&mut self.notes)
+    }
+}
+
+impl<N: RecordNotes> Walker<N> {
+    /// A walk that notes what `N` says. It starts as one by [`Walker::new`].
+    ///
+    /// # Panics
+    /// When `at` is not a page boundary.
+    pub fn noting(rules: PageRules, at: Lsn, notes: N) -> Self {
         assert!(at.page_offset() == 0, "a walk starts at a page boundary, not at {at}");
         let fork = rules.fork.as_ref().map_or(Lsn::INVALID, |fork| fork.start());
         Self {
@@ -110,7 +125,7 @@ impl Walker {
             fork_inside: None,
             fork_named: false,
             maybe_switch: false,
-            tally: Tally::default(),
+            notes,
             fault: None,
         }
     }
@@ -158,9 +173,9 @@ impl Walker {
         self.proven_from
     }
 
-    /// What was counted, and counts from zero again.
-    pub fn take_tally(&mut self) -> Tally {
-        std::mem::take(&mut self.tally)
+    /// What was noted.
+    pub fn into_notes(self) -> N {
+        self.notes
     }
 
     /// The rules, with the magic learned.
@@ -285,7 +300,7 @@ impl Walker {
             if finish_crc(crc32c::crc32c(body), head) != header.crc {
                 return Err((self.at, FaultKind::Checksum));
             }
-            self.tally.note(&header, body);
+            self.notes.note(self.at, &header, body);
             self.complete(self.at, self.at.saturating_add(padded as u64), &header)?;
             rest = cut(rest, padded).1;
             if self.next != Next::Record {
@@ -344,7 +359,7 @@ impl Walker {
             self.check_fork_name(start, &header)?;
         }
         if have == self.partial.padded_len() {
-            self.tally.note(&header, self.partial.opening());
+            self.notes.note(start, &header, self.partial.opening());
             self.complete(start, self.at, &header)?;
         }
         Ok(())

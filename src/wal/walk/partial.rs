@@ -3,9 +3,9 @@
 use crate::wal::lsn::Lsn;
 use crate::wal::record::{RECORD_HEADER, RecordHeader, TIMELINE_OFFSET, finish_crc};
 
-/// Bytes of a record's body that are kept: enough for a timeline that it may name, and for the time
-/// of a commit.
-const OPENING: usize = 32;
+/// Bytes of a record's body that are kept: enough for a timeline that it may name, for the time of a
+/// commit, and for what a checkpoint says.
+const OPENING: usize = 80;
 
 /// A record of which some bytes are here: its header, the first bytes of its body, and the running
 /// CRC of the body.

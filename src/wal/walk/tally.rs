@@ -1,6 +1,14 @@
-//! What a walk counts of the records that it has proven.
+//! What a walk notes of the records that it has proven.
 
+use crate::wal::Lsn;
 use crate::wal::record::{RecordHeader, transaction_time};
+
+/// Notes something of each record that a walk has proven.
+pub trait RecordNotes {
+    /// A record that begins at `at` is proven. `body` is what follows its header, or the first 80
+    /// bytes of that; zeros may follow a shorter one.
+    fn note(&mut self, at: Lsn, header: &RecordHeader, body: &[u8]);
+}
 
 /// Counted since the walk began, or since the last [`Walker::take_tally`](super::Walker::take_tally).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,16 +21,17 @@ pub struct Tally {
     pub commit_times: Option<(i64, i64)>,
 }
 
-impl Tally {
-    /// A record is proven. `body` is what follows its header, or the first 32 bytes of that.
+impl RecordNotes for Tally {
     #[inline]
-    pub(super) fn note(&mut self, header: &RecordHeader, body: &[u8]) {
+    fn note(&mut self, _: Lsn, header: &RecordHeader, body: &[u8]) {
         self.records += 1;
         if header.is_commit() {
             self.note_commit(transaction_time(body));
         }
     }
+}
 
+impl Tally {
     fn note_commit(&mut self, time: Option<i64>) {
         self.commits += 1;
         self.commit_times = span(self.commit_times, time.map(|time| (time, time)));

@@ -62,8 +62,8 @@ fn walk(rules: PageRules, start: Lsn, bytes: &[u8]) -> (Walker, Result<(), WalkF
 
 /// The result of a walk, in a form that can be compared.
 fn outcome(walker: &Walker) -> (Lsn, Lsn, Option<Lsn>, Tally, Option<WalkFault>) {
-    let Walker { tally, fault, .. } = *walker;
-    (walker.position(), walker.record_end(), walker.last_record(), tally, fault)
+    let Walker { notes, fault, .. } = *walker;
+    (walker.position(), walker.record_end(), walker.last_record(), notes, fault)
 }
 
 /// Walks to the end without a fault.
@@ -72,7 +72,7 @@ fn walks_to(mut synth: Synth) -> Walker {
     let (start, bytes) = synth.take_bytes();
     let (walker, result) = walk(rules(), start, &bytes);
     assert_eq!(result, Ok(()));
-    assert_eq!(outcome(&walker), (end, end, Some(last), walker.tally, None));
+    assert_eq!(outcome(&walker), (end, end, Some(last), walker.notes, None));
     walker
 }
 
