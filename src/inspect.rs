@@ -5,6 +5,7 @@ use crate::status::{DirectoryStatus, LockStatus};
 use crate::store::directory::DirectoryFault;
 use crate::store::inspect::{inspect_now, replace_instance_id};
 use crate::store::layout::Layout;
+use crate::store::rebuild::{Rebuilt, rebuild_control};
 use clap::Args;
 use std::error::Error;
 use std::io::{self, Write};
@@ -23,6 +24,10 @@ pub struct InspectFlags {
     /// Give a copied directory an identity of its own; the hub must not be running
     #[arg(long)]
     pub new_instance_id: bool,
+    /// Say what is wrong with the control file, and write another one by what the WAL segments say;
+    /// the damaged one is kept. The hub must not be running
+    #[arg(long, conflicts_with_all = ["json", "new_instance_id"])]
+    pub rebuild_control: bool,
 }
 
 /// Reads the directory and writes what it found to standard output. The exit status is
@@ -38,6 +43,10 @@ pub fn inspect(flags: &InspectFlags) -> Result<ExitCode, Box<dyn Error>> {
         let old = replace_instance_id(&layout, new)?;
         writeln!(out, "instance ID {old} replaced by {new}")?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if flags.rebuild_control {
+        let fresh = InstanceId::random().map_err(|e| e.to_string())?;
+        return tell_rebuilt(&rebuild_control(&layout, fresh)?, &mut out);
     }
     if layout.root().join("PG_VERSION").exists() {
         return Err(DirectoryFault::Postgres(layout.root().to_owned()).into());
@@ -57,6 +66,18 @@ pub fn inspect(flags: &InspectFlags) -> Result<ExitCode, Box<dyn Error>> {
         report.write_text(&mut out)?;
     }
     Ok(if report.wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}
+
+fn tell_rebuilt(rebuilt: &Rebuilt, out: &mut impl Write) -> Result<ExitCode, Box<dyn Error>> {
+    for damage in &rebuilt.damage {
+        writeln!(out, "{damage}")?;
+    }
+    writeln!(out, "{}", rebuilt.by)?;
+    if let Some(kept) = &rebuilt.kept {
+        writeln!(out, "the damaged control file is kept as \"{}\"", kept.display())?;
+    }
+    writeln!(out, "a control file was written for the hub {}", rebuilt.control.instance)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Looks at the directory of a hub that may be running: a file can get its final name,

@@ -78,7 +78,19 @@ impl ControlFile {
 
     /// Reads the file's bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
-        let text: ControlText = unseal(KIND, VERSION, bytes)?;
+        Self::read(VERSION, bytes)
+    }
+
+    /// Reads the file's bytes, whatever version they name: no checksum covers that.
+    pub(super) fn decode_any_version(bytes: &[u8]) -> Result<Self, Unreadable> {
+        match Self::decode(bytes) {
+            Err(Unreadable::Version { found, .. }) => Self::read(found, bytes),
+            read => read,
+        }
+    }
+
+    fn read(version: u32, bytes: &[u8]) -> Result<Self, Unreadable> {
+        let text: ControlText = unseal(KIND, version, bytes)?;
         let instance = text.instance_id.parse().map_err(|_| wrong("instance_id"))?;
         let cluster = text.cluster.map(ClusterText::parse).transpose()?;
         Ok(Self { instance, cluster })

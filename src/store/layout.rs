@@ -142,6 +142,11 @@ impl Layout {
         self.root.join("walhub.control")
     }
 
+    /// A damaged control file that was replaced; a number follows when there are several.
+    pub fn damaged_control(&self) -> PathBuf {
+        self.root.join("walhub.control.damaged")
+    }
+
     /// The note about the first bytes.
     pub fn begun(&self) -> PathBuf {
         self.root.join("walhub.begun")

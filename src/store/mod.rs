@@ -21,6 +21,7 @@ pub mod cut;
 pub mod directory;
 pub mod disk;
 pub mod durable;
+mod end;
 pub mod evidence;
 pub mod fault;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub mod layout;
 pub mod notes;
 pub mod now;
 pub mod plain_disk;
+pub mod rebuild;
 pub mod recover;
 pub mod retention;
 pub mod scrub;

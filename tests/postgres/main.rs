@@ -46,6 +46,7 @@ mod kills;
 mod majors;
 mod measured;
 mod proofs;
+mod rebuilding;
 mod refusals;
 mod rollbacks;
 mod shutdown;

@@ -21,21 +21,20 @@ use crate::store::directory::{Directory, DirectoryFault, lock_holder};
 use crate::store::disk::{Disk, run_ready};
 use crate::store::durable::read_note;
 use crate::store::durable::{read_small, replace_durably};
+use crate::store::end::find_end;
 use crate::store::evidence::{Difference, Evidence};
 use crate::store::fault::{StoreFault, failed};
 use crate::store::holes::{Extent, Hole};
 use crate::store::layout::Mark;
 use crate::store::layout::{FileKind, Layout, Listing};
-use crate::store::notes::{BegunNote, HaltedNote};
+use crate::store::notes::HaltedNote;
 use crate::store::plain_disk::PlainDisk;
-use crate::store::recover::{
-    hole_before_open, looks_like_wal, newest_range, noted_beginning, open_segments,
-};
+use crate::store::rebuild::explain;
+use crate::store::recover::{hole_before_open, looks_like_wal, newest_range, open_segments};
 use crate::store::scrub::{ScrubNote, ScrubProgress};
 use crate::store::seams::Seams;
-use crate::store::tail::{Tail, TailSearch};
-use crate::timeline::History;
-use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
+use crate::store::tail::Tail;
+use crate::wal::{SegmentName, SegmentNo, SegmentSize, TimelineId};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -107,11 +106,15 @@ async fn look<D: Disk>(disk: &D, layout: &Layout) -> io::Result<DirectoryStatus>
             if names.iter().any(|name| looks_like_wal(name)) {
                 let path = layout.wal().to_owned();
                 report.wrong.push(StoreFault::NoControl { path }.to_string());
+                report.wrong.extend(explain(disk, layout).await);
             }
             return Ok(report);
         }
         Err(fault) => {
             report.wrong.push(fault.to_string());
+            if matches!(fault, StoreFault::Unreadable { .. }) {
+                report.wrong.extend(explain(disk, layout).await);
+            }
             return Ok(report);
         }
     };
@@ -312,7 +315,8 @@ impl DirectoryStatus {
         self.look_for_holes(disk, layout, cluster, &listing).await;
         self.count_unarchived(disk, layout, size).await;
         self.measure(disk, layout, &listing, size).await;
-        match self.find_end(disk, layout, cluster, &listing).await {
+        let halted = self.halted.as_ref().map(|halted| halted.durable);
+        match find_end(disk, layout, cluster, &listing, halted).await {
             Ok(tail) => self.end = Some(end_of_wal(cluster.timeline, &tail)),
             Err(fault) => self.wrong.push(fault.to_string()),
         }
@@ -426,47 +430,6 @@ impl DirectoryStatus {
                 }
             }
         }
-    }
-
-    async fn find_end<D: Disk>(
-        &mut self,
-        disk: &D,
-        layout: &Layout,
-        cluster: &Cluster,
-        listing: &Listing,
-    ) -> Result<Tail, StoreFault> {
-        let fork = if cluster.timeline == TimelineId::FIRST {
-            None
-        } else {
-            let path = layout.history(cluster.timeline);
-            let history = read_note(disk, &path, |bytes| {
-                Ok(History::parse(cluster.timeline, bytes.to_vec().into()))
-            })
-            .await?;
-            match history {
-                Some(Ok(history)) => history.fork(),
-                Some(Err(fault)) => {
-                    return Err(StoreFault::History { path, detail: fault.to_string() });
-                }
-                None => {
-                    return Err(StoreFault::History { path, detail: "it is not there".to_owned() });
-                }
-            }
-        };
-        let complete = newest_range(listing, cluster);
-        let begun = read_note(disk, &layout.begun(), BegunNote::decode).await?;
-        let trusted = noted_beginning(begun, cluster, complete);
-        let halted = self.halted.as_ref().map(|halted| halted.durable.unwrap_or(Lsn::INVALID));
-        let search = TailSearch {
-            layout,
-            cluster,
-            fork,
-            complete,
-            partials: &open_segments(listing, cluster),
-            trusted,
-            limit: halted.map_or(Lsn::MAX, |durable: Lsn| durable.max(trusted)),
-        };
-        search.find(disk).await
     }
 
     async fn read_state<D: Disk>(&mut self, disk: &D, layout: &Layout) {

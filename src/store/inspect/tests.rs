@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::store::faulty_disk::FaultyDisk;
-use crate::wal::SystemId;
 use crate::wal::synth::Synth;
+use crate::wal::{Lsn, SystemId};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 
 const MIB: u64 = 1 << 20;
