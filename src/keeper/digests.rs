@@ -27,7 +27,12 @@ const MOST_GONE: usize = 64;
 impl<D: Disk> Keeper<D> {
     /// Other bytes come under this name. Afterwards no digest of it is there, durably.
     pub(super) async fn forget_digest(&self, name: SegmentName) -> io::Result<()> {
-        self.holds.scrub.mend(|damaged| damaged != name);
+        self.holds.scrub.forget(name);
+        self.remove_digest(name).await
+    }
+
+    /// The digest is not of what is going to be there. Afterwards there is none, durably.
+    pub(super) async fn remove_digest(&self, name: SegmentName) -> io::Result<()> {
         digest::forget(&self.disk, &self.layout, name).await?;
         match self.digests.gone.borrow().contains(&(name.tli, name.no)) {
             true => {}
@@ -39,7 +44,7 @@ impl<D: Disk> Keeper<D> {
     /// The segment goes, and so does its digest. One that stays is harmless: see
     /// [`forget_digest`](Self::forget_digest).
     pub(super) async fn discard_digest(&self, name: SegmentName) {
-        self.holds.scrub.mend(|damaged| damaged != name);
+        self.holds.scrub.forget(name);
         self.digests.gone.borrow_mut().insert((name.tli, name.no));
         if let Err(error) = digest::discard(&self.disk, &self.layout, name).await {
             warn!("could not remove the digest of WAL segment {name}: {error}");

@@ -29,10 +29,13 @@ impl<D: Disk> Keeper<D> {
         let kept = self.keep_bytes(name, offset, before).await?;
         let _leave = self.gate(&FinalStep::Overwrite(name, at, &kept))?;
         // It may be of the damaged bytes. The scrub gives it another when all of it is proved.
-        self.forget_digest(name).await?;
+        self.remove_digest(name).await?;
         self.digests.drop_unfinished(name);
         write_full(&self.disk, &file, bytes, offset).await?;
-        self.disk.sync_data(&file).await.map_err(failed_sync)
+        self.disk.sync_data(&file).await.map_err(failed_sync)?;
+        // Other bytes of it may be damaged, too.
+        self.holds.scrub.rewritten(name);
+        Ok(())
     }
 
     async fn open_to_overwrite(&self, name: SegmentName) -> io::Result<D::File> {
@@ -77,6 +80,7 @@ mod tests {
     use crate::store::layout::{Layout, Listing};
     use crate::store::plain_disk::PlainDisk;
     use crate::store::retention::Holds;
+    use crate::store::scrub::{ScrubCall, SegmentDamage};
     use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, SystemId, TimelineId};
     use std::sync::Arc;
 
@@ -125,12 +129,18 @@ mod tests {
         std::fs::create_dir_all(digest.parent().unwrap()).unwrap();
         std::fs::write(&digest, "of the damaged bytes").unwrap();
         let reader = std::fs::File::open(&complete).unwrap();
+        let (from, what) = (Lsn::new(4 * MIB), "a block differs".to_owned());
+        let since = std::time::SystemTime::UNIX_EPOCH;
+        keeper.holds.scrub.find(SegmentDamage { name: name(4), from, what, since });
         for (at, bytes) in [(4 * MIB + 100, b"good"), (4 * MIB + 100, b"best"), (5 * MIB, b"open")]
         {
             let done = overwrite(&keeper, Lsn::new(at), bytes);
             assert!(matches!(done, JobDone::Done(JobKind::Overwrite { .. })), "{done:?}");
         }
         assert!(!digest.exists(), "it would call the mended bytes damaged");
+        let board = &keeper.holds.scrub;
+        assert!(board.damage(TimelineId::FIRST, name(4).no).is_some(), "there may be more of it");
+        assert_eq!(board.wait(None), ScrubCall::Look(name(4)));
         let mut read = [0; 6];
         std::os::unix::fs::FileExt::read_exact_at(&reader, &mut read, 99).unwrap();
         assert_eq!(&read, b"xbestx");

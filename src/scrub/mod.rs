@@ -9,6 +9,7 @@
 //! Damage is said at once, and written down.
 #![forbid(unsafe_code)]
 
+mod archived;
 mod look;
 mod pace;
 mod repair;
@@ -102,17 +103,61 @@ impl Scrub {
     fn run(self) {
         // Retention has removed some since this was written down.
         self.mend(|name| self.layout.segment(name).exists());
-        let mut due = self.first_due();
+        let after = |long: Duration| Instant::now().checked_add(long);
+        let mut due = self.first_due().and_then(after);
         loop {
-            match self.hub.holds.scrub.wait(due) {
+            let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+            let done = match self.hub.holds.scrub.wait(left) {
                 ScrubCall::Stopped => return,
-                ScrubCall::Asked | ScrubCall::Due => {}
-            }
-            if self.read_all().is_err() {
+                ScrubCall::Look(name) => {
+                    let mut looker = self.looker();
+                    self.look_again(&mut looker, name, &mut UnreachableHosts::new())
+                }
+                ScrubCall::Asked | ScrubCall::Due => {
+                    let done = self.read_all();
+                    let interval = self.settings.interval;
+                    due = (!interval.is_zero()).then_some(interval).and_then(after);
+                    done
+                }
+            };
+            if done.is_err() {
                 return;
             }
-            due = (!self.settings.interval.is_zero()).then_some(self.settings.interval);
         }
+    }
+
+    fn looker(&self) -> Looker<'_> {
+        Looker::new(&self.hub, &self.layout, Pace::new(self.settings.rate))
+    }
+
+    /// Looks at a segment, and at the archive's copy when it was mended.
+    fn look_again(
+        &self,
+        looker: &mut Looker<'_>,
+        name: SegmentName,
+        unreachable: &mut UnreachableHosts,
+    ) -> Result<(), Stopped> {
+        self.look(looker, name, unreachable)?;
+        let damage = self.hub.holds.scrub.damage(name.tli, name.no);
+        if damage.is_none() && self.layout.segment(name).exists() {
+            self.look_at_archived(name);
+        }
+        Ok(())
+    }
+
+    /// Looks at a segment, and repairs it if it is damaged.
+    fn look(
+        &self,
+        looker: &mut Looker<'_>,
+        name: SegmentName,
+        unreachable: &mut UnreachableHosts,
+    ) -> Result<(), Stopped> {
+        let finding = looker.look_at(name).ok_or(Stopped)?;
+        self.act_on(name, &finding);
+        if let Finding::Damaged { parts, .. } = &finding {
+            return self.repair(looker, name, parts, unreachable);
+        }
+        Ok(())
     }
 
     /// How long after the start a scrub is due.
@@ -144,28 +189,31 @@ impl Scrub {
         let (begun, segments) = (Instant::now(), names.len() as u64);
         info!("reading {segments} complete WAL segments to verify them");
         board.begin(segments);
-        let mut looker = Looker::new(&self.hub, &self.layout, Pace::new(self.settings.rate));
-        let mut unreachable = UnreachableHosts::new();
-        for name in &names {
-            let Some(finding) = looker.look_at(*name) else {
-                board.end(None);
-                return Err(Stopped);
-            };
-            self.act_on(*name, &finding);
-            if let Finding::Damaged { parts, .. } = &finding
-                && self.repair(&mut looker, *name, parts, &mut unreachable).is_none()
-            {
-                board.end(None);
-                return Err(Stopped);
-            }
-            board.advance();
+        if self.read_each(&names).is_err() {
+            board.end(None);
+            return Err(Stopped);
         }
         self.mend(|name| self.layout.segment(name).exists());
+        self.look_at_stale();
         let ended = SystemTime::now();
         board.end(Some(LastScrub { ended, segments }));
         self.save();
         let damaged = board.note().damage().len();
         info!("read {segments} WAL segments in {:?}, {damaged} are damaged", begun.elapsed());
+        Ok(())
+    }
+
+    /// Reads segments one by one, and those before the next that were changed in place.
+    fn read_each(&self, names: &BTreeSet<SegmentName>) -> Result<(), Stopped> {
+        let board = &self.hub.holds.scrub;
+        let (mut looker, mut unreachable) = (self.looker(), UnreachableHosts::new());
+        for name in names {
+            while let Some(wanted) = board.take_wanted() {
+                self.look_again(&mut looker, wanted, &mut unreachable)?;
+            }
+            self.look(&mut looker, *name, &mut unreachable)?;
+            board.advance();
+        }
         Ok(())
     }
 
@@ -182,36 +230,37 @@ impl Scrub {
         Ok(names)
     }
 
-    /// Repairs what can be repaired. Returns `None` when the hub shuts down.
+    /// Repairs what can be repaired.
     fn repair(
         &self,
         looker: &mut Looker<'_>,
         name: SegmentName,
         parts: &[SegmentName],
         unreachable: &mut UnreachableHosts,
-    ) -> Option<()> {
+    ) -> Result<(), Stopped> {
         for part in parts {
             match self.repairer.repair(&looker.own(), *part, unreachable) {
                 RepairOutcome::Replaced(source) => {
-                    info!("WAL segment {part} was repaired from {source}")
+                    info!("WAL segment {part} was repaired from {source}");
+                    self.look_at_archived(*part);
                 }
                 RepairOutcome::DigestOnly(source) => {
                     warn!("{source} has the same WAL segment {part}: its digest was of others");
                     self.act_on(*part, &Finding::Proved);
-                    return Some(());
+                    return Ok(());
                 }
                 RepairOutcome::No(why) => {
                     error!("WAL segment {part} was not repaired: {why}");
                     continue;
                 }
             }
-            let again = looker.look_at(name)?;
+            let again = looker.look_at(name).ok_or(Stopped)?;
             self.act_on(name, &again);
             if matches!(again, Finding::Whole | Finding::Unindexed | Finding::Proved) {
                 break;
             }
         }
-        Some(())
+        Ok(())
     }
 
     fn act_on(&self, name: SegmentName, finding: &Finding) {

@@ -34,6 +34,17 @@ pub(super) enum RepairOutcome {
     No(String),
 }
 
+/// What the archive has of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ArchivedCopy {
+    /// Our bytes.
+    Same,
+    /// Others.
+    Differs,
+    /// There is no command that would show it, or it does not have the segment.
+    Unknown,
+}
+
 /// Repairs segments.
 pub(super) struct Repairer {
     pub(super) hub: Arc<Hub>,
@@ -155,6 +166,22 @@ impl Repairer {
         match self.keeper.mend(name.tli, name.no) {
             Ok(()) => Ok(RepairOutcome::Replaced(source.to_string())),
             Err(fault) => Ok(RepairOutcome::No(fault.to_string())),
+        }
+    }
+
+    /// Compares a segment with what the archive has of it.
+    pub(super) fn archived_copy(&self, name: SegmentName) -> ArchivedCopy {
+        let Some(command) = &self.command else { return ArchivedCopy::Unknown };
+        let fetched = self.layout.mending(name);
+        let compared = self.fetch_archived(command, name, &fetched).ok().and_then(|()| {
+            let ours = File::open(self.layout.segment(name)).ok()?;
+            first_difference(&File::open(&fetched).ok()?, &ours, name, Lsn::MAX).ok()
+        });
+        drop(std::fs::remove_file(&fetched));
+        match compared {
+            None => ArchivedCopy::Unknown,
+            Some(None) => ArchivedCopy::Same,
+            Some(Some(_)) => ArchivedCopy::Differs,
         }
     }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::archive::template::Template;
 use crate::cluster::identity::Identity;
+use crate::config::Config;
 use crate::follow::{CopyPart, copies};
 use crate::hub::course::Upstream;
 use crate::hub::tests::hub;
@@ -11,8 +12,9 @@ use crate::store::control_file::Cluster;
 use crate::store::digest::{self, hash_file};
 use crate::store::directory::Directory;
 use crate::store::disk::run_ready;
-use crate::store::layout::Listing;
+use crate::store::layout::{ArchiveFile, Listing};
 use crate::store::plain_disk::PlainDisk;
+use crate::store::scrub::ScrubNote;
 use crate::wal::synth::Synth;
 use crate::wal::{Lsn, SegmentContents, SegmentNo, SystemId, TimelineId};
 use crate::watermark::Cell;
@@ -42,6 +44,10 @@ struct World {
 impl World {
     /// A hub with so many complete segments, and an open one.
     fn new(segments: u64) -> Self {
+        Self::of(segments, hub("15.18"))
+    }
+
+    fn of(segments: u64, hub: Hub) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let layout = Directory::open(&folder.path().join("hub")).unwrap().layout().clone();
         let (size, start) = (name(FIRST).size, Lsn::new(FIRST * MIB));
@@ -60,7 +66,7 @@ impl World {
             };
             std::fs::write(path, bytes).unwrap();
         }
-        let hub = Arc::new(hub("15.18"));
+        let hub = Arc::new(hub);
         let identity = hub.identity().unwrap();
         hub.set_identity(Arc::new(Identity {
             system_id: SYSTEM,
@@ -232,7 +238,10 @@ fn serve_orders(world: &mut World) -> std::thread::JoinHandle<()> {
 
 /// A world with an archive that has what its segments have now.
 fn archived(segments: u64) -> (World, std::thread::JoinHandle<()>) {
-    let mut world = World::new(segments);
+    archived_of(World::new(segments))
+}
+
+fn archived_of(mut world: World) -> (World, std::thread::JoinHandle<()>) {
     let archive = world.layout.root().join("../archive");
     std::fs::create_dir(&archive).unwrap();
     for no in world.all() {
@@ -422,4 +431,70 @@ fn an_upstream_that_does_not_answer_or_has_other_bytes_repairs_nothing() {
     drop(world);
     keeper.join().unwrap();
     answering.join().unwrap();
+}
+
+/// A hub that archives.
+fn archiving() -> Hub {
+    let mut hub = hub("15.18");
+    let archive_command = Some(Template::parse("false %f %p", &['f', 'p']).unwrap());
+    hub.config = Arc::new(Config { archive_command, ..Config::clone(&hub.config) });
+    hub
+}
+
+#[test]
+fn what_was_archived_before_it_was_mended_is_said_until_the_archive_has_it() {
+    let (mut world, keeper) = archived_of(World::of(5, archiving()));
+    let board = Arc::clone(&world.scrub.hub);
+    let stale = || -> Vec<u64> {
+        board.holds.scrub.note().stale().iter().map(|name| name.no.raw()).collect()
+    };
+    // The archive's copies are damaged as ours were, but for one, and one is not there. The last
+    // waits behind another.
+    for no in [FIRST, FIRST + 1, FIRST + 4] {
+        flip(&in_archive(&world, no), MIB / 2);
+    }
+    std::fs::remove_file(in_archive(&world, FIRST + 3)).unwrap();
+    for no in [FIRST + 2, FIRST + 4] {
+        board.holds.backlog.add(ArchiveFile::Segment(name(no)));
+    }
+    for no in [FIRST + 1, FIRST + 2, FIRST + 3, FIRST + 4] {
+        let mut looker = world.scrub.looker();
+        let looked = world.scrub.look_again(&mut looker, name(no), &mut UnreachableHosts::new());
+        assert!(looked.is_ok());
+    }
+    assert_eq!(stale(), [FIRST + 1, FIRST + 3]);
+    // They are said after a restart, too.
+    let note = board.holds.scrub.note();
+    assert_eq!(ScrubNote::decode(&note.encode()), Ok(note));
+    flip(&in_archive(&world, FIRST + 1), MIB / 2);
+    world.scrub();
+    assert_eq!(stale(), [FIRST + 3]);
+    std::fs::copy(world.layout.segment(name(FIRST + 3)), in_archive(&world, FIRST + 3)).unwrap();
+    world.scrub();
+    assert_eq!(stale(), [0; 0]);
+    drop(board);
+    drop(world);
+    keeper.join().unwrap();
+}
+
+/// Without waiting for the next scrub, and with an archive of its own only after that.
+#[test]
+fn a_segment_that_was_mended_in_place_is_looked_at_next() {
+    let mut world = World::new(4);
+    flip(&world.layout.segment(name(FIRST + 2)), MIB / 2);
+    let (layout, settings) = (world.layout.clone(), world.scrub.settings.clone());
+    let (hub, keeper) = (Arc::clone(&world.scrub.hub), world.scrub.keeper.clone());
+    let running = start(settings, layout, Arc::clone(&hub), keeper, copies().0).unwrap();
+    hub.holds.scrub.rewritten(name(FIRST + 1));
+    hub.holds.scrub.rewritten(name(FIRST + 2));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let no = name(FIRST + 2).no;
+    while hub.holds.scrub.damage(TimelineId::FIRST, no).is_none() {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    running.finish(deadline);
+    let order = world.orders.patient.take().unwrap();
+    assert!(matches!(order.job, Job::Digest { no, .. } if no == name(FIRST + 1).no));
+    assert_eq!(hub.holds.scrub.note().last, None, "it is no scrub of all");
 }

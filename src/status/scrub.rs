@@ -20,6 +20,9 @@ pub struct ScrubStatus {
     pub segments: Option<u64>,
     /// The damaged segments that were neither repaired nor removed.
     pub damaged: Vec<DamagedSegment>,
+    /// Segments that were archived before they were mended here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stale_in_archive: Vec<String>,
 }
 
 /// A damaged segment.
@@ -55,7 +58,11 @@ impl ScrubStatus {
             (Some(read), Some(all)) => format!("; under way, {read} of {all} read"),
             _ => String::new(),
         };
-        format!("{last}{damaged}{under_way}")
+        let stale = match self.stale_in_archive.as_slice() {
+            [] => String::new(),
+            stale => format!("; archived before they were mended: {}", stale.join(", ")),
+        };
+        format!("{last}{damaged}{stale}{under_way}")
     }
 }
 
@@ -71,5 +78,20 @@ fn counted(segments: u64) -> String {
     match segments {
         1 => "1 segment".to_owned(),
         _ => format!("{segments} segments"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_archive_has_to_get_is_named() {
+        let name = "000000030000000100000002".to_owned();
+        let status = ScrubStatus { stale_in_archive: vec![name.clone()], ..Default::default() };
+        let words = format!("none completed yet; archived before they were mended: {name}");
+        assert_eq!(status.in_words(), words);
+        let json = serde_json::to_value(ScrubStatus::default()).unwrap();
+        assert_eq!(json.get("stale_in_archive"), None, "as before where there is none");
     }
 }

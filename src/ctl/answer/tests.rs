@@ -61,6 +61,7 @@ fn abandoned() -> AbandonedStatus {
 
 fn scrub() -> ScrubStatus {
     ScrubStatus {
+        stale_in_archive: vec![],
         last_ended: Some(time(10)),
         last_segments: Some(70),
         segments_read: Some(3),

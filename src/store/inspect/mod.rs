@@ -249,6 +249,7 @@ pub fn scrub_status(note: &ScrubNote, under_way: Option<ScrubProgress>) -> Scrub
         segments_read: under_way.map(|progress| progress.done),
         segments: under_way.map(|progress| progress.segments),
         damaged: damaged.collect(),
+        stale_in_archive: note.stale().iter().map(ToString::to_string).collect(),
     }
 }
 

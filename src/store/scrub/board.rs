@@ -2,9 +2,13 @@
 
 use super::{LastScrub, ScrubNote, SegmentDamage};
 use crate::wal::{SegmentName, SegmentNo, TimelineId};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+/// So many segments may wait to be looked at by name. With more all of them are.
+const MOST_WANTED: usize = 64;
 
 /// Between the thread that reads the segments and everybody who asks about it.
 #[derive(Debug, Default)]
@@ -22,6 +26,8 @@ struct BoardState {
     note: ScrubNote,
     under_way: Option<ScrubProgress>,
     asked: bool,
+    /// Segments whose bytes were changed in place: they are looked at next.
+    wanted: BTreeSet<SegmentName>,
     stopped: bool,
 }
 
@@ -39,6 +45,8 @@ pub struct ScrubProgress {
 pub enum ScrubCall {
     /// Somebody asks for a scrub.
     Asked,
+    /// The bytes of this segment were changed in place.
+    Look(SegmentName),
     /// The time is up.
     Due,
     /// The hub shuts down.
@@ -82,6 +90,9 @@ impl ScrubBoard {
             if state.stopped {
                 return ScrubCall::Stopped;
             }
+            if let Some(name) = state.wanted.pop_first() {
+                return ScrubCall::Look(name);
+            }
             if std::mem::take(&mut state.asked) {
                 return ScrubCall::Asked;
             }
@@ -96,6 +107,11 @@ impl ScrubBoard {
             let waited = self.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// A segment that is to be looked at before the scrub under way goes on.
+    pub fn take_wanted(&self) -> Option<SegmentName> {
+        self.lock().wanted.pop_first()
     }
 
     /// Waits for so long during a scrub. Returns whether the hub shuts down.
@@ -152,6 +168,41 @@ impl ScrubBoard {
     pub fn replaced(&self, name: SegmentName) {
         self.mend(|damaged| damaged != name);
         self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// Bytes of a segment were changed in place: whoever has read from it reads again, and the scrub
+    /// looks at it next. What was known of its damage stands until then.
+    pub fn rewritten(&self, name: SegmentName) {
+        let mut state = self.lock();
+        match state.wanted.len() < MOST_WANTED {
+            true => drop(state.wanted.insert(name)),
+            false => {
+                state.wanted.clear();
+                state.asked = true;
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// Other bytes come under the name, or none: nothing is known of it any more.
+    pub fn forget(&self, name: SegmentName) {
+        self.change(|state| {
+            state.note.mend(|damaged| damaged != name);
+            state.note.retain_stale(|stale| stale != name);
+            state.wanted.remove(&name);
+        });
+    }
+
+    /// The archive has, or may have, the damaged bytes of a segment that was mended.
+    pub fn is_stale(&self, name: SegmentName) {
+        self.change(|state| state.note.is_stale(name));
+    }
+
+    /// Keeps only those that are still `stale` in the archive. Returns whether any went.
+    pub fn retain_stale(&self, stale: impl Fn(SegmentName) -> bool) -> bool {
+        self.change(|state| state.note.retain_stale(stale))
     }
 
     /// How often damage was found, or a segment has got another file. Who has read from segments
@@ -211,6 +262,32 @@ mod tests {
         board.stop();
         assert!(board.pause(Duration::from_secs(60)));
         assert_eq!(board.wait(None), ScrubCall::Stopped);
+    }
+
+    #[test]
+    fn a_segment_that_was_rewritten_is_looked_at_first() {
+        let board = ScrubBoard::default();
+        let size = SegmentSize::new(1 << 20).unwrap();
+        let name = |no| SegmentName { tli: TimelineId::FIRST, no: SegmentNo::new(no), size };
+        board.ask();
+        let changes = board.changes();
+        board.rewritten(name(6));
+        board.rewritten(name(5));
+        board.rewritten(name(7));
+        assert!(board.changes() > changes);
+        board.forget(name(7));
+        assert_eq!(board.wait(None), ScrubCall::Look(name(5)));
+        assert_eq!(board.take_wanted(), Some(name(6)));
+        assert_eq!((board.take_wanted(), board.wait(None)), (None, ScrubCall::Asked));
+        for no in 0..=MOST_WANTED as u64 {
+            board.rewritten(name(no));
+        }
+        assert_eq!(board.wait(None), ScrubCall::Asked, "too many: all of them");
+        board.is_stale(name(5));
+        board.is_stale(name(6));
+        assert!(board.retain_stale(|stale| stale != name(5)));
+        board.forget(name(6));
+        assert!(board.note().stale().is_empty());
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub use board::{ScrubBoard, ScrubCall, ScrubProgress};
 use super::sealed_text::{Unreadable, seal, unseal};
 use crate::wal::{Lsn, SegmentName, SegmentSize};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The most damaged segments that are remembered.
@@ -23,6 +24,8 @@ pub struct ScrubNote {
     /// Damaged segments that were neither repaired nor removed, in the order in which they were
     /// found.
     damage: Vec<SegmentDamage>,
+    /// Segments that were archived before they were mended here.
+    stale: BTreeSet<SegmentName>,
 }
 
 /// A scrub that read all segments.
@@ -70,6 +73,25 @@ impl ScrubNote {
         }
     }
 
+    /// The segments that were archived before they were mended here.
+    pub const fn stale(&self) -> &BTreeSet<SegmentName> {
+        &self.stale
+    }
+
+    /// The archive has, or may have, the damaged bytes of a segment that was mended.
+    pub fn is_stale(&mut self, name: SegmentName) {
+        if self.stale.len() < MOST {
+            self.stale.insert(name);
+        }
+    }
+
+    /// Keeps only those that are still `stale`. Returns whether any went.
+    pub fn retain_stale(&mut self, stale: impl Fn(SegmentName) -> bool) -> bool {
+        let before = self.stale.len();
+        self.stale.retain(|name| stale(*name));
+        self.stale.len() < before
+    }
+
     /// Removes the damage of segments that are not `damaged` any more. Returns whether there was
     /// any.
     pub fn mend(&mut self, damaged: impl Fn(SegmentName) -> bool) -> bool {
@@ -86,6 +108,7 @@ impl ScrubNote {
                 segments: last.segments,
             }),
             damage: self.damage.iter().map(DamageText::of).collect(),
+            stale_in_archive: self.stale.iter().map(NameText::of).collect(),
         };
         seal("scrub", 1, &text)
     }
@@ -101,7 +124,12 @@ impl ScrubNote {
             Ok(LastScrub { ended, segments: last.segments })
         });
         let damage = text.damage.into_iter().map(DamageText::read);
-        Ok(Self { last: last.transpose()?, damage: damage.collect::<Result<_, _>>()? })
+        let stale = text.stale_in_archive.into_iter().map(NameText::read);
+        Ok(Self {
+            last: last.transpose()?,
+            damage: damage.collect::<Result<_, _>>()?,
+            stale: stale.collect::<Result<_, _>>()?,
+        })
     }
 }
 
@@ -109,6 +137,26 @@ impl ScrubNote {
 struct ScrubText {
     last: Option<LastText>,
     damage: Vec<DamageText>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    stale_in_archive: Vec<NameText>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct NameText {
+    segment: String,
+    wal_segment_size: u64,
+}
+
+impl NameText {
+    fn of(name: &SegmentName) -> Self {
+        Self { segment: name.to_string(), wal_segment_size: name.size.bytes() }
+    }
+
+    fn read(self) -> Result<SegmentName, Unreadable> {
+        let size = SegmentSize::new(self.wal_segment_size);
+        let name = size.and_then(|size| SegmentName::parse(&self.segment, size));
+        name.ok_or_else(|| wrong("segment"))
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -195,8 +243,10 @@ mod tests {
     #[test]
     fn round_trip() {
         let ended = UNIX_EPOCH + Duration::from_millis(1_790_000_000_000);
-        let mut note = ScrubNote { last: Some(LastScrub { ended, segments: 7 }), damage: vec![] };
+        let last = Some(LastScrub { ended, segments: 7 });
+        let mut note = ScrubNote { last, ..ScrubNote::default() };
         note.find(damage(5, "a \"quoted\" word"));
+        note.is_stale(damage(6, "").name);
         for note in [note, ScrubNote::default()] {
             assert_eq!(ScrubNote::decode(&note.encode()), Ok(note));
         }
