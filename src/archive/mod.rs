@@ -1,6 +1,7 @@
 //! The WAL archive: what `restore_command` fetches and `archive_command` stores.
 
 pub mod check;
+pub mod copies;
 pub mod prove;
 pub mod restore;
 pub mod shell;

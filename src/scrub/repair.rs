@@ -3,7 +3,8 @@
 use super::look::OwnFiles;
 use super::pace::Pace;
 use crate::archive::check::first_difference;
-use crate::archive::prove::{Head, Neighbours, SegmentFile, prove};
+use crate::archive::copies::WithCopies;
+use crate::archive::prove::{Head, SegmentFile, prove};
 use crate::archive::restore::{Fetched, RestoreCommand};
 use crate::follow::{CopyClient, CopyPart};
 use crate::hub::Hub;
@@ -11,14 +12,13 @@ use crate::hub::course::Upstream;
 use crate::keeper::KeeperClient;
 use crate::store::digest::{DigestComparison, compare, hash_file};
 use crate::store::layout::Layout;
-use crate::wal::page::PageRules;
-use crate::wal::{Lsn, SegmentName, TimelineId};
-use std::collections::BTreeSet;
+use crate::wal::{Lsn, SegmentName};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -234,40 +234,10 @@ impl Repairer {
 }
 /// What is not proved of a segment with the bytes of a fetched file.
 fn unproved(own: &OwnFiles<'_>, name: SegmentName, fetched: &Path) -> io::Result<Option<String>> {
-    let mended = Mended { own, name, path: fetched.to_owned() };
+    let copies = BTreeMap::from([(name, fetched.to_owned())]);
+    let mended = WithCopies::new(own, &copies);
     let file = File::open(fetched)?;
     let segment = SegmentFile { name, file, upto: name.no.end(name.size) };
     let proof = prove(&mended, &segment, Head::Unknown)?;
     Ok(proof.unproved.map(|unproved| unproved.why.to_string()))
-}
-
-/// Our files, with a fetched one in the place of the damaged one.
-struct Mended<'a> {
-    own: &'a OwnFiles<'a>,
-    name: SegmentName,
-    path: PathBuf,
-}
-
-impl Neighbours for Mended<'_> {
-    type File = File;
-
-    fn rules(&self, tli: TimelineId) -> io::Result<PageRules> {
-        self.own.rules(tli)
-    }
-
-    fn before(&self, name: SegmentName) -> Option<SegmentName> {
-        self.own.before(name)
-    }
-
-    fn after(&self, name: SegmentName) -> SegmentName {
-        self.own.after(name)
-    }
-
-    fn open(&self, name: SegmentName) -> io::Result<Option<SegmentFile<File>>> {
-        if name != self.name {
-            return self.own.open(name);
-        }
-        let upto = name.no.end(name.size);
-        Ok(Some(SegmentFile { name, file: File::open(&self.path)?, upto }))
-    }
 }

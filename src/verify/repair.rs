@@ -2,14 +2,14 @@
 
 use super::own::OwnSegments;
 use crate::archive::check::first_difference;
-use crate::archive::prove::{Head, Neighbours, Reason, SegmentFile, prove};
+use crate::archive::copies::WithCopies;
+use crate::archive::prove::{Head, Neighbours, Reason, prove};
 use crate::archive::restore::{Fetched, RestoreCommand};
 use crate::store::digest::{DigestComparison, compare, forget, hash_file};
 use crate::store::disk::run_ready;
 use crate::store::layout::Layout;
 use crate::store::plain_disk::PlainDisk;
-use crate::wal::page::PageRules;
-use crate::wal::{Lsn, SegmentName, TimelineId};
+use crate::wal::{Lsn, SegmentName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -109,11 +109,12 @@ impl Theirs<'_> {
         first: SegmentName,
         head: Head,
     ) -> io::Result<Option<(SegmentName, SegmentName, String)>> {
+        let near = WithCopies::new(self.own, &self.files);
         let others = self.fetched.iter().filter(|name| **name != first);
         let heads = others.map(|name| (*name, Head::Unknown));
         for (name, head) in std::iter::once((first, head)).chain(heads) {
-            let Some(segment) = self.open(name)? else { continue };
-            let unproved = prove(self, &segment, head)?.unproved;
+            let Some(segment) = near.open(name)? else { continue };
+            let unproved = prove(&near, &segment, head)?.unproved;
             if let Some(Reason::Damaged { first, last, fault }) = unproved.map(|found| found.why)
                 && !self.own.is_open(last)
             {
@@ -177,32 +178,6 @@ impl Drop for Theirs<'_> {
         for path in self.files.values() {
             // A start removes it, too.
             drop(std::fs::remove_file(path));
-        }
-    }
-}
-
-impl Neighbours for Theirs<'_> {
-    type File = File;
-
-    fn rules(&self, tli: TimelineId) -> io::Result<PageRules> {
-        self.own.rules(tli)
-    }
-
-    fn before(&self, name: SegmentName) -> Option<SegmentName> {
-        self.own.before(name)
-    }
-
-    fn after(&self, name: SegmentName) -> SegmentName {
-        self.own.after(name)
-    }
-
-    fn open(&self, name: SegmentName) -> io::Result<Option<SegmentFile<File>>> {
-        match self.files.get(&name) {
-            Some(path) => {
-                let (file, upto) = (File::open(path)?, name.no.end(name.size));
-                Ok(Some(SegmentFile { name, file, upto }))
-            }
-            None => self.own.open(name),
         }
     }
 }
