@@ -8,7 +8,7 @@ mod slots;
 
 pub use feedback::{FeedbackSetting, FeedbackSettings};
 pub use restore::RestoreSettings;
-pub use scrub::ScrubSettings;
+pub use scrub::{SCRUB_RATES, ScrubSettings};
 pub use slots::{AutoCreate, SlotSettings};
 
 use crate::archive::template::Template;

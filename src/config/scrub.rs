@@ -1,6 +1,10 @@
 //! How old WAL is read again.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
+
+/// Bytes in a second. Less would never come to an end, and more than this no disk reads.
+pub const SCRUB_RATES: RangeInclusive<u64> = 1 << 20..=1 << 40;
 
 /// `--scrub-interval` and `--scrub-rate`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use super::answer::{Answer, Failure, NoAnswer, Said};
 use super::request::{HubCommand, Request};
 use crate::ctl::flags::{CtlCommand, CtlFlags, SlotAction};
 use crate::wire::secret::Secret;
-use crate::wire::units::{TimeUnit, parse_duration};
+use crate::wire::units::{SizeUnit, TimeUnit, parse_bytes, parse_duration};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::error::Error;
 use std::io::{self, ErrorKind, Read, Write};
@@ -129,7 +129,13 @@ fn command(typed: CtlCommand) -> io::Result<HubCommand> {
         CtlCommand::Status => HubCommand::Status,
         CtlCommand::Standbys => HubCommand::Standbys,
         CtlCommand::Retention => HubCommand::Retention,
-        CtlCommand::Verify => HubCommand::Verify,
+        CtlCommand::Verify { rate: None } => HubCommand::Verify,
+        CtlCommand::Verify { rate: Some(rate) } => {
+            let rate = parse_bytes(&rate, SizeUnit::Megabyte);
+            let bytes_per_second =
+                rate.map_err(|fault| io::Error::other(format!("--rate: {fault}")))?;
+            HubCommand::VerifyAt { bytes_per_second }
+        }
         CtlCommand::Slots { action: None } => HubCommand::Slots,
         CtlCommand::Slots { action: Some(SlotAction::Drop { name }) } => {
             HubCommand::DropSlot { name }

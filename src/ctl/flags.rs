@@ -49,7 +49,12 @@ pub enum CtlCommand {
     ///
     /// The hub reads at --scrub-rate. This begins it, unless it is under way, and prints how far it
     /// is and what is damaged; `walhub ctl status` shows the same. Ask again to see how it goes on.
-    Verify,
+    Verify {
+        /// The most that this scrub reads in a second, instead of --scrub-rate; a number without a
+        /// unit counts megabytes
+        #[arg(long, value_name = "SIZE")]
+        rate: Option<String>,
+    },
     /// Show the upstream, or follow another one
     ///
     /// Another upstream applies at once and survives restarts, until --primary-conninfo itself is

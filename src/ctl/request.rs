@@ -39,6 +39,11 @@ pub enum HubCommand {
     Retention,
     /// Read all complete segments again, and say how far that is.
     Verify,
+    /// The same at a rate of its own.
+    VerifyAt {
+        /// The most bytes in a second.
+        bytes_per_second: u64,
+    },
     /// Drop a replication slot that is not in use.
     DropSlot {
         /// Its name.
@@ -169,6 +174,10 @@ mod tests {
             (HubCommand::Status, r#"{"version":1,"command":"status"}"#),
             (HubCommand::Standbys, r#"{"version":1,"command":"standbys"}"#),
             (HubCommand::Verify, r#"{"version":1,"command":"verify"}"#),
+            (
+                HubCommand::VerifyAt { bytes_per_second: 1 << 20 },
+                r#"{"version":1,"command":{"verify_at":{"bytes_per_second":1048576}}}"#,
+            ),
             (
                 HubCommand::DropSlot { name: "s".to_owned() },
                 r#"{"version":1,"command":{"drop_slot":{"name":"s"}}}"#,

@@ -43,13 +43,15 @@ pub(super) struct Looker<'a> {
     hub: &'a Hub,
     layout: &'a Layout,
     pace: Pace,
+    /// Bytes in a second, unless the scrub has another rate.
+    rate: u64,
     /// Segments whose first bytes were proved with those before.
     proved: BTreeSet<SegmentName>,
 }
 
 impl<'a> Looker<'a> {
-    pub(super) fn new(hub: &'a Hub, layout: &'a Layout, pace: Pace) -> Self {
-        Self { hub, layout, pace, proved: BTreeSet::new() }
+    pub(super) fn new(hub: &'a Hub, layout: &'a Layout, rate: u64) -> Self {
+        Self { hub, layout, pace: Pace::new(), rate, proved: BTreeSet::new() }
     }
 
     /// The hub's own files.
@@ -98,9 +100,10 @@ impl<'a> Looker<'a> {
             let from = name.no.start(name.size);
             return Ok(Finding::Damaged { from, what, parts: vec![name] });
         }
-        let (hub, pace) = (self.hub, &mut self.pace);
+        let (hub, pace, usual) = (self.hub, &mut self.pace, self.rate);
         let found = hash_file(file, name, |bytes| {
-            match hub.holds.scrub.pause(pace.read(bytes, Instant::now())) {
+            let rate = hub.holds.scrub.rate().unwrap_or(usual);
+            match hub.holds.scrub.pause(pace.read(bytes, rate, Instant::now())) {
                 true => Err(io::ErrorKind::Interrupted.into()),
                 false => Ok(()),
             }

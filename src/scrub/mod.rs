@@ -15,7 +15,6 @@ mod pace;
 mod repair;
 
 use self::look::{Finding, Looker};
-use self::pace::Pace;
 use self::repair::{RepairOutcome, Repairer, UnreachableHosts};
 use crate::archive::restore::RestoreCommand;
 use crate::config::ScrubSettings;
@@ -23,7 +22,7 @@ use crate::follow::CopyClient;
 use crate::hub::Hub;
 use crate::keeper::{Job, KeeperClient, Note};
 use crate::store::layout::{FileKind, Layout};
-use crate::store::scrub::{LastScrub, ScrubCall, SegmentDamage};
+use crate::store::scrub::{LastScrub, ScrubCall, ScrubProgress, SegmentDamage};
 use crate::wal::{SegmentName, SegmentSize};
 use std::collections::BTreeSet;
 use std::io;
@@ -39,6 +38,9 @@ const FIRST_SCRUB: Duration = Duration::from_secs(3600);
 
 /// How soon after a start one that is overdue begins.
 const OVERDUE: Duration = Duration::from_secs(300);
+
+/// How often it is written down how far a scrub is. After a crash it goes on there.
+const SAVE_EVERY: Duration = Duration::from_secs(60);
 
 /// A running scrubber.
 pub struct Scrubber {
@@ -113,8 +115,9 @@ impl Scrub {
                     let mut looker = self.looker();
                     self.look_again(&mut looker, name, &mut UnreachableHosts::new())
                 }
-                ScrubCall::Asked | ScrubCall::Due => {
-                    let done = self.read_all();
+                call @ (ScrubCall::Asked | ScrubCall::Due) => {
+                    let unfinished = self.hub.holds.scrub.note().unfinished();
+                    let done = self.read_all(unfinished.filter(|_| call == ScrubCall::Due));
                     let interval = self.settings.interval;
                     due = (!interval.is_zero()).then_some(interval).and_then(after);
                     done
@@ -127,7 +130,7 @@ impl Scrub {
     }
 
     fn looker(&self) -> Looker<'_> {
-        Looker::new(&self.hub, &self.layout, Pace::new(self.settings.rate))
+        Looker::new(&self.hub, &self.layout, self.settings.rate)
     }
 
     /// Looks at a segment, and at the archive's copy when it was mended.
@@ -163,6 +166,9 @@ impl Scrub {
     /// How long after the start a scrub is due.
     fn first_due(&self) -> Option<Duration> {
         let interval = self.settings.interval;
+        if self.hub.holds.scrub.note().unfinished().is_some() {
+            return Some(if interval.is_zero() { OVERDUE } else { OVERDUE.min(interval) });
+        }
         if interval.is_zero() {
             return None;
         }
@@ -174,8 +180,8 @@ impl Scrub {
         Some(interval.saturating_sub(age).max(OVERDUE.min(interval)))
     }
 
-    /// Reads all segments that are there now.
-    fn read_all(&self) -> Result<(), Stopped> {
+    /// Reads all segments that are there now, or those from one on to which an earlier scrub came.
+    fn read_all(&self, from: Option<SegmentName>) -> Result<(), Stopped> {
         let board = &self.hub.holds.scrub;
         let Some(identity) = self.hub.identity() else { return Ok(()) };
         let names = match self.names(identity.segment_size) {
@@ -187,10 +193,21 @@ impl Scrub {
             }
         };
         let (begun, segments) = (Instant::now(), names.len() as u64);
-        info!("reading {segments} complete WAL segments to verify them");
-        board.begin(segments);
-        if self.read_each(&names).is_err() {
+        let left: Vec<_> =
+            names.into_iter().filter(|name| from.is_none_or(|from| *name >= from)).collect();
+        let done = segments.saturating_sub(left.len() as u64);
+        match from {
+            None => info!("reading {segments} complete WAL segments to verify them"),
+            Some(from) => info!(
+                "reading {} of {segments} complete WAL segments to verify them, from {from} on, to \
+                 which the scrub before had come",
+                left.len()
+            ),
+        }
+        board.begin(ScrubProgress { done, segments });
+        if self.read_each(&left).is_err() {
             board.end(None);
+            self.save();
             return Err(Stopped);
         }
         self.mend(|name| self.layout.segment(name).exists());
@@ -204,10 +221,16 @@ impl Scrub {
     }
 
     /// Reads segments one by one, and those before the next that were changed in place.
-    fn read_each(&self, names: &BTreeSet<SegmentName>) -> Result<(), Stopped> {
+    fn read_each(&self, names: &[SegmentName]) -> Result<(), Stopped> {
         let board = &self.hub.holds.scrub;
         let (mut looker, mut unreachable) = (self.looker(), UnreachableHosts::new());
+        let mut saved = Instant::now();
         for name in names {
+            board.come_to(*name);
+            if saved.elapsed() >= SAVE_EVERY {
+                self.save();
+                saved = Instant::now();
+            }
             while let Some(wanted) = board.take_wanted() {
                 self.look_again(&mut looker, wanted, &mut unreachable)?;
             }

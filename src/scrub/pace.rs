@@ -8,21 +8,20 @@ const AHEAD: Duration = Duration::from_millis(50);
 /// Spreads reads over time.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// Bytes in a second.
-    rate: u64,
-    /// When all that was read would have been read at that rate.
+    /// When all that was read would have been read at its rate.
     paid: Instant,
 }
 
 impl Pace {
-    pub(super) fn new(rate: u64) -> Self {
-        Self { rate: rate.max(1), paid: Instant::now() }
+    pub(super) fn new() -> Self {
+        Self { paid: Instant::now() }
     }
 
-    /// So many bytes were read: how long to wait before the next read.
-    pub(super) fn read(&mut self, bytes: u64, now: Instant) -> Duration {
+    /// So many bytes were read, of which `rate` may be read in a second: how long to wait before the
+    /// next read.
+    pub(super) fn read(&mut self, bytes: u64, rate: u64, now: Instant) -> Duration {
         let takes = Duration::from_nanos(
-            u64::try_from(u128::from(bytes) * 1_000_000_000 / u128::from(self.rate))
+            u64::try_from(u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1)))
                 .unwrap_or(u64::MAX),
         );
         let from = self.paid.max(now.checked_sub(AHEAD).unwrap_or(now));
@@ -35,15 +34,17 @@ impl Pace {
 mod tests {
     use super::*;
 
+    const RATE: u64 = 1 << 20;
+
     #[test]
     fn a_second_takes_its_bytes_and_a_pause_saves_nothing_up() {
         let start = Instant::now();
-        let mut pace = Pace { rate: 1 << 20, paid: start };
+        let mut pace = Pace { paid: start };
         let ms = Duration::from_millis;
-        assert_eq!(pace.read(1 << 19, start), ms(500));
-        assert_eq!(pace.read(1 << 19, start + ms(500)), ms(500));
-        assert_eq!(pace.read(1 << 19, start + ms(1200)), ms(500) - AHEAD);
+        assert_eq!(pace.read(1 << 19, RATE, start), ms(500));
+        assert_eq!(pace.read(1 << 19, RATE, start + ms(500)), ms(500));
+        assert_eq!(pace.read(1 << 19, RATE, start + ms(1200)), ms(500) - AHEAD);
         let later = start + ms(100_000);
-        assert_eq!(pace.read(1 << 20, later), ms(1000) - AHEAD);
+        assert_eq!(pace.read(1 << 20, RATE, later), ms(1000) - AHEAD);
     }
 }

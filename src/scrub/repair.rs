@@ -210,13 +210,14 @@ impl Repairer {
     ) -> io::Result<Result<(), String>> {
         let mut options = File::options();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(fetched)?;
-        let mut pace = Pace::new(self.rate);
+        let mut pace = Pace::new();
         let stopped = || Ok(Err("the hub is shutting down".to_owned()));
         loop {
             match answer.blocking_recv() {
                 Some(CopyPart::Wal(wal)) => {
                     file.write_all(&wal)?;
-                    let wait = pace.read(wal.len() as u64, Instant::now());
+                    let rate = self.hub.holds.scrub.rate().unwrap_or(self.rate);
+                    let wait = pace.read(wal.len() as u64, rate, Instant::now());
                     if self.hub.holds.scrub.pause(wait) {
                         return stopped();
                     }

@@ -14,7 +14,7 @@ use crate::store::directory::Directory;
 use crate::store::disk::run_ready;
 use crate::store::layout::{ArchiveFile, Listing};
 use crate::store::plain_disk::PlainDisk;
-use crate::store::scrub::ScrubNote;
+use crate::store::scrub::{ScrubBoard, ScrubNote};
 use crate::wal::synth::Synth;
 use crate::wal::{Lsn, SegmentContents, SegmentNo, SystemId, TimelineId};
 use crate::watermark::Cell;
@@ -104,7 +104,7 @@ impl World {
 
     /// Scrubs. Returns what is damaged then, and which segments are to get a digest.
     fn scrub(&mut self) -> (Vec<u64>, Vec<u64>) {
-        assert!(self.scrub.read_all().is_ok());
+        assert!(self.scrub.read_all(None).is_ok());
         let note = self.scrub.hub.holds.scrub.note();
         assert_eq!(note.last.unwrap().segments, self.segments);
         let damaged = note.damage().iter().map(|damage| damage.name.no.raw()).collect();
@@ -184,7 +184,7 @@ fn a_stop_ends_a_scrub_between_two_reads() {
     let world = World::new(4);
     let slow = ScrubSettings { interval: Duration::ZERO, rate: 1 << 20 };
     let World { layout, scrub: Scrub { hub, keeper, .. }, _folder, .. } = world;
-    hub.holds.scrub.ask();
+    hub.holds.scrub.ask(None);
     let running = start(slow, layout, Arc::clone(&hub), keeper, copies().0).unwrap();
     while hub.holds.scrub.under_way().is_none() {
         std::thread::sleep(Duration::from_millis(1));
@@ -192,7 +192,39 @@ fn a_stop_ends_a_scrub_between_two_reads() {
     let begun = Instant::now();
     running.finish(begun + Duration::from_secs(60));
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
-    assert_eq!((hub.holds.scrub.note().last, hub.holds.scrub.under_way()), (None, None));
+    let note = hub.holds.scrub.note();
+    assert_eq!((note.last, hub.holds.scrub.under_way()), (None, None));
+    assert!(note.unfinished().is_some(), "the next one goes on there");
+}
+
+/// In the order of the names, without what it had read before.
+#[test]
+fn a_scrub_that_was_cut_short_goes_on_where_it_was() {
+    let mut world = World::new(5);
+    for no in world.all() {
+        world.digest(no);
+    }
+    for no in [FIRST, FIRST + 3] {
+        flip(&world.layout.segment(name(no)), MIB / 2);
+    }
+    let board = Arc::clone(&world.scrub.hub);
+    let board = &board.holds.scrub;
+    board.begin(ScrubProgress { done: 2, segments: 5 });
+    board.come_to(name(FIRST + 2));
+    board.end(None);
+    let written = board.note().encode();
+    board.resume(ScrubNote::decode(&written).unwrap());
+    assert_eq!(world.scrub.first_due(), Some(OVERDUE), "although no interval is set");
+    assert!(world.scrub.read_all(board.note().unfinished()).is_ok());
+    let damaged = |board: &ScrubBoard| -> Vec<u64> {
+        board.note().damage().iter().map(|damage| damage.name.no.raw()).collect()
+    };
+    assert_eq!(damaged(board), [FIRST + 3]);
+    assert_eq!((board.note().last.unwrap().segments, board.note().unfinished()), (5, None));
+    // One that is asked for reads all.
+    assert!(world.scrub.read_all(None).is_ok());
+    assert_eq!(damaged(board), [FIRST + 3, FIRST]);
+    world.orders = queue(1).1;
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub use socket::CtlSocket;
 
 use super::Shared;
 use super::inquiry;
+use crate::config::SCRUB_RATES;
 use crate::ctl::answer::{Answer, Dropped, Failure, Said};
 use crate::ctl::request::{HubCommand, MAX_REQUEST, Request, TrueHistory};
 use crate::follow::{Steer, UpstreamOrder};
@@ -162,7 +163,11 @@ impl CtlService {
             HubCommand::Slots => Said::Slots(inquiry::slots(hub)),
             HubCommand::Retention => self.retention().await?,
             HubCommand::Verify => {
-                hub.holds.scrub.ask();
+                hub.holds.scrub.ask(None);
+                Said::Scrub(inquiry::scrub(hub))
+            }
+            HubCommand::VerifyAt { bytes_per_second } => {
+                hub.holds.scrub.ask(Some(scrub_rate(bytes_per_second)?));
                 Said::Scrub(inquiry::scrub(hub))
             }
             HubCommand::DropSlot { name } => self.drop_slot(&name).await?,
@@ -276,6 +281,17 @@ impl CtlService {
 
 fn position(text: &str) -> Result<Lsn, Failure> {
     text.parse().map_err(|_| Failure::new(format!("invalid LSN \"{text}\"")))
+}
+
+fn scrub_rate(bytes_per_second: u64) -> Result<u64, Failure> {
+    let is_sensible = SCRUB_RATES.contains(&bytes_per_second);
+    is_sensible.then_some(bytes_per_second).ok_or_else(|| {
+        let (least, most) = (SCRUB_RATES.start() >> 20, SCRUB_RATES.end() >> 20);
+        Failure::new(format!(
+            "{bytes_per_second} bytes in a second are outside the valid range ({least}MB .. \
+             {most}MB)"
+        ))
+    })
 }
 
 fn named(conninfo: &Secret) -> Result<Arc<Upstream>, Failure> {

@@ -156,6 +156,10 @@ fn status_and_refusals() {
             "replication slot \"nosuch\" does not exist",
         ),
         (
+            "{\"version\":1,\"command\":{\"verify_at\":{\"bytes_per_second\":5}}}\n",
+            "5 bytes in a second are outside the valid range (1MB .. 1048576MB)",
+        ),
+        (
             "{\"version\":1,\"command\":{\"set_upstream\":{\"conninfo\":\"hots=a\"}}}\n",
             "invalid upstream: invalid connection option \"hots\"",
         ),
@@ -164,6 +168,9 @@ fn status_and_refusals() {
         let text = error["error"]["message"].as_str().unwrap();
         assert!(text.contains(message), "{text}");
     }
+    let rate = b"{\"version\":1,\"command\":{\"verify_at\":{\"bytes_per_second\":2097152}}}\n";
+    assert!(scene.ask(rate)["scrub"].is_object());
+    assert_eq!(scene.hub.holds.scrub.rate(), Some(2 << 20));
     scene.stop();
 }
 

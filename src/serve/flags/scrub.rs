@@ -1,13 +1,9 @@
 //! Flags about reading old WAL again.
 
 use super::values::{Mistake, size, time};
-use crate::config::ScrubSettings;
+use crate::config::{SCRUB_RATES, ScrubSettings};
 use crate::wire::units::{SizeUnit, TimeUnit};
 use clap::Args;
-use std::ops::RangeInclusive;
-
-/// Less would never come to an end, and more than this no disk reads.
-const RATES: RangeInclusive<u64> = 1 << 20..=1 << 40;
 
 /// How old WAL is read again.
 #[derive(Debug, Args)]
@@ -26,7 +22,7 @@ impl ScrubFlags {
     pub(super) fn resolve(&self) -> Result<ScrubSettings, Mistake> {
         Ok(ScrubSettings {
             interval: time("scrub-interval", &self.scrub_interval, TimeUnit::Second)?,
-            rate: size("scrub-rate", &self.scrub_rate, SizeUnit::Megabyte, RATES)?,
+            rate: size("scrub-rate", &self.scrub_rate, SizeUnit::Megabyte, SCRUB_RATES)?,
         })
     }
 }

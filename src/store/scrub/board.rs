@@ -26,6 +26,9 @@ struct BoardState {
     note: ScrubNote,
     under_way: Option<ScrubProgress>,
     asked: bool,
+    /// The most bytes in a second of the scrub that is asked for or under way, if somebody has set
+    /// it for that one.
+    rate: Option<u64>,
     /// Segments whose bytes were changed in place: they are looked at next.
     wanted: BTreeSet<SegmentName>,
     stopped: bool,
@@ -69,11 +72,18 @@ impl ScrubBoard {
         self.lock().under_way
     }
 
-    /// Asks for a scrub. One that is under way goes on, and no other begins after it.
-    pub fn ask(&self) {
+    /// Asks for a scrub. One that is under way goes on, and no other begins after it. A `rate` is the
+    /// most bytes in a second of this one scrub.
+    pub fn ask(&self, rate: Option<u64>) {
         let mut state = self.lock();
         state.asked = state.under_way.is_none();
+        state.rate = rate.or(state.rate);
         self.changed.notify_all();
+    }
+
+    /// The rate of the scrub under way, if one was set for it.
+    pub fn rate(&self) -> Option<u64> {
+        self.lock().rate
     }
 
     /// The hub shuts down.
@@ -128,9 +138,14 @@ impl ScrubBoard {
         }
     }
 
-    /// A scrub of so many segments begins.
-    pub fn begin(&self, segments: u64) {
-        self.change(|state| state.under_way = Some(ScrubProgress { done: 0, segments }));
+    /// A scrub begins.
+    pub fn begin(&self, progress: ScrubProgress) {
+        self.change(|state| state.under_way = Some(progress));
+    }
+
+    /// The scrub has come to this segment: what precedes it was read.
+    pub fn come_to(&self, next: SegmentName) {
+        self.change(|state| state.note.unfinished = Some(next));
     }
 
     /// One more segment was read.
@@ -142,11 +157,16 @@ impl ScrubBoard {
         });
     }
 
-    /// The scrub ends; `last` when it has read all segments.
+    /// The scrub ends; `last` when it has read all segments. One that was cut short goes on where it
+    /// was.
     pub fn end(&self, last: Option<LastScrub>) {
         self.change(|state| {
             state.under_way = None;
-            state.note.last = last.or(state.note.last);
+            state.rate = None;
+            if last.is_some() {
+                state.note.last = last;
+                state.note.unfinished = None;
+            }
         });
     }
 
@@ -245,19 +265,28 @@ mod tests {
     fn one_scrub_serves_all_who_ask_meanwhile() {
         let board = ScrubBoard::default();
         assert_eq!(board.wait(Some(Duration::ZERO)), ScrubCall::Due);
-        board.ask();
-        board.ask();
+        board.ask(Some(1));
+        board.ask(Some(2));
+        board.ask(None);
         assert_eq!(board.wait(None), ScrubCall::Asked);
-        board.begin(2);
-        board.ask();
+        board.begin(ScrubProgress { done: 0, segments: 2 });
+        board.ask(None);
+        assert_eq!(board.rate(), Some(2));
         board.advance();
         assert_eq!(board.under_way(), Some(ScrubProgress { done: 1, segments: 2 }));
         let last = LastScrub { ended: SystemTime::UNIX_EPOCH, segments: 2 };
         board.end(Some(last));
         assert_eq!(board.wait(Some(Duration::ZERO)), ScrubCall::Due);
-        board.begin(2);
+        assert_eq!(board.rate(), None, "it was for that one");
+        board.begin(ScrubProgress { done: 1, segments: 2 });
+        let size = SegmentSize::new(1 << 20).unwrap();
+        let next = SegmentName { tli: TimelineId::FIRST, no: SegmentNo::new(5), size };
+        board.come_to(next);
         board.end(None);
         assert_eq!((board.note().last, board.under_way()), (Some(last), None));
+        assert_eq!(board.note().unfinished(), Some(next));
+        board.end(Some(last));
+        assert_eq!(board.note().unfinished(), None);
         assert!(!board.pause(Duration::from_millis(1)));
         board.stop();
         assert!(board.pause(Duration::from_secs(60)));
@@ -269,7 +298,7 @@ mod tests {
         let board = ScrubBoard::default();
         let size = SegmentSize::new(1 << 20).unwrap();
         let name = |no| SegmentName { tli: TimelineId::FIRST, no: SegmentNo::new(no), size };
-        board.ask();
+        board.ask(None);
         let changes = board.changes();
         board.rewritten(name(6));
         board.rewritten(name(5));

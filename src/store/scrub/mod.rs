@@ -26,6 +26,8 @@ pub struct ScrubNote {
     damage: Vec<SegmentDamage>,
     /// Segments that were archived before they were mended here.
     stale: BTreeSet<SegmentName>,
+    /// The first segment that a scrub under way, or cut short, has not read.
+    unfinished: Option<SegmentName>,
 }
 
 /// A scrub that read all segments.
@@ -73,6 +75,11 @@ impl ScrubNote {
         }
     }
 
+    /// The first segment that a scrub under way, or cut short by a restart, has not read.
+    pub const fn unfinished(&self) -> Option<SegmentName> {
+        self.unfinished
+    }
+
     /// The segments that were archived before they were mended here.
     pub const fn stale(&self) -> &BTreeSet<SegmentName> {
         &self.stale
@@ -109,6 +116,7 @@ impl ScrubNote {
             }),
             damage: self.damage.iter().map(DamageText::of).collect(),
             stale_in_archive: self.stale.iter().map(NameText::of).collect(),
+            unfinished: self.unfinished.as_ref().map(NameText::of),
         };
         seal("scrub", 1, &text)
     }
@@ -129,6 +137,7 @@ impl ScrubNote {
             last: last.transpose()?,
             damage: damage.collect::<Result<_, _>>()?,
             stale: stale.collect::<Result<_, _>>()?,
+            unfinished: text.unfinished.map(NameText::read).transpose()?,
         })
     }
 }
@@ -139,6 +148,8 @@ struct ScrubText {
     damage: Vec<DamageText>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     stale_in_archive: Vec<NameText>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unfinished: Option<NameText>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -247,6 +258,7 @@ mod tests {
         let mut note = ScrubNote { last, ..ScrubNote::default() };
         note.find(damage(5, "a \"quoted\" word"));
         note.is_stale(damage(6, "").name);
+        note.unfinished = Some(damage(7, "").name);
         for note in [note, ScrubNote::default()] {
             assert_eq!(ScrubNote::decode(&note.encode()), Ok(note));
         }
