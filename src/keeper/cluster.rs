@@ -32,6 +32,8 @@ impl<D: Disk> Keeper<D> {
     pub(super) async fn look_again(&self) -> io::Result<Box<RecoveredWal>> {
         let recovered = examine(&self.disk, &self.layout).await?;
         let wal = recovered.wal.ok_or_else(|| io::Error::other("the control file has gone"))?;
+        // Where our WAL begins may have changed.
+        self.cluster.replace(recovered.control.and_then(|control| control.cluster));
         self.complete.replace(&recovered.listing, wal.complete);
         self.partials.replace(recovered.listing.partials.iter().copied().collect());
         self.past_hole.borrow_mut().clear();

@@ -5,14 +5,15 @@
 //! 1. The segment in which the place lies is built again: its bytes before the place and zeros past
 //!    it, under a temporary name. A place on a segment's boundary needs no such file.
 //! 2. `walhub.seams` says that this is under way. That decides: from here on a start finishes it.
-//! 3. The files from the place on move to `diverged/`, and what was built gets its name. While its
+//! 3. When no complete segment stays, the control file says that our WAL begins with the open one.
+//!    The files from the place on move to `diverged/`, and what was built gets its name. While its
 //!    temporary name is there, the segment's own file is the former one. What is in the files is
 //!    counted before the first one moves.
 //! 4. The slots past the place lose their WAL, and `walhub.seams` says that it is finished. Until
 //!    then nothing is received and nothing is served.
 
 use super::aside::move_aside;
-use super::control_file::Cluster;
+use super::control_file::{Cluster, ControlFile};
 use super::count::note_cut;
 use super::disk::{Disk, parent};
 use super::durable::{read_full, read_note, replace_durably};
@@ -21,7 +22,7 @@ use super::layout::{FileKind, Layout};
 use super::notes::BegunNote;
 use super::seams::{Seam, Seams};
 use super::switch::{open_segment, write_segment};
-use crate::wal::{SegmentName, SegmentSize};
+use crate::wal::{Lsn, SegmentName, SegmentSize};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -91,14 +92,15 @@ async fn write_seams<D: Disk>(disk: &D, layout: &Layout, seams: &Seams) -> Resul
     replace_durably(disk, &path, seams.encode()).await.map_err(failed("write file", &path))
 }
 
-/// Step 3, or the rest of it. `names` is what is in `pg_wal`.
+/// Step 3, or the rest of it. `names` is what is in `pg_wal`. Returns whether the control file has
+/// changed.
 pub(super) async fn carry_out_cut<D: Disk>(
     disk: &D,
     layout: &Layout,
     cluster: &Cluster,
     seam: Seam,
     names: &[String],
-) -> Result<(), StoreFault> {
+) -> Result<ControlChange, StoreFault> {
     let size = cluster.segment_size;
     let name = SegmentName { tli: seam.tli, no: seam.at.segment(size), size };
     let partial = layout.partial(name);
@@ -114,7 +116,14 @@ pub(super) async fn carry_out_cut<D: Disk>(
     };
     let leaving: Vec<_> = names.iter().filter(leaves).cloned().collect();
     note_cut(disk, layout, cluster, seam, &leaving).await;
-    limit_beginning(disk, layout, seam).await?;
+    let stays = |other: &String| match FileKind::of(other, size) {
+        FileKind::Segment(other) => other.tli == seam.tli && other.no < name.no,
+        _ => false,
+    };
+    let change = match names.iter().any(stays) {
+        true => limit_beginning(disk, layout, seam).await?,
+        false => begin_at(disk, layout, name.no.start(size), seam).await?,
+    };
     let folder = make_folder(disk, layout, seam).await?;
     for file in &leaving {
         let reason = format!("another history goes on from {seam}");
@@ -126,20 +135,63 @@ pub(super) async fn carry_out_cut<D: Disk>(
         disk.rename(&temporary, &partial).await.map_err(failed("rename file", &temporary))?;
         sync(disk, layout.wal()).await?;
     }
-    Ok(())
+    Ok(change)
+}
+
+/// Is the control file another one than before?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ControlChange {
+    None,
+    Start,
 }
 
 /// The note about the first bytes vouches for none that have left.
-async fn limit_beginning<D: Disk>(disk: &D, layout: &Layout, seam: Seam) -> Result<(), StoreFault> {
-    let path = layout.begun();
-    match read_note(disk, &path, BegunNote::decode).await? {
-        Some(begun) if begun.tli == seam.tli && begun.upto > seam.at => {
-            let begun = BegunNote { upto: seam.at, ..begun };
-            let written = replace_durably(disk, &path, begun.encode()).await;
-            written.map_err(failed("write file", &path))
-        }
-        _ => Ok(()),
+async fn limit_beginning<D: Disk>(
+    disk: &D,
+    layout: &Layout,
+    seam: Seam,
+) -> Result<ControlChange, StoreFault> {
+    let begun = read_note(disk, &layout.begun(), BegunNote::decode).await?;
+    let goes_past = |begun: &BegunNote| begun.tli == seam.tli && begun.upto > seam.at;
+    if let Some(begun) = begun.filter(goes_past) {
+        note_beginning(disk, layout, BegunNote { upto: seam.at, ..begun }).await?;
     }
+    Ok(ControlChange::None)
+}
+
+/// No complete segment is left: our WAL of the timeline begins with the open one, although it began
+/// earlier once and the segments before were removed since. The record that it may begin in the
+/// middle of has no checksum here, so a note vouches for these bytes.
+async fn begin_at<D: Disk>(
+    disk: &D,
+    layout: &Layout,
+    start: Lsn,
+    seam: Seam,
+) -> Result<ControlChange, StoreFault> {
+    let begun = BegunNote { tli: seam.tli, start, upto: seam.at };
+    note_beginning(disk, layout, begun).await?;
+    let path = layout.control();
+    let control = read_note(disk, &path, ControlFile::decode).await?;
+    let Some(ControlFile { instance, cluster: Some(cluster) }) = control else {
+        return Ok(ControlChange::None);
+    };
+    if cluster.start >= start {
+        return Ok(ControlChange::None);
+    }
+    let control = ControlFile { instance, cluster: Some(Cluster { start, ..cluster }) };
+    let written = replace_durably(disk, &path, control.encode()).await;
+    written.map_err(failed("write file", &path))?;
+    Ok(ControlChange::Start)
+}
+
+async fn note_beginning<D: Disk>(
+    disk: &D,
+    layout: &Layout,
+    begun: BegunNote,
+) -> Result<(), StoreFault> {
+    let path = layout.begun();
+    let written = replace_durably(disk, &path, begun.encode()).await;
+    written.map_err(failed("write file", &path))
 }
 
 async fn make_folder<D: Disk>(

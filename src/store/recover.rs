@@ -16,7 +16,7 @@ use super::aside::{adds_nothing, holds_wal_past, keep_copy, set_aside};
 use super::clean::clear_past;
 use super::control_file::{Cluster, ControlFile};
 use super::count::note_abandoned;
-use super::cut::{carry_out_cut, read_seams};
+use super::cut::{ControlChange, carry_out_cut, read_seams};
 use super::digest;
 use super::disk::Disk;
 use super::durable::read_note;
@@ -121,13 +121,13 @@ pub async fn recover<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, St
 
 /// Like [`recover`], for a directory in which files may be under way: temporary ones stay.
 pub async fn examine<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, StoreFault> {
-    let control = read_note(disk, &layout.control(), ControlFile::decode).await?;
+    let mut control = read_note(disk, &layout.control(), ControlFile::decode).await?;
     let cluster = control.as_ref().and_then(|control| control.cluster.clone());
     let list =
         async || disk.list(layout.wal()).await.map_err(failed("list directory", layout.wal()));
     let mut names = list().await?;
     let seams = read_seams(disk, layout).await?;
-    let Some(cluster) = cluster else {
+    let Some(mut cluster) = cluster else {
         return match names.iter().any(|name| looks_like_wal(name)) {
             true => Err(StoreFault::NoControl { path: layout.wal().to_owned() }),
             false => {
@@ -137,8 +137,13 @@ pub async fn examine<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, St
         };
     };
     if let Some(seam) = seams.under_way().filter(|seam| seam.tli == cluster.timeline) {
-        carry_out_cut(disk, layout, &cluster, seam, &names).await?;
+        let change = carry_out_cut(disk, layout, &cluster, seam, &names).await?;
         names = list().await?;
+        if change == ControlChange::Start {
+            control = read_note(disk, &layout.control(), ControlFile::decode).await?;
+            cluster =
+                control.as_ref().and_then(|control| control.cluster.clone()).unwrap_or(cluster);
+        }
     }
     let (leaving, staying) =
         names.into_iter().partition::<Vec<_>, _>(|name| leaves(name, &cluster));

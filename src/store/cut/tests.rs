@@ -154,6 +154,22 @@ fn a_place_on_a_boundary_needs_no_copy() {
 }
 
 #[test]
+fn what_is_left_begins_with_the_open_segment_when_no_other_is() {
+    for offset in [0, 3] {
+        let mut ends = Vec::new();
+        let world = World::new(|synth| ends = ordinary(synth));
+        // Nobody needed them any more.
+        (3..5).for_each(|no| std::fs::remove_file(world.layout.segment(name(no))).unwrap());
+        let start = Lsn::new(5 * MIB);
+        let place = *ends.iter().filter(|end| **end > start).nth(offset).unwrap();
+        let wal = world.cut(place);
+        let found = (wal.complete, wal.oldest, wal.durable);
+        assert_eq!(found, (None, start, place));
+        assert_eq!(world.wal_unchanged(), place);
+    }
+}
+
+#[test]
 fn the_note_about_the_first_bytes_ends_at_the_place() {
     let mut ends = Vec::new();
     let world = World::new(|synth| ends = ordinary(synth));
