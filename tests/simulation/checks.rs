@@ -71,9 +71,10 @@ impl Ground {
                 "hub {id}: acknowledged {flush} of timeline {tli}, found {}",
                 wal.durable
             );
+            let kept = truth.surely_kept(tli, flush);
             promise!(
                 shared,
-                wal.resume >= flush.segment_start(truth.size),
+                wal.resume >= kept.segment_start(truth.size),
                 "hub {id}: acknowledged {flush}, resumes at {}",
                 wal.resume
             );

@@ -34,6 +34,7 @@ use walhub::store::control_file::ControlFile;
 use walhub::store::durable::read_small;
 use walhub::store::evidence::{Difference, Evidence};
 use walhub::store::layout::{FileKind, Layout};
+use walhub::store::seams::Seams;
 use walhub::store::slots::SlotChange;
 use walhub::store::switch::Switch;
 use walhub::store::{RecoveredWal, StoreFault};
@@ -299,6 +300,13 @@ impl Process {
         }
     }
 
+    /// Our WAL is set aside: nobody is sent any more of it.
+    pub(crate) fn end_streams(&self) {
+        for session in self.sessions.borrow_mut().values_mut() {
+            session.terminate_stream();
+        }
+    }
+
     /// The clock of retention, and what follows a completed segment. The log of a seed is
     /// short: it is looked at as if more had come, so that something is removed at all.
     pub(crate) fn retain(&self, tli: TimelineId, newest: Lsn) {
@@ -355,6 +363,9 @@ impl Process {
         let (shared, course) = (self.shared(), &self.hub.course);
         if shared.plant == Plant::ForgetsDifferences {
             course.set_evidence(Evidence::default());
+        }
+        if shared.plant == Plant::ForgetsSeams {
+            course.set_seams(Seams::default());
         }
         if matches!(course.standing().state, UpstreamState::Refused { .. }) {
             shared.seen("upstream refused");

@@ -36,6 +36,8 @@ pub(crate) enum Kind {
     RolledBack,
     /// The same, and then a standby that has followed the primary back is promoted.
     Promoted,
+    /// The same as the first, and an operator gives the hub's history up for the upstream's.
+    GivenUp,
     /// A segment vanishes from the middle of pg_wal while the hub is down.
     Hole,
     /// The hub starts again with its disk above the high watermark.
@@ -55,9 +57,10 @@ pub(crate) enum Kind {
 }
 
 /// All but the ordinary one.
-pub(crate) const SPECIAL: [Kind; 10] = [
+pub(crate) const SPECIAL: [Kind; 11] = [
     Kind::RolledBack,
     Kind::Promoted,
+    Kind::GivenUp,
     Kind::Hole,
     Kind::FullDisk,
     Kind::ManySlots,
@@ -72,6 +75,9 @@ pub(crate) const SPECIAL: [Kind; 10] = [
 pub(crate) const SIGHTS: &[&str] = &[
     "a primary rolled back",
     "a standby of a primary rolled back is promoted",
+    "an upstream's history is accepted",
+    "a hub dies while it gives its history up",
+    "a standby with the former WAL is refused",
     "a hole in pg_wal",
     "a start above the watermark",
     "hundreds of slots",
@@ -151,7 +157,7 @@ impl Script {
         let mut random = Random::new(!seed);
         // A rolled back primary has to have something to write yet.
         let (first, apart) = match kind {
-            Kind::RolledBack | Kind::Promoted | Kind::Fenced | Kind::Steered => {
+            Kind::RolledBack | Kind::Promoted | Kind::GivenUp | Kind::Fenced | Kind::Steered => {
                 (100 + random.below(300), 100 + random.below(300))
             }
             _ => (400 + random.below(1200), 200 + random.below(1500)),
@@ -200,20 +206,25 @@ impl Kind {
     /// two must not see. A mistake shows where it is followed.
     pub(crate) fn weak_proof(self, plant: Plant) -> WeakProof {
         match self {
-            Self::RolledBack | Self::Promoted if plant == Plant::Honest => WeakProof::Refuse,
+            Self::RolledBack | Self::Promoted | Self::GivenUp if plant == Plant::Honest => {
+                WeakProof::Refuse
+            }
             _ => WeakProof::Accept,
         }
     }
 
     /// Does the standby behind the hub have a slot?
     pub(crate) fn has_slot(self) -> bool {
-        matches!(self, Self::FullDisk | Self::ClockJumps)
+        matches!(self, Self::FullDisk | Self::ClockJumps | Self::GivenUp)
     }
 
     /// Does everybody get to the newest timeline's end once faults have stopped? Whoever has
     /// lost WAL, or holds another history, does not.
     pub(crate) fn converges(self) -> bool {
-        !matches!(self, Self::RolledBack | Self::Promoted | Self::Hole | Self::Returns)
+        !matches!(
+            self,
+            Self::RolledBack | Self::Promoted | Self::GivenUp | Self::Hole | Self::Returns
+        )
     }
 }
 
@@ -229,8 +240,14 @@ impl World {
         let (first, second) = (self.script.first, self.script.second);
         match self.script.kind {
             Kind::Ordinary => {}
-            Kind::RolledBack | Kind::Promoted if now == first => self.take_snapshot(),
+            Kind::RolledBack | Kind::Promoted | Kind::GivenUp if now == first => {
+                self.take_snapshot();
+            }
             Kind::RolledBack | Kind::Promoted if now >= second => self.roll_back(),
+            Kind::GivenUp if now >= second => {
+                self.roll_back();
+                self.give_up_ours();
+            }
             Kind::Hole if now >= first => self.tear_a_hole(),
             Kind::FullDisk if now == first => self.stalled[2] = u64::MAX,
             Kind::FullDisk if now == second => self.fill_the_disk(),
@@ -394,6 +411,47 @@ impl World {
                 self.order_back();
             }
             other => self.script.steering = other,
+        }
+    }
+
+    /// The operator gives the hub's history up wherever the upstream has another, again until it is
+    /// done.
+    fn give_up_ours(&mut self) {
+        if let Steering::Ordered(answer) = &mut self.script.steering {
+            match answer.try_recv() {
+                Err(TryRecvError::Empty) if self.shared.chance(5) => {
+                    self.shared.seen("a hub dies while it gives its history up");
+                    self.shared.trace(|| "the hub dies while it gives its history up".to_owned());
+                    self.stop_hub(0);
+                    if self.shared.chance(500) {
+                        self.hubs[0].ground.disk.disk.power_loss();
+                    }
+                }
+                Err(TryRecvError::Empty) => return,
+                answered => self.shared.trace(|| format!("the order is answered: {answered:?}")),
+            }
+            self.script.steering = Steering::Due;
+        }
+        let HubState::Up { process, .. } = &self.hubs[0].state else { return };
+        let evidence = process.hub.course.evidence();
+        if let Some(difference) = evidence.iter().find(|difference| !difference.cleared) {
+            self.script.steering =
+                Steering::Ordered(process.order(Steer::AcceptTheirs(difference.at)));
+        }
+    }
+
+    /// Where the hub's history was given up, it gets to the end of the upstream's.
+    pub(crate) fn check_given_up(&self) -> Result<(), String> {
+        let HubState::Up { process, .. } = &self.hubs[0].state else { return Ok(()) };
+        if self.shared.kind != Kind::GivenUp || process.hub.course.seams().is_empty() {
+            return Ok(());
+        }
+        self.shared.seen("an upstream's history is accepted");
+        let (tli, end) = self.end_of_all();
+        let durable = process.hub.current_cell().map(|cell| (cell.tli(), cell.durable()));
+        match durable == Some((tli, end)) {
+            true => Ok(()),
+            false => Err(format!("hub 0 is at {durable:?} of the accepted history, to {end}")),
         }
     }
 

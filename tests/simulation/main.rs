@@ -180,6 +180,11 @@ fn finds_a_fork_that_is_not_compared() {
 }
 
 #[test]
+fn finds_a_standby_that_is_not_asked_what_it_has() {
+    finds_in(Kind::GivenUp, Plant::ForgetsSeams, &["is sent two histories"]);
+}
+
+#[test]
 fn finds_a_fence_that_is_forgotten() {
     finds_in(Kind::Fenced, Plant::ForgetsTheFence, &["fenced at"]);
 }

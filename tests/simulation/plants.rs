@@ -48,6 +48,8 @@ pub(crate) enum Plant {
     ReadsTheirsForOurs,
     /// A difference that was found is forgotten.
     ForgetsDifferences,
+    /// Whoever asks for WAL where another history goes on is not asked what it has.
+    ForgetsSeams,
     /// A fence is not kept on disk.
     ForgetsTheFence,
     /// The upstream that was set is not kept on disk.

@@ -202,7 +202,16 @@ impl Receiving {
                 drop(answer.send(Figures { receiver, ..Figures::default() }));
             }
             ToCore::EndHubStreams => process.end_hub_streams(),
-            ToCore::BeginAnew => self.tell(process, |role, _, out| role.begin_anew(out)),
+            ToCore::BeginAnew => {
+                process.end_streams();
+                self.tell(process, |role, _, out| role.begin_anew(out));
+            }
+            ToCore::CutOff { wal, told } => {
+                let gone_on = self.tell(process, |role, _, out| role.go_on_from_seam(*wal, out));
+                process.note_published();
+                // The caller may have given up; the WAL is the same.
+                drop(told.send(gone_on));
+            }
             ToCore::Switched { wal, told } => {
                 process.check_switch(&wal);
                 // The caller may have given up; the WAL is the same.

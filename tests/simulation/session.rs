@@ -6,6 +6,7 @@ use crate::hub::Process;
 use crate::network::{Conn, End, Node};
 use crate::plants::{Plant, PlantedFile};
 use crate::shared::promise;
+use crate::truth::Branch;
 use crate::world::{Work, poll};
 use bytes::{Buf, BytesMut};
 use std::io;
@@ -66,6 +67,8 @@ enum State {
 struct Sender {
     cell: Arc<Cell>,
     cursor: Cursor,
+    /// Where its WAL may be another's, until it has said that it is not past that.
+    seam: Option<Lsn>,
     hold: Hold,
     phase: Phase,
     file: Option<(SegmentNo, PlantedFile)>,
@@ -129,6 +132,11 @@ impl Session {
     /// Is this client sent WAL from a file?
     pub(crate) fn has_file_open_for(&self, client: Node) -> bool {
         matches!(&self.state, State::Stream(sender) if sender.file.is_some()) && self.from == client
+    }
+
+    /// If it streams, it has to go: our WAL is set aside.
+    pub(crate) fn terminate_stream(&mut self) {
+        self.terminated |= matches!(self.state, State::Stream(_));
     }
 
     /// If it is a hub, its path has changed, and it has to go.
@@ -224,6 +232,11 @@ impl Session {
             Step::Close => self.state = State::Closing,
             Step::Stream(accepted) => {
                 backend::copy_both(&mut self.out);
+                if accepted.seam.is_some() {
+                    // It is asked at once.
+                    let asked = keepalive(accepted.start, PgTime::new(0), ReplyRequest::Yes);
+                    self.out.extend_from_slice(&asked);
+                }
                 process.shared().trace(|| {
                     format!(
                         "hub {}: streams timeline {} from {} to {:?}",
@@ -236,6 +249,7 @@ impl Session {
                 self.state = State::Stream(Box::new(Sender {
                     cell: accepted.cell,
                     cursor: Cursor::new(accepted.start),
+                    seam: accepted.seam,
                     hold: accepted.hold,
                     phase: Phase::Streaming,
                     file: None,
@@ -280,6 +294,19 @@ impl Session {
             if tag == b'd'
                 && let Ok(FromReceiver::Status(status)) = FromReceiver::parse(frame.body)
             {
+                if let Some(seam) = sender.seam {
+                    let furthest = status.write.max(status.flush).max(status.apply);
+                    if furthest > seam {
+                        process.shared().seen("a standby with the former WAL is refused");
+                        let refusal =
+                            refusals::reported_past_seam(furthest, sender.cell.tli(), seam);
+                        after_stream(&StreamEnd::Failed(refusal), &mut self.out);
+                        self.state = State::Commands;
+                        self.unread.advance(len);
+                        return;
+                    }
+                    sender.seam = None;
+                }
                 let here = |lsn: Lsn| sender.cell.end().map_or(lsn, |end| lsn.min(end));
                 sender.hold.report(here(status.write), here(status.flush));
                 if status.reply == ReplyRequest::Yes && matches!(sender.phase, Phase::Streaming) {
@@ -364,6 +391,7 @@ impl Sender {
         let shared = process.shared();
         let past = shared.plant == Plant::ServesPastTheSwitchpoint;
         let limit = if past { self.cell.durable() } else { self.cell.limit() };
+        let limit = self.seam.map_or(limit, |seam| limit.min(seam));
         let from = self.cursor.next_message();
         if from >= limit {
             return false;
@@ -422,6 +450,12 @@ impl Sender {
         if let Some(at) = wrong {
             let id = process.ground.id;
             process.shared().broken(format!("hub {id}: false byte at {at} of timeline {tli}"));
+        }
+        if !process.hub.course.seams().is_empty() {
+            let branch = process.shared().truth.borrow().branch_of(tli, from, wal);
+            let (shared, id) = (process.shared(), process.ground.id);
+            let is_former = branch == Some(Branch::Left);
+            promise!(shared, !is_former, "hub {id}: sends WAL at {from} that was given up");
         }
     }
 

@@ -253,8 +253,13 @@ impl Truth {
     /// As [`Truth::last_end`], for somebody who may hold the history that was left: no
     /// record of either that ends later is known to be whole.
     pub(crate) fn surely_ended(&self, tli: TimelineId, lsn: Lsn) -> Lsn {
+        self.last_end(tli, self.surely_kept(tli, lsn))
+    }
+
+    /// What of the WAL before `lsn` nobody has a reason to give up: that before a rollback.
+    pub(crate) fn surely_kept(&self, tli: TimelineId, lsn: Lsn) -> Lsn {
         let left = self.left.as_ref().filter(|left| left.tli == tli);
-        self.last_end(tli, left.map_or(lsn, |left| left.at.min(lsn)))
+        left.map_or(lsn, |left| left.at.min(lsn))
     }
 
     /// Calls back with `[from, to)` of a timeline in pieces; false when it has not got all

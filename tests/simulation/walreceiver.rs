@@ -245,7 +245,9 @@ async fn stream(
                     }
                     return Err(Fault::Server(error));
                 }
-                StreamMessage::Nothing | StreamMessage::ReplyWanted | StreamMessage::ShutDown => {}
+                // What it has told before it tells again.
+                StreamMessage::ReplyWanted => told = Lsn::INVALID,
+                StreamMessage::Nothing | StreamMessage::ShutDown => {}
             }
         }
         client.unread.advance(taken);

@@ -268,6 +268,7 @@ impl World {
             for _ in 0..3000 {
                 self.step().await?;
             }
+            self.check_given_up()?;
             return self.check_final();
         }
         let mut late = 0;
@@ -662,11 +663,25 @@ impl World {
         self.order_back();
         for id in 0..self.servers.len() {
             let lost = {
-                let server = self.servers[id].borrow();
-                server.gap && !server.diverged
+                let (server, truth) = (self.servers[id].borrow(), self.shared.truth.borrow());
+                server.gap && truth.descends(truth.newest(), server.tli, server.flush)
             };
             if lost && id != self.primary() {
                 self.make_anew(id);
+            }
+        }
+        for node in &self.hubs {
+            let HubState::Up { process, .. } = &node.state else { continue };
+            // Nobody else has its WAL any more at the place where the archive differed once.
+            for difference in process.hub.course.evidence().iter().filter(|found| !found.cleared) {
+                drop(process.order(Steer::AcceptOurs(difference.at)));
+            }
+            // The rest of a record that the archive has in part is in the segment being written.
+            if process.upstream().is_none() && self.shared.archive.borrow().there {
+                let mut primary = self.servers[self.primary()].borrow_mut();
+                let mut truth = self.shared.truth.borrow_mut();
+                truth.switch_segment(primary.tli);
+                primary.flush = truth.end(primary.tli);
             }
         }
         // A hub that is content with one that gets no further never looks elsewhere.
@@ -683,7 +698,7 @@ impl World {
         }
     }
 
-    fn end_of_all(&self) -> (TimelineId, Lsn) {
+    pub(crate) fn end_of_all(&self) -> (TimelineId, Lsn) {
         let truth = self.shared.truth.borrow();
         (truth.newest(), truth.end(truth.newest()))
     }
