@@ -101,6 +101,8 @@ pub(crate) fn last_record_by_waldump(
     let output = waldump.arg("-p").arg(&view).arg(first).arg(names.last()?).output().unwrap();
     fs::remove_dir_all(&view).unwrap();
     let records = String::from_utf8_lossy(&output.stdout);
-    let last = records.lines().rev().find_map(|line| line.split_once("lsn: ")).unwrap().1;
+    let last = records.lines().rev().find_map(|line| line.split_once("lsn: "));
+    let said = || String::from_utf8_lossy(&output.stderr).into_owned();
+    let (_, last) = last.unwrap_or_else(|| panic!("no record in {names:?}: {}", said()));
     Some(last.split_once(',').unwrap().0.parse().unwrap())
 }
