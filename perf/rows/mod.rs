@@ -10,6 +10,7 @@ mod live;
 mod memory;
 mod restart;
 mod scaling;
+mod scrub;
 mod slots;
 mod small_commits;
 mod stalled;
@@ -53,6 +54,7 @@ pub(crate) const ROWS: &[Row] = &[
     stalled::ROW,
     laggards::ROW,
     slots::ROW,
+    scrub::ROW,
     scaling::ROW,
     storm::ROW,
 ];
