@@ -12,6 +12,7 @@ use crate::hub::course::Upstream;
 use crate::keeper::KeeperClient;
 use crate::store::digest::{DigestComparison, compare, hash_file};
 use crate::store::layout::Layout;
+use crate::upstream::state::UpstreamState;
 use crate::wal::{Lsn, SegmentName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -157,6 +158,15 @@ impl Repairer {
                 return Ok(RepairOutcome::No(format!("what {source} has is damaged: {blocks}")));
             }
             DigestComparison::Unknown => {
+                if let Some(why) = self.doubt(source) {
+                    return Ok(RepairOutcome::No(why));
+                }
+                let from = self.hub.holds.scrub.damage(name.tli, name.no).map(|found| found.from);
+                let before = from.unwrap_or(Lsn::MAX);
+                if let Some(at) = first_difference(&theirs, &ours, name, before)? {
+                    let why = format!("{source} has other WAL at {at}, before what is damaged");
+                    return Ok(RepairOutcome::No(why));
+                }
                 if let Some(what) = unproved(own, name, fetched)? {
                     return Ok(RepairOutcome::No(format!("with what {source} has: {what}")));
                 }
@@ -167,6 +177,22 @@ impl Repairer {
             Ok(()) => Ok(RepairOutcome::Replaced(source.to_string())),
             Err(fault) => Ok(RepairOutcome::No(fault.to_string())),
         }
+    }
+
+    /// Why a source's copy does not count without a digest of ours: its records may be whole, and
+    /// those of another history. An upstream's counts while it is followed and has proved that ours
+    /// is its own.
+    fn doubt(&self, source: &CopySource<'_>) -> Option<String> {
+        let CopySource::Upstream { name, .. } = source else { return None };
+        let course = &self.hub.course;
+        let state = course.standing().state;
+        let is_followed = matches!(&state, UpstreamState::Streaming { host, .. } if host == name);
+        let is_proved = course.proof().0.is_some_and(|proof| proof.weakness().is_none());
+        (!is_followed || !is_proved).then(|| {
+            format!(
+                "{source} has not proved that it has this hub's history, and there is no digest"
+            )
+        })
     }
 
     /// Compares a segment with what the archive has of it.

@@ -5,7 +5,7 @@
 //! 1. The segment in which the place lies is built again: its bytes before the place and zeros past
 //!    it, under a temporary name. A place on a segment's boundary needs no such file.
 //! 2. `walhub.seams` says that this is under way. That decides: from here on a start finishes it.
-//! 3. When no complete segment stays, the control file says that our WAL begins with the open one.
+//! 3. When no complete segment stays directly before it, the control file says that our WAL begins with the open one.
 //!    The files from the place on move to `diverged/`, and what was built gets its name. While its
 //!    temporary name is there, the segment's own file is the former one. What is in the files is
 //!    counted before the first one moves.
@@ -117,7 +117,7 @@ pub(super) async fn carry_out_cut<D: Disk>(
     let leaving: Vec<_> = names.iter().filter(leaves).cloned().collect();
     note_cut(disk, layout, cluster, seam, &leaving).await;
     let stays = |other: &String| match FileKind::of(other, size) {
-        FileKind::Segment(other) => other.tli == seam.tli && other.no < name.no,
+        FileKind::Segment(other) => other.tli == seam.tli && other.no.next() == name.no,
         _ => false,
     };
     let change = match names.iter().any(stays) {
@@ -159,7 +159,7 @@ async fn limit_beginning<D: Disk>(
     Ok(ControlChange::None)
 }
 
-/// No complete segment is left: our WAL of the timeline begins with the open one, although it began
+/// No complete segment is left before the open one: our WAL of the timeline begins with the open one, although it began
 /// earlier once and the segments before were removed since. The record that it may begin in the
 /// middle of has no checksum here, so a note vouches for these bytes.
 async fn begin_at<D: Disk>(
