@@ -193,6 +193,29 @@ impl Course {
         (inner.proof.clone(), inner.weak_joins)
     }
 
+    /// The host from which WAL comes in, if it has proved to have our history.
+    pub fn proved_host(&self) -> Option<String> {
+        let inner = self.lock();
+        let is_proved = inner.proof.as_ref().is_some_and(|proof| proof.weakness().is_none());
+        match &inner.standing.state {
+            UpstreamState::Streaming { host, .. } if is_proved => Some(host.clone()),
+            _ => None,
+        }
+    }
+
+    /// WAL comes in from this host, which has proved to have our history.
+    #[cfg(test)]
+    pub(crate) fn follow_proved(&self, host: &str) {
+        use crate::upstream::proof::{SharedEnd, Strength};
+        use crate::wal::{Lsn, TimelineId};
+        let (tli, start) = (TimelineId::FIRST, Lsn::new(1));
+        let state = UpstreamState::Streaming { host: host.to_owned(), tli, start };
+        self.set_standing(Standing { state, since: SystemTime::UNIX_EPOCH });
+        let (shared, strength) =
+            (SharedEnd { tli, end: start }, Strength::Proved { record: start });
+        self.joined(Some(Proof { shared, from: Some(start), strength }));
+    }
+
     // A panic ends the process (`panic = "abort"`); only tests can poison the lock.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

@@ -12,7 +12,6 @@ use crate::hub::course::Upstream;
 use crate::keeper::KeeperClient;
 use crate::store::digest::{DigestComparison, compare, hash_file};
 use crate::store::layout::Layout;
-use crate::upstream::state::UpstreamState;
 use crate::wal::{Lsn, SegmentName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -184,11 +183,8 @@ impl Repairer {
     /// is its own.
     fn doubt(&self, source: &CopySource<'_>) -> Option<String> {
         let CopySource::Upstream { name, .. } = source else { return None };
-        let course = &self.hub.course;
-        let state = course.standing().state;
-        let is_followed = matches!(&state, UpstreamState::Streaming { host, .. } if host == name);
-        let is_proved = course.proof().0.is_some_and(|proof| proof.weakness().is_none());
-        (!is_followed || !is_proved).then(|| {
+        let is_proved = self.hub.course.proved_host().as_ref() == Some(name);
+        (!is_proved).then(|| {
             format!(
                 "{source} has not proved that it has this hub's history, and there is no digest"
             )

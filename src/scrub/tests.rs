@@ -5,7 +5,7 @@ use crate::archive::template::Template;
 use crate::cluster::identity::Identity;
 use crate::config::Config;
 use crate::follow::{CopyPart, copies};
-use crate::hub::course::{Standing, Upstream};
+use crate::hub::course::Upstream;
 use crate::hub::tests::hub;
 use crate::keeper::{Keeper, LaneQueue, Orders, queue, serve};
 use crate::store::control_file::Cluster;
@@ -15,8 +15,6 @@ use crate::store::disk::run_ready;
 use crate::store::layout::{ArchiveFile, Listing};
 use crate::store::plain_disk::PlainDisk;
 use crate::store::scrub::{ScrubBoard, ScrubNote};
-use crate::upstream::proof::{Proof, SharedEnd, Strength};
-use crate::upstream::state::UpstreamState;
 use crate::wal::synth::Synth;
 use crate::wal::{Lsn, SegmentContents, SegmentNo, SystemId, TimelineId};
 use crate::watermark::Cell;
@@ -25,7 +23,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::SystemTime;
 
 const MIB: u64 = 1 << 20;
 const FIRST: u64 = 5;
@@ -374,21 +371,10 @@ fn upstreams(
     }
     let upstream = Upstream::parse("host=first,second user=me").unwrap();
     world.scrub.hub.course.set_upstream(Some(Arc::new(upstream)));
-    follow(world, "first:5432");
+    world.scrub.hub.course.follow_proved("first:5432");
     let (client, requests) = copies();
     world.scrub.repairer.upstreams = client;
     std::thread::spawn(move || requests.answer_with(|host, name| answer(host, name.no.raw())))
-}
-
-/// The world's hub receives from this host, which has proved to have its history.
-fn follow(world: &World, host: &str) {
-    let course = &world.scrub.hub.course;
-    let (tli, start) = (TimelineId::FIRST, Lsn::new(FIRST * MIB));
-    let state = UpstreamState::Streaming { host: host.to_owned(), tli, start };
-    course.set_standing(Standing { state, since: SystemTime::UNIX_EPOCH });
-    let shared = SharedEnd { tli, end: start };
-    let strength = Strength::Proved { record: start };
-    course.joined(Some(Proof { shared, from: Some(start), strength }));
 }
 
 /// What the world has, as an upstream sends it.
@@ -441,13 +427,13 @@ fn without_a_digest_an_upstream_counts_that_is_followed() {
     let (mut world, keeper) = archived(6);
     let theirs = sent(&world);
     let answering = upstreams(&mut world, move |_, no| in_pieces(&theirs[&no]));
-    follow(&world, "third:5432");
+    world.scrub.hub.course.follow_proved("third:5432");
     world.digest(FIRST + 1);
     for no in [FIRST + 1, FIRST + 3, FIRST + 5] {
         flip(&world.layout.segment(name(no)), MIB / 2);
     }
     assert_eq!(world.scrub().0, [FIRST + 3, FIRST + 5]);
-    follow(&world, "second:5432");
+    world.scrub.hub.course.follow_proved("second:5432");
     assert_eq!(world.scrub().0, [0; 0]);
     drop(world);
     keeper.join().unwrap();
