@@ -70,6 +70,10 @@ fn mends(flags: &[&str]) {
     assert_eq!(fs::read(&ours).unwrap(), fs::read(primary.pg_wal().join(&segment)).unwrap());
     let kept: Vec<_> = fs::read_dir(hub.directory().join("damaged")).unwrap().collect();
     assert_eq!(kept.len(), 1, "{kept:?}");
+    // The digest was of the damaged bytes. The segment gets another without a scrub of all.
+    let digest = hub.pg_wal().join(format!("digests/{segment}.digest"));
+    wait::until("the segment has a digest again", || digest.exists());
+    assert!(hub.told(&["status"])["status"]["scrub"]["last_ended"].is_null());
     load::write_mib(&primary, 2);
     assert_converged(&primary, &[&standby]);
 }
