@@ -95,6 +95,18 @@ pub fn first_difference(
     Ok(None)
 }
 
+/// The WAL of a segment's file from `from` to `to`, both in that segment, or as much of it as the file
+/// has.
+///
+/// # Errors
+/// The operating system's error.
+pub fn read_from(file: &impl ReadAt, name: SegmentName, from: Lsn, to: Lsn) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0; to.bytes_since(from) as usize];
+    let read = read_some(file, &mut buffer, from.segment_offset(name.size))?.len();
+    buffer.truncate(read);
+    Ok(buffer)
+}
+
 /// Fills the buffer, or as much of it as the file has.
 pub(super) fn read_some<'b>(
     file: &impl ReadAt,

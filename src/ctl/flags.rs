@@ -96,7 +96,7 @@ pub enum CtlCommand {
     /// had other WAL is not followed before it has the hub's.
     ///
     /// `theirs`: the hub's WAL from there on moves to `diverged/`, all streams end, and the hub
-    /// follows the upstream that has other WAL there. A standby that is past the place is refused
+    /// follows an upstream that has the history which was seen there. A standby that is past the place is refused
     /// until `walhub ctl confirm` names it.
     AcceptHistory {
         /// Whose history it is

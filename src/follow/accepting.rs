@@ -2,12 +2,12 @@
 //! found.
 //!
 //! *Ours*: the difference stands against its source alone. *Theirs*: the next attempts ask each host
-//! in turn for its WAL at the place. The first one that has other bytes there is compared further
-//! back, up to where it has ours. From the last record that both have, our WAL is set aside, and the
+//! in turn for its WAL at the place. The source of the difference, or a host that has the same bytes
+//! there, is compared further back, up to where it has ours; hosts with yet another history do not do. From the last record that both have, our WAL is set aside, and the
 //! same connection goes on with its stream. The order is answered then, or when all hosts were asked
 //! in vain.
 
-use super::difference::{Compared, compare, hole_before, place_of};
+use super::difference::{Compared, Differing, compare, hole_before, place_of};
 use super::environment::Environment;
 use super::histories::forks_of;
 use super::joining::within;
@@ -17,7 +17,7 @@ use super::proof::{Shown, compare_back, read_own, refuses};
 use super::questions::IdentifiedServer;
 use super::{LOG, Parts, Task};
 use crate::hub::page_rules::page_rules;
-use crate::store::evidence::{Difference, Evidence};
+use crate::store::evidence::{Difference, Evidence, WalSource};
 use crate::store::seams::{self, Seam};
 use crate::upstream::judge::Verdict;
 use crate::upstream::place::Place;
@@ -25,6 +25,7 @@ use crate::upstream::proof::{Lineage, Proof, SharedEnd};
 use crate::upstream::state::UpstreamState;
 use crate::wal::walk::Walker;
 use crate::wal::{Lsn, TimelineId};
+use crate::wire::date::date_millis;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -34,8 +35,8 @@ const PIECE: u64 = 1 << 20;
 
 /// An order to accept an upstream's history.
 pub(super) struct Accepting {
-    /// Where the difference was found.
-    at: Lsn,
+    /// The difference, as it was when the order was given.
+    difference: Difference,
     answer: oneshot::Sender<Result<(), String>>,
     /// Why each host that was asked does not do.
     refused: Vec<String>,
@@ -71,7 +72,7 @@ impl<E: Environment> Task<E> {
     pub(super) fn may_accept_theirs(&self, at: Lsn) -> Result<(), String> {
         let hub = &self.parts.hub;
         let evidence = hub.course.evidence();
-        let difference = evidence.iter().find(|difference| difference.at == at);
+        let difference = evidence.at(at);
         let place = place_of(difference.ok_or_else(|| no_difference(&evidence, at))?);
         if hub.course.fence().is_some() {
             return Err("the hub is fenced: it asks no upstream for anything".to_owned());
@@ -100,7 +101,8 @@ impl<E: Environment> Task<E> {
             // The caller may have gone.
             return drop(answer.send(Err(why)));
         }
-        self.accepting = Some(Accepting { at, answer, refused: Vec::new() });
+        let Some(difference) = self.parts.hub.course.evidence().at(at).cloned() else { return };
+        self.accepting = Some(Accepting { difference, answer, refused: Vec::new() });
         self.begin_course();
     }
 
@@ -124,9 +126,8 @@ impl<E: Environment> Task<E> {
 
     /// The place at which an upstream's history is to be accepted.
     pub(super) fn accepted_place(&self) -> Option<Place> {
-        let at = self.accepting.as_ref()?.at;
-        let evidence = self.parts.hub.course.evidence();
-        evidence.iter().find(|difference| difference.at == at).map(place_of)
+        let at = self.accepting.as_ref()?.difference.at;
+        self.parts.hub.course.evidence().at(at).map(place_of)
     }
 
     /// Answers the order when it is done: the difference stands no more. It cannot be done while
@@ -149,15 +150,20 @@ impl<E: Environment> Task<E> {
         let is_under_way = self.cutting.is_some() && self.parts.hub.current_cell().is_none();
         let Some(accepting) = self.accepting.as_mut().filter(|_| !is_under_way) else { return };
         let why = failure.to_string();
-        accepting.refused.push(if why.contains(host) { why } else { format!("{host}: {why}") });
+        let why = if why.contains(host) { why } else { format!("{host}: {why}") };
+        let at = accepting.difference.at;
+        tracing::warn!(target: LOG, "its history is not accepted at {at}: {why}");
+        accepting.refused.push(why);
         if accepting.refused.len() >= hosts {
-            let (at, why) = (accepting.at, accepting.refused.join("; "));
-            let why = format!("no upstream shows another history at {at}: {why}");
+            let Difference { at, source, .. } = &accepting.difference;
+            let (source, why) = (&source.name, accepting.refused.join("; "));
+            let why = format!("no upstream shows the history that {source} had at {at}: {why}");
             self.answer_accepting(Err(why));
         }
     }
 
-    /// Gives up our WAL if the server has other bytes at the place. `verdict` is what is due with it.
+    /// Gives up our WAL if the server has the other history at the place. `verdict` is what is due with
+    /// it.
     pub(super) async fn take_theirs(
         &mut self,
         asked: &mut IdentifiedServer<E::Socket>,
@@ -173,7 +179,8 @@ impl<E: Environment> Task<E> {
         };
         let theirs = asked.seen.tli;
         let question = async {
-            let compared = compare(&self.parts, &mut asked.link, span, theirs).await;
+            let spot = (span, place.at);
+            let compared = compare(&self.parts, &mut asked.link, spot, theirs).await;
             compared.map_err(AttemptFailure::from)
         };
         let differs = match within(limit, question).await? {
@@ -184,9 +191,34 @@ impl<E: Environment> Task<E> {
             Compared::Removed(why) | Compared::Unreadable(why) => {
                 return Err(AttemptFailure::other(format!("{host}: {why}")));
             }
-            Compared::Differs(at) => at,
+            Compared::Differs(Differing { first, bytes }) => {
+                if let Some(why) = self.is_yet_another(&asked.source, &bytes.theirs) {
+                    return Err(AttemptFailure::other(why));
+                }
+                first
+            }
         };
         self.give_up_ours(asked, (place, differs), "walhub ctl", limit).await
+    }
+
+    /// Why `source`, which has `theirs` at the place of the order, has neither our history there nor the
+    /// one that the order is about.
+    fn is_yet_another(&self, source: &WalSource, theirs: &[u8]) -> Option<String> {
+        let Difference { at, source: author, bytes, since, .. } = self
+            .accepting
+            .as_ref()
+            .map(|accepting| &accepting.difference)
+            .filter(|difference| !difference.is_history_of(source, theirs))?;
+        let (name, author, since) = (&source.name, &author.name, date_millis(*since));
+        Some(match bytes {
+            Some(_) => format!(
+                "{name} has neither this hub's WAL at {at} nor what {author} had there at {since}"
+            ),
+            None => format!(
+                "{name} does not have this hub's WAL at {at}, and whether it has what {author} had \
+                 there at {since} is not known"
+            ),
+        })
     }
 
     /// The server has other bytes at the place, and `differs` is the first of them that was found. Sets
@@ -238,7 +270,7 @@ async fn shared_before<E: Environment>(
         let shared = SharedEnd { tli, end };
         match compare_back(parts, link, shared, limit).await? {
             Shown::Same(proof) => return Ok(proof),
-            Shown::Not(Compared::Differs(at)) if at < end => end = at,
+            Shown::Not(Compared::Differs(Differing { first, .. })) if first < end => end = first,
             Shown::Not(Compared::Removed(why) | Compared::Unreadable(why)) => {
                 return Err(AttemptFailure::other(why));
             }

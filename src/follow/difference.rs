@@ -6,9 +6,11 @@
 use super::environment::Environment;
 use super::link::{Link, LinkFault, StartReply};
 use super::{LOG, Parts, Task};
-use crate::archive::check::ReadAt as _;
+use crate::archive::check::{self, ReadAt};
 use crate::hub::Hub;
-use crate::store::evidence::{Agreement, Difference, Evidence, WalSource};
+use crate::store::evidence::{
+    Agreement, Difference, Evidence, Lesson, MOST_BYTES, PlaceBytes, WalSource,
+};
 use crate::store::holes::Hole;
 use crate::store::retention::Hold;
 use crate::upstream::login::start_replication;
@@ -54,9 +56,15 @@ fn cannot_be_compared(difference: &Difference, hole: Hole) -> String {
 }
 
 impl<E: Environment> Task<E> {
-    /// `source` has other bytes than we at `at`. Evidence that bars it already stays: there
+    /// `source` has other bytes than we at `at`; `bytes` if they are known. Evidence that bars it already stays: there
     /// may be several such places, and it is not followed before the first was compared.
-    pub(super) async fn keep_difference(&mut self, source: WalSource, at: Lsn, detail: &str) {
+    pub(super) async fn keep_difference(
+        &mut self,
+        source: WalSource,
+        at: Lsn,
+        bytes: Option<PlaceBytes>,
+        detail: &str,
+    ) {
         let hub = Arc::clone(&self.parts.hub);
         let (Some(tli), Some(identity)) = (self.own_timeline(), hub.identity()) else { return };
         // If our history cannot be read, the difference is still kept.
@@ -73,7 +81,8 @@ impl<E: Environment> Task<E> {
             "evidence of another history: nothing is received before a source has our WAL there"
         );
         let mut evidence = Evidence::clone(&hub.course.evidence());
-        let lost = evidence.add(Difference { tli, at, source, since, detail, cleared: false });
+        let cleared = false;
+        let lost = evidence.add(Difference { tli, at, source, since, detail, bytes, cleared });
         if let Some(Difference { source, at, tli, .. }) = lost {
             tracing::error!(
                 target: LOG,
@@ -155,6 +164,34 @@ impl<E: Environment> Task<E> {
         Ok(())
     }
 
+    /// `source` was compared at the place of the difference that bars it, and is no source of our WAL.
+    /// Returns what it shows there, when the difference is its own.
+    pub(super) async fn learn(
+        &mut self,
+        source: &WalSource,
+        bytes: &PlaceBytes,
+    ) -> Result<Option<Lesson>, String> {
+        let before = self.parts.hub.course.evidence();
+        let mut evidence = Evidence::clone(&before);
+        let lesson = evidence.learn(source, bytes, SystemTime::now());
+        if evidence == *before {
+            return Ok(lesson);
+        }
+        if lesson == Some(Lesson::Changed)
+            && let Some(difference) = before.against(source)
+        {
+            tracing::error!(
+                target: LOG,
+                "{} has other WAL at {} than it had at {}: its history is another one now, and \
+                 still not this hub's",
+                source.name, difference.at, date_millis(difference.since)
+            );
+        }
+        self.save_evidence(&evidence).await?;
+        self.parts.hub.course.set_evidence(evidence);
+        Ok(lesson)
+    }
+
     /// Something was resolved or cleared: that is on disk before it counts.
     pub(super) async fn change_evidence(&mut self, evidence: Evidence) -> Result<(), String> {
         // What is on disk is not known if this is given up.
@@ -188,12 +225,35 @@ pub(super) fn barred_by(hub: &Hub, source: &WalSource) -> Option<Place> {
     hub.course.evidence().against(source).map(place_of)
 }
 
+/// How a source's WAL differs from ours.
+pub(super) struct Differing {
+    /// The first position at which it does.
+    pub(super) first: Lsn,
+    /// What both have from the place on that was asked about, or from `first` on.
+    pub(super) bytes: PlaceBytes,
+}
+
+impl Differing {
+    /// The same of files of a segment, whose WAL ends at `upto`; `place` lies before that.
+    pub(super) fn of_files(
+        (theirs, ours): (&impl ReadAt, &impl ReadAt),
+        name: SegmentName,
+        (first, place): (Lsn, Lsn),
+        upto: Lsn,
+    ) -> io::Result<Self> {
+        let to = place.saturating_add(MOST_BYTES as u64).min(upto).min(name.no.end(name.size));
+        let ours = check::read_from(ours, name, place, to)?;
+        let theirs = check::read_from(theirs, name, place, to)?;
+        Ok(Self { first, bytes: PlaceBytes { ours, theirs } })
+    }
+}
+
 /// What came of a comparison.
 pub(super) enum Compared {
     /// The upstream has our bytes.
     Same,
-    /// It has others, the first of them there.
-    Differs(Lsn),
+    /// It has others.
+    Differs(Differing),
     /// It has removed its WAL.
     Removed(String),
     /// Ours cannot be read.
@@ -210,7 +270,9 @@ impl Compared {
     pub(super) fn diverged(self, hub: &Hub, source: &WalSource) -> Option<UpstreamState> {
         match self {
             Self::Same => None,
-            Self::Differs(at) => Some(UpstreamState::Diverged { at, detail: OTHER_WAL.to_owned() }),
+            Self::Differs(Differing { first: at, .. }) => {
+                Some(UpstreamState::Diverged { at, detail: OTHER_WAL.to_owned() })
+            }
             Self::Removed(why) | Self::Unreadable(why) => {
                 let evidence = hub.course.evidence();
                 let difference = evidence.against(source)?;
@@ -226,12 +288,12 @@ impl Compared {
 pub(super) const OTHER_WAL: &str =
     "the upstream has other WAL under positions that are stored here";
 
-/// Compares the upstream's WAL in `span` with ours. Its own timeline is `theirs`: the span may be in
-/// a file of ours of a later one.
+/// Compares the upstream's WAL in `span`, which holds the place `at`, with ours. Its own timeline is
+/// `theirs`: the span may be in a file of ours of a later one.
 pub(super) async fn compare<E: Environment>(
     parts: &Arc<Parts<E>>,
     link: &mut Link<E::Socket>,
-    span: Span,
+    (span, at): (Span, Lsn),
     theirs: TimelineId,
 ) -> Result<Compared, LinkFault> {
     let Some(identity) = parts.hub.identity() else {
@@ -256,7 +318,10 @@ pub(super) async fn compare<E: Environment>(
     };
     Ok(match ours.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs) {
         None => Compared::Same,
-        Some(n) => Compared::Differs(span.from.saturating_add(n as u64)),
+        Some(n) => Compared::Differs(Differing {
+            first: span.from.saturating_add(n as u64),
+            bytes: PlaceBytes::of(&ours, &theirs, at.bytes_since(span.from) as usize),
+        }),
     })
 }
 

@@ -2,7 +2,7 @@
 //! switches of timelines.
 
 use super::damage::{CloserLook, MOST_MENDED};
-use super::difference::{self, Compared, OTHER_WAL, barred_by};
+use super::difference::{self, Compared, Differing, OTHER_WAL, barred_by, place_of};
 use super::environment::Environment;
 use super::link::LinkFault;
 use super::outcome::AttemptFailure;
@@ -142,22 +142,26 @@ impl<E: Environment> Task<E> {
         limit: Duration,
     ) -> Result<Shows<()>, AttemptFailure> {
         let theirs = asked.seen.tli;
-        let comparing = difference::compare(&self.parts, &mut asked.link, span, theirs);
+        let barring = self.parts.hub.course.evidence().against(&asked.source).cloned();
+        let at = barring.as_ref().map_or(span.from, |barring| barring.at);
+        let comparing = difference::compare(&self.parts, &mut asked.link, (span, at), theirs);
         let compared = within(limit, async { Ok(comparing.await?) }).await?;
-        if let (Compared::Differs(at), Verdict::Prove(shared)) = (&compared, then)
-            && self.look_closer(asked, *shared, *at, limit).await? == CloserLook::Mended
+        if let (Compared::Differs(differing), Verdict::Prove(shared)) = (&compared, then)
+            && self.look_closer(asked, *shared, differing.first, limit).await? == CloserLook::Mended
         {
             return Ok(Shows::Mended);
         }
-        let place = barred_by(&self.parts.hub, &asked.source);
-        if let (&Compared::Differs(at), Some(place)) = (&compared, place)
-            && self.is_confirmed(asked, place).await?
+        if let (Compared::Differs(Differing { first, bytes }), Some(barring)) = (&compared, barring)
         {
-            let by = "--on-diverge follow";
-            let given_up = self.give_up_ours(asked, (place, at), by, limit).await;
-            given_up.map_err(|failure| failure.into_diverged(place))?;
-            // So it is what is left of ours.
-            return Ok(Shows::OurWal(()));
+            let learned = self.learn(&asked.source, bytes).await;
+            learned.map_err(AttemptFailure::other)?;
+            if self.is_confirmed(asked, &barring, &bytes.theirs).await? {
+                let (by, place) = ("--on-diverge follow", place_of(&barring));
+                let given_up = self.give_up_ours(asked, (place, *first), by, limit).await;
+                given_up.map_err(|failure| failure.into_diverged(place))?;
+                // So it is what is left of ours.
+                return Ok(Shows::OurWal(()));
+            }
         }
         let IdentifiedServer { seen, source, .. } = asked;
         if let Some(state) = compared.diverged(&self.parts.hub, source) {
@@ -189,15 +193,16 @@ impl<E: Environment> Task<E> {
             },
             Shown::Not(compared) => compared,
         };
-        if let Compared::Differs(at) = compared
-            && self.look_closer(asked, shared, at, limit).await? == CloserLook::Mended
+        if let Compared::Differs(Differing { first, .. }) = compared
+            && self.look_closer(asked, shared, first, limit).await? == CloserLook::Mended
         {
             return Ok(Shows::Mended);
         }
         let source = &asked.source;
         match &compared {
-            Compared::Differs(at) => {
-                self.keep_difference(source.clone(), *at, OTHER_WAL).await;
+            Compared::Differs(Differing { first, bytes }) => {
+                let bytes = Some(bytes.clone());
+                self.keep_difference(source.clone(), *first, bytes, OTHER_WAL).await;
             }
             Compared::Unreadable(why) if barred_by(&hub, source).is_none() => {
                 if !matches!(then, Verdict::Switch { .. }) {

@@ -102,7 +102,7 @@ impl<E: Environment> Task<E> {
                 UpstreamState::Disconnected { why }
             }
             UpstreamEnd::Diverged { at, detail } => {
-                self.keep_difference(self.source.clone(), at, &detail).await;
+                self.keep_difference(self.source.clone(), at, None, &detail).await;
                 UpstreamState::Diverged { at, detail }
             }
             UpstreamEnd::Refused { sqlstate, message } if sqlstate == sqlstate::UNDEFINED_FILE => {

@@ -149,7 +149,7 @@ async fn judged<E: Environment>(
         match verdict {
             Verdict::Not(state) => Ok(Some(state)),
             Verdict::Compare(span) => {
-                let compared = difference::compare(parts, link, span, seen.tli).await;
+                let compared = difference::compare(parts, link, (span, span.from), seen.tli).await;
                 compared.map(|compared| compared.diverged(&parts.hub, source))
             }
             Verdict::Prove(_) | Verdict::Switch { .. } | Verdict::FindOldest { .. } => Ok(None),

@@ -4,7 +4,7 @@
 //! memory than a piece of it. The stream that follows on the same connection begins at our end.
 
 use super::Parts;
-use super::difference::Compared;
+use super::difference::{Compared, Differing};
 use super::environment::Environment;
 use super::histories::forks_of;
 use super::link::{Link, LinkFault, StartReply};
@@ -14,6 +14,7 @@ use crate::archive::check::ReadAt as _;
 use crate::config::WeakProof;
 use crate::hub::Hub;
 use crate::hub::page_rules::page_rules;
+use crate::store::evidence::PlaceBytes;
 use crate::upstream::login::start_replication;
 use crate::upstream::oldest::OldestSearch;
 use crate::upstream::position::Position;
@@ -205,11 +206,15 @@ impl<E: Environment> Comparison<'_, E> {
         let to = at.saturating_add(theirs.len() as u64);
         let reading = self.parts.environment.blocking(move || {
             let ours = read_own(&reader.environment, &lineage, at, to)?;
-            Ok(ours.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs))
+            let n = ours.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs);
+            Ok(n.map(|n| (n, PlaceBytes::of(&ours, &theirs, n))))
         });
         match reading.await.flatten() {
             Ok(None) => None,
-            Ok(Some(n)) => Some(Compared::Differs(at.saturating_add(n as u64))),
+            Ok(Some((n, bytes))) => {
+                let first = at.saturating_add(n as u64);
+                Some(Compared::Differs(Differing { first, bytes }))
+            }
             Err(error) => Some(Compared::unreadable(&error)),
         }
     }

@@ -3,11 +3,12 @@
 //! is about to stop, and the archive is no server.
 
 use super::Task;
+use super::difference::place_of;
 use super::environment::Environment;
 use super::outcome::AttemptFailure;
 use super::questions::{IdentifiedServer, nature};
 use crate::config::OnDiverge;
-use crate::store::evidence::WalSource;
+use crate::store::evidence::{Difference, WalSource};
 use crate::upstream::place::Place;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -58,18 +59,22 @@ impl Sightings {
 }
 
 impl<E: Environment> Task<E> {
-    /// The server has other bytes at `place`, which bars everybody. Is it to be followed now,
-    /// because it has been so for long enough?
+    /// The server has `theirs` at the place of the difference that bars it. Is it to be followed now,
+    /// because it has been so for long enough? It may be the one that was found to differ, or one with
+    /// the same history; the difference has to bar everybody.
     pub(super) async fn is_confirmed(
         &mut self,
         asked: &mut IdentifiedServer<E::Socket>,
-        place: Place,
+        difference: &Difference,
+        theirs: &[u8],
     ) -> Result<bool, AttemptFailure> {
         let config = &self.parts.hub.config;
         let OnDiverge::Follow { after } = config.on_diverge else { return Ok(false) };
         let longest_gap = LONGEST_GAP.max(config.wal_retrieve_retry_interval * 3);
+        let place = place_of(difference);
         let bars_all = self.is_cleared_by(place.at) && self.may_accept_theirs(place.at).is_ok();
-        if !bars_all || nature(&mut asked.link).await?.in_hot_standby {
+        let is_the_other = difference.is_history_of(&asked.source, theirs);
+        if !bars_all || !is_the_other || nature(&mut asked.link).await?.in_hot_standby {
             self.sightings.forget();
             return Ok(false);
         }

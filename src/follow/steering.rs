@@ -85,7 +85,7 @@ impl<E: Environment> Task<E> {
                 Some(UpstreamEnd::Stopped) | None => return self.progress.stops(),
                 Some(UpstreamEnd::Diverged { at, detail }) => {
                     let source = self.source.clone();
-                    self.keep_difference(source, at, &detail).await;
+                    self.keep_difference(source, at, None, &detail).await;
                 }
                 Some(end) => tracing::debug!(target: LOG, "the stream had ended: {end:?}"),
             }

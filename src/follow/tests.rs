@@ -567,7 +567,8 @@ fn host(name: &str) -> WalSource {
 
 fn differed(source: WalSource, at: Lsn, cleared: bool) -> Evidence {
     let (tli, since) = (TimelineId::FIRST, SystemTime::UNIX_EPOCH);
-    Evidence::from(Difference { tli, at, source, since, detail: "other".to_owned(), cleared })
+    let (detail, bytes) = ("other".to_owned(), None);
+    Evidence::from(Difference { tli, at, source, since, detail, bytes, cleared })
 }
 
 #[test]

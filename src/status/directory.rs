@@ -385,6 +385,8 @@ mod tests {
                 upstream: "a:5432".to_owned(),
                 since: std::time::UNIX_EPOCH,
                 detail: "other".to_owned(),
+                our_bytes: None,
+                their_bytes: None,
                 cleared: false,
                 also: vec![],
             }),

@@ -115,6 +115,12 @@ pub struct EvidenceStatus {
     pub since: SystemTime,
     /// What differed.
     pub detail: String,
+    /// What this hub has from there on, in hexadecimal; the first bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub our_bytes: Option<String>,
+    /// What the source had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub their_bytes: Option<String>,
     /// Another source was seen to have ours there: nothing is received from `upstream` alone.
     #[serde(default)]
     pub cleared: bool,

@@ -12,6 +12,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// hosts.
 pub const MOST: usize = 64;
 
+/// How much of both sides is kept from the place on.
+pub const MOST_BYTES: usize = 64;
+
+/// With fewer bytes than these two histories may look the same.
+const FEWEST_BYTES: usize = 16;
+
 /// The archive as a source, whichever of its files had the other bytes.
 pub const ARCHIVE: &str = "archive";
 
@@ -68,6 +74,8 @@ pub struct Difference {
     pub since: SystemTime,
     /// What differed.
     pub detail: String,
+    /// What both had there; `None` while only the place is known.
+    pub bytes: Option<PlaceBytes>,
     /// Another source was seen to have our bytes there: this stands against `source` alone.
     pub cleared: bool,
 }
@@ -77,6 +85,58 @@ impl Difference {
     pub fn bars(&self, source: &WalSource) -> bool {
         !self.cleared || self.source.is(source)
     }
+
+    /// Was this found at `source`?
+    pub fn is_of(&self, source: &WalSource) -> bool {
+        self.source.is(source)
+    }
+
+    /// Does `source`, which has `theirs` from the place on, have the history that was seen there?
+    /// While it is not known what was seen, or only a little of it, no other than the source of the
+    /// difference has, under the same name: a copy of a server may say the same of itself.
+    pub fn is_history_of(&self, source: &WalSource, theirs: &[u8]) -> bool {
+        let is_its_source = self.is_of(source) && self.source.has_name_of(source);
+        match self.bytes.as_ref().filter(|bytes| bytes.differ()) {
+            Some(PlaceBytes { theirs: seen, .. }) => {
+                theirs.starts_with(seen) && (seen.len() >= FEWEST_BYTES || is_its_source)
+            }
+            None => is_its_source,
+        }
+    }
+}
+
+/// What we and a source have from a place on, [`MOST_BYTES`] at most.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlaceBytes {
+    /// Ours.
+    pub ours: Vec<u8>,
+    /// The source's.
+    pub theirs: Vec<u8>,
+}
+
+impl PlaceBytes {
+    /// What two pieces of WAL, which begin at one position, hold from byte `n` on.
+    pub fn of(ours: &[u8], theirs: &[u8], n: usize) -> Self {
+        let cut = |wal: &[u8]| {
+            let rest = wal.get(n..).unwrap_or_default();
+            rest.iter().take(MOST_BYTES).copied().collect()
+        };
+        Self { ours: cut(ours), theirs: cut(theirs) }
+    }
+
+    /// Do the bytes tell the two apart? Where a source's WAL does not continue ours, they may not.
+    fn differ(&self) -> bool {
+        self.ours.iter().zip(&self.theirs).any(|(ours, theirs)| ours != theirs)
+    }
+}
+
+/// What the source of a difference shows at its place now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lesson {
+    /// What it had, or more of it.
+    Same,
+    /// Something else: it has another history than it had.
+    Changed,
 }
 
 /// What followed when a source was seen to have our bytes at the place of a difference.
@@ -144,10 +204,37 @@ impl Evidence {
         Some((difference.clone(), Agreement::Cleared))
     }
 
+    /// `source` is compared once more at the place of the difference that bars it, and shows `bytes`.
+    /// They are kept if the difference is its own. Returns what they say of it then.
+    pub fn learn(
+        &mut self,
+        source: &WalSource,
+        bytes: &PlaceBytes,
+        now: SystemTime,
+    ) -> Option<Lesson> {
+        let barring = self.against(source).filter(|barring| barring.is_of(source))?.clone();
+        let own = self.differences.iter_mut().find(|difference| **difference == barring)?;
+        let lesson = match &own.bytes {
+            Some(known) if known.theirs.starts_with(&bytes.theirs) => return Some(Lesson::Same),
+            Some(known) if !bytes.theirs.starts_with(&known.theirs) => Lesson::Changed,
+            Some(_) | None => Lesson::Same,
+        };
+        own.bytes = Some(bytes.clone());
+        if lesson == Lesson::Changed {
+            own.since = now;
+        }
+        Some(lesson)
+    }
+
+    /// The difference at `at` that an operator is shown first.
+    pub fn at(&self, at: Lsn) -> Option<&Difference> {
+        self.iter().find(|difference| difference.at == at)
+    }
+
     /// Ours is the true history at `at`, by an operator's word: a difference there stands against
     /// its source alone. Returns the source; `None` when there is no difference at `at`.
     pub fn clear(&mut self, at: Lsn) -> Option<WalSource> {
-        let place = self.iter().find(|difference| difference.at == at)?.clone();
+        let place = self.at(at)?.clone();
         let difference = self.differences.iter_mut().find(|difference| **difference == place)?;
         difference.cleared = true;
         Some(place.source)
@@ -197,6 +284,11 @@ struct Text {
     server: Option<String>,
     since_unix_ms: u64,
     detail: String,
+    /// In hexadecimal, as what follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ours: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    theirs: Option<String>,
     #[serde(default)]
     cleared: bool,
 }
@@ -211,6 +303,8 @@ impl Text {
             server: difference.source.server.clone(),
             since_unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
             detail: difference.detail.clone(),
+            ours: difference.bytes.as_ref().map(|bytes| to_hex(&bytes.ours)),
+            theirs: difference.bytes.as_ref().map(|bytes| to_hex(&bytes.theirs)),
             cleared: difference.cleared,
         }
     }
@@ -218,151 +312,39 @@ impl Text {
     fn read(self) -> Result<Difference, Unreadable> {
         let wrong = |field: &str| Unreadable::Content(format!("invalid {field}"));
         let since = UNIX_EPOCH.checked_add(Duration::from_millis(self.since_unix_ms));
+        let bytes = match (&self.ours, &self.theirs) {
+            (Some(ours), Some(theirs)) => Some(PlaceBytes {
+                ours: from_hex(ours).ok_or_else(|| wrong("ours"))?,
+                theirs: from_hex(theirs).ok_or_else(|| wrong("theirs"))?,
+            }),
+            _ => None,
+        };
         Ok(Difference {
             tli: TimelineId::new(self.timeline).ok_or_else(|| wrong("timeline"))?,
             at: self.at.parse().map_err(|_| wrong("at"))?,
             source: WalSource { name: self.upstream, server: self.server },
             since: since.ok_or_else(|| wrong("since_unix_ms"))?,
             detail: self.detail,
+            bytes,
             cleared: self.cleared,
         })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn source(name: &str, server: Option<&str>) -> WalSource {
-        WalSource { name: name.to_owned(), server: server.map(str::to_owned) }
-    }
-
-    fn difference(source: WalSource, at: u64, cleared: bool) -> Difference {
-        Difference {
-            tli: TimelineId::FIRST,
-            at: Lsn::new(at),
-            source,
-            since: UNIX_EPOCH + Duration::from_millis(1_790_000_000_123),
-            detail: "a \"b\"".to_owned(),
-            cleared,
-        }
-    }
-
-    fn host(name: &str) -> WalSource {
-        source(name, None)
-    }
-
-    #[test]
-    fn cleared_evidence_bars_its_author_alone() {
-        let of_db1 = |cleared| difference(host("db1:5432"), 7, cleared);
-        for source in [host("db1:5432"), host("db2:5432"), WalSource::archive()] {
-            assert!(of_db1(false).bars(&source), "{source:?}");
-            assert_eq!(of_db1(true).bars(&source), source.name == "db1:5432", "{source:?}");
-        }
-        // The archive is one source, whichever file it was.
-        let of_archive = difference(WalSource::archive_file("000000010000000000000005"), 7, true);
-        assert!(of_archive.bars(&WalSource::archive()));
-        assert!(of_archive.bars(&WalSource::archive_file("000000010000000000000006")));
-        assert!(!of_archive.bars(&host("db1:5432")));
-    }
-
-    #[test]
-    fn a_server_is_known_under_each_of_its_names() {
-        let of_a = difference(source("db1:5432", Some("a")), 7, true);
-        assert!(of_a.bars(&source("10.0.0.1:5432", Some("a"))));
-        assert!(!of_a.bars(&source("db2:5432", Some("b"))));
-        // Another server has taken over the name.
-        assert!(!of_a.bars(&source("db1:5432", Some("b"))));
-        // A server that says nothing is known by its name.
-        assert!(of_a.bars(&host("db1:5432")));
-        assert!(!of_a.bars(&host("10.0.0.1:5432")));
-    }
-
-    #[test]
-    fn each_source_has_a_difference_of_its_own() {
-        let mut evidence = Evidence::default();
-        assert_eq!(evidence.add(difference(host("a"), 7, false)), None);
-        let cleared = evidence.agree(&host("c"));
-        assert!(matches!(cleared, Some((_, Agreement::Cleared))));
-        evidence.add(difference(host("b"), 9, false));
-        let place = |evidence: &Evidence, name: &str| {
-            evidence.against(&host(name)).map(|difference| difference.at.raw())
-        };
-        // The one that is not cleared comes first, and bars everybody.
-        assert_eq!(["a", "b", "c"].map(|name| place(&evidence, name)), [Some(9); 3]);
-        assert!(matches!(evidence.agree(&host("c")), Some((_, Agreement::Cleared))));
-        let places = ["a", "b", "c"].map(|name| place(&evidence, name));
-        assert_eq!(places, [Some(7), Some(9), None], "neither is forgotten");
-        assert!(matches!(evidence.agree(&host("a")), Some((_, Agreement::Resolved))));
-        let places = ["a", "b", "c"].map(|name| place(&evidence, name));
-        assert_eq!(places, [None, Some(9), None]);
-        assert_eq!(evidence.agree(&host("a")), None);
-    }
-
-    #[test]
-    fn an_operator_clears_one_place() {
-        let mut evidence = Evidence::from(difference(host("a"), 7, true));
-        evidence.add(difference(host("b"), 9, false));
-        let before = evidence.clone();
-        assert_eq!(evidence.clear(Lsn::new(8)), None);
-        assert_eq!(evidence.clear(Lsn::new(7)), Some(host("a")));
-        assert_eq!(evidence, before, "it was cleared before");
-        assert_eq!(evidence.clear(Lsn::new(9)), Some(host("b")));
-        let place = |name: &str| evidence.against(&host(name)).map(|found| found.at.raw());
-        assert_eq!(["a", "b", "c"].map(place), [Some(7), Some(9), None]);
-    }
-
-    #[test]
-    fn agreement_under_another_name_leaves_the_first_one_barred() {
-        let first = source("db1:5432", Some("main"));
-        let mut evidence = Evidence::from(difference(first.clone(), 7, false));
-        let second = source("db2:5432", Some("main"));
-        assert!(matches!(evidence.agree(&second), Some((_, Agreement::Cleared))));
-        assert_eq!(evidence.against(&second), None);
-        assert!(evidence.against(&first).is_some());
-        assert!(matches!(evidence.agree(&first), Some((_, Agreement::Resolved))));
-        assert!(evidence.is_empty());
-    }
-
-    #[test]
-    fn the_list_is_bounded() {
-        let mut evidence = Evidence::default();
-        let lost = (0..=MOST as u64)
-            .filter_map(|n| evidence.add(difference(host(&format!("db{n}")), n + 1, true)));
-        assert_eq!(lost.map(|difference| difference.at.raw()).collect::<Vec<_>>(), [1]);
-        assert_eq!(evidence.iter().count(), MOST);
-    }
-
-    #[test]
-    fn evidence_without_the_field_stands_against_everybody() {
-        let text = Text::of(&difference(host("db1:5432"), 7, false));
-        let mut text = serde_json::to_value(text).unwrap();
-        text.as_object_mut().unwrap().remove("cleared");
-        let evidence = Evidence::decode(&seal("evidence", 1, &text)).unwrap();
-        assert!(evidence.iter().all(|difference| !difference.cleared));
-        assert_eq!(evidence.iter().count(), 1);
-    }
-
-    #[test]
-    fn round_trip() {
-        let one = Evidence::from(difference(source("db1:5432", Some("a")), 7, true));
-        let mut two = one.clone();
-        two.add(difference(host("db2:5432"), 9, false));
-        for known in [one, two, Evidence::default()] {
-            assert_eq!(Evidence::decode(&known.encode()), Ok(known.clone()));
-            let mut bytes = known.encode();
-            let last = bytes.len() - 2;
-            bytes[last] ^= 1;
-            assert!(Evidence::decode(&bytes).is_err());
-        }
-        assert!(Evidence::decode(b"").is_err());
-    }
-
-    #[test]
-    fn a_single_difference_is_stored_as_before() {
-        let bytes = Evidence::from(difference(host("db1:5432"), 7, true)).encode();
-        let text = String::from_utf8(bytes).unwrap();
-        assert!(text.starts_with("walhub evidence 1 "), "{text}");
-        assert!(!text.contains("server"), "{text}");
-    }
+/// Bytes as two hexadecimal digits each.
+pub fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2);
+    let byte = |digits: &[u8]| {
+        let &[high, low] = digits else { return None };
+        let value = |digit: u8| char::from(digit).to_digit(16);
+        u8::try_from(value(high)? << 4 | value(low)?).ok()
+    };
+    digits.map(byte).collect()
+}
+
+#[cfg(test)]
+mod tests;

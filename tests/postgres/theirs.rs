@@ -169,7 +169,7 @@ fn without_an_upstream_that_differs_nothing_is_given_up() {
     let refused = stage.hub.ctl().args(["accept-history", "theirs", &place]).output().unwrap();
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     let text = String::from_utf8(refused.stderr).unwrap();
-    assert!(text.contains("no upstream shows another history at"), "{text}");
+    assert!(text.contains("no upstream shows the history that"), "{text}");
     let elsewhere = stage.place.saturating_add(1).to_string();
     let refused = stage.hub.ctl().args(["accept-history", "theirs", &elsewhere]).output().unwrap();
     let text = String::from_utf8(refused.stderr).unwrap();
@@ -180,6 +180,32 @@ fn without_an_upstream_that_differs_nothing_is_given_up() {
     stage.inside.start();
     stage.inside.wait_replayed(end);
     assert_eq!(stage.inside.fingerprint(), stage.past.fingerprint());
+}
+
+/// Two servers were rolled back, and each went on in words of its own. The word is about the history
+/// that the hub has seen.
+#[test]
+fn the_history_that_was_seen_is_taken_and_no_other() {
+    const THIRD: u32 = 1003;
+    let scene = Scene::new();
+    let mut stage = Stage::new(&scene);
+    stage.primary.stop_fast();
+    let mut third = stage.primary.copy_of_files("third");
+    stage.primary.start();
+    third.roll_back_to(&scene.path("snapshot").join("data"));
+    third.start();
+    write_rows(&third, THIRD, 25_000);
+    load::write_mib(&third, 4);
+    let ports = format!("{},{}", third.port(), stage.primary.port());
+    let both = format!("host=127.0.0.1,127.0.0.1 port={ports} user=postgres");
+    stage.hub.told(&["upstream", &both]);
+    stage.accept();
+    stage.hub.wait_log(&["WARN", &third.port().to_string(), "has neither this hub's WAL at"]);
+    stage.inside.start();
+    assert_converged(&stage.primary, &[&stage.inside]);
+    assert_eq!((rows_of(&stage.inside, TRUE), rows_of(&stage.inside, THIRD)), (30_000, 0));
+    assert_eq!(rows_of(&stage.inside, FORMER), 0);
+    stage.hub.assert_running();
 }
 
 #[test]

@@ -105,6 +105,8 @@ fn full() -> HubStatus {
         },
         fence: Some(fence()),
         evidence: Some(EvidenceStatus {
+            our_bytes: None,
+            their_bytes: None,
             timeline: TimelineId::new(3).unwrap(),
             lsn: lsn(0x18),
             upstream: "b:5432".to_owned(),

@@ -302,6 +302,7 @@ fn a_server_that_took_over_the_name_of_one_that_differed_is_received_from() {
         source: WalSource { server: server("old"), ..primary() },
         since: SystemTime::UNIX_EPOCH,
         detail: "other bytes".to_owned(),
+        bytes: None,
         cleared: true,
     });
     scene.hub.course.set_evidence(evidence);
@@ -375,8 +376,8 @@ fn no_stream_begins_while_a_difference_stands() {
     let mut scene = Scene::new();
     let evidence = |author: &str, cleared| {
         let source = WalSource { name: author.to_owned(), server: None };
-        let (since, detail) = (SystemTime::UNIX_EPOCH, String::new());
-        Evidence::from(Difference { tli: TLI, at: START, source, since, detail, cleared })
+        let (since, detail, bytes) = (SystemTime::UNIX_EPOCH, String::new(), None);
+        Evidence::from(Difference { tli: TLI, at: START, source, since, detail, bytes, cleared })
     };
     for standing in [evidence("other", false), evidence("primary", true)] {
         scene.hub.course.set_evidence(standing);

@@ -2,7 +2,7 @@
 
 use super::segments::{Ahead, Expected, Judged, Named, Unusable, first_difference, judge, pour};
 use super::turn::{Advance, ArchiveTurn, ShuttingDown};
-use crate::follow::difference::barred_by;
+use crate::follow::difference::{Differing, barred_by};
 use crate::follow::environment::{Archive as _, Environment, HandOverFault};
 use crate::follow::feed::Feed;
 use crate::follow::{LOG, Task};
@@ -47,7 +47,8 @@ impl<E: Environment> Task<E> {
         let Some(mut target) = surveyed else { return Ok(Advance::Stuck) };
         if let Some(place) = barred_by(&hub, &WalSource::archive()) {
             let upto = target.ends.map_or(durable, |(_, end)| end.min(durable));
-            return self.compare_archive(archive, &target, place.span(size, upto), turn).await;
+            let span = place.span(size, upto);
+            return self.compare_archive(archive, &target, (span, place.at), turn).await;
         }
         if let Some((next, at)) = target.ends
             && at == durable
@@ -210,7 +211,7 @@ impl<E: Environment> Task<E> {
             UpstreamEnd::Diverged { at, detail } => {
                 warn!(target: LOG, "{detail}");
                 let file = self.file_at(at);
-                self.keep_difference(WalSource::archive_file(&file), at, &detail).await;
+                self.keep_difference(WalSource::archive_file(&file), at, None, &detail).await;
                 self.note(UpstreamState::ArchiveDiffers { file, at });
                 return Ok(Advance::Stuck);
             }
@@ -238,7 +239,7 @@ impl<E: Environment> Task<E> {
         &mut self,
         archive: &E::Archive,
         target: &TargetTimeline,
-        span: Span,
+        (span, at): (Span, Lsn),
         turn: &mut ArchiveTurn<'_>,
     ) -> Result<Advance, ShuttingDown> {
         let Some(identity) = self.parts.hub.identity() else { return Ok(Advance::Stuck) };
@@ -255,16 +256,21 @@ impl<E: Environment> Task<E> {
             Ok(None) => return Ok(Advance::Exhausted),
             Err(_) => return Ok(Advance::Stuck),
         };
-        match first_difference(&self.parts, (name, file), (span.tli, span.to)).await {
+        let source = WalSource::archive_file(&name.to_string());
+        match first_difference(&self.parts, (name, file), span.tli, (at, span.to)).await {
             Ok(None) => {
-                let source = WalSource::archive_file(&name.to_string());
                 let why = format!("{} has our WAL there", source.name);
                 match self.agreed(&source, &why).await {
                     Ok(()) => return Ok(Advance::Further),
                     Err(error) => error!(target: LOG, "{error}"),
                 }
             }
-            Ok(Some(at)) => self.tell_unusable(name, Unusable::Differs(at)).await,
+            Ok(Some(differing)) => {
+                if let Err(error) = self.learn(&source, &differing.bytes).await {
+                    error!(target: LOG, "{error}");
+                }
+                self.tell_unusable(name, Unusable::Differs(differing)).await;
+            }
             Err(unusable) => self.tell_unusable(name, unusable).await,
         }
         Ok(Advance::Stuck)
@@ -272,10 +278,10 @@ impl<E: Environment> Task<E> {
 
     async fn tell_unusable(&mut self, name: SegmentName, unusable: Unusable) {
         match unusable {
-            Unusable::Differs(at) => {
+            Unusable::Differs(Differing { first: at, bytes }) => {
                 let detail = "the archive has other WAL under positions that are stored here";
                 let source = WalSource::archive_file(&name.to_string());
-                self.keep_difference(source, at, detail).await;
+                self.keep_difference(source, at, Some(bytes), detail).await;
                 self.note(UpstreamState::ArchiveDiffers { file: name.to_string(), at });
             }
             Unusable::Unknown(error) => {

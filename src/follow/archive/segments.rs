@@ -4,6 +4,7 @@ use super::turn::ShuttingDown;
 use crate::archive::check::{self, ReadAt as _};
 use crate::archive::prove::{Neighbours, SegmentFile, WalkStart, walk_up_to};
 use crate::follow::Parts;
+use crate::follow::difference::Differing;
 use crate::follow::environment::{Archive, Environment};
 use crate::follow::feed::Feed;
 use crate::restorer::RestoreResult;
@@ -41,8 +42,8 @@ impl<R> Judged<R> {
 
 /// Why a segment is not used.
 pub(super) enum Unusable {
-    /// Its bytes differ from ours from there on.
-    Differs(Lsn),
+    /// Its bytes differ from ours.
+    Differs(Differing),
     /// It could not be read, or nothing is known of its timeline.
     Unknown(String),
 }
@@ -72,30 +73,33 @@ pub(super) async fn judge<E: Environment>(
     let judging =
         parts.environment.blocking(move || match look(&reader, name, &file, walker, expected) {
             Ok(Ok((walker, fault))) => Ok(Judged { file, walker, fault }),
-            Ok(Err(at)) => Err(Unusable::Differs(at)),
+            Ok(Err(differing)) => Err(Unusable::Differs(differing)),
             Err(error) => Err(Unusable::Unknown(error.to_string())),
         });
     judging.await.unwrap_or_else(|error| Err(Unusable::Unknown(error.to_string())))
 }
 
-/// Compares a file of the archive with our own segment of timeline `tli`, up to `to`. Returns
-/// `None` when they are equal.
+/// Compares a file of the archive with our own segment of timeline `tli`, up to `to`; the place `at`
+/// lies before that. Returns `None` when they are equal.
 pub(super) async fn first_difference<E: Environment>(
     parts: &Arc<Parts<E>>,
     (name, file): Named<E>,
-    (tli, to): (TimelineId, Lsn),
-) -> Result<Option<Lsn>, Unusable> {
+    tli: TimelineId,
+    (at, to): (Lsn, Lsn),
+) -> Result<Option<Differing>, Unusable> {
     let reader = Arc::clone(parts);
     let comparing = parts.environment.blocking(move || {
         let ours = reader.environment.open_own_wal(SegmentName { tli, ..name })?;
         let ours = ours.ok_or(io::ErrorKind::NotFound)?;
-        check::first_difference(&E::Archive::open(&file)?, &ours, name, to)
+        let theirs = E::Archive::open(&file)?;
+        let first = check::first_difference(&theirs, &ours, name, to)?;
+        first.map(|first| Differing::of_files((&theirs, &ours), name, (first, at), to)).transpose()
     });
     comparing.await.flatten().map_err(|error| Unusable::Unknown(error.to_string()))
 }
 
-/// The walk to the end of its WAL, or the first byte that differs from ours.
-type Looked = io::Result<Result<(Walker, Option<WalkFault>), Lsn>>;
+/// The walk to the end of its WAL, or how it differs from ours.
+type Looked = io::Result<Result<(Walker, Option<WalkFault>), Differing>>;
 
 fn look<E: Environment>(
     parts: &Parts<E>,
@@ -110,7 +114,8 @@ fn look<E: Environment>(
         && let Some(ours) = parts.environment.open_own_wal(own)?
         && let Some(at) = check::first_difference(&theirs, &ours, name, known.min(upto))?
     {
-        return Ok(Err(at));
+        let both = (&theirs, &ours);
+        return Ok(Err(Differing::of_files(both, name, (at, at), known.min(upto))?));
     }
     if let Some(mut walker) = walker {
         let fault = check::walk_on(&mut walker, &theirs, name, upto)?;

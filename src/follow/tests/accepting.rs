@@ -4,12 +4,21 @@ use super::{FirstWords, PATIENCE, Scene, differed, host, receiving};
 use crate::data::handoff::ToCore;
 use crate::follow::{Steer, UpstreamOrder};
 use crate::store::course::FenceNote;
+use crate::store::evidence::{Evidence, PlaceBytes, WalSource};
 use crate::upstream::end::UpstreamEnd;
 use crate::wal::{Lsn, TimelineId};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 
 const PLACE: Lsn = Lsn::new(0x500_2100);
+
+/// A source that had nothing but `theirs` at the place.
+fn seen(source: WalSource, theirs: u8) -> Evidence {
+    let mut evidence = differed(source.clone(), PLACE, false);
+    let bytes = PlaceBytes { ours: vec![0xAA; 64], theirs: vec![theirs; 64] };
+    evidence.learn(&source, &bytes, SystemTime::UNIX_EPOCH);
+    evidence
+}
 
 impl Scene {
     /// Gives an order and waits for what comes of it. The core has no stream when it is recalled.
@@ -75,7 +84,7 @@ fn theirs_needs_an_upstream_that_differs_there() {
     let elsewhere = scene.order(Steer::AcceptTheirs(Lsn::new(0x500_2101))).unwrap_err();
     assert!(elsewhere.contains("at 0/5002100 on timeline 1, from gone:5432"), "{elsewhere}");
     let refused = scene.order(Steer::AcceptTheirs(PLACE)).unwrap_err();
-    for part in ["no upstream shows another history at 0/5002100", "has this hub's WAL at"] {
+    for part in ["shows the history that gone:5432 had at 0/5002100", "has this hub's WAL at"] {
         assert!(refused.contains(part), "{refused}");
     }
     let saved = scene.saved().urgent;
@@ -90,13 +99,46 @@ fn theirs_needs_an_upstream_that_differs_there() {
     let refused = scene.order(Steer::AcceptTheirs(PLACE)).unwrap_err();
     assert!(refused.contains("segment removed"), "{refused}");
 
-    // It has other bytes there, and nothing of ours before.
+    // It has other bytes there, and it is not known what the other server had.
     scene.server.lock().unwrap().oldest = Lsn::INVALID;
+    let refused = scene.order(Steer::AcceptTheirs(PLACE)).unwrap_err();
+    assert!(refused.contains("what gone:5432 had there at 1970-01-01"), "{refused}");
+    assert!(refused.contains("is not known"), "{refused}");
+
+    // It has yet another history.
+    scene.hub.course.set_evidence(seen(own.clone(), 0xCC));
+    let refused = scene.order(Steer::AcceptTheirs(PLACE)).unwrap_err();
+    assert!(refused.contains("has neither this hub's WAL at 0/5002100 nor what"), "{refused}");
+
+    // It has the bytes that the other one had there, and nothing of ours before.
+    scene.hub.course.set_evidence(seen(own, 0xBB));
     let refused = scene.order(Steer::AcceptTheirs(PLACE)).unwrap_err();
     assert!(refused.contains("this hub's own WAL before 0/5000000 cannot be read"), "{refused}");
     let saved = scene.saved().urgent;
     assert!(!saved.iter().any(|job| job.contains("Cut")), "{saved:?}");
     assert!(scene.hub.current_cell().is_none(), "the scene has none");
+}
+
+/// What the source of a difference had is kept, as soon as it was compared.
+#[test]
+fn a_difference_is_kept_with_what_both_have_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let scene = receiving(directory.path(), 0xAA);
+    scene.server.lock().unwrap().wal = Some(0xBB);
+    scene.end(UpstreamEnd::Diverged { at: PLACE, detail: "other".to_owned() });
+    let known = || {
+        let evidence = scene.hub.course.evidence();
+        evidence.at(PLACE).and_then(|difference| difference.bytes.clone())
+    };
+    scene.wait_until("its bytes are known", || known().is_some());
+    let bytes = PlaceBytes { ours: vec![0xAA; 64], theirs: vec![0xBB; 64] };
+    assert_eq!(known(), Some(bytes.clone()));
+
+    // It has yet another history: an operator's next word is about that.
+    scene.server.lock().unwrap().wal = Some(0xCC);
+    scene.wait_until("it shows something else", || {
+        known() == Some(PlaceBytes { theirs: vec![0xCC; 64], ..bytes.clone() })
+    });
 }
 
 /// The last word counts, whatever the first one still waits for.

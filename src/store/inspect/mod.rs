@@ -22,7 +22,7 @@ use crate::store::disk::{Disk, run_ready};
 use crate::store::durable::read_note;
 use crate::store::durable::{read_small, replace_durably};
 use crate::store::end::find_end;
-use crate::store::evidence::{Difference, Evidence};
+use crate::store::evidence::{Difference, Evidence, to_hex};
 use crate::store::fault::{StoreFault, failed};
 use crate::store::holes::{Extent, Hole};
 use crate::store::layout::Mark;
@@ -197,6 +197,8 @@ pub fn evidence_status(evidence: &Evidence) -> Option<EvidenceStatus> {
         upstream: difference.source.name.clone(),
         since: difference.since,
         detail: difference.detail.clone(),
+        our_bytes: difference.bytes.as_ref().map(|bytes| to_hex(&bytes.ours)),
+        their_bytes: difference.bytes.as_ref().map(|bytes| to_hex(&bytes.theirs)),
         cleared: difference.cleared,
         also: Vec::new(),
     };
