@@ -55,6 +55,12 @@ pub trait Environment: Send + Sync + 'static {
     /// The operating system's error.
     fn open_own_wal(&self, name: SegmentName) -> io::Result<Option<Self::Wal>>;
 
+    /// Has this hub archived the segment, as far as its marks say? It may wait for the disk.
+    ///
+    /// # Errors
+    /// The operating system's error.
+    fn has_archived(&self, name: SegmentName) -> io::Result<bool>;
+
     /// Runs work that may wait for the disk, while other tasks go on.
     ///
     /// # Errors

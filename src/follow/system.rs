@@ -5,7 +5,7 @@ use crate::data::handoff::{Mailbox, ToCore, UpstreamHandoff};
 use crate::hub::Hub;
 use crate::net::{self, Socket};
 use crate::restorer::{RestoreResult, RestoredFile, Restorer};
-use crate::store::layout::Layout;
+use crate::store::layout::{ArchiveFile, Layout, Mark};
 use crate::store::plain_disk::PlainDisk;
 use crate::wal::{SegmentName, TimelineId};
 use crate::wire::conninfo::{Conninfo, Host};
@@ -59,6 +59,11 @@ impl Environment for System {
             }
         }
         Ok(None)
+    }
+
+    fn has_archived(&self, name: SegmentName) -> io::Result<bool> {
+        let layout = Layout::new(&self.hub.config.directory);
+        layout.mark(ArchiveFile::Segment(name), Mark::Done).try_exists()
     }
 
     async fn blocking<T: Send + 'static>(

@@ -1,6 +1,7 @@
 //! A primary whose storage is rolled back to a snapshot: it runs the same job again, and
 //! what it writes is ours again where our WAL ends. Only further back the two differ.
 
+use crate::archiving::Archive;
 use crate::cluster::{Cluster, assert_converged};
 use crate::hub::Hub;
 use crate::load;
@@ -243,6 +244,49 @@ fn a_host_that_differed_is_not_followed_after_the_archive_agreed() {
     stage.hub.wait_log(&["stands against", "archive file"]);
     stage.stays_apart(end);
     assert_eq!(stage.hub.inspect().evidence(), place, "it stands against its author");
+}
+
+/// What the hub has archived itself is no witness of its WAL, whether it still archives or not.
+#[test]
+fn what_the_hub_has_archived_itself_clears_nothing() {
+    let scene = Scene::new();
+    let mut stage =
+        Stage::new(&scene, |port, _| format!("host=127.0.0.1 port={port} user=postgres"));
+    let archive = Archive::new(&scene, "archive", None);
+    stage.hub.kill();
+    stage.hub.set_flag(&format!("--archive-command={}", archive.command()));
+    stage.hub.set_flag(&format!("--restore-command={}", archive.restore_command()));
+    stage.hub.start();
+    let end = stage.run_job_of('a', 2600);
+    stage.standby.wait_replayed(end);
+    let archived = complete_segments(&stage.hub.pg_wal());
+    archive.wait_for(archived.last().expect("the job fills segments"));
+    stage.primary.kill();
+    stage.primary.roll_back_to(&stage.snapshot);
+    assert_eq!(stage.run_job_of('b', 2600), end, "the same job gives as much WAL");
+    load::write_mib(&stage.primary, 3);
+    stage.hub.wait_state("diverged");
+    let place = stage.hub.inspect().evidence().expect("a place");
+    assert!(archived.iter().any(|name| archive.path(name).exists()), "{place}");
+    let shows_nothing = |stage: &Stage<'_>| {
+        stage.hub.wait_log(&["WARN", "may have archived it itself"]);
+        stage.stays_apart(end);
+        let status = stage.hub.told(&["status"])["status"].clone();
+        assert_eq!(status["evidence"]["cleared"], false, "{status}");
+        assert_eq!(stage.hub.inspect().evidence(), Some(place));
+    };
+    shows_nothing(&stage);
+    stage.hub.stop();
+    stage.hub.remove_flag("--archive-command");
+    stage.hub.start();
+    shows_nothing(&stage);
+
+    // Somebody else's copy counts.
+    for name in &archived {
+        drop(fs::remove_file(stage.hub.pg_wal().join(format!("archive_status/{name}.done"))));
+    }
+    stage.hub.wait_log(&["stands against", "archive file"]);
+    stage.stays_apart(end);
 }
 
 /// An operator says that the hub's history is the true one: nobody else has to show its WAL, and its

@@ -319,6 +319,10 @@ impl Environment for Surroundings {
         Ok(scene.hubs[self.hub].own_file(name).map(Image::from))
     }
 
+    fn has_archived(&self, _: SegmentName) -> io::Result<bool> {
+        Ok(false)
+    }
+
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

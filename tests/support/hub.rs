@@ -81,6 +81,11 @@ impl<'a> Hub<'a> {
         self.flags.push(flag.to_owned());
     }
 
+    /// Leaves a flag out from the next start on.
+    pub(crate) fn remove_flag(&mut self, name: &str) {
+        self.flags.retain(|flag| flag.split('=').next() != Some(name));
+    }
+
     /// May have so many open files at most.
     pub(crate) fn with_descriptors(mut self, most: u32) -> Self {
         self.descriptors = Some(most);

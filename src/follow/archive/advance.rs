@@ -258,6 +258,16 @@ impl<E: Environment> Task<E> {
         };
         let source = WalSource::archive_file(&name.to_string());
         match first_difference(&self.parts, (name, file), span.tli, (at, span.to)).await {
+            Ok(None) if self.is_no_witness(name, &source).await => {
+                if self.told.own.replace(at) != Some(at) {
+                    warn!(
+                        target: LOG,
+                        "{} has our WAL at {at}, and this hub may have archived it itself \
+                         (--archive-command): that shows nothing, and an upstream has to show it",
+                        source.name
+                    );
+                }
+            }
             Ok(None) => {
                 let why = format!("{} has our WAL there", source.name);
                 match self.agreed(&source, &why).await {
@@ -274,6 +284,24 @@ impl<E: Environment> Task<E> {
             Err(unusable) => self.tell_unusable(name, unusable).await,
         }
         Ok(Advance::Stuck)
+    }
+
+    /// May our own copy have come back? What this hub has archived is no witness of its WAL. A
+    /// difference that stands against the archive alone is another matter: nobody else is followed
+    /// for it.
+    async fn is_no_witness(&self, name: SegmentName, source: &WalSource) -> bool {
+        let evidence = self.parts.hub.course.evidence();
+        if evidence.against(source).is_none_or(|difference| difference.cleared) {
+            return false;
+        }
+        if self.parts.hub.config.archive_command.is_some() {
+            return true;
+        }
+        let reader = Arc::clone(&self.parts);
+        let looking =
+            self.parts.environment.blocking(move || reader.environment.has_archived(name));
+        // What is not known may be so.
+        looking.await.flatten().unwrap_or(true)
     }
 
     async fn tell_unusable(&mut self, name: SegmentName, unusable: Unusable) {

@@ -115,4 +115,5 @@ pub(in crate::follow) struct ArchiveWarnings {
     unread: Option<TimelineId>,
     unconfirmed: Option<TimelineId>,
     ended: Option<(SegmentName, Lsn)>,
+    own: Option<Lsn>,
 }

@@ -63,6 +63,10 @@ impl Environment for Arc<World> {
         Ok(None)
     }
 
+    fn has_archived(&self, _: SegmentName) -> io::Result<bool> {
+        Ok(false)
+    }
+
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
