@@ -191,7 +191,7 @@ pub(super) fn abandoned(hub: &Hub) -> Vec<AbandonedStatus> {
     abandoned_status(&hub.course.abandoned())
 }
 
-fn seams(hub: &Hub) -> Vec<SeamStatus> {
+pub(super) fn seams(hub: &Hub) -> Vec<SeamStatus> {
     seam_status(&hub.course.seams())
 }
 

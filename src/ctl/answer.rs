@@ -5,7 +5,7 @@ use super::request::VERSION;
 use crate::status::text;
 use crate::status::{
     AbandonedStatus, EvidenceStatus, FenceStatus, FollowedUpstream, HubStatus, RetentionStatus,
-    ScrubStatus, SlotStatus, StandbysStatus,
+    ScrubStatus, SeamStatus, SlotStatus, StandbysStatus,
 };
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
@@ -18,6 +18,9 @@ pub struct Answer {
     /// The content.
     #[serde(flatten)]
     pub said: Said,
+    /// To `confirm`: the seams that are left to confirm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seams: Option<Vec<SeamStatus>>,
     /// What came of an order, in words for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -43,7 +46,7 @@ pub enum Said {
     Upstream(FollowedUpstream),
     /// To `fence` and `unfence`: the current fence; null when there is none.
     Fence(Option<FenceStatus>),
-    /// To `confirm`: what is left to confirm.
+    /// To `confirm`: what was abandoned and is left to confirm.
     Abandoned(Vec<AbandonedStatus>),
     /// To `accept_history`: the evidence that is left; null when there is none.
     Evidence(Option<EvidenceStatus>),
@@ -62,7 +65,7 @@ impl Said {
             Self::Dropped(dropped) => writeln!(out, "dropped slot {}", dropped.slot_name),
             Self::Upstream(upstream) => text::write_upstream(upstream, out),
             Self::Fence(fence) => text::write_fence(fence.as_ref(), out),
-            Self::Abandoned(abandoned) => text::write_abandoned(abandoned, out),
+            Self::Abandoned(abandoned) => text::write_abandoned(abandoned, &[], out),
             Self::Evidence(evidence) => text::write_evidence(evidence.as_ref(), out),
             Self::Error(_) => Ok(()),
         }
@@ -111,7 +114,12 @@ pub enum NoAnswer {
 impl Answer {
     /// An answer of this version.
     pub const fn new(said: Said) -> Self {
-        Self { version: VERSION, said, note: None }
+        Self { version: VERSION, said, seams: None, note: None }
+    }
+
+    /// With the seams that are left to confirm.
+    pub fn with_seams(self, seams: Vec<SeamStatus>) -> Self {
+        Self { seams: Some(seams), ..self }
     }
 
     /// With what came of the order.
@@ -124,6 +132,10 @@ impl Answer {
         match (&self.said, &self.note) {
             // The note says more than that there is no fence.
             (Said::Fence(None), Some(note)) => writeln!(out, "{note}"),
+            (Said::Abandoned(abandoned), _) => {
+                let seams = self.seams.as_deref().unwrap_or_default();
+                text::write_abandoned(abandoned, seams, out)
+            }
             (said, Some(note)) => {
                 said.write_text(out)?;
                 writeln!(out, "{note}")

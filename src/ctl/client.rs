@@ -2,7 +2,7 @@
 
 use super::address::Address;
 use super::answer::{Answer, Failure, NoAnswer, Said};
-use super::request::{HubCommand, Request};
+use super::request::{Confirmable, HubCommand, Request};
 use crate::ctl::flags::{CtlCommand, CtlFlags, SlotAction};
 use crate::wire::secret::Secret;
 use crate::wire::units::{SizeUnit, TimeUnit, parse_bytes, parse_duration};
@@ -51,8 +51,12 @@ enum Unasked {
     Senseless(#[from] NoAnswer),
     #[error("--timeout: {0}")]
     Timeout(String),
+    #[error("--rate: {0}")]
+    Rate(String),
     #[error("could not read the connection string from standard input: {0}")]
     Input(io::Error),
+    #[error("there is nothing called \"{0}\" to confirm: it is abandoned or seam, and an LSN")]
+    Confirmation(String),
 }
 
 /// Asks a hub and prints its answer.
@@ -104,7 +108,7 @@ fn print(answer: &Answer, form: Form) -> io::Result<()> {
 
 fn ask(flags: CtlFlags) -> Result<Answer, Unasked> {
     let limit = timeout(&flags.timeout)?;
-    let command = command(flags.command).map_err(Unasked::Input)?;
+    let command = command(flags.command)?;
     let line = Request::new(command).encode();
     let answer = exchange(&flags.directory, &line, Instant::now() + limit);
     let answer = answer.map_err(|error| unasked(&flags.directory, limit, error))?;
@@ -124,7 +128,7 @@ fn timeout(text: &str) -> Result<Duration, Unasked> {
     }
 }
 
-fn command(typed: CtlCommand) -> io::Result<HubCommand> {
+fn command(typed: CtlCommand) -> Result<HubCommand, Unasked> {
     Ok(match typed {
         CtlCommand::Status => HubCommand::Status,
         CtlCommand::Standbys => HubCommand::Standbys,
@@ -132,8 +136,7 @@ fn command(typed: CtlCommand) -> io::Result<HubCommand> {
         CtlCommand::Verify { rate: None } => HubCommand::Verify,
         CtlCommand::Verify { rate: Some(rate) } => {
             let rate = parse_bytes(&rate, SizeUnit::Megabyte);
-            let bytes_per_second =
-                rate.map_err(|fault| io::Error::other(format!("--rate: {fault}")))?;
+            let bytes_per_second = rate.map_err(|fault| Unasked::Rate(fault.to_string()))?;
             HubCommand::VerifyAt { bytes_per_second }
         }
         CtlCommand::Slots { action: None } => HubCommand::Slots,
@@ -149,18 +152,30 @@ fn command(typed: CtlCommand) -> io::Result<HubCommand> {
         CtlCommand::Unfence { upstream } => {
             HubCommand::Unfence { upstream: upstream.map(secret).transpose()? }
         }
-        CtlCommand::Confirm { lsn } => HubCommand::Confirm { lsn },
+        CtlCommand::Confirm { what, lsn } => confirmation(what, lsn)?,
         CtlCommand::AcceptHistory { history, lsn } => HubCommand::AcceptHistory { history, lsn },
     })
 }
 
+/// One word alone is a position, as in earlier versions, unless it says what there is to confirm.
+fn confirmation(first: Option<String>, second: Option<String>) -> Result<HubCommand, Unasked> {
+    let what = match first.as_deref() {
+        Some("abandoned") => Some(Confirmable::Abandoned),
+        Some("seam") => Some(Confirmable::Seam),
+        Some(other) if second.is_some() => return Err(Unasked::Confirmation(other.to_owned())),
+        Some(_) | None => return Ok(HubCommand::Confirm { what: None, lsn: first }),
+    };
+    Ok(HubCommand::Confirm { what, lsn: second })
+}
+
 /// The value from the command line, or from standard input.
-fn secret(typed: String) -> io::Result<Secret> {
+fn secret(typed: String) -> Result<Secret, Unasked> {
     if typed != "-" {
         return Ok(Secret::new(typed));
     }
     let mut text = String::new();
-    io::stdin().lock().take(super::request::MAX_REQUEST as u64).read_to_string(&mut text)?;
+    let mut input = io::stdin().lock().take(super::request::MAX_REQUEST as u64);
+    input.read_to_string(&mut text).map_err(Unasked::Input)?;
     Ok(Secret::new(text.trim()))
 }
 
@@ -216,6 +231,27 @@ fn unasked(directory: &Path, limit: Duration, error: io::Error) -> Unasked {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_word_alone_is_a_position_unless_it_says_what() {
+        let typed = |words: &[&str]| {
+            let mut words = words.iter().map(|word| (*word).to_owned());
+            confirmation(words.next(), words.next())
+        };
+        let meant =
+            |what, lsn: Option<&str>| HubCommand::Confirm { what, lsn: lsn.map(str::to_owned) };
+        for (words, command) in [
+            (&[][..], meant(None, None)),
+            (&["0/5"], meant(None, Some("0/5"))),
+            (&["seam"], meant(Some(Confirmable::Seam), None)),
+            (&["seam", "0/5"], meant(Some(Confirmable::Seam), Some("0/5"))),
+            (&["abandoned", "0/5"], meant(Some(Confirmable::Abandoned), Some("0/5"))),
+        ] {
+            assert_eq!(typed(words).unwrap(), command, "{words:?}");
+        }
+        let why = typed(&["seams", "0/5"]).unwrap_err().to_string();
+        assert!(why.contains("nothing called \"seams\""), "{why}");
+    }
 
     #[test]
     fn no_time_at_all_is_refused() {

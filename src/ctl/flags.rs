@@ -80,15 +80,24 @@ pub enum CtlCommand {
         #[arg(long, value_name = "CONNINFO")]
         upstream: Option<String>,
     },
-    /// Confirm that it is known what was abandoned at a switchpoint
+    /// Show what there is to confirm, or confirm it
     ///
-    /// When a timeline ended before the WAL that the hub had of it, `walhub ctl status` shows what
-    /// lay past the switchpoint, and how many commits are in it, until this is said. The WAL stays
-    /// where it was set aside.
+    /// Without a position this shows what there is, with the command for each, and changes nothing.
+    ///
+    /// `abandoned LSN`: it is known what was lost there. When a timeline ended, or another history
+    /// took its place, before the end of the WAL that the hub had of it, `walhub ctl status` shows what
+    /// lay past that position, and how many commits are in it, until this is said. The WAL stays where
+    /// it was set aside. `confirm LSN` is the same.
+    ///
+    /// `seam LSN`: no standby has the former WAL past the seam any more. From then on standbys past it
+    /// are let in without a question.
     Confirm {
-        /// The switchpoint, as in `walhub ctl status`
+        /// What: abandoned or seam
+        #[arg(value_name = "WHAT")]
+        what: Option<String>,
+        /// The position, as in `walhub ctl status`
         #[arg(value_name = "LSN")]
-        lsn: String,
+        lsn: Option<String>,
     },
     /// Say whose history is the true one where another source had other WAL
     ///
@@ -97,7 +106,7 @@ pub enum CtlCommand {
     ///
     /// `theirs`: the hub's WAL from there on moves to `diverged/`, all streams end, and the hub
     /// follows an upstream that has the history which was seen there. A standby that is past the place is refused
-    /// until `walhub ctl confirm` names it.
+    /// until `walhub ctl confirm seam` names it.
     AcceptHistory {
         /// Whose history it is
         #[arg(value_enum, hide_possible_values = true)]

@@ -67,10 +67,14 @@ pub enum HubCommand {
         #[serde(default, with = "optional_text")]
         upstream: Option<Secret>,
     },
-    /// It is known what was abandoned at a switchpoint.
+    /// Something is known; without a position, what there is to confirm.
     Confirm {
-        /// The switchpoint.
-        lsn: String,
+        /// What is; `None` for what was abandoned, which earlier versions call so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        what: Option<Confirmable>,
+        /// The switchpoint, or the seam.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lsn: Option<String>,
     },
     /// Which history is the true one where a difference was found.
     AcceptHistory {
@@ -79,6 +83,16 @@ pub enum HubCommand {
         /// Where the difference was found.
         lsn: String,
     },
+}
+
+/// What an operator can confirm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Confirmable {
+    /// It is known what was abandoned there.
+    Abandoned,
+    /// No standby has the former WAL past the seam any more.
+    Seam,
 }
 
 /// Whose history is the true one.
@@ -187,8 +201,19 @@ mod tests {
                 r#"{"version":1,"command":{"set_upstream":{"conninfo":"host=b password='x'"}}}"#,
             ),
             (
-                HubCommand::Confirm { lsn: "0/3000148".to_owned() },
+                HubCommand::Confirm { what: None, lsn: Some("0/3000148".to_owned()) },
                 r#"{"version":1,"command":{"confirm":{"lsn":"0/3000148"}}}"#,
+            ),
+            (
+                HubCommand::Confirm {
+                    what: Some(Confirmable::Seam),
+                    lsn: Some("0/3000148".to_owned()),
+                },
+                r#"{"version":1,"command":{"confirm":{"what":"seam","lsn":"0/3000148"}}}"#,
+            ),
+            (
+                HubCommand::Confirm { what: None, lsn: None },
+                r#"{"version":1,"command":{"confirm":{}}}"#,
             ),
             (
                 HubCommand::AcceptHistory {

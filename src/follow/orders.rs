@@ -24,8 +24,10 @@ pub enum Steer {
     Fence,
     /// Receive again, from this upstream if one is named.
     Unfence(Option<Arc<Upstream>>),
-    /// It is known what was abandoned at this switchpoint.
-    Confirm(Lsn),
+    /// It is known what was abandoned at this position.
+    ConfirmAbandoned(Lsn),
+    /// No standby has the former WAL past this seam any more.
+    ConfirmSeam(Lsn),
     /// Ours is the true history where a difference was found.
     AcceptOurs(Lsn),
     /// The upstream's is the true history there.

@@ -30,7 +30,7 @@ impl<E: Environment> Task<E> {
             Steer::Unfence(other) => {
                 course.fence().is_some() || other.as_ref().is_some_and(|other| *other != upstream)
             }
-            Steer::Confirm(_) => false,
+            Steer::ConfirmAbandoned(_) | Steer::ConfirmSeam(_) => false,
             Steer::AcceptOurs(at) => self.is_cleared_by(*at),
             Steer::AcceptTheirs(at) => self.may_accept_theirs(*at).is_ok(),
         }
@@ -51,7 +51,7 @@ impl<E: Environment> Task<E> {
     pub(super) async fn obey(&mut self, order: UpstreamOrder) {
         let interrupts = self.interrupts(&order);
         let UpstreamOrder { steer, answer } = order;
-        if !matches!(steer, Steer::Confirm(_)) {
+        if !matches!(steer, Steer::ConfirmAbandoned(_) | Steer::ConfirmSeam(_)) {
             self.answer_accepting(Err("another order came after it".to_owned()));
         }
         let result = match steer {
@@ -60,7 +60,8 @@ impl<E: Environment> Task<E> {
             Steer::Follow(upstream) => self.follow(upstream).await,
             Steer::Fence => self.fence().await,
             Steer::Unfence(upstream) => self.unfence(upstream).await,
-            Steer::Confirm(from) => self.confirm(from).await,
+            Steer::ConfirmAbandoned(from) => self.confirm_abandoned(from).await,
+            Steer::ConfirmSeam(at) => self.confirm_seam(at).await,
             Steer::AcceptOurs(at) => self.accept_ours(at).await,
         };
         if let Err(error) = &result {
@@ -146,20 +147,18 @@ impl<E: Environment> Task<E> {
     }
 
     /// Here, because a switch adds to the same list.
-    async fn confirm(&self, from: Lsn) -> Result<(), String> {
+    async fn confirm_abandoned(&self, from: Lsn) -> Result<(), String> {
         let course = &self.parts.hub.course;
         let mut abandoned = Abandoned::clone(&course.abandoned());
         let confirmed = abandoned.confirm(from);
-        let mut seams = Seams::clone(&course.seams());
-        let passed = seams.confirm(from);
-        if confirmed.is_empty() && passed.is_empty() {
-            return Err(format!("nothing was abandoned at {from} that is not confirmed"));
-        }
-        if !passed.is_empty() {
-            let saved = self.parts.keeper.save_seams(&seams).await;
-            saved
-                .map_err(|error| format!("could not save where other histories go on: {error}"))?;
-            course.set_seams(seams);
+        if confirmed.is_empty() {
+            let seam = match course.seams().iter().any(|seam| seam.at == from) {
+                true => {
+                    format!("; the seam there is another matter: walhub ctl confirm seam {from}")
+                }
+                false => String::new(),
+            };
+            return Err(format!("nothing was abandoned at {from} that is not confirmed{seam}"));
         }
         let saved = self.parts.keeper.save_abandoned(&abandoned).await;
         saved.map_err(|error| format!("could not save what was abandoned: {error}"))?;
@@ -167,6 +166,19 @@ impl<E: Environment> Task<E> {
         for entry in confirmed {
             tracing::info!(target: LOG, "confirmed, by walhub ctl: {entry}");
         }
+        Ok(())
+    }
+
+    async fn confirm_seam(&self, at: Lsn) -> Result<(), String> {
+        let course = &self.parts.hub.course;
+        let mut seams = Seams::clone(&course.seams());
+        let passed = seams.confirm(at);
+        if passed.is_empty() {
+            return Err(format!("no seam at {at} is to be confirmed"));
+        }
+        let saved = self.parts.keeper.save_seams(&seams).await;
+        saved.map_err(|error| format!("could not save where other histories go on: {error}"))?;
+        course.set_seams(seams);
         for seam in passed {
             tracing::warn!(
                 target: LOG,

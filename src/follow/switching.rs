@@ -7,6 +7,7 @@ use crate::data::figures::About;
 use crate::data::handoff::ToCore;
 use crate::data::receive::NoSwitch;
 use crate::keeper::SaveFault;
+use crate::store::abandoned::{Abandoned, Holders};
 use crate::store::seams::{NoSeam, Seam, Seams};
 use crate::store::switch::Switch;
 use crate::upstream::position::Position;
@@ -74,7 +75,7 @@ impl<E: Environment> Task<E> {
     pub(super) async fn finish_cutting(&mut self) -> Result<(), SwitchFault> {
         let Some(seam) = self.cutting else { return Ok(()) };
         if self.parts.hub.current_cell().is_none() {
-            finish_cut(&self.parts, seam).await?;
+            finish_cut(&self.parts, seam, None).await?;
         }
         self.cutting = None;
         Ok(())
@@ -94,9 +95,11 @@ impl<E: Environment> Task<E> {
 
 async fn switch<E: Environment>(parts: Arc<Parts<E>>, plan: Switch) -> Result<(), SwitchFault> {
     let failed = |why| SwitchFault { on: format!("with timeline {}", plan.to), why };
+    let left = Seam { tli: plan.from, at: plan.at };
+    let holders = holders_past(&parts, left).await;
     let wal = parts.keeper.switch(plan).await;
     let wal = wal.map_err(|fault| failed(Obstacle::Unsaved(fault)))?;
-    parts.hub.course.set_abandoned(wal.abandoned.clone());
+    note_abandoned(&parts, left, wal.abandoned.clone(), holders).await;
     let (told, outcome) = oneshot::channel();
     parts.receiver().insist(ToCore::Switched { wal, told }).await;
     let outcome = outcome.await.map_err(|_| failed(Obstacle::ReceiverGone))?;
@@ -107,13 +110,57 @@ async fn switch<E: Environment>(parts: Arc<Parts<E>>, plan: Switch) -> Result<()
 async fn cut<E: Environment>(parts: Arc<Parts<E>>, seam: Seam) -> Result<(), SwitchFault> {
     let prepared = parts.keeper.prepare_cut(seam).await;
     prepared.map_err(|fault| not_cut(seam, Obstacle::Unsaved(fault)))?;
+    let holders = holders_past(&parts, seam).await;
     // From here on a standby that asks for a stream is told that the hub is starting up.
     parts.hub.set_cells(Vec::new());
-    finish_cut(&parts, seam).await
+    finish_cut(&parts, seam, holders).await
+}
+
+/// The connected standbys that have been sent WAL past a place; `None` when a core does not say.
+async fn holders_past<E: Environment>(parts: &Parts<E>, place: Seam) -> Option<Holders> {
+    let (mut standbys, mut sent) = (0, None);
+    for core in &parts.cores {
+        let mut from = Some(0);
+        while let Some(first) = from {
+            let figures = core.ask(About::Standbys(first)).await?;
+            let past = figures
+                .standbys
+                .iter()
+                .filter(|standby| standby.tli == place.tli && standby.sent > place.at);
+            for standby in past {
+                standbys += 1;
+                sent = sent.max(Some(standby.sent));
+            }
+            from = figures.next;
+        }
+    }
+    Some(Holders { standbys, sent })
+}
+
+/// Says and keeps who had what was abandoned past a place.
+async fn note_abandoned<E: Environment>(
+    parts: &Parts<E>,
+    place: Seam,
+    mut abandoned: Abandoned,
+    holders: Option<Holders>,
+) {
+    let news = holders.and_then(|holders| abandoned.note_holders(place.tli, place.at, holders));
+    if let Some(Holders { standbys, sent: upto }) = news.and_then(|entry| entry.holders) {
+        let upto = upto.map_or_else(String::new, |upto| format!(", up to {upto}"));
+        tracing::warn!("connected standbys that had been sent WAL past {place}: {standbys}{upto}");
+        if let Err(error) = parts.keeper.save_abandoned(&abandoned).await {
+            tracing::error!("after a restart it is not known who had WAL past {place}: {error}");
+        }
+    }
+    parts.hub.course.set_abandoned(abandoned);
 }
 
 /// Nobody streams and nobody begins to before what is left is known.
-async fn finish_cut<E: Environment>(parts: &Parts<E>, seam: Seam) -> Result<(), SwitchFault> {
+async fn finish_cut<E: Environment>(
+    parts: &Parts<E>,
+    seam: Seam,
+    holders: Option<Holders>,
+) -> Result<(), SwitchFault> {
     forget_wal(parts).await;
     let wal = parts.keeper.cut(seam).await;
     let wal = wal.map_err(|fault| not_cut(seam, Obstacle::Unsaved(fault)))?;
@@ -124,7 +171,7 @@ async fn finish_cut<E: Environment>(parts: &Parts<E>, seam: Seam) -> Result<(), 
     seams.begin(seam).map_err(|why| not_cut(seam, Obstacle::Seam(why)))?;
     seams.finish();
     course.set_seams(seams);
-    course.set_abandoned(wal.abandoned.clone());
+    note_abandoned(parts, seam, wal.abandoned.clone(), holders).await;
     let (told, outcome) = oneshot::channel();
     parts.receiver().insist(ToCore::CutOff { wal, told }).await;
     let outcome = outcome.await.map_err(|_| not_cut(seam, Obstacle::ReceiverGone))?;

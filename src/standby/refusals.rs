@@ -182,7 +182,7 @@ fn past_seam(what: String, tli: TimelineId, seam: Lsn) -> Refusal {
     .with_detail(other_history(tli, seam))
     .with_hint(format!(
         "Make the standby again from a base backup; pg_rewind does nothing within one timeline. When no \
-         standby has the former WAL any more, \"walhub ctl confirm {seam}\" lets in those that are past {seam}."
+         standby has the former WAL any more, \"walhub ctl confirm seam {seam}\" lets in those that are past {seam}."
     ))
 }
 

@@ -3,7 +3,8 @@
 use super::table::{self, Align, Give, Heading, WIDTH};
 use super::{
     AbandonedStatus, ArchiverStatus, EvidenceStatus, FenceStatus, FollowedUpstream, HubStatus,
-    LosingSlot, RetentionStatus, ScrubStatus, SetBy, SlotStatus, StandbyStatus, StandbysStatus,
+    LosingSlot, RetentionStatus, ScrubStatus, SeamStatus, SetBy, SlotStatus, StandbyStatus,
+    StandbysStatus,
 };
 use crate::wire::date::date_millis;
 use std::fmt::Display;
@@ -201,12 +202,17 @@ pub fn write_fence(fence: Option<&FenceStatus>, out: &mut impl Write) -> io::Res
     writeln!(out, "since: {}", date_millis(fence.since))
 }
 
-/// What was abandoned and is not confirmed, a line each.
-pub fn write_abandoned(abandoned: &[AbandonedStatus], out: &mut impl Write) -> io::Result<()> {
-    if abandoned.is_empty() {
-        return writeln!(out, "nothing abandoned is left to confirm");
+/// What was abandoned and which seams stand, as long as they are not confirmed, a line each.
+pub fn write_abandoned(
+    abandoned: &[AbandonedStatus],
+    seams: &[SeamStatus],
+    out: &mut impl Write,
+) -> io::Result<()> {
+    if abandoned.is_empty() && seams.is_empty() {
+        return writeln!(out, "nothing is left to confirm");
     }
-    abandoned.iter().try_for_each(|entry| writeln!(out, "{}", entry.in_words()))
+    abandoned.iter().try_for_each(|entry| writeln!(out, "{}", entry.in_words()))?;
+    seams.iter().try_for_each(|seam| writeln!(out, "{}", seam.in_words()))
 }
 
 /// The evidence of other histories, a line for each source.

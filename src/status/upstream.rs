@@ -147,7 +147,7 @@ pub struct SeamStatus {
     /// The timeline.
     #[serde(with = "form::plain")]
     pub timeline: TimelineId,
-    /// Both histories have what is before: `walhub ctl confirm` names it.
+    /// Both histories have what is before: `walhub ctl confirm seam` names it.
     #[serde(with = "form::plain")]
     pub lsn: Lsn,
 }
@@ -158,7 +158,7 @@ impl SeamStatus {
         let Self { timeline, lsn } = self;
         format!(
             "another history of timeline {timeline} goes on from {lsn}; a standby that connects past \
-             it is refused; when none has the former WAL: walhub ctl confirm {lsn}"
+             it is refused; when none has the former WAL: walhub ctl confirm seam {lsn}"
         )
     }
 }
@@ -169,7 +169,7 @@ pub struct AbandonedStatus {
     /// The timeline that ended.
     #[serde(with = "form::plain")]
     pub timeline: TimelineId,
-    /// Its switchpoint: `walhub ctl confirm` names it.
+    /// Its switchpoint: `walhub ctl confirm abandoned` names it.
     #[serde(with = "form::plain")]
     pub start_lsn: Lsn,
     /// The end of its last whole record that was here.
@@ -193,6 +193,13 @@ pub struct AbandonedStatus {
     pub since: SystemTime,
     /// The folder that keeps it, below the hub's directory.
     pub kept_in: String,
+    /// How many standbys that were connected then had been sent part of it; null when that is not
+    /// known.
+    #[serde(default)]
+    pub standbys: Option<u64>,
+    /// How far they had been sent WAL; null when none had.
+    #[serde(default, with = "form::optional")]
+    pub sent_lsn: Option<Lsn>,
 }
 
 impl AbandonedStatus {
@@ -216,9 +223,17 @@ impl AbandonedStatus {
             true => "another history".to_owned(),
             false => format!("timeline {next_timeline}"),
         };
+        let holders = match (self.standbys, self.sent_lsn) {
+            (None, _) => String::new(),
+            (Some(standbys), Some(sent)) => {
+                let standbys = counted(standbys, "connected standby");
+                format!("; {standbys} had been sent WAL past that, up to {sent}")
+            }
+            (Some(_), None) => "; no connected standby had been sent any of it".to_owned(),
+        };
         format!(
             "WAL of timeline {timeline} past {start_lsn}, {content}{times}; abandoned for {goes_on} \
-             at {}, kept in {kept_in}; walhub ctl confirm {start_lsn}",
+             at {}, kept in {kept_in}{holders}; walhub ctl confirm abandoned {start_lsn}",
             date_millis(self.since)
         )
     }

@@ -27,6 +27,17 @@ pub struct AbandonedWal {
     pub content: Option<Content>,
     /// When it was abandoned.
     pub since: SystemTime,
+    /// Who had some of it; `None` when that is not known.
+    pub holders: Option<Holders>,
+}
+
+/// The standbys that were connected when WAL was abandoned and had been sent some of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holders {
+    /// How many.
+    pub standbys: u64,
+    /// How far the furthest had been sent WAL; `None` when there are none.
+    pub sent: Option<Lsn>,
 }
 
 /// What abandoned WAL consists of.
@@ -108,6 +119,20 @@ impl Abandoned {
         lost
     }
 
+    /// Notes who had what timeline `tli` had past `from`, unless that is known. Returns the entry, if
+    /// there is one that it is news of.
+    pub fn note_holders(
+        &mut self,
+        tli: TimelineId,
+        from: Lsn,
+        holders: Holders,
+    ) -> Option<AbandonedWal> {
+        let mut entries = self.entries.iter_mut();
+        let entry = entries.find(|entry| entry.is_of(tli, from) && entry.holders.is_none())?;
+        entry.holders = Some(holders);
+        Some(*entry)
+    }
+
     /// Removes what was abandoned at a switchpoint, and returns it.
     pub fn confirm(&mut self, from: Lsn) -> Vec<AbandonedWal> {
         let (confirmed, rest) = self.entries.drain(..).partition(|entry| entry.from == from);
@@ -139,6 +164,14 @@ struct Text {
     next_timeline: u32,
     content: Option<ContentText>,
     since_unix_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    holders: Option<HoldersText>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HoldersText {
+    standbys: u64,
+    sent: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -164,6 +197,10 @@ impl Text {
             next_timeline: entry.next.raw(),
             content,
             since_unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            holders: entry.holders.map(|Holders { standbys, sent }| HoldersText {
+                standbys,
+                sent: sent.map(|sent| sent.to_string()),
+            }),
         }
     }
 
@@ -177,6 +214,13 @@ impl Text {
                 .commit_times
                 .map(|(first, last)| (PgTime::new(first), PgTime::new(last))),
         });
+        let sent = |sent: &String| sent.parse().map_err(|_| wrong("sent"));
+        let holders = match self.holders {
+            Some(HoldersText { standbys, sent: upto }) => {
+                Some(Holders { standbys, sent: upto.as_ref().map(sent).transpose()? })
+            }
+            None => None,
+        };
         Ok(AbandonedWal {
             tli: TimelineId::new(self.timeline).ok_or_else(|| wrong("timeline"))?,
             from: self.from.parse().map_err(|_| wrong("from"))?,
@@ -184,6 +228,7 @@ impl Text {
             next: TimelineId::new(self.next_timeline).ok_or_else(|| wrong("next_timeline"))?,
             content,
             since: since.ok_or_else(|| wrong("since_unix_ms"))?,
+            holders,
         })
     }
 }
@@ -205,6 +250,7 @@ mod tests {
             next: TimelineId::new(2).unwrap(),
             content,
             since: UNIX_EPOCH + Duration::from_millis(1_790_000_000_123),
+            holders: None,
         }
     }
 
@@ -221,6 +267,22 @@ mod tests {
         assert!(!all.has(TimelineId::FIRST, Lsn::new(50)));
         assert_eq!(all.confirm(Lsn::new(70)), [entry(70, None)]);
         assert!(all.is_empty());
+    }
+
+    #[test]
+    fn who_had_it_is_noted_once_and_kept() {
+        let mut all = Abandoned::default();
+        all.add(entry(50, Some(3)));
+        all.add(entry(70, None));
+        let mut note = |from: u64, standbys, sent: Option<u64>| {
+            let holders = Holders { standbys, sent: sent.map(Lsn::new) };
+            all.note_holders(TimelineId::FIRST, Lsn::new(from), holders)
+        };
+        assert_eq!(note(60, 1, Some(61)), None);
+        assert!(note(50, 2, Some(90)).is_some_and(|entry| entry.holders.is_some()));
+        assert_eq!(note(50, 0, None), None, "it is known");
+        assert!(note(70, 0, None).is_some());
+        assert_eq!(Abandoned::decode(&all.encode()), Ok(all));
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub(super) async fn note_abandoned<D: Disk>(
             continue;
         }
         let (tli, from, since) = (ended.tli, ended.end, SystemTime::now());
-        let entry = AbandonedWal { tli, from, to, next, content, since };
+        let entry = AbandonedWal { tli, from, to, next, content, since, holders: None };
         tell(&entry, layout);
         if let Some(lost) = all.add(entry) {
             tracing::error!(
@@ -88,22 +88,17 @@ pub(super) async fn note_cut<D: Disk>(
 fn tell(entry: &AbandonedWal, layout: &Layout) {
     let aside = layout.diverged(entry.tli, entry.from);
     let aside = aside.display();
-    // The same word lifts a seam.
-    let known = match entry.next == entry.tli {
-        true => "is known, and lets standbys past it in again",
-        false => "is known",
-    };
     match (entry.has_commits(), entry.content.and_then(|content| content.commit_times)) {
         (true, Some((first, last))) => tracing::error!(
-            "{entry}, from {} to {}; the WAL is kept in \"{aside}\", and `walhub ctl confirm {}` \
-             says that this {known}",
+            "{entry}, from {} to {}; the WAL is kept in \"{aside}\", and `walhub ctl confirm abandoned \
+             {}` says that this is known",
             shown(first),
             shown(last),
             entry.from
         ),
         (true, None) => tracing::error!(
-            "{entry}; the WAL is kept in \"{aside}\", and `walhub ctl confirm {}` says that this \
-             {known}",
+            "{entry}; the WAL is kept in \"{aside}\", and `walhub ctl confirm abandoned {}` says that \
+             this is known",
             entry.from
         ),
         (false, _) => tracing::warn!("{entry}; the WAL is kept in \"{aside}\""),

@@ -43,7 +43,7 @@ pub enum NoSeam {
     #[error("our WAL past {0} is still being set aside")]
     UnderWay(Seam),
     /// There are too many.
-    #[error("{MOST} places are to be confirmed already (`walhub ctl confirm`)")]
+    #[error("{MOST} places are to be confirmed already (`walhub ctl confirm seam`)")]
     TooMany,
 }
 

@@ -182,7 +182,9 @@ fn one_commit_was_abandoned(hub: &mut Hub<'_>, left_at: Lsn, end: Lsn) {
     let (code, refused) = hub.ask(&["confirm", "0/1"]);
     assert_eq!(code, 1, "{refused}");
     assert_eq!(abandoned(hub), told);
-    let left = hub.told(&["confirm", &left_at.to_string()]);
+    // The one that is ahead may not have come back by then.
+    assert!(told[0]["standbys"].as_u64().is_some_and(|standbys| standbys <= 1), "{told}");
+    let left = hub.told(&["confirm", "abandoned", &left_at.to_string()]);
     assert_eq!(left["abandoned"].as_array().map(Vec::len), Some(0), "{left}");
     hub.stop();
     hub.start();

@@ -109,6 +109,10 @@ fn a_standby_inside_the_segment_follows_and_one_past_the_place_is_refused() {
     assert!(stage.shared <= seam && seam <= stage.place, "{} {seam}", stage.shared);
     let status = stage.hub.told(&["status"])["status"].clone();
     assert!(status["abandoned"][0]["commits"].as_u64().unwrap() >= 1, "{status}");
+    // One standby was connected past the place.
+    assert_eq!(status["abandoned"][0]["standbys"], 1, "{status}");
+    let sent: Lsn = status["abandoned"][0]["sent_lsn"].as_str().unwrap().parse().unwrap();
+    assert!(sent > seam, "{status}");
     let aside = stage.hub.directory().join(status["abandoned"][0]["kept_in"].as_str().unwrap());
     assert!(aside.read_dir().unwrap().count() >= 2, "{}", aside.display());
 
@@ -147,8 +151,19 @@ fn standbys_past_the_place_are_let_in_when_an_operator_confirms() {
     stage.primary.backup_again();
     let rebuilt = stage.primary.standby("rebuilt", &stage.hub.conninfo());
     stage.hub.wait_log(&["standby has diverged", "rebuilt"]);
-    let confirmed = stage.hub.told(&["confirm", &seam.to_string()]);
-    assert_eq!(confirmed["abandoned"].as_array().unwrap().len(), 0, "{confirmed}");
+    let seam = seam.to_string();
+    let left = |said: &serde_json::Value| {
+        ["abandoned", "seams"].map(|what| said[what].as_array().unwrap().len())
+    };
+    assert_eq!(left(&stage.hub.told(&["confirm"])), [1, 1]);
+    // To know what was lost says nothing about standbys.
+    assert_eq!(left(&stage.hub.told(&["confirm", &seam])), [0, 1]);
+    let (code, refused) = stage.hub.ask(&["confirm", &seam]);
+    assert_eq!(code, 1, "{refused}");
+    let text = refused["error"]["message"].as_str().unwrap();
+    assert!(text.contains(&format!("walhub ctl confirm seam {seam}")), "{text}");
+    wait::stays(Duration::from_secs(1), "it is not let in", || rebuilt.walreceiver().is_none());
+    assert_eq!(left(&stage.hub.told(&["confirm", "seam", &seam])), [0, 0]);
     stage.inside.start();
     load::write_mib(&stage.primary, 2);
     assert_converged(&stage.primary, &[&stage.inside, &rebuilt]);

@@ -201,6 +201,10 @@ impl Receiving {
                 // The caller may have given up.
                 drop(answer.send(Figures { receiver, ..Figures::default() }));
             }
+            // The standbys of a world are sessions of its own.
+            ToCore::Tell(Inquiry { about: About::Standbys(_), answer }) => {
+                drop(answer.send(Figures::default()));
+            }
             ToCore::EndHubStreams => process.end_hub_streams(),
             ToCore::BeginAnew => {
                 process.end_streams();

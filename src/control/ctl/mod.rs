@@ -10,7 +10,7 @@ use super::Shared;
 use super::inquiry;
 use crate::config::SCRUB_RATES;
 use crate::ctl::answer::{Answer, Dropped, Failure, Said};
-use crate::ctl::request::{HubCommand, MAX_REQUEST, Request, TrueHistory};
+use crate::ctl::request::{Confirmable, HubCommand, MAX_REQUEST, Request, TrueHistory};
 use crate::follow::{Steer, UpstreamOrder};
 use crate::hub::course::Upstream;
 use crate::status::{Ages, HubStatus};
@@ -180,10 +180,7 @@ impl CtlService {
                 self.steer(Steer::Fence).await?;
                 Said::Fence(inquiry::fence(hub))
             }
-            HubCommand::Confirm { lsn } => {
-                self.steer(Steer::Confirm(position(&lsn)?)).await?;
-                Said::Abandoned(inquiry::abandoned(hub))
-            }
+            HubCommand::Confirm { what, lsn } => return self.confirm(what, lsn.as_deref()).await,
             HubCommand::AcceptHistory { history, lsn } => {
                 return self.accept_history(history, &lsn).await;
             }
@@ -200,6 +197,26 @@ impl CtlService {
         let state = self.first_state().await;
         let said = Said::Upstream(inquiry::upstream(&self.shared.hub));
         Ok(Answer::new(said).with_note(format!("now: {state}")))
+    }
+
+    /// Without a position nothing is confirmed. A position alone never lifts a seam.
+    async fn confirm(
+        &self,
+        what: Option<Confirmable>,
+        lsn: Option<&str>,
+    ) -> Result<Answer, Failure> {
+        if let Some(at) = lsn.map(position).transpose()? {
+            let steer = match what {
+                Some(Confirmable::Seam) => Steer::ConfirmSeam(at),
+                Some(Confirmable::Abandoned) | None => Steer::ConfirmAbandoned(at),
+            };
+            self.steer(steer).await.map_err(|failure| {
+                failure.with_hint("`walhub ctl confirm` shows what there is to confirm.")
+            })?;
+        }
+        let hub = &self.shared.hub;
+        let abandoned = Said::Abandoned(inquiry::abandoned(hub));
+        Ok(Answer::new(abandoned).with_seams(inquiry::seams(hub)))
     }
 
     async fn accept_history(&self, history: TrueHistory, lsn: &str) -> Result<Answer, Failure> {

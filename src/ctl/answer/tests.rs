@@ -56,6 +56,8 @@ fn abandoned() -> AbandonedStatus {
         last_commit_time: Some(time(1)),
         since: time(8),
         kept_in: "diverged/2-1_10".to_owned(),
+        standbys: Some(2),
+        sent_lsn: Some(lsn(0x13)),
     }
 }
 

@@ -226,6 +226,8 @@ pub fn abandoned_status(abandoned: &Abandoned) -> Vec<AbandonedStatus> {
                 .diverged(entry.tli, entry.from)
                 .display()
                 .to_string(),
+            standbys: entry.holders.map(|holders| holders.standbys),
+            sent_lsn: entry.holders.and_then(|holders| holders.sent),
         }
     };
     abandoned.iter().map(status).collect()

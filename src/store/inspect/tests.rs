@@ -252,7 +252,7 @@ fn seams_are_shown_and_one_under_way_is_wrong() {
     let mut text = Vec::new();
     report(&layout).write_text(&mut text).unwrap();
     let text = String::from_utf8(text).unwrap();
-    assert!(text.contains(&format!("walhub ctl confirm {end}")), "{text}");
+    assert!(text.contains(&format!("walhub ctl confirm seam {end}")), "{text}");
     assert!(text.ends_with("Nothing is wrong.\n"), "{text}");
     std::fs::write(layout.seams(), "walhub seams 1").unwrap();
     assert!(report(&layout).wrong[0].contains("walhub.seams"));
