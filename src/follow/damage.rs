@@ -59,11 +59,17 @@ impl<E: Environment> Task<E> {
         let Some(both) = self.both_sides(asked, &lineage, shared, at, limit).await else {
             return Ok(CloserLook::OtherWal);
         };
-        let BothSides { from, ours, theirs } = &both;
-        let first = ours.iter().zip(theirs).position(|(ours, theirs)| ours != theirs);
-        let first = first.map(|n| from.saturating_add(n as u64));
+        // Each side is walked twice at most: that takes longer than others on this thread can wait.
+        let looking = self.parts.environment.blocking(move || {
+            let BothSides { from, ours, theirs } = &both;
+            let first = ours.iter().zip(theirs).position(|(ours, theirs)| ours != theirs);
+            let first = first.map(|n| from.saturating_add(n as u64));
+            let found = first.and_then(|at| damaged(&rules, *from, at, ours, theirs));
+            (both, found)
+        });
+        let (both, found) = looking.await.map_err(AttemptFailure::other)?;
         let host = &asked.seen.host;
-        match first.and_then(|at| damaged(&rules, *from, at, ours, theirs)) {
+        match found {
             None => Ok(CloserLook::OtherWal),
             Some(Damaged::Theirs(WholeRecord { from, .. })) => Err(AttemptFailure::other(format!(
                 "{host}: its copy of the record at {from} is damaged, and this hub's is whole: \

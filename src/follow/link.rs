@@ -26,6 +26,10 @@ const MAX_MESSAGE: usize = 1 << 20;
 /// The most rows of any answer to our commands.
 const MAX_ROWS: usize = 16;
 
+/// The most that may come in a stream beside the WAL that is wanted: keepalives, and WAL that was on its
+/// way when the stream was ended. What the sockets of both sides hold is far less.
+const MOST_UNWANTED: usize = 64 << 20;
+
 /// What can go wrong before the stream.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkFault {
@@ -64,6 +68,8 @@ pub(super) enum StartReply {
 pub(super) struct Link<S> {
     socket: S,
     unread: BytesMut,
+    /// Bytes that came beside the WAL that is wanted since the last command.
+    unwanted: usize,
     /// What the server reported about itself.
     pub(super) welcome: Welcome,
 }
@@ -100,7 +106,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                     .map_err(|e| LinkFault::Io(e.into()))??,
             };
             if progress == Progress::Ready {
-                return Ok(Self { socket, unread, welcome: login.finish()? });
+                let (unwanted, welcome) = (0, login.finish()?);
+                return Ok(Self { socket, unread, unwanted, welcome });
             }
         }
     }
@@ -112,6 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     }
 
     async fn send(&mut self, sql: &str) -> Result<(), LinkFault> {
+        self.unwanted = 0;
         let mut out = BytesMut::new();
         frontend::query(&mut out, sql);
         self.socket.write_all_buf(&mut out).await.map_err(LinkFault::Io)
@@ -122,6 +130,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         let mut failed = None;
         loop {
             let message = read(&mut self.socket, &mut self.unread).await?;
+            self.skip(message.0.len())?;
             match message.parse()? {
                 FromServer::RowDescription(_) => rows.clear(),
                 FromServer::DataRow(row) => {
@@ -141,6 +150,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 FromServer::CopyData(_) | FromServer::CopyDone => {}
                 _ => return Err(LinkFault::Protocol("unexpected message".to_owned())),
             }
+        }
+    }
+
+    /// Something came that is not wanted. A server that goes on and on sends no answer.
+    fn skip(&mut self, len: usize) -> Result<(), LinkFault> {
+        self.unwanted = self.unwanted.saturating_add(len);
+        match self.unwanted > MOST_UNWANTED {
+            true => Err(LinkFault::Protocol("too much beside the answer".to_owned())),
+            false => Ok(()),
         }
     }
 
@@ -227,6 +245,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 }
             };
             self.unread.advance(taken);
+            if wal.is_empty() {
+                self.skip(taken)?;
+            }
             if is_asked {
                 self.say_nothing_is_kept().await?;
             }

@@ -2,6 +2,7 @@
 
 mod accepting;
 mod copying;
+mod hostile;
 mod paused;
 
 use super::{ENDS, ORDERS, Parts, System, UpstreamOrder, run};
@@ -110,6 +111,8 @@ struct Server {
     says_first: FirstWords,
     /// The value of every byte of its WAL; with `None` it sends no WAL.
     wal: Option<u8>,
+    /// What it does when it is asked for WAL a second time on a connection.
+    hostility: Option<hostile::Hostility>,
 }
 
 /// How a stream begins.
@@ -130,6 +133,7 @@ const SERVER: Server = Server {
     cluster_name: "",
     says_first: FirstWords::Keepalive,
     wal: None,
+    hostility: None,
 };
 
 /// Serves every connection by the script, and records the commands.
@@ -162,7 +166,7 @@ fn converse(
     }
     backend::backend_key_data(&mut out, 1, 2);
     backend::ready_for_query(&mut out);
-    let mut unread = BytesMut::new();
+    let (mut unread, mut streams) = (BytesMut::new(), 0);
     loop {
         socket.write_all(&out)?;
         out.clear();
@@ -179,6 +183,11 @@ fn converse(
         match tag {
             b'Q' => {
                 asked.lock().unwrap().push(text.clone());
+                streams += u32::from(text.starts_with("START_REPLICATION"));
+                let hostility = server.lock().unwrap().hostility.clone();
+                if let Some(hostility) = hostility.filter(|_| streams == 2) {
+                    return hostility.show(&mut socket, &text);
+                }
                 answer(&text, &mut server.lock().unwrap(), &mut out);
             }
             b'c' => {
@@ -451,14 +460,14 @@ fn receiving(directory: &std::path::Path, ours: u8) -> Scene {
 }
 
 fn receiving_with(directory: &std::path::Path, ours: u8, holds: Holds) -> Scene {
-    receiving_as(directory, ours, holds, WeakProof::Accept)
+    receiving_as(directory, ours, holds, |_| {})
 }
 
 fn receiving_as(
     directory: &std::path::Path,
     ours: u8,
     holds: Holds,
-    weak_proof: WeakProof,
+    change: impl FnOnce(&mut Config),
 ) -> Scene {
     let layout = Layout::new(directory);
     std::fs::create_dir(layout.wal()).unwrap();
@@ -469,7 +478,7 @@ fn receiving_as(
     let server = Server { xlogpos: "0/5004000", ..SERVER };
     let scene = Scene::with(server, holds, |config| {
         config.directory = directory.to_owned();
-        config.weak_proof = weak_proof;
+        change(config);
     });
     let tli = scene.stream().tli;
     let (durable, start) = (Lsn::new(0x500_4000), Lsn::new(0x500_2000));
@@ -714,7 +723,9 @@ fn a_weak_proof_is_followed_and_counted() {
 #[test]
 fn a_weak_proof_is_refused_where_a_proof_is_required() {
     let directory = tempfile::tempdir().unwrap();
-    let scene = receiving_as(directory.path(), 0xAA, Holds::new(Lsn::INVALID), WeakProof::Refuse);
+    let scene = receiving_as(directory.path(), 0xAA, Holds::new(Lsn::INVALID), |config| {
+        config.weak_proof = WeakProof::Refuse;
+    });
     scene.server.lock().unwrap().wal = Some(0xAA);
     scene.end(UpstreamEnd::TimedOut);
     scene.wait_for("upstream not proved");
