@@ -2,7 +2,7 @@
 
 use crate::cluster::instance::InstanceId;
 use crate::status::{DirectoryStatus, LockStatus};
-use crate::store::directory::DirectoryFault;
+use crate::store::directory::check_is_a_hubs;
 use crate::store::inspect::{inspect_now, replace_instance_id};
 use crate::store::layout::Layout;
 use crate::store::rebuild::{Rebuilt, rebuild_control};
@@ -37,6 +37,7 @@ pub struct InspectFlags {
 /// The directory cannot be read, or the hub runs and its ID is to be replaced.
 pub fn inspect(flags: &InspectFlags) -> Result<ExitCode, Box<dyn Error>> {
     let layout = Layout::new(&flags.directory);
+    check_is_a_hubs(&layout)?;
     let mut out = io::stdout().lock();
     if flags.new_instance_id {
         let new = InstanceId::random().map_err(|e| e.to_string())?;
@@ -48,18 +49,8 @@ pub fn inspect(flags: &InspectFlags) -> Result<ExitCode, Box<dyn Error>> {
         let fresh = InstanceId::random().map_err(|e| e.to_string())?;
         return tell_rebuilt(&rebuild_control(&layout, fresh)?, &mut out);
     }
-    if layout.root().join("PG_VERSION").exists() {
-        return Err(DirectoryFault::Postgres(layout.root().to_owned()).into());
-    }
-    let report = look(&layout).map_err(|error| {
-        let path = layout.root().display();
-        match error.kind() {
-            io::ErrorKind::NotFound if layout.root().is_dir() => {
-                format!("\"{path}\" is not a hub's directory: there is no pg_wal in it")
-            }
-            _ => format!("could not read \"{path}\": {error}"),
-        }
-    })?;
+    let report = look(&layout)
+        .map_err(|error| format!("could not read \"{}\": {error}", layout.root().display()))?;
     if flags.json {
         report.write_json(&mut out)?;
     } else {

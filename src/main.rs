@@ -4,6 +4,7 @@ use clap::Parser as _;
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::process::ExitCode;
+use tracing::Level;
 use walhub::cli::{Cli, Command};
 use walhub::log;
 
@@ -14,7 +15,11 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(flags) => walhub::serve::serve(*flags),
         Command::Inspect(flags) => walhub::inspect::inspect(&flags),
-        Command::Verify(flags) => walhub::verify::verify(&flags),
+        Command::Verify(flags) => {
+            // What the restore command prints is logged.
+            let log = log::start(Level::INFO).map_err(Into::into);
+            log.and_then(|()| walhub::verify::verify(&flags))
+        }
         Command::Ctl(flags) => walhub::ctl::ctl(flags),
         Command::Demo => walhub::bench::demo::demo(),
         Command::Bench(flags) => walhub::bench::cli::bench(flags),

@@ -28,9 +28,31 @@ pub enum Fetched {
     /// The file is here.
     Here,
     /// The archive has no such file, or not all of it yet.
-    NotThere,
+    NotThere(Absence),
     /// The hub is stopping.
     Stopped,
+}
+
+/// What shows that the archive does not have a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Absence {
+    /// The command said so, or failed otherwise.
+    #[error("the command ended with exit code {code}")]
+    ExitCode {
+        /// 1 to 125.
+        code: i32,
+    },
+    /// The command succeeded and left no file.
+    #[error("the command ended with exit code 0, but left no file at %p")]
+    NoFile,
+    /// It may still be copied into the archive.
+    #[error("the command left {found} bytes, should be {expected}")]
+    TooShort {
+        /// Bytes of the file.
+        found: u64,
+        /// Bytes of a segment.
+        expected: u64,
+    },
 }
 
 /// The archive's answer is unusable; an operator has to act.
@@ -100,14 +122,21 @@ impl RestoreCommand {
         size: Option<u64>,
         stop: &AtomicBool,
     ) -> Result<Fetched, RestoreFault> {
-        let path = target.strip_prefix(&self.directory).unwrap_or(target);
-        let values = restore_values(OsStr::new(file), path, OsStr::new(OLDEST_NEEDED));
+        // A relative path means something else where the command runs.
+        let path = match target.strip_prefix(&self.directory) {
+            Ok(inside) => inside.to_owned(),
+            Err(_) => std::path::absolute(target)
+                .map_err(|error| failed("find the absolute path of", target, error))?,
+        };
+        let values = restore_values(OsStr::new(file), &path, OsStr::new(OLDEST_NEEDED));
         let line = self.template.expand(&values);
         let broken = |reason: String| RestoreFault::Broken { file: file.to_owned(), reason };
         let outcome = shell::run(&line, &self.directory, stop);
         match outcome.map_err(|error| broken(error.to_string()))? {
             CommandOutcome::Done => {}
-            CommandOutcome::Failed { .. } => return Ok(Fetched::NotThere),
+            CommandOutcome::Failed { code } => {
+                return Ok(Fetched::NotThere(Absence::ExitCode { code }));
+            }
             CommandOutcome::Broken { reason } => return Err(broken(reason)),
             CommandOutcome::Stopped => return Ok(Fetched::Stopped),
         }
@@ -115,14 +144,18 @@ impl RestoreCommand {
             // To read it could mean to wait for ever.
             Ok(meta) if !meta.is_file() => return Err(broken("it is not a plain file".to_owned())),
             Ok(meta) => meta.len(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Fetched::NotThere),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Fetched::NotThere(Absence::NoFile));
+            }
             Err(error) => return Err(failed("stat file", target, error)),
         };
         match size {
             Some(expected) if found > expected => {
                 Err(RestoreFault::WrongSize { file: file.to_owned(), found, expected })
             }
-            Some(expected) if found < expected => Ok(Fetched::NotThere),
+            Some(expected) if found < expected => {
+                Ok(Fetched::NotThere(Absence::TooShort { found, expected }))
+            }
             _ => Ok(Fetched::Here),
         }
     }
@@ -176,7 +209,7 @@ mod tests {
         assert_eq!(scene.fetch("cp archive/%f %p").unwrap(), Fetched::Here);
         assert_eq!(fs::read(scene.target()).unwrap(), b"1234");
         let said = scene.fetch("printf '%%s' %p %r > said; exit 1").unwrap();
-        assert_eq!(said, Fetched::NotThere);
+        assert_eq!(said, Fetched::NotThere(Absence::ExitCode { code: 1 }));
         let said = fs::read_to_string(scene.root.path().join("said")).unwrap();
         assert_eq!(said, format!("pg_wal/x.tmp{OLDEST_NEEDED}"));
     }
@@ -184,9 +217,14 @@ mod tests {
     #[test]
     fn what_is_not_there_leaves_nothing() {
         let scene = Scene::new();
-        for command in ["exit 1", "exit 125", "true", "printf 123 > %p", "printf 1234 > %p; false"]
-        {
-            assert_eq!(scene.fetch(command).unwrap(), Fetched::NotThere, "{command}");
+        for (command, why) in [
+            ("exit 1", Absence::ExitCode { code: 1 }),
+            ("exit 125", Absence::ExitCode { code: 125 }),
+            ("true", Absence::NoFile),
+            ("printf 123 > %p", Absence::TooShort { found: 3, expected: 4 }),
+            ("printf 1234 > %p; false", Absence::ExitCode { code: 1 }),
+        ] {
+            assert_eq!(scene.fetch(command).unwrap(), Fetched::NotThere(why), "{command}");
             assert!(!scene.target().exists(), "{command}");
         }
     }

@@ -74,8 +74,8 @@ impl Inner {
             let fetched = self.fetch(&name.to_string(), path.path(), Some(name.size.bytes()));
             match fetched.map_err(io::Error::other)? {
                 Fetched::Here => UnprovedSegment::open(path).map(Some),
-                Fetched::NotThere => {
-                    debug!("archive file \"{name}\" does not exist");
+                Fetched::NotThere(why) => {
+                    debug!("archive file \"{name}\" does not exist: {why}");
                     Ok(None)
                 }
                 Fetched::Stopped => Ok(None),

@@ -216,9 +216,10 @@ impl Repairer {
         let (file, size) = (name.to_string(), Some(name.size.bytes()));
         match command.fetch(&file, fetched, size, &self.stop) {
             Ok(Fetched::Here) => Ok(()),
-            Ok(Fetched::NotThere | Fetched::Stopped) => {
-                Err(format!("the archive does not have \"{name}\""))
+            Ok(Fetched::NotThere(why)) => {
+                Err(format!("the archive does not have \"{name}\": {why}"))
             }
+            Ok(Fetched::Stopped) => Err("the hub stops".to_owned()),
             Err(fault) => Err(fault.to_string()),
         }
     }

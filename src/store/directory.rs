@@ -54,6 +54,9 @@ pub enum DirectoryFault {
         /// Its mode.
         mode: u32,
     },
+    /// No hub ever started in it.
+    #[error("\"{}\" is not a hub's directory: there is no pg_wal in it", .0.display())]
+    NotAHubs(PathBuf),
     /// It belongs to PostgreSQL.
     #[error("directory \"{}\" is a PostgreSQL data directory; walhub needs one of its own", .0.display())]
     Postgres(PathBuf),
@@ -103,6 +106,28 @@ impl Directory {
     /// The names inside.
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+}
+
+/// Is this the directory of a hub? For those that only read one: [`Directory::open`] would turn any
+/// empty directory into a hub's.
+///
+/// # Errors
+/// It is not, or cannot be looked at.
+pub fn check_is_a_hubs(layout: &Layout) -> Result<(), DirectoryFault> {
+    let root = layout.root();
+    let meta = std::fs::metadata(root).map_err(failed("read", root))?;
+    if !meta.is_dir() {
+        return Err(DirectoryFault::NotADirectory(root.to_owned()));
+    }
+    if root.join("PG_VERSION").exists() {
+        return Err(DirectoryFault::Postgres(root.to_owned()));
+    }
+    match std::fs::metadata(layout.wal()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(DirectoryFault::NotAHubs(root.to_owned()))
+        }
+        other => other.map(|_| ()).map_err(failed("read", layout.wal())),
     }
 }
 
@@ -272,6 +297,25 @@ mod tests {
             let fault = Directory::open(dir.path()).unwrap_err();
             assert!(fault.to_string().contains("has invalid permissions"), "{fault}");
         }
+    }
+
+    #[test]
+    fn who_only_reads_is_told_what_a_directory_is() {
+        let dir = private();
+        let said = |path: &Path| check_is_a_hubs(&Layout::new(path)).map_err(|e| e.to_string());
+        let is = |path: &Path, words: &str| {
+            let fault = said(path).unwrap_err();
+            assert!(fault.contains(words), "{fault}");
+        };
+        is(dir.path(), "is not a hub's directory: there is no pg_wal in it");
+        is(&dir.path().join("none"), "none\": No such file or directory");
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        is(&file, "is not a directory");
+        std::fs::create_dir(dir.path().join("pg_wal")).unwrap();
+        assert_eq!(said(dir.path()), Ok(()));
+        std::fs::write(dir.path().join("PG_VERSION"), "15\n").unwrap();
+        is(dir.path(), "is a PostgreSQL data directory");
     }
 
     #[test]

@@ -10,8 +10,12 @@ use crate::archive::prove::{Head, Neighbours, Reason, SegmentProof, prove};
 use crate::archive::restore::RestoreCommand;
 use crate::archive::template::Template;
 use crate::store::digest::{DigestComparison, compare, hash_file};
-use crate::store::directory::Directory;
+use crate::store::directory::{Directory, check_is_a_hubs};
+use crate::store::disk::run_ready;
+use crate::store::durable::{read_small_now, replace_durably};
 use crate::store::layout::Layout;
+use crate::store::plain_disk::PlainDisk;
+use crate::store::scrub::ScrubNote;
 use crate::wal::{Lsn, SegmentContents, SegmentName, Stamp};
 use crate::wire::date::date_millis;
 use crate::wire::time::PgTime;
@@ -61,8 +65,14 @@ enum Verdict {
 /// # Errors
 /// The hub runs, or the directory cannot be read or repaired.
 pub fn verify(flags: &VerifyFlags) -> Result<ExitCode, Box<dyn Error>> {
+    let damaged = verify_directory(flags, &mut io::stdout().lock())?;
+    Ok(if damaged == 0 { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}
+
+/// Returns how many segments are damaged still.
+fn verify_directory(flags: &VerifyFlags, out: &mut impl Write) -> Result<u64, Box<dyn Error>> {
     let layout = Layout::new(&flags.directory);
-    // Opening would turn any empty directory into a hub's.
+    check_is_a_hubs(&layout)?;
     if !layout.control().exists() {
         return Err(
             format!("directory \"{}\" holds no control file", layout.root().display()).into()
@@ -70,16 +80,34 @@ pub fn verify(flags: &VerifyFlags) -> Result<ExitCode, Box<dyn Error>> {
     }
     let command = command(flags)?;
     let locked = Directory::open(layout.root())?;
-    let own = OwnSegments::read(locked.layout())?;
-    let damaged = verify_all(locked.layout(), &own, command.as_ref(), &mut io::stdout().lock())?;
-    Ok(if damaged == 0 { ExitCode::SUCCESS } else { ExitCode::from(2) })
+    let layout = locked.layout();
+    let own = OwnSegments::read(layout)?;
+    let mut whole = BTreeSet::new();
+    let damaged = verify_all(layout, &own, command.as_ref(), &mut whole, out)?;
+    forget_damage(layout, &whole)?;
+    Ok(damaged)
 }
 
-/// Returns how many segments are damaged still.
+/// Removes from what scrubs have found what they said of segments that are `whole` now. Otherwise the
+/// hub would not serve them before its next scrub.
+fn forget_damage(layout: &Layout, whole: &BTreeSet<SegmentName>) -> io::Result<()> {
+    let path = layout.scrub();
+    // One that cannot be read counts as missing, also for the hub.
+    let note = read_small_now(&path)?.and_then(|bytes| ScrubNote::decode(&bytes).ok());
+    let Some(mut note) = note else { return Ok(()) };
+    if !note.mend(|name| !whole.contains(&name)) {
+        return Ok(());
+    }
+    let written = run_ready(replace_durably(&PlainDisk, &path, note.encode()));
+    written.unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))
+}
+
+/// Adds the segments that are whole in the end to `whole`. Returns how many are damaged still.
 fn verify_all(
     layout: &Layout,
     own: &OwnSegments,
     command: Option<&RestoreCommand>,
+    whole: &mut BTreeSet<SegmentName>,
     out: &mut impl Write,
 ) -> io::Result<u64> {
     let (mut proved, mut segments, mut damaged, mut unknown) = (BTreeSet::new(), 0, 0, 0);
@@ -115,7 +143,9 @@ fn verify_all(
             }
         }
         match verdict {
-            Verdict::Whole => {}
+            Verdict::Whole => {
+                whole.insert(name);
+            }
             Verdict::EndsInside(from) => {
                 writeln!(out, "{name}: its last record, at {from}, is not whole after its end")?;
             }
@@ -241,8 +271,7 @@ fn command(flags: &VerifyFlags) -> Result<Option<RestoreCommand>, String> {
     }
     let template = Template::parse(&flags.restore_command, &['f', 'p', 'r']);
     let template = template.map_err(|fault| format!("--restore-command: {fault}"))?;
-    let root = std::path::absolute(&flags.directory).map_err(|error| error.to_string())?;
-    Ok(Some(RestoreCommand::new(template, &root)))
+    Ok(Some(RestoreCommand::new(template, &flags.directory)))
 }
 
 #[cfg(test)]

@@ -92,9 +92,11 @@ impl Theirs<'_> {
                             return Ok(Some(why));
                         }
                     }
-                    Ok(Fetched::NotThere | Fetched::Stopped) => {
-                        return Ok(Some(format!("the archive does not have \"{name}\"")));
+                    Ok(Fetched::NotThere(why)) => {
+                        return Ok(Some(format!("the archive does not have \"{name}\": {why}")));
                     }
+                    // Nothing here stops it.
+                    Ok(Fetched::Stopped) => return Ok(Some("the command was ended".to_owned())),
                     Err(fault) => return Ok(Some(fault.to_string())),
                 }
             }

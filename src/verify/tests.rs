@@ -4,11 +4,11 @@ use super::*;
 use crate::cluster::instance::InstanceId;
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::digest;
-use crate::store::disk::run_ready;
-use crate::store::plain_disk::PlainDisk;
+use crate::store::scrub::SegmentDamage;
 use crate::wal::synth::Synth;
 use crate::wal::{SegmentNo, SegmentSize, SystemId, TimelineId};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
 
 const MIB: u64 = 1 << 20;
 const FIRST: u64 = 5;
@@ -78,15 +78,18 @@ impl World {
 
     /// What is written, and how many segments are damaged then.
     fn verify(&self, repair: bool) -> (String, u64) {
-        let own = OwnSegments::read(&self.layout).unwrap();
+        self.verify_as(self.layout.root(), repair)
+    }
+
+    /// The same with the directory under this path.
+    fn verify_as(&self, directory: &Path, repair: bool) -> (String, u64) {
         let flags = VerifyFlags {
-            directory: self.layout.root().to_owned(),
+            directory: directory.to_owned(),
             repair,
             restore_command: "cp ../archive/%f %p 2>/dev/null".to_owned(),
         };
-        let command = command(&flags).unwrap();
         let mut out = Vec::new();
-        let damaged = verify_all(&self.layout, &own, command.as_ref(), &mut out).unwrap();
+        let damaged = verify_directory(&flags, &mut out).unwrap();
         (String::from_utf8(out).unwrap(), damaged)
     }
 
@@ -148,7 +151,10 @@ fn what_the_archive_lacks_or_has_damaged_is_left_as_it_is() {
     let before = std::fs::read(world.layout.segment(name(FIRST + 3))).unwrap();
     let (said, damaged) = world.verify(true);
     assert_eq!(damaged, 2, "{said}");
-    for (no, why) in [(FIRST + 1, "does not have"), (FIRST + 3, "with what the archive has")] {
+    for (no, why) in [
+        (FIRST + 1, "\": the command ended with exit code 1"),
+        (FIRST + 3, "with what the archive has"),
+    ] {
         let words = format!("{}: not repaired: ", name(no));
         assert!(said.lines().any(|l| l.starts_with(&words) && l.contains(why)), "{said}");
     }
@@ -156,6 +162,43 @@ fn what_the_archive_lacks_or_has_damaged_is_left_as_it_is() {
     assert!(!world.layout.damaged().exists());
     let names = std::fs::read_dir(world.layout.wal()).unwrap();
     assert_eq!(names.count(), 6, "nothing is left of the attempts");
+}
+
+/// The command runs in the directory, where a path from here leads elsewhere.
+#[test]
+fn a_relative_directory_is_repaired() {
+    let world = World::new(3);
+    flip(&world.layout.segment(name(FIRST + 1)), MIB / 2);
+    let up =
+        std::env::current_dir().unwrap().components().filter(|c| *c != Component::RootDir).count();
+    let mut relative: PathBuf = std::iter::repeat_n("..", up).collect();
+    relative.push(world.layout.root().strip_prefix("/").unwrap());
+    assert!(relative.is_relative() && relative.exists(), "{}", relative.display());
+    let (said, damaged) = world.verify_as(&relative, true);
+    assert_eq!(damaged, 0, "{said}");
+    assert!(world.is_as_archived(FIRST + 1));
+}
+
+/// The hub serves nothing of a segment that a scrub has found damaged.
+#[test]
+fn what_is_whole_now_is_no_longer_known_as_damaged() {
+    let world = World::new(5);
+    let mut note = ScrubNote::default();
+    for no in [FIRST + 1, FIRST + 3] {
+        flip(&world.layout.segment(name(no)), MIB / 2);
+        let (from, since) = (name(no).no.start(name(no).size), SystemTime::now());
+        note.find(SegmentDamage { name: name(no), from, what: "a bit".to_owned(), since });
+    }
+    std::fs::write(world.layout.scrub(), note.encode()).unwrap();
+    std::fs::remove_file(world.archived(FIRST + 3)).unwrap();
+    let known = || {
+        let note = ScrubNote::decode(&std::fs::read(world.layout.scrub()).unwrap()).unwrap();
+        note.damage().iter().map(|damage| damage.name.no.raw()).collect::<Vec<_>>()
+    };
+    assert_eq!(world.verify(false).1, 2);
+    assert_eq!(known(), [FIRST + 1, FIRST + 3]);
+    assert_eq!(world.verify(true).1, 1);
+    assert_eq!(known(), [FIRST + 3]);
 }
 
 #[test]
