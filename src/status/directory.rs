@@ -3,7 +3,7 @@
 use super::form;
 use super::hub::SetAsideStatus;
 use super::scrub::ScrubStatus;
-use super::upstream::{AbandonedStatus, EvidenceStatus, SeamStatus};
+use super::upstream::{AbandonedStatus, EvidenceStatus, SeamStatus, needs_an_operator};
 use crate::cluster::instance::InstanceId;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use crate::wire::date::date_millis;
@@ -265,13 +265,20 @@ impl DirectoryStatus {
         for SetAsideStatus { name, bytes } in &self.set_aside {
             writeln!(out, "Set aside:             {name}, {bytes} bytes")?;
         }
-        if self.evidence.is_none() && self.wrong.is_empty() {
+        if self.wrong.is_empty() {
             return writeln!(out, "Nothing is wrong.");
         }
         for wrong in &self.wrong {
             writeln!(out, "WRONG:                 {wrong}")?;
         }
         Ok(())
+    }
+
+    /// The upstream's state in words, when somebody has to act on it.
+    pub fn upstream_trouble(&self) -> Option<String> {
+        let state = self.upstream.as_ref()?;
+        let name = state.get("state").and_then(serde_json::Value::as_str)?;
+        needs_an_operator(name).then(|| upstream_text(state))
     }
 
     /// The report for a program.

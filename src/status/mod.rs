@@ -36,5 +36,5 @@ pub use slots::SlotStatus;
 pub use standbys::{DivergedStandby, StandbyStatus, StandbysStatus};
 pub use upstream::{
     AbandonedStatus, EvidenceStatus, FenceStatus, FollowedUpstream, ProofOutcome, ProofStatus,
-    SeamStatus, SetBy, UpstreamStatus,
+    SeamStatus, SetBy, UpstreamStatus, needs_an_operator,
 };

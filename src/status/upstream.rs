@@ -32,6 +32,19 @@ pub struct UpstreamStatus {
     pub weak_joins: u64,
 }
 
+/// Whether somebody has to act on a state of this name, or whether it resolves by itself.
+pub fn needs_an_operator(state: &str) -> bool {
+    matches!(
+        state,
+        "upstream refused"
+            | "upstream not proved"
+            | "no space"
+            | "gap"
+            | "diverged"
+            | "archive differs"
+    )
+}
+
 /// What an upstream has shown of the hub's WAL before it was followed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProofStatus {
@@ -134,7 +147,7 @@ impl EvidenceStatus {
     pub const fn consequence(&self) -> &'static str {
         match self.cleared {
             true => {
-                "another source has ours there; nothing is received from this one before it does"
+                "it stands against this source alone, which is not followed before it has ours there"
             }
             false => "nothing is received before a source has ours there",
         }

@@ -233,7 +233,8 @@ impl fmt::Display for UpstreamState {
             Self::Diverged { at, detail } => write!(
                 f,
                 "diverged: the upstream has another history from {at} on ({detail}); nothing of \
-                 it is stored, still serving"
+                 it is stored, still serving; when it is known whose history is the true one: \
+                 walhub ctl accept-history"
             ),
             Self::NoSpace { why } => {
                 write!(f, "no space: {why}; receiving is paused, still serving")
@@ -250,6 +251,38 @@ impl fmt::Display for UpstreamState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::needs_an_operator;
+
+    /// Who reads only the file with the state judges by its name.
+    #[test]
+    fn a_states_name_says_whether_it_is_an_alarm() {
+        let (host, why) = (|| "h".to_owned(), || "w".to_owned());
+        let (tli, at) = (TimelineId::FIRST, Lsn::new(7));
+        for state in [
+            UpstreamState::Connecting,
+            UpstreamState::Streaming { host: host(), tli, start: at },
+            UpstreamState::Restoring { tli, start: at },
+            UpstreamState::ArchiveDiffers { file: why(), at },
+            UpstreamState::Disconnected { why: why() },
+            UpstreamState::Waiting { host: host(), ours: at, theirs: at },
+            UpstreamState::WaitingToStart { host: host(), start_from: at, theirs: at },
+            UpstreamState::Refused { host: host(), why: why() },
+            UpstreamState::Unproved { host: host(), why: why() },
+            UpstreamState::Gap { at, message: why() },
+            UpstreamState::Diverged { at, detail: why() },
+            UpstreamState::NoSpace { why: why() },
+            UpstreamState::Fenced { tli, at },
+            UpstreamState::Stopped,
+        ] {
+            assert_eq!(needs_an_operator(state.name()), state.is_alarm(), "{}", state.name());
+        }
+    }
+
+    #[test]
+    fn what_ends_a_divergence_is_named() {
+        let state = UpstreamState::Diverged { at: Lsn::new(0x300_0000), detail: "other".into() };
+        assert!(state.to_string().contains("walhub ctl accept-history"), "{state}");
+    }
 
     #[test]
     fn state_file_is_json() {

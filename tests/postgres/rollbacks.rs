@@ -117,7 +117,10 @@ fn a_primary_that_was_rolled_back_is_never_joined() {
     assert!(status["evidence"]["upstream"].as_str().unwrap().contains(&port), "{status}");
     let text = stage.hub.ctl().arg("status").output().unwrap().stdout;
     assert!(String::from_utf8(text).unwrap().contains("Evidence:"));
-    assert_eq!(stage.hub.inspect().evidence(), Some(at));
+    let found = stage.hub.inspect();
+    assert_eq!(found.evidence(), Some(at));
+    let named = format!("has another history from {at} on timeline 1 on");
+    assert!(found.wrong().iter().any(|wrong| wrong.contains(&named)), "{:?}", found.wrong());
 
     // The true history comes back.
     stage.primary.kill();
@@ -129,7 +132,8 @@ fn a_primary_that_was_rolled_back_is_never_joined() {
     let status = stage.hub.told(&["status"])["status"].clone();
     assert!(status["evidence"].is_null(), "{status}");
     assert!(!stage.hub.pg_wal().with_file_name("walhub.evidence").exists());
-    assert_eq!(stage.hub.inspect().evidence(), None);
+    let found = stage.hub.inspect();
+    assert_eq!((found.evidence(), found.wrong()), (None, vec![]));
     stage.hub.assert_running();
 }
 

@@ -441,6 +441,7 @@ impl DirectoryStatus {
         // Not synced: after a crash it may be anything, and then nothing is reported from it.
         if let Ok(Some(bytes)) = read_small(disk, &layout.state()).await {
             self.upstream = serde_json::from_slice(&bytes).ok();
+            self.wrong.extend(self.upstream_trouble());
         }
     }
 
@@ -463,7 +464,15 @@ impl DirectoryStatus {
     async fn read_evidence<D: Disk>(&mut self, disk: &D, layout: &Layout) {
         match read_note(disk, &layout.evidence(), Evidence::decode).await {
             Ok(None) => {}
-            Ok(Some(evidence)) => self.evidence = evidence_status(&evidence),
+            Ok(Some(evidence)) => {
+                self.evidence = evidence_status(&evidence);
+                let standing = evidence.iter().filter(|difference| !difference.cleared);
+                self.wrong.extend(standing.map(|difference| {
+                    let Difference { at, tli, source, .. } = difference;
+                    let source = &source.name;
+                    format!("{source} has another history from {at} on timeline {tli} on")
+                }));
+            }
             Err(fault) => self.wrong.push(fault.to_string()),
         }
     }

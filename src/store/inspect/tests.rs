@@ -1,6 +1,7 @@
 //! What `inspect` finds in good and in damaged directories.
 
 use super::*;
+use crate::store::evidence::WalSource;
 use crate::store::faulty_disk::FaultyDisk;
 use crate::wal::synth::Synth;
 use crate::wal::{Lsn, SystemId};
@@ -256,4 +257,51 @@ fn seams_are_shown_and_one_under_way_is_wrong() {
     assert!(text.ends_with("Nothing is wrong.\n"), "{text}");
     std::fs::write(layout.seams(), "walhub seams 1").unwrap();
     assert!(report(&layout).wrong[0].contains("walhub.seams"));
+}
+
+/// A hub that cannot receive before somebody acts, as its last run wrote it down.
+#[test]
+fn a_state_that_needs_an_operator_is_wrong() {
+    let (_dir, layout, _) = hub();
+    for (state, is_wrong) in [
+        ("diverged", true),
+        ("gap", true),
+        ("no space", true),
+        ("streaming", false),
+        ("disconnected", false),
+    ] {
+        let text = format!("{{\"state\":\"{state}\",\"why\":\"so\"}}");
+        std::fs::write(layout.state(), text).unwrap();
+        let report = report(&layout);
+        assert_eq!(!report.wrong.is_empty(), is_wrong, "{state}: {:?}", report.wrong);
+        let mut text = Vec::new();
+        report.write_text(&mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let said = format!("WRONG:                 {state}, why so\n");
+        assert_eq!(text.contains(&said), is_wrong, "{text}");
+        assert_eq!(text.contains("Nothing is wrong."), !is_wrong, "{text}");
+    }
+}
+
+/// The hub receives nothing, until a source has its WAL there; then one source alone is barred.
+#[test]
+fn a_difference_is_wrong_until_it_stands_against_one_source_alone() {
+    let (_dir, layout, _) = hub();
+    let mut evidence = Evidence::default();
+    let at = Lsn::new(5 * MIB);
+    evidence.add(Difference {
+        tli: TimelineId::FIRST,
+        at,
+        source: WalSource { name: "a:5432".to_owned(), server: None },
+        since: std::time::UNIX_EPOCH,
+        detail: "other".to_owned(),
+        cleared: false,
+        bytes: None,
+    });
+    std::fs::write(layout.evidence(), evidence.encode()).unwrap();
+    let wrong = report(&layout).wrong;
+    assert_eq!(wrong, ["a:5432 has another history from 0/500000 on timeline 1 on"]);
+    evidence.clear(at).unwrap();
+    std::fs::write(layout.evidence(), evidence.encode()).unwrap();
+    assert_eq!(report(&layout).wrong, Vec::<String>::new());
 }
