@@ -16,6 +16,7 @@ use super::aside::{adds_nothing, holds_wal_past, keep_copy, set_aside};
 use super::clean::clear_past;
 use super::control_file::{Cluster, ControlFile};
 use super::count::note_abandoned;
+use super::course::FenceNote;
 use super::cut::{ControlChange, carry_out_cut, read_seams};
 use super::digest;
 use super::disk::Disk;
@@ -27,7 +28,7 @@ use super::layout::{Layout, Listing, SegmentRange};
 use super::notes::{BegunNote, HaltedNote};
 use super::seams::Seams;
 use super::switch::{clear_ended, leaves};
-use super::tail::{Tail, TailSearch};
+use super::tail::{Tail, TailSearch, lost_before_fence};
 use crate::store::durable::{read_full, replace_durably};
 use crate::wal::{Fork, Lsn, SegmentName, SegmentNo, TimelineId, Walker};
 use std::path::Path;
@@ -283,6 +284,10 @@ impl<D: Disk> Recovery<'_, D> {
         let search = self.search(fork.clone(), trusted, halted);
         let tail = search.find(self.disk).await?;
         let walker = search.walk_again(self.disk, &tail).await?;
+        let fence = read_note(self.disk, &self.layout.fence(), FenceNote::decode).await?;
+        if let Some(lost) = lost_before_fence(fence, self.cluster.timeline, &tail) {
+            tracing::warn!("{lost}");
+        }
         let abandoned = note_abandoned(self.disk, self.layout, self.cluster, leaving).await;
         clear_ended(self.disk, self.layout, self.cluster, leaving).await?;
         self.clear_early_partials().await?;

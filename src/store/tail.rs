@@ -11,12 +11,13 @@
 
 use super::append::Beginning;
 use super::control_file::Cluster;
+use super::course::FenceNote;
 use super::disk::Disk;
-use super::fault::{StoreFault, failed};
+use super::fault::{DAMAGED, StoreFault, failed};
 use super::layout::{Layout, SegmentRange};
 use crate::store::durable::read_full;
 use crate::wal::page::{LONG_HEADER, PAGE_SIZE, PageHeader, PageRules};
-use crate::wal::{Fork, Lsn, SegmentName, SegmentNo, SegmentSize, WalkFault, Walker};
+use crate::wal::{Fork, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId, WalkFault, Walker};
 use std::path::{Path, PathBuf};
 
 /// Bytes read at a time.
@@ -70,6 +71,25 @@ impl Tail {
     pub fn durable(&self) -> Lsn {
         self.record_end.max(self.resume).max(self.noted)
     }
+}
+
+/// What was durable when the hub was fenced and is not found any more, in words: the open segment was
+/// damaged or lost. Whatever a crash cuts off comes after a fence that was printed.
+pub(super) fn lost_before_fence(
+    fence: Option<FenceNote>,
+    tli: TimelineId,
+    tail: &Tail,
+) -> Option<String> {
+    let fence = fence.filter(|fence| fence.tli == tli && fence.record_end > tail.durable())?;
+    let why = match tail.ended_by {
+        Some(fault) => fault.to_string(),
+        None => "no more is here".to_owned(),
+    };
+    Some(format!(
+        "the WAL ends at {}, before the fence at {}, up to which it was durable: {why}; {DAMAGED}",
+        tail.durable(),
+        fence.record_end
+    ))
 }
 
 /// What a segment's first page says about the bytes after its header.

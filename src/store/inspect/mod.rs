@@ -16,6 +16,7 @@ use crate::status::{
 use crate::store::abandoned::{Abandoned, AbandonedWal};
 use crate::store::aside_sizes::{SetAside, all_set_aside};
 use crate::store::control_file::{Cluster, ControlFile};
+use crate::store::course::FenceNote;
 use crate::store::cut::read_seams;
 use crate::store::directory::{Directory, DirectoryFault, lock_holder};
 use crate::store::disk::{Disk, run_ready};
@@ -33,7 +34,7 @@ use crate::store::rebuild::explain;
 use crate::store::recover::{hole_before_open, looks_like_wal, newest_range, open_segments};
 use crate::store::scrub::{ScrubNote, ScrubProgress};
 use crate::store::seams::Seams;
-use crate::store::tail::Tail;
+use crate::store::tail::{Tail, lost_before_fence};
 use crate::wal::{SegmentName, SegmentNo, SegmentSize, TimelineId};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -99,6 +100,7 @@ async fn look<D: Disk>(disk: &D, layout: &Layout) -> io::Result<DirectoryStatus>
         Err(error) => report.wrong.push(format!("could not look at what was set aside: {error}")),
     }
     report.read_seams(disk, layout).await;
+    report.read_fence(disk, layout).await;
     report.check_access(layout.root());
     let control = match read_note(disk, &layout.control(), ControlFile::decode).await {
         Ok(Some(control)) => control,
@@ -322,7 +324,13 @@ impl DirectoryStatus {
         self.measure(disk, layout, &listing, size).await;
         let halted = self.halted.as_ref().map(|halted| halted.durable);
         match find_end(disk, layout, cluster, &listing, halted).await {
-            Ok(tail) => self.end = Some(end_of_wal(cluster.timeline, &tail)),
+            Ok(tail) => {
+                let fence = read_note(disk, &layout.fence(), FenceNote::decode).await;
+                // One that cannot be read is named with the other notes.
+                let lost = lost_before_fence(fence.ok().flatten(), cluster.timeline, &tail);
+                self.wrong.extend(lost);
+                self.end = Some(end_of_wal(cluster.timeline, &tail));
+            }
             Err(fault) => self.wrong.push(fault.to_string()),
         }
     }
@@ -474,6 +482,13 @@ impl DirectoryStatus {
                 }));
             }
             Err(fault) => self.wrong.push(fault.to_string()),
+        }
+    }
+
+    /// What is known of the fence is compared with the end of the WAL.
+    async fn read_fence<D: Disk>(&mut self, disk: &D, layout: &Layout) {
+        if let Err(fault) = read_note(disk, &layout.fence(), FenceNote::decode).await {
+            self.wrong.push(fault.to_string());
         }
     }
 

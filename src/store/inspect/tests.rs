@@ -305,3 +305,26 @@ fn a_difference_is_wrong_until_it_stands_against_one_source_alone() {
     std::fs::write(layout.evidence(), evidence.encode()).unwrap();
     assert_eq!(report(&layout).wrong, Vec::<String>::new());
 }
+
+#[test]
+fn wal_that_was_durable_at_a_fence_is_missed() {
+    let (_dir, layout, end) = hub();
+    let fence = |record_end| FenceNote {
+        tli: TimelineId::FIRST,
+        record_end,
+        durable: record_end,
+        since: std::time::UNIX_EPOCH,
+    };
+    std::fs::write(layout.fence(), fence(end).encode()).unwrap();
+    assert_eq!(report(&layout).wrong, Vec::<String>::new());
+    let open = layout.partial(segment(6));
+    let mut bytes = std::fs::read(&open).unwrap();
+    bytes[MIB as usize / 4] ^= 1;
+    std::fs::write(&open, bytes).unwrap();
+    let wrong = report(&layout).wrong;
+    assert!(wrong.len() == 1, "{wrong:?}");
+    assert!(wrong[0].contains(&format!("before the fence at {end}")), "{wrong:?}");
+    // Without the fence this may be what a crash has left.
+    std::fs::remove_file(layout.fence()).unwrap();
+    assert_eq!(report(&layout).wrong, Vec::<String>::new());
+}
