@@ -2,7 +2,7 @@
 //!
 //! Source: `src/backend/access/transam/xlogarchive.c`, `RestoreArchivedFile`.
 
-use super::shell::{self, CommandOutcome};
+use super::shell::{self, CommandOutcome, OutputLevel};
 use super::template::{Template, restore_values};
 use std::ffi::OsStr;
 use std::fs;
@@ -107,8 +107,20 @@ impl RestoreCommand {
         size: Option<u64>,
         stop: &AtomicBool,
     ) -> Result<Fetched, RestoreFault> {
+        self.fetch_logged(file, target, size, stop, OutputLevel::Info)
+    }
+
+    /// The same, and what the command prints is logged at this level.
+    pub fn fetch_logged(
+        &self,
+        file: &str,
+        target: &Path,
+        size: Option<u64>,
+        stop: &AtomicBool,
+        level: OutputLevel,
+    ) -> Result<Fetched, RestoreFault> {
         remove(target)?;
-        let fetched = self.run(file, target, size, stop);
+        let fetched = self.run(file, target, size, stop, level);
         if !matches!(fetched, Ok(Fetched::Here)) {
             remove(target)?;
         }
@@ -121,6 +133,7 @@ impl RestoreCommand {
         target: &Path,
         size: Option<u64>,
         stop: &AtomicBool,
+        level: OutputLevel,
     ) -> Result<Fetched, RestoreFault> {
         // A relative path means something else where the command runs.
         let path = match target.strip_prefix(&self.directory) {
@@ -131,7 +144,7 @@ impl RestoreCommand {
         let values = restore_values(OsStr::new(file), &path, OsStr::new(OLDEST_NEEDED));
         let line = self.template.expand(&values);
         let broken = |reason: String| RestoreFault::Broken { file: file.to_owned(), reason };
-        let outcome = shell::run(&line, &self.directory, stop);
+        let outcome = shell::run(&line, &self.directory, stop, level);
         match outcome.map_err(|error| broken(error.to_string()))? {
             CommandOutcome::Done => {}
             CommandOutcome::Failed { code } => {

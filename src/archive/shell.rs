@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tracing::info;
+use tracing::{debug, info};
 
 /// How often the hub checks for its own stop while a command runs.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
@@ -25,6 +25,15 @@ const LINE: usize = 1024;
 const PIPE: usize = 65_536;
 /// What a command gets to end by itself when it is asked to.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// At which level a line that a command prints is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputLevel {
+    /// An operator should see it.
+    Info,
+    /// It was logged before, when the command did the same.
+    Debug,
+}
 
 /// How a command ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +61,12 @@ pub enum CommandOutcome {
 ///
 /// # Errors
 /// The shell could not be started or waited for.
-pub fn run(line: &OsStr, directory: &Path, stop: &AtomicBool) -> io::Result<CommandOutcome> {
+pub fn run(
+    line: &OsStr,
+    directory: &Path,
+    stop: &AtomicBool,
+    level: OutputLevel,
+) -> io::Result<CommandOutcome> {
     let (pipe, printed) = io::pipe()?;
     let mut child = Command::new("/bin/sh")
         .arg("-c")
@@ -65,7 +79,7 @@ pub fn run(line: &OsStr, directory: &Path, stop: &AtomicBool) -> io::Result<Comm
         .spawn()?;
     let group = Pid::from_child(&child);
     let ended = pidfd_open(group, PidfdFlags::empty())?;
-    let mut output = Output::new(pipe);
+    let mut output = Output::new(pipe, level);
     let mut by = |limit: Option<Instant>| -> io::Result<Ended> {
         loop {
             if output.log_until(&ended)? == Ended::Yes {
@@ -106,11 +120,12 @@ struct Output {
     pipe: Option<PipeReader>,
     /// The last line, still incomplete.
     line: Vec<u8>,
+    level: OutputLevel,
 }
 
 impl Output {
-    fn new(pipe: PipeReader) -> Self {
-        Self { pipe: Some(pipe), line: Vec::new() }
+    fn new(pipe: PipeReader, level: OutputLevel) -> Self {
+        Self { pipe: Some(pipe), line: Vec::new(), level }
     }
 
     /// Logs what arrives for a moment, or until `command` has ended.
@@ -171,7 +186,11 @@ impl Output {
 
     fn log_line(&mut self) {
         if !self.line.is_empty() {
-            info!("command: {}", String::from_utf8_lossy(&self.line));
+            let line = String::from_utf8_lossy(&self.line);
+            match self.level {
+                OutputLevel::Info => info!("command: {line}"),
+                OutputLevel::Debug => debug!("command: {line}"),
+            }
             self.line.clear();
         }
     }
@@ -200,7 +219,7 @@ mod tests {
 
     fn sh(line: &str) -> CommandOutcome {
         let never = AtomicBool::new(false);
-        run(OsStr::new(line), Path::new("/"), &never).unwrap()
+        run(OsStr::new(line), Path::new("/"), &never, OutputLevel::Info).unwrap()
     }
 
     #[test]
@@ -222,7 +241,8 @@ mod tests {
     fn it_runs_where_it_is_told_to() {
         let directory = tempfile::tempdir().unwrap();
         let never = AtomicBool::new(false);
-        let outcome = run(OsStr::new("echo 1 > here"), directory.path(), &never).unwrap();
+        let line = OsStr::new("echo 1 > here");
+        let outcome = run(line, directory.path(), &never, OutputLevel::Info).unwrap();
         assert_eq!(outcome, CommandOutcome::Done);
         assert_eq!(std::fs::read_to_string(directory.path().join("here")).unwrap(), "1\n");
     }
@@ -242,7 +262,7 @@ mod tests {
         let endless = PipeReader::from(OwnedFd::from(File::open("/dev/zero").unwrap()));
         let (ended, end) = mpsc::channel();
         std::thread::spawn(move || {
-            Output::new(endless).log_rest();
+            Output::new(endless, OutputLevel::Info).log_rest();
             ended.send(())
         });
         assert_eq!(end.recv_timeout(Duration::from_secs(30)), Ok(()));
@@ -256,7 +276,8 @@ mod tests {
         let began = directory.path().join("began");
         let (ours, path) = (Arc::clone(&stop), directory.path().to_owned());
         let running = std::thread::spawn(move || {
-            run(OsStr::new("trap '' TERM; echo $$ > began; sleep 1000"), &path, &ours).unwrap()
+            let line = OsStr::new("trap '' TERM; echo $$ > began; sleep 1000");
+            run(line, &path, &ours, OutputLevel::Info).unwrap()
         });
         let limit = Instant::now() + Duration::from_secs(30);
         while !std::fs::read_to_string(&began).is_ok_and(|pid| pid.ends_with('\n')) {

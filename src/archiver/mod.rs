@@ -10,7 +10,7 @@ mod attempt;
 
 pub use attempt::{Attempted, attempt};
 
-use crate::archive::shell::{self, CommandOutcome};
+use crate::archive::shell::{self, CommandOutcome, OutputLevel};
 use crate::archive::template::{Template, archive_values};
 use crate::store::archive_status::Woken;
 use crate::store::disk::{Disk, run_ready};
@@ -177,7 +177,7 @@ impl Work {
     fn run_command(&self, file: ArchiveFile) -> io::Result<CommandOutcome> {
         let line = self.line(file);
         debug!("executing archive command \"{}\"", line.display());
-        let outcome = shell::run(&line, self.layout.root(), &self.cut);
+        let outcome = shell::run(&line, self.layout.root(), &self.cut, OutputLevel::Info);
         match &outcome {
             Ok(CommandOutcome::Done | CommandOutcome::Stopped) => {}
             Ok(CommandOutcome::Failed { code }) => warn!(

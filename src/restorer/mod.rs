@@ -16,7 +16,8 @@ mod queue;
 use self::fetched::FetchedSegments;
 use self::queue::{Queue, SegmentKey, Waiting, Work};
 use crate::archive::prove::{SegmentFile, SegmentProof, Unproved, prove};
-use crate::archive::restore::{Fetched, RestoreCommand};
+use crate::archive::restore::{Fetched, RestoreCommand, RestoreFault};
+use crate::archive::shell::OutputLevel;
 use crate::config::RestoreSettings;
 use crate::hub::Hub;
 use crate::hub::chain::timeline_in_name;
@@ -70,8 +71,9 @@ struct Inner {
     fetches: AtomicU64,
     /// Segments that are not proved yet.
     fetched: FetchedSegments,
-    /// Held during the fetch of a history file.
-    histories: Mutex<()>,
+    /// Held during the fetch of a history file: the last one that the archive did not have. A hub
+    /// without an upstream asks for the next timeline's every few seconds.
+    histories: Mutex<Option<TimelineId>>,
     /// When it was last reported that the command is broken; `None` while it works.
     broken: Mutex<Option<Instant>>,
     queue: Mutex<Queue>,
@@ -123,7 +125,7 @@ impl Restorer {
             stop: AtomicBool::new(false),
             fetches: AtomicU64::new(0),
             fetched: FetchedSegments::new(jobs + MAX_UNUSED),
-            histories: Mutex::new(()),
+            histories: Mutex::new(None),
             broken: Mutex::new(None),
             queue: Mutex::new(Queue::default()),
             ready: Condvar::new(),
@@ -363,7 +365,11 @@ impl Inner {
     }
 
     fn fetch(&self, file: &str, target: &Path, size: Option<u64>) -> Result<Fetched, String> {
-        let fetched = self.command.fetch(file, target, size, &self.stop);
+        self.judge(self.command.fetch(file, target, size, &self.stop))
+    }
+
+    /// Logs that the command is broken, but not too often.
+    fn judge(&self, fetched: Result<Fetched, RestoreFault>) -> Result<Fetched, String> {
         let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
         match fetched {
             Ok(fetched) => {
@@ -387,10 +393,14 @@ impl Inner {
         let file = History::file_name(tli);
         let path = self.layout.restoring(&file);
         // Two clients may ask for the same file: fetch one after the other, to one path.
-        let _alone = self.histories.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.fetch(&file, &path, None)? != Fetched::Here {
+        let mut absent = self.histories.lock().unwrap_or_else(PoisonError::into_inner);
+        let level = if *absent == Some(tli) { OutputLevel::Debug } else { OutputLevel::Info };
+        let fetched = self.command.fetch_logged(&file, &path, None, &self.stop, level);
+        if self.judge(fetched)? != Fetched::Here {
+            *absent = Some(tli);
             return Ok(None);
         }
+        *absent = None;
         let content =
             read_small(&path).map_err(|error| format!("archive file \"{file}\": {error}"));
         // A start removes it, too.

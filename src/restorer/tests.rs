@@ -200,3 +200,39 @@ fn a_slow_keeper_holds_up_no_fetch() {
     cores.sort_unstable_by_key(|(core, _)| *core);
     assert_eq!(cores, [(4, None), (5, None), (6, None)]);
 }
+
+/// Without an upstream it is asked for every few seconds.
+#[test]
+fn what_the_command_says_of_a_history_that_is_not_there_is_logged_once() {
+    let world = World::new("echo none of %f; exit 1");
+    let log = Log::default();
+    let written = log.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || written.clone()).finish();
+    // With only one subscriber, another test's thread may decide that no event is wanted.
+    let _second =
+        tracing::Dispatch::new(tracing_subscriber::fmt().with_writer(std::io::sink).finish());
+    tracing::subscriber::with_default(subscriber, || {
+        for raw in [2, 2, 2, 3] {
+            let found = world.restorer.inner.fetch_history(TimelineId::new(raw).unwrap());
+            assert_eq!(found, Ok(None));
+        }
+    });
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(text.matches("none of 00000002.history").count(), 1, "{text}");
+    assert_eq!(text.matches("none of 00000003.history").count(), 1, "{text}");
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        io::Write::write(&mut *self.0.lock().unwrap(), bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
