@@ -1,6 +1,5 @@
 //! The `walhub` binary: subcommands, and errors as exit codes.
 
-use clap::Parser as _;
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::process::ExitCode;
@@ -12,13 +11,13 @@ use walhub::log;
 const OUTPUT_CLOSED: u8 = 141;
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = match Cli::from_command_line().command {
         Command::Serve(flags) => walhub::serve::serve(*flags),
         Command::Inspect(flags) => walhub::inspect::inspect(&flags),
         Command::Verify(flags) => {
             // What the restore command prints is logged.
-            let log = log::start(Level::INFO).map_err(Into::into);
-            log.and_then(|()| walhub::verify::verify(&flags))
+            let started = log::start(Level::INFO).map_err(Into::into);
+            started.and_then(|()| walhub::verify::verify(&flags))
         }
         Command::Ctl(flags) => walhub::ctl::ctl(flags),
         Command::Demo => walhub::bench::demo::demo(),

@@ -112,7 +112,12 @@ impl Conninfo {
     /// Reads `text`, and the environment for what the text leaves out.
     pub fn parse(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConninfoFault> {
         let values = Values::gather(text, env)?;
-        let hosts = values.hosts()?;
+        let hosts = values.hosts().map_err(|fault| match fault {
+            ConninfoFault::InvalidPort(_) if syntax::after_scheme(text).is_some() => {
+                ConninfoFault::InvalidUriPort
+            }
+            fault => fault,
+        })?;
         let sslmode = values.sslmode(&hosts)?;
         values.refuse_unsupported(sslmode)?;
         Ok(Self {

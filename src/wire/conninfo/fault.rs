@@ -38,10 +38,13 @@ pub enum ConninfoFault {
         value: String,
     },
     /// Not from 1 to 65535.
+    #[error("invalid port number: \"{0}\"")]
+    InvalidPort(String),
+    /// The same in a URI. What stands there may be part of a password, so it is not shown.
     #[error(
         "invalid port number (a password with \"/\" or \"@\" must be percent-encoded in a URI)"
     )]
-    InvalidPort,
+    InvalidUriPort,
     /// Lists of different lengths.
     #[error("could not match {given} {what} to {hosts} hosts")]
     HostCount {

@@ -12,9 +12,14 @@ use winnow::token::{any, none_of, take_till};
 /// Pairs in the order given. Later ones win.
 pub(super) type Pairs = Vec<(String, String)>;
 
+/// What follows the scheme of a URI; `None` when it is none.
+pub(super) fn after_scheme(text: &str) -> Option<&str> {
+    ["postgresql://", "postgres://"].iter().find_map(|scheme| text.strip_prefix(scheme))
+}
+
 /// Parses either syntax.
 pub(super) fn pairs(text: &str) -> Result<Pairs, ConninfoFault> {
-    match ["postgresql://", "postgres://"].iter().find_map(|scheme| text.strip_prefix(scheme)) {
+    match after_scheme(text) {
         Some(rest) => uri(rest),
         None => key_value(text),
     }

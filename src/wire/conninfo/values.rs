@@ -189,6 +189,9 @@ fn addresses_of(name: String, hostaddr: &str) -> Result<Vec<HostAddr>, ConninfoF
 fn port(text: &str) -> Result<u16, ConninfoFault> {
     match text.trim_ascii() {
         "" => Ok(DEFAULT_PORT),
-        digits => digits.parse().ok().filter(|port| *port != 0).ok_or(ConninfoFault::InvalidPort),
+        digits => {
+            let port = digits.parse().ok().filter(|port| *port != 0);
+            port.ok_or_else(|| ConninfoFault::InvalidPort(digits.to_owned()))
+        }
     }
 }
