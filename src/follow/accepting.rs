@@ -97,7 +97,7 @@ impl<E: Environment> Task<E> {
     /// The upstream's history is the true one at `at`: the next attempts are about that.
     pub(super) fn accept_theirs(&mut self, at: Lsn, answer: oneshot::Sender<Result<(), String>>) {
         if let Err(why) = self.may_accept_theirs(at) {
-            tracing::error!(target: LOG, "walhub ctl: {why}");
+            tracing::warn!(target: LOG, "walhub ctl: {why}");
             // The caller may have gone.
             return drop(answer.send(Err(why)));
         }
@@ -117,7 +117,7 @@ impl<E: Environment> Task<E> {
     pub(super) fn answer_accepting(&mut self, result: Result<(), String>) {
         if let Some(Accepting { answer, .. }) = self.accepting.take() {
             if let Err(why) = &result {
-                tracing::error!(target: LOG, "walhub ctl: {why}");
+                tracing::warn!(target: LOG, "walhub ctl: {why}");
             }
             // The caller may have gone.
             drop(answer.send(result));

@@ -1,7 +1,7 @@
 //! One attempt: from nothing to a stream of a host, and the stream's life.
 
 use super::environment::{Environment, HandOverFault, Stream};
-use super::joining::{Joining, StreamStart};
+use super::joining::{Joining, StreamStart, warn_of_weak};
 use super::link::{Link, LinkFault, StartReply};
 use super::orders::UpstreamOrder;
 use super::outcome::AttemptFailure;
@@ -87,6 +87,7 @@ impl<E: Environment> Task<E> {
             return None;
         }
         self.source = source;
+        warn_of_weak(proof.as_ref(), &name);
         self.parts.hub.course.joined(proof);
         self.progress.begins();
         let mut news = Vec::new();

@@ -83,9 +83,10 @@ impl<E: Environment> Task<E> {
                 Verdict::FindOldest { tli, newest } => (tli, StreamStart::Oldest { newest }),
                 Verdict::Not(state) => return Err(AttemptFailure::State(state)),
                 Verdict::Switch { next, at } => {
-                    if let Some(state) = self.accept(asked, proof.as_ref()) {
+                    if let Some(state) = self.unproved(asked, proof.as_ref()) {
                         return Err(AttemptFailure::State(state));
                     }
+                    warn_of_weak(proof.as_ref(), &asked.seen.host);
                     within(limit, self.switch(asked, next, at)).await?;
                     // What was compared ends where the next timeline begins.
                     if let Some(proof) = &mut proof {
@@ -111,7 +112,7 @@ impl<E: Environment> Task<E> {
                     continue;
                 }
             };
-            if let Some(state) = self.accept(asked, proof.as_ref()) {
+            if let Some(state) = self.unproved(asked, proof.as_ref()) {
                 return Err(AttemptFailure::State(state));
             }
             return Ok(Joining { tli, at, position, proof });
@@ -219,24 +220,16 @@ impl<E: Environment> Task<E> {
             .map_or_else(|| AttemptFailure::other("nothing was compared"), AttemptFailure::State))
     }
 
-    /// The server is to be followed with what it has shown. Returns the state when that is less than
-    /// the operator asks for.
-    fn accept(
+    /// The state of a server that has shown less than the operator asks for.
+    fn unproved(
         &self,
         asked: &IdentifiedServer<E::Socket>,
         proof: Option<&Proof>,
     ) -> Option<UpstreamState> {
         let proof = proof.filter(|proof| proof.weakness().is_some())?;
         let host = asked.seen.host.clone();
-        if refuses(&self.parts.hub, proof) {
-            return Some(UpstreamState::Unproved { host, why: proof.to_string() });
-        }
-        tracing::warn!(
-            target: LOG,
-            "it is not proved that {host} has this hub's history, and it is followed all the same: \
-             {proof}"
-        );
-        None
+        let state = || UpstreamState::Unproved { host, why: proof.to_string() };
+        refuses(&self.parts.hub, proof).then(state)
     }
 
     /// Our timeline ended at `at`, and `next` follows: saves the histories, then the switch, and
@@ -276,6 +269,18 @@ impl<E: Environment> Task<E> {
         };
         let host = asked.seen.host.clone();
         Err(AttemptFailure::State(UpstreamState::Refused { host, why }))
+    }
+}
+
+/// Says that `host` is followed on less than a proof: when our timeline is left for its own, and when
+/// its stream begins.
+pub(super) fn warn_of_weak(proof: Option<&Proof>, host: &str) {
+    if let Some(proof) = proof.filter(|proof| proof.weakness().is_some()) {
+        tracing::warn!(
+            target: LOG,
+            "it is not proved that {host} has this hub's history, and it is followed all the same: \
+             {proof}"
+        );
     }
 }
 

@@ -65,7 +65,8 @@ impl<E: Environment> Task<E> {
             Steer::AcceptOurs(at) => self.accept_ours(at).await,
         };
         if let Err(error) = &result {
-            tracing::error!(target: LOG, "walhub ctl: {error}");
+            // Whoever gave the order is told, too.
+            tracing::warn!(target: LOG, "walhub ctl: {error}");
         }
         if interrupts {
             self.begin_course();

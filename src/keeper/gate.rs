@@ -192,7 +192,10 @@ impl<D: Disk> Keeper<D> {
                 );
             }
             FinalStep::SetAside(folder) => {
-                error!("moving all WAL aside to \"{}\": no slot has any", folder.display());
+                error!(
+                    "moving all WAL aside to \"{}\": the WAL that comes next could not be had",
+                    folder.display()
+                );
             }
         }
     }

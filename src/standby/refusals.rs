@@ -181,8 +181,9 @@ fn past_seam(what: String, tli: TimelineId, seam: Lsn) -> Refusal {
     )
     .with_detail(other_history(tli, seam))
     .with_hint(format!(
-        "Make the standby again from a base backup; pg_rewind does nothing within one timeline. When no \
-         standby has the former WAL any more, \"walhub ctl confirm seam {seam}\" lets in those that are past {seam}."
+        "When no standby has the former WAL any more, \"walhub ctl confirm seam {seam}\" lets in those that \
+         are past {seam}, also one that was just made again. A standby with the former WAL has to be made \
+         again from a base backup; pg_rewind does nothing within one timeline."
     ))
 }
 
