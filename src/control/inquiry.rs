@@ -12,15 +12,14 @@ use crate::log;
 use crate::status::{
     AbandonedStatus, Ages, ArchiverStatus, DivergedStandby, EvidenceStatus, FenceStatus,
     FollowedUpstream, HubStatus, KeptBy, LosingSlot, MissingWal, ProofOutcome, ProofStatus,
-    RetentionStatus, ScrubStatus, SeamStatus, SetAsideStatus, SetBy, SlotStatus, StandbyStatus,
-    StandbysStatus, UpstreamStatus,
+    RetentionStatus, ScrubStatus, SeamStatus, SetBy, SlotStatus, StandbyStatus, StandbysStatus,
+    UpstreamStatus,
 };
 use crate::store::archive_status::{ArchiveStatus, Attempt};
 use crate::store::holes::Hole;
 use crate::store::inspect::{
-    abandoned_status, evidence_status, scrub_status, seam_status, set_aside_status,
+    abandoned_status, evidence_status, scrub_status, seam_status, set_aside_status, set_aside_total,
 };
-use crate::store::layout::Layout;
 use crate::store::retention::{Keep, MIN_KEPT_SEGMENTS, Outlook, Policy, Receiving};
 use crate::store::slots::{Origin, WalStatus};
 use crate::upstream::proof::{Proof, Strength};
@@ -64,6 +63,8 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> HubS
     let needed = receiver.and_then(|figures| figures.needed);
     let needed = needed.map(|need| need.message(PgTime::default()));
     let xid = |xid: Option<u32>| xid.filter(|xid| *xid != 0);
+    let asides = hub.holds.asides.known();
+    let asides = asides.as_deref();
     HubStatus {
         walhub_version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -96,21 +97,14 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> HubS
         catalog_xmin: xid(needed.map(|needed| needed.catalog_xmin)),
         archiver: hub.archive_status().map(|status| archiver(&status)),
         scrub: scrub(hub),
-        set_aside: Vec::new(),
+        set_aside: asides.map_or_else(Vec::new, set_aside_status),
+        set_aside_total: asides.map(set_aside_total),
         log_lines_lost: log::lost(),
     }
 }
 
 pub(super) fn scrub(hub: &Hub) -> ScrubStatus {
     scrub_status(&hub.holds.scrub.note(), hub.holds.scrub.under_way())
-}
-
-/// What was set aside. Looking may take as long as the disk does. What cannot be looked at is not
-/// said.
-pub(super) async fn set_aside(hub: &Hub) -> Vec<SetAsideStatus> {
-    let layout = Layout::new(&hub.config.directory);
-    let looked = tokio::task::spawn_blocking(move || set_aside_status(&layout)).await;
-    looked.ok().and_then(Result::ok).unwrap_or_default()
 }
 
 fn missing(hole: &Hole) -> MissingWal {

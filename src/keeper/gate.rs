@@ -9,8 +9,8 @@
 //! | a segment is removed that no rule, slot or standby keeps | DEBUG |
 //! | a segment is removed because the disk is above its watermark | WARN |
 //! | a restored segment is removed, which the archive has | DEBUG |
-//! | a damaged segment is replaced, which is kept under another name | WARN |
-//! | a damaged record is written over, whose bytes are kept under another name | WARN |
+//! | a damaged segment is replaced, which is [kept](KeptDamage) within bounds | WARN |
+//! | a damaged record is written over, whose bytes are kept within bounds | WARN |
 //! | a slot loses its WAL, or expires | WARN |
 //! | all WAL is moved aside | ERROR |
 //! | WAL past a place is moved aside, where another history is the true one | ERROR |
@@ -20,6 +20,7 @@
 //! start and a switch of timelines remove nothing that is not elsewhere; what they set aside they
 //! say themselves ([`aside`](crate::store::aside)).
 
+use super::damaged::KeptDamage;
 use super::work::Keeper;
 use crate::store::disk::Disk;
 use crate::store::layout::ArchiveFile;
@@ -37,10 +38,10 @@ pub(super) enum FinalStep<'a> {
     Remove(SegmentName),
     /// A segment that came back from the archive is removed.
     RemoveRestored(SegmentName),
-    /// A damaged segment is replaced; it is kept under this name.
-    Replace(SegmentName, &'a Path),
-    /// A damaged record at this position is written over; what it was is kept under this name.
-    Overwrite(SegmentName, Lsn, &'a Path),
+    /// A damaged segment is replaced, and this becomes of it.
+    Replace(SegmentName, &'a KeptDamage),
+    /// A damaged record at this position is written over, and this becomes of its bytes.
+    Overwrite(SegmentName, Lsn, &'a KeptDamage),
     /// Slots lose their WAL.
     Invalidate(&'a [Loss]),
     /// Slots that were created automatically are dropped.
@@ -157,14 +158,12 @@ impl<D: Disk> Keeper<D> {
                 debug!("removing WAL segment {name}: the archive has it, and nobody reads it");
             }
             FinalStep::Replace(name, kept) => {
-                let kept = kept.display();
-                warn!("replacing damaged WAL segment {name}, which is kept as \"{kept}\"");
+                warn!("replacing damaged WAL segment {name}, which is {kept}");
             }
             FinalStep::Overwrite(name, at, kept) => {
-                let kept = kept.display();
                 warn!(
                     "writing over the damaged record at {at} in WAL segment {name}; its bytes are \
-                     kept as \"{kept}\""
+                     {kept}"
                 );
             }
             FinalStep::Invalidate(losses) => {

@@ -105,6 +105,7 @@ async fn serve_patient<D: Disk>(
             deliver(keeper.run(job).await, reply, source);
         }
         keeper.retain_if_due().await;
+        keeper.look_at_asides_if_due().await;
         tended = keeper.tend().await.unwrap_or_else(|error| {
             warn!("background work on WAL segments failed: {error}");
             Tended::Idle

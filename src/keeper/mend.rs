@@ -1,14 +1,12 @@
 //! A damaged segment is replaced by a file that was fetched, proved and synced under a temporary
-//! name. The damaged one keeps its name until then, and a second name in `damaged` for good.
+//! name. The damaged one keeps its name until then, and a second name in `damaged` after that.
 
 use super::gate::FinalStep;
 use super::work::Keeper;
 use crate::store::disk::Disk;
 use crate::store::durable::{failed_sync, remove};
-use crate::store::layout::Layout;
-use crate::wal::{SegmentName, SegmentNo, TimelineId};
+use crate::wal::{SegmentNo, TimelineId};
 use std::io;
-use std::path::PathBuf;
 
 impl<D: Disk> Keeper<D> {
     /// Fails with [`io::ErrorKind::NotFound`] when the segment is not here any more, or other bytes
@@ -32,36 +30,6 @@ impl<D: Disk> Keeper<D> {
         self.holds.scrub.replaced(name);
         Ok(())
     }
-
-    /// Where what is damaged is kept. It is there, durably.
-    pub(super) async fn folder_of_damaged(&self) -> io::Result<PathBuf> {
-        let folder = self.layout.damaged();
-        match self.disk.mkdir(&folder).await {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            made => made?,
-        }
-        // An earlier attempt may have made it and not come further.
-        self.disk.sync_dir(self.layout.root()).await.map_err(failed_sync)?;
-        Ok(folder)
-    }
-
-    /// Gives the damaged file a second name, durably.
-    async fn keep_damaged(&self, name: SegmentName) -> io::Result<PathBuf> {
-        let folder = self.folder_of_damaged().await?;
-        let wanted = folder.join(name.to_string());
-        let numbered = (1u32..).map(|number| Layout::numbered(&wanted, number));
-        for kept in std::iter::once(wanted.clone()).chain(numbered) {
-            match self.disk.link(&self.layout.segment(name), &kept).await {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                linked => {
-                    linked?;
-                    self.disk.sync_dir(&folder).await.map_err(failed_sync)?;
-                    return Ok(kept);
-                }
-            }
-        }
-        Err(io::ErrorKind::AlreadyExists.into())
-    }
 }
 
 #[cfg(test)]
@@ -75,7 +43,7 @@ mod tests {
     use crate::store::layout::Listing;
     use crate::store::retention::Holds;
     use crate::store::scrub::SegmentDamage;
-    use crate::wal::{Lsn, SegmentSize};
+    use crate::wal::{Lsn, SegmentName, SegmentSize};
     use std::sync::Arc;
 
     const MIB: u64 = 1 << 20;

@@ -33,16 +33,19 @@
 
 mod adopt;
 mod archive;
+mod asides;
 mod client;
 mod cluster;
 mod complete;
 mod completions;
-mod digests;
 mod cut;
+mod damaged;
+mod digests;
 mod gate;
 mod hashing;
 mod job;
 mod lanes;
+mod looks;
 mod mend;
 mod notes;
 mod open_files;

@@ -8,10 +8,8 @@ use super::gate::FinalStep;
 use super::work::Keeper;
 use crate::store::disk::Disk;
 use crate::store::durable::{failed_sync, read_full, write_full};
-use crate::store::layout::Layout;
 use crate::wal::{Lsn, SegmentName, TimelineId};
 use std::io;
-use std::path::PathBuf;
 
 impl<D: Disk> Keeper<D> {
     /// Writes `bytes`, which lie in one segment, at `at`.
@@ -45,29 +43,6 @@ impl<D: Disk> Keeper<D> {
             }
             opened => opened,
         }
-    }
-
-    /// Keeps what a segment's file had from `offset` on, under a name that no other damage has.
-    async fn keep_bytes(
-        &self,
-        name: SegmentName,
-        offset: u64,
-        bytes: Vec<u8>,
-    ) -> io::Result<PathBuf> {
-        let folder = self.folder_of_damaged().await?;
-        let taken = self.disk.list(&folder).await?;
-        let first = self.layout.damaged_bytes(name, offset);
-        let others = (1..).map(|number| Layout::numbered(&first, number));
-        let is_free = |path: &PathBuf| !taken.iter().any(|name| path.ends_with(name));
-        let path = std::iter::once(first.clone()).chain(others).find(is_free);
-        let path = path.ok_or(io::ErrorKind::AlreadyExists)?;
-        let temporary = Layout::temporary(&path);
-        let file = self.disk.create(&temporary).await?;
-        write_full(&self.disk, &file, bytes, 0).await?;
-        self.disk.sync_data(&file).await.map_err(failed_sync)?;
-        self.disk.rename(&temporary, &path).await?;
-        self.disk.sync_dir(&folder).await.map_err(failed_sync)?;
-        Ok(path)
     }
 }
 

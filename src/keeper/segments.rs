@@ -81,6 +81,7 @@ impl<D: Disk> Keeper<D> {
             let path = self.layout.partial(self.name(tli, no)?);
             let reason = "segments before it are missing, and their WAL is received again";
             set_aside(&self.disk, &path, reason).await?;
+            self.asides.note_move();
             self.past_hole.borrow_mut().remove(&(tli, no));
             self.partials.borrow_mut().remove(&(tli, no));
         }

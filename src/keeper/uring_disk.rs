@@ -1,8 +1,10 @@
 //! The keeper's disk. Reads, writes, syncs, renames and removals go through its ring. Only
 //! operations that tokio-uring lacks block the thread (opening, listing, lengths, advice), and
-//! they are short.
+//! they are short. Looking at all that was set aside is not: another thread does that.
 
+use crate::store::asides::{Aside, all_set_aside};
 use crate::store::disk::Disk;
+use crate::store::layout::Layout;
 use crate::store::plain_disk::PlainDisk;
 use crate::store::retention::Space;
 use std::io;
@@ -106,6 +108,12 @@ impl Disk for UringDisk {
 
     async fn space(&self, dir: &Path) -> io::Result<Space> {
         PlainDisk.space(dir).await
+    }
+
+    async fn set_aside(&self, layout: &Layout) -> io::Result<Vec<Aside>> {
+        let layout = layout.clone();
+        let looked = tokio::task::spawn_blocking(move || all_set_aside(&layout)).await;
+        looked.map_err(io::Error::other).flatten()
     }
 
     async fn len(&self, file: &Self::File) -> io::Result<u64> {

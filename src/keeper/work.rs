@@ -4,6 +4,7 @@
 //! data before what refers to it. The head of this folder says what makes several jobs at a time
 //! harmless.
 
+use super::asides::Asides;
 use super::complete::Complete;
 use super::completions::Completions;
 use super::hashing::Digests;
@@ -84,6 +85,7 @@ pub struct Keeper<D: Disk> {
     pub(super) open: OpenFiles<D>,
     pub(super) digests: Digests<D::File>,
     pub(super) slot_files: SlotFiles,
+    pub(super) asides: Asides,
 }
 
 impl<D: Disk> Keeper<D> {
@@ -130,6 +132,7 @@ impl<D: Disk> Keeper<D> {
             open: OpenFiles::default(),
             digests: Digests::default(),
             slot_files: SlotFiles::default(),
+            asides: Asides::default(),
         }
     }
 
@@ -244,6 +247,7 @@ impl<D: Disk> Keeper<D> {
                 marked.map(|()| JobDone::Done(kind))
             }
         };
+        self.asides.note_job(kind);
         done.unwrap_or_else(|error| JobDone::Failed { job: kind, error })
     }
 

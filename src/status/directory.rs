@@ -1,7 +1,7 @@
 //! What a hub's directory holds, whether the hub is running or not.
 
 use super::form;
-use super::hub::SetAsideStatus;
+use super::hub::{SetAsideStatus, SetAsideTotal};
 use super::scrub::ScrubStatus;
 use super::upstream::{AbandonedStatus, EvidenceStatus, SeamStatus, needs_an_operator};
 use crate::cluster::instance::InstanceId;
@@ -48,9 +48,12 @@ pub struct DirectoryStatus {
     /// What scrubs of the complete segments have found; absent before the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scrub: Option<ScrubStatus>,
-    /// WAL that was set aside: nothing reads or removes it.
+    /// The newest of what was set aside, the newest first: nothing reads or removes it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub set_aside: Vec<SetAsideStatus>,
+    /// All that was set aside; absent when nothing was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set_aside_total: Option<SetAsideTotal>,
     /// Where other histories go on, until an operator confirms it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub seams: Vec<SeamStatus>,
@@ -262,8 +265,12 @@ impl DirectoryStatus {
         if let Some(scrub) = &self.scrub {
             writeln!(out, "Scrub:                 {}", scrub.in_words())?;
         }
-        for SetAsideStatus { name, bytes } in &self.set_aside {
+        for SetAsideStatus { name, bytes, .. } in &self.set_aside {
             writeln!(out, "Set aside:             {name}, {bytes} bytes")?;
+        }
+        let shown = self.set_aside.len();
+        if let Some(all) = self.set_aside_total.and_then(|total| total.beyond(shown)) {
+            writeln!(out, "  in all:              {all}")?;
         }
         if self.wrong.is_empty() {
             return writeln!(out, "Nothing is wrong.");
@@ -401,6 +408,7 @@ mod tests {
             seams: vec![],
             scrub: None,
             set_aside: vec![],
+            set_aside_total: None,
             wrong: vec!["much".to_owned()],
         }
     }

@@ -89,9 +89,12 @@ pub struct HubStatus {
     /// What scrubs of the complete segments have found.
     #[serde(default)]
     pub scrub: ScrubStatus,
-    /// WAL that was set aside: nothing reads or removes it.
+    /// The newest of what was set aside, the newest first: nothing reads or removes it.
     #[serde(default)]
     pub set_aside: Vec<SetAsideStatus>,
+    /// All that was set aside; null before the hub has looked.
+    #[serde(default)]
+    pub set_aside_total: Option<SetAsideTotal>,
     /// Log lines that standard error did not accept since the hub's start.
     #[serde(default)]
     pub log_lines_lost: u64,
@@ -104,6 +107,26 @@ pub struct SetAsideStatus {
     pub name: String,
     /// The bytes in it.
     pub bytes: u64,
+    /// When it was put there.
+    #[serde(default, with = "form::optional")]
+    pub since: Option<SystemTime>,
+}
+
+/// All that was set aside, in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAsideTotal {
+    /// How many there are.
+    pub number: usize,
+    /// The bytes in all of them.
+    pub bytes: u64,
+}
+
+impl SetAsideTotal {
+    /// In words for people, unless `shown`, which are shown one by one, are all of them.
+    pub fn beyond(&self, shown: usize) -> Option<String> {
+        let Self { number, bytes } = self;
+        (*number > shown).then(|| format!("{number} of them, {bytes} bytes"))
+    }
 }
 
 /// WAL that is missing inside the range that is kept.

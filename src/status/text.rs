@@ -129,6 +129,10 @@ pub fn write_hub(status: &HubStatus, out: &mut impl Write) -> io::Result<()> {
     for aside in &status.set_aside {
         line("Set aside", format!("{} in {}", size(aside.bytes), aside.name))?;
     }
+    let shown = status.set_aside.len();
+    if let Some(all) = status.set_aside_total.and_then(|total| total.beyond(shown)) {
+        line("  in all", all)?;
+    }
     match status.log_lines_lost {
         0 => Ok(()),
         lost => line("Log", format!("{lost} lines lost: standard error did not accept them")),

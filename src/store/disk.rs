@@ -5,6 +5,8 @@
 //! succeeded is true; names are durable after an fsync of their directory, and not before; a
 //! rename has either happened or not.
 
+use super::asides::Aside;
+use super::layout::Layout;
 use super::retention::Space;
 use std::future::Future;
 use std::io;
@@ -78,6 +80,12 @@ pub trait Disk {
     /// How full the file system of a directory is. Unknown on a disk without a limit.
     async fn space(&self, dir: &Path) -> io::Result<Space> {
         Err(io::Error::new(io::ErrorKind::Unsupported, dir.display().to_string()))
+    }
+
+    /// What was set aside in a hub's directory. However long that takes, other operations go on
+    /// meanwhile. A disk that keeps only files has no such thing.
+    async fn set_aside(&self, _: &Layout) -> io::Result<Vec<Aside>> {
+        Ok(Vec::new())
     }
 
     /// The file's length.

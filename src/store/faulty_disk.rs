@@ -1,7 +1,9 @@
 //! A real disk on which an operation fails, never ends, or takes so long that something happens
 //! meanwhile, or that is full. For tests only.
 
+use super::asides::Aside;
 use super::disk::Disk;
+use super::layout::Layout;
 use super::plain_disk::PlainDisk;
 use super::retention::Space;
 use std::cell::{Cell, RefCell};
@@ -224,6 +226,11 @@ impl Disk for FaultyDisk {
 
     async fn space(&self, dir: &Path) -> io::Result<Space> {
         PlainDisk.space(dir).await
+    }
+
+    async fn set_aside(&self, layout: &Layout) -> io::Result<Vec<Aside>> {
+        self.wait_at(layout.root()).await;
+        PlainDisk.set_aside(layout).await
     }
 
     async fn len(&self, file: &Self::File) -> io::Result<u64> {

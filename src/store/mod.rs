@@ -11,7 +11,7 @@ pub mod abandoned;
 pub mod append;
 pub mod archive_status;
 pub mod aside;
-pub mod aside_sizes;
+pub mod asides;
 pub mod clean;
 pub mod control_file;
 mod count;

@@ -2,7 +2,9 @@
 //! not; the keeper's disk uses it for operations that the ring lacks. Every future is ready at
 //! once.
 
+use super::asides::{Aside, all_set_aside};
 use super::disk::Disk;
+use super::layout::Layout;
 use super::retention::Space;
 use rustix::fs::{Advice, FileType, Mode, OFlags};
 use std::io;
@@ -140,6 +142,10 @@ impl Disk for PlainDisk {
         let disk = rustix::fs::statvfs(dir)?;
         let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
         Ok(Space { total: bytes(disk.f_blocks), free: bytes(disk.f_bavail) })
+    }
+
+    async fn set_aside(&self, layout: &Layout) -> io::Result<Vec<Aside>> {
+        all_set_aside(layout)
     }
 
     async fn len(&self, file: &Self::File) -> io::Result<u64> {

@@ -13,7 +13,7 @@ use crate::ctl::answer::{Answer, Dropped, Failure, Said};
 use crate::ctl::request::{Confirmable, HubCommand, MAX_REQUEST, Request, TrueHistory};
 use crate::follow::{Steer, UpstreamOrder};
 use crate::hub::course::Upstream;
-use crate::status::{Ages, HubStatus};
+use crate::status::Ages;
 use crate::store::slots::SlotName;
 use crate::upstream::state::UpstreamState;
 use crate::wal::Lsn;
@@ -150,9 +150,7 @@ impl CtlService {
         let said = match command {
             HubCommand::Status => {
                 let receiver = inquiry::receiver(&self.shared).await;
-                let aside = inquiry::set_aside(hub).await;
-                let status = inquiry::status(&self.shared, receiver);
-                Said::Status(Box::new(HubStatus { set_aside: aside, ..status }))
+                Said::Status(Box::new(inquiry::status(&self.shared, receiver)))
             }
             HubCommand::Standbys => {
                 let figures = inquiry::standby_figures(&self.shared).await?;

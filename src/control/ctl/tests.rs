@@ -11,6 +11,8 @@ use crate::data::handoff::{Inbox, ToControl, ToCore, mailbox};
 use crate::follow;
 use crate::hub::Hub;
 use crate::keeper::{Job, queue};
+use crate::store::asides::{KnownAsides, all_set_aside};
+use crate::store::layout::Layout;
 use crate::store::slots::{Create, Origin};
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::position::Position;
@@ -171,6 +173,26 @@ fn status_and_refusals() {
     let rate = b"{\"version\":1,\"command\":{\"verify_at\":{\"bytes_per_second\":2097152}}}\n";
     assert!(scene.ask(rate)["scrub"].is_object());
     assert_eq!(scene.hub.holds.scrub.rate(), Some(2 << 20));
+    scene.stop();
+}
+
+#[test]
+fn status_says_what_was_seen_last_of_what_was_set_aside() {
+    let scene = Scene::new(Core::Answers);
+    let shown = || {
+        let status = scene.ask(STATUS)["status"].clone();
+        (status["set_aside"].clone(), status["set_aside_total"].clone())
+    };
+    assert_eq!(shown(), (serde_json::json!([]), serde_json::Value::Null));
+    // Nothing of this is on the disk.
+    let layout = Layout::new(scene.directory.path());
+    std::fs::create_dir_all(layout.aside(3)).unwrap();
+    let seen = all_set_aside(&layout).unwrap();
+    std::fs::remove_dir(layout.aside(3)).unwrap();
+    scene.hub.holds.asides.see(KnownAsides::of(seen));
+    let (all, total) = shown();
+    assert_eq!(all[0]["name"], "pg_wal.aside.3");
+    assert_eq!(total, serde_json::json!({"number": 1, "bytes": 0}));
     scene.stop();
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::cluster::instance::InstanceId;
 use crate::status::{
     ArchiverStatus, DamagedSegment, DivergedStandby, EvidenceStatus, MissingWal, ProofOutcome,
-    ProofStatus, SeamStatus, SetAsideStatus, SetBy, StandbyStatus, UpstreamStatus,
+    ProofStatus, SeamStatus, SetAsideStatus, SetAsideTotal, SetBy, StandbyStatus, UpstreamStatus,
 };
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -140,7 +140,12 @@ fn full() -> HubStatus {
         catalog_xmin: Some(699),
         archiver: Some(archiver()),
         scrub: scrub(),
-        set_aside: vec![SetAsideStatus { name: "diverged/2-1_10".to_owned(), bytes: 16 << 20 }],
+        set_aside: vec![SetAsideStatus {
+            name: "diverged/2-1_10".to_owned(),
+            bytes: 16 << 20,
+            since: Some(time(12)),
+        }],
+        set_aside_total: Some(SetAsideTotal { number: 3, bytes: 40 << 20 }),
         log_lines_lost: 4,
     }
 }
@@ -177,6 +182,7 @@ fn bare() -> HubStatus {
         archiver: None,
         scrub: ScrubStatus::default(),
         set_aside: vec![],
+        set_aside_total: None,
         log_lines_lost: 0,
         ..full()
     }

@@ -11,10 +11,10 @@ use crate::cluster::instance::InstanceId;
 use crate::status::{
     AbandonedStatus, DamagedSegment, DirectoryStatus, EndOfWal, EvidenceStatus, HaltedStatus,
     LockStatus, RecordedCluster, ScrubStatus, SealedTimeline, SeamStatus, SegmentSpan,
-    SetAsideStatus,
+    SetAsideStatus, SetAsideTotal,
 };
 use crate::store::abandoned::{Abandoned, AbandonedWal};
-use crate::store::aside_sizes::{SetAside, all_set_aside};
+use crate::store::asides::{Aside, KnownAsides, all_set_aside};
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::course::FenceNote;
 use crate::store::cut::read_seams;
@@ -87,6 +87,7 @@ async fn look<D: Disk>(disk: &D, layout: &Layout) -> io::Result<DirectoryStatus>
         abandoned: Vec::new(),
         scrub: None,
         set_aside: Vec::new(),
+        set_aside_total: None,
         seams: Vec::new(),
         wrong: Vec::new(),
     };
@@ -95,8 +96,11 @@ async fn look<D: Disk>(disk: &D, layout: &Layout) -> io::Result<DirectoryStatus>
     report.read_evidence(disk, layout).await;
     report.read_abandoned(disk, layout).await;
     report.read_scrub(disk, layout).await;
-    match set_aside_status(layout) {
-        Ok(aside) => report.set_aside = aside,
+    match all_set_aside(layout).map(KnownAsides::of) {
+        Ok(known) => {
+            report.set_aside = set_aside_status(&known);
+            report.set_aside_total = Some(set_aside_total(&known)).filter(|all| all.number > 0);
+        }
         Err(error) => report.wrong.push(format!("could not look at what was set aside: {error}")),
     }
     report.read_seams(disk, layout).await;
@@ -235,10 +239,19 @@ pub fn abandoned_status(abandoned: &Abandoned) -> Vec<AbandonedStatus> {
     abandoned.iter().map(status).collect()
 }
 
-/// What was set aside, for people and programs.
-pub fn set_aside_status(layout: &Layout) -> io::Result<Vec<SetAsideStatus>> {
-    let all = all_set_aside(layout)?.into_iter();
-    Ok(all.map(|SetAside { name, bytes }| SetAsideStatus { name, bytes }).collect())
+/// The newest of what was set aside, for people and programs.
+pub fn set_aside_status(known: &KnownAsides) -> Vec<SetAsideStatus> {
+    let status = |aside: &Aside| SetAsideStatus {
+        name: aside.name.clone(),
+        bytes: aside.bytes,
+        since: Some(aside.since),
+    };
+    known.newest.iter().map(status).collect()
+}
+
+/// All that was set aside, in numbers.
+pub fn set_aside_total(known: &KnownAsides) -> SetAsideTotal {
+    SetAsideTotal { number: known.number, bytes: known.bytes }
 }
 
 /// What scrubs have found, and how far the one under way is, for people and programs.

@@ -4,6 +4,7 @@
 use super::positions::{HeldPositions, Needed, StreamPosition, WalHolder};
 use super::{Plan, Receiving, TooFull};
 use crate::store::archive_status::Backlog;
+use crate::store::asides::AsideBoard;
 use crate::store::holes::{Extent, Hole};
 use crate::store::scrub::ScrubBoard;
 use crate::store::slots::{InvalidSlots, SlotFault, SlotSession, SlotToken, SlotUse, Slots};
@@ -32,6 +33,8 @@ pub struct Holds {
     pub backlog: Backlog,
     /// Which segments are damaged. Has a lock of its own, never taken with others.
     pub scrub: ScrubBoard,
+    /// What was set aside. Has a lock of its own, never taken with others.
+    pub asides: AsideBoard,
     /// The disk is too full for more WAL.
     paused: AtomicBool,
     /// How full. Has a lock of its own, never taken with others.
@@ -58,6 +61,7 @@ impl Holds {
             slots: Arc::default(),
             backlog: Backlog::default(),
             scrub: ScrubBoard::default(),
+            asides: AsideBoard::default(),
             paused: AtomicBool::new(false),
             too_full: Mutex::default(),
             inner,
