@@ -22,6 +22,11 @@ impl<D: Disk> Keeper<D> {
     /// generations are durable.
     pub async fn load_slots(&self) -> Result<(), StoreFault> {
         let found = self.slot_files.read(&self.disk, &self.layout).await?;
+        let standbys_from = found.first().and_then(|newest| newest.as_ref()?.standbys_from);
+        if let Some(from) = standbys_from {
+            self.holds.left_before(from);
+        }
+        self.standbys_from.set(standbys_from);
         self.holds.slots.lock().load(found);
         let former = read_former(&self.disk, &self.layout).await?;
         if former.is_empty() {
@@ -75,10 +80,15 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Takes over what users reported, drops what has expired, and saves positions when that is
-    /// due. One generation is enough for positions, because the older one counts until the next.
+    /// due, also that from which standbys without a slot need WAL. One generation is enough for positions, because the older one counts until the next.
     pub(super) async fn tend_slots(&self, size: SegmentSize, now: Now) -> io::Result<()> {
+        let from = self.holds.standbys_from(now.instant, self.policy.grace);
+        let saved = self.standbys_from.get();
         let (expired, is_due) = {
             let mut slots = self.holds.slots.lock();
+            if from.map(|from| from.segment(size)) != saved.map(|from| from.segment(size)) {
+                slots.ask_for_save();
+            }
             // A plan moves it under the slots' lock.
             slots.absorb(self.holds.oldest_kept());
             slots.note_idle(now);
@@ -204,23 +214,27 @@ impl<D: Disk> Keeper<D> {
     /// attempt has left: what is written lets WAL go, and that makes more.
     async fn write_slots(&self, change: &SlotChange) -> io::Result<()> {
         let records = self.holds.slots.lock().records(change);
+        let from = self.holds.standbys_from((self.clock)().instant, self.policy.grace);
         let (disk, layout) = (&self.disk, &self.layout);
-        let mut written = self.slot_files.write(disk, layout, &records).await;
+        let mut written = self.slot_files.write(disk, layout, &records, from).await;
         if written.as_ref().is_err_and(is_no_space) {
             written = match self.make_room().await {
-                Ok(()) => self.slot_files.write(disk, layout, &records).await,
+                Ok(()) => self.slot_files.write(disk, layout, &records, from).await,
                 error => error,
             };
         }
         if written.as_ref().is_err_and(is_no_space) {
             written = match self.slot_files.give_up_remains(disk, layout).await {
-                Ok(()) => self.slot_files.write(disk, layout, &records).await,
+                Ok(()) => self.slot_files.write(disk, layout, &records, from).await,
                 error => error,
             };
         }
         let mut slots = self.holds.slots.lock();
         match &written {
-            Ok(()) => slots.saved(records),
+            Ok(()) => {
+                slots.saved(records);
+                self.standbys_from.set(from);
+            }
             Err(_) => slots.not_saved(),
         }
         written

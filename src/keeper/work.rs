@@ -85,6 +85,8 @@ pub struct Keeper<D: Disk> {
     pub(super) open: OpenFiles<D>,
     pub(super) digests: Digests<D::File>,
     pub(super) slot_files: SlotFiles,
+    /// From where on standbys need WAL, as it is on disk.
+    pub(super) standbys_from: Cell<Option<Lsn>>,
     pub(super) asides: Asides,
 }
 
@@ -132,6 +134,7 @@ impl<D: Disk> Keeper<D> {
             open: OpenFiles::default(),
             digests: Digests::default(),
             slot_files: SlotFiles::default(),
+            standbys_from: Cell::new(None),
             asides: Asides::default(),
         }
     }

@@ -30,11 +30,16 @@ fn invalidated(hub: &Hub<'_>, name: &str) -> String {
     slot["invalidation_reason"].as_str().unwrap_or_default().to_owned()
 }
 
-/// Where the newest file of the slots has a slot.
-fn saved_at(hub: &Hub<'_>, name: &str) -> Option<Lsn> {
+/// The newest of the two files of the slots.
+fn newest_slots(hub: &Hub<'_>) -> Option<Generation> {
     let read = |n| fs::read(hub.directory().join(format!("slots.{n}"))).ok();
     let whole = [0, 1].into_iter().filter_map(|n| Generation::decode(&read(n)?).ok());
-    let newest = whole.max_by_key(|generation| generation.number)?;
+    whole.max_by_key(|generation| generation.number)
+}
+
+/// Where the newest file of the slots has a slot.
+fn saved_at(hub: &Hub<'_>, name: &str) -> Option<Lsn> {
+    let newest = newest_slots(hub)?;
     newest.slots.iter().find(|slot| slot.name.as_str() == name)?.restart_lsn
 }
 
@@ -136,6 +141,38 @@ fn a_standby_finds_the_wal_that_it_was_sent_and_had_not_flushed() {
     standby.wait_replayed(primary.flush_lsn());
     let refused = hub.logged(&["has already been removed"]);
     assert_eq!(refused, None);
+}
+
+/// What only rules keep goes at once above the watermark; what a standby without a slot needs does not,
+/// though it has a slot nowhere and the hub was killed.
+#[test]
+fn a_standby_without_a_slot_finds_its_wal_after_a_kill_above_the_watermark() {
+    let scene = Scene::new();
+    let primary = Cluster::primary_with_segments(&scene, "primary", 1);
+    let mut hub = Hub::new(&scene, "hub", &primary.conninfo())
+        .flag("--wal-keep-size=1GB")
+        .flag("--reconnect-grace=60s");
+    hub.start();
+    wait_connected(&primary);
+    load::write_mib(&primary, 20);
+    let mut standby = primary.standby("standby", &hub.conninfo());
+    standby.wait_streaming();
+    standby.wait_replayed(primary.flush_lsn());
+    standby.stop_fast();
+    load::write_mib(&primary, 40);
+    wait_received(&primary, &hub);
+    let end = primary.flush_lsn();
+    let before = complete_segments(&hub.pg_wal()).len();
+    wait::until("what it needs is written down", || newest_slots(&hub).is_some());
+
+    hub.kill();
+    // No disk has as much room as that.
+    hub.set_flag("--disk-high-watermark=2000TB");
+    hub.start();
+    wait::until("old WAL goes", || complete_segments(&hub.pg_wal()).len() < before - 5);
+    standby.start();
+    standby.wait_replayed(end);
+    assert_eq!(hub.logged(&["has already been removed"]), None);
 }
 
 #[test]

@@ -488,3 +488,32 @@ fn what_lies_before_a_hole_goes_by_the_rules() {
     assert_eq!(world.first(), NEWEST - MIN_KEPT_SEGMENTS);
     assert_eq!(keeper.holds.missing(Lsn::INVALID), []);
 }
+
+/// Above the watermark, after a kill: what only rules keep goes, and what a standby without a slot
+/// needs does not.
+#[test]
+fn a_standby_without_a_slot_finds_its_wal_after_a_restart_above_the_watermark() {
+    let world = World::new();
+    let grace = Duration::from_secs(90);
+    let keep = Policy { wal_keep_size: 1000 * MIB, grace, ..Policy::default() };
+    let keeper = world.open(keep.clone());
+    let hold = keeper.holds.hold(Lsn::new(40 * MIB + 7)).unwrap().for_standby("s");
+    retain(&world, &keeper, 1);
+    assert_eq!(world.first(), OLDEST);
+    drop((keeper, hold));
+
+    // No disk has as much room as that.
+    let full = Policy { high_watermark: Some(HighWatermark::Free(1 << 60)), ..keep };
+    let keeper = world.open(full.clone());
+    retain(&world, &keeper, 2);
+    assert_eq!(world.first(), 40, "it may come back");
+    retain(&world, &keeper, 60);
+    assert_eq!(world.first(), 40);
+    // It did not.
+    retain(&world, &keeper, 92);
+    assert_eq!(world.first(), NEWEST - MIN_KEPT_SEGMENTS);
+    retain(&world, &keeper, 94);
+    drop(keeper);
+    let keeper = world.open(full);
+    assert_eq!(keeper.holds.holders(std::time::Instant::now(), grace), [], "nobody is waited for");
+}

@@ -136,6 +136,19 @@ impl Holds {
         Ok(SlotUse::new(Arc::clone(&self.slots), grant))
     }
 
+    /// The oldest position that a standby needs, one that left within the grace among them.
+    pub fn standbys_from(&self, now: Instant, grace: Duration) -> Option<Lsn> {
+        self.lock().positions.standbys_from(now, grace)
+    }
+
+    /// Standbys needed WAL from here on when an earlier run ended. They may come back, as if they had
+    /// left a moment ago.
+    pub fn left_before(&self, from: Lsn) {
+        let mut inner = self.lock();
+        let from = from.max(inner.here.oldest);
+        inner.positions.left_before(from);
+    }
+
     /// The oldest position that is still here.
     pub fn oldest_kept(&self) -> Lsn {
         self.lock().here.oldest

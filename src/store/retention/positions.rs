@@ -158,6 +158,20 @@ impl HeldPositions {
         Needed { standbys, gone }
     }
 
+    /// The oldest position that a standby needs, one that left within the grace among them.
+    pub(super) fn standbys_from(&self, now: Instant, grace: Duration) -> Option<Lsn> {
+        let standbys = self.held.iter().filter(|entry| entry.standby.is_some());
+        let connected = standbys.map(|entry| entry.needed(now, grace));
+        let gone = self.gone.iter().filter(|gone| gone.ago(now) < grace).map(|gone| gone.from);
+        connected.chain(gone).min()
+    }
+
+    /// Standbys needed WAL from here on when an earlier run ended.
+    pub(super) fn left_before(&mut self, from: Lsn) {
+        let standby = Arc::from("before the start");
+        self.gone.insert(0, Gone { from, seen: None, standby });
+    }
+
     pub(super) fn holders(&self, now: Instant, grace: Duration) -> Vec<WalHolder> {
         let connected = self.held.iter().map(|entry| WalHolder {
             standby: entry.standby.clone(),
@@ -245,6 +259,32 @@ mod tests {
             positions.leave(&third);
             assert_eq!(positions.needed(later, GRACE).gone, [(at(from), Duration::ZERO)]);
         }
+    }
+
+    #[test]
+    fn what_is_written_down_is_about_standbys_and_comes_back() {
+        let mut positions = HeldPositions::default();
+        let now = Instant::now();
+        let own = positions.add(at(MIB));
+        assert_eq!(positions.standbys_from(now, GRACE), None, "the hub's own");
+        let (first, second) = (positions.add(at(5 * MIB)), positions.add(at(7 * MIB)));
+        for held in [&first, &second] {
+            positions.name(held, "s");
+        }
+        assert_eq!(positions.standbys_from(now, GRACE), Some(at(5 * MIB)));
+        positions.leave(&first);
+        positions.look(now, GRACE);
+        assert_eq!(positions.standbys_from(now, GRACE), Some(at(5 * MIB)));
+        assert_eq!(positions.standbys_from(now + GRACE, GRACE), Some(at(7 * MIB)));
+        drop(own);
+
+        let mut restarted = HeldPositions::default();
+        restarted.left_before(at(5 * MIB));
+        let later = now + GRACE * 5;
+        restarted.look(later, GRACE);
+        assert_eq!(restarted.needed(later, GRACE).gone, [(at(5 * MIB), Duration::ZERO)]);
+        restarted.look(later + GRACE, GRACE);
+        assert_eq!(restarted.needed(later + GRACE, GRACE).gone, []);
     }
 
     #[test]

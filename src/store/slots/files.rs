@@ -16,6 +16,7 @@ use crate::store::durable::{failed_sync, read_full, remove, replace_durably, wri
 use crate::store::fault::failed;
 use crate::store::layout::Layout;
 use crate::store::sealed_text::Unreadable;
+use crate::wal::Lsn;
 use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -123,12 +124,14 @@ impl SlotFiles {
         disk: &D,
         layout: &Layout,
         slots: &[SlotRecord],
+        standbys_from: Option<Lsn>,
     ) -> io::Result<()> {
         let mut state = self.state.get();
         let place = state.next_place();
         let paths = layout.slots();
         let (path, before) = (&paths[place], state.files[place]);
-        let generation = Generation { number: state.newest + 1, slots: slots.to_vec() };
+        let generation =
+            Generation { number: state.newest + 1, standbys_from, slots: slots.to_vec() };
         // So it stays when anything fails.
         state.files[place] = FileState::Unusable;
         self.state.set(state);

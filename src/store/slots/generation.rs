@@ -2,6 +2,7 @@
 
 use super::record::{SlotRecord, SlotText};
 use crate::store::sealed_text::{Unreadable, seal_json, unseal};
+use crate::wal::Lsn;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 
@@ -19,6 +20,9 @@ const STEP: usize = 4096;
 pub struct Generation {
     /// Greater than that of every generation before.
     pub number: u64,
+    /// From where on standbys needed WAL, those among them that had left a moment ago; `None` when
+    /// there were none. Earlier versions neither write nor read it.
+    pub standbys_from: Option<Lsn>,
     /// The slots, each with a name of its own.
     pub slots: Vec<SlotRecord>,
 }
@@ -26,6 +30,8 @@ pub struct Generation {
 #[derive(Deserialize)]
 struct GenerationText {
     generation: u64,
+    #[serde(default)]
+    standbys_from: Option<String>,
     slots: Vec<SlotText>,
 }
 
@@ -33,7 +39,9 @@ impl Generation {
     /// The file's bytes, at least `min_len` of them: written over an older generation of that
     /// length, they leave nothing of it. There is one slot in a line.
     pub fn encode(&self, min_len: usize) -> Vec<u8> {
-        let mut body = format!("{{\"generation\":{},\"slots\":[", self.number).into_bytes();
+        let from = self.standbys_from.map(|from| format!("\"standbys_from\":\"{from}\","));
+        let (number, from) = (self.number, from.unwrap_or_default());
+        let mut body = format!("{{\"generation\":{number},{from}\"slots\":[").into_bytes();
         for (n, slot) in self.slots.iter().enumerate() {
             body.extend_from_slice(if n == 0 { b"\n" } else { b",\n" });
             let text = serde_json::to_vec(&SlotText::of(slot));
@@ -51,10 +59,13 @@ impl Generation {
         let text: GenerationText = unseal(KIND, VERSION, bytes)?;
         let slots = text.slots.into_iter().map(SlotText::parse);
         let slots: Vec<_> = slots.collect::<Result<_, _>>()?;
+        let standbys_from = text.standbys_from.map(|from| from.parse()).transpose();
+        let standbys_from =
+            standbys_from.map_err(|_| Unreadable::Content("invalid standbys_from".to_owned()))?;
         let mut names = BTreeSet::new();
         match slots.iter().find(|slot| !names.insert(&slot.name)) {
             Some(twice) => Err(Unreadable::Content(format!("slot \"{}\" twice", twice.name))),
-            None => Ok(Self { number: text.generation, slots }),
+            None => Ok(Self { number: text.generation, standbys_from, slots }),
         }
     }
 }
@@ -63,7 +74,6 @@ impl Generation {
 mod tests {
     use super::*;
     use crate::store::slots::{Cause, Origin, SlotName};
-    use crate::wal::Lsn;
 
     fn slots() -> Vec<SlotRecord> {
         let all = [
@@ -81,8 +91,9 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        for slots in [slots(), Vec::new()] {
-            let generation = Generation { number: u64::MAX, slots };
+        let ours = [(slots(), None), (Vec::new(), Some(Lsn::new(7))), (slots(), Some(Lsn::MAX))];
+        for (slots, standbys_from) in ours {
+            let generation = Generation { number: u64::MAX, standbys_from, slots };
             let bytes = generation.encode(0);
             assert_eq!(bytes.len(), STEP);
             assert_eq!(Generation::decode(&bytes), Ok(generation));
@@ -92,9 +103,9 @@ mod tests {
     #[test]
     fn it_covers_what_was_there_before() {
         let slots = vec![slots(); 100].concat();
-        let long = Generation { number: 1, slots }.encode(0);
+        let long = Generation { number: 1, standbys_from: None, slots }.encode(0);
         assert!(long.len() > STEP && long.len().is_multiple_of(STEP));
-        let generation = Generation { number: 2, slots: Vec::new() };
+        let generation = Generation { number: 2, standbys_from: None, slots: Vec::new() };
         let bytes = generation.encode(long.len());
         assert_eq!(bytes.len(), long.len());
         assert_eq!(Generation::decode(&bytes), Ok(generation));
@@ -102,8 +113,10 @@ mod tests {
 
     #[test]
     fn a_mixture_of_two_is_refused() {
-        let old = Generation { number: 1, slots: vec![slots(); 9].concat() }.encode(0);
-        let new = Generation { number: 2, slots: Vec::new() }.encode(old.len());
+        let old = Generation { number: 1, standbys_from: None, slots: vec![slots(); 9].concat() }
+            .encode(0);
+        let new =
+            Generation { number: 2, standbys_from: None, slots: Vec::new() }.encode(old.len());
         let torn = [&new[..512], &old[512..]].concat();
         let refused = Generation::decode(&torn);
         assert!(matches!(refused, Err(Unreadable::Checksum { .. })), "{refused:?}");
@@ -113,11 +126,16 @@ mod tests {
     #[test]
     fn a_name_occurs_once_and_unknown_fields_are_ignored() {
         let twice = vec![slots()[..1].to_vec(); 2].concat();
-        let refused = Generation::decode(&Generation { number: 1, slots: twice }.encode(0));
+        let refused = Generation::decode(
+            &Generation { number: 1, standbys_from: None, slots: twice }.encode(0),
+        );
         assert_eq!(refused, Err(Unreadable::Content("slot \"a\" twice".to_owned())));
         let body = br#"{"generation": 7, "later": 1, "slots": [
             {"name": "a", "restart_lsn": null, "invalidated": null, "origin": "asked", "hold": 3}]}"#;
         let read = Generation::decode(&seal_json(KIND, VERSION, body));
-        assert_eq!(read, Ok(Generation { number: 7, slots: slots()[..1].to_vec() }));
+        assert_eq!(
+            read,
+            Ok(Generation { number: 7, standbys_from: None, slots: slots()[..1].to_vec() })
+        );
     }
 }

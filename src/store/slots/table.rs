@@ -99,6 +99,8 @@ pub struct SlotTable {
     revoked: Vec<SlotToken>,
     /// So many generations have to be written even if no slot asks for it.
     unsettled: u8,
+    /// What else stands in a generation has changed.
+    is_asked_for: bool,
     /// When positions were last written to disk, or were to be.
     saved_at: Option<Instant>,
 }
@@ -394,14 +396,21 @@ impl SlotTable {
         self.is_beyond(end)
     }
 
+    /// A generation is to be written when it is time, even if no slot asks for it.
+    pub fn ask_for_save(&mut self) {
+        self.is_asked_for = true;
+    }
+
     /// Is it time to write a generation? If so, the next time comes a while later.
     pub fn take_due(&mut self, size: SegmentSize, now: Now) -> bool {
         if self.saved_at.is_some_and(|at| now.since(at) < SAVE_INTERVAL) {
             return false;
         }
-        let is_due =
-            self.is_unsettled() || self.iter().any(|slot| slot.is_to_be_saved(size, &self.seams));
+        let is_due = self.is_asked_for
+            || self.is_unsettled()
+            || self.iter().any(|slot| slot.is_to_be_saved(size, &self.seams));
         if is_due {
+            self.is_asked_for = false;
             self.saved_at = Some(now.instant);
         }
         is_due

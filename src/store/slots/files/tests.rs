@@ -32,7 +32,7 @@ impl World {
     /// A generation with one slot at this position.
     fn write(&self, files: &SlotFiles, at: u64) -> io::Result<()> {
         let slots = [record(at)];
-        run_ready(files.write(&self.disk, &self.layout, &slots)).unwrap()
+        run_ready(files.write(&self.disk, &self.layout, &slots, None)).unwrap()
     }
 
     /// The generations in the two files.

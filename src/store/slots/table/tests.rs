@@ -275,7 +275,11 @@ fn a_start_takes_the_newest_generation_and_keeps_what_the_other_needs() {
             invalidated: None,
             origin: Origin::Asked,
         };
-        Some(Generation { number, slots: positions.iter().map(record).collect() })
+        Some(Generation {
+            number,
+            standbys_from: None,
+            slots: positions.iter().map(record).collect(),
+        })
     };
     let loaded = |found| {
         let mut table = SlotTable::default();
@@ -475,7 +479,7 @@ proptest! {
                     table = SlotTable::default();
                     let [older, newest] = disk.clone();
                     let generation =
-                        |number, record| Some(Generation { number, slots: vec![record] });
+                        |number, record| Some(Generation { number, standbys_from: None, slots: vec![record] });
                     table.load([generation(2, newest), generation(1, older)]);
                     writing = None;
                 }
