@@ -247,6 +247,8 @@ impl<E: Environment> Task<E> {
              hub's past {seam} is set aside ({proof})",
             proof.shared.end
         );
+        // What can fail on a full disk comes first: until then nothing has changed.
+        self.prepare_cut(seam).await?;
         // No source of the former WAL is followed from here on, whatever happens.
         let mut evidence = Evidence::clone(&self.parts.hub.course.evidence());
         evidence.bar_all(place.at);

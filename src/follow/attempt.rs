@@ -340,8 +340,8 @@ impl<E: Environment> Task<E> {
             }
             Position::At { .. } => keeper.save_identity(mode, parameters).await,
         };
-        saved.map_err(|error| {
-            AttemptFailure::other(format!("could not write the control file: {error}"))
+        saved.map_err(|fault| {
+            AttemptFailure::unsaved(hub, "could not write the control file", &fault)
         })?;
         hub.set_identity(identity);
         Ok(())

@@ -5,6 +5,9 @@ use super::environment::Environment;
 use super::link::LinkFault;
 use super::{LOG, Task};
 use crate::config::OnGap;
+use crate::hub::Hub;
+use crate::keeper::SaveFault;
+use crate::store::append::is_no_space;
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::login::LoginFault;
 use crate::upstream::place::Place;
@@ -57,6 +60,16 @@ impl AttemptFailure {
                 Self::State(UpstreamState::Diverged { at: place.at, detail: state.to_string() })
             }
             other => other,
+        }
+    }
+
+    /// The keeper could not save what has to be saved first.
+    pub(super) fn unsaved(hub: &Hub, what: &str, fault: &SaveFault) -> Self {
+        match fault {
+            SaveFault::Io(error) if is_no_space(error) => {
+                Self::State(UpstreamState::NoSpace { why: hub.no_space() })
+            }
+            fault => Self::other(format!("{what}: {fault}")),
         }
     }
 

@@ -2,6 +2,7 @@
 //! history's: first the keeper, then the cores.
 
 use super::environment::Environment;
+use super::outcome::AttemptFailure;
 use super::{Parts, Task};
 use crate::data::figures::About;
 use crate::data::handoff::ToCore;
@@ -59,6 +60,13 @@ impl<E: Environment> Task<E> {
         }
     }
 
+    /// Makes ready what [`Task::cut_at`] needs space for. Nothing changes by it.
+    pub(super) async fn prepare_cut(&self, seam: Seam) -> Result<(), AttemptFailure> {
+        let prepared = self.parts.keeper.prepare_cut(seam).await;
+        let what = "could not prepare to go on with another history";
+        prepared.map_err(|fault| AttemptFailure::unsaved(&self.parts.hub, what, &fault))
+    }
+
     /// Sets our WAL past `seam` aside, and waits until standbys can be served from what is left. An
     /// attempt that is given up in the meantime leaves this in `switching`.
     pub(super) async fn cut_at(&mut self, seam: Seam) -> Result<(), SwitchFault> {
@@ -106,10 +114,8 @@ async fn switch<E: Environment>(parts: Arc<Parts<E>>, plan: Switch) -> Result<()
     outcome.map_err(|why| failed(Obstacle::Receiver(why)))
 }
 
-/// Sets our WAL past `seam` aside. What needs space comes first: when that fails, nothing has changed.
+/// Sets our WAL past `seam` aside. What needs space was made ready.
 async fn cut<E: Environment>(parts: Arc<Parts<E>>, seam: Seam) -> Result<(), SwitchFault> {
-    let prepared = parts.keeper.prepare_cut(seam).await;
-    prepared.map_err(|fault| not_cut(seam, Obstacle::Unsaved(fault)))?;
     let holders = holders_past(&parts, seam).await;
     // From here on a standby that asks for a stream is told that the hub is starting up.
     parts.hub.set_cells(Vec::new());

@@ -5,7 +5,6 @@ use super::work::Keeper;
 use crate::store::RecoveredWal;
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::disk::Disk;
-use crate::store::durable::replace_durably;
 use crate::store::recover::examine;
 use crate::store::switch::{Switch, decide, read_cluster};
 use crate::wal::{Lsn, TimelineId};
@@ -66,13 +65,13 @@ impl<D: Disk> Keeper<D> {
         let (control, cluster) = found.ok_or(io::ErrorKind::NotFound)?;
         let cluster = Cluster { data_directory_mode, parameters, ..cluster };
         let control = ControlFile { cluster: Some(cluster.clone()), ..control };
-        replace_durably(&self.disk, &self.layout.control(), control.encode()).await?;
+        self.replace_making_room(&self.layout.control(), control.encode()).await?;
         self.cluster.replace(Some(cluster));
         Ok(JobDone::Done(JobKind::SaveIdentity))
     }
 
     pub(super) async fn save_control(&self, control: &ControlFile) -> io::Result<JobDone<D::File>> {
-        replace_durably(&self.disk, &self.layout.control(), control.encode()).await?;
+        self.replace_making_room(&self.layout.control(), control.encode()).await?;
         if let Some(cluster) = &control.cluster {
             self.size.set(Some(cluster.segment_size));
             self.holds.begin(cluster.start);

@@ -1,5 +1,5 @@
 //! Room for a small file on a full disk: a fence, an upstream that was set, evidence, the slots, the
-//! marker of a failed sync. Each has to be written whether the disk is full or not. What is
+//! description of the cluster, the marker of a failed sync. Each has to be written whether the disk is full or not. What is
 //! removed for it can be had again.
 
 use super::work::Keeper;
@@ -39,17 +39,49 @@ impl<D: Disk> Keeper<D> {
 #[cfg(not(walhub_loom))]
 mod tests {
     use super::*;
+    use crate::cluster::instance::InstanceId;
     use crate::keeper::{Job, JobDone, Note};
+    use crate::store::control_file::{Cluster, ControlFile};
     use crate::store::directory::Directory;
     use crate::store::disk::run_ready;
     use crate::store::faulty_disk::FaultyDisk;
     use crate::store::layout::Listing;
     use crate::store::retention::Holds;
-    use crate::wal::Lsn;
+    use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
     use std::sync::Arc;
 
     /// What a file takes at least.
     const BLOCK: usize = 4096;
+
+    /// Without it the hub would not follow its upstream.
+    #[test]
+    fn another_description_of_the_cluster_is_saved_on_a_full_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Directory::open(&folder.path().join("hub")).unwrap().layout().clone();
+        let disk = FaultyDisk::default();
+        let listing = Listing { spares: vec![1], ..Listing::default() };
+        let holds = Arc::new(Holds::new(Lsn::new(0)));
+        let keeper = Keeper::new(disk.clone(), layout.clone(), holds, &listing, None, None);
+        std::fs::write(layout.spare(1), vec![0; BLOCK]).unwrap();
+        let cluster = Cluster {
+            system_id: SystemId::new(7),
+            segment_size: SegmentSize::new(1 << 20).unwrap(),
+            data_directory_mode: "0700".to_owned(),
+            parameters: Vec::new(),
+            timeline: TimelineId::FIRST,
+            start: Lsn::new(0),
+            sealed: Vec::new(),
+        };
+        let control = ControlFile { instance: InstanceId::new(5), cluster: Some(cluster) };
+        std::fs::write(layout.control(), control.encode()).unwrap();
+        disk.leave_room(0);
+        let parameters = vec![("TimeZone".to_owned(), "UTC".to_owned())];
+        let job = Job::SaveIdentity { data_directory_mode: "0750".to_owned(), parameters };
+        let done = run_ready(keeper.run(job)).unwrap();
+        assert!(matches!(done, JobDone::Done(_)), "{done:?}");
+        let saved = ControlFile::decode(&std::fs::read(layout.control()).unwrap()).unwrap();
+        assert_eq!(saved.cluster.unwrap().data_directory_mode, "0750");
+    }
 
     #[test]
     fn on_a_full_disk_a_spare_goes_first_and_then_the_state_file() {

@@ -71,6 +71,21 @@ pub fn take_over(
     resumed.map_err(|fault| CourseFault::Conninfo { path, fault })
 }
 
+/// Whether [`take_over`] could use what was left. Until then a start has changed nothing.
+///
+/// # Errors
+/// A file that cannot be read, or whose content cannot be used.
+pub(super) fn check(
+    layout: &Layout,
+    contents: impl Fn(&Path) -> io::Result<Option<Vec<u8>>>,
+) -> Result<(), CourseFault> {
+    read(&contents, &layout.auto(), UpstreamNote::decode)?;
+    read(&contents, &layout.fence(), FenceNote::decode)?;
+    read(&contents, &layout.evidence(), Evidence::decode)?;
+    read(&contents, &layout.seams(), Seams::decode)?;
+    Ok(())
+}
+
 /// What the scrubs of earlier runs have found. Nothing depends on it, so a file that cannot be read
 /// only has the next scrub find the same again.
 pub(super) fn known_damage(

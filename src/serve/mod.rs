@@ -123,6 +123,7 @@ fn run(flags: ServeFlags) -> Result<ExitCode, ServeFault> {
     let cpus = pin::plan(&config.pin_cores, config.cores.get(), &available)?;
     let directory = Directory::open(&config.directory)?;
     let layout = directory.layout().clone();
+    course::check(&layout, read_small_now)?;
     let ctl = CtlSocket::open(layout.root())
         .map_err(|e| ServeFault::Io("listen on the socket walhub.ctl in the directory", e))?;
     let bound = bind(&config)?.with_ctl(ctl);

@@ -16,7 +16,7 @@ use super::aside::move_aside;
 use super::control_file::{Cluster, ControlFile};
 use super::count::note_cut;
 use super::disk::{Disk, parent};
-use super::durable::{read_full, read_note, replace_durably};
+use super::durable::{read_full, read_note, remove, replace_durably};
 use super::fault::{StoreFault, failed};
 use super::layout::{FileKind, Layout};
 use super::notes::BegunNote;
@@ -36,21 +36,28 @@ pub async fn prepare_cut<D: Disk>(
     size: SegmentSize,
     seam: Seam,
 ) -> Result<(), StoreFault> {
+    let name = SegmentName { tli: seam.tli, no: seam.at.segment(size), size };
+    let temporary = Layout::temporary(&layout.partial(name));
+    // An earlier attempt, at another place in the segment, may have left one. It would be taken for
+    // that of this one.
+    remove(disk, &temporary).await.map_err(failed("remove file", &temporary))?;
+    sync(disk, layout.wal()).await?;
     make_folder(disk, layout, seam).await?;
     let len = seam.at.segment_offset(size);
     if len == 0 {
         return Ok(());
     }
-    let name = SegmentName { tli: seam.tli, no: seam.at.segment(size), size };
     let (path, file) = open_segment(disk, layout, name).await?;
     let read = read_full(disk, &file, len as usize, 0).await;
     let prefix = read.map_err(failed("read file", &path))?;
     if (prefix.len() as u64) < len {
         return Err(failed("read file", &path)(io::ErrorKind::UnexpectedEof.into()));
     }
-    let temporary = Layout::temporary(&layout.partial(name));
-    let built = write_segment(disk, &temporary, prefix, size).await;
-    built.map_err(failed("write file", &temporary))?;
+    if let Err(error) = write_segment(disk, &temporary, prefix, size).await {
+        // On a full disk it takes the room that others need.
+        drop(remove(disk, &temporary).await);
+        return Err(failed("write file", &temporary)(error));
+    }
     sync(disk, layout.wal()).await
 }
 

@@ -20,7 +20,7 @@ use super::course::FenceNote;
 use super::cut::{ControlChange, carry_out_cut, read_seams};
 use super::digest;
 use super::disk::Disk;
-use super::durable::read_note;
+use super::durable::{read_note, read_small};
 use super::fault::{StoreFault, failed};
 use super::histories::read_fork;
 use super::holes::{Extent, Hole, oldest_of};
@@ -279,6 +279,7 @@ impl<D: Disk> Recovery<'_, D> {
             }
             return Err(fault);
         }
+        self.check_histories().await?;
         let fork = self.read_fork().await?;
         let trusted = self.trusted(begun, halted);
         let search = self.search(fork.clone(), trusted, halted);
@@ -496,6 +497,15 @@ impl<D: Disk> Recovery<'_, D> {
             true => Ok(None),
             false => read_fork(self.disk, self.layout, self.cluster.timeline).await,
         }
+    }
+
+    /// Each is served, so each has to be a file that can be read.
+    async fn check_histories(&self) -> Result<(), StoreFault> {
+        for tli in &self.listing.histories {
+            let path = self.layout.history(*tli);
+            read_small(self.disk, &path).await.map_err(failed("read file", &path))?;
+        }
+        Ok(())
     }
 
     async fn mark(&self, durable: Lsn, fault: &StoreFault) {

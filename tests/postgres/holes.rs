@@ -191,7 +191,8 @@ fn names_in(folder: &Path) -> BTreeSet<OsString> {
 fn a_start_that_is_refused_loses_nothing() {
     let scene = Scene::new();
     let primary = Cluster::primary_with_segments(&scene, "primary", 1);
-    let mut hub = Hub::run(&scene, "hub", &primary.conninfo());
+    let mut hub = Hub::new(&scene, "hub", &primary.conninfo()).flag("--archive-command=false");
+    hub.start();
     hub.wait_state("streaming");
     load::write_mib(&primary, 4);
     wait_received(&primary, &hub);
@@ -202,7 +203,8 @@ fn a_start_that_is_refused_loses_nothing() {
     let path = |name: &str| hub.pg_wal().join(name);
     let whole = fs::read(path(&newest)).unwrap();
     let later = format!("{}00000FFF", &newest[..16]);
-    let before = names_in(&hub.pg_wal());
+    let (before, marks) = (names_in(&hub.pg_wal()), hub.pg_wal().join("archive_status"));
+    let marked = names_in(&marks);
 
     fs::write(path(&newest), &whole[..500_000]).unwrap();
     assert!(hub.refuses_to_start().contains("has 500000 bytes"));
@@ -230,6 +232,7 @@ fn a_start_that_is_refused_loses_nothing() {
         fs::remove_file(link).unwrap();
     }
     assert_eq!(names_in(&hub.pg_wal()), before);
+    assert_eq!(names_in(&marks), marked);
     assert!(!hub.directory().join("halted").exists());
     hub.start();
     assert!(durable(&hub) >= end, "{} of {end}", durable(&hub));

@@ -6,6 +6,7 @@ use crate::store::abandoned::AbandonedWal;
 use crate::store::control_file::ControlFile;
 use crate::store::directory::Directory;
 use crate::store::disk::run_ready;
+use crate::store::faulty_disk::FaultyDisk;
 use crate::store::plain_disk::PlainDisk;
 use crate::store::recover::examine;
 use crate::store::{Recovered, RecoveredWal, recover};
@@ -211,4 +212,38 @@ fn one_is_finished_before_another_begins() {
     let refused = run_ready(decide_cut(&PlainDisk, &world.layout, second)).unwrap().unwrap_err();
     assert!(refused.to_string().contains("is still being set aside"), "{refused}");
     assert_eq!(world.wal().durable, first.at);
+}
+
+/// An attempt was given up after its first step. What it has built is not WAL past another place.
+#[test]
+fn what_an_earlier_attempt_has_built_is_not_used() {
+    let world = World::new(|synth| {
+        synth.record(&[1; 900]);
+        synth.switch_segment();
+        for _ in 0..10 {
+            synth.record(&[2; 900]);
+        }
+    });
+    let earlier = Seam { tli: TLI, at: world.end };
+    run_ready(prepare_cut(&PlainDisk, &world.layout, size(), earlier)).unwrap().unwrap();
+    let seam = Seam { tli: TLI, at: Lsn::new(4 * MIB) };
+    run_ready(prepare_cut(&PlainDisk, &world.layout, size(), seam)).unwrap().unwrap();
+    run_ready(decide_cut(&PlainDisk, &world.layout, seam)).unwrap().unwrap();
+    let found = run_ready(examine(&PlainDisk, &world.layout)).unwrap().unwrap();
+    assert_eq!(found.wal.unwrap().durable, seam.at);
+    assert!(!world.layout.partial(name(4)).exists());
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_behind() {
+    let mut ends = Vec::new();
+    let world = World::new(|synth| ends = ordinary(synth));
+    let seam = Seam { tli: TLI, at: ends[7] };
+    let disk = FaultyDisk::default();
+    disk.leave_room(MIB / 2);
+    let refused = run_ready(prepare_cut(&disk, &world.layout, size(), seam)).unwrap();
+    let error = std::io::Error::from(refused.unwrap_err());
+    assert!(crate::store::append::is_no_space(&error), "{error}");
+    assert!(!Layout::temporary(&world.layout.partial(name(3))).exists());
+    assert_eq!(world.wal_unchanged(), world.end);
 }

@@ -216,6 +216,21 @@ fn a_start_that_is_refused_moves_nothing() {
     assert!(!world.layout.all_diverged().exists());
 }
 
+/// It is served, so it has to be a file.
+#[test]
+fn a_history_that_cannot_be_read_is_refused_before_anything_moves() {
+    let world = World::with_open();
+    std::fs::write(world.layout.partial(name(7, 5)), world.segment(5)).unwrap();
+    let history = world.layout.history(tli(4));
+    std::fs::create_dir(&history).unwrap();
+    let before = world.names();
+    let fault = world.try_start().unwrap_err().to_string();
+    assert!(fault.contains("00000004.history\": it is a directory"), "{fault}");
+    assert_eq!(world.names(), before);
+    std::fs::remove_dir(&history).unwrap();
+    world.start();
+}
+
 /// The fork segment of the child is gone: the parent's has the only copy of what precedes the
 /// switchpoint.
 #[test]
