@@ -63,7 +63,7 @@ impl World {
 
     /// Writes a segment and completes it.
     fn complete(&self, no: u64, byte: u8) {
-        self.complete_with(no, &[byte; MIB as usize]);
+        self.complete_with(no, &vec![byte; MIB as usize]);
     }
 
     fn complete_with(&self, no: u64, bytes: &[u8]) {
@@ -80,7 +80,8 @@ impl World {
     }
 
     fn restore(&self, no: u64) {
-        std::fs::write(self.layout.restoring(&name(no).to_string()), [9; MIB as usize]).unwrap();
+        std::fs::write(self.layout.restoring(&name(no).to_string()), vec![9; MIB as usize])
+            .unwrap();
         let done = self.run(Job::Adopt { tli: TLI, no: SegmentNo::new(no) });
         assert!(matches!(done, JobDone::Adopted { result: Ok(_), .. }), "{done:?}");
     }
