@@ -167,7 +167,7 @@ where
     Ok(())
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(walhub_loom)))]
 impl CopyRequests {
     /// Sends what `answer` says of a host and a segment, until nobody asks any more.
     pub(crate) fn answer_with(mut self, answer: impl Fn(usize, SegmentName) -> Vec<CopyPart>) {

@@ -204,7 +204,7 @@ impl Course {
     }
 
     /// WAL comes in from this host, which has proved to have our history.
-    #[cfg(test)]
+    #[cfg(all(test, not(walhub_loom)))]
     pub(crate) fn follow_proved(&self, host: &str) {
         use crate::upstream::proof::{SharedEnd, Strength};
         use crate::wal::{Lsn, TimelineId};
