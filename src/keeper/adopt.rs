@@ -7,18 +7,23 @@ use super::work::Keeper;
 use crate::store::disk::Disk;
 use crate::store::durable::failed_sync;
 use crate::store::retention::Restorable;
-use crate::wal::{SegmentNo, SegmentSize, TimelineId};
+use crate::wal::{SegmentName, SegmentNo, SegmentSize, TimelineId};
 use std::io;
+use std::path::Path;
+use tracing::warn;
 
 impl<D: Disk> Keeper<D> {
-    /// Gives a restored segment its name and opens it. A segment that already has its name is
-    /// only opened: another request was faster.
+    /// Gives a restored segment its name and opens it. A segment that is already here is only
+    /// opened: another request was faster, somebody has copied it back, or the upstream sends it. Its
+    /// file may have more than the archive's, so it is never replaced.
     pub(super) async fn adopt(&self, tli: TimelineId, no: SegmentNo) -> io::Result<D::File> {
         let name = self.name(tli, no)?;
         let from = self.layout.restoring(&name.to_string());
-        if !self.is_here(name) {
-            self.forget_digest(name).await?;
+        if self.has_file(name).await? {
+            self.leave_in_archive(name, &from).await?;
+            return self.open(tli, no).await;
         }
+        self.forget_digest(name).await?;
         match self.disk.rename(&from, &self.layout.segment(name)).await {
             Ok(()) => {
                 self.restored.add(tli, no);
@@ -30,6 +35,28 @@ impl<D: Disk> Keeper<D> {
             Err(error) => return Err(error),
         }
         self.open(tli, no).await
+    }
+
+    /// Does the segment have a file, complete or not?
+    async fn has_file(&self, name: SegmentName) -> io::Result<bool> {
+        for path in [self.layout.segment(name), self.layout.partial(name)] {
+            match self.disk.open_read(&path).await {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // What cannot be opened is not replaced either.
+                opened => return opened.map(|_| true),
+            }
+        }
+        Ok(false)
+    }
+
+    /// A file that was fetched for nothing goes: the archive has it.
+    async fn leave_in_archive(&self, name: SegmentName, fetched: &Path) -> io::Result<()> {
+        match self.disk.unlink(fetched).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            removed => removed?,
+        }
+        warn!("WAL segment {name} is here already: the archive's file is not used");
+        Ok(())
     }
 
     /// Marks the segments that nobody reads or is about to read.
@@ -81,7 +108,7 @@ mod tests {
     use crate::store::layout::{Layout, Listing};
     use crate::store::plain_disk::PlainDisk;
     use crate::store::retention::{Hold, Holds, Policy};
-    use crate::wal::{Lsn, SegmentName, SystemId};
+    use crate::wal::{Lsn, SystemId};
     use std::os::unix::fs::FileExt;
     use std::sync::Arc;
 
@@ -171,5 +198,30 @@ mod tests {
         assert_eq!(here(&layout), [&[13][..], &newest].concat(), "a start removes nothing");
         retain(&keeper);
         assert_eq!(here(&layout), newest);
+    }
+
+    #[test]
+    fn a_file_that_is_here_is_not_replaced_by_the_archives() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::open(&folder.path().join("hub")).unwrap();
+        let layout = directory.layout().clone();
+        let keeper = keeper(&layout);
+        for path in [layout.segment(name(20)), layout.partial(name(21))] {
+            // Somebody has copied it back, or it is being received, while it was fetched.
+            std::fs::write(&path, "ours").unwrap();
+        }
+        std::fs::create_dir_all(layout.digests()).unwrap();
+        std::fs::write(layout.digest(name(20)), "of ours").unwrap();
+        for no in [20, 21] {
+            let fetched = layout.restoring(&name(no).to_string());
+            std::fs::write(&fetched, "the archive's").unwrap();
+            let file = adopt(&keeper, no).unwrap();
+            assert_eq!(std::io::read_to_string(file).unwrap(), "ours");
+            assert!(!fetched.exists());
+        }
+        assert!(layout.digest(name(20)).exists() && !layout.segment(name(21)).exists());
+        // It does not count as a copy of what the archive has.
+        retain(&keeper);
+        assert!(layout.segment(name(20)).exists() && layout.partial(name(21)).exists());
     }
 }

@@ -11,13 +11,12 @@
 //! | a restored segment is removed, which the archive has | DEBUG |
 //! | a damaged segment is replaced, which is [kept](KeptDamage) within bounds | WARN |
 //! | a damaged record is written over, whose bytes are kept within bounds | WARN |
-//! | a slot loses its WAL, or expires | WARN |
+//! | a slot loses its WAL, expires, or is dropped by name | WARN |
 //! | all WAL is moved aside | ERROR |
 //! | WAL past a place is moved aside, where another history is the true one | ERROR |
 //!
 //! A step that is refused here is a mistake of the plan. It is not done, and that is an ERROR.
-//! What a client or an operator orders by name, such as DROP_REPLICATION_SLOT, needs no leave. A
-//! start and a switch of timelines remove nothing that is not elsewhere; what they set aside they
+//! A start and a switch of timelines remove nothing that is not elsewhere; what they set aside they
 //! say themselves ([`aside`](crate::store::aside)).
 
 use super::damaged::KeptDamage;
@@ -46,6 +45,8 @@ pub(super) enum FinalStep<'a> {
     Invalidate(&'a [Loss]),
     /// Slots that were created automatically are dropped.
     Expire(&'a [SlotName]),
+    /// A client or an operator drops this slot.
+    Drop(&'a SlotName),
     /// WAL past this place is moved to `diverged/`: an operator has said that another history is the
     /// true one.
     Cut(Seam),
@@ -70,6 +71,8 @@ pub(super) enum Objection {
     Slot(SlotName, Lsn),
     #[error("slot \"{0}\" is in use, and no limit is set")]
     InUse(SlotName),
+    #[error("a standby streams from it")]
+    Streams,
     #[error("{0} files wait to be archived before that")]
     Backlog(usize),
 }
@@ -91,6 +94,7 @@ impl<D: Disk> Keeper<D> {
             }
             FinalStep::Invalidate(losses) => self.objection_to_losses(losses),
             FinalStep::Expire(_) => None,
+            FinalStep::Drop(name) => self.objection_to_drop(name),
             // An operator has ordered it by name, and the task that passes it on has compared.
             FinalStep::Cut(_) => None,
             FinalStep::SetAside(_) => match self.holds.backlog.len() {
@@ -145,6 +149,16 @@ impl<D: Disk> Keeper<D> {
         wrong.map(|loss| Objection::InUse(loss.name.clone()))
     }
 
+    fn objection_to_drop(&self, name: &SlotName) -> Option<Objection> {
+        let slots = self.holds.slots.lock();
+        slots.get(name.as_str()).filter(|slot| slot.has_stream()).map(|_| Objection::Streams)
+    }
+
+    /// Where the WAL begins that a slot keeps.
+    fn kept_by_slot(&self, name: &SlotName) -> Option<Lsn> {
+        self.holds.slots.lock().get(name.as_str())?.needed_from()
+    }
+
     fn say(&self, step: &FinalStep<'_>) {
         let is_full = self.holds.receiving() == Receiving::Paused || !self.spares.are_wanted();
         match step {
@@ -183,6 +197,12 @@ impl<D: Disk> Keeper<D> {
                     );
                 }
             }
+            FinalStep::Drop(name) => {
+                warn!(
+                    restart_lsn = %self.kept_by_slot(name).unwrap_or(Lsn::INVALID),
+                    "dropping replication slot \"{name}\": a client or walhub ctl asks for it"
+                );
+            }
             FinalStep::Cut(seam) => {
                 let folder = self.layout.diverged(seam.tli, seam.at);
                 error!(
@@ -212,6 +232,9 @@ impl<D: Disk> Keeper<D> {
             }
             FinalStep::Invalidate(_) => error!("not invalidating replication slots: {objection}"),
             FinalStep::Expire(_) => error!("not dropping replication slots: {objection}"),
+            FinalStep::Drop(name) => {
+                error!("not dropping replication slot \"{name}\": {objection}");
+            }
             FinalStep::Cut(seam) => error!("not moving WAL past {seam} aside: {objection}"),
             FinalStep::SetAside(_) => error!("not moving WAL aside: {objection}"),
         }
@@ -318,5 +341,23 @@ mod tests {
         drop(used);
         let limit = Policy { max_slot_wal_keep_size: Some(MIB), ..Policy::default() };
         assert!(keeper.with_policy(limit).gate(&FinalStep::Invalidate(&[])).is_ok());
+    }
+
+    #[test]
+    fn a_slot_is_not_dropped_while_a_standby_streams_from_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::open(&folder.path().join("hub")).unwrap();
+        let keeper = keeper(directory.layout(), Policy::default());
+        let slot = create(&keeper, 6);
+        let run = |job| run_ready(keeper.run(job)).unwrap();
+        run(Job::SaveSlot(slot.clone()));
+        let session = keeper.holds.slots.lock().enter(2);
+        let used = keeper.holds.use_slot("s", session, InvalidSlots::Accept).unwrap();
+        let refused = run(Job::DropSlot(slot.clone()));
+        assert!(matches!(refused, JobDone::Failed { .. }), "{refused:?}");
+        assert!(keeper.holds.slots.lock().get("s").unwrap().has_stream());
+        drop(used);
+        run(Job::DropSlot(slot));
+        assert!(keeper.holds.slots.lock().get("s").is_none());
     }
 }

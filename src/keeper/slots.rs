@@ -66,6 +66,7 @@ impl<D: Disk> Keeper<D> {
 
     /// Removes a slot from both generations, and then the slot.
     pub(super) async fn drop_slot(&self, name: &SlotName) -> io::Result<()> {
+        let _leave = self.gate(&FinalStep::Drop(name))?;
         let change = SlotChange::Forget(vec![name.clone()]);
         let is_erased = |slots: &SlotTable| slots.is_erased(name);
         let written = self.write_until(is_erased, &change).await;

@@ -114,6 +114,11 @@ impl Slot {
         self.active_pid().is_some()
     }
 
+    /// Does a standby stream from it?
+    pub fn has_stream(&self) -> bool {
+        self.holder.token().is_some()
+    }
+
     /// The stream that has it.
     #[cfg(test)]
     pub fn user(&self) -> Option<SlotToken> {
