@@ -9,7 +9,7 @@ use crate::data::handoff::ToCore;
 use crate::data::receive::NoSwitch;
 use crate::keeper::SaveFault;
 use crate::store::abandoned::{Abandoned, Holders};
-use crate::store::seams::{NoSeam, Seam, Seams};
+use crate::store::seams::{Seam, Seams};
 use crate::store::switch::Switch;
 use crate::upstream::position::Position;
 use std::pin::Pin;
@@ -34,8 +34,6 @@ enum Obstacle {
     Unsaved(SaveFault),
     #[error(transparent)]
     Receiver(NoSwitch),
-    #[error(transparent)]
-    Seam(NoSeam),
     #[error("the receiving core has ended")]
     ReceiverGone,
 }
@@ -114,9 +112,12 @@ async fn switch<E: Environment>(parts: Arc<Parts<E>>, plan: Switch) -> Result<()
     outcome.map_err(|why| failed(Obstacle::Receiver(why)))
 }
 
-/// Sets our WAL past `seam` aside. What needs space was made ready.
+/// Sets our WAL past `seam` aside. What needs space was made ready. Unless that is decided the hub
+/// serves what it has.
 async fn cut<E: Environment>(parts: Arc<Parts<E>>, seam: Seam) -> Result<(), SwitchFault> {
     let holders = holders_past(&parts, seam).await;
+    let decided = parts.keeper.decide_cut(seam).await;
+    decided.map_err(|fault| not_cut(seam, Obstacle::Unsaved(fault)))?;
     // From here on a standby that asks for a stream is told that the hub is starting up.
     parts.hub.set_cells(Vec::new());
     finish_cut(&parts, seam, holders).await
@@ -174,9 +175,11 @@ async fn finish_cut<E: Environment>(
     forget_wal(parts).await;
     let course = &parts.hub.course;
     let mut seams = Seams::clone(&course.seams());
-    seams.begin(seam).map_err(|why| not_cut(seam, Obstacle::Seam(why)))?;
-    seams.finish();
-    course.set_seams(seams);
+    // The same is on disk.
+    if seams.begin(seam).is_ok() {
+        seams.finish();
+        course.set_seams(seams);
+    }
     note_abandoned(parts, seam, wal.abandoned.clone(), holders).await;
     let (told, outcome) = oneshot::channel();
     parts.receiver().insist(ToCore::CutOff { wal, told }).await;
@@ -196,5 +199,39 @@ async fn forget_wal<E: Environment>(parts: &Parts<E>) {
         while core.ask(About::Receiver).await.is_none() {
             tracing::warn!("a data core does not answer; our WAL is set aside when it does");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::tests::keeper_that;
+    use crate::data::handoff::mailbox;
+    use crate::follow::System;
+    use crate::hub::tests::hub;
+    use crate::keeper::{Job, JobDone};
+    use crate::wal::{Lsn, TimelineId};
+    use crate::watermark::Cell;
+    use std::io;
+
+    #[test]
+    fn what_is_served_stays_when_a_cut_is_not_decided() {
+        let hub = Arc::new(hub("15.18"));
+        let (tli, at) = (TimelineId::FIRST, Lsn::new(0x500_0000));
+        hub.push_cell(Arc::new(Cell::new(tli, at, Lsn::new(0x600_0000))));
+        let (receiver, _inbox) = mailbox(1, Arc::new(|| {}));
+        let keeper = keeper_that(|job| match job {
+            Job::DecideCut(_) => {
+                JobDone::Failed { job: job.kind(), error: io::ErrorKind::StorageFull.into() }
+            }
+            job => panic!("{job:?}"),
+        });
+        let environment = System { hub: Arc::clone(&hub), receiver };
+        let cores = Vec::new();
+        let parts = Parts { hub: Arc::clone(&hub), cores, keeper, archive: None, environment };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let refused = runtime.block_on(cut(Arc::new(parts), Seam { tli, at })).unwrap_err();
+        assert!(refused.to_string().contains("another history"), "{refused}");
+        assert!(hub.current_cell().is_some());
     }
 }

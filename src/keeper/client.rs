@@ -146,6 +146,11 @@ impl<F> KeeperClient<F> {
         self.save(Job::PrepareCut(seam)).await
     }
 
+    /// Decides a cut at `seam` that was prepared.
+    pub async fn decide_cut(&self, seam: Seam) -> Result<(), SaveFault> {
+        self.save(Job::DecideCut(seam)).await
+    }
+
     /// Moves our WAL past `seam` aside. Returns what is left.
     pub async fn cut(&self, seam: Seam) -> Result<Box<RecoveredWal>, SaveFault> {
         match self.ask(Job::Cut(seam)).await? {

@@ -138,6 +138,8 @@ pub enum Job {
     Switch(Switch),
     /// Make ready what a [`Job::Cut`] needs space for. Nothing changes by it.
     PrepareCut(Seam),
+    /// Decide a [`Job::Cut`]: from here on a start finishes it. When it fails, nothing was decided.
+    DecideCut(Seam),
     /// Move our WAL past a seam aside, and take the slots past it their WAL: see
     /// [`cut`](crate::store::cut). Nobody streams, and nothing is received.
     Cut(Seam),
@@ -190,6 +192,7 @@ impl Job {
             | Self::SetAside(_)
             | Self::Switch(_)
             | Self::PrepareCut(_)
+            | Self::DecideCut(_)
             | Self::Cut(_)
             | Self::MarkHalted { .. } => Lane::Urgent,
             Self::Open { .. }
@@ -228,6 +231,7 @@ impl Job {
             Self::SetAside(_) => JobKind::SetAside,
             Self::Switch(_) => JobKind::Switch,
             Self::PrepareCut(_) => JobKind::PrepareCut,
+            Self::DecideCut(_) => JobKind::DecideCut,
             Self::Cut(_) => JobKind::Cut,
             Self::MarkHalted { .. } => JobKind::MarkHalted,
         }
@@ -267,6 +271,7 @@ pub enum JobKind {
     SetAside,
     Switch,
     PrepareCut,
+    DecideCut,
     Cut,
     MarkHalted,
 }
@@ -310,6 +315,7 @@ impl fmt::Display for JobKind {
             Self::SetAside => f.write_str("move all WAL aside"),
             Self::Switch => f.write_str("continue with another timeline"),
             Self::PrepareCut => f.write_str("prepare to move WAL past a place aside"),
+            Self::DecideCut => f.write_str("decide to move WAL past a place aside"),
             Self::Cut => f.write_str("move WAL past a place aside"),
             Self::MarkHalted => f.write_str("write the halted marker"),
         }

@@ -14,10 +14,18 @@ impl<D: Disk> Keeper<D> {
     /// Replaces a small file durably. A full disk is no obstacle as long as something can be given
     /// up.
     pub(super) async fn replace_making_room(&self, path: &Path, bytes: Vec<u8>) -> io::Result<()> {
-        match replace_durably(&self.disk, path, bytes.clone()).await {
+        self.making_room(async || replace_durably(&self.disk, path, bytes.clone()).await).await
+    }
+
+    /// Does a step that may be repeated. If the disk is full, it is repeated with more room.
+    pub(super) async fn making_room<T>(
+        &self,
+        step: impl AsyncFn() -> io::Result<T>,
+    ) -> io::Result<T> {
+        match step().await {
             Err(error) if is_no_space(&error) => {
                 self.make_room().await?;
-                replace_durably(&self.disk, path, bytes).await
+                step().await
             }
             other => other,
         }

@@ -242,6 +242,7 @@ impl<D: Disk> Keeper<D> {
             Job::SetAside(instance) => self.alone(self.set_aside(instance)).await,
             Job::Switch(plan) => self.alone(self.switch(plan)).await,
             Job::PrepareCut(seam) => self.prepare_cut(seam).await,
+            Job::DecideCut(seam) => self.decide_cut(seam).await,
             Job::Cut(seam) => self.alone(self.cut(seam)).await,
             Job::MarkHalted { durable, reason } => {
                 let note = HaltedNote { durable, reason };

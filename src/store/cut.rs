@@ -61,13 +61,16 @@ pub async fn prepare_cut<D: Disk>(
     sync(disk, layout.wal()).await
 }
 
-/// Step 2.
+/// Step 2. One that is decided already only becomes durable once more: that needs no space.
 ///
 /// # Errors
-/// The file could not be read or written, or another cut is under way.
+/// The file could not be read or written, another cut is under way, or too many seams stand.
 pub async fn decide_cut<D: Disk>(disk: &D, layout: &Layout, seam: Seam) -> Result<(), StoreFault> {
     let path = layout.seams();
     let mut seams = read_seams(disk, layout).await?;
+    if seams.under_way() == Some(seam) {
+        return sync(disk, layout.root()).await;
+    }
     let begun = seams.begin(seam);
     begun.map_err(|why| failed("use file", &path)(io::Error::other(why)))?;
     write_seams(disk, layout, &seams).await
