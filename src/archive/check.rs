@@ -78,7 +78,20 @@ pub fn first_difference(
     name: SegmentName,
     upto: Lsn,
 ) -> io::Result<Option<Lsn>> {
-    let (mut at, end) = (name.no.start(name.size), name.no.end(name.size).min(upto));
+    first_difference_within(theirs, ours, name, (name.no.start(name.size), upto))
+}
+
+/// The same from a position of the segment on.
+///
+/// # Errors
+/// The operating system's error.
+pub fn first_difference_within(
+    theirs: &impl ReadAt,
+    ours: &impl ReadAt,
+    name: SegmentName,
+    (from, upto): (Lsn, Lsn),
+) -> io::Result<Option<Lsn>> {
+    let (mut at, end) = (from, name.no.end(name.size).min(upto));
     let (mut left, mut right) = (vec![0; PIECE], vec![0; PIECE]);
     while at < end {
         let want = (end.bytes_since(at) as usize).min(PIECE);

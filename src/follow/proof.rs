@@ -15,6 +15,7 @@ use crate::config::WeakProof;
 use crate::hub::Hub;
 use crate::hub::page_rules::page_rules;
 use crate::store::evidence::PlaceBytes;
+use crate::store::retention::Hold;
 use crate::upstream::login::start_replication;
 use crate::upstream::oldest::OldestSearch;
 use crate::upstream::position::Position;
@@ -52,7 +53,8 @@ struct Comparison<'a, E: Environment> {
     silence: Duration,
 }
 
-/// Compares our WAL up to `shared` with the upstream's, as far back as it takes. Each of its answers
+/// Compares our WAL up to `shared` with the upstream's, as far back as it takes: WAL that came from
+/// the archive unproved shows nothing, so what lies before it is compared, too. Each of its answers
 /// and each MiB has to come within `silence`: the whole may take longer.
 pub(super) async fn compare_back<E: Environment>(
     parts: &Arc<Parts<E>>,
@@ -60,26 +62,69 @@ pub(super) async fn compare_back<E: Environment>(
     shared: SharedEnd,
     silence: Duration,
 ) -> Result<Shown, AttemptFailure> {
+    let mut before = None;
+    if let Some(earlier) = before_unproved(&parts.hub, shared) {
+        match compare_up_to(parts, link, earlier, silence).await? {
+            Shown::Same(proof) => before = Some(proof),
+            shown @ Shown::Not(_) => return Ok(shown),
+        }
+    }
+    let shown = compare_up_to(parts, link, shared, silence).await?;
+    Ok(match (shown, before) {
+        (Shown::Same(proof), Some(before)) => Shown::Same(proof.with_earlier(&before)),
+        (shown, _) => shown,
+    })
+}
+
+/// The end of the WAL that comes before what was taken unproved, where that is before `shared`.
+pub(super) fn before_unproved(hub: &Hub, shared: SharedEnd) -> Option<SharedEnd> {
+    let from = hub.course.unproved_from().filter(|from| *from < shared.end)?;
+    Some(SharedEnd { end: from, ..shared })
+}
+
+async fn compare_up_to<E: Environment>(
+    parts: &Arc<Parts<E>>,
+    link: &mut Link<E::Socket>,
+    shared: SharedEnd,
+    silence: Duration,
+) -> Result<Shown, AttemptFailure> {
+    let own = find_own(parts, shared.end).await.map_err(AttemptFailure::other)?;
+    let OwnWal { lineage, start, hold } = own;
+    let mut comparison = Comparison { parts, link, lineage, shared, silence };
+    let shown = comparison.run(start).await;
+    drop(hold);
+    shown
+}
+
+/// What is to be compared of our WAL.
+pub(super) struct OwnWal {
+    pub(super) lineage: Lineage,
+    pub(super) start: ProofStart,
+    /// It stays until this is dropped.
+    pub(super) hold: Hold,
+}
+
+/// Finds what is to be compared of our WAL up to `end`.
+pub(super) async fn find_own<E: Environment>(
+    parts: &Arc<Parts<E>>,
+    end: Lsn,
+) -> Result<OwnWal, String> {
     let hub = &parts.hub;
-    let lineage = lineage_of(hub).map_err(AttemptFailure::other)?;
-    let rules = page_rules(hub, lineage.tli).map_err(AttemptFailure::other)?;
+    let lineage = lineage_of(hub)?;
+    let rules = page_rules(hub, lineage.tli)?;
     let oldest = hub.holds.unbroken_from();
-    // What is searched and compared stays until that is done.
-    let hold = hub.holds.hold_restorable(oldest);
+    // What is searched stays until that is done.
+    let searched = hub.holds.hold_restorable(oldest);
     let (reader, files) = (Arc::clone(parts), lineage.clone());
     let searching = parts.environment.blocking(move || {
         let read = |from, to| read_own(&reader.environment, &files, from, to);
-        search(&rules, oldest, shared.end, read)
+        search(&rules, oldest, end, read)
     });
-    let found =
-        searching.await.map_err(|error| AttemptFailure::other(format!("our own WAL: {error}")))?;
+    let start = searching.await.map_err(|error| format!("our own WAL: {error}"))?;
     // From here on less of it.
-    let compared = hub.holds.hold_restorable(found.from);
-    drop(hold);
-    let mut comparison = Comparison { parts, link, lineage, shared, silence };
-    let shown = comparison.run(found).await;
-    drop(compared);
-    shown
+    let hold = hub.holds.hold_restorable(start.from);
+    drop(searched);
+    Ok(OwnWal { lineage, start, hold })
 }
 
 /// Our timeline and its ancestors.
@@ -93,26 +138,14 @@ pub(super) fn lineage_of(hub: &Hub) -> Result<Lineage, String> {
 
 impl<E: Environment> Comparison<'_, E> {
     async fn run(&mut self, found: ProofStart) -> Result<Shown, AttemptFailure> {
-        let ProofStart { mut from, record } = found;
         let end = self.shared.end;
-        if let Err(NoRecord::Unreadable(error)) = &record
+        let mut why = found.weakness(end);
+        let ProofStart { mut from, record } = found;
+        if let (Err(NoRecord::Unreadable(_)), Some(why)) = (&record, &why)
             && from == end
         {
-            let why = format!("this hub's own WAL before {end} cannot be read: {error}");
-            return Ok(Shown::Not(Compared::Unreadable(why)));
+            return Ok(Shown::Not(Compared::Unreadable(why.clone())));
         }
-        let mut why = match &record {
-            Ok(_) => None,
-            Err(NoRecord::NoneHere) => Some(format!(
-                "this hub has no time-stamped record (commit, abort, checkpoint) before {end}"
-            )),
-            Err(NoRecord::TooFar) => {
-                Some(format!("this hub has no time-stamped record near {end}"))
-            }
-            Err(NoRecord::Unreadable(error)) => {
-                Some(format!("this hub's own WAL before {from} cannot be read: {error}"))
-            }
-        };
         let mut compared = None;
         while from < end {
             match self.from(from).await? {
@@ -130,10 +163,7 @@ impl<E: Environment> Comparison<'_, E> {
             }
             break;
         }
-        let strength = match (why, record) {
-            (None, Ok(record)) => Strength::Proved { record },
-            (why, _) => Strength::Weak { why: why.unwrap_or_default() },
-        };
+        let strength = Strength::of(record.ok(), why);
         Ok(Shown::Same(Proof { shared: self.shared, from: compared, strength }))
     }
 

@@ -20,6 +20,24 @@ pub(super) struct ProofStart {
     pub(super) record: Result<Lsn, NoRecord>,
 }
 
+impl ProofStart {
+    /// Why equal bytes up to `end` prove nothing; `None` when they prove it.
+    pub(super) fn weakness(&self, end: Lsn) -> Option<String> {
+        let from = self.from;
+        Some(match self.record.as_ref().err()? {
+            NoRecord::NoneHere => {
+                format!(
+                    "this hub has no time-stamped record (commit, abort, checkpoint) before {end}"
+                )
+            }
+            NoRecord::TooFar => format!("this hub has no time-stamped record near {end}"),
+            NoRecord::Unreadable(error) => {
+                format!("this hub's own WAL before {from} cannot be read: {error}")
+            }
+        })
+    }
+}
+
 /// Why there is no time-stamped record to compare.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NoRecord {

@@ -8,6 +8,7 @@ use crate::store::evidence::Evidence;
 use crate::store::seams::Seams;
 use crate::upstream::proof::Proof;
 use crate::upstream::state::UpstreamState;
+use crate::wal::Lsn;
 use crate::wire::conninfo::{Conninfo, ConninfoFault};
 use crate::wire::secret::Secret;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -63,6 +64,7 @@ struct Inner {
     standing: Standing,
     proof: Option<Proof>,
     weak_joins: u64,
+    unproved_from: Option<Lsn>,
 }
 
 impl Course {
@@ -79,6 +81,7 @@ impl Course {
             standing,
             proof: None,
             weak_joins: 0,
+            unproved_from: None,
         }))
     }
 
@@ -178,16 +181,32 @@ impl Course {
         self.lock().standing = standing;
     }
 
-    /// An upstream is followed, and has shown this; `None` when there was no WAL yet.
+    /// An upstream is followed, or WAL is taken from the archive, and the source has shown this;
+    /// `None` when there was no WAL yet. A proof covers what was taken unproved before.
     pub fn joined(&self, proof: Option<Proof>) {
         let mut inner = self.lock();
-        let is_weak = proof.as_ref().is_some_and(|proof| proof.weakness().is_some());
-        inner.weak_joins += u64::from(is_weak);
+        match proof.as_ref().map(Proof::weakness) {
+            Some(Some(_)) => inner.weak_joins += 1,
+            Some(None) => inner.unproved_from = None,
+            None => {}
+        }
         inner.proof = proof;
     }
 
-    /// What the upstream that is followed, or was the last, has shown of our WAL; and how often one
-    /// was followed since the start that had not proved to have our history.
+    /// WAL from this position on comes from an archive that has not proved to have our history.
+    pub fn take_unproved(&self, from: Lsn) {
+        let mut inner = self.lock();
+        inner.unproved_from = Some(inner.unproved_from.map_or(from, |known| known.min(from)));
+    }
+
+    /// From where on WAL came from the archive unproved. Equal bytes past it prove nothing before
+    /// those that precede it were compared.
+    pub fn unproved_from(&self) -> Option<Lsn> {
+        self.lock().unproved_from
+    }
+
+    /// What the source that WAL comes from, or came from last, has shown of our WAL; and how often
+    /// since the start one was taken from that had not proved to have our history.
     pub fn proof(&self) -> (Option<Proof>, u64) {
         let inner = self.lock();
         (inner.proof.clone(), inner.weak_joins)
@@ -207,7 +226,7 @@ impl Course {
     #[cfg(all(test, not(walhub_loom)))]
     pub(crate) fn follow_proved(&self, host: &str) {
         use crate::upstream::proof::{SharedEnd, Strength};
-        use crate::wal::{Lsn, TimelineId};
+        use crate::wal::TimelineId;
         let (tli, start) = (TimelineId::FIRST, Lsn::new(1));
         let state = UpstreamState::Streaming { host: host.to_owned(), tli, start };
         self.set_standing(Standing { state, since: SystemTime::UNIX_EPOCH });
@@ -236,6 +255,27 @@ pub enum Resumed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_came_unproved_stands_until_a_proof() {
+        use crate::upstream::proof::{SharedEnd, Strength};
+        let course = Course::new(Upstream::parse("host=a").unwrap());
+        let joins = |why: Option<&str>| {
+            let shared = SharedEnd { tli: crate::wal::TimelineId::FIRST, end: Lsn::new(9) };
+            let strength = Strength::of(Some(Lsn::new(3)), why.map(str::to_owned));
+            course.joined(Some(Proof { shared, from: None, strength }));
+            course.unproved_from()
+        };
+        course.take_unproved(Lsn::new(5));
+        course.take_unproved(Lsn::new(7));
+        assert_eq!(
+            joins(Some("nothing older")),
+            Some(Lsn::new(5)),
+            "a later one does not shorten it"
+        );
+        assert_eq!(joins(None), None);
+        assert_eq!(course.proof().1, 1);
+    }
 
     #[test]
     fn a_changed_flag_is_the_newer_word() {

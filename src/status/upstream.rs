@@ -24,10 +24,11 @@ pub struct UpstreamStatus {
     /// The position from which it is streamed.
     #[serde(default, with = "form::optional")]
     pub start_lsn: Option<Lsn>,
-    /// What the upstream that is followed, or was the last, has shown of the hub's WAL.
+    /// What the upstream or the archive that WAL comes from, or came from last, has shown of the
+    /// hub's WAL.
     #[serde(default)]
     pub proof: Option<ProofStatus>,
-    /// How often since the start an upstream was followed whose proof was weak.
+    /// How often since the start WAL was taken from a source whose proof was weak.
     #[serde(default)]
     pub weak_joins: u64,
 }
@@ -45,7 +46,7 @@ pub fn needs_an_operator(state: &str) -> bool {
     )
 }
 
-/// What an upstream has shown of the hub's WAL before it was followed.
+/// What a source has shown of the hub's WAL before any was taken from it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProofStatus {
     /// Is it a proof?

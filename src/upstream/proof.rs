@@ -50,10 +50,30 @@ pub enum Strength {
     },
 }
 
+impl Strength {
+    /// All was the same, with the time-stamped `record`, unless `why` says why that is no proof.
+    pub fn of(record: Option<Lsn>, why: Option<String>) -> Self {
+        match (why, record) {
+            (None, Some(record)) => Self::Proved { record },
+            (why, _) => Self::Weak { why: why.unwrap_or_default() },
+        }
+    }
+}
+
 impl Proof {
     /// Nothing was compared.
     pub const fn none(shared: SharedEnd, why: String) -> Self {
         Self { shared, from: None, strength: Strength::Weak { why } }
+    }
+
+    /// The same when WAL from the end of `earlier` on was taken unproved: while `earlier` is weak,
+    /// nothing is proved by what comes after it.
+    #[must_use]
+    pub fn with_earlier(self, earlier: &Self) -> Self {
+        let Some(why) = earlier.weakness() else { return self };
+        let from = earlier.shared.end;
+        let why = format!("WAL from {from} on came from the archive unproved, and {why}");
+        Self { strength: Strength::Weak { why }, ..self }
     }
 
     /// Why the history is not proved; `None` when it is.
@@ -147,5 +167,19 @@ mod tests {
         // Who has not followed to timeline 2 yet has the fork's segment on timeline 1.
         assert_eq!(pieces(1, Lsn::new(0x30_7000)), [(1, 0x10_2000, 0x30_7000)]);
         assert_eq!(lineage.file(Lsn::new(0x30_0000)).tli, tli(2), "our file is of timeline 2");
+    }
+
+    #[test]
+    fn what_was_taken_unproved_is_proved_with_what_precedes_it() {
+        let proof = |end: u64, why: Option<&str>| Proof {
+            shared: SharedEnd { tli: tli(1), end: Lsn::new(end) },
+            from: Some(Lsn::new(8)),
+            strength: Strength::of(Some(Lsn::new(9)), why.map(str::to_owned)),
+        };
+        let newest = proof(0x500, None);
+        assert_eq!(newest.clone().with_earlier(&proof(0x100, None)), newest);
+        let weak = newest.clone().with_earlier(&proof(0x100, Some("it is gone")));
+        let why = "WAL from 0/100 on came from the archive unproved, and it is gone";
+        assert_eq!((weak.weakness(), weak.shared), (Some(why), newest.shared));
     }
 }

@@ -29,6 +29,7 @@ mod receivewal;
 mod segments;
 
 mod archive;
+mod archive_histories;
 mod archiving;
 mod ctl;
 mod damage;

@@ -13,6 +13,7 @@ use crate::upstream::end::UpstreamEnd;
 use crate::upstream::follow::TargetTimeline;
 use crate::upstream::place::Span;
 use crate::upstream::position::Position;
+use crate::upstream::proof::SharedEnd;
 use crate::upstream::state::UpstreamState;
 use crate::wal::walk::{WalkFault, Walker};
 use crate::wal::{Lsn, SegmentName, TimelineId};
@@ -109,10 +110,18 @@ impl<E: Environment> Task<E> {
             if proved > durable.max(sent) {
                 let feed = match &mut feed {
                     Some(feed) => feed,
-                    empty => match self.open(tli, sent).await {
-                        Some(opened) => empty.insert(opened),
-                        None => break Advance::Stuck,
-                    },
+                    empty => {
+                        let shared = SharedEnd { tli, end: durable };
+                        if let Err(advance) =
+                            self.prove_archive(archive, &target, shared, turn).await?
+                        {
+                            break advance;
+                        }
+                        match self.open(tli, sent).await {
+                            Some(opened) => empty.insert(opened),
+                            None => break Advance::Stuck,
+                        }
+                    }
                 };
                 if self.pour_all(feed, &mut held, (sent, proved)).await.is_err() {
                     break Advance::Stuck;
@@ -291,9 +300,14 @@ impl<E: Environment> Task<E> {
     /// for it.
     async fn is_no_witness(&self, name: SegmentName, source: &WalSource) -> bool {
         let evidence = self.parts.hub.course.evidence();
-        if evidence.against(source).is_none_or(|difference| difference.cleared) {
-            return false;
+        match evidence.against(source).is_none_or(|difference| difference.cleared) {
+            true => false,
+            false => self.may_be_own_copy(name).await,
         }
+    }
+
+    /// May the archive's file of this segment be one that this hub has archived?
+    pub(super) async fn may_be_own_copy(&self, name: SegmentName) -> bool {
         if self.parts.hub.config.archive_command.is_some() {
             return true;
         }
@@ -304,7 +318,7 @@ impl<E: Environment> Task<E> {
         looking.await.flatten().unwrap_or(true)
     }
 
-    async fn tell_unusable(&mut self, name: SegmentName, unusable: Unusable) {
+    pub(super) async fn tell_unusable(&mut self, name: SegmentName, unusable: Unusable) {
         match unusable {
             Unusable::Differs(Differing { first: at, bytes }) => {
                 let detail = "the archive has other WAL under positions that are stored here";

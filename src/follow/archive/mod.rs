@@ -2,12 +2,14 @@
 //! `restore_command` fetches.
 //!
 //! Histories come first, before each segment, so that a timeline that has ended is not followed
-//! past its end. A segment is read up to the true end of its WAL, compared with what we have of it,
+//! past its end. Before WAL is taken, the archive shows that it has our history, as an upstream does
+//! (`proof`). A segment is read up to the true end of its WAL, compared with what we have of it,
 //! and fed to the receive role as a stream like any other (`feed`). The receive role makes all
 //! its own checks. An upstream that was found takes over at a segment boundary.
 
 mod advance;
 mod histories;
+mod proof;
 mod segments;
 mod turn;
 
@@ -68,7 +70,7 @@ impl<E: Environment> Task<E> {
         }
         let pause = self.parts.hub.config.wal_retrieve_retry_interval;
         let probe = Probe::start(&self.parts, &self.upstream, &self.heard);
-        let mut turn = ArchiveTurn { probe, orders, order: None };
+        let mut turn = ArchiveTurn { probe, orders, order: None, shown: None };
         loop {
             match self.advance(&archive, &mut turn).await {
                 Ok(Advance::Further) if turn.order.is_none() => {}

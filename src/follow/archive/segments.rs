@@ -98,6 +98,27 @@ pub(super) async fn first_difference<E: Environment>(
     comparing.await.flatten().map_err(|error| Unusable::Unknown(error.to_string()))
 }
 
+/// Compares a file of the archive with our own segment of timeline `tli` between two positions of
+/// it. Returns `None` when they are equal there.
+pub(super) async fn difference_within<E: Environment>(
+    parts: &Arc<Parts<E>>,
+    (name, file): Named<E>,
+    tli: TimelineId,
+    (from, to): (Lsn, Lsn),
+) -> Result<Option<Differing>, Unusable> {
+    let reader = Arc::clone(parts);
+    let comparing = parts.environment.blocking(move || {
+        let ours = reader.environment.open_own_wal(SegmentName { tli, ..name })?;
+        let ours = ours.ok_or(io::ErrorKind::NotFound)?;
+        let theirs = E::Archive::open(&file)?;
+        let first = check::first_difference_within(&theirs, &ours, name, (from, to))?;
+        first
+            .map(|first| Differing::of_files((&theirs, &ours), name, (first, first), to))
+            .transpose()
+    });
+    comparing.await.flatten().map_err(|error| Unusable::Unknown(error.to_string()))
+}
+
 /// The walk to the end of its WAL, or how it differs from ours.
 type Looked = io::Result<Result<(Walker, Option<WalkFault>), Differing>>;
 

@@ -2,6 +2,7 @@
 
 use crate::follow::orders::UpstreamOrder;
 use crate::follow::probe::Probe;
+use crate::upstream::proof::Proof;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -30,6 +31,8 @@ pub(super) struct ArchiveTurn<'a> {
     pub(super) orders: &'a mut mpsc::Receiver<UpstreamOrder>,
     /// The order that came.
     pub(super) order: Option<UpstreamOrder>,
+    /// What the archive has shown of our WAL in this turn.
+    pub(super) shown: Option<Proof>,
 }
 
 impl ArchiveTurn<'_> {

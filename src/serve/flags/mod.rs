@@ -75,8 +75,8 @@ pub struct ServeFlags {
     #[arg(long, value_name = "TIME", default_value = "5min", env = "WALHUB_ON_DIVERGE_AFTER")]
     pub on_diverge_after: String,
 
-    /// Follow no upstream that cannot prove to have this hub's history, as far back as a record
-    /// that says when it was written
+    /// Take no WAL from an upstream or the archive that cannot prove to have this hub's history, as
+    /// far back as a record that says when it was written
     #[arg(long, env = "WALHUB_REQUIRE_PROOF", value_parser = BoolishValueParser::new())]
     pub require_proof: bool,
 
