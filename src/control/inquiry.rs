@@ -10,10 +10,10 @@ use crate::hub::Hub;
 use crate::hub::course::NamedBy;
 use crate::log;
 use crate::status::{
-    AbandonedStatus, Ages, ArchiverStatus, DivergedStandby, EvidenceStatus, FenceStatus,
-    FollowedUpstream, HubStatus, KeptBy, LosingSlot, MissingWal, ProofOutcome, ProofStatus,
-    RetentionStatus, ScrubStatus, SeamStatus, SetBy, SlotStatus, StandbyStatus, StandbysStatus,
-    UpstreamStatus,
+    AbandonedStatus, Ages, ArchiveTimelineStatus, ArchiverStatus, DivergedStandby, EvidenceStatus,
+    FenceStatus, FollowedUpstream, HubStatus, KeptBy, LosingSlot, MissingWal, ProofOutcome,
+    ProofStatus, RetentionStatus, ScrubStatus, SeamStatus, SetBy, SlotStatus, StandbyStatus,
+    StandbysStatus, UpstreamStatus,
 };
 use crate::store::archive_status::{ArchiveStatus, Attempt};
 use crate::store::holes::Hole;
@@ -22,6 +22,7 @@ use crate::store::inspect::{
 };
 use crate::store::retention::{Keep, MIN_KEPT_SEGMENTS, Outlook, Policy, Receiving};
 use crate::store::slots::{Origin, WalStatus};
+use crate::store::switch::Switch;
 use crate::upstream::proof::{Proof, Strength};
 use crate::upstream::state::UpstreamState;
 use crate::wal::{Lsn, SegmentSize};
@@ -80,6 +81,7 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> HubS
         evidence: evidence(hub),
         abandoned: abandoned(hub),
         seams: seams(hub),
+        archive_timelines: archive_timelines(hub),
         receiving_paused: hub.holds.too_full().map(|too_full| too_full.to_string()),
         timeline: cell.as_ref().map(|cell| cell.tli()),
         received_lsn: receiver.map(|figures| figures.received),
@@ -187,6 +189,22 @@ pub(super) fn abandoned(hub: &Hub) -> Vec<AbandonedStatus> {
 
 pub(super) fn seams(hub: &Hub) -> Vec<SeamStatus> {
     seam_status(&hub.course.seams())
+}
+
+/// A switch of which nothing has come yet is not told.
+fn archive_timelines(hub: &Hub) -> Vec<ArchiveTimelineStatus> {
+    let seams = hub.course.seams();
+    let own = hub.current_cell().map(|cell| cell.tli());
+    let made =
+        seams.unagreed().filter(|unagreed| own.is_some_and(|own| unagreed.switch.from < own));
+    let one = |switch: Switch, since| ArchiveTimelineStatus {
+        timeline: switch.to,
+        from_timeline: switch.from,
+        lsn: switch.at,
+        since,
+    };
+    let made = made.map(|unagreed| one(unagreed.switch, Some(unagreed.since)));
+    made.chain(seams.rejected().map(|switch| one(*switch, None))).collect()
 }
 
 pub(super) fn fence(hub: &Hub) -> Option<FenceStatus> {

@@ -18,7 +18,7 @@ use super::questions::IdentifiedServer;
 use super::{LOG, Parts, Task};
 use crate::hub::page_rules::page_rules;
 use crate::store::evidence::{Difference, Evidence, WalSource};
-use crate::store::seams::{self, Seam};
+use crate::store::seams::{self, Cut, Seam};
 use crate::upstream::judge::Verdict;
 use crate::upstream::place::Place;
 use crate::upstream::proof::{Lineage, Proof, SharedEnd};
@@ -54,6 +54,9 @@ impl<E: Environment> Task<E> {
     pub(super) async fn accept_ours(&mut self, at: Lsn) -> Result<(), String> {
         let before = self.parts.hub.course.evidence();
         let mut evidence = Evidence::clone(&before);
+        if before.at(at).is_none() && self.has_gone_back(at) {
+            return Ok(());
+        }
         let source = evidence.clear(at).ok_or_else(|| no_difference(&before, at))?;
         if evidence == *before {
             return Ok(());
@@ -248,12 +251,12 @@ impl<E: Environment> Task<E> {
             proof.shared.end
         );
         // What can fail on a full disk comes first: until then nothing has changed.
-        self.prepare_cut(seam).await?;
+        self.prepare_cut(Cut::Past(seam)).await?;
         // No source of the former WAL is followed from here on, whatever happens.
         let mut evidence = Evidence::clone(&self.parts.hub.course.evidence());
         evidence.bar_all(place.at);
         self.change_evidence(evidence).await.map_err(AttemptFailure::other)?;
-        let done = self.cut_at(seam).await;
+        let done = self.cut_at(Cut::Past(seam)).await;
         drop(kept);
         done.map_err(AttemptFailure::other)
     }

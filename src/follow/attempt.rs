@@ -89,6 +89,7 @@ impl<E: Environment> Task<E> {
         self.source = source;
         warn_of_weak(proof.as_ref(), &name);
         self.parts.hub.course.joined(proof);
+        self.note_agreement(&name).await;
         self.progress.begins();
         let mut news = Vec::new();
         let state = UpstreamState::Streaming { host: name.clone(), tli, start };
@@ -187,7 +188,7 @@ impl<E: Environment> Task<E> {
             return Err(AttemptFailure::other(format!("{name}: {objection}")));
         }
         let mut asked = timeout(limit, ask(link, name)).await.map_err(late)??;
-        self.heard.server(&self.parts.hub, &asked.seen);
+        self.heard.server(&self.parts.hub, &asked.seen, &asked.source);
         let joining = match self.join(&mut asked, limit).await {
             Err(AttemptFailure::State(state)) => {
                 asked.link.close().await;

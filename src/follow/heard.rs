@@ -2,8 +2,10 @@
 //! A timeline that only the archive names may be that of a copy which was promoted for a test and
 //! archives to the same place.
 
+use super::difference::barred_by;
 use super::link::{Link, LinkFault};
 use crate::hub::Hub;
+use crate::store::evidence::WalSource;
 use crate::timeline::Forks;
 use crate::upstream::judge::Seen;
 use crate::upstream::state::UpstreamState;
@@ -62,10 +64,12 @@ impl HeardUpstreams {
         asked
     }
 
-    /// A server has said who it is. What one of another cluster says of histories does not count.
-    pub(super) fn server(&self, hub: &Hub, seen: &Seen) {
+    /// A server has said who it is. What one of another cluster says of histories does not count, nor
+    /// what one says that has yet to show our WAL where a difference was found.
+    pub(super) fn server(&self, hub: &Hub, seen: &Seen, source: &WalSource) {
         let ours = hub.identity().is_none_or(|identity| identity.system_id == seen.system_id);
-        if let (true, Some(forks)) = (ours, &seen.forks) {
+        let counts = ours && barred_by(hub, source).is_none();
+        if let (true, Some(forks)) = (counts, &seen.forks) {
             self.history(seen.tli, forks);
         }
     }
@@ -128,6 +132,7 @@ impl HeardUpstreams {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::evidence::{Difference, Evidence};
 
     fn tli(raw: u32) -> TimelineId {
         TimelineId::new(raw).unwrap()
@@ -160,6 +165,38 @@ mod tests {
                 "{from} {at} {next}"
             );
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upstream_that_has_other_wal_names_nothing() {
+        let hub = crate::hub::tests::hub("15.18");
+        let identity = hub.identity().unwrap();
+        let seen = Seen {
+            host: "copy:5432".to_owned(),
+            system_id: identity.system_id,
+            tli: tli(2),
+            xlogpos: Lsn::new(90),
+            segment_size: identity.segment_size,
+            forks: Some(vec![(tli(1), Lsn::new(50))]),
+            path: crate::cluster::instance::InstancePath::empty(),
+        };
+        let named = |differs_from: Option<&str>| {
+            let source = |name: &str| WalSource { name: name.to_owned(), server: None };
+            let (heard, at) = (HeardUpstreams::new(), Lsn::new(50));
+            let difference = differs_from.map(|name| Difference {
+                tli: tli(1),
+                at: Lsn::new(40),
+                source: source(name),
+                since: std::time::UNIX_EPOCH,
+                detail: String::new(),
+                bytes: None,
+                cleared: true,
+            });
+            hub.course.set_evidence(difference.map(Evidence::from).unwrap_or_default());
+            heard.server(&hub, &seen, &source("copy:5432"));
+            heard.archive_word((tli(1), at), tli(2), Duration::MAX) == ArchiveWord::Confirmed
+        };
+        assert_eq!([None, Some("gone"), Some("copy:5432")].map(named), [true, true, false]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ mod damage;
 mod difference;
 mod environment;
 mod feed;
+mod going_back;
 mod heard;
 mod histories;
 mod joining;
@@ -49,7 +50,7 @@ use crate::hub::Hub;
 use crate::hub::course::Upstream;
 use crate::keeper::KeeperClient;
 use crate::store::evidence::WalSource;
-use crate::store::seams::Seam;
+use crate::store::seams::Cut;
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::supervise::{NextAttempt, Supervisor};
 use std::sync::Arc;
@@ -138,7 +139,7 @@ struct Task<E: Environment> {
     /// A switch of timelines in progress, even if its attempt has been given up.
     switching: Option<Switching>,
     /// Where our WAL is being set aside, until that is done.
-    cutting: Option<Seam>,
+    cutting: Option<Cut>,
     /// An order to accept an upstream's history, until it is answered.
     accepting: Option<Accepting>,
     /// What was seen of an upstream with another history.

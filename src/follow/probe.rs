@@ -113,7 +113,7 @@ async fn answer<E: Environment>(
         Ok(asked) => asked,
         Err(state) => return Ok(Some(state)),
     };
-    heard.server(&parts.hub, &asked.seen);
+    heard.server(&parts.hub, &asked.seen, &asked.source);
     let found = match known(&parts.hub, &asked.source) {
         Ok(known) => judged(parts, &mut asked, known).await,
         Err(why) => Ok(Some(UpstreamState::Disconnected { why })),

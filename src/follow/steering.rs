@@ -31,7 +31,7 @@ impl<E: Environment> Task<E> {
                 course.fence().is_some() || other.as_ref().is_some_and(|other| *other != upstream)
             }
             Steer::ConfirmAbandoned(_) | Steer::ConfirmSeam(_) => false,
-            Steer::AcceptOurs(at) => self.is_cleared_by(*at),
+            Steer::AcceptOurs(at) => self.is_cleared_by(*at) || self.unagreed_at(*at).is_some(),
             Steer::AcceptTheirs(at) => self.may_accept_theirs(*at).is_ok(),
         }
     }
@@ -62,7 +62,10 @@ impl<E: Environment> Task<E> {
             Steer::Unfence(upstream) => self.unfence(upstream).await,
             Steer::ConfirmAbandoned(from) => self.confirm_abandoned(from).await,
             Steer::ConfirmSeam(at) => self.confirm_seam(at).await,
-            Steer::AcceptOurs(at) => self.accept_ours(at).await,
+            Steer::AcceptOurs(at) => match self.unagreed_at(at) {
+                Some(switch) => self.go_back(switch).await,
+                None => self.accept_ours(at).await,
+            },
         };
         if let Err(error) = &result {
             // Whoever gave the order is told, too.

@@ -9,7 +9,7 @@ use crate::data::handoff::ToCore;
 use crate::data::receive::NoSwitch;
 use crate::keeper::SaveFault;
 use crate::store::abandoned::{Abandoned, Holders};
-use crate::store::seams::{Seam, Seams};
+use crate::store::seams::{Cut, Seam};
 use crate::store::switch::Switch;
 use crate::upstream::position::Position;
 use std::pin::Pin;
@@ -59,18 +59,18 @@ impl<E: Environment> Task<E> {
     }
 
     /// Makes ready what [`Task::cut_at`] needs space for. Nothing changes by it.
-    pub(super) async fn prepare_cut(&self, seam: Seam) -> Result<(), AttemptFailure> {
-        let prepared = self.parts.keeper.prepare_cut(seam).await;
+    pub(super) async fn prepare_cut(&self, cut: Cut) -> Result<(), AttemptFailure> {
+        let prepared = self.parts.keeper.prepare_cut(cut).await;
         let what = "could not prepare to go on with another history";
         prepared.map_err(|fault| AttemptFailure::unsaved(&self.parts.hub, what, &fault))
     }
 
-    /// Sets our WAL past `seam` aside, and waits until standbys can be served from what is left. An
-    /// attempt that is given up in the meantime leaves this in `switching`.
-    pub(super) async fn cut_at(&mut self, seam: Seam) -> Result<(), SwitchFault> {
+    /// Sets WAL of ours aside, and waits until standbys can be served from what is left. An attempt
+    /// that is given up in the meantime leaves this in `switching`.
+    pub(super) async fn cut_at(&mut self, cut: Cut) -> Result<(), SwitchFault> {
         self.progress.switches();
-        self.cutting = Some(seam);
-        let cutting = Box::pin(cut(Arc::clone(&self.parts), seam));
+        self.cutting = Some(cut);
+        let cutting = Box::pin(set_aside(Arc::clone(&self.parts), cut));
         let done = self.switching.insert(cutting).await;
         self.switching = None;
         done
@@ -79,9 +79,9 @@ impl<E: Environment> Task<E> {
     /// Finishes what [`Task::cut_at`] could not. Once it has been decided nothing is received and
     /// nothing served until this succeeds: what is on disk is not what the hub was serving.
     pub(super) async fn finish_cutting(&mut self) -> Result<(), SwitchFault> {
-        let Some(seam) = self.cutting else { return Ok(()) };
+        let Some(cut) = self.cutting else { return Ok(()) };
         if self.parts.hub.current_cell().is_none() {
-            finish_cut(&self.parts, seam, None).await?;
+            finish_cut(&self.parts, cut, None).await?;
         }
         self.cutting = None;
         Ok(())
@@ -112,15 +112,15 @@ async fn switch<E: Environment>(parts: Arc<Parts<E>>, plan: Switch) -> Result<()
     outcome.map_err(|why| failed(Obstacle::Receiver(why)))
 }
 
-/// Sets our WAL past `seam` aside. What needs space was made ready. Unless that is decided the hub
-/// serves what it has.
-async fn cut<E: Environment>(parts: Arc<Parts<E>>, seam: Seam) -> Result<(), SwitchFault> {
-    let holders = holders_past(&parts, seam).await;
-    let decided = parts.keeper.decide_cut(seam).await;
-    decided.map_err(|fault| not_cut(seam, Obstacle::Unsaved(fault)))?;
+/// Sets WAL of ours aside. What needs space was made ready. Unless that is decided the hub serves what
+/// it has.
+async fn set_aside<E: Environment>(parts: Arc<Parts<E>>, cut: Cut) -> Result<(), SwitchFault> {
+    let holders = holders_past(&parts, cut.place()).await;
+    let decided = parts.keeper.decide_cut(cut).await;
+    decided.map_err(|fault| not_cut(cut, Obstacle::Unsaved(fault)))?;
     // From here on a standby that asks for a stream is told that the hub is starting up.
     parts.hub.set_cells(Vec::new());
-    finish_cut(&parts, seam, holders).await
+    finish_cut(&parts, cut, holders).await
 }
 
 /// The connected standbys that have been sent WAL past a place; `None` when a core does not say.
@@ -165,30 +165,28 @@ async fn note_abandoned<E: Environment>(
 /// Nobody streams and nobody begins to before what is left is known.
 async fn finish_cut<E: Environment>(
     parts: &Parts<E>,
-    seam: Seam,
+    cut: Cut,
     holders: Option<Holders>,
 ) -> Result<(), SwitchFault> {
     forget_wal(parts).await;
-    let wal = parts.keeper.cut(seam).await;
-    let wal = wal.map_err(|fault| not_cut(seam, Obstacle::Unsaved(fault)))?;
+    let done = parts.keeper.cut(cut).await;
+    let (wal, seams) = done.map_err(|fault| not_cut(cut, Obstacle::Unsaved(fault)))?;
     // The cores may have been given files that have moved since.
     forget_wal(parts).await;
-    let course = &parts.hub.course;
-    let mut seams = Seams::clone(&course.seams());
-    // The same is on disk.
-    if seams.begin(seam).is_ok() {
-        seams.finish();
-        course.set_seams(seams);
-    }
-    note_abandoned(parts, seam, wal.abandoned.clone(), holders).await;
+    parts.hub.course.set_seams(seams);
+    note_abandoned(parts, cut.place(), wal.abandoned.clone(), holders).await;
     let (told, outcome) = oneshot::channel();
     parts.receiver().insist(ToCore::CutOff { wal, told }).await;
-    let outcome = outcome.await.map_err(|_| not_cut(seam, Obstacle::ReceiverGone))?;
-    outcome.map_err(|why| not_cut(seam, Obstacle::Receiver(why)))
+    let outcome = outcome.await.map_err(|_| not_cut(cut, Obstacle::ReceiverGone))?;
+    outcome.map_err(|why| not_cut(cut, Obstacle::Receiver(why)))
 }
 
-fn not_cut(seam: Seam, why: Obstacle) -> SwitchFault {
-    SwitchFault { on: format!("with another history from {seam}"), why }
+fn not_cut(cut: Cut, why: Obstacle) -> SwitchFault {
+    let on = match cut {
+        Cut::Past(seam) => format!("with another history from {seam}"),
+        Cut::Back(switch) => format!("with timeline {} from {}", switch.from, switch.at),
+    };
+    SwitchFault { on, why }
 }
 
 /// Ends all streams, and waits until each core has forgotten the files that it read.
@@ -230,7 +228,8 @@ mod tests {
         let cores = Vec::new();
         let parts = Parts { hub: Arc::clone(&hub), cores, keeper, archive: None, environment };
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let refused = runtime.block_on(cut(Arc::new(parts), Seam { tli, at })).unwrap_err();
+        let refused =
+            runtime.block_on(set_aside(Arc::new(parts), Cut::Past(Seam { tli, at }))).unwrap_err();
         assert!(refused.to_string().contains("another history"), "{refused}");
         assert!(hub.current_cell().is_some());
     }

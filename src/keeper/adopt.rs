@@ -18,6 +18,10 @@ impl<D: Disk> Keeper<D> {
     /// file may have more than the archive's, so it is never replaced.
     pub(super) async fn adopt(&self, tli: TimelineId, no: SegmentNo) -> io::Result<D::File> {
         let name = self.name(tli, no)?;
+        // The hub has gone back from it meanwhile.
+        if self.cluster.borrow().as_ref().is_some_and(|cluster| tli > cluster.timeline) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let from = self.layout.restoring(&name.to_string());
         if self.has_file(name).await? {
             self.leave_in_archive(name, &from).await?;

@@ -13,7 +13,7 @@ use crate::store::control_file::ControlFile;
 use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::evidence::Evidence;
 use crate::store::retention::Outlook;
-use crate::store::seams::{Seam, Seams};
+use crate::store::seams::{Cut, Seams, UnagreedSwitch};
 use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
 use crate::wal::{Lsn, SegmentNo, TimelineId};
@@ -141,22 +141,27 @@ impl<F> KeeperClient<F> {
         }
     }
 
-    /// Makes ready what a cut at `seam` needs space for.
-    pub async fn prepare_cut(&self, seam: Seam) -> Result<(), SaveFault> {
-        self.save(Job::PrepareCut(seam)).await
+    /// Makes ready what a cut needs space for.
+    pub async fn prepare_cut(&self, cut: Cut) -> Result<(), SaveFault> {
+        self.save(Job::PrepareCut(cut)).await
     }
 
-    /// Decides a cut at `seam` that was prepared.
-    pub async fn decide_cut(&self, seam: Seam) -> Result<(), SaveFault> {
-        self.save(Job::DecideCut(seam)).await
+    /// Decides a cut that was prepared.
+    pub async fn decide_cut(&self, cut: Cut) -> Result<(), SaveFault> {
+        self.save(Job::DecideCut(cut)).await
     }
 
-    /// Moves our WAL past `seam` aside. Returns what is left.
-    pub async fn cut(&self, seam: Seam) -> Result<Box<RecoveredWal>, SaveFault> {
-        match self.ask(Job::Cut(seam)).await? {
-            JobDone::Switched(wal) => Ok(wal),
+    /// Moves WAL of ours aside. Returns what is left, and what stands.
+    pub async fn cut(&self, cut: Cut) -> Result<(Box<RecoveredWal>, Seams), SaveFault> {
+        match self.ask(Job::Cut(cut)).await? {
+            JobDone::CutOff { wal, seams } => Ok((wal, seams)),
             other => Err(other.into()),
         }
+    }
+
+    /// Makes sure that a switch, which comes next, can be undone.
+    pub async fn keep_left(&self, taken: UnagreedSwitch) -> Result<(), SaveFault> {
+        self.save(Job::KeepLeft(taken)).await
     }
 
     /// Moves all WAL aside. The hub's own ID stays.
@@ -216,9 +221,10 @@ impl<F> KeeperClient<F> {
         self.save(Job::SaveNote { note: Note::Abandoned, bytes }).await
     }
 
-    /// Stores where other histories go on; without any the file is removed.
+    /// Stores where other histories go on, and the switches that are remembered; without any the file
+    /// is removed.
     pub async fn save_seams(&self, seams: &Seams) -> Result<(), SaveFault> {
-        let bytes = (!seams.is_empty()).then(|| seams.encode());
+        let bytes = (*seams != Seams::default()).then(|| seams.encode());
         self.save(Job::SaveNote { note: Note::Seams, bytes }).await
     }
 

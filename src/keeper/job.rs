@@ -6,7 +6,7 @@ use crate::store::RecoveredWal;
 use crate::store::append::Begun;
 use crate::store::control_file::ControlFile;
 use crate::store::retention::Outlook;
-use crate::store::seams::Seam;
+use crate::store::seams::{Cut, Seams, UnagreedSwitch};
 use crate::store::slots::SlotName;
 use crate::store::switch::Switch;
 use crate::wal::{Lsn, SegmentNo, TimelineId};
@@ -137,12 +137,14 @@ pub enum Job {
     /// begun from the same timeline and could not be finished is finished instead.
     Switch(Switch),
     /// Make ready what a [`Job::Cut`] needs space for. Nothing changes by it.
-    PrepareCut(Seam),
+    PrepareCut(Cut),
     /// Decide a [`Job::Cut`]: from here on a start finishes it. When it fails, nothing was decided.
-    DecideCut(Seam),
-    /// Move our WAL past a seam aside, and take the slots past it their WAL: see
+    DecideCut(Cut),
+    /// Move WAL of ours aside, and take the slots past its beginning their WAL: see
     /// [`cut`](crate::store::cut). Nobody streams, and nothing is received.
-    Cut(Seam),
+    Cut(Cut),
+    /// Make sure that this switch of timelines, which comes next, can be undone.
+    KeepLeft(UnagreedSwitch),
     /// A sync failed: leave the marker for the next start. Best effort.
     MarkHalted {
         /// Everything below was durable before the failure.
@@ -194,6 +196,7 @@ impl Job {
             | Self::PrepareCut(_)
             | Self::DecideCut(_)
             | Self::Cut(_)
+            | Self::KeepLeft(_)
             | Self::MarkHalted { .. } => Lane::Urgent,
             Self::Open { .. }
             | Self::Adopt { .. }
@@ -233,6 +236,7 @@ impl Job {
             Self::PrepareCut(_) => JobKind::PrepareCut,
             Self::DecideCut(_) => JobKind::DecideCut,
             Self::Cut(_) => JobKind::Cut,
+            Self::KeepLeft(_) => JobKind::KeepLeft,
             Self::MarkHalted { .. } => JobKind::MarkHalted,
         }
     }
@@ -273,6 +277,7 @@ pub enum JobKind {
     PrepareCut,
     DecideCut,
     Cut,
+    KeepLeft,
     MarkHalted,
 }
 
@@ -317,6 +322,7 @@ impl fmt::Display for JobKind {
             Self::PrepareCut => f.write_str("prepare to move WAL past a place aside"),
             Self::DecideCut => f.write_str("decide to move WAL past a place aside"),
             Self::Cut => f.write_str("move WAL past a place aside"),
+            Self::KeepLeft => f.write_str("keep what a switch of timelines leaves"),
             Self::MarkHalted => f.write_str("write the halted marker"),
         }
     }
@@ -377,8 +383,15 @@ pub enum JobDone<F = Arc<OwnedFd>> {
         /// Open for reading.
         result: io::Result<F>,
     },
-    /// The timeline was switched, or WAL past a place was set aside; this is the WAL that goes on.
+    /// The timeline was switched; this is the WAL that goes on.
     Switched(Box<RecoveredWal>),
+    /// WAL past a place was set aside.
+    CutOff {
+        /// The WAL that goes on.
+        wal: Box<RecoveredWal>,
+        /// What stands.
+        seams: Seams,
+    },
     /// What would be removed.
     Foreseen(Box<Outlook>),
     /// A job without a result succeeded.

@@ -214,8 +214,9 @@ pub async fn open<D: Disk>(
     let keeper = Keeper::new(disk, layout, shared, listing, complete, cluster);
     let keeper = keeper.with_policy(policy);
     keeper.load_slots().await?;
-    if let Some(seam) = recovered.seams.under_way() {
-        recovered.seams = keeper.end_cut(seam).await?;
+    match recovered.seams.under_way() {
+        Some(cut) => recovered.seams = keeper.end_cut(cut).await?,
+        None => keeper.let_go(&recovered.seams).await,
     }
     keeper.holds.slots.lock().watch(&recovered.seams);
     keeper.load_archive_status().await?;

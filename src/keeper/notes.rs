@@ -3,6 +3,7 @@
 
 use super::job::Note;
 use super::work::Keeper;
+use crate::store::cut::read_seams;
 use crate::store::disk::Disk;
 use crate::store::durable::{failed_sync, remove};
 use std::io;
@@ -18,10 +19,16 @@ impl<D: Disk> Keeper<D> {
             Note::Seams => self.layout.seams(),
             Note::Scrub => self.layout.scrub(),
         };
-        let Some(bytes) = bytes else {
-            remove(&self.disk, &path).await?;
-            return self.disk.sync_dir(self.layout.root()).await.map_err(failed_sync);
-        };
-        self.replace_making_room(&path, bytes).await
+        match bytes {
+            Some(bytes) => self.replace_making_room(&path, bytes).await?,
+            None => {
+                remove(&self.disk, &path).await?;
+                self.disk.sync_dir(self.layout.root()).await.map_err(failed_sync)?;
+            }
+        }
+        if note == Note::Seams {
+            self.let_go(&read_seams(&self.disk, &self.layout).await?).await;
+        }
+        Ok(())
     }
 }

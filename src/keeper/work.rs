@@ -241,9 +241,10 @@ impl<D: Disk> Keeper<D> {
             }
             Job::SetAside(instance) => self.alone(self.set_aside(instance)).await,
             Job::Switch(plan) => self.alone(self.switch(plan)).await,
-            Job::PrepareCut(seam) => self.prepare_cut(seam).await,
-            Job::DecideCut(seam) => self.decide_cut(seam).await,
-            Job::Cut(seam) => self.alone(self.cut(seam)).await,
+            Job::PrepareCut(cut) => self.prepare_cut(cut).await,
+            Job::DecideCut(cut) => self.decide_cut(cut).await,
+            Job::Cut(cut) => self.alone(self.cut(cut)).await,
+            Job::KeepLeft(taken) => self.keep_left(taken).await,
             Job::MarkHalted { durable, reason } => {
                 let note = HaltedNote { durable, reason };
                 let path = self.layout.halted();

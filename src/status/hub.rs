@@ -3,7 +3,9 @@
 use super::archive::ArchiverStatus;
 use super::form;
 use super::scrub::ScrubStatus;
-use super::upstream::{AbandonedStatus, EvidenceStatus, FenceStatus, SeamStatus, UpstreamStatus};
+use super::upstream::{
+    AbandonedStatus, ArchiveTimelineStatus, EvidenceStatus, FenceStatus, SeamStatus, UpstreamStatus,
+};
 use crate::cluster::instance::InstanceId;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use serde::{Deserialize, Serialize};
@@ -48,6 +50,9 @@ pub struct HubStatus {
     /// Where other histories go on, until an operator confirms it.
     #[serde(default)]
     pub seams: Vec<SeamStatus>,
+    /// Timelines for which there is the archive's word alone.
+    #[serde(default)]
+    pub archive_timelines: Vec<ArchiveTimelineStatus>,
     /// Why receiving is paused; null when it is not.
     pub receiving_paused: Option<String>,
     /// The timeline that is received.

@@ -35,6 +35,6 @@ pub use scrub::{DamagedSegment, ScrubStatus};
 pub use slots::SlotStatus;
 pub use standbys::{DivergedStandby, StandbyStatus, StandbysStatus};
 pub use upstream::{
-    AbandonedStatus, EvidenceStatus, FenceStatus, FollowedUpstream, ProofOutcome, ProofStatus,
-    SeamStatus, SetBy, UpstreamStatus, needs_an_operator,
+    AbandonedStatus, ArchiveTimelineStatus, EvidenceStatus, FenceStatus, FollowedUpstream,
+    ProofOutcome, ProofStatus, SeamStatus, SetBy, UpstreamStatus, needs_an_operator,
 };

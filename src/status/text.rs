@@ -103,6 +103,9 @@ pub fn write_hub(status: &HubStatus, out: &mut impl Write) -> io::Result<()> {
     for seam in &status.seams {
         line("Seam", seam.in_words())?;
     }
+    for timeline in &status.archive_timelines {
+        line("Archive's word", timeline.in_words())?;
+    }
     if let Some(why) = &status.receiving_paused {
         line("Receiving", format!("paused: {why}"))?;
     }

@@ -177,6 +177,43 @@ impl SeamStatus {
     }
 }
 
+/// A timeline that the hub has switched to, or was to switch to, by the archive's word alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ArchiveTimelineStatus {
+    /// The timeline.
+    #[serde(with = "form::plain")]
+    pub timeline: TimelineId,
+    /// The one that it follows.
+    #[serde(with = "form::plain")]
+    pub from_timeline: TimelineId,
+    /// The switchpoint.
+    #[serde(with = "form::plain")]
+    pub lsn: Lsn,
+    /// When the hub has switched; null when it has gone back, and does not follow it on the archive's
+    /// word any more.
+    #[serde(default, with = "form::optional")]
+    pub since: Option<SystemTime>,
+}
+
+impl ArchiveTimelineStatus {
+    /// One sentence, which ends with the command that goes back, if there is a way.
+    pub fn in_words(&self) -> String {
+        let Self { timeline, from_timeline, lsn, since } = self;
+        match since {
+            Some(since) => format!(
+                "timeline {timeline} follows timeline {from_timeline} at {lsn} since {} on the \
+                 archive's word alone; until an upstream is followed on it, the way back to timeline \
+                 {from_timeline} is: walhub ctl accept-history ours {lsn}",
+                date_millis(*since)
+            ),
+            None => format!(
+                "timeline {timeline}, which follows timeline {from_timeline} at {lsn}, is not followed \
+                 on the archive's word any more"
+            ),
+        }
+    }
+}
+
 /// What a timeline had past its switchpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AbandonedStatus {

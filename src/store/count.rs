@@ -10,7 +10,7 @@ use super::layout::{FileKind, Layout};
 use super::seams::Seam;
 use super::tail::walk_file;
 use crate::wal::page::PageRules;
-use crate::wal::{Lsn, SegmentName, SegmentNo, Tally, WalkFault, Walker};
+use crate::wal::{Lsn, SegmentName, SegmentNo, Tally, TimelineId, WalkFault, Walker};
 use crate::wire::date::date_millis;
 use crate::wire::time::PgTime;
 use std::collections::BTreeMap;
@@ -72,16 +72,17 @@ pub(super) async fn note_abandoned<D: Disk>(
     all
 }
 
-/// The same for what leaves at a seam, where the timeline goes on with another history.
+/// The same for what leaves at a seam, where the timeline goes on with another history, or the hub
+/// with another timeline.
 pub(super) async fn note_cut<D: Disk>(
     disk: &D,
     layout: &Layout,
     cluster: &Cluster,
-    seam: Seam,
+    (seam, next): (Seam, TimelineId),
     leaving: &[String],
 ) {
     let own = Sealed { tli: seam.tli, start: cluster.start, end: seam.at };
-    let cut = Cluster { sealed: vec![own], ..cluster.clone() };
+    let cut = Cluster { sealed: vec![own], timeline: next, ..cluster.clone() };
     note_abandoned(disk, layout, &cut, leaving).await;
 }
 

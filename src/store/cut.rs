@@ -11,20 +11,29 @@
 //!    counted before the first one moves.
 //! 4. The slots past the place lose their WAL, and `walhub.seams` says that it is finished. Until
 //!    then nothing is received and nothing is served.
+//!
+//! The way back over a switch of timelines takes the same steps. What is built is the segment in which
+//! the former timeline was left, from what was [kept](super::kept) of it. All files of the timelines
+//! that followed leave, and then the control file says that the former one goes on.
 
-use super::aside::move_aside;
-use super::control_file::{Cluster, ControlFile};
+use super::aside::{holds_wal_past, move_aside};
+use super::control_file::{Cluster, ControlFile, Sealed};
 use super::count::note_cut;
 use super::disk::{Disk, parent};
 use super::durable::{read_full, read_note, remove, replace_durably};
 use super::fault::{StoreFault, failed};
 use super::layout::{FileKind, Layout};
 use super::notes::BegunNote;
-use super::seams::{Seam, Seams};
-use super::switch::{open_segment, write_segment};
+use super::seams::{Cut, Seam, Seams};
+use super::switch::{Switch, open_segment, read_cluster, write_segment};
 use crate::wal::{Lsn, SegmentName, SegmentSize};
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// The segment that is built again, if the place lies inside it.
+fn rebuilt(cut: Cut, size: SegmentSize) -> SegmentName {
+    SegmentName { tli: cut.goes_on_with(), no: cut.place().at.segment(size), size }
+}
 
 /// Step 1, and the folder that the files will move to: all that needs space.
 ///
@@ -34,20 +43,27 @@ pub async fn prepare_cut<D: Disk>(
     disk: &D,
     layout: &Layout,
     size: SegmentSize,
-    seam: Seam,
+    cut: Cut,
 ) -> Result<(), StoreFault> {
-    let name = SegmentName { tli: seam.tli, no: seam.at.segment(size), size };
+    let (name, place) = (rebuilt(cut, size), cut.place());
     let temporary = Layout::temporary(&layout.partial(name));
     // An earlier attempt, at another place in the segment, may have left one. It would be taken for
     // that of this one.
     remove(disk, &temporary).await.map_err(failed("remove file", &temporary))?;
     sync(disk, layout.wal()).await?;
-    make_folder(disk, layout, seam).await?;
-    let len = seam.at.segment_offset(size);
+    make_folder(disk, layout, place).await?;
+    let len = place.at.segment_offset(size);
     if len == 0 {
         return Ok(());
     }
-    let (path, file) = open_segment(disk, layout, name).await?;
+    let (path, file) = match cut {
+        Cut::Past(_) => open_segment(disk, layout, name).await?,
+        Cut::Back(_) => {
+            let kept = layout.kept_segment(name);
+            let file = disk.open_read(&kept).await.map_err(failed("open file", &kept))?;
+            (kept, file)
+        }
+    };
     let read = read_full(disk, &file, len as usize, 0).await;
     let prefix = read.map_err(failed("read file", &path))?;
     if (prefix.len() as u64) < len {
@@ -65,15 +81,72 @@ pub async fn prepare_cut<D: Disk>(
 ///
 /// # Errors
 /// The file could not be read or written, another cut is under way, or too many seams stand.
-pub async fn decide_cut<D: Disk>(disk: &D, layout: &Layout, seam: Seam) -> Result<(), StoreFault> {
+pub async fn decide_cut<D: Disk>(disk: &D, layout: &Layout, cut: Cut) -> Result<(), StoreFault> {
     let path = layout.seams();
     let mut seams = read_seams(disk, layout).await?;
-    if seams.under_way() == Some(seam) {
+    if seams.under_way() == Some(cut) {
         return sync(disk, layout.root()).await;
     }
-    let begun = seams.begin(seam);
+    let standing = match cut {
+        Cut::Past(seam) => vec![seam],
+        Cut::Back(switch) => sent_past(disk, layout, switch).await?,
+    };
+    let begun = seams.begin(cut, &standing);
     begun.map_err(|why| failed("use file", &path)(io::Error::other(why)))?;
     write_seams(disk, layout, &seams).await
+}
+
+/// The places past which standbys may have been sent WAL of the timelines that followed the switch: any
+/// of it that is or was here.
+async fn sent_past<D: Disk>(
+    disk: &D,
+    layout: &Layout,
+    switch: Switch,
+) -> Result<Vec<Seam>, StoreFault> {
+    let path = layout.control();
+    let found = read_cluster(disk, layout).await?;
+    let (_, cluster) =
+        found.ok_or_else(|| failed("read file", &path)(io::ErrorKind::NotFound.into()))?;
+    if !cluster.sealed.iter().any(|sealed| sealed.tli == switch.from && sealed.end == switch.at) {
+        let other = format!("timeline {} was not left at {}", switch.from, switch.at);
+        return Err(failed("use file", &path)(io::Error::other(other)));
+    }
+    let (mut begun, size) = (undone(&cluster, switch), cluster.segment_size);
+    if let Some(last) = begun.pop_if(|last| last.tli == cluster.timeline) {
+        let names = list(disk, layout).await?;
+        let is_complete = |name: &String| match FileKind::of(name, size) {
+            FileKind::Segment(segment) => segment.tli == last.tli,
+            _ => false,
+        };
+        let name = SegmentName { tli: last.tli, no: last.at.segment(size), size };
+        let open = layout.partial(name);
+        let is_open = names.iter().any(|name| open.ends_with(name));
+        if names.iter().any(is_complete)
+            || is_open && holds_wal_past(disk, &open, name, last.at).await?
+        {
+            begun.push(last);
+        }
+    }
+    Ok(begun)
+}
+
+/// The timelines that followed the switch, each with its beginning.
+fn undone(cluster: &Cluster, switch: Switch) -> Vec<Seam> {
+    let sealed = &cluster.sealed;
+    let is_it = |place: &usize| {
+        sealed.get(*place).is_some_and(|left| left.tli == switch.from && left.end == switch.at)
+    };
+    let Some(place) = (0..sealed.len()).find(is_it) else {
+        // It is undone already, but for what comes last.
+        return vec![Cut::Back(switch).place()];
+    };
+    let later = sealed.iter().skip(place + 1).map(|sealed| sealed.tli).chain([cluster.timeline]);
+    let begins = sealed.iter().skip(place).map(|sealed| sealed.end);
+    later.zip(begins).map(|(tli, at)| Seam { tli, at }).collect()
+}
+
+async fn list<D: Disk>(disk: &D, layout: &Layout) -> Result<Vec<String>, StoreFault> {
+    disk.list(layout.wal()).await.map_err(failed("list directory", layout.wal()))
 }
 
 /// The end of step 4. Returns what stands.
@@ -108,65 +181,115 @@ pub(super) async fn carry_out_cut<D: Disk>(
     disk: &D,
     layout: &Layout,
     cluster: &Cluster,
-    seam: Seam,
+    cut: Cut,
     names: &[String],
 ) -> Result<ControlChange, StoreFault> {
     let size = cluster.segment_size;
-    let name = SegmentName { tli: seam.tli, no: seam.at.segment(size), size };
+    let (name, place) = (rebuilt(cut, size), cut.place());
     let partial = layout.partial(name);
     let temporary = Layout::temporary(&partial);
     let is_built = names.iter().any(|other| temporary.ends_with(other));
-    let is_inside = seam.at.segment_offset(size) > 0;
-    let leaves = |other: &&String| match FileKind::of(other, size) {
-        FileKind::Segment(other) | FileKind::Partial(other) => {
-            other.tli == seam.tli
-                && (other.no > name.no || other.no == name.no && (is_built || !is_inside))
-        }
-        _ => false,
+    let is_inside = place.at.segment_offset(size) > 0;
+    let gone = match cut {
+        Cut::Past(seam) => vec![seam],
+        Cut::Back(switch) => undone(cluster, switch),
     };
-    let leaving: Vec<_> = names.iter().filter(leaves).cloned().collect();
-    note_cut(disk, layout, cluster, seam, &leaving).await;
-    let stays = |other: &String| match FileKind::of(other, size) {
-        FileKind::Segment(other) => other.tli == seam.tli && other.no.next() == name.no,
-        _ => false,
+    let is_past = |other: SegmentName| match cut {
+        Cut::Past(_) => other.no > name.no || other.no == name.no && (is_built || !is_inside),
+        Cut::Back(_) => true,
     };
-    let change = match names.iter().any(stays) {
-        true => limit_beginning(disk, layout, seam).await?,
-        false => begin_at(disk, layout, name.no.start(size), seam).await?,
-    };
-    let folder = make_folder(disk, layout, seam).await?;
-    for file in &leaving {
-        let reason = format!("another history goes on from {seam}");
-        move_aside(disk, &layout.wal().join(file), &folder.join(file), &reason).await?;
+    let mut leaving = Vec::new();
+    for past in &gone {
+        let leaves = |other: &&String| match FileKind::of(other, size) {
+            FileKind::Segment(other) | FileKind::Partial(other) => {
+                other.tli == past.tli && is_past(other)
+            }
+            _ => false,
+        };
+        let files: Vec<_> = names.iter().filter(leaves).cloned().collect();
+        note_cut(disk, layout, cluster, (*past, cut.goes_on_with()), &files).await;
+        leaving.push((past, files));
     }
-    sync(disk, &folder).await?;
+    let stays = |other: &String| match FileKind::of(other, size) {
+        FileKind::Segment(other) => other.tli == name.tli && other.no.next() == name.no,
+        _ => false,
+    };
+    let own = Seam { tli: name.tli, at: place.at };
+    let start = (!names.iter().any(stays)).then(|| name.no.start(size));
+    match start {
+        None => limit_beginning(disk, layout, own).await?,
+        Some(start) => {
+            let begun = BegunNote { tli: own.tli, start, upto: own.at };
+            note_beginning(disk, layout, begun).await?;
+        }
+    }
+    let change = match (cut, start) {
+        (Cut::Past(_), Some(start)) => begin_at(disk, layout, start).await?,
+        (Cut::Past(_) | Cut::Back(_), _) => ControlChange::None,
+    };
+    for (past, files) in leaving {
+        let folder = make_folder(disk, layout, *past).await?;
+        for file in &files {
+            let reason = match cut {
+                Cut::Past(seam) => format!("another history goes on from {seam}"),
+                Cut::Back(switch) => format!("the hub goes back to timeline {}", switch.from),
+            };
+            move_aside(disk, &layout.wal().join(file), &folder.join(file), &reason).await?;
+        }
+        sync(disk, &folder).await?;
+    }
     sync(disk, layout.wal()).await?;
     if is_built {
         disk.rename(&temporary, &partial).await.map_err(failed("rename file", &temporary))?;
         sync(disk, layout.wal()).await?;
     }
-    Ok(change)
+    match cut {
+        Cut::Past(_) => Ok(change),
+        Cut::Back(switch) => go_back(disk, layout, switch, start).await,
+    }
+}
+
+/// The control file says that the timeline goes on that was left by the switch. No complete segment of
+/// it is left before `start`.
+async fn go_back<D: Disk>(
+    disk: &D,
+    layout: &Layout,
+    switch: Switch,
+    start: Option<Lsn>,
+) -> Result<ControlChange, StoreFault> {
+    let Some((control, mut cluster)) = read_cluster(disk, layout).await? else {
+        return Ok(ControlChange::None);
+    };
+    let left = |sealed: &Sealed| sealed.tli == switch.from && sealed.end == switch.at;
+    let Some(place) = cluster.sealed.iter().position(left) else {
+        return Ok(ControlChange::None);
+    };
+    let began = cluster.sealed.get(place).map_or(cluster.start, |left| left.start);
+    cluster.sealed.truncate(place);
+    cluster.timeline = switch.from;
+    cluster.start = start.map_or(began, |start| start.max(began));
+    let control = ControlFile { cluster: Some(cluster), ..control };
+    let path = layout.control();
+    let written = replace_durably(disk, &path, control.encode()).await;
+    written.map_err(failed("write file", &path))?;
+    Ok(ControlChange::Made)
 }
 
 /// Is the control file another one than before?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ControlChange {
     None,
-    Start,
+    Made,
 }
 
 /// The note about the first bytes vouches for none that have left.
-async fn limit_beginning<D: Disk>(
-    disk: &D,
-    layout: &Layout,
-    seam: Seam,
-) -> Result<ControlChange, StoreFault> {
+async fn limit_beginning<D: Disk>(disk: &D, layout: &Layout, seam: Seam) -> Result<(), StoreFault> {
     let begun = read_note(disk, &layout.begun(), BegunNote::decode).await?;
     let goes_past = |begun: &BegunNote| begun.tli == seam.tli && begun.upto > seam.at;
-    if let Some(begun) = begun.filter(goes_past) {
-        note_beginning(disk, layout, BegunNote { upto: seam.at, ..begun }).await?;
+    match begun.filter(goes_past) {
+        Some(begun) => note_beginning(disk, layout, BegunNote { upto: seam.at, ..begun }).await,
+        None => Ok(()),
     }
-    Ok(ControlChange::None)
 }
 
 /// No complete segment is left before the open one: our WAL of the timeline begins with the open one, although it began
@@ -176,22 +299,18 @@ async fn begin_at<D: Disk>(
     disk: &D,
     layout: &Layout,
     start: Lsn,
-    seam: Seam,
 ) -> Result<ControlChange, StoreFault> {
-    let begun = BegunNote { tli: seam.tli, start, upto: seam.at };
-    note_beginning(disk, layout, begun).await?;
     let path = layout.control();
-    let control = read_note(disk, &path, ControlFile::decode).await?;
-    let Some(ControlFile { instance, cluster: Some(cluster) }) = control else {
+    let Some((control, cluster)) = read_cluster(disk, layout).await? else {
         return Ok(ControlChange::None);
     };
     if cluster.start >= start {
         return Ok(ControlChange::None);
     }
-    let control = ControlFile { instance, cluster: Some(Cluster { start, ..cluster }) };
+    let control = ControlFile { cluster: Some(Cluster { start, ..cluster }), ..control };
     let written = replace_durably(disk, &path, control.encode()).await;
     written.map_err(failed("write file", &path))?;
-    Ok(ControlChange::Start)
+    Ok(ControlChange::Made)
 }
 
 async fn note_beginning<D: Disk>(

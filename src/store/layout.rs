@@ -27,6 +27,7 @@
 //!       000000010000000A0000002F.digest
 //!   diverged/
 //!     1-0_3000060/         what we had of timeline 1 from its end, 0/3000060, on
+//!   kept/                  segments in which a timeline was left that the hub may go back to
 //!   damaged/               segments as they were before they were repaired, and bytes of segments
 //!                          as they were before the hub mended a record
 //! ```
@@ -231,6 +232,16 @@ impl Layout {
     pub fn diverged(&self, tli: TimelineId, end: Lsn) -> PathBuf {
         let end = end.to_string().replace('/', "_");
         self.all_diverged().join(format!("{tli}-{end}"))
+    }
+
+    /// Where the segments of forks are kept over which the hub may go back.
+    pub fn kept(&self) -> PathBuf {
+        self.root.join("kept")
+    }
+
+    /// A timeline's segment in which it was left.
+    pub fn kept_segment(&self, name: SegmentName) -> PathBuf {
+        self.kept().join(format!("{name}{PARTIAL}"))
     }
 
     /// Where damaged segments are kept that were repaired.

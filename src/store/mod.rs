@@ -29,6 +29,7 @@ pub(crate) mod faulty_disk;
 mod histories;
 pub mod holes;
 pub mod inspect;
+pub mod kept;
 pub mod layout;
 pub mod notes;
 pub mod now;

@@ -26,7 +26,7 @@ use super::histories::read_fork;
 use super::holes::{Extent, Hole, oldest_of};
 use super::layout::{Layout, Listing, SegmentRange};
 use super::notes::{BegunNote, HaltedNote};
-use super::seams::Seams;
+use super::seams::{Cut, Seams};
 use super::switch::{clear_ended, leaves};
 use super::tail::{Tail, TailSearch, lost_before_fence};
 use crate::store::durable::{read_full, replace_durably};
@@ -137,10 +137,14 @@ pub async fn examine<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, St
             }
         };
     };
-    if let Some(seam) = seams.under_way().filter(|seam| seam.tli == cluster.timeline) {
-        let change = carry_out_cut(disk, layout, &cluster, seam, &names).await?;
+    let is_ours = |cut: &Cut| match cut {
+        Cut::Past(seam) => seam.tli == cluster.timeline,
+        Cut::Back(_) => true,
+    };
+    if let Some(cut) = seams.under_way().filter(is_ours) {
+        let change = carry_out_cut(disk, layout, &cluster, cut, &names).await?;
         names = list().await?;
-        if change == ControlChange::Start {
+        if change == ControlChange::Made {
             control = read_note(disk, &layout.control(), ControlFile::decode).await?;
             cluster =
                 control.as_ref().and_then(|control| control.cluster.clone()).unwrap_or(cluster);

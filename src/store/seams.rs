@@ -4,14 +4,19 @@
 //! no standby has the former WAL any more: until then nothing past it goes to a standby that has
 //! not said that it is not past it.
 //!
-//! The same file decides that WAL is set aside ([`cut`](super::cut)): one write does both.
+//! The same file decides that WAL is set aside ([`cut`](super::cut)): one write does both. So it also
+//! has the switches of timelines that can be undone, because only the archive had named the timeline
+//! that followed, and those that were.
 
 use super::sealed_text::{Unreadable, seal, unseal};
+use super::switch::Switch;
+use crate::timeline::History;
 use crate::wal::{Lsn, TimelineId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The most seams that may stand.
+/// The most seams that may stand, and the most switches that are remembered.
 pub const MOST: usize = 64;
 
 /// Where another history continues on a timeline.
@@ -29,23 +34,74 @@ impl fmt::Display for Seam {
     }
 }
 
-/// All seams that stand.
+/// WAL of ours that is set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// What is past the seam: another history of the timeline goes on from there.
+    Past(Seam),
+    /// The timeline to which this switch led, and those that followed it: the hub goes back to the
+    /// one before.
+    Back(Switch),
+}
+
+impl Cut {
+    /// Nothing past this place stays.
+    pub fn place(&self) -> Seam {
+        match *self {
+            Self::Past(seam) => seam,
+            Self::Back(Switch { to, at, .. }) => Seam { tli: to, at },
+        }
+    }
+
+    /// The timeline on which the hub goes on from there.
+    pub fn goes_on_with(&self) -> TimelineId {
+        match self {
+            Self::Past(seam) => seam.tli,
+            Self::Back(switch) => switch.from,
+        }
+    }
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WAL past {}", self.place())
+    }
+}
+
+/// A switch of timelines for which there is the archive's word alone: what is needed to undo it is
+/// kept until an upstream is followed on the timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnagreedSwitch {
+    /// The switch.
+    pub switch: Switch,
+    /// When it was made.
+    pub since: SystemTime,
+}
+
+/// All seams that stand, and what became of the archive's word for timelines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seams {
-    under_way: Option<Seam>,
+    under_way: Option<Cut>,
     standing: Vec<Seam>,
+    unagreed: Vec<UnagreedSwitch>,
+    rejected: Vec<Switch>,
 }
 
 /// Why no seam can be added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoSeam {
     /// Another is not finished.
-    #[error("our WAL past {0} is still being set aside")]
-    UnderWay(Seam),
+    #[error("our {0} is still being set aside")]
+    UnderWay(Cut),
     /// There are too many.
     #[error("{MOST} places are to be confirmed already (`walhub ctl confirm seam`)")]
     TooMany,
 }
+
+/// Too many switches could be undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no upstream has agreed to {MOST} switches of timelines before it")]
+pub struct TooManyUnagreed;
 
 impl Seams {
     /// All of them, oldest first.
@@ -58,37 +114,92 @@ impl Seams {
         self.standing.is_empty()
     }
 
-    /// The one past which our WAL is being set aside.
-    pub fn under_way(&self) -> Option<Seam> {
+    /// What is being set aside.
+    pub fn under_way(&self) -> Option<Cut> {
         self.under_way
     }
 
-    /// Our WAL past `seam` is going to be set aside. Asking for the one under way changes nothing.
+    /// WAL of ours is going to be set aside, and these `seams` stand from now on. Asking for what is
+    /// under way changes nothing. A switch that is undone is rejected: the archive's word for it does
+    /// not count any more.
     ///
     /// # Errors
     /// Another is under way, or too many stand.
-    pub fn begin(&mut self, seam: Seam) -> Result<(), NoSeam> {
-        if let Some(other) = self.under_way.filter(|other| *other != seam) {
+    pub fn begin(&mut self, cut: Cut, seams: &[Seam]) -> Result<(), NoSeam> {
+        if let Some(other) = self.under_way.filter(|other| *other != cut) {
             return Err(NoSeam::UnderWay(other));
         }
-        if !self.standing.contains(&seam) {
-            if self.standing.len() >= MOST {
-                return Err(NoSeam::TooMany);
-            }
-            self.standing.push(seam);
+        let mut standing = self.standing.clone();
+        standing.extend(seams.iter().filter(|seam| !self.standing.contains(seam)));
+        if standing.len() > MOST.max(self.standing.len()) {
+            return Err(NoSeam::TooMany);
         }
-        self.under_way = Some(seam);
+        self.standing = standing;
+        self.under_way = Some(cut);
+        if let Cut::Back(switch) = cut
+            && !self.rejected.contains(&switch)
+        {
+            // One whose place we have passed since is not followed on the archive's word anyway.
+            let excess = (self.rejected.len() + 1).saturating_sub(MOST);
+            self.rejected.drain(..excess);
+            self.rejected.push(switch);
+        }
         Ok(())
     }
 
     /// All WAL that was to be set aside has been.
     pub fn finish(&mut self) {
-        self.under_way = None;
+        if let Some(Cut::Back(switch)) = self.under_way.take() {
+            let undone = self.unagreed.iter().position(|unagreed| unagreed.switch == switch);
+            self.unagreed.truncate(undone.unwrap_or(self.unagreed.len()));
+        }
+    }
+
+    /// The switches that can be undone, oldest first.
+    pub fn unagreed(&self) -> impl Iterator<Item = &UnagreedSwitch> {
+        self.unagreed.iter()
+    }
+
+    /// The switches that were undone, oldest first.
+    pub fn rejected(&self) -> impl Iterator<Item = &Switch> {
+        self.rejected.iter()
+    }
+
+    /// The switch that was undone and that is part of this history, if there is one.
+    pub fn rejected_in(&self, history: &History) -> Option<Switch> {
+        let is_in = |switch: &&Switch| {
+            history.switchpoint_of(switch.from) == Some(switch.at)
+                && history.next_after(switch.from) == Some(switch.to)
+        };
+        self.rejected.iter().find(is_in).copied()
+    }
+
+    /// The hub switches on the archive's word alone.
+    ///
+    /// # Errors
+    /// Too many such switches are remembered.
+    pub fn take(&mut self, switch: Switch, since: SystemTime) -> Result<(), TooManyUnagreed> {
+        if self.unagreed.iter().any(|unagreed| unagreed.switch == switch) {
+            return Ok(());
+        }
+        if self.unagreed.len() >= MOST {
+            return Err(TooManyUnagreed);
+        }
+        self.unagreed.push(UnagreedSwitch { switch, since });
+        Ok(())
+    }
+
+    /// An upstream is followed on the timeline with this history: what led to it stays as it is.
+    pub fn agree(&mut self, history: &History) {
+        self.unagreed.clear();
+        while let Some(switch) = self.rejected_in(history) {
+            self.rejected.retain(|rejected| *rejected != switch);
+        }
     }
 
     /// Removes those at `at`, and returns them. One that is under way stays.
     pub fn confirm(&mut self, at: Lsn) -> Vec<Seam> {
-        let under_way = self.under_way;
+        let under_way = self.under_way.map(|cut| cut.place());
         let is_confirmed = |seam: &Seam| seam.at == at && under_way != Some(*seam);
         let (confirmed, rest) = self.standing.drain(..).partition(is_confirmed);
         self.standing = rest;
@@ -103,10 +214,22 @@ impl Seams {
         own.filter(|at| slot.is_none_or(|slot| slot <= *at)).min()
     }
 
-    /// The file's bytes.
+    /// The file's bytes. Without switches it has the form that earlier versions read, too.
     pub fn encode(&self) -> Vec<u8> {
-        let seams = self.standing.iter().map(SeamText::of).collect();
-        seal("seams", 1, &SeamsText { under_way: self.under_way.as_ref().map(SeamText::of), seams })
+        let (past, back) = match self.under_way {
+            None => (None, None),
+            Some(Cut::Past(seam)) => (Some(SeamText::of(&seam)), None),
+            Some(Cut::Back(switch)) => (None, Some(SwitchText::of(&switch))),
+        };
+        let text = SeamsText {
+            under_way: past,
+            seams: self.standing.iter().map(SeamText::of).collect(),
+            going_back: back,
+            unagreed: self.unagreed.iter().map(UnagreedText::of).collect(),
+            rejected: self.rejected.iter().map(SwitchText::of).collect(),
+        };
+        let has_switches = !(self.unagreed.is_empty() && self.rejected.is_empty());
+        seal("seams", if has_switches { 2 } else { 1 }, &text)
     }
 
     /// Reads the file's bytes.
@@ -114,9 +237,22 @@ impl Seams {
     /// # Errors
     /// Fails when the bytes are not those of such a file.
     pub fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
-        let text: SeamsText = unseal("seams", 1, bytes)?;
-        let standing = text.seams.into_iter().map(SeamText::read).collect::<Result<_, _>>()?;
-        Ok(Self { under_way: text.under_way.map(SeamText::read).transpose()?, standing })
+        let text: SeamsText = match unseal("seams", 1, bytes) {
+            Err(Unreadable::Version { .. }) => unseal("seams", 2, bytes)?,
+            text => text?,
+        };
+        let past = text.under_way.map(SeamText::read).transpose()?.map(Cut::Past);
+        let back = text.going_back.map(SwitchText::read).transpose()?.map(Cut::Back);
+        Ok(Self {
+            under_way: past.or(back),
+            standing: text.seams.into_iter().map(SeamText::read).collect::<Result<_, _>>()?,
+            unagreed: text
+                .unagreed
+                .into_iter()
+                .map(UnagreedText::read)
+                .collect::<Result<_, _>>()?,
+            rejected: text.rejected.into_iter().map(SwitchText::read).collect::<Result<_, _>>()?,
+        })
     }
 }
 
@@ -124,6 +260,12 @@ impl Seams {
 struct SeamsText {
     under_way: Option<SeamText>,
     seams: Vec<SeamText>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    going_back: Option<SwitchText>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    unagreed: Vec<UnagreedText>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    rejected: Vec<SwitchText>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -138,12 +280,67 @@ impl SeamText {
     }
 
     fn read(self) -> Result<Seam, Unreadable> {
-        let wrong = |field: &str| Unreadable::Content(format!("invalid {field}"));
-        Ok(Seam {
-            tli: TimelineId::new(self.timeline).ok_or_else(|| wrong("timeline"))?,
-            at: self.at.parse().map_err(|_| wrong("at"))?,
+        Ok(Seam { tli: read_timeline(self.timeline)?, at: read_at(&self.at)? })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct SwitchText {
+    from_timeline: u32,
+    timeline: u32,
+    at: String,
+}
+
+impl SwitchText {
+    fn of(switch: &Switch) -> Self {
+        let Switch { from, to, at } = switch;
+        Self { from_timeline: from.raw(), timeline: to.raw(), at: at.to_string() }
+    }
+
+    fn read(self) -> Result<Switch, Unreadable> {
+        Ok(Switch {
+            from: read_timeline(self.from_timeline)?,
+            to: read_timeline(self.timeline)?,
+            at: read_at(&self.at)?,
         })
     }
+}
+
+#[derive(Serialize, Deserialize)]
+struct UnagreedText {
+    #[serde(flatten)]
+    switch: SwitchText,
+    since_unix_ms: u64,
+}
+
+impl UnagreedText {
+    fn of(unagreed: &UnagreedSwitch) -> Self {
+        let since = unagreed.since.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            switch: SwitchText::of(&unagreed.switch),
+            since_unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn read(self) -> Result<UnagreedSwitch, Unreadable> {
+        let since = UNIX_EPOCH.checked_add(Duration::from_millis(self.since_unix_ms));
+        Ok(UnagreedSwitch {
+            switch: self.switch.read()?,
+            since: since.ok_or_else(|| invalid("since_unix_ms"))?,
+        })
+    }
+}
+
+fn read_timeline(raw: u32) -> Result<TimelineId, Unreadable> {
+    TimelineId::new(raw).ok_or_else(|| invalid("timeline"))
+}
+
+fn read_at(text: &str) -> Result<Lsn, Unreadable> {
+    text.parse().map_err(|_| invalid("at"))
+}
+
+fn invalid(field: &str) -> Unreadable {
+    Unreadable::Content(format!("invalid {field}"))
 }
 
 #[cfg(test)]
@@ -155,16 +352,30 @@ mod tests {
         Seam { tli: TimelineId::new(tli).unwrap(), at: Lsn::new(at) }
     }
 
+    fn begin(seams: &mut Seams, seam: Seam) -> Result<(), NoSeam> {
+        seams.begin(Cut::Past(seam), &[seam])
+    }
+
+    fn switch(from: u32, to: u32, at: u64) -> Switch {
+        let tli = |raw| TimelineId::new(raw).unwrap();
+        Switch { from: tli(from), to: tli(to), at: Lsn::new(at) }
+    }
+
+    fn history(tli: u32, text: &'static str) -> History {
+        History::parse(TimelineId::new(tli).unwrap(), bytes::Bytes::from_static(text.as_bytes()))
+            .unwrap()
+    }
+
     #[test]
     fn one_is_under_way_and_all_stand_until_they_are_confirmed() {
         let mut seams = Seams::default();
-        seams.begin(seam(1, 50)).unwrap();
-        assert_eq!(seams.begin(seam(1, 50)), Ok(()), "again");
-        assert_eq!(seams.begin(seam(1, 40)), Err(NoSeam::UnderWay(seam(1, 50))));
+        begin(&mut seams, seam(1, 50)).unwrap();
+        assert_eq!(begin(&mut seams, seam(1, 50)), Ok(()), "again");
+        assert_eq!(begin(&mut seams, seam(1, 40)), Err(NoSeam::UnderWay(Cut::Past(seam(1, 50)))));
         assert_eq!(seams.confirm(Lsn::new(50)), [], "it is not finished");
         seams.finish();
-        seams.begin(seam(1, 40)).unwrap();
-        assert_eq!(seams.under_way(), Some(seam(1, 40)));
+        begin(&mut seams, seam(1, 40)).unwrap();
+        assert_eq!(seams.under_way(), Some(Cut::Past(seam(1, 40))));
         seams.finish();
         assert_eq!(seams.iter().copied().collect::<Vec<_>>(), [seam(1, 50), seam(1, 40)]);
         assert_eq!(seams.confirm(Lsn::new(50)), [seam(1, 50)]);
@@ -176,18 +387,18 @@ mod tests {
     fn they_are_bounded() {
         let mut seams = Seams::default();
         for at in 0..MOST as u64 {
-            seams.begin(seam(1, at)).unwrap();
+            begin(&mut seams, seam(1, at)).unwrap();
             seams.finish();
         }
-        assert_eq!(seams.begin(seam(1, 1000)), Err(NoSeam::TooMany));
-        assert_eq!(seams.begin(seam(1, 7)), Ok(()), "it stands already");
+        assert_eq!(begin(&mut seams, seam(1, 1000)), Err(NoSeam::TooMany));
+        assert_eq!(begin(&mut seams, seam(1, 7)), Ok(()), "it stands already");
     }
 
     #[test]
     fn the_first_counts_that_a_slot_has_not_followed_over() {
         let mut seams = Seams::default();
         for known in [seam(1, 50), seam(1, 40), seam(2, 30)] {
-            seams.begin(known).unwrap();
+            begin(&mut seams, known).unwrap();
             seams.finish();
         }
         let first = |tli: u32, slot: Option<u64>| {
@@ -203,9 +414,70 @@ mod tests {
     }
 
     #[test]
+    fn a_switch_can_be_undone_until_an_upstream_agrees() {
+        let mut seams = Seams::default();
+        let now = UNIX_EPOCH + Duration::from_millis(1_790_000_000_123);
+        let [first, second] = [switch(1, 2, 50), switch(2, 3, 70)];
+        for taken in [first, second, first] {
+            seams.take(taken, now).unwrap();
+        }
+        let known = |seams: &Seams| seams.unagreed().map(|one| one.switch).collect::<Vec<_>>();
+        assert_eq!(known(&seams), [first, second]);
+        assert_eq!(Seams::decode(&seams.encode()), Ok(seams.clone()));
+        let mut agreed = seams.clone();
+        agreed.agree(&history(3, "1\t0/32\tx\n2\t0/46\tx\n"));
+        assert_eq!(agreed, Seams::default());
+
+        // Undoing the first undoes the second.
+        let cut = Cut::Back(first);
+        seams.begin(cut, &[seam(2, 50), seam(3, 70)]).unwrap();
+        assert_eq!(known(&seams), [first, second], "it is not done");
+        assert_eq!(Seams::decode(&seams.encode()), Ok(seams.clone()));
+        assert_eq!(begin(&mut seams, seam(1, 40)), Err(NoSeam::UnderWay(cut)));
+        seams.finish();
+        assert_eq!((known(&seams), seams.under_way()), (vec![], None));
+        assert_eq!(seams.iter().copied().collect::<Vec<_>>(), [seam(2, 50), seam(3, 70)]);
+    }
+
+    #[test]
+    fn a_switch_that_was_undone_stays_rejected_until_an_upstream_is_followed_over_it() {
+        let mut seams = Seams::default();
+        let undone = switch(1, 2, 0x50);
+        seams.begin(Cut::Back(undone), &[seam(2, 0x50)]).unwrap();
+        seams.finish();
+        assert_eq!(seams.confirm(Lsn::new(0x50)), [seam(2, 0x50)]);
+        let rejected = |seams: &Seams, tli, text| seams.rejected_in(&history(tli, text));
+        for seams in [&seams, &Seams::decode(&seams.encode()).unwrap()] {
+            assert_eq!(rejected(seams, 2, "1\t0/50\tx\n"), Some(undone));
+            assert_eq!(rejected(seams, 3, "1\t0/50\tx\n2\t0/70\tx\n"), Some(undone));
+            assert_eq!(rejected(seams, 2, "1\t0/51\tx\n"), None);
+            assert_eq!(rejected(seams, 3, "1\t0/50\tx\n"), None);
+        }
+        seams.agree(&History::first());
+        assert_eq!(seams.rejected().count(), 1);
+        seams.agree(&history(3, "1\t0/50\tx\n2\t0/70\tx\n"));
+        assert_eq!(seams, Seams::default());
+        for at in 0..2 * MOST as u64 {
+            seams.begin(Cut::Back(switch(1, 2, at)), &[]).unwrap();
+            seams.finish();
+        }
+        assert_eq!(seams.rejected().count(), MOST);
+        assert_eq!(seams.rejected().last(), Some(&switch(1, 2, 2 * MOST as u64 - 1)));
+    }
+
+    #[test]
+    fn without_switches_earlier_versions_read_it() {
+        let mut seams = Seams::default();
+        begin(&mut seams, seam(3, 50)).unwrap();
+        assert!(seams.encode().starts_with(b"walhub seams 1 "));
+        seams.take(switch(1, 2, 50), UNIX_EPOCH).unwrap();
+        assert!(seams.encode().starts_with(b"walhub seams 2 "));
+    }
+
+    #[test]
     fn any_changed_byte_is_noticed() {
         let mut seams = Seams::default();
-        seams.begin(seam(3, 50)).unwrap();
+        begin(&mut seams, seam(3, 50)).unwrap();
         let mut bytes = seams.encode();
         let last = bytes.len() - 2;
         bytes[last] ^= 1;
@@ -220,7 +492,7 @@ mod tests {
         ) {
             let mut seams = Seams::default();
             for (n, (tli, at)) in all.iter().enumerate() {
-                seams.begin(seam(*tli, *at)).unwrap();
+                begin(&mut seams, seam(*tli, *at)).unwrap();
                 if n + 1 < all.len() || is_finished {
                     seams.finish();
                 }

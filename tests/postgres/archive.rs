@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use walhub::wal::lsn::Lsn;
 
 const MIB: u64 = 1 << 20;
@@ -561,6 +562,87 @@ fn a_copys_timeline_is_not_followed_on_the_archives_word() {
     load::write_mib(&old, 3);
     assert_converged(&old, &[&standby]);
     assert_eq!(hub.told(&["status"])["status"]["timeline"], 1);
+}
+
+/// The same, and nobody answers for the grace: the hub follows the copy. When the primary is back, an
+/// operator says that its timeline is the true one.
+#[test]
+fn a_copys_timeline_is_left_again_by_an_operators_word() {
+    let scene = Scene::new();
+    let mut old = Cluster::primary_with_segments(&scene, "old", 1);
+    let archive = Archive::of(&scene, &mut old);
+    load::prepare(&scene, &old);
+    let mut copy = old.standby("copy", &old.conninfo());
+    archive.take_from(&mut copy);
+    copy.stop_fast();
+    copy.start();
+    copy.wait_streaming();
+    let mut hub = hub_with(&scene, &old, &archive).flag("--archive-timeline-grace=2s").started();
+    wait_connected(&old);
+    let mut behind = old.standby("behind", &hub.conninfo());
+    let mut follows = old.standby("follows", &hub.conninfo());
+    for standby in [&mut behind, &mut follows] {
+        standby.wait_streaming();
+    }
+    wait_end(&hub, old.flush_lsn());
+    hub.kill();
+    behind.stop_fast();
+    load::write_mib(&old, 3);
+    let flush = old.flush_lsn();
+    copy.wait_replayed(flush);
+    archive.wait_archived(1, Lsn::new(flush.raw() / MIB * MIB));
+    // Before it can send more to the copy.
+    old.kill();
+    copy.promote();
+    load::write_mib(&copy, 25);
+    let end = fill_segment(&copy);
+    archive.wait_archived(2, end);
+
+    hub.start();
+    follows.wait_replayed(end);
+    let word = |hub: &Hub<'_>| hub.told(&["status"])["status"]["archive_timelines"][0].clone();
+    let told = word(&hub);
+    assert_eq!((&told["timeline"], &told["from_timeline"]), (&2.into(), &1.into()), "{told}");
+    assert!(told["since"].is_string(), "{told}");
+    let fork = told["lsn"].as_str().unwrap().to_owned();
+    hub.wait_log(&["ERROR", "on the archive's word alone", &format!("accept-history ours {fork}")]);
+    let first = name(1, fork.parse::<Lsn>().unwrap().raw() / MIB - 1);
+    wait::until("nothing of the primary's is left", || !hub.pg_wal().join(&first).exists());
+
+    old.start();
+    hub.wait_state("upstream refused");
+    old.kill();
+    hub.told(&["accept-history", "ours", &fork]);
+    let status = hub.told(&["status"])["status"].clone();
+    assert_eq!(
+        (&status["timeline"], &status["durable_lsn"]),
+        (&1.into(), &told["lsn"]),
+        "{status}"
+    );
+    assert_eq!(status["seams"][0]["timeline"], 2, "{status}");
+    // The archive still has it, and nobody answers.
+    hub.told(&["confirm", "seam", &fork]);
+    hub.stop();
+    hub.start();
+    hub.wait_log(&["timeline 2 in the archive is not followed", "was undone"]);
+    wait::stays(Duration::from_secs(6), "it stays on timeline 1", || {
+        hub.told(&["status"])["status"]["timeline"] == 1
+    });
+    assert_eq!(word(&hub)["since"], serde_json::Value::Null);
+    hub.told(&["accept-history", "ours", &fork]);
+
+    old.start();
+    hub.wait_state("streaming");
+    behind.start();
+    load::write_mib(&old, 3);
+    assert_converged(&old, &[&behind]);
+    // What has followed has to be made again.
+    assert_eq!(follows.walreceiver(), None);
+    follows.stop_fast();
+    let again = old.backup_standby("again", &hub.conninfo());
+    again.wait_streaming();
+    load::write_mib(&old, 1);
+    assert_converged(&old, &[&behind, &again]);
 }
 
 /// An upstream that takes connections and says nothing does not hold up the archive, nor

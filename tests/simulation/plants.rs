@@ -216,6 +216,10 @@ impl Disk for PlantedDisk {
         self.disk.unlink(path).await
     }
 
+    async fn link(&self, path: &Path, name: &Path) -> io::Result<()> {
+        self.disk.link(path, name).await
+    }
+
     async fn mkdir(&self, path: &Path) -> io::Result<()> {
         self.disk.mkdir(path).await
     }

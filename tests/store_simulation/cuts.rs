@@ -4,11 +4,13 @@
 use crate::fake_disk::FakeDisk;
 use crate::starts::{OPEN, START, STEPS, Scene, drive, each_step_from, name, size};
 use std::sync::Arc;
+use std::time::SystemTime;
 use walhub::keeper::{Job, JobDone, Keeper, open};
 use walhub::store::Recovered;
 use walhub::store::retention::{Holds, Policy};
-use walhub::store::seams::Seam;
+use walhub::store::seams::{Cut, Seam, UnagreedSwitch};
 use walhub::store::slots::{Create, Origin, SlotName};
+use walhub::store::switch::Switch;
 use walhub::wal::{Lsn, TimelineId};
 use walhub::wire::command::SlotLifetime;
 
@@ -78,7 +80,8 @@ fn cut_off_at_each_step(no: u64, seed: u64) {
         slot_at(&opened, "past", scene.end);
         let (keeper, ..) = opened;
         let work = async {
-            for job in [Job::PrepareCut(seam), Job::Cut(seam)] {
+            let cut = Cut::Past(seam);
+            for job in [Job::PrepareCut(cut), Job::DecideCut(cut), Job::Cut(cut)] {
                 let done = keeper.run(job).await;
                 if let JobDone::Failed { job, error } = done {
                     panic!("could not {job}: {error}");
@@ -112,4 +115,97 @@ fn a_cut_in_a_complete_segment_happens_as_a_whole() {
     for round in 0..ROUNDS {
         cut_off_at_each_step(OPEN - 2, round * 2 * STEPS as u64);
     }
+}
+
+/// Timeline 2 follows where our WAL ends, by the archive's word.
+fn switch(scene: &Scene) -> Switch {
+    Switch { from: TimelineId::FIRST, to: TimelineId::new(2).unwrap(), at: scene.end }
+}
+
+/// Switches so that it can be undone.
+fn switching(scene: &Scene) -> Vec<Job> {
+    let switch = switch(scene);
+    let bytes = format!("1\t{}\tno recovery target\n", switch.at).into_bytes();
+    let taken = UnagreedSwitch { switch, since: SystemTime::UNIX_EPOCH };
+    vec![Job::SaveHistory { tli: switch.to, bytes }, Job::KeepLeft(taken), Job::Switch(switch)]
+}
+
+/// And goes back.
+fn going_back(scene: &Scene) -> Vec<Job> {
+    let cut = Cut::Back(switch(scene));
+    vec![Job::PrepareCut(cut), Job::DecideCut(cut), Job::Cut(cut)]
+}
+
+async fn run(keeper: &Keeper<FakeDisk>, jobs: Vec<Job>) {
+    for job in jobs {
+        let done = keeper.run(job).await;
+        if let JobDone::Failed { job, error } = done {
+            panic!("could not {job}: {error}");
+        }
+    }
+}
+
+/// The timeline on which a start finds the hub. All of our WAL is there.
+fn timeline(scene: &Scene, when: &str) -> u32 {
+    let (_, recovered, _) = start(scene, STEPS).unwrap();
+    let cluster = recovered.control.unwrap().cluster.unwrap();
+    assert_eq!(recovered.wal.unwrap().durable, scene.end, "{when}");
+    assert_eq!(recovered.seams.under_way(), None, "{when}");
+    let is_rejected = recovered.seams.rejected().any(|known| *known == switch(scene));
+    if cluster.timeline == TimelineId::FIRST {
+        assert!(cluster.sealed.is_empty(), "{when}");
+        let own = scene.disk.views(&scene.layout.partial(name(OPEN))).1;
+        assert!(own.as_deref() == Some(scene.bytes(OPEN)), "{when}: the open segment is another");
+    } else {
+        assert!(!is_rejected, "{when}");
+    }
+    cluster.timeline.raw()
+}
+
+/// Wherever a switch is cut off: the hub is on one timeline or the other, and there is a way back.
+#[test]
+fn a_switch_can_be_undone_wherever_it_was_cut_off() {
+    let mut timelines = [false; 2];
+    each_step_from(0, |scene, polls| {
+        let (keeper, ..) = start(scene, STEPS).unwrap();
+        let ended = drive(run(&keeper, switching(scene)), polls).is_some();
+        drop(keeper);
+        scene.crash();
+        let when = format!("cut off at {polls}");
+        let found = timeline(scene, &when);
+        if found == 2 {
+            let (keeper, recovered, _) = start(scene, STEPS).unwrap();
+            let unagreed: Vec<_> = recovered.seams.unagreed().map(|one| one.switch).collect();
+            assert_eq!(unagreed, [switch(scene)], "{when}");
+            drive(run(&keeper, going_back(scene)), 2 * STEPS).unwrap();
+            drop(keeper);
+            scene.crash();
+            assert_eq!(timeline(scene, &when), 1);
+        }
+        timelines[usize::from(found == 2)] = true;
+        ended
+    });
+    assert_eq!(timelines, [true; 2]);
+}
+
+#[test]
+fn the_way_back_is_taken_as_a_whole() {
+    let mut timelines = [false; 2];
+    each_step_from(0, |scene, polls| {
+        let (keeper, ..) = start(scene, STEPS).unwrap();
+        drive(run(&keeper, switching(scene)), 2 * STEPS).unwrap();
+        let ended = drive(run(&keeper, going_back(scene)), polls).is_some();
+        drop(keeper);
+        scene.crash();
+        // The start that finishes it is cut off somewhere, too.
+        drop(start(scene, polls % 37));
+        scene.crash();
+        let when = format!("cut off at {polls}");
+        let found = timeline(scene, &when);
+        assert!(found == 1 || !ended, "it was answered, and has not happened");
+        assert_eq!(timeline(scene, "started once more"), found);
+        timelines[usize::from(found == 2)] = true;
+        ended
+    });
+    assert_eq!(timelines, [true; 2]);
 }

@@ -390,8 +390,8 @@ impl FakeDisk {
 
 impl State {
     fn used(&self) -> u64 {
-        let files = self.names.values().filter(|inode| **inode != DIRECTORY);
-        files.map(|inode| self.inodes[*inode].cache.len() as u64).sum()
+        let files: BTreeSet<_> = self.names.values().filter(|inode| **inode != DIRECTORY).collect();
+        files.iter().map(|inode| self.inodes[**inode].cache.len() as u64).sum()
     }
 
     /// Is there such a directory?
@@ -565,6 +565,20 @@ impl Disk for FakeDisk {
     async fn unlink(&self, path: &Path) -> io::Result<()> {
         self.work_takes().await;
         self.change_name(path, None)
+    }
+
+    async fn link(&self, path: &Path, name: &Path) -> io::Result<()> {
+        self.work_takes().await;
+        let state = &mut *self.0.borrow_mut();
+        state.look_for(parent(name))?;
+        let inode = state.names.get(path).copied().ok_or(io::ErrorKind::NotFound)?;
+        if state.names.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let change = NameChange::Create(name.to_owned(), inode);
+        change.apply(&mut state.names);
+        state.unsynced.push(change);
+        Ok(())
     }
 
     async fn mkdir(&self, path: &Path) -> io::Result<()> {

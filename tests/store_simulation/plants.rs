@@ -194,6 +194,10 @@ impl Disk for Without {
         }
     }
 
+    async fn link(&self, path: &Path, name: &Path) -> io::Result<()> {
+        self.disk.link(path, name).await
+    }
+
     async fn mkdir(&self, path: &Path) -> io::Result<()> {
         self.disk.mkdir(path).await
     }

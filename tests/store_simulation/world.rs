@@ -735,7 +735,8 @@ impl World {
             | JobDone::OpenedPartly { .. }
             | JobDone::Adopted { .. }
             | JobDone::Foreseen(_)
-            | JobDone::Switched(_) => {}
+            | JobDone::Switched(_)
+            | JobDone::CutOff { .. } => {}
             JobDone::Failed { job, error } => match job {
                 JobKind::Prepare { no, .. } => appender.prepare_failed(no, &error, out),
                 JobKind::Finalize { no, .. } => appender.finalize_failed(no, &error, out),

@@ -3,8 +3,9 @@
 use super::*;
 use crate::cluster::instance::InstanceId;
 use crate::status::{
-    ArchiverStatus, DamagedSegment, DivergedStandby, EvidenceStatus, MissingWal, ProofOutcome,
-    ProofStatus, SeamStatus, SetAsideStatus, SetAsideTotal, SetBy, StandbyStatus, UpstreamStatus,
+    ArchiveTimelineStatus, ArchiverStatus, DamagedSegment, DivergedStandby, EvidenceStatus,
+    MissingWal, ProofOutcome, ProofStatus, SeamStatus, SetAsideStatus, SetAsideTotal, SetBy,
+    StandbyStatus, UpstreamStatus,
 };
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -119,6 +120,20 @@ fn full() -> HubStatus {
         }),
         abandoned: vec![abandoned()],
         seams: vec![SeamStatus { timeline: TimelineId::new(3).unwrap(), lsn: lsn(0x14) }],
+        archive_timelines: vec![
+            ArchiveTimelineStatus {
+                timeline: TimelineId::new(3).unwrap(),
+                from_timeline: TimelineId::new(2).unwrap(),
+                lsn: lsn(0x12),
+                since: Some(time(9)),
+            },
+            ArchiveTimelineStatus {
+                timeline: TimelineId::new(2).unwrap(),
+                from_timeline: TimelineId::FIRST,
+                lsn: lsn(0x11),
+                since: None,
+            },
+        ],
         receiving_paused: Some("full".to_owned()),
         timeline: TimelineId::new(3),
         received_lsn: Some(lsn(0x40)),
@@ -170,6 +185,7 @@ fn bare() -> HubStatus {
         evidence: None,
         abandoned: vec![],
         seams: vec![],
+        archive_timelines: vec![],
         receiving_paused: None,
         timeline: None,
         received_lsn: None,

@@ -382,7 +382,8 @@ impl<F: Clone> Receiver<F> {
             | JobDone::OpenedPartly { .. }
             | JobDone::Adopted { .. }
             | JobDone::Foreseen(_)
-            | JobDone::Switched(_) => {}
+            | JobDone::Switched(_)
+            | JobDone::CutOff { .. } => {}
         }
         self.act(now, out);
     }

@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use crate::cluster::instance::InstanceId;
     use crate::hub::tests::hub;
-    use crate::store::seams::{Seam, Seams};
+    use crate::store::seams::{Cut, Seam, Seams};
     use crate::store::slots::{Create, InvalidSlots, Origin, SlotName};
     use crate::wire::command::SlotLifetime;
     use bytes::Bytes;
@@ -147,7 +147,8 @@ mod tests {
         hub.holds.begin(BEGIN);
         hub.push_cell(Arc::new(Cell::new(TLI, BEGIN, END)));
         let mut seams = Seams::default();
-        seams.begin(Seam { tli: TLI, at: SEAM }).unwrap();
+        let seam = Seam { tli: TLI, at: SEAM };
+        seams.begin(Cut::Past(seam), &[seam]).unwrap();
         seams.finish();
         hub.course.set_seams(seams);
         hub

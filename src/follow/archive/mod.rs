@@ -116,6 +116,7 @@ pub(in crate::follow) struct ArchiveWarnings {
     passed: Option<TimelineId>,
     unread: Option<TimelineId>,
     unconfirmed: Option<TimelineId>,
+    rejected: Option<TimelineId>,
     ended: Option<(SegmentName, Lsn)>,
     own: Option<Lsn>,
 }

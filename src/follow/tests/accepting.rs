@@ -1,11 +1,14 @@
 //! An operator's word about two histories.
 
-use super::{FirstWords, PATIENCE, Scene, differed, host, receiving};
+use super::{FirstWords, PATIENCE, Scene, behind_a_fork, differed, host, receiving};
 use crate::data::handoff::ToCore;
 use crate::follow::{Steer, UpstreamOrder};
 use crate::store::course::FenceNote;
-use crate::store::evidence::{Evidence, PlaceBytes, WalSource};
+use crate::store::evidence::{Difference, Evidence, PlaceBytes, WalSource};
+use crate::store::seams::{Cut, Seams};
+use crate::store::switch::Switch;
 use crate::upstream::end::UpstreamEnd;
+use crate::upstream::position::Position;
 use crate::wal::{Lsn, TimelineId};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
@@ -182,4 +185,75 @@ fn theirs_is_refused_while_the_hub_is_fenced() {
     scene.hub.course.set_fence(Some(fence));
     let refused = scene.order(Steer::AcceptTheirs(PLACE)).unwrap_err();
     assert!(refused.contains("fenced"), "{refused}");
+}
+
+/// Where timeline 3 left timeline 1.
+const FORK: Lsn = Lsn::new(0x300_0000);
+
+/// A hub that went on with timeline 3 by the archive's word alone.
+fn on_the_archives_word(directory: &std::path::Path) -> Scene {
+    let scene = behind_a_fork(directory, 0xAA);
+    let tli = TimelineId::new(3).unwrap();
+    let (durable, start) = (Lsn::new(0x300_0100), Lsn::new(0x2FF_E000));
+    scene.hub.set_position(Position::At { tli, durable, start });
+    let mut seams = Seams::default();
+    let switch = Switch { from: TimelineId::FIRST, to: tli, at: FORK };
+    seams.take(switch, SystemTime::UNIX_EPOCH).unwrap();
+    scene.hub.course.set_seams(seams);
+    scene
+}
+
+#[test]
+fn an_upstream_that_is_followed_on_a_timeline_agrees_to_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let scene = on_the_archives_word(directory.path());
+    scene.server.lock().unwrap().wal = Some(0xAA);
+    scene.end(UpstreamEnd::TimedOut);
+    scene.stream();
+    scene.wait_until("it has agreed", || *scene.hub.course.seams() == Seams::default());
+    let saved = scene.saved().urgent;
+    assert!(saved.contains(&"SaveNote { note: Seams, bytes: None }".to_owned()), "{saved:?}");
+    let refused = scene.order(Steer::AcceptOurs(FORK)).unwrap_err();
+    assert!(refused.contains("no evidence"), "{refused}");
+}
+
+#[test]
+fn the_way_back_is_kept_while_the_hub_is_fenced() {
+    let directory = tempfile::tempdir().unwrap();
+    let scene = on_the_archives_word(directory.path());
+    let (tli, since) = (TimelineId::new(3).unwrap(), SystemTime::UNIX_EPOCH);
+    let fence = FenceNote { tli, record_end: FORK, durable: FORK, since };
+    scene.hub.course.set_fence(Some(fence));
+    let refused = scene.order(Steer::AcceptOurs(FORK)).unwrap_err();
+    assert!(refused.contains("fenced"), "{refused}");
+    let saved = scene.saved().urgent;
+    assert!(!saved.iter().any(|job| job.contains("Cut")), "{saved:?}");
+}
+
+/// The word is about the difference: whether ours or another's of this timeline is the true history.
+#[test]
+fn a_difference_at_the_fork_goes_before_the_way_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let scene = on_the_archives_word(directory.path());
+    let tli = TimelineId::new(3).unwrap();
+    let difference = differed(host("gone:5432"), FORK, false).at(FORK).cloned().unwrap();
+    scene.hub.course.set_evidence(Evidence::from(Difference { tli, ..difference }));
+    for _ in 0..2 {
+        assert_eq!(scene.order(Steer::AcceptOurs(FORK)), Ok(()));
+    }
+    let saved = scene.saved().urgent;
+    assert!(!saved.iter().any(|job| job.contains("Cut")), "{saved:?}");
+}
+
+#[test]
+fn what_was_undone_is_not_undone_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let scene = receiving(directory.path(), 0xAA);
+    let mut seams = Seams::default();
+    let (from, to) = (TimelineId::FIRST, TimelineId::new(2).unwrap());
+    seams.begin(Cut::Back(Switch { from, to, at: PLACE }), &[]).unwrap();
+    seams.finish();
+    scene.hub.course.set_seams(seams);
+    assert_eq!(scene.order(Steer::AcceptOurs(PLACE)), Ok(()));
+    assert!(scene.inbox.is_empty(), "no stream ends");
 }

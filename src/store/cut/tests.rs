@@ -71,10 +71,10 @@ impl World {
     /// All steps, with an examination for the third as at run time.
     fn cut(&self, at: Lsn) -> RecoveredWal {
         let seam = Seam { tli: TLI, at };
-        run_ready(prepare_cut(&PlainDisk, &self.layout, size(), seam)).unwrap().unwrap();
+        run_ready(prepare_cut(&PlainDisk, &self.layout, size(), Cut::Past(seam))).unwrap().unwrap();
         assert_eq!(self.wal_unchanged(), self.end, "nothing has changed yet");
-        run_ready(prepare_cut(&PlainDisk, &self.layout, size(), seam)).unwrap().unwrap();
-        run_ready(decide_cut(&PlainDisk, &self.layout, seam)).unwrap().unwrap();
+        run_ready(prepare_cut(&PlainDisk, &self.layout, size(), Cut::Past(seam))).unwrap().unwrap();
+        run_ready(decide_cut(&PlainDisk, &self.layout, Cut::Past(seam))).unwrap().unwrap();
         let found = run_ready(examine(&PlainDisk, &self.layout)).unwrap().unwrap();
         let wal = found.wal.unwrap();
         let seams = run_ready(finish_cut(&PlainDisk, &self.layout)).unwrap().unwrap();
@@ -207,9 +207,10 @@ fn one_is_finished_before_another_begins() {
     let mut ends = Vec::new();
     let world = World::new(|synth| ends = ordinary(synth));
     let [first, second] = [ends[7], ends[9]].map(|at| Seam { tli: TLI, at });
-    run_ready(prepare_cut(&PlainDisk, &world.layout, size(), first)).unwrap().unwrap();
-    run_ready(decide_cut(&PlainDisk, &world.layout, first)).unwrap().unwrap();
-    let refused = run_ready(decide_cut(&PlainDisk, &world.layout, second)).unwrap().unwrap_err();
+    run_ready(prepare_cut(&PlainDisk, &world.layout, size(), Cut::Past(first))).unwrap().unwrap();
+    run_ready(decide_cut(&PlainDisk, &world.layout, Cut::Past(first))).unwrap().unwrap();
+    let refused =
+        run_ready(decide_cut(&PlainDisk, &world.layout, Cut::Past(second))).unwrap().unwrap_err();
     assert!(refused.to_string().contains("is still being set aside"), "{refused}");
     assert_eq!(world.wal().durable, first.at);
 }
@@ -225,10 +226,10 @@ fn what_an_earlier_attempt_has_built_is_not_used() {
         }
     });
     let earlier = Seam { tli: TLI, at: world.end };
-    run_ready(prepare_cut(&PlainDisk, &world.layout, size(), earlier)).unwrap().unwrap();
+    run_ready(prepare_cut(&PlainDisk, &world.layout, size(), Cut::Past(earlier))).unwrap().unwrap();
     let seam = Seam { tli: TLI, at: Lsn::new(4 * MIB) };
-    run_ready(prepare_cut(&PlainDisk, &world.layout, size(), seam)).unwrap().unwrap();
-    run_ready(decide_cut(&PlainDisk, &world.layout, seam)).unwrap().unwrap();
+    run_ready(prepare_cut(&PlainDisk, &world.layout, size(), Cut::Past(seam))).unwrap().unwrap();
+    run_ready(decide_cut(&PlainDisk, &world.layout, Cut::Past(seam))).unwrap().unwrap();
     let found = run_ready(examine(&PlainDisk, &world.layout)).unwrap().unwrap();
     assert_eq!(found.wal.unwrap().durable, seam.at);
     assert!(!world.layout.partial(name(4)).exists());
@@ -241,9 +242,11 @@ fn a_full_disk_leaves_nothing_behind() {
     let seam = Seam { tli: TLI, at: ends[7] };
     let disk = FaultyDisk::default();
     disk.leave_room(MIB / 2);
-    let refused = run_ready(prepare_cut(&disk, &world.layout, size(), seam)).unwrap();
+    let refused = run_ready(prepare_cut(&disk, &world.layout, size(), Cut::Past(seam))).unwrap();
     let error = std::io::Error::from(refused.unwrap_err());
     assert!(crate::store::append::is_no_space(&error), "{error}");
     assert!(!Layout::temporary(&world.layout.partial(name(3))).exists());
     assert_eq!(world.wal_unchanged(), world.end);
 }
+
+mod back;

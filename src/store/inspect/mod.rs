@@ -518,9 +518,11 @@ impl DirectoryStatus {
                 self.seams = seam_status(&seams);
                 // A hub that runs is about to finish it.
                 let left = seams.under_way().filter(|_| self.running == LockStatus::No);
-                self.wrong.extend(left.map(|seam| {
-                    format!("WAL past {seam} was being set aside: the next start finishes that")
-                }));
+                self.wrong.extend(
+                    left.map(|cut| {
+                        format!("{cut} was being set aside: the next start finishes that")
+                    }),
+                );
             }
             Err(fault) => self.wrong.push(fault.to_string()),
         }

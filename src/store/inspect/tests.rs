@@ -243,7 +243,7 @@ fn seams_are_shown_and_one_under_way_is_wrong() {
     let (_dir, layout, end) = hub();
     let seam = crate::store::seams::Seam { tli: TimelineId::FIRST, at: end };
     let mut seams = Seams::default();
-    seams.begin(seam).unwrap();
+    seams.begin(crate::store::seams::Cut::Past(seam), &[seam]).unwrap();
     std::fs::write(layout.seams(), seams.encode()).unwrap();
     let found = report(&layout);
     assert_eq!(found.seams, [SeamStatus { timeline: seam.tli, lsn: end }]);

@@ -93,6 +93,11 @@ impl Holds {
         self.lock().here = Extent::from(oldest_kept);
     }
 
+    /// The directory was looked at again, after WAL was set aside: this is what is here.
+    pub fn found(&self, here: Extent) {
+        self.lock().here = here;
+    }
+
     /// Keeps the WAL from `lsn` on until the hold is dropped.
     pub fn hold(self: &Arc<Self>, lsn: Lsn) -> Result<Hold, Removed> {
         let mut inner = self.lock();

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::store::retention::Policy;
-use crate::store::seams::Seam;
+use crate::store::seams::{Cut, Seam};
 use crate::store::slots::{Generation, WalStatus};
 use crate::wal::TimelineId;
 use proptest::prelude::*;
@@ -222,7 +222,8 @@ fn a_slot_that_passes_a_seam_is_written_down() {
         save(&mut table);
     }
     let mut seams = Seams::default();
-    seams.begin(Seam { tli: TimelineId::FIRST, at: Lsn::new(10 * MIB + 500) }).unwrap();
+    let seam = Seam { tli: TimelineId::FIRST, at: Lsn::new(10 * MIB + 500) };
+    seams.begin(Cut::Past(seam), &[seam]).unwrap();
     seams.finish();
     table.watch(&seams);
     let mut is_due = |flush: u64, now: u64| {
