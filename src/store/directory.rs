@@ -6,17 +6,28 @@ use super::layout::Layout;
 use super::plain_disk::PlainDisk;
 use super::recover::looks_like_wal;
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A locked directory. Dropping it releases the lock.
+/// A locked directory. Dropping it releases the locks.
 #[derive(Debug)]
 pub struct Directory {
     layout: Layout,
-    _lock: File,
+    _locks: Locks,
+}
+
+/// What keeps a second hub out.
+#[derive(Debug)]
+struct Locks {
+    /// The lock file. It holds the process ID.
+    _file: File,
+    /// The directory itself: the lock file may be removed by whoever cleans up, and the next would
+    /// be another file. `None` where the file system cannot lock a directory.
+    _itself: Option<File>,
 }
 
 /// Why a directory cannot be used.
@@ -93,14 +104,14 @@ impl Directory {
         let created = make_dir(path)?;
         check_access(path)?;
         check_content(&layout)?;
-        let lock = lock(&layout)?;
+        let locks = lock(&layout)?;
         make_dir(layout.wal())?;
         check_access(layout.wal())?;
         sync(path)?;
         if created == Created::Now {
             sync(parent(path))?;
         }
-        Ok(Self { layout, _lock: lock })
+        Ok(Self { layout, _locks: locks })
     }
 
     /// The names inside.
@@ -132,16 +143,26 @@ pub fn check_is_a_hubs(layout: &Layout) -> Result<(), DirectoryFault> {
 }
 
 /// The holder of the directory's lock: `None` when nobody holds it, else the process ID in the
-/// file, if there is one.
+/// lock file, if there is one.
 pub fn lock_holder(layout: &Layout) -> io::Result<Option<Option<u32>>> {
+    let held_itself = is_held(&File::open(layout.root())?)?;
     let mut file = match PlainDisk::open_file(&layout.pid(), OFlags::RDONLY) {
         Ok(file) => File::from(file),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(held_itself.then_some(None));
+        }
         Err(error) => return Err(error),
     };
+    let held = held_itself || is_held(&file)?;
+    Ok(held.then(|| read_pid(&mut file)))
+}
+
+/// Does somebody hold a file's lock? What cannot be locked nobody holds.
+fn is_held(file: &File) -> io::Result<bool> {
     match file.try_lock_shared() {
-        Ok(()) => Ok(None),
-        Err(TryLockError::WouldBlock) => Ok(Some(read_pid(&mut file))),
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) if has_no_locks(&error) => Ok(false),
         Err(TryLockError::Error(error)) => Err(error),
     }
 }
@@ -219,25 +240,27 @@ fn check_empty_wal(layout: &Layout) -> Result<(), DirectoryFault> {
     Ok(())
 }
 
-fn lock(layout: &Layout) -> Result<File, DirectoryFault> {
+fn lock(layout: &Layout) -> Result<Locks, DirectoryFault> {
     let path = layout.pid();
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let mut file = options.open(&path).map_err(failed("open lock file", &path))?;
-    let mut tries = 0;
-    loop {
-        match file.try_lock() {
-            Ok(()) => break,
-            // `inspect` takes the lock briefly to see whether somebody holds it.
-            Err(TryLockError::WouldBlock) if tries < 10 => {
-                tries += 1;
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Err(TryLockError::WouldBlock) => {
-                return Err(DirectoryFault::Locked { path, pid: read_pid(&mut file) });
-            }
-            Err(TryLockError::Error(error)) => return Err(failed("lock file", &path)(error)),
+    let root = layout.root();
+    let itself = File::open(root).map_err(failed("open directory", root))?;
+    let itself = match try_lock(&itself) {
+        Ok(()) => Some(itself),
+        Err(TryLockError::WouldBlock) => {
+            return Err(DirectoryFault::Locked { path, pid: read_pid(&mut file) });
         }
+        Err(TryLockError::Error(error)) if has_no_locks(&error) => None,
+        Err(TryLockError::Error(error)) => return Err(failed("lock directory", root)(error)),
+    };
+    match try_lock(&file) {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(DirectoryFault::Locked { path, pid: read_pid(&mut file) });
+        }
+        Err(TryLockError::Error(error)) => return Err(failed("lock file", &path)(error)),
     }
     let written = file.set_len(0).and_then(|()| file.rewind());
     let written = written.and_then(|()| writeln!(file, "{}", std::process::id()));
@@ -247,7 +270,30 @@ fn lock(layout: &Layout) -> Result<File, DirectoryFault> {
         Err(error) if super::append::is_no_space(&error) => {}
         Err(error) => return Err(failed("write lock file", &path)(error)),
     }
-    Ok(file)
+    Ok(Locks { _file: file, _itself: itself })
+}
+
+/// Locks a file. `inspect` takes its locks briefly to see whether somebody holds them.
+fn try_lock(file: &File) -> Result<(), TryLockError> {
+    let mut tries = 0;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if tries < 10 => {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Does the error say that such a file cannot be locked? NFS locks only what is open for writing,
+/// and a directory never is.
+fn has_no_locks(error: &io::Error) -> bool {
+    let code = Errno::from_io_error(error);
+    code.is_some_and(|code| {
+        [Errno::BADF, Errno::NOLCK, Errno::OPNOTSUPP, Errno::INVAL].contains(&code)
+    })
 }
 
 fn read_pid(file: &mut File) -> Option<u32> {
@@ -284,6 +330,11 @@ mod tests {
         let second = Directory::open(&path).unwrap_err();
         assert!(matches!(second, DirectoryFault::Locked { pid: Some(pid), .. } if pid == own));
         let layout = first.layout().clone();
+        // Somebody cleans up what looks like a stale lock file.
+        std::fs::remove_file(layout.pid()).unwrap();
+        assert_eq!(lock_holder(&layout).unwrap(), Some(None));
+        let third = Directory::open(&path).unwrap_err();
+        assert!(matches!(third, DirectoryFault::Locked { pid: None, .. }), "{third}");
         drop(first);
         assert_eq!(lock_holder(&layout).unwrap(), None);
         Directory::open(&path).unwrap();
