@@ -2,6 +2,7 @@
 //! near them.
 
 use super::gate::FinalStep;
+use super::hashing::DigestReason;
 use super::job::Tended;
 use super::work::Keeper;
 use crate::store::disk::Disk;
@@ -31,7 +32,7 @@ impl<D: Disk> Keeper<D> {
         match self.disk.rename(&from, &self.layout.segment(name)).await {
             Ok(()) => {
                 self.restored.add(tli, no);
-                self.digests.wait(tli, no, None);
+                self.digests.wait(tli, no, DigestReason::Found);
                 self.note_restored(name).await;
                 self.disk.sync_dir(self.layout.wal()).await.map_err(failed_sync)?;
             }

@@ -5,13 +5,14 @@
 //! written again or comes from the archive. A removal need not be durable at once: `gone` knows
 //! which are not.
 
-use super::hashing::UnfinishedDigest;
+use super::hashing::{DigestReason, UnfinishedDigest};
 use super::job::Tended;
 use super::work::Keeper;
 use crate::store::append::is_no_space;
-use crate::store::digest::{self, DigestFile, SegmentDigest, SegmentScan};
+use crate::store::digest::{self, DigestFile, ScannedWal, SegmentDigest, SegmentScan};
 use crate::store::disk::Disk;
 use crate::store::durable::{failed_sync, read_full};
+use crate::wal::walk::WalkFault;
 use crate::wal::{SegmentContents, SegmentName};
 use std::io;
 use std::time::SystemTime;
@@ -100,7 +101,7 @@ impl<D: Disk> Keeper<D> {
     /// Opens the next segment, if it is still there.
     async fn begin_digest(&self) -> Option<UnfinishedDigest<D::File>> {
         let next = self.digests.waiting.borrow_mut().pop_first();
-        let ((tli, no), completed) = next?;
+        let ((tli, no), reason) = next?;
         let name = self.name(tli, no).ok().filter(|name| self.is_here(*name))?;
         let line = self.line();
         // A segment that somebody has open is not recycled, so these bytes stay as they are.
@@ -113,13 +114,13 @@ impl<D: Disk> Keeper<D> {
         };
         let system_id = self.cluster.borrow().as_ref().map(|cluster| cluster.system_id)?;
         let scan = SegmentScan::begin(&self.disk, &self.layout, system_id, name).await;
-        let completed = match completed {
-            None => self.completed_at(name).await.ok(),
-            known => known,
+        let completed = match reason {
+            DigestReason::Completed(at) => Some(at),
+            DigestReason::Found => self.completed_at(name).await.ok(),
         };
         let now = (self.clock)().time_of_day;
         let completed = completed.map(|at| at.min(now));
-        Some(UnfinishedDigest { name, completed, line, file, scan })
+        Some(UnfinishedDigest { name, reason, completed, line, file, scan })
     }
 
     /// When a segment was completed: by its digest, or else its file's time, which a repair or a copy
@@ -152,10 +153,33 @@ impl<D: Disk> Keeper<D> {
         SegmentContents { next_xid: known.and(contents).next_xid, ..contents }
     }
 
+    /// Bytes that are no whole WAL do not become the truth: there is no digest of them. The scrub, which
+    /// knows what comes before and after, looks at the segment next.
+    async fn leave_to_scrub(&self, name: SegmentName, reason: DigestReason, fault: WalkFault) {
+        let had_one = !matches!(
+            digest::read(&self.disk, &self.layout, name).await,
+            Ok(DigestFile::Missing) | Err(_)
+        );
+        if had_one && let Err(error) = self.remove_digest(name).await {
+            warn!("could not remove the digest of WAL segment {name}: {error}");
+            return;
+        }
+        // Else the scrub has just seen it, without one, and found nothing wrong.
+        if had_one || matches!(reason, DigestReason::Completed(_)) {
+            warn!("WAL segment {name} gets no digest before it was verified: {fault}");
+            self.holds.scrub.look_at(name);
+        }
+    }
+
     async fn write_digest(&self, one: UnfinishedDigest<D::File>) {
-        let UnfinishedDigest { name, completed, scan, .. } = one;
+        let UnfinishedDigest { name, reason, completed, scan, .. } = one;
         let system_id = self.cluster.borrow().as_ref().map(|cluster| cluster.system_id);
-        let (blocks, contents) = scan.finish();
+        let (blocks, wal) = scan.finish();
+        let contents = match wal {
+            ScannedWal::Whole(contents) => contents,
+            ScannedWal::Unknown => SegmentContents::default(),
+            ScannedWal::Damaged(fault) => return self.leave_to_scrub(name, reason, fault).await,
+        };
         let digest = system_id.and_then(|system_id| blocks.of_segment(system_id, name, completed));
         let Some(mut digest) = digest else { return };
         digest.contents = Some(self.with_epoch(name, contents).await);

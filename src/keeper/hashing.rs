@@ -11,18 +11,28 @@ type Key = (TimelineId, SegmentNo);
 /// What is to be done about digests.
 #[derive(Debug)]
 pub(super) struct Digests<F> {
-    /// Segments without one, and when they were completed if that is known.
-    pub(super) waiting: RefCell<BTreeMap<Key, Option<SystemTime>>>,
+    /// Segments without one, and why they get one.
+    pub(super) waiting: RefCell<BTreeMap<Key, DigestReason>>,
     pub(super) under_way: RefCell<Option<UnfinishedDigest<F>>>,
     /// Segments whose digest was removed since the directory was synced: after a loss of power it
     /// may be there again.
     pub(super) gone: RefCell<BTreeSet<Key>>,
 }
 
+/// Why a segment gets a digest.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum DigestReason {
+    /// It was completed then.
+    Completed(SystemTime),
+    /// It was complete already, and was verified.
+    Found,
+}
+
 /// A segment that is being read.
 #[derive(Debug)]
 pub(super) struct UnfinishedDigest<F> {
     pub(super) name: SegmentName,
+    pub(super) reason: DigestReason,
     pub(super) completed: Option<SystemTime>,
     /// The keeper's line when it was opened.
     pub(super) line: u64,
@@ -42,8 +52,8 @@ impl<F> Default for Digests<F> {
 
 impl<F> Digests<F> {
     /// A segment is complete and has no digest yet.
-    pub(super) fn wait(&self, tli: TimelineId, no: SegmentNo, completed: Option<SystemTime>) {
-        self.waiting.borrow_mut().insert((tli, no), completed);
+    pub(super) fn wait(&self, tli: TimelineId, no: SegmentNo, reason: DigestReason) {
+        self.waiting.borrow_mut().insert((tli, no), reason);
     }
 
     /// The bytes of a segment are going to change: what was read of it counts no more.

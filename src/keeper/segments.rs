@@ -1,5 +1,6 @@
 //! The segments that are written: made ready, noted as the beginning, and named.
 
+use super::hashing::DigestReason;
 use super::job::JobDone;
 use super::work::Keeper;
 use crate::store::append::Begun;
@@ -103,7 +104,7 @@ impl<D: Disk> Keeper<D> {
         self.completed.note(no, now);
         self.complete.add(tli, no);
         self.completed_upto.set(Some((tli, no.end(name.size))));
-        self.digests.wait(tli, no, Some(now.time_of_day));
+        self.digests.wait(tli, no, DigestReason::Completed(now.time_of_day));
         self.cut_off.set(None);
         Ok(JobDone::Finalized { tli, no })
     }

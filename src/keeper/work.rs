@@ -7,7 +7,7 @@
 use super::asides::Asides;
 use super::complete::Complete;
 use super::completions::Completions;
-use super::hashing::Digests;
+use super::hashing::{DigestReason, Digests};
 use super::job::{Job, JobDone, JobKind};
 use super::open_files::OpenFiles;
 use super::pressure::Pressure;
@@ -201,7 +201,7 @@ impl<D: Disk> Keeper<D> {
                 self.in_turn(self.mend(tli, no)).await.map(|()| JobDone::Done(kind))
             }
             Job::Digest { tli, no } => {
-                self.digests.wait(tli, no, None);
+                self.digests.wait(tli, no, DigestReason::Found);
                 Ok(JobDone::Done(kind))
             }
             Job::SaveControl(control) => self.save_control(&control).await,

@@ -18,6 +18,7 @@ use walhub::store::digest::{BlockHasher, SegmentDigest, sync_names};
 use walhub::store::disk::Disk;
 use walhub::store::layout::{Layout, Listing};
 use walhub::store::retention::Holds;
+use walhub::wal::synth::Synth;
 use walhub::wal::{Lsn, SegmentName, SegmentNo, SegmentSize, SystemId, TimelineId};
 
 const MIB: u64 = 1 << 20;
@@ -95,7 +96,10 @@ impl World {
                 Keeper::new(self.disk(), self.layout.clone(), holds, &listing, None, cluster());
             for _ in 0..steps {
                 let step = self.next_step();
-                let content = self.content();
+                let content = match step {
+                    Step::Complete(no) => self.content(no),
+                    Step::GiveUp(_) | Step::Tend => Vec::new(),
+                };
                 let (disk, layout) = (&self.disk, &self.layout);
                 let mut work = Box::pin(do_step(disk, layout, &keeper, step, content));
                 let done = finish(work.as_mut(), &mut turns);
@@ -125,10 +129,16 @@ impl World {
         }
     }
 
-    /// Other bytes each time.
-    fn content(&mut self) -> Vec<u8> {
+    /// A segment of WAL, of other bytes each time: what is no WAL gets no digest.
+    fn content(&mut self, no: u64) -> Vec<u8> {
         self.written += 1;
-        self.written.to_le_bytes().repeat((MIB / 8) as usize)
+        let mut synth = Synth::new(SYSTEM, name(no).size, TLI, 0xD110, Lsn::new(no * MIB));
+        while synth.position() < Lsn::new((no + 1) * MIB) {
+            synth.record(&self.written.to_le_bytes().repeat(12_500));
+        }
+        let (_, mut wal) = synth.take_bytes();
+        wal.truncate(MIB as usize);
+        wal
     }
 
     /// The promise, for readers and for who comes after a loss of power.

@@ -26,6 +26,17 @@ fn name(no: u64) -> SegmentName {
     SegmentName { tli: TLI, no: SegmentNo::new(no), size: SegmentSize::new(MIB).unwrap() }
 }
 
+/// A segment of WAL, with this byte in its records.
+fn wal_of(no: u64, byte: u8) -> Vec<u8> {
+    let mut synth = Synth::new(SYSTEM, name(no).size, TLI, 0xD110, Lsn::new(no * MIB));
+    for _ in 0..11 {
+        synth.record(&[byte; 100_000]);
+    }
+    let mut wal = synth.take_bytes().1;
+    wal.truncate(MIB as usize);
+    wal
+}
+
 struct World {
     _folder: tempfile::TempDir,
     layout: Layout,
@@ -63,7 +74,7 @@ impl World {
 
     /// Writes a segment and completes it.
     fn complete(&self, no: u64, byte: u8) {
-        self.complete_with(no, &vec![byte; MIB as usize]);
+        self.complete_with(no, &wal_of(no, byte));
     }
 
     fn complete_with(&self, no: u64, bytes: &[u8]) {
@@ -80,8 +91,7 @@ impl World {
     }
 
     fn restore(&self, no: u64) {
-        std::fs::write(self.layout.restoring(&name(no).to_string()), vec![9; MIB as usize])
-            .unwrap();
+        std::fs::write(self.layout.restoring(&name(no).to_string()), wal_of(no, 9)).unwrap();
         let done = self.run(Job::Adopt { tli: TLI, no: SegmentNo::new(no) });
         assert!(matches!(done, JobDone::Adopted { result: Ok(_), .. }), "{done:?}");
     }
@@ -296,7 +306,7 @@ fn what_the_wal_says_stands_beside_the_digest() {
     world.complete(7, 1);
     world.tend();
     let nothing = world.known(7).contents.unwrap();
-    assert_eq!(nothing.stamps, None, "it is no WAL");
+    assert_eq!(nothing.stamps, None);
     assert_eq!(nothing.next_xid, Some(NextXid { epoch: Some(7), xid: before }));
 }
 
@@ -316,4 +326,41 @@ fn a_digest_of_the_version_before_is_written_anew() {
     world.run(Job::Digest { tli: TLI, no: SegmentNo::new(6) });
     world.tend();
     assert_eq!(world.known(6), good);
+}
+
+/// A digest of them would say for ever that they are as they should be.
+#[test]
+fn damaged_bytes_get_no_digest_and_the_scrub_looks_at_them() {
+    let world = World::new();
+    let mut bytes = wal_of(5, 1);
+    bytes[500_000] ^= 4;
+    world.complete_with(5, &bytes);
+    world.complete(6, 2);
+    world.tend();
+    assert_eq!(world.digest(5), DigestFile::Missing);
+    assert!(world.is_known(6));
+    assert_eq!(world.keeper.holds.scrub.take_wanted(), Some(name(5)));
+    assert_eq!(world.keeper.holds.scrub.take_wanted(), None);
+    // The scrub, which knows more, finds nothing wrong: it need not look once more.
+    world.run(Job::Digest { tli: TLI, no: SegmentNo::new(5) });
+    world.tend();
+    assert_eq!(world.digest(5), DigestFile::Missing);
+    assert_eq!(world.keeper.holds.scrub.take_wanted(), None);
+}
+
+/// An earlier version has written it, of bytes that it did not verify.
+#[test]
+fn a_digest_of_damaged_bytes_is_removed() {
+    let world = World::new();
+    world.complete(5, 1);
+    world.tend();
+    let mut old = world.known(5);
+    old.contents = None;
+    std::fs::write(world.layout.digest(name(5)), old.encode()).unwrap();
+    let file = File::options().write(true).open(world.layout.segment(name(5))).unwrap();
+    file.write_all_at(&[0xE7; 8], 500_000).unwrap();
+    world.run(Job::Digest { tli: TLI, no: SegmentNo::new(5) });
+    world.tend();
+    assert_eq!(world.digest(5), DigestFile::Missing);
+    assert_eq!(world.keeper.holds.scrub.take_wanted(), Some(name(5)));
 }

@@ -11,7 +11,7 @@ mod scan;
 
 pub use compare::{DifferingBlocks, DigestComparison, compare, hash_file};
 pub use file::{DigestFile, discard, forget, read, store, sync_names, take_along};
-pub use scan::SegmentScan;
+pub use scan::{ScannedWal, SegmentScan};
 
 use super::sealed_text::{Unreadable, seal, unseal};
 use crate::wal::{Lsn, NextXid, SegmentContents, SegmentName, Stamp, SystemId};

@@ -5,6 +5,7 @@ use crate::store::disk::Disk;
 use crate::store::histories::read_fork;
 use crate::store::layout::Layout;
 use crate::wal::page::PageRules;
+use crate::wal::walk::WalkFault;
 use crate::wal::{SegmentContents, SegmentName, SystemId, Walker};
 
 /// A segment that is being read.
@@ -12,6 +13,20 @@ use crate::wal::{SegmentContents, SegmentName, SystemId, Walker};
 pub struct SegmentScan {
     hasher: BlockHasher,
     walker: Walker<SegmentContents>,
+    /// Is it known where the timeline left its parent?
+    knows_fork: bool,
+}
+
+/// What the walk over a segment has found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ScannedWal {
+    /// All of it is whole, as far as that shows without the segments before and after it.
+    Whole(SegmentContents),
+    /// It cannot be judged: its server writes records in an unknown way, or it is not known where its
+    /// timeline left the parent.
+    Unknown,
+    /// It is no whole WAL.
+    Damaged(WalkFault),
 }
 
 impl SegmentScan {
@@ -22,12 +37,13 @@ impl SegmentScan {
         system: SystemId,
         name: SegmentName,
     ) -> Self {
-        // Only the segment of a fork needs it, and without it that one says nothing.
-        let fork = read_fork(disk, layout, name.tli).await.ok().flatten();
+        let read = read_fork(disk, layout, name.tli).await;
+        let knows_fork = read.is_ok();
+        let fork = read.ok().flatten();
         let rules = PageRules { system, size: name.size, tli: name.tli, magic: None, fork };
         let start = name.no.start(name.size);
         let walker = Walker::noting(rules, start, SegmentContents::default());
-        Self { hasher: BlockHasher::default(), walker }
+        Self { hasher: BlockHasher::default(), walker, knows_fork }
     }
 
     /// The bytes that come next.
@@ -42,12 +58,15 @@ impl SegmentScan {
         self.hasher.fed()
     }
 
-    /// The digests of the whole blocks, and what the WAL says. That is nothing when it is damaged,
-    /// or of a server that writes its records in an unknown way.
-    pub fn finish(mut self) -> (BlockDigests, SegmentContents) {
-        let is_known = self.walker.feed(&[]).is_ok() && self.walker.unknown_magic().is_none();
-        let contents = self.walker.into_notes();
-        (self.hasher.finish(), if is_known { contents } else { SegmentContents::default() })
+    /// The digests of the whole blocks, and what the walk has found.
+    pub fn finish(mut self) -> (BlockDigests, ScannedWal) {
+        let is_known = self.walker.unknown_magic().is_none();
+        let wal = match self.walker.feed(&[]) {
+            Err(fault) if is_known && self.knows_fork => ScannedWal::Damaged(fault),
+            Ok(()) if is_known => ScannedWal::Whole(self.walker.into_notes()),
+            Ok(()) | Err(_) => ScannedWal::Unknown,
+        };
+        (self.hasher.finish(), wal)
     }
 }
 
@@ -63,7 +82,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     /// What a scan of a segment of WAL with this magic says, in which a byte is changed.
-    fn scanned(magic: u16, change: impl FnOnce(&mut Vec<u8>)) -> (SegmentContents, [Stamp; 2]) {
+    fn scanned(magic: u16, change: impl FnOnce(&mut Vec<u8>)) -> (ScannedWal, [Stamp; 2]) {
         let (system, size) = (SystemId::new(7), SegmentSize::new(MIB).unwrap());
         let name = SegmentName { tli: TimelineId::FIRST, no: SegmentNo::new(5), size };
         let mut synth = Synth::new(system, size, name.tli, magic, Lsn::new(5 * MIB));
@@ -86,11 +105,28 @@ mod tests {
 
     #[test]
     fn what_a_segment_says_is_known_when_all_of_it_is_whole() {
-        let (contents, [first, last]) = scanned(0xD110, |_| {});
+        let (found, [first, last]) = scanned(0xD110, |_| {});
+        let ScannedWal::Whole(contents) = found else { panic!("{found:?}") };
         assert_eq!(contents.stamps, Some((first, last)));
         assert_eq!(contents.next_xid, Some(NextXid { epoch: None, xid: 10 }));
         let damaged = scanned(0xD110, |wal| wal[200_000] ^= 1).0;
-        assert_eq!(damaged, SegmentContents::default());
-        assert_eq!(scanned(0xDFFF, |_| {}).0, SegmentContents::default());
+        assert!(matches!(damaged, ScannedWal::Damaged(_)), "{damaged:?}");
+        let lost = scanned(0xD110, |wal| wal[200_000..].fill(0)).0;
+        assert!(matches!(lost, ScannedWal::Damaged(_)), "{lost:?}");
+        assert_eq!(scanned(0xDFFF, |_| {}).0, ScannedWal::Unknown);
+    }
+
+    /// Its first segment begins with the parent's pages.
+    #[test]
+    fn a_timeline_whose_fork_is_unknown_is_not_called_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::open(&folder.path().join("hub")).unwrap();
+        let (system, size) = (SystemId::new(7), SegmentSize::new(MIB).unwrap());
+        let tli = TimelineId::new(2).unwrap();
+        let name = SegmentName { tli, no: SegmentNo::new(5), size };
+        let layout = directory.layout();
+        let mut scan = run_ready(SegmentScan::begin(&PlainDisk, layout, system, name)).unwrap();
+        scan.feed(&vec![7; MIB as usize]);
+        assert_eq!(scan.finish().1, ScannedWal::Unknown);
     }
 }

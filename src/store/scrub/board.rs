@@ -29,7 +29,7 @@ struct BoardState {
     /// The most bytes in a second of the scrub that is asked for or under way, if somebody has set
     /// it for that one.
     rate: Option<u64>,
-    /// Segments whose bytes were changed in place: they are looked at next.
+    /// Segments that are looked at next.
     wanted: BTreeSet<SegmentName>,
     stopped: bool,
 }
@@ -48,7 +48,7 @@ pub struct ScrubProgress {
 pub enum ScrubCall {
     /// Somebody asks for a scrub.
     Asked,
-    /// The bytes of this segment were changed in place.
+    /// This segment is to be looked at.
     Look(SegmentName),
     /// The time is up.
     Due,
@@ -193,6 +193,12 @@ impl ScrubBoard {
     /// Bytes of a segment were changed in place: whoever has read from it reads again, and the scrub
     /// looks at it next. What was known of its damage stands until then.
     pub fn rewritten(&self, name: SegmentName) {
+        self.look_at(name);
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// The scrub looks at this segment next.
+    pub fn look_at(&self, name: SegmentName) {
         let mut state = self.lock();
         match state.wanted.len() < MOST_WANTED {
             true => drop(state.wanted.insert(name)),
@@ -203,7 +209,6 @@ impl ScrubBoard {
         }
         drop(state);
         self.changed.notify_all();
-        self.changes.fetch_add(1, Ordering::Release);
     }
 
     /// Other bytes come under the name, or none: nothing is known of it any more.
