@@ -1,5 +1,6 @@
 //! The WAL archive: what `restore_command` fetches and `archive_command` stores.
 
+pub mod another;
 pub mod check;
 pub mod copies;
 pub mod prove;

@@ -2,9 +2,10 @@
 
 use super::look::OwnFiles;
 use super::pace::Pace;
+use crate::archive::another::CopyComparison;
 use crate::archive::check::first_difference;
 use crate::archive::copies::WithCopies;
-use crate::archive::prove::{Head, SegmentFile, prove};
+use crate::archive::prove::{Head, Neighbours as _, SegmentFile, prove};
 use crate::archive::restore::{Fetched, RestoreCommand};
 use crate::follow::{CopyClient, CopyPart};
 use crate::hub::Hub;
@@ -168,6 +169,12 @@ impl Repairer {
                 }
                 if let Some(what) = unproved(own, name, fetched)? {
                     return Ok(RepairOutcome::No(format!("with what {source} has: {what}")));
+                }
+                let rules = own.rules(name.tli)?;
+                let compared = CopyComparison { name, rules: &rules, ours: &ours, copy: &theirs };
+                if let Some(at) = compared.other_record()? {
+                    let why = format!("{source} has another history: our record at {at} is whole");
+                    return Ok(RepairOutcome::No(why));
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! Replaces damaged segments by those of an archive that are proved.
 
 use super::own::OwnSegments;
+use crate::archive::another::CopyComparison;
 use crate::archive::check::first_difference;
 use crate::archive::copies::WithCopies;
 use crate::archive::prove::{Head, Neighbours, Reason, prove};
@@ -59,6 +60,9 @@ pub(super) fn repair(
         let forgotten = run_ready(forget(&PlainDisk, layout, first));
         forgotten.unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))?;
         return Ok(Repaired::DigestOnly);
+    }
+    if let Some(why) = theirs.other_history(layout)? {
+        return Ok(Repaired::No(why));
     }
     let names = theirs.files.keys().copied().collect();
     theirs.install(layout)?;
@@ -155,6 +159,28 @@ impl Theirs<'_> {
                 })
             }
         }
+    }
+
+    /// Why what was fetched is of another history than ours, if our records show that. A segment with
+    /// a digest of ours needs no other proof.
+    fn other_history(&self, layout: &Layout) -> io::Result<Option<String>> {
+        for (name, path) in &self.files {
+            let theirs = File::open(path)?;
+            let found = hash_file(&theirs, *name, |_| Ok(()))?;
+            if matches!(compare(layout, *name, &found)?, DigestComparison::Same(_)) {
+                continue;
+            }
+            let Some(ours) = self.own.open(*name)? else { continue };
+            let rules = self.own.rules(name.tli)?;
+            let (name, ours) = (*name, &ours.file);
+            let compared = CopyComparison { name, rules: &rules, ours, copy: &theirs };
+            if let Some(at) = compared.other_record()? {
+                return Ok(Some(format!(
+                    "the archive's \"{name}\" has another history: our record at {at} is whole"
+                )));
+            }
+        }
+        Ok(None)
     }
 
     fn install(mut self, layout: &Layout) -> io::Result<()> {

@@ -164,6 +164,35 @@ fn what_the_archive_lacks_or_has_damaged_is_left_as_it_is() {
     assert_eq!(names.count(), 6, "nothing is left of the attempts");
 }
 
+/// Another server archives under the same names: all of its records are whole, too. Without a digest
+/// ours that are whole after the damage show that it is another.
+#[test]
+fn the_same_segment_of_another_history_repairs_nothing() {
+    let world = World::new(5);
+    let size = name(FIRST).size;
+    let start = name(FIRST).no.start(size);
+    let mut other = Synth::new(SystemId::new(77), size, TimelineId::FIRST, 0xD110, start);
+    let damaged = FIRST + 1;
+    let (from, to) = (name(damaged).no.start(size), name(damaged).no.end(size));
+    while other.position() < to {
+        // Those that lie whole in this segment.
+        let at = other.position();
+        let is_other = at >= from && at.saturating_add(9000) < to;
+        other.record(&[if is_other { 8 } else { 7 }; 4003]);
+    }
+    let wal = other.take_bytes().1;
+    let at = from.bytes_since(start) as usize;
+    std::fs::write(world.archived(damaged), &wal[at..at + MIB as usize]).unwrap();
+    let segment = world.layout.segment(name(damaged));
+    // In its first records.
+    flip(&segment, 6000);
+    let before = std::fs::read(&segment).unwrap();
+    let (said, count) = world.verify(true);
+    assert_eq!(count, 1, "{said}");
+    assert!(said.contains("has another history: our record at "), "{said}");
+    assert!(std::fs::read(&segment).unwrap() == before);
+}
+
 /// The command runs in the directory, where a path from here leads elsewhere.
 #[test]
 fn a_relative_directory_is_repaired() {
