@@ -5,8 +5,9 @@
 use super::shell::{self, CommandOutcome, OutputLevel};
 use super::template::{Template, restore_values};
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -169,9 +170,27 @@ impl RestoreCommand {
             Some(expected) if found < expected => {
                 Ok(Fetched::NotThere(Absence::TooShort { found, expected }))
             }
-            _ => Ok(Fetched::Here),
+            _ => {
+                copy_if_linked(target)
+                    .map_err(|error| failed("copy the linked file", target, error))?;
+                Ok(Fetched::Here)
+            }
         }
     }
+}
+
+/// Replaces what a command has linked (`ln`, `ln -s`) by a copy. The file may get a name in `pg_wal`,
+/// and files there are written over later.
+fn copy_if_linked(target: &Path) -> io::Result<()> {
+    let meta = fs::symlink_metadata(target)?;
+    if !meta.is_symlink() && meta.nlink() == 1 {
+        return Ok(());
+    }
+    let mut linked = File::open(target)?;
+    fs::remove_file(target)?;
+    let mut options = File::options();
+    let mut copy = options.write(true).create_new(true).mode(0o600).open(target)?;
+    io::copy(&mut linked, &mut copy).map(drop)
 }
 
 fn remove(path: &Path) -> Result<(), RestoreFault> {
@@ -225,6 +244,19 @@ mod tests {
         assert_eq!(said, Fetched::NotThere(Absence::ExitCode { code: 1 }));
         let said = fs::read_to_string(scene.root.path().join("said")).unwrap();
         assert_eq!(said, format!("pg_wal/x.tmp{OLDEST_NEEDED}"));
+    }
+
+    #[test]
+    fn what_is_linked_is_copied() {
+        let scene = Scene::new();
+        let archived = scene.root.path().join("archive").join(NAME);
+        fs::write(&archived, "1234").unwrap();
+        for link in ["ln archive/%f %p", "ln -s ../archive/%f %p"] {
+            assert_eq!(scene.fetch(link).unwrap(), Fetched::Here);
+            fs::write(scene.target(), "5678").unwrap();
+            assert_eq!(fs::read(&archived).unwrap(), b"1234", "{link}");
+            assert!(!fs::symlink_metadata(scene.target()).unwrap().is_symlink());
+        }
     }
 
     #[test]

@@ -131,24 +131,23 @@ impl<D: Disk> Keeper<D> {
 #[cfg(not(walhub_loom))]
 mod tests {
     use super::*;
+    use crate::keeper::{Job, JobDone};
     use crate::store::control_file::Cluster;
     use crate::store::directory::Directory;
     use crate::store::disk::run_ready;
-    use crate::store::layout::Listing;
+    use crate::store::layout::{Layout, Listing};
     use crate::store::plain_disk::PlainDisk;
     use crate::store::retention::Holds;
     use crate::wal::{Lsn, SystemId, TimelineId};
-    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
     use std::sync::Arc;
 
     const MIB: u64 = 1 << 20;
 
-    #[test]
-    fn a_file_that_is_read_as_an_earlier_timelines_is_not_recycled() {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Directory::open(&folder.path().join("hub")).unwrap().layout().clone();
+    /// A keeper of the first segment of timeline 2.
+    fn keeper(layout: &Layout) -> (Keeper<PlainDisk>, SegmentName) {
         let size = SegmentSize::new(MIB).unwrap();
-        let (parent, child) = (TimelineId::FIRST, TimelineId::new(2).unwrap());
+        let child = TimelineId::new(2).unwrap();
         let name = SegmentName { tli: child, no: SegmentNo::new(5), size };
         std::fs::write(layout.segment(name), vec![7; MIB as usize]).unwrap();
         std::fs::write(layout.history(child), "1\t0/508000\tno recovery target\n").unwrap();
@@ -163,10 +162,43 @@ mod tests {
             start: Lsn::new(5 * MIB),
             sealed: Vec::new(),
         };
-        let keeper = Keeper::new(PlainDisk, layout, holds, &listing, None, Some(cluster));
-        let read = run_ready(keeper.open(parent, name.no)).unwrap().unwrap();
+        (Keeper::new(PlainDisk, layout.clone(), holds, &listing, None, Some(cluster)), name)
+    }
+
+    /// A copy of the directory by hard links, or an archive that was filled so.
+    #[test]
+    fn a_file_with_another_name_is_not_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Directory::open(&folder.path().join("hub")).unwrap().layout().clone();
+        let (keeper, name) = keeper(&layout);
+        let copy = folder.path().join("copy");
+        std::fs::hard_link(layout.segment(name), &copy).unwrap();
+        keeper.give_up_before(name.no.next(), name.size);
+        while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
+        assert!(!layout.segment(name).exists());
+        for no in 6..10 {
+            let no = SegmentNo::new(no);
+            let job = Job::Prepare { tli: name.tli, no, keep: no.start(name.size) };
+            let done = run_ready(keeper.run(job)).unwrap();
+            assert!(matches!(done, JobDone::Prepared { .. }), "{done:?}");
+            let file = std::fs::OpenOptions::new()
+                .write(true)
+                .open(layout.partial(SegmentName { no, ..name }))
+                .unwrap();
+            file.write_all_at(&[1; 8192], 0).unwrap();
+        }
+        assert_eq!(copy.metadata().unwrap().nlink(), 1);
+        assert!(std::fs::read(copy).unwrap() == vec![7; MIB as usize]);
+    }
+
+    #[test]
+    fn a_file_that_is_read_as_an_earlier_timelines_is_not_recycled() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Directory::open(&folder.path().join("hub")).unwrap().layout().clone();
+        let (keeper, name) = keeper(&layout);
+        let read = run_ready(keeper.open(TimelineId::FIRST, name.no)).unwrap().unwrap();
         let read = std::fs::File::from(read.try_clone().unwrap());
-        keeper.give_up_before(name.no.next(), size);
+        keeper.give_up_before(name.no.next(), name.size);
         while run_ready(keeper.tend()).unwrap().unwrap() == Tended::More {}
         assert_eq!(read.metadata().unwrap().nlink(), 0, "it lives on as a spare");
     }

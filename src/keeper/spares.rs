@@ -268,7 +268,8 @@ impl Spares {
     }
 }
 
-/// Clears the first page of a spare. Returns `None` when it is not there, or is none.
+/// Clears the first page of a spare. Returns `None` when it is not there, or is none. A file that has
+/// another name, too, is somebody's copy, and is not written to.
 async fn prepare<D: Disk>(
     disk: &D,
     layout: &Layout,
@@ -276,7 +277,15 @@ async fn prepare<D: Disk>(
     number: u64,
 ) -> io::Result<Option<D::File>> {
     let path = layout.spare(number);
-    let file = match disk.open_write(&path).await {
+    let opened = match disk.has_other_names(&path).await {
+        Ok(true) => {
+            disk.unlink(&path).await?;
+            return Ok(None);
+        }
+        Ok(false) => disk.open_write(&path).await,
+        Err(error) => Err(error),
+    };
+    let file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),

@@ -67,6 +67,11 @@ pub trait Disk {
         Err(io::Error::new(io::ErrorKind::Unsupported, pair))
     }
 
+    /// Is a file there under other names, too, or is this name a link? A disk without links has none.
+    async fn has_other_names(&self, _: &Path) -> io::Result<bool> {
+        Ok(false)
+    }
+
     /// Makes a directory with mode 0700. A disk that keeps only files has none to make.
     async fn mkdir(&self, path: &Path) -> io::Result<()> {
         Err(io::Error::new(io::ErrorKind::Unsupported, path.display().to_string()))

@@ -216,6 +216,10 @@ impl Disk for FaultyDisk {
         PlainDisk.link(path, name).await
     }
 
+    async fn has_other_names(&self, path: &Path) -> io::Result<bool> {
+        PlainDisk.has_other_names(path).await
+    }
+
     async fn mkdir(&self, path: &Path) -> io::Result<()> {
         PlainDisk.mkdir(path).await
     }

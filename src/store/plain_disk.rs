@@ -9,6 +9,7 @@ use super::retention::Space;
 use rustix::fs::{Advice, FileType, Mode, OFlags};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
@@ -128,6 +129,11 @@ impl Disk for PlainDisk {
 
     async fn link(&self, path: &Path, name: &Path) -> io::Result<()> {
         std::fs::hard_link(path, name)
+    }
+
+    async fn has_other_names(&self, path: &Path) -> io::Result<bool> {
+        let meta = path.symlink_metadata()?;
+        Ok(meta.is_symlink() || meta.nlink() > 1)
     }
 
     async fn mkdir(&self, path: &Path) -> io::Result<()> {
