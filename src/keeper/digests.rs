@@ -9,14 +9,14 @@ use super::hashing::{DigestReason, UnfinishedDigest};
 use super::job::Tended;
 use super::work::Keeper;
 use crate::store::append::is_no_space;
-use crate::store::digest::{self, DigestFile, ScannedWal, SegmentDigest, SegmentScan};
+use crate::store::digest::{self, BlockHasher, DigestFile, ScannedWal, SegmentDigest, SegmentScan};
 use crate::store::disk::Disk;
 use crate::store::durable::{failed_sync, read_full};
 use crate::wal::walk::WalkFault;
 use crate::wal::{SegmentContents, SegmentName};
 use std::io;
 use std::time::SystemTime;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 /// Bytes hashed in one step: few enough that a commit can wait for it, also where the CPU has no
 /// instructions for it.
@@ -197,6 +197,34 @@ impl<D: Disk> Keeper<D> {
         if !self.is_here(name) {
             self.discard_digest(name).await;
         }
+    }
+
+    /// A file that is none of those that the hub knows: somebody has copied a missing segment back. It
+    /// has to be what the digest of ours says, if there is one.
+    ///
+    /// # Errors
+    /// [`InvalidData`](io::ErrorKind::InvalidData) when it is not; the operating system's error.
+    pub(super) async fn check_returned(&self, name: SegmentName, file: &D::File) -> io::Result<()> {
+        let Some(digest) = self.known_digest(name).await else { return Ok(()) };
+        let (mut hasher, size) = (BlockHasher::default(), name.size.bytes());
+        while hasher.fed() < size {
+            let len = STEP.min(size - hasher.fed()) as usize;
+            let piece = read_full(&self.disk, file, len, hasher.fed()).await?;
+            hasher.feed(&piece);
+            if piece.len() < len {
+                break;
+            }
+        }
+        let differing = digest.differing(&hasher.finish());
+        let Some((from, to)) = differing.first() else { return Ok(()) };
+        error!(
+            "WAL segment {name} was copied back, and is another than the hub had: from {from} to \
+             {to} it is not what its digest says; nothing of it is served"
+        );
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("WAL segment {name} is not what its digest says"),
+        ))
     }
 
     /// Is the segment here, complete and not about to go?

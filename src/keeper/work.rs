@@ -275,11 +275,15 @@ impl<D: Disk> Keeper<D> {
     /// Opens the first place that has the segment. The file is open as that of the segment whose name
     /// it has, which may be a later timeline's.
     async fn look_for(&self, places: Vec<Place>) -> io::Result<D::File> {
-        for (SegmentName { tli, no, .. }, path) in places {
+        for (name, path) in places {
+            let SegmentName { tli, no, .. } = name;
             let _opening = self.open.opening(tli, no);
             match self.disk.open_read(&path).await {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Ok(file) => {
+                    if path == self.layout.segment(name) && !self.is_here(name) {
+                        self.check_returned(name, &file).await?;
+                    }
                     self.open.note(tli, no, &file);
                     return Ok(file);
                 }

@@ -364,3 +364,24 @@ fn a_digest_of_damaged_bytes_is_removed() {
     assert_eq!(world.digest(5), DigestFile::Missing);
     assert_eq!(world.keeper.holds.scrub.take_wanted(), Some(name(5)));
 }
+
+/// A server whose storage was rolled back has a file of that name, too.
+#[test]
+fn a_segment_that_is_copied_back_has_to_be_ours() {
+    let world = World::new();
+    world.complete(5, 1);
+    world.complete(6, 2);
+    world.tend();
+    let ours = std::fs::read(world.layout.segment(name(5))).unwrap();
+    std::fs::remove_file(world.layout.segment(name(5))).unwrap();
+    let listing = Listing::of(vec![name(6).to_string()], name(6).size);
+    world.keeper.complete.replace(&listing, None);
+    let open = || run_ready(world.keeper.open(TLI, SegmentNo::new(5))).unwrap();
+    assert_eq!(open().unwrap_err().kind(), io::ErrorKind::NotFound);
+    std::fs::write(world.layout.segment(name(5)), wal_of(5, 3)).unwrap();
+    assert_eq!(open().unwrap_err().kind(), io::ErrorKind::InvalidData);
+    std::fs::write(world.layout.segment(name(5)), &ours[..9000]).unwrap();
+    assert_eq!(open().unwrap_err().kind(), io::ErrorKind::InvalidData);
+    std::fs::write(world.layout.segment(name(5)), &ours).unwrap();
+    open().unwrap();
+}
