@@ -2,8 +2,7 @@
 //! near them.
 
 use super::gate::FinalStep;
-use super::hashing::DigestReason;
-use super::job::Tended;
+use super::job::{ShownBy, Tended};
 use super::work::Keeper;
 use crate::store::disk::Disk;
 use crate::store::durable::failed_sync;
@@ -17,7 +16,12 @@ impl<D: Disk> Keeper<D> {
     /// Gives a restored segment its name and opens it. A segment that is already here is only
     /// opened: another request was faster, somebody has copied it back, or the upstream sends it. Its
     /// file may have more than the archive's, so it is never replaced.
-    pub(super) async fn adopt(&self, tli: TimelineId, no: SegmentNo) -> io::Result<D::File> {
+    pub(super) async fn adopt(
+        &self,
+        tli: TimelineId,
+        no: SegmentNo,
+        shown: ShownBy,
+    ) -> io::Result<D::File> {
         let name = self.name(tli, no)?;
         // The hub has gone back from it meanwhile.
         if self.cluster.borrow().as_ref().is_some_and(|cluster| tli > cluster.timeline) {
@@ -28,11 +32,13 @@ impl<D: Disk> Keeper<D> {
             self.leave_in_archive(name, &from).await?;
             return self.open(tli, no).await;
         }
-        self.forget_digest(name).await?;
+        match shown {
+            ShownBy::Digest => self.bring_digest_back(name).await,
+            ShownBy::Records => self.forget_digest(name).await?,
+        }
         match self.disk.rename(&from, &self.layout.segment(name)).await {
             Ok(()) => {
                 self.restored.add(tli, no);
-                self.digests.wait(tli, no, DigestReason::Found);
                 self.note_restored(name).await;
                 self.disk.sync_dir(self.layout.wal()).await.map_err(failed_sync)?;
             }
@@ -93,7 +99,7 @@ impl<D: Disk> Keeper<D> {
         let name = self.name(tli, no)?;
         let _leave = self.gate(&FinalStep::RemoveRestored(name))?;
         self.unsynced_names.set(true);
-        self.discard_digest(name).await;
+        self.retire_digest(name).await;
         match self.disk.unlink(&self.layout.segment(name)).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => other?,
@@ -149,7 +155,8 @@ mod tests {
 
     fn adopt(keeper: &Keeper<PlainDisk>, no: u64) -> io::Result<std::fs::File> {
         let no = SegmentNo::new(no);
-        let done = run_ready(keeper.run(Job::Adopt { tli: TLI, no })).unwrap();
+        let done =
+            run_ready(keeper.run(Job::Adopt { tli: TLI, no, shown: ShownBy::Records })).unwrap();
         let JobDone::Adopted { result, .. } = done else { panic!("{done:?}") };
         result.map(|file| std::fs::File::from(file.try_clone().unwrap()))
     }

@@ -4,7 +4,7 @@
 //! the restorer. A data core, which waits for nothing, gets its job back and asks again. A note
 //! is then dropped, because the next note says more.
 
-use super::job::{Job, JobDone, Lane, Note};
+use super::job::{Job, JobDone, Lane, Note, ShownBy};
 use super::order::{AnswerInbox, Order, Reply};
 use crate::cluster::instance::InstanceId;
 use crate::store::RecoveredWal;
@@ -272,9 +272,10 @@ impl<F> KeeperClient<F> {
         &self,
         tli: TimelineId,
         no: SegmentNo,
+        shown: ShownBy,
         inbox: Arc<dyn AnswerInbox<F>>,
     ) -> Result<(), SaveFault> {
-        let order = Order { job: Job::Adopt { tli, no }, reply: Reply::Inbox(inbox) };
+        let order = Order { job: Job::Adopt { tli, no, shown }, reply: Reply::Inbox(inbox) };
         self.patient.blocking_send(order).map_err(|_| SaveFault::Gone)
     }
 

@@ -37,6 +37,8 @@ impl<D: Disk> Keeper<D> {
         self.partials.replace(recovered.listing.partials.iter().copied().collect());
         self.past_hole.borrow_mut().clear();
         self.walk_start.set(None);
+        // A cut may have taken some.
+        self.digests.removed.take();
         Ok(Box::new(wal))
     }
 

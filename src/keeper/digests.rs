@@ -1,9 +1,11 @@
 //! The digests of complete segments. They are computed in the background, a piece at a time, from
-//! what is in the file by then, and go with their segments.
+//! what is in the file by then. Those of segments that were removed stay, the newest of them: what
+//! comes from the archive is compared with them.
 //!
 //! A digest is of one file's bytes. So it is forgotten, durably, before a file of that name is
-//! written again or comes from the archive. A removal need not be durable at once: `gone` knows
-//! which are not.
+//! written again or comes from the archive without being what the digest says. A removal need not be
+//! durable at once: `gone` knows which are not. A segment from the archive gets no digest but the one
+//! that it had: it was not received here.
 
 use super::hashing::{DigestReason, UnfinishedDigest};
 use super::job::Tended;
@@ -13,7 +15,7 @@ use crate::store::digest::{self, BlockHasher, DigestFile, ScannedWal, SegmentDig
 use crate::store::disk::Disk;
 use crate::store::durable::{failed_sync, read_full};
 use crate::wal::walk::WalkFault;
-use crate::wal::{SegmentContents, SegmentName};
+use crate::wal::{SegmentContents, SegmentName, SegmentSize};
 use std::io;
 use std::time::SystemTime;
 use tracing::{debug, error, warn};
@@ -24,6 +26,9 @@ const STEP: u64 = 256 << 10;
 
 /// So many removed digests wait for a sync of their directory.
 const MOST_GONE: usize = 64;
+
+/// So many digests of removed segments are kept.
+pub(super) const MOST_REMOVED: usize = 4096;
 
 impl<D: Disk> Keeper<D> {
     /// Other bytes come under this name. Afterwards no digest of it is there, durably.
@@ -52,6 +57,52 @@ impl<D: Disk> Keeper<D> {
         }
     }
 
+    /// The segment goes, and its digest stays among those of removed ones.
+    pub(super) async fn retire_digest(&self, name: SegmentName) {
+        self.holds.scrub.forget(name);
+        self.digests.gone.borrow_mut().insert((name.tli, name.no));
+        match digest::retire(&self.disk, &self.layout, name).await {
+            Ok(true) => {
+                if let Some(removed) = &mut *self.digests.removed.borrow_mut() {
+                    removed.insert((name.no, name.tli));
+                }
+            }
+            Ok(false) => {}
+            Err(error) => {
+                warn!("could not keep the digest of WAL segment {name}: {error}");
+                self.discard_digest(name).await;
+            }
+        }
+    }
+
+    /// The segment comes back from the archive with the bytes that its digest is of.
+    pub(super) async fn bring_digest_back(&self, name: SegmentName) {
+        if let Some(removed) = &mut *self.digests.removed.borrow_mut() {
+            removed.remove(&(name.no, name.tli));
+        }
+        self.digests.gone.borrow_mut().insert((name.tli, name.no));
+        if let Err(error) = digest::bring_back(&self.disk, &self.layout, name).await {
+            warn!("could not use the digest of WAL segment {name} again: {error}");
+        }
+    }
+
+    /// Removes the oldest digest of a removed segment when there are too many.
+    async fn tend_removed(&self, size: SegmentSize) -> io::Result<Tended> {
+        if self.digests.removed.borrow().is_none() {
+            let names = digest::list_removed(&self.disk, &self.layout, size).await?;
+            let names = names.into_iter().map(|name| (name.no, name.tli)).collect();
+            self.digests.removed.replace(Some(names));
+        }
+        let oldest = match &mut *self.digests.removed.borrow_mut() {
+            Some(removed) if removed.len() > MOST_REMOVED => removed.pop_first(),
+            Some(_) | None => None,
+        };
+        let Some((no, tli)) = oldest else { return Ok(Tended::Idle) };
+        self.digests.gone.borrow_mut().insert((tli, no));
+        digest::drop_removed(&self.disk, &self.layout, SegmentName { tli, no, size }).await?;
+        Ok(Tended::More)
+    }
+
     async fn sync_gone_digests(&self) -> io::Result<()> {
         let gone = self.digests.gone.take();
         let synced = digest::sync_names(&self.disk, &self.layout).await;
@@ -63,6 +114,11 @@ impl<D: Disk> Keeper<D> {
     pub(super) async fn tend_digests(&self) -> io::Result<Tended> {
         if self.digests.gone.borrow().len() >= MOST_GONE {
             self.sync_gone_digests().await?;
+        }
+        if let Some(size) = self.size.get()
+            && self.tend_removed(size).await? == Tended::More
+        {
+            return Ok(Tended::More);
         }
         let under_way = self.digests.under_way.take();
         let under_way = under_way.filter(|one| one.line == self.line() && self.is_here(one.name));
@@ -205,7 +261,8 @@ impl<D: Disk> Keeper<D> {
     /// # Errors
     /// [`InvalidData`](io::ErrorKind::InvalidData) when it is not; the operating system's error.
     pub(super) async fn check_returned(&self, name: SegmentName, file: &D::File) -> io::Result<()> {
-        let Some(digest) = self.known_digest(name).await else { return Ok(()) };
+        let known = digest::read_removed(&self.disk, &self.layout, name).await?;
+        let DigestFile::Known(digest) = known else { return Ok(()) };
         let (mut hasher, size) = (BlockHasher::default(), name.size.bytes());
         while hasher.fed() < size {
             let len = STEP.min(size - hasher.fed()) as usize;

@@ -17,6 +17,9 @@ pub(super) struct Digests<F> {
     /// Segments whose digest was removed since the directory was synced: after a loss of power it
     /// may be there again.
     pub(super) gone: RefCell<BTreeSet<Key>>,
+    /// Segments that were removed and of which there is a digest, by their place; `None` while the
+    /// directory has not been listed.
+    pub(super) removed: RefCell<Option<BTreeSet<(SegmentNo, TimelineId)>>>,
 }
 
 /// Why a segment gets a digest.
@@ -46,6 +49,7 @@ impl<F> Default for Digests<F> {
             waiting: RefCell::default(),
             under_way: RefCell::new(None),
             gone: RefCell::default(),
+            removed: RefCell::default(),
         }
     }
 }
@@ -67,5 +71,6 @@ impl<F> Digests<F> {
         self.waiting.borrow_mut().clear();
         self.under_way.take();
         self.gone.borrow_mut().clear();
+        self.removed.take();
     }
 }

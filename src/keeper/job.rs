@@ -60,6 +60,8 @@ pub enum Job {
         tli: TimelineId,
         /// The segment.
         no: SegmentNo,
+        /// What shows that it is the WAL that belongs there.
+        shown: ShownBy,
     },
     /// Give a complete segment a digest in the background: what is in its file has been proved.
     Digest {
@@ -218,7 +220,7 @@ impl Job {
             Self::Finalize { tli, no } => JobKind::Finalize { tli, no },
             Self::Begin { tli, .. } => JobKind::Begin { tli },
             Self::Open { tli, no } => JobKind::Open { tli, no },
-            Self::Adopt { tli, no } => JobKind::Adopt { tli, no },
+            Self::Adopt { tli, no, .. } => JobKind::Adopt { tli, no },
             Self::Digest { tli, no } => JobKind::Digest { tli, no },
             Self::Mend { tli, no } => JobKind::Mend { tli, no },
             Self::SaveControl(_) => JobKind::SaveControl,
@@ -240,6 +242,15 @@ impl Job {
             Self::MarkHalted { .. } => JobKind::MarkHalted,
         }
     }
+}
+
+/// What shows that a segment of the archive is the WAL that belongs there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShownBy {
+    /// It is what the digest of the removed segment says.
+    Digest,
+    /// Its records are whole and follow each other. There is no digest.
+    Records,
 }
 
 /// Is there more background work?

@@ -65,7 +65,7 @@ mod uring_disk;
 mod work;
 
 pub use client::{CoreClient, KeeperClient, LaneQueue, Orders, QUEUE, SaveFault, queue};
-pub use job::{Job, JobDone, JobKind, Lane, Note, Tended};
+pub use job::{Job, JobDone, JobKind, Lane, Note, ShownBy, Tended};
 pub use lanes::serve;
 pub use order::{AnswerInbox, Order, Reply, SegmentSource};
 pub use uring_disk::UringDisk;

@@ -81,7 +81,7 @@ impl<D: Disk> Keeper<D> {
             self.complete.keep_for_later(tli, no);
             return Ok(Tended::More);
         };
-        self.discard_digest(name).await;
+        self.retire_digest(name).await;
         let removed = self.remove_or_recycle(name, leave).await;
         self.unsynced_names.set(true);
         match removed {

@@ -193,15 +193,18 @@ impl<D: Disk> Keeper<D> {
                 let result = self.in_turn(self.open(tli, no)).await;
                 Ok(JobDone::Opened { tli, no, result })
             }
-            Job::Adopt { tli, no } => {
-                let result = self.in_turn(self.adopt(tli, no)).await;
+            Job::Adopt { tli, no, shown } => {
+                let result = self.in_turn(self.adopt(tli, no, shown)).await;
                 Ok(JobDone::Adopted { tli, no, result })
             }
             Job::Mend { tli, no } => {
                 self.in_turn(self.mend(tli, no)).await.map(|()| JobDone::Done(kind))
             }
             Job::Digest { tli, no } => {
-                self.digests.wait(tli, no, DigestReason::Found);
+                // A digest says what was received here.
+                if !self.restored.contains(tli, no) {
+                    self.digests.wait(tli, no, DigestReason::Found);
+                }
                 Ok(JobDone::Done(kind))
             }
             Job::SaveControl(control) => self.save_control(&control).await,

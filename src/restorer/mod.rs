@@ -3,7 +3,7 @@
 //!
 //! A data core is not aware of this. It asks the keeper for a segment's file. A segment that the
 //! keeper does not find is passed on to here with the core's address ([`SegmentSource::want`]),
-//! fetched under a temporary name, proved ([`prove`](crate::archive::prove)) and synced. The keeper
+//! fetched under a temporary name, compared with the digest of what was here before, proved ([`prove`](crate::archive::prove)) and synced. The keeper
 //! gives it its real name, and then the core gets its answer, late. One fetch serves every request
 //! for a segment, and the next segments are fetched before anyone asks for them. A segment that is
 //! proved in part only never gets its real name: the core may read its file up to there.
@@ -21,10 +21,12 @@ use crate::archive::shell::OutputLevel;
 use crate::config::RestoreSettings;
 use crate::hub::Hub;
 use crate::hub::chain::timeline_in_name;
-use crate::keeper::{AnswerInbox, JobDone, KeeperClient, Reply, SegmentSource};
+use crate::keeper::{AnswerInbox, JobDone, KeeperClient, Reply, SegmentSource, ShownBy};
+use crate::store::digest::{DigestComparison, compare_restored};
+use crate::store::evidence::Difference;
 use crate::store::layout::Layout;
 use crate::timeline::History;
-use crate::wal::{SegmentName, SegmentNo, TimelineId};
+use crate::wal::{Lsn, SegmentName, SegmentNo, TimelineId};
 use bytes::Bytes;
 use std::fs::File;
 use std::io;
@@ -76,6 +78,8 @@ struct Inner {
     histories: Mutex<Option<TimelineId>>,
     /// When it was last reported that the command is broken; `None` while it works.
     broken: Mutex<Option<Instant>>,
+    /// The place of the evidence because of which it was reported that a file is in doubt.
+    doubted: Mutex<Option<Lsn>>,
     queue: Mutex<Queue>,
     ready: Condvar,
 }
@@ -127,6 +131,7 @@ impl Restorer {
             fetched: FetchedSegments::new(jobs + MAX_UNUSED),
             histories: Mutex::new(None),
             broken: Mutex::new(None),
+            doubted: Mutex::new(None),
             queue: Mutex::new(Queue::default()),
             ready: Condvar::new(),
         });
@@ -320,15 +325,15 @@ impl Inner {
     /// Fetches a segment for the cores, and hands it to the keeper. The thread does not wait for
     /// the keeper's answer.
     fn restore_segment(self: &Arc<Self>, key: SegmentKey) {
-        match self.find_segment(key) {
-            Ok(Found::Whole) => {}
+        let shown = match self.find_segment(key) {
+            Ok(Found::Whole(shown)) => shown,
             Ok(Found::Partly(file, unproved)) => return self.finish_partly(key, &file, &unproved),
             Ok(Found::NotThere) => return self.finish(key, Err(io::ErrorKind::NotFound.into())),
             Err(error) => return self.finish(key, Err(error)),
-        }
+        };
         let Some(keeper) = self.keeper().clone() else { return };
         let inbox = Arc::clone(self) as Arc<dyn AnswerInbox>;
-        if let Err(fault) = keeper.adopt(key.tli, key.no, inbox) {
+        if let Err(fault) = keeper.adopt(key.tli, key.no, shown, inbox) {
             self.finish(key, Err(io::Error::other(fault)));
         }
     }
@@ -338,9 +343,10 @@ impl Inner {
         let identity = self.hub.identity().ok_or_else(|| io::Error::other("no cluster yet"))?;
         let name = SegmentName { tli: key.tli, no: key.no, size: identity.segment_size };
         if self.layout.segment(name).exists() {
-            return Ok(Found::Whole);
+            return Ok(Found::Whole(ShownBy::Records));
         }
         let Some(segment) = self.obtain(name)? else { return Ok(Found::NotThere) };
+        let shown = self.compare(name, segment.file()).inspect_err(|_| self.fetched.clear())?;
         let upto = name.no.end(name.size);
         let source = neighbours::NeighbourFile::Fetched(Arc::clone(&segment));
         let checked = SegmentFile { name, file: source, upto };
@@ -355,7 +361,39 @@ impl Inner {
         segment.file().sync_data()?;
         std::fs::rename(segment.path(), self.layout.restoring(&name.to_string()))?;
         info!("restored log file \"{name}\" from archive");
-        Ok(Found::Whole)
+        Ok(Found::Whole(shown))
+    }
+
+    /// Compares a file of the archive with the digest of what was received here under its name. When
+    /// there is none, the file counts unless another history is known.
+    fn compare(&self, name: SegmentName, file: &File) -> io::Result<ShownBy> {
+        let evidence = match compare_restored(&self.layout, name, file)? {
+            DigestComparison::Same(_) => return Ok(ShownBy::Digest),
+            DigestComparison::Differs(blocks) => {
+                let why = format!(
+                    "archive file \"{name}\" is of another history or damaged: from {} on it is not \
+                     what this hub received, by its digest",
+                    blocks.from()
+                );
+                error!("{why}; it is not served");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+            DigestComparison::Unknown => self.hub.course.evidence(),
+        };
+        let Some(Difference { source, at, .. }) = evidence.iter().next() else {
+            return Ok(ShownBy::Records);
+        };
+        let why = format!(
+            "archive file \"{name}\" cannot be shown to be of this hub's history, and {} had other \
+             WAL at {at}",
+            source.name
+        );
+        let mut doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        // Standbys that lag ask again and again, and while the evidence stands nothing changes.
+        if doubted.replace(*at) != Some(*at) {
+            error!("{why}; no such file is served while that stands");
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidData, why))
     }
 
     /// A temporary name that no other fetch has.
@@ -447,7 +485,7 @@ impl Inner {
 /// The outcome of a search for a segment.
 enum Found {
     /// All of it is proved, and it has its own name or that under which the keeper takes it.
-    Whole,
+    Whole(ShownBy),
     /// It may be read up to a position.
     Partly(File, Unproved),
     NotThere,

@@ -128,7 +128,7 @@ fn one_fetch_serves_all_and_the_next_segments_come_ahead() {
     world.want(no, 1);
     let mut adopted = Vec::new();
     for _ in 0..3 {
-        let Order { job: Job::Adopt { tli, no }, reply } = world.order() else {
+        let Order { job: Job::Adopt { tli, no, .. }, reply } = world.order() else {
             panic!("another job")
         };
         assert_eq!(tli, TLI);
@@ -148,6 +148,55 @@ fn one_fetch_serves_all_and_the_next_segments_come_ahead() {
     assert_eq!(asked.iter().filter(|asked| **asked == name(4)).count(), 1, "{asked:?}");
     asked.dedup();
     assert_eq!(asked, [4, 5, 6, 7].map(name));
+}
+
+/// Its records may be whole all the same: the same job gives the same positions.
+#[test]
+fn what_is_not_what_was_here_is_not_taken() {
+    use crate::store::digest::{self, BlockHasher};
+    use crate::store::disk::run_ready;
+    use crate::store::plain_disk::PlainDisk;
+    let mut world = World::new("cp archive/%f %p");
+    let layout = Layout::new(world.root.path());
+    let identity = world.restorer.inner.hub.identity().unwrap();
+    std::fs::create_dir_all(layout.removed_digests()).unwrap();
+    for (no, received) in [(4, None), (5, Some(1_500_000))] {
+        let mut wal = std::fs::read(world.root.path().join("archive").join(name(no))).unwrap();
+        received.into_iter().for_each(|at: usize| wal[at] ^= 1);
+        let mut hasher = BlockHasher::default();
+        hasher.feed(&wal);
+        let segment = SegmentName { tli: TLI, no: SegmentNo::new(no), size: identity.segment_size };
+        let digest = hasher.finish().of_segment(identity.system_id, segment, None).unwrap();
+        run_ready(digest::store(&PlainDisk, &layout, &digest)).unwrap().unwrap();
+        run_ready(digest::retire(&PlainDisk, &layout, segment)).unwrap().unwrap();
+    }
+    let refused = |world: &World| match world.answers.recv_timeout(PATIENCE).unwrap() {
+        (_, JobDone::Opened { result: Err(error), .. }) => (error.kind(), error.to_string()),
+        (_, other) => panic!("{other:?}"),
+    };
+    let place = crate::store::evidence::Difference {
+        tli: TLI,
+        at: Lsn::new(19 * SEGMENT),
+        source: crate::store::evidence::WalSource { name: "db1".to_owned(), server: None },
+        since: std::time::SystemTime::UNIX_EPOCH,
+        detail: String::new(),
+        bytes: None,
+        cleared: false,
+    };
+    world.restorer.inner.hub.course.set_evidence(place.into());
+    world.want(SegmentNo::new(4), 0);
+    let Order { job: Job::Adopt { no, shown, .. }, .. } = world.order() else { panic!("no job") };
+    assert_eq!((no.raw(), shown), (4, ShownBy::Digest));
+    world.want(SegmentNo::new(5), 0);
+    let (kind, why) = refused(&world);
+    assert_eq!(kind, io::ErrorKind::InvalidData);
+    let at = Lsn::new(5 * SEGMENT + (1 << 20));
+    assert!(why.contains(&format!("of another history or damaged: from {at} on")), "{why}");
+
+    // Of the seventh nothing is known.
+    world.want(SegmentNo::new(7), 0);
+    let (_, why) = refused(&world);
+    assert!(why.contains("cannot be shown to be of this hub's history, and db1 had"), "{why}");
 }
 
 #[test]
@@ -192,7 +241,7 @@ fn a_slow_keeper_holds_up_no_fetch() {
     // Two threads, three segments, and no answer so far.
     let orders: Vec<_> = (0..3).map(|_| world.order()).collect();
     for Order { job, reply } in orders.into_iter().rev() {
-        let Job::Adopt { tli, no } = job else { panic!("{job:?}") };
+        let Job::Adopt { tli, no, .. } = job else { panic!("{job:?}") };
         let file = File::open(Layout::new(world.root.path()).restoring(&name(no.raw()))).unwrap();
         reply.send(JobDone::Adopted { tli, no, result: Ok(Arc::new(file.into())) });
     }

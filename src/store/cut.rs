@@ -19,6 +19,7 @@
 use super::aside::{holds_wal_past, move_aside};
 use super::control_file::{Cluster, ControlFile, Sealed};
 use super::count::note_cut;
+use super::digest::forget_removed_from;
 use super::disk::{Disk, parent};
 use super::durable::{read_full, read_note, remove, replace_durably};
 use super::fault::{StoreFault, failed};
@@ -26,7 +27,7 @@ use super::layout::{FileKind, Layout};
 use super::notes::BegunNote;
 use super::seams::{Cut, Seam, Seams};
 use super::switch::{Switch, open_segment, read_cluster, write_segment};
-use crate::wal::{Lsn, SegmentName, SegmentSize};
+use crate::wal::{Lsn, SegmentName, SegmentNo, SegmentSize};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -198,6 +199,15 @@ pub(super) async fn carry_out_cut<D: Disk>(
         Cut::Past(_) => other.no > name.no || other.no == name.no && (is_built || !is_inside),
         Cut::Back(_) => true,
     };
+    for past in &gone {
+        let no = match cut {
+            Cut::Past(_) => name.no,
+            Cut::Back(_) => SegmentNo::new(0),
+        };
+        let first = SegmentName { tli: past.tli, no, size };
+        let forgotten = forget_removed_from(disk, layout, first).await;
+        forgotten.map_err(failed("remove the digests in", &layout.removed_digests()))?;
+    }
     let mut leaving = Vec::new();
     for past in &gone {
         let leaves = |other: &&String| match FileKind::of(other, size) {

@@ -25,6 +25,7 @@
 //!       000000010000000A0000002F.ready
 //!     digests/                            what the bytes of complete segments were
 //!       000000010000000A0000002F.digest
+//!       removed/                          those of segments that retention has removed
 //!   diverged/
 //!     1-0_3000060/         what we had of timeline 1 from its end, 0/3000060, on
 //!   kept/                  segments in which a timeline was left that the hub may go back to
@@ -53,6 +54,9 @@ pub const ARCHIVE_STATUS: &str = "archive_status";
 
 /// The directory inside `pg_wal` that holds the digests of complete segments.
 const DIGESTS: &str = "digests";
+
+/// The directory inside that one for segments that were removed.
+const REMOVED: &str = "removed";
 
 /// A hub's directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +127,16 @@ impl Layout {
     /// The digest of a complete segment.
     pub fn digest(&self, name: SegmentName) -> PathBuf {
         Self::digest_of(&self.segment(name))
+    }
+
+    /// The directory of the digests of segments that retention has removed.
+    pub fn removed_digests(&self) -> PathBuf {
+        self.digests().join(REMOVED)
+    }
+
+    /// The digest of a segment that retention has removed.
+    pub fn removed_digest(&self, name: SegmentName) -> PathBuf {
+        Self::with_digest(&self.removed_digests().join(name.to_string()))
     }
 
     /// The digest of the segment at `path`, a file in `pg_wal`.

@@ -6,9 +6,11 @@ use crate::cluster::Cluster;
 use crate::hub::Hub;
 use crate::load;
 use crate::scene::Scene;
+use crate::segments::complete_segments;
 use crate::streaming::wait_connected;
 use crate::wait;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 use walhub::wal::lsn::Lsn;
 
@@ -199,4 +201,69 @@ fn what_the_archive_gave_unproved_is_proved_later() {
     assert_eq!(stage.outcome(), "proved");
     add_row(&stage.primary, 9);
     stage.standby.wait_replayed(stage.primary.flush_lsn());
+}
+
+/// What has left the hub's disk comes from the archive for a standby that lags, and the rolled-back
+/// primary has written over it. Positions and links are the same.
+#[test]
+fn wal_of_another_history_is_not_served_in_place_of_ours() {
+    let scene = Scene::new();
+    let mut stage = Stage::new(&scene, &["--wal-keep-size=1MB", "--wal-buffers=8MB"]);
+    (1..4).for_each(|n| add_row(&stage.primary, n));
+    let stopped = stage.primary.flush_lsn();
+    stage.standby.wait_replayed(stopped);
+    stage.standby.stop_fast();
+    (4..44).for_each(|n| add_row(&stage.primary, n));
+    let end = stage.primary.flush_lsn();
+    stage.archive.wait_for(&file_before(end));
+    let near = file_before(Lsn::new(stopped.raw() + 8 * MIB));
+    wait::until("old WAL goes", || complete_segments(&stage.hub.pg_wal())[0] > near);
+    stage.primary.kill();
+    let truth = scene.path("truth");
+    copy_files(stage.archive.folder(), &truth);
+    stage.rolled_back.start();
+    (1..46).for_each(|n| add_row(&stage.rolled_back, n));
+    stage.archive.wait_for(&file_before(stage.rolled_back.flush_lsn()));
+    stage.hub.wait_state("archive differs");
+
+    // What its cache holds is gone then.
+    stage.hub.stop();
+    stage.hub.start();
+    stage.standby.start();
+    stage.hub.wait_log(&["ERROR", "is of another history or damaged", "not served"]);
+    let none_is_served = |standby: &Cluster<'_>| {
+        let rows = || standby.count("select count(*) from t");
+        wait::stays(Duration::from_secs(2), "nothing of it is served", || rows() == 3);
+    };
+    none_is_served(&stage.standby);
+    // When nothing is known of what was received, the evidence counts.
+    stage.hub.stop();
+    let digests = stage.hub.pg_wal().join("digests/removed");
+    let kept = scene.path("removed");
+    fs::rename(&digests, &kept).unwrap();
+    stage.hub.start();
+    stage.hub.wait_log(&["ERROR", "cannot be shown to be of this hub's history", "is served"]);
+    none_is_served(&stage.standby);
+
+    // With the hub's own WAL in the archive again, the standby goes on.
+    stage.hub.stop();
+    drop(fs::remove_dir_all(&digests));
+    fs::rename(&kept, &digests).unwrap();
+    stage.rolled_back.kill();
+    fs::remove_dir_all(stage.archive.folder()).unwrap();
+    copy_files(&truth, stage.archive.folder());
+    stage.hub.start();
+    stage.standby.wait_replayed(end);
+    assert_eq!(stage.standby.count("select count(*) from t"), 43);
+    let found = stage.hub.inspect();
+    let wrong = found.wrong();
+    assert!(wrong.iter().all(|wrong| !wrong.contains("digest")), "{wrong:?}");
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
 }

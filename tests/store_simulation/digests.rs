@@ -32,6 +32,7 @@ const NAMES: u64 = 3;
 pub(crate) const EXPECTED: &[&str] = &[
     "a digest in the cache and on the medium",
     "a digest of a file that went",
+    "a digest that is kept",
     "written again under its name",
     "moved away with its digest",
     "a torn digest",
@@ -146,6 +147,24 @@ impl World {
         for no in FIRST..FIRST + NAMES {
             let files = self.disk.views(&self.layout.segment(name(no)));
             let digests = self.disk.views(&self.layout.digest(name(no)));
+            let kept = self.disk.views(&self.layout.removed_digest(name(no)));
+            for (view, file, kept) in [("cache", &files.0, kept.0), ("medium", &files.1, kept.1)] {
+                let Some(kept) = kept.and_then(|kept| SegmentDigest::decode(&kept, name(no)).ok())
+                else {
+                    continue;
+                };
+                let Some(file) = file else {
+                    seen("a digest that is kept");
+                    continue;
+                };
+                let mut hasher = BlockHasher::default();
+                hasher.feed(file);
+                let differs = kept.differing(&hasher.finish());
+                promise!(
+                    differs.is_empty(),
+                    "a kept digest of segment {no} is false in the {view}"
+                );
+            }
             let mut known = 0;
             for (view, file, digest) in
                 [("cache", files.0, digests.0), ("medium", files.1, digests.1)]

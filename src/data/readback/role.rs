@@ -300,6 +300,8 @@ impl ReadBack {
                     io::ErrorKind::NotFound => {
                         warn!("could not open file \"pg_wal/{name}\": No such file or directory");
                     }
+                    // Whoever has seen what is in it has said so.
+                    io::ErrorKind::InvalidData => {}
                     _ => warn!("could not open file \"pg_wal/{name}\": {error}"),
                 }
                 let fault = unopened(name, &error);

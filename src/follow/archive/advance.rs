@@ -112,14 +112,9 @@ impl<E: Environment> Task<E> {
                     Some(feed) => feed,
                     empty => {
                         let shared = SharedEnd { tli, end: durable };
-                        if let Err(advance) =
-                            self.prove_archive(archive, &target, shared, turn).await?
-                        {
-                            break advance;
-                        }
-                        match self.open(tli, sent).await {
-                            Some(opened) => empty.insert(opened),
-                            None => break Advance::Stuck,
+                        match self.open_proved(archive, &target, (shared, sent), turn).await? {
+                            Ok(opened) => empty.insert(opened),
+                            Err(advance) => break advance,
                         }
                     }
                 };
@@ -177,6 +172,20 @@ impl<E: Environment> Task<E> {
             held.pop_front();
         }
         Ok(())
+    }
+
+    /// Opens a stream to the core from `start` on, after the archive has shown our WAL up to `shared`.
+    async fn open_proved(
+        &mut self,
+        archive: &E::Archive,
+        target: &TargetTimeline,
+        (shared, start): (SharedEnd, Lsn),
+        turn: &mut ArchiveTurn<'_>,
+    ) -> Result<Result<Feed<E::Socket>, Advance>, ShuttingDown> {
+        if let Err(advance) = self.prove_archive(archive, target, shared, turn).await? {
+            return Ok(Err(advance));
+        }
+        Ok(self.open(shared.tli, start).await.ok_or(Advance::Stuck))
     }
 
     /// Opens a stream to the core, which begins at `start`.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cluster::instance::InstanceId;
-use crate::keeper::{Job, JobDone};
+use crate::keeper::{Job, JobDone, ShownBy};
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::digest::{DigestComparison, DigestFile, compare, hash_file, read};
 use crate::store::directory::Directory;
@@ -91,9 +91,18 @@ impl World {
     }
 
     fn restore(&self, no: u64) {
-        std::fs::write(self.layout.restoring(&name(no).to_string()), wal_of(no, 9)).unwrap();
-        let done = self.run(Job::Adopt { tli: TLI, no: SegmentNo::new(no) });
+        self.restore_as(no, 9, ShownBy::Records);
+    }
+
+    fn restore_as(&self, no: u64, byte: u8, shown: ShownBy) {
+        std::fs::write(self.layout.restoring(&name(no).to_string()), wal_of(no, byte)).unwrap();
+        let done = self.run(Job::Adopt { tli: TLI, no: SegmentNo::new(no), shown });
         assert!(matches!(done, JobDone::Adopted { result: Ok(_), .. }), "{done:?}");
+    }
+
+    /// Is its digest among those of removed segments?
+    fn is_kept(&self, no: u64) -> bool {
+        self.layout.removed_digest(name(no)).exists()
     }
 
     /// Does background work until there is none.
@@ -140,26 +149,51 @@ fn a_segment_gets_a_digest_in_the_background() {
 }
 
 #[test]
-fn a_restored_segment_has_one_as_long_as_it_is_here() {
+fn a_restored_segment_has_the_digest_that_it_had() {
     let world = World::new();
     for no in 5..8 {
         world.complete(no, no as u8);
     }
-    let reader = world.keeper.holds.hold_restorable(Lsn::new(2 * MIB + 5));
-    world.restore(2);
     world.tend();
-    assert!(world.is_known(2) && world.is_known(6));
+    world.keeper.give_up_before(SegmentNo::new(6), name(5).size);
+    world.tend();
+    assert!(world.is_kept(5) && world.digest(5) == DigestFile::Missing);
+    let reader = world.keeper.holds.hold_restorable(Lsn::new(4 * MIB + 5));
+    // Nobody knows of one what was received.
+    world.restore(4);
+    world.run(Job::Digest { tli: TLI, no: SegmentNo::new(4) });
+    world.restore_as(5, 5, ShownBy::Digest);
+    world.tend();
+    assert_eq!(world.digest(4), DigestFile::Missing);
+    assert!(world.is_known(5) && !world.is_kept(5));
     drop(reader);
-    let newest = Lsn::new(8 * MIB);
-    world.run(Job::Retain { tli: TLI, newest });
+    world.run(Job::Retain { tli: TLI, newest: Lsn::new(8 * MIB) });
     world.tend();
-    assert!(!world.layout.segment(name(2)).exists());
-    assert_eq!(world.digest(2), DigestFile::Missing);
-    assert!(world.is_known(5));
+    assert!(!world.layout.segment(name(5)).exists());
+    assert!(world.is_kept(5) && !world.is_kept(4));
 }
 
 #[test]
-fn a_segment_that_is_removed_or_recycled_takes_its_digest_along() {
+fn the_newest_digests_of_removed_segments_are_kept() {
+    let world = World::new();
+    let last = 5 + MOST_REMOVED as u64 + 2;
+    std::fs::create_dir_all(world.layout.removed_digests()).unwrap();
+    for no in 5..=last {
+        std::fs::write(world.layout.removed_digest(name(no)), "").unwrap();
+    }
+    world.tend();
+    let kept: Vec<_> = (5..=last).filter(|no| world.is_kept(*no)).collect();
+    assert_eq!((kept.len(), kept[0]), (MOST_REMOVED, 8));
+    // One that goes now makes room for itself.
+    world.complete(last + 1, 1);
+    world.tend();
+    world.keeper.give_up_before(SegmentNo::new(last + 2), name(5).size);
+    world.tend();
+    assert!(world.is_kept(last + 1) && !world.is_kept(8) && world.is_kept(9));
+}
+
+#[test]
+fn the_digest_of_a_segment_that_is_removed_or_recycled_is_kept() {
     let world = World::new();
     let last = 5 + MIN_KEPT_SEGMENTS + 3;
     for no in 5..=last {
@@ -172,9 +206,8 @@ fn a_segment_that_is_removed_or_recycled_takes_its_digest_along() {
     assert!(gone.len() >= 3, "{gone:?}");
     for no in 5..=last {
         assert_eq!(world.is_known(no), !gone.contains(&no), "{no}");
+        assert_eq!(world.is_kept(no), gone.contains(&no), "{no}");
     }
-    let digests = std::fs::read_dir(world.layout.digests()).unwrap();
-    assert_eq!(digests.count() as u64, last - 4 - gone.len() as u64);
 }
 
 /// Both would read other bytes under the old name.
@@ -240,7 +273,10 @@ fn a_name_that_is_used_again_waits_for_the_removal_of_its_digest() {
     world.tend();
     world.disk.take_synced_dirs();
     world.restore(5);
-    assert_eq!(world.disk.take_synced_dirs()[0], world.layout.digests());
+    let synced = world.disk.take_synced_dirs();
+    let (digests, removed) = (world.layout.digests(), world.layout.removed_digests());
+    assert!(synced.contains(&digests) && synced.contains(&removed), "{synced:?}");
+    assert!(!world.is_kept(5));
     world.restore(4);
     assert!(!world.disk.take_synced_dirs().contains(&world.layout.digests()), "no need");
 }

@@ -107,6 +107,23 @@ impl World {
     }
 }
 
+/// What comes from the archive past the place is compared with nothing that is ours no more.
+#[test]
+fn no_digest_of_a_removed_segment_outlives_the_cut() {
+    let mut ends = Vec::new();
+    let world = World::new(|synth| ends = ordinary(synth));
+    std::fs::create_dir_all(world.layout.removed_digests()).unwrap();
+    let other = SegmentName { tli: TimelineId::new(2).unwrap(), ..name(9) };
+    for name in [name(1), name(2), name(5), name(9), other] {
+        std::fs::write(world.layout.removed_digest(name), "").unwrap();
+    }
+    let at = *ends.iter().find(|at| **at > Lsn::new(5 * MIB + 300_000)).unwrap();
+    world.cut(at);
+    let left = |name| world.layout.removed_digest(name).exists();
+    assert_eq!([name(1), name(2), other].map(left), [true; 3]);
+    assert_eq!([name(5), name(9)].map(left), [false; 2]);
+}
+
 /// Records of 900 bytes and commits, over segments 3 to 6. Returns where each record ends.
 fn ordinary(synth: &mut Synth) -> Vec<Lsn> {
     let mut ends = Vec::new();

@@ -1,6 +1,6 @@
 //! Whether a segment's bytes are those of its digest.
 
-use super::{BlockDigests, BlockHasher, DigestFile, SegmentDigest, read};
+use super::{BlockDigests, BlockHasher, DigestFile, SegmentDigest, read, read_removed};
 use crate::store::disk::run_ready;
 use crate::store::layout::Layout;
 use crate::store::plain_disk::PlainDisk;
@@ -83,9 +83,30 @@ pub fn compare(
     let known = run_ready(read(&PlainDisk, layout, name));
     let known = known.unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))?;
     let DigestFile::Known(digest) = known else { return Ok(DigestComparison::Unknown) };
+    Ok(differing(digest, found))
+}
+
+/// Compares a file that came from the archive with the digest of the segment that was here under its
+/// name. Without a digest the file is not read.
+///
+/// # Errors
+/// The digest's file or the segment's cannot be read.
+pub fn compare_restored(
+    layout: &Layout,
+    name: SegmentName,
+    file: &File,
+) -> io::Result<DigestComparison> {
+    let known = run_ready(read_removed(&PlainDisk, layout, name));
+    let known = known.unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))?;
+    let DigestFile::Known(digest) = known else { return Ok(DigestComparison::Unknown) };
+    let found = hash_file(file, name, |_| Ok(()))?;
+    Ok(differing(digest, &found))
+}
+
+fn differing(digest: Box<SegmentDigest>, found: &BlockDigests) -> DigestComparison {
     let blocks = digest.differing(found);
-    Ok(match blocks.is_empty() {
+    match blocks.is_empty() {
         true => DigestComparison::Same(digest),
         false => DigestComparison::Differs(DifferingBlocks(blocks)),
-    })
+    }
 }

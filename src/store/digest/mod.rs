@@ -9,8 +9,11 @@ mod compare;
 mod file;
 mod scan;
 
-pub use compare::{DifferingBlocks, DigestComparison, compare, hash_file};
-pub use file::{DigestFile, discard, forget, read, store, sync_names, take_along};
+pub use compare::{DifferingBlocks, DigestComparison, compare, compare_restored, hash_file};
+pub use file::{
+    DigestFile, bring_back, discard, drop_removed, forget, forget_removed_from, list_removed, read,
+    read_removed, retire, store, sync_names, take_along,
+};
 pub use scan::{ScannedWal, SegmentScan};
 
 use super::sealed_text::{Unreadable, seal, unseal};
