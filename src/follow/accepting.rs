@@ -7,7 +7,7 @@
 //! same connection goes on with its stream. The order is answered then, or when all hosts were asked
 //! in vain.
 
-use super::difference::{Compared, Differing, compare, hole_before, place_of};
+use super::difference::{Compared, Differing, compare, compare_noted, hole_before, place_of};
 use super::environment::Environment;
 use super::histories::forks_of;
 use super::joining::within;
@@ -21,6 +21,7 @@ use crate::store::evidence::{Difference, Evidence, WalSource};
 use crate::store::seams::{self, Cut, Seam};
 use crate::upstream::judge::Verdict;
 use crate::upstream::place::Place;
+use crate::upstream::position::Position;
 use crate::upstream::proof::{Lineage, Proof, SharedEnd};
 use crate::upstream::state::UpstreamState;
 use crate::wal::walk::Walker;
@@ -175,15 +176,21 @@ impl<E: Environment> Task<E> {
         limit: Duration,
     ) -> Result<(), AttemptFailure> {
         let host = asked.seen.host.clone();
-        let span = match verdict {
-            Verdict::Compare(span) => span,
-            Verdict::Not(state) => return Err(AttemptFailure::State(state)),
-            _ => return Err(AttemptFailure::other(format!("{host} has no WAL at {}", place.at))),
-        };
         let theirs = asked.seen.tli;
+        let none = || AttemptFailure::other(format!("{host} has no WAL at {}", place.at));
         let question = async {
-            let spot = (span, place.at);
-            let compared = compare(&self.parts, &mut asked.link, spot, theirs).await;
+            let compared = match verdict {
+                Verdict::Compare(span) => {
+                    compare(&self.parts, &mut asked.link, (span, place.at), theirs).await
+                }
+                Verdict::CompareNoted(span) => {
+                    let evidence = self.parts.hub.course.evidence();
+                    let difference = evidence.at(place.at).ok_or_else(none)?;
+                    compare_noted(&mut asked.link, span, difference, theirs).await
+                }
+                Verdict::Not(state) => return Err(AttemptFailure::State(state)),
+                _ => return Err(none()),
+            };
             compared.map_err(AttemptFailure::from)
         };
         let differs = match within(limit, question).await? {
@@ -225,7 +232,8 @@ impl<E: Environment> Task<E> {
     }
 
     /// The server has other bytes at the place, and `differs` is the first of them that was found. Sets
-    /// our WAL aside from the last record on that both have. `by` says who wants it.
+    /// our WAL aside from the last record on that both have, at our end at the latest: standbys may have
+    /// what we have lost. `by` says who wants it.
     pub(super) async fn give_up_ours(
         &mut self,
         asked: &mut IdentifiedServer<E::Socket>,
@@ -234,6 +242,10 @@ impl<E: Environment> Task<E> {
         limit: Duration,
     ) -> Result<(), AttemptFailure> {
         let host = asked.seen.host.clone();
+        let differs = match self.parts.hub.position() {
+            Position::At { durable, .. } => differs.min(durable),
+            Position::Empty => differs,
+        };
         let proof = shared_before(&self.parts, &mut asked.link, place.tli, differs, limit).await?;
         if refuses(&self.parts.hub, &proof) {
             return Err(AttemptFailure::State(UpstreamState::Unproved {

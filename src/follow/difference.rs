@@ -14,7 +14,8 @@ use crate::store::evidence::{
 use crate::store::holes::Hole;
 use crate::store::retention::Hold;
 use crate::upstream::login::start_replication;
-use crate::upstream::place::{Place, Span};
+use crate::upstream::place::{Holding, Place, Span};
+use crate::upstream::position::Position;
 use crate::upstream::state::UpstreamState;
 use crate::wal::{Lsn, SegmentName, SegmentSize, TimelineId};
 use crate::wire::date::date_millis;
@@ -30,6 +31,8 @@ pub(super) struct Kept {
     /// Keeps the WAL that is to be compared.
     hold: Option<Hold>,
     disk: Disk,
+    /// The place where ours is lost of which the log has told.
+    told_lost: Option<Place>,
 }
 
 /// Is the evidence in its file?
@@ -70,8 +73,11 @@ impl<E: Environment> Task<E> {
         // If our history cannot be read, the difference is still kept.
         let forks = self.own_forks().unwrap_or_default();
         let place = Place::of(at, tli, forks.as_deref().unwrap_or_default(), identity.segment_size);
-        let is_gone = place.is_ours(hub.position(), forks.as_deref()) == Ok(false);
-        if barred_by(&hub, &source).is_some() || is_gone {
+        // With no WAL of ours there, nothing differs: what it was about was set aside meanwhile, or
+        // never became durable.
+        let holding = place.holding(hub.position(), forks.as_deref());
+        let has_none = matches!(holding, Ok(Holding::SetAside | Holding::Lost { .. }));
+        if barred_by(&hub, &source).is_some() || has_none {
             return;
         }
         let (tli, since, detail) = (place.tli, SystemTime::now(), detail.to_owned());
@@ -92,34 +98,36 @@ impl<E: Environment> Task<E> {
             );
         }
         hub.course.set_evidence(evidence);
-        self.kept = Kept { hold: None, disk: Disk::Unsaved };
+        self.kept = Kept { disk: Disk::Unsaved, ..Kept::default() };
         if let Err(error) = self.settle_difference().await {
             tracing::error!(target: LOG, "{error}");
         }
     }
 
-    /// Called before an attempt. Drops evidence when we no longer have WAL at its position; what
-    /// lies past a hole is still here. Otherwise makes sure that it is on disk and that our WAL
-    /// there is kept.
+    /// Called before an attempt. Drops evidence when a step has set our WAL at its position aside.
+    /// What lies past a hole is still here, and what was lost may be what standbys have. Otherwise
+    /// makes sure that it is on disk and that our WAL there is kept.
     pub(super) async fn settle_difference(&mut self) -> Result<(), String> {
         let hub = Arc::clone(&self.parts.hub);
         let evidence = hub.course.evidence();
         if evidence.is_empty() {
+            self.kept.hold = None;
             return Ok(());
         }
         let (position, forks) = (hub.position(), self.own_forks()?);
         let mut gone = Vec::new();
         for difference in evidence.iter() {
             let place = place_of(difference);
-            let is_ours = place.is_ours(position, forks.as_deref());
-            if is_ours.map_err(|unknown| unknown.to_string())? {
-                continue;
-            }
-            match hole_before(&hub, place) {
-                None => gone.push(difference),
+            let holding = place.holding(position, forks.as_deref());
+            match holding.map_err(|unknown| unknown.to_string())? {
+                Holding::Held => {}
+                Holding::SetAside => gone.push(difference),
                 // It bars its source alone.
-                Some(_) if difference.cleared => {}
-                Some(hole) => return Err(cannot_be_compared(difference, hole)),
+                Holding::Lost { .. } if difference.cleared => {}
+                Holding::Lost { end } => match hole_before(&hub, place) {
+                    Some(hole) => return Err(cannot_be_compared(difference, hole)),
+                    None => self.tell_lost(difference, end),
+                },
             }
         }
         if !gone.is_empty() {
@@ -127,16 +135,17 @@ impl<E: Environment> Task<E> {
             let gone = rest.remove(|difference| gone.contains(&difference));
             self.change_evidence(rest).await?;
             for difference in gone {
-                tell_resolved(&difference, "our WAL from there on was set aside");
+                tell_resolved(&difference, SET_ASIDE);
             }
             return Ok(());
         }
         // For a cleared difference no WAL is kept: its source may never come back.
-        if let Some(identity) = hub.identity()
+        if let (Some(identity), Position::At { durable, .. }) = (hub.identity(), position)
             && self.kept.hold.is_none()
             && let Some(standing) = evidence.iter().find(|difference| !difference.cleared)
         {
-            let from = place_of(standing).span(identity.segment_size, Lsn::MAX).from;
+            let place = Place { at: standing.at.min(durable), tli: standing.tli };
+            let from = place.span(identity.segment_size, Lsn::MAX).from;
             self.kept.hold = Some(hub.holds.hold_restorable(from));
         }
         if self.kept.disk == Disk::Unsaved {
@@ -144,6 +153,20 @@ impl<E: Environment> Task<E> {
             self.kept.disk = Disk::Saved;
         }
         Ok(())
+    }
+
+    /// Says once that our WAL at a place is lost, and that it ends at `end`.
+    fn tell_lost(&mut self, difference: &Difference, end: Lsn) {
+        let (place, name) = (place_of(difference), &difference.source.name);
+        if self.kept.told_lost.replace(place) != Some(place) {
+            tracing::error!(
+                target: LOG,
+                "this hub's WAL ends at {end} now, before the difference at {} on timeline {}, which \
+                 {name} had: what this hub had from there on was lost, standbys may have it, and \
+                 nothing is received before a source shows it there (`walhub ctl accept-history`)",
+                place.at, place.tli
+            );
+        }
     }
 
     /// `source` was seen to have our bytes at the place of the difference that bars it. If that was
@@ -208,7 +231,10 @@ impl<E: Environment> Task<E> {
     }
 }
 
-fn tell_resolved(difference: &Difference, why: &str) {
+/// Why evidence ends with the WAL that it is about.
+pub(super) const SET_ASIDE: &str = "our WAL from there on was set aside";
+
+pub(super) fn tell_resolved(difference: &Difference, why: &str) {
     tracing::warn!(
         target: LOG,
         "the difference at {} on timeline {}, which {} had, stands no more: {why}",
@@ -284,6 +310,19 @@ impl Compared {
     }
 }
 
+/// The state of an upstream that does not show at the place of `difference` what was noted of ours.
+pub(super) fn lost_and_not_shown(difference: &Difference) -> UpstreamState {
+    let Difference { at, source, since, .. } = difference;
+    let why = match difference.noted() {
+        Some(_) => "this upstream does not have what was noted of it",
+        None => "what it was is not known, so no upstream can show it",
+    };
+    let (source, since) = (&source.name, date_millis(*since));
+    let detail =
+        format!("{source} had other WAL there at {since}, this hub's own there is lost, and {why}");
+    UpstreamState::Diverged { at: *at, detail }
+}
+
 /// What is said of an upstream that differs.
 pub(super) const OTHER_WAL: &str =
     "the upstream has other WAL under positions that are stored here";
@@ -299,16 +338,9 @@ pub(super) async fn compare<E: Environment>(
     let Some(identity) = parts.hub.identity() else {
         return Ok(Compared::Unreadable("our own is of no cluster".to_owned()));
     };
-    let asked = Span { tli: span.tli.min(theirs), ..span };
-    let theirs = match fetch(link, asked).await {
+    let theirs = match fetch_unless_removed(link, span, theirs).await? {
         Ok(theirs) => theirs,
-        Err(LinkFault::Server(error)) if error.sqlstate == sqlstate::UNDEFINED_FILE => {
-            return Ok(Compared::Removed(format!(
-                "this upstream cannot show whether it has ours: {}",
-                error.message
-            )));
-        }
-        Err(fault) => return Err(fault),
+        Err(removed) => return Ok(removed),
     };
     let (reader, size) = (Arc::clone(parts), identity.segment_size);
     let reading = parts.environment.blocking(move || read_own(&reader.environment, span, size));
@@ -323,6 +355,56 @@ pub(super) async fn compare<E: Environment>(
             bytes: PlaceBytes::of(&ours, &theirs, at.bytes_since(span.from) as usize),
         }),
     })
+}
+
+/// Compares the upstream's WAL in `span`, which begins at the place of `difference`, with what was noted
+/// of ours there: ours itself is lost. The upstream's own timeline is `theirs`.
+pub(super) async fn compare_noted<S>(
+    link: &mut Link<S>,
+    span: Span,
+    difference: &Difference,
+    theirs: TimelineId,
+) -> Result<Compared, LinkFault>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let theirs = match fetch_unless_removed(link, span, theirs).await? {
+        Ok(theirs) => theirs,
+        Err(removed) => return Ok(removed),
+    };
+    Ok(match difference.noted() {
+        Some(ours) if theirs.starts_with(ours) => Compared::Same,
+        Some(ours) if ours.starts_with(&theirs) => Compared::Removed(format!(
+            "this upstream's WAL ends at {}, too early to show whether it has ours",
+            span.to
+        )),
+        ours => Compared::Differs(Differing {
+            first: span.from,
+            bytes: PlaceBytes::of(ours.unwrap_or_default(), &theirs, 0),
+        }),
+    })
+}
+
+/// The upstream's WAL in `span`, or that it has removed it.
+async fn fetch_unless_removed<S>(
+    link: &mut Link<S>,
+    span: Span,
+    theirs: TimelineId,
+) -> Result<Result<Vec<u8>, Compared>, LinkFault>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let asked = Span { tli: span.tli.min(theirs), ..span };
+    match fetch(link, asked).await {
+        Ok(theirs) => Ok(Ok(theirs)),
+        Err(LinkFault::Server(error)) if error.sqlstate == sqlstate::UNDEFINED_FILE => {
+            Ok(Err(Compared::Removed(format!(
+                "this upstream cannot show whether it has ours: {}",
+                error.message
+            ))))
+        }
+        Err(fault) => Err(fault),
+    }
 }
 
 /// Fetches the upstream's WAL through a stream opened only for that.

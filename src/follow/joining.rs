@@ -2,14 +2,16 @@
 //! switches of timelines.
 
 use super::damage::{CloserLook, MOST_MENDED};
-use super::difference::{self, Compared, Differing, OTHER_WAL, barred_by, place_of};
+use super::difference::{
+    self, Compared, Differing, OTHER_WAL, barred_by, lost_and_not_shown, place_of,
+};
 use super::environment::Environment;
 use super::link::LinkFault;
 use super::outcome::AttemptFailure;
 use super::proof::{Shown, compare_back, refuses};
 use super::questions::IdentifiedServer;
 use super::{LOG, Task};
-use crate::store::evidence::WalSource;
+use crate::store::evidence::{Difference, PlaceBytes, WalSource};
 use crate::store::switch::Switch;
 use crate::upstream::judge::{Known, Verdict, judge};
 use crate::upstream::place::Span;
@@ -47,6 +49,14 @@ enum Shows<T> {
     OurWal(T),
     /// A record of ours was damaged and is mended: the server is to be judged again.
     Mended,
+}
+
+/// What became of our WAL at a place where a server has other bytes.
+#[derive(PartialEq, Eq)]
+enum GivesUp {
+    Nothing,
+    /// It was set aside.
+    Ours,
 }
 
 impl<E: Environment> Task<E> {
@@ -92,6 +102,10 @@ impl<E: Environment> Task<E> {
                     if let Some(proof) = &mut proof {
                         proof.shared.tli = next;
                     }
+                    continue;
+                }
+                Verdict::CompareNoted(span) => {
+                    self.compare_lost_place(asked, span, limit).await?;
                     continue;
                 }
                 Verdict::Compare(span) => {
@@ -154,13 +168,8 @@ impl<E: Environment> Task<E> {
         }
         if let (Compared::Differs(Differing { first, bytes }), Some(barring)) = (&compared, barring)
         {
-            let learned = self.learn(&asked.source, bytes).await;
-            learned.map_err(AttemptFailure::other)?;
-            if self.is_confirmed(asked, &barring, &bytes.theirs).await? {
-                let (by, place) = ("--on-diverge follow", place_of(&barring));
-                let given_up = self.give_up_ours(asked, (place, *first), by, limit).await;
-                given_up.map_err(|failure| failure.into_diverged(place))?;
-                // So it is what is left of ours.
+            let found = (&barring, *first, bytes);
+            if self.gives_up_at(asked, found, limit).await? == GivesUp::Ours {
                 return Ok(Shows::OurWal(()));
             }
         }
@@ -171,6 +180,53 @@ impl<E: Environment> Task<E> {
         let why = format!("{} has our WAL there", seen.host);
         self.agreed(source, &why).await.map_err(AttemptFailure::other)?;
         Ok(Shows::OurWal(()))
+    }
+
+    /// The same where our own bytes are lost: the server has to show what was noted of them.
+    async fn compare_lost_place(
+        &mut self,
+        asked: &mut IdentifiedServer<E::Socket>,
+        span: Span,
+        limit: Duration,
+    ) -> Result<(), AttemptFailure> {
+        let evidence = self.parts.hub.course.evidence();
+        // It has been judged by this one.
+        let Some(barring) = evidence.against(&asked.source) else { return Ok(()) };
+        let theirs = asked.seen.tli;
+        let comparing = difference::compare_noted(&mut asked.link, span, barring, theirs);
+        let compared = within(limit, async { Ok(comparing.await?) }).await?;
+        if let Compared::Differs(Differing { first, bytes }) = &compared {
+            let found = (barring, *first, bytes);
+            return match self.gives_up_at(asked, found, limit).await? {
+                GivesUp::Ours => Ok(()),
+                GivesUp::Nothing => Err(AttemptFailure::State(lost_and_not_shown(barring))),
+            };
+        }
+        if let Some(state) = compared.diverged(&self.parts.hub, &asked.source) {
+            return Err(AttemptFailure::State(state));
+        }
+        let why = format!("{} has there what was noted of our WAL", asked.seen.host);
+        self.agreed(&asked.source, &why).await.map_err(AttemptFailure::other)
+    }
+
+    /// The server has other bytes at the place of the difference that bars it: keeps what it has, and
+    /// gives up ours if that is due (`--on-diverge follow`). `first` is the first byte that differs.
+    async fn gives_up_at(
+        &mut self,
+        asked: &mut IdentifiedServer<E::Socket>,
+        (barring, first, bytes): (&Difference, Lsn, &PlaceBytes),
+        limit: Duration,
+    ) -> Result<GivesUp, AttemptFailure> {
+        let learned = self.learn(&asked.source, bytes).await;
+        learned.map_err(AttemptFailure::other)?;
+        if !self.is_confirmed(asked, barring, &bytes.theirs).await? {
+            return Ok(GivesUp::Nothing);
+        }
+        let (by, place) = ("--on-diverge follow", place_of(barring));
+        let given_up = self.give_up_ours(asked, (place, first), by, limit).await;
+        given_up.map_err(|failure| failure.into_diverged(place))?;
+        // So it is what is left of ours.
+        Ok(GivesUp::Ours)
     }
 
     /// Compares our WAL up to `shared` with the server's. Other bytes are evidence of another

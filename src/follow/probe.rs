@@ -152,6 +152,12 @@ async fn judged<E: Environment>(
                 let compared = difference::compare(parts, link, (span, span.from), seen.tli).await;
                 compared.map(|compared| compared.diverged(&parts.hub, source))
             }
+            Verdict::CompareNoted(span) => {
+                let evidence = parts.hub.course.evidence();
+                let Some(barring) = evidence.against(source) else { return Ok(None) };
+                let compared = difference::compare_noted(link, span, barring, seen.tli).await;
+                compared.map(|compared| compared.diverged(&parts.hub, source))
+            }
             Verdict::Prove(_) | Verdict::Switch { .. } | Verdict::FindOldest { .. } => Ok(None),
             // Only its answer shows whether it still has the WAL.
             Verdict::Start { tli, start } => {

@@ -1,6 +1,7 @@
 //! Switches from one timeline to the next, back to none, and from our WAL past a seam to another
 //! history's: first the keeper, then the cores.
 
+use super::difference::{SET_ASIDE, tell_resolved};
 use super::environment::Environment;
 use super::outcome::AttemptFailure;
 use super::{Parts, Task};
@@ -9,6 +10,7 @@ use crate::data::handoff::ToCore;
 use crate::data::receive::NoSwitch;
 use crate::keeper::SaveFault;
 use crate::store::abandoned::{Abandoned, Holders};
+use crate::store::evidence::Evidence;
 use crate::store::seams::{Cut, Seam};
 use crate::store::switch::Switch;
 use crate::upstream::position::Position;
@@ -173,7 +175,14 @@ async fn finish_cut<E: Environment>(
     let (wal, seams) = done.map_err(|fault| not_cut(cut, Obstacle::Unsaved(fault)))?;
     // The cores may have been given files that have moved since.
     forget_wal(parts).await;
-    parts.hub.course.set_seams(seams);
+    let course = &parts.hub.course;
+    course.set_seams(seams);
+    // The same is on disk.
+    let mut evidence = Evidence::clone(&course.evidence());
+    for difference in evidence.remove_past(cut.place()) {
+        tell_resolved(&difference, SET_ASIDE);
+    }
+    course.set_evidence(evidence);
     note_abandoned(parts, cut.place(), wal.abandoned.clone(), holders).await;
     let (told, outcome) = oneshot::channel();
     parts.receiver().insist(ToCore::CutOff { wal, told }).await;

@@ -9,8 +9,9 @@
 //!    The files from the place on move to `diverged/`, and what was built gets its name. While its
 //!    temporary name is there, the segment's own file is the former one. What is in the files is
 //!    counted before the first one moves.
-//! 4. The slots past the place lose their WAL, and `walhub.seams` says that it is finished. Until
-//!    then nothing is received and nothing is served.
+//! 4. The slots past the place lose their WAL, `walhub.evidence` has no difference past the place any
+//!    more, and `walhub.seams` says that it is finished. Until then nothing is received and nothing is
+//!    served.
 //!
 //! The way back over a switch of timelines takes the same steps. What is built is the segment in which
 //! the former timeline was left, from what was [kept](super::kept) of it. All files of the timelines
@@ -22,6 +23,7 @@ use super::count::note_cut;
 use super::digest::forget_removed_from;
 use super::disk::{Disk, parent};
 use super::durable::{read_full, read_note, remove, replace_durably};
+use super::evidence::Evidence;
 use super::fault::{StoreFault, failed};
 use super::layout::{FileKind, Layout};
 use super::notes::BegunNote;
@@ -153,14 +155,31 @@ async fn list<D: Disk>(disk: &D, layout: &Layout) -> Result<Vec<String>, StoreFa
 /// The end of step 4. Returns what stands.
 ///
 /// # Errors
-/// The file could not be read or written.
+/// A file could not be read or written.
 pub async fn finish_cut<D: Disk>(disk: &D, layout: &Layout) -> Result<Seams, StoreFault> {
     let mut seams = read_seams(disk, layout).await?;
-    if seams.under_way().is_some() {
+    if let Some(cut) = seams.under_way() {
+        end_evidence(disk, layout, cut.place()).await?;
         seams.finish();
         write_seams(disk, layout, &seams).await?;
     }
     Ok(seams)
+}
+
+/// The WAL that a difference past the seam is about was set aside. Where our WAL ends later says
+/// nothing of that.
+async fn end_evidence<D: Disk>(disk: &D, layout: &Layout, seam: Seam) -> Result<(), StoreFault> {
+    let path = layout.evidence();
+    let Some(mut evidence) = read_note(disk, &path, Evidence::decode).await? else { return Ok(()) };
+    if evidence.remove_past(seam).is_empty() {
+        return Ok(());
+    }
+    if evidence.is_empty() {
+        remove(disk, &path).await.map_err(failed("remove file", &path))?;
+        return sync(disk, layout.root()).await;
+    }
+    let written = replace_durably(disk, &path, evidence.encode()).await;
+    written.map_err(failed("write file", &path))
 }
 
 /// What stands.

@@ -4,6 +4,7 @@
 //! compared again, and from a later position on two histories can look the same.
 
 use super::sealed_text::{Unreadable, seal, unseal};
+use super::seams::Seam;
 use crate::wal::{Lsn, TimelineId};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -89,6 +90,13 @@ impl Difference {
     /// Was this found at `source`?
     pub fn is_of(&self, source: &WalSource) -> bool {
         self.source.is(source)
+    }
+
+    /// What is known of our own WAL from the place on, as long as it tells our history from the
+    /// source's: enough of it to know it again when it was lost.
+    pub fn noted(&self) -> Option<&[u8]> {
+        let bytes = self.bytes.as_ref().filter(|bytes| bytes.differ())?;
+        (bytes.ours.len() >= FEWEST_BYTES).then_some(&bytes.ours)
     }
 
     /// Does `source`, which has `theirs` from the place on, have the history that was seen there?
@@ -177,6 +185,11 @@ impl Evidence {
         let lost = (self.differences.len() >= MOST).then(|| self.differences.remove(0));
         self.differences.push(difference);
         lost
+    }
+
+    /// Removes those about WAL past `seam`, which was set aside, and returns them.
+    pub fn remove_past(&mut self, seam: Seam) -> Vec<Difference> {
+        self.remove(|difference| difference.tli == seam.tli && difference.at >= seam.at)
     }
 
     /// Removes those that `is_gone`, and returns them.

@@ -67,6 +67,9 @@ pub enum Verdict {
     /// Compare this WAL, which holds the place of the difference, with ours first. When it is the
     /// same the difference is resolved: decide again.
     Compare(Span),
+    /// The same, but our WAL at the place of the difference is lost: compare this with what was noted
+    /// of ours when it was found.
+    CompareNoted(Span),
     /// Compare our WAL that ends there with the upstream's, far enough back to prove that it is one
     /// history. When it is the same, decide again with it as [`Known::shown`]. A difference at or
     /// after the end, where the upstream leaves our timeline, stands until our WAL at its place has
@@ -167,12 +170,16 @@ fn go_on(seen: &Seen, known: &Known, tli: TimelineId, durable: Lsn, start: Lsn) 
         }
         let shared = SharedEnd { tli, end: durable.min(seen.xlogpos) };
         let compare = known.differs.and_then(|place| compare(known, place, shared.end));
-        return compare.or_else(|| prove(known, shared)).unwrap_or_else(|| {
-            match seen.xlogpos < durable {
+        let noted = || match seen.xlogpos < durable {
+            true => None,
+            false => compare_noted(known, tli, durable, seen.xlogpos),
+        };
+        return compare.or_else(noted).or_else(|| prove(known, shared)).unwrap_or_else(
+            || match seen.xlogpos < durable {
                 true => behind(seen, durable),
                 false => Verdict::Start { tli, start },
-            }
-        });
+            },
+        );
     }
     if seen.tli < tli {
         // A standby that has not followed yet, or the old primary.
@@ -208,7 +215,12 @@ fn go_on(seen: &Seen, known: &Known, tli: TimelineId, durable: Lsn, start: Lsn) 
     }
     let shared = SharedEnd { tli, end: durable.min(end) };
     let compare = known.differs.and_then(|place| compare(known, place, shared.end));
-    if let Some(compare) = compare.or_else(|| prove(known, shared)) {
+    let noted = || match end <= durable {
+        // What it has of our timeline, we have.
+        true => None,
+        false => compare_noted(known, tli, durable, end),
+    };
+    if let Some(compare) = compare.or_else(noted).or_else(|| prove(known, shared)) {
         return compare;
     }
     if durable >= end {
@@ -224,6 +236,23 @@ fn go_on(seen: &Seen, known: &Known, tli: TimelineId, durable: Lsn, start: Lsn) 
 fn compare(known: &Known, place: Place, end: Lsn) -> Option<Verdict> {
     let (_, size) = known.cluster?;
     (place.at < end).then(|| Verdict::Compare(place.span(size, end)))
+}
+
+/// What is due with an upstream that has WAL of our timeline past our end, up to `theirs`, when our own
+/// at the place of the difference is lost. Our end lies before the place, so the upstream's WAL there
+/// cannot be compared with ours, and standbys may have what we have lost.
+fn compare_noted(known: &Known, tli: TimelineId, durable: Lsn, theirs: Lsn) -> Option<Verdict> {
+    let place = known.differs.filter(|place| place.tli == tli && place.at >= durable)?;
+    let (_, size) = known.cluster?;
+    if place.at < theirs {
+        return Some(Verdict::CompareNoted(place.noted_span(size, theirs)));
+    }
+    let Place { at, .. } = place;
+    let detail = format!(
+        "a source had other WAL there, this hub's own was lost from {durable} on, and the upstream's \
+         of timeline {tli} ends at {theirs}, before it"
+    );
+    Some(Verdict::Not(UpstreamState::Diverged { at, detail }))
 }
 
 /// What the upstream has yet to show.
@@ -418,6 +447,27 @@ mod tests {
             let switch = Verdict::Switch { next: tli(3), at: lsn(end) };
             assert_eq!(judge(&left(end), &ours), switch);
         }
+    }
+
+    #[test]
+    fn where_our_wal_at_a_difference_is_lost_nobody_streams_who_does_not_show_it() {
+        let differs = Some(Place { tli: tli(2), at: lsn(2 * MIB + 70) });
+        let ours = Known { differs, ..known(2, 2 * MIB + 50, 2 * MIB + 40, &[(1, MIB)]) };
+        let same = |end| seen(2, end, &[(1, MIB)]);
+        let left = |end| seen(3, 9 * MIB, &[(1, MIB), (2, end)]);
+        let noted =
+            |to| Verdict::CompareNoted(Span { tli: tli(2), from: lsn(2 * MIB + 70), to: lsn(to) });
+        for upstream in [same, left] {
+            assert_eq!(judge(&upstream(9 * MIB), &ours), noted(2 * MIB + 70 + 8192));
+            assert_eq!(judge(&upstream(2 * MIB + 71), &ours), noted(2 * MIB + 71));
+            assert_eq!(name(&judge(&upstream(2 * MIB + 70), &ours)), "diverged");
+            assert_eq!(name(&judge(&upstream(2 * MIB + 51), &ours)), "diverged");
+        }
+        assert_eq!(name(&judge(&same(2 * MIB + 50), &ours)), "diverged", "it would stream");
+        assert_eq!(name(&judge(&same(2 * MIB + 49), &ours)), "waiting for upstream");
+        // Its timeline begins where nothing is lost.
+        let switch = Verdict::Switch { next: tli(3), at: lsn(2 * MIB + 50) };
+        assert_eq!(judge(&left(2 * MIB + 50), &ours), switch);
     }
 
     #[test]

@@ -19,6 +19,21 @@ pub struct Place {
     pub at: Lsn,
 }
 
+/// Whether our WAL still holds a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holding {
+    /// It does.
+    Held,
+    /// It is on our timeline, and our WAL ends before it: what was there has been lost. Standbys may
+    /// have it.
+    Lost {
+        /// Where our WAL ends.
+        end: Lsn,
+    },
+    /// It was set aside from there on: together with all the rest, or after a switchpoint.
+    SetAside,
+}
+
 /// WAL that has to be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
@@ -53,20 +68,30 @@ impl Place {
         }
     }
 
-    /// Whether our WAL still holds the place. It does not after it was set aside from there on:
-    /// together with all the rest, or after a switchpoint. `forks` is `None` when our timeline has
-    /// no ancestors or when they are not known.
+    /// What an upstream whose WAL ends at `end`, past the place, shows of it when ours there is lost:
+    /// a page, from the place on.
+    pub fn noted_span(self, size: SegmentSize, end: Lsn) -> Span {
+        let page = self.at.saturating_add(PAGE_SIZE as u64);
+        let segment_end = self.at.segment(size).end(size);
+        Span { tli: self.tli, from: self.at, to: page.min(segment_end).min(end) }
+    }
+
+    /// Whether our WAL still holds the place. Where our WAL ends says nothing of whether it was set
+    /// aside. `forks` is `None` when our timeline has no ancestors or when they are not known.
     ///
     /// # Errors
     /// It depends on where our timeline's ancestors ended, which is not known.
-    pub fn is_ours(
+    pub fn holding(
         self,
         position: Position,
         forks: Option<&Forks>,
-    ) -> Result<bool, UnknownHistory> {
-        let Position::At { tli, durable, .. } = position else { return Ok(false) };
+    ) -> Result<Holding, UnknownHistory> {
+        let Position::At { tli, durable, .. } = position else { return Ok(Holding::SetAside) };
         if self.tli == tli {
-            return Ok(self.at < durable);
+            return Ok(match self.at < durable {
+                true => Holding::Held,
+                false => Holding::Lost { end: durable },
+            });
         }
         let forks = match forks {
             Some(forks) => forks,
@@ -74,7 +99,10 @@ impl Place {
             None => return Err(UnknownHistory { tli }),
         };
         let end = forks.iter().find(|(ancestor, _)| *ancestor == self.tli).map(|(_, end)| *end);
-        Ok(end.is_some_and(|end| self.at < end))
+        Ok(match end.is_some_and(|end| self.at < end) {
+            true => Holding::Held,
+            false => Holding::SetAside,
+        })
     }
 }
 
@@ -107,7 +135,19 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_ours_while_our_wal_is_there() {
+    fn where_ours_is_lost_a_page_from_the_place_on_is_asked_for() {
+        let size = SegmentSize::new(1 << 20).unwrap();
+        let span = |at: u64, end: u64| {
+            let span = place(1, at).noted_span(size, Lsn::new(end));
+            (span.from.raw(), span.to.raw())
+        };
+        assert_eq!(span(0x53_2345, 0x90_0000), (0x53_2345, 0x53_4345));
+        assert_eq!(span(0x53_2345, 0x53_2349), (0x53_2345, 0x53_2349), "the upstream's end");
+        assert_eq!(span(0x5F_FFF8, 0x90_0000), (0x5F_FFF8, 0x60_0000), "the segment's end");
+    }
+
+    #[test]
+    fn a_place_is_held_until_a_step_has_set_our_wal_aside() {
         let tli = |n| TimelineId::new(n).unwrap();
         let at = |t: u32, durable: u64| Position::At {
             tli: tli(t),
@@ -116,21 +156,22 @@ mod tests {
         };
         let forks = |end| [(tli(1), Lsn::new(40)), (tli(2), Lsn::new(end))];
         let found = place(2, 70);
-        let is_ours = |position, forks: Option<&Forks>| found.is_ours(position, forks).unwrap();
-        assert!(is_ours(at(2, 71), Some(&forks(0)[..1])));
-        assert!(!is_ours(at(2, 70), Some(&forks(0)[..1])), "nothing of ours is there");
-        assert!(!is_ours(at(3, 300), Some(&forks(70))), "it is after the switchpoint");
-        assert!(is_ours(at(3, 300), Some(&forks(71))), "our timeline inherited it");
-        assert!(!is_ours(Position::Empty, None));
-        assert!(!is_ours(at(1, 300), None));
+        let holding = |position, forks: Option<&Forks>| found.holding(position, forks).unwrap();
+        assert_eq!(holding(at(2, 71), Some(&forks(0)[..1])), Holding::Held);
+        let lost = Holding::Lost { end: Lsn::new(70) };
+        assert_eq!(holding(at(2, 70), Some(&forks(0)[..1])), lost, "nothing of ours is there");
+        assert_eq!(holding(at(3, 300), Some(&forks(70))), Holding::SetAside, "by the switch");
+        assert_eq!(holding(at(3, 300), Some(&forks(71))), Holding::Held, "it was inherited");
+        assert_eq!(holding(Position::Empty, None), Holding::SetAside);
+        assert_eq!(holding(at(1, 300), None), Holding::SetAside);
     }
 
     #[test]
     fn whose_a_place_is_cannot_be_said_without_our_history() {
         let tli = |n| TimelineId::new(n).unwrap();
         let position = Position::At { tli: tli(3), durable: Lsn::new(300), start: Lsn::INVALID };
-        assert_eq!(place(2, 70).is_ours(position, None), Err(UnknownHistory { tli: tli(3) }));
-        assert_eq!(place(3, 70).is_ours(position, None), Ok(true));
+        assert_eq!(place(2, 70).holding(position, None), Err(UnknownHistory { tli: tli(3) }));
+        assert_eq!(place(3, 70).holding(position, None), Ok(Holding::Held));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::cluster::{Cluster, assert_converged};
 use crate::hub::Hub;
 use crate::load;
 use crate::scene::Scene;
-use crate::segments::complete_segments;
+use crate::segments::{complete_segments, flip};
 use crate::streaming::wait_connected;
 use crate::wait;
 use std::fs;
@@ -427,4 +427,36 @@ fn a_place_that_the_upstream_has_removed_is_no_proof() {
     }
     stage.hub.wait_log(&["diverged", "has already been removed"]);
     stage.stays_apart(end);
+}
+
+/// A disk has changed our WAL before the place, and a start finds its end there. A host that has what the
+/// hub had at the place is followed.
+#[test]
+fn a_host_that_shows_what_was_lost_is_followed() {
+    let scene = Scene::new();
+    let mut stage = Stage::new(&scene, |primary, other| {
+        format!("host=127.0.0.1,127.0.0.1 port={primary},{other} user=postgres")
+    });
+    let (end, truth) = stage.run_roll_back_and_run_again();
+    let place = stage.hub.inspect().evidence().expect("a place");
+    stage.hub.kill();
+    let open = format!("0000000100000000{:08X}.partial", place.raw() >> 20);
+    drop(flip(&stage.hub.pg_wal().join(open), place.raw() % (1 << 20) - 60));
+    stage.hub.start();
+    stage.hub.wait_log(&["ERROR", "before the difference at", &place.to_string()]);
+    stage.hub.wait_state("diverged");
+    let left = stage.hub.inspect().record_end();
+    assert!(left < place, "{left} {place}");
+    wait::stays(Duration::from_secs(3), "nothing of the other history is taken", || {
+        stage.hub.inspect().record_end() == left && stage.standby.replay_lsn() == end
+    });
+    assert_eq!(stage.hub.inspect().evidence(), Some(place));
+
+    stage.other.roll_back_to(&truth);
+    stage.other.start();
+    wait_connected(&stage.other);
+    load::write_mib(&stage.other, 2);
+    assert_converged(&stage.other, &[&stage.standby]);
+    let status = stage.hub.told(&["status"])["status"].clone();
+    assert_eq!(status["evidence"]["cleared"], true, "{status}");
 }

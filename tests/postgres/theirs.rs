@@ -8,6 +8,7 @@ use crate::load;
 use crate::scene::Scene;
 use crate::streaming::wait_connected;
 use crate::wait;
+use std::fs;
 use std::time::Duration;
 use walhub::wal::lsn::Lsn;
 
@@ -285,4 +286,44 @@ fn a_hub_below_finds_out_and_follows_by_the_same_word() {
     assert_converged(&stage.primary, &[&stage.inside]);
     assert_eq!((rows_of(&stage.inside, TRUE), rows_of(&stage.inside, FORMER)), (30_000, 0));
     below.assert_running();
+}
+
+/// An operator took the segments from the place on away, as for a damaged one. Standbys still have what
+/// was in them.
+#[test]
+fn a_difference_outlives_the_wal_that_it_is_about() {
+    let scene = Scene::new();
+    let mut stage = Stage::new(&scene);
+    stage.hub.kill();
+    let (pg_wal, away) = (stage.hub.pg_wal(), scene.path("away"));
+    fs::create_dir(&away).unwrap();
+    let first = format!("0000000100000000{:08X}", stage.place.raw() >> 20);
+    for entry in fs::read_dir(&pg_wal).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.starts_with("00000001") && name >= first {
+            fs::rename(pg_wal.join(&name), away.join(&name)).unwrap();
+        }
+    }
+    stage.hub.start();
+    stage.hub.wait_log(&["ERROR", "before the difference at", &stage.place.to_string()]);
+    stage.hub.wait_state("diverged");
+    let end = stage.hub.inspect().record_end();
+    assert!(end < stage.place, "{end} {}", stage.place);
+    wait::stays(Duration::from_secs(3), "nothing is received", || {
+        let found = stage.hub.inspect();
+        found.record_end() == end && found.evidence() == Some(stage.place)
+    });
+    let status = stage.hub.told(&["status"])["status"].clone();
+    assert!(status["upstream"]["text"].as_str().unwrap().contains("is lost"), "{status}");
+    stage.past_stays();
+
+    stage.accept();
+    let seam = stage.seam();
+    assert!(seam <= end, "{seam} {end}");
+    let flushed = stage.primary.flush_lsn();
+    wait::until("the hub has the true history", || stage.hub.inspect().record_end() >= flushed);
+    stage.hub.wait_log(&["standby has diverged", "past"]);
+    stage.past_stays();
+    assert_eq!(stage.hub.inspect().evidence(), None);
+    stage.hub.assert_running();
 }

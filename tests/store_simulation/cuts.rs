@@ -5,8 +5,9 @@ use crate::fake_disk::FakeDisk;
 use crate::starts::{OPEN, START, STEPS, Scene, drive, each_step_from, name, size};
 use std::sync::Arc;
 use std::time::SystemTime;
-use walhub::keeper::{Job, JobDone, Keeper, open};
+use walhub::keeper::{Job, JobDone, Keeper, Note, open};
 use walhub::store::Recovered;
+use walhub::store::evidence::{Difference, Evidence, WalSource};
 use walhub::store::retention::{Holds, Policy};
 use walhub::store::seams::{Cut, Seam, UnagreedSwitch};
 use walhub::store::slots::{Create, Origin, SlotName};
@@ -45,6 +46,28 @@ fn slot_at((keeper, _, holds): &Opened, slot: &str, at: Lsn) {
     drive(create, STEPS).unwrap();
 }
 
+/// A difference at the end of our WAL.
+fn evidence(scene: &Scene, seam: Seam) -> Evidence {
+    Evidence::from(Difference {
+        tli: seam.tli,
+        at: scene.ends[scene.ends.len() - 2],
+        source: WalSource::archive(),
+        since: SystemTime::UNIX_EPOCH,
+        detail: "other".to_owned(),
+        bytes: None,
+        cleared: false,
+    })
+}
+
+fn note(keeper: &Keeper<FakeDisk>, evidence: &Evidence) {
+    let save = async {
+        let bytes = Some(evidence.encode());
+        let done = keeper.run(Job::SaveNote { note: Note::Evidence, bytes }).await;
+        assert!(matches!(done, JobDone::Done(_)), "not saved");
+    };
+    drive(save, STEPS).unwrap();
+}
+
 /// What a start finds: all of our WAL, or what was to be left of it. Nothing is lost.
 fn check(scene: &Scene, seam: Seam, when: &str) -> bool {
     let (_, recovered, holds) = start(scene, STEPS).unwrap();
@@ -54,6 +77,9 @@ fn check(scene: &Scene, seam: Seam, when: &str) -> bool {
     let stands: Vec<_> = recovered.seams.iter().copied().collect();
     assert_eq!(stands, Vec::from_iter(is_cut.then_some(seam)), "{when}");
     assert_eq!(recovered.seams.under_way(), None, "{when}");
+    let found = scene.disk.views(&scene.layout.evidence()).1;
+    let stands = (!is_cut).then(|| evidence(scene, seam).encode());
+    assert_eq!(found, stands, "{when}: the evidence goes with the WAL that it is about");
     let first = seam.at.segment(size()).raw();
     for no in START..=OPEN {
         let mut paths = vec![scene.layout.segment(name(no)), scene.layout.partial(name(no))];
@@ -79,6 +105,7 @@ fn cut_off_at_each_step(no: u64, seed: u64) {
         slot_at(&opened, "before", Lsn::new(START * MIB));
         slot_at(&opened, "past", scene.end);
         let (keeper, ..) = opened;
+        note(&keeper, &evidence(scene, seam));
         let work = async {
             let cut = Cut::Past(seam);
             for job in [Job::PrepareCut(cut), Job::DecideCut(cut), Job::Cut(cut)] {

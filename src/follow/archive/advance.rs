@@ -47,6 +47,10 @@ impl<E: Environment> Task<E> {
         };
         let Some(mut target) = surveyed else { return Ok(Advance::Stuck) };
         if let Some(place) = barred_by(&hub, &WalSource::archive()) {
+            // Where our WAL is lost, a file has nothing of ours to be compared with.
+            if place.tli == tli && place.at >= durable {
+                return Ok(Advance::Stuck);
+            }
             let upto = target.ends.map_or(durable, |(_, end)| end.min(durable));
             let span = place.span(size, upto);
             return self.compare_archive(archive, &target, (span, place.at), turn).await;

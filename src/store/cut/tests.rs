@@ -6,12 +6,14 @@ use crate::store::abandoned::AbandonedWal;
 use crate::store::control_file::ControlFile;
 use crate::store::directory::Directory;
 use crate::store::disk::run_ready;
+use crate::store::evidence::{Difference, WalSource};
 use crate::store::faulty_disk::FaultyDisk;
 use crate::store::plain_disk::PlainDisk;
 use crate::store::recover::examine;
 use crate::store::{Recovered, RecoveredWal, recover};
 use crate::wal::synth::Synth;
 use crate::wal::{Lsn, SegmentNo, SystemId, TimelineId};
+use std::time::SystemTime;
 
 const MIB: u64 = 1 << 20;
 const TLI: TimelineId = TimelineId::FIRST;
@@ -264,6 +266,44 @@ fn a_full_disk_leaves_nothing_behind() {
     assert!(crate::store::append::is_no_space(&error), "{error}");
     assert!(!Layout::temporary(&world.layout.partial(name(3))).exists());
     assert_eq!(world.wal_unchanged(), world.end);
+}
+
+/// Its author may be anybody: it is about our WAL.
+fn difference(at: Lsn) -> Difference {
+    Difference {
+        tli: TLI,
+        at,
+        source: WalSource::archive(),
+        since: SystemTime::UNIX_EPOCH,
+        detail: "other".to_owned(),
+        bytes: None,
+        cleared: false,
+    }
+}
+
+#[test]
+fn a_cut_ends_the_evidence_about_what_it_sets_aside_and_no_other() {
+    let mut ends = Vec::new();
+    let world = World::new(|synth| ends = ordinary(synth));
+    let (before, at) = (ends[6], ends[7]);
+    let mut evidence = Evidence::from(difference(before));
+    for past in [at, ends[9]] {
+        evidence.add(difference(past));
+    }
+    let path = world.layout.evidence();
+    std::fs::write(&path, evidence.encode()).unwrap();
+    world.cut(at);
+    let left = Evidence::decode(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(left, Evidence::from(difference(before)));
+    let second = Cut::Past(Seam { tli: TLI, at: before });
+    run_ready(decide_cut(&PlainDisk, &world.layout, second)).unwrap().unwrap();
+    run_ready(finish_cut(&PlainDisk, &world.layout)).unwrap().unwrap();
+    assert!(!path.exists());
+    // One that is found later is about other WAL, though the seam stands.
+    let later = Evidence::from(difference(ends[9]));
+    std::fs::write(&path, later.encode()).unwrap();
+    run_ready(finish_cut(&PlainDisk, &world.layout)).unwrap().unwrap();
+    assert_eq!(Evidence::decode(&std::fs::read(&path).unwrap()), Ok(later));
 }
 
 mod back;
