@@ -297,7 +297,14 @@ impl<D: Disk> Recovery<'_, D> {
         clear_ended(self.disk, self.layout, self.cluster, leaving).await?;
         self.clear_early_partials().await?;
         if halted.is_some() {
-            self.forget_past(tail.durable()).await?;
+            let reason =
+                format!("a sync failed, and WAL from {} on may not be on disk", tail.durable());
+            self.forget_past(tail.durable(), &reason).await?;
+            self.remove_marker().await?;
+        } else if let Some(past_end) = tail.past_end {
+            tracing::warn!("{past_end}; they are kept beside it, and are received again");
+            let reason = format!("it holds whole records from {} on", past_end.from);
+            self.forget_past(tail.durable(), &reason).await?;
         }
         self.name_complete(tail.durable()).await?;
         let (prefix_from, prefix) = self.read_prefix(&tail).await?;
@@ -415,16 +422,15 @@ impl<D: Disk> Recovery<'_, D> {
         }
     }
 
-    /// Nothing past the mark of a failed sync is believed: it is set aside, and then made to look
-    /// like no WAL, before the marker is removed.
-    async fn forget_past(&mut self, durable: Lsn) -> Result<(), StoreFault> {
+    /// What lies past the end is not believed, and is WAL all the same: it is set aside, and then made
+    /// to look like none, before other WAL is written over it.
+    async fn forget_past(&mut self, durable: Lsn, reason: &str) -> Result<(), StoreFault> {
         let size = self.cluster.segment_size;
-        let reason = format!("a sync failed, and WAL from {durable} on may not be on disk");
         for no in std::mem::take(&mut self.partials) {
             let (name, path) = (self.name(no), self.layout.partial(self.name(no)));
             let gives_up = holds_wal_past(self.disk, &path, name, durable).await?;
             if gives_up && no.start(size) >= durable {
-                set_aside(self.disk, &path, &reason).await?;
+                set_aside(self.disk, &path, reason).await?;
                 self.gone.push(no);
                 continue;
             }
@@ -433,7 +439,7 @@ impl<D: Disk> Recovery<'_, D> {
                 continue;
             }
             if gives_up {
-                keep_copy(self.disk, &path, name, &reason).await?;
+                keep_copy(self.disk, &path, name, reason).await?;
             }
             let file = self.disk.open_write(&path).await.map_err(failed("open file", &path))?;
             let cleared = clear_past(self.disk, &file, name, durable).await;
@@ -441,7 +447,10 @@ impl<D: Disk> Recovery<'_, D> {
             let synced = self.disk.sync_data(&file).await;
             synced.map_err(|error| StoreFault::Sync { path, error })?;
         }
-        self.sync_dir(self.layout.wal()).await?;
+        self.sync_dir(self.layout.wal()).await
+    }
+
+    async fn remove_marker(&self) -> Result<(), StoreFault> {
         let marker = self.layout.halted();
         self.disk.unlink(&marker).await.map_err(failed("remove file", &marker))?;
         self.sync_dir(self.layout.root()).await

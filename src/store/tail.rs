@@ -9,6 +9,10 @@
 //! far as it lies in complete segments, or as far as a note says that it was synced before it
 //! was published.
 
+mod past_end;
+
+pub use past_end::PastEnd;
+
 use super::append::Beginning;
 use super::control_file::Cluster;
 use super::course::FenceNote;
@@ -62,6 +66,8 @@ pub struct Tail {
     pub magic: Option<u16>,
     /// What ended the walk, when it was not the end of the files.
     pub ended_by: Option<WalkFault>,
+    /// Whole records past that, which an unfinished write alone does not leave.
+    pub past_end: Option<PastEnd>,
 }
 
 impl Tail {
@@ -135,6 +141,11 @@ pub fn leading_rest(start: Lsn, first_page: &[u8], size: SegmentSize) -> Option<
 impl TailSearch<'_> {
     /// Reads and walks. Nothing is written.
     pub async fn find<D: Disk>(&self, disk: &D) -> Result<Tail, StoreFault> {
+        let tail = self.walk(disk).await?;
+        Ok(Tail { past_end: self.past_end(disk, &tail).await?, ..tail })
+    }
+
+    async fn walk<D: Disk>(&self, disk: &D) -> Result<Tail, StoreFault> {
         let size = self.cluster.segment_size;
         let resume = self.complete.map_or(self.cluster.start, |range| range.newest.end(size));
         let open = self.open_segments(resume.segment(size));
@@ -148,6 +159,7 @@ impl TailSearch<'_> {
             beginning: Beginning::Past,
             magic: None,
             ended_by: None,
+            past_end: None,
         };
         let proven = match leading {
             Leading::Unwritten(fault) => {

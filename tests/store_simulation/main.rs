@@ -63,7 +63,7 @@ fn finds_a_recovery_that_does_not_sync() {
 
 #[test]
 fn finds_a_recovery_that_believes_the_cache() {
-    finds(Plant::BelievesTheCache, &["in the medium"]);
+    finds(Plant::BelievesTheCache, &["in the medium", "on the medium"]);
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::store::durable::read_note;
 use crate::store::durable::{read_small, replace_durably};
 use crate::store::end::find_end;
 use crate::store::evidence::{Difference, Evidence, to_hex};
-use crate::store::fault::{StoreFault, failed};
+use crate::store::fault::{DAMAGED, StoreFault, failed};
 use crate::store::holes::{Extent, Hole};
 use crate::store::layout::Mark;
 use crate::store::layout::{FileKind, Layout, Listing};
@@ -342,6 +342,9 @@ impl DirectoryStatus {
                 // One that cannot be read is named with the other notes.
                 let lost = lost_before_fence(fence.ok().flatten(), cluster.timeline, &tail);
                 self.wrong.extend(lost);
+                // A running hub writes what the walk has not seen yet.
+                let past_end = tail.past_end.filter(|_| self.running == LockStatus::No);
+                self.wrong.extend(past_end.map(|past_end| format!("{past_end}; {DAMAGED}")));
                 self.end = Some(end_of_wal(cluster.timeline, &tail));
             }
             Err(fault) => self.wrong.push(fault.to_string()),

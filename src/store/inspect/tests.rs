@@ -320,11 +320,15 @@ fn wal_that_was_durable_at_a_fence_is_missed() {
     let open = layout.partial(segment(6));
     let mut bytes = std::fs::read(&open).unwrap();
     bytes[MIB as usize / 4] ^= 1;
-    std::fs::write(&open, bytes).unwrap();
+    std::fs::write(&open, &bytes).unwrap();
     let wrong = report(&layout).wrong;
-    assert!(wrong.len() == 1, "{wrong:?}");
+    assert!(wrong.len() == 2, "{wrong:?}");
     assert!(wrong[0].contains(&format!("before the fence at {end}")), "{wrong:?}");
-    // Without the fence this may be what a crash has left.
     std::fs::remove_file(layout.fence()).unwrap();
+    let wrong = report(&layout).wrong;
+    assert!(wrong.len() == 1 && wrong[0].contains("there are whole records, from"), "{wrong:?}");
+    // This may be what a crash has left.
+    bytes[MIB as usize / 4..].fill(0);
+    std::fs::write(&open, bytes).unwrap();
     assert_eq!(report(&layout).wrong, Vec::<String>::new());
 }

@@ -364,3 +364,76 @@ fn a_damaged_segment_past_an_end_is_set_aside() {
     assert_eq!(std::fs::read(aside.join(name(1, 8).to_string())).unwrap(), damaged);
     assert!(!world.layout.segment(name(1, 7)).exists());
 }
+
+/// A disk has changed a byte of the open segment.
+fn damage_open(world: &World, at: u64) {
+    let path = world.layout.partial(name(1, 9));
+    let mut open = std::fs::read(&path).unwrap();
+    open[at as usize] ^= 4;
+    std::fs::write(path, open).unwrap();
+}
+
+/// What lies past the damage was acknowledged, and the next WAL would be written over it.
+#[test]
+fn whole_records_past_a_damaged_one_are_kept() {
+    // Records of 927 bytes: in the middle of a page, in one that crosses into the next, just before a
+    // page's end, and in a page's header.
+    for at in [100_000, 8192 * 11 + 100, 8192 * 12 - 100, 8192 * 12 + 1] {
+        let world = World::with_open();
+        damage_open(&world, at);
+        let damaged = std::fs::read(world.layout.partial(name(1, 9))).unwrap();
+        let Recovered { wal, listing, .. } =
+            run_ready(recover(&PlainDisk, &world.layout)).unwrap().unwrap();
+        let end = wal.unwrap().durable;
+        let offset = end.segment_offset(size());
+        assert!(offset <= at && at - offset < 2000, "{offset} {at}");
+        let stray = Layout::stray(&world.layout.partial(name(1, 9)));
+        assert!(std::fs::read(&stray).unwrap() == damaged, "all of it is kept");
+        let open = std::fs::read(world.layout.partial(name(1, 9))).unwrap();
+        assert!(open[..offset as usize] == damaged[..offset as usize], "what is proven stays");
+        assert!(open[offset as usize..].iter().all(|byte| *byte == 0), "{at}");
+        assert!(listing.partials.contains(&(tli(1), SegmentNo::new(9))));
+        // Once.
+        run_ready(recover(&PlainDisk, &world.layout)).unwrap().unwrap();
+        assert!(!Layout::numbered(&stray, 1).exists());
+    }
+}
+
+/// The record crosses into the open segment, so nothing in that is WAL that is proven.
+#[test]
+fn an_open_segment_past_a_damaged_record_is_set_aside_whole() {
+    let world = World::with_open();
+    damage_open(&world, 40 + 30);
+    let path = world.layout.partial(name(1, 9));
+    let damaged = std::fs::read(&path).unwrap();
+    let Recovered { wal, .. } = run_ready(recover(&PlainDisk, &world.layout)).unwrap().unwrap();
+    assert_eq!(wal.unwrap().durable, Lsn::new(9 * MIB));
+    assert!(std::fs::read(Layout::stray(&path)).unwrap() == damaged && !path.exists());
+}
+
+/// They reach further than anybody looks: to somewhere in a page, counted from the end.
+#[test]
+fn many_open_segments_are_looked_at_to_a_limit() {
+    let world = World::with_open();
+    for no in 11..30 {
+        std::fs::write(world.layout.partial(name(1, no)), vec![0; MIB as usize]).unwrap();
+    }
+    assert_ne!(world.end.page_offset(), 0);
+    assert_eq!(world.start().durable, world.end);
+}
+
+#[test]
+fn an_unfinished_write_leaves_nothing_to_keep() {
+    let world = World::with_open();
+    let path = world.layout.partial(name(1, 9));
+    // The rest of the last record, or a byte of it, did not get there.
+    let offset = world.end.segment_offset(size()) as usize;
+    for from in [offset - 400, offset - 30] {
+        let mut open = world.open.clone();
+        open[from..].fill(0);
+        std::fs::write(&path, open).unwrap();
+        let Recovered { wal, .. } = run_ready(recover(&PlainDisk, &world.layout)).unwrap().unwrap();
+        assert!(wal.unwrap().durable < world.end);
+        assert!(!Layout::stray(&path).exists());
+    }
+}
