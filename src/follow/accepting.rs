@@ -34,6 +34,11 @@ use tokio::sync::oneshot;
 /// How much of our own WAL is walked at once.
 const PIECE: u64 = 1 << 20;
 
+/// What is left to do when no seam can be made. A new directory has none, so nothing keeps apart from it
+/// what a standby got from this one.
+const NEW_DIRECTORY: &str = "what is left is a new directory, and before its hub is started every \
+     standby that has followed this one has to be stopped, and made again from a base backup";
+
 /// An order to accept an upstream's history.
 pub(super) struct Accepting {
     /// The difference, as it was when the order was given.
@@ -84,8 +89,7 @@ impl<E: Environment> Task<E> {
         let own = self.own_timeline();
         if own != Some(place.tli) {
             return Err(format!(
-                "{at} lies in WAL of timeline {}, from before the hub's own timeline; begin with a \
-                 new directory",
+                "{at} lies in WAL of timeline {}, from before the hub's own timeline; {NEW_DIRECTORY}",
                 place.tli
             ));
         }
@@ -306,7 +310,8 @@ async fn seam_of<E: Environment>(
     let nothing = || {
         let (end, why) = (proof.shared.end, proof.weakness().unwrap_or("no record was compared"));
         AttemptFailure::other(format!(
-            "it is not known how far back the two histories differ, before {end} at least: {why}"
+            "it is not known how far back the two histories differ, before {end} at least: {why}; \
+             {NEW_DIRECTORY}"
         ))
     };
     let from = proof.from.ok_or_else(nothing)?.page_start();
@@ -336,8 +341,8 @@ async fn seam_of<E: Environment>(
     let at = walked.map_err(unread)?.ok_or_else(nothing)?;
     if at < begins || lineage.file(at).tli != tli {
         return Err(AttemptFailure::other(format!(
-            "the two histories differ from {at} on, before the hub's timeline {tli} begins; begin \
-             with a new directory"
+            "the two histories differ from {at} on, before the hub's timeline {tli} begins; \
+             {NEW_DIRECTORY}"
         )));
     }
     Ok(Seam { tli, at })
