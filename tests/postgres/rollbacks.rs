@@ -232,10 +232,10 @@ fn a_host_that_differed_is_not_followed_after_another_that_agreed() {
     assert_eq!(stage.hub.inspect().evidence(), None);
 }
 
-/// The archive of before the rollback has our bytes, and nothing new: it, too, vouches for
-/// itself alone.
+/// The archive of before the rollback has our bytes. What else is in an archive nobody knows, so it clears
+/// nothing.
 #[test]
-fn a_host_that_differed_is_not_followed_after_the_archive_agreed() {
+fn an_archive_that_has_our_bytes_clears_nothing() {
     let scene = Scene::new();
     let mut stage =
         Stage::new(&scene, |port, _| format!("host=127.0.0.1 port={port} user=postgres"));
@@ -245,9 +245,72 @@ fn a_host_that_differed_is_not_followed_after_the_archive_agreed() {
     let archive = truth.join("pg_wal");
     stage.hub.set_flag(&format!("--restore-command=cp {}/%f %p", archive.display()));
     stage.hub.start();
-    stage.hub.wait_log(&["stands against", "archive file"]);
+    stage.hub.wait_log(&["WARN", "the archive shows nothing", "and may have archived it"]);
     stage.stays_apart(end);
-    assert_eq!(stage.hub.inspect().evidence(), place, "it stands against its author");
+    assert_eq!(stage.hub.inspect().evidence(), place, "it stands");
+    let status = stage.hub.told(&["status"])["status"].clone();
+    assert_eq!(status["evidence"]["cleared"], false, "{status}");
+}
+
+/// The server archives with the usual command, which keeps what is there. Rolled back, it archives
+/// another history's files after ours.
+#[test]
+fn an_archive_of_two_histories_is_no_source() {
+    let scene = Scene::new();
+    let mut stage =
+        Stage::new(&scene, |port, _| format!("host=127.0.0.1 port={port} user=postgres"));
+    let archive = Archive::new(&scene, "archive", stage.primary.programs.account());
+    let file = archive.folder().join("%f");
+    let command = format!("test -f {0} || cp %p {0}", file.display());
+    stage.hub.kill();
+    stage.hub.set_flag(&format!("--restore-command={}", archive.restore_command()));
+    stage.hub.start();
+    let archived = |stage: &Stage<'_>, writer: u32, segments: u32| {
+        for _ in 0..segments {
+            stage.primary.sql(&format!(
+                "insert into pgbench_history (tid, bid, aid, delta, mtime) \
+                 values (1, 1, 1, {writer}, now())"
+            ));
+            load::switch_segment(&stage.primary);
+        }
+        let end = stage.primary.flush_lsn();
+        archive.wait_for(&format!("0000000100000000{:08X}", (end.raw() >> 20) - 1));
+        end
+    };
+    let rows = |stage: &Stage<'_>, writer: u32| {
+        stage.standby.count(&format!("select count(*) from pgbench_history where delta = {writer}"))
+    };
+    for setting in ["archive_mode=on", &format!("archive_command={command}")] {
+        stage.primary.set(setting);
+    }
+    stage.primary.start();
+    let end = archived(&stage, 1001, 3);
+    stage.standby.wait_replayed(end);
+    wait::until("the hub has it all", || stage.hub.inspect().record_end() >= end);
+    let end = stage.hub.inspect().record_end();
+    stage.primary.kill();
+    stage.primary.roll_back_to(&stage.snapshot);
+    for setting in ["archive_mode=on", &format!("archive_command={command}")] {
+        stage.primary.set(setting);
+    }
+    stage.primary.start();
+    assert!(archived(&stage, 1002, 6) > end);
+    stage.hub.wait_state("diverged");
+    let stays = |stage: &Stage<'_>| {
+        wait::stays(Duration::from_secs(4), "nothing of the other history is taken", || {
+            stage.hub.inspect().record_end() == end && rows(stage, 1002) == 0
+        });
+        assert_eq!(rows(stage, 1001), 3);
+    };
+    stays(&stage);
+    let status = stage.hub.told(&["status"])["status"].clone();
+    assert_eq!(status["evidence"]["cleared"], false, "{status}");
+
+    // The operator's word makes no source of it either.
+    let place = stage.hub.inspect().evidence().expect("a place").to_string();
+    stage.hub.told(&["accept-history", "ours", &place]);
+    stays(&stage);
+    stage.hub.wait_log(&["WARN", "the archive shows nothing", "and may have archived it"]);
 }
 
 /// What the hub has archived itself is no witness of its WAL, whether it still archives or not.
@@ -273,7 +336,7 @@ fn what_the_hub_has_archived_itself_clears_nothing() {
     let place = stage.hub.inspect().evidence().expect("a place");
     assert!(archived.iter().any(|name| archive.path(name).exists()), "{place}");
     let shows_nothing = |stage: &Stage<'_>| {
-        stage.hub.wait_log(&["WARN", "may have archived it itself"]);
+        stage.hub.wait_log(&["WARN", "the archive shows nothing", "and may have archived it"]);
         stage.stays_apart(end);
         let status = stage.hub.told(&["status"])["status"].clone();
         assert_eq!(status["evidence"]["cleared"], false, "{status}");
@@ -284,13 +347,6 @@ fn what_the_hub_has_archived_itself_clears_nothing() {
     stage.hub.remove_flag("--archive-command");
     stage.hub.start();
     shows_nothing(&stage);
-
-    // Somebody else's copy counts.
-    for name in &archived {
-        drop(fs::remove_file(stage.hub.pg_wal().join(format!("archive_status/{name}.done"))));
-    }
-    stage.hub.wait_log(&["stands against", "archive file"]);
-    stage.stays_apart(end);
 }
 
 /// An operator says that the hub's history is the true one: nobody else has to show its WAL, and its

@@ -39,6 +39,9 @@ impl<E: Environment> Task<E> {
         if hub.receiving() == Receiving::Paused {
             return Ok(Advance::Stuck);
         }
+        if self.is_mixed(tli) {
+            return Ok(Advance::Stuck);
+        }
         let size = identity.segment_size;
         let surveyed = tokio::select! {
             biased;

@@ -9,6 +9,7 @@
 
 mod advance;
 mod histories;
+mod mixture;
 mod proof;
 mod segments;
 mod turn;
@@ -119,4 +120,5 @@ pub(in crate::follow) struct ArchiveWarnings {
     rejected: Option<TimelineId>,
     ended: Option<(SegmentName, Lsn)>,
     own: Option<Lsn>,
+    mixed: Option<Lsn>,
 }
