@@ -12,8 +12,8 @@ use crate::log;
 use crate::status::{
     AbandonedStatus, Ages, ArchiveTimelineStatus, ArchiverStatus, DivergedStandby, EvidenceStatus,
     FenceStatus, FollowedUpstream, HubStatus, KeptBy, LosingSlot, MissingWal, ProofOutcome,
-    ProofStatus, RetentionStatus, ScrubStatus, SeamStatus, SetBy, SlotStatus, StandbyStatus,
-    StandbysStatus, UpstreamStatus,
+    ProofStatus, RetentionStatus, ScrubStatus, SeamStatus, SetAsideStatus, SetBy, SlotStatus,
+    StandbyStatus, StandbysStatus, UpstreamStatus,
 };
 use crate::store::archive_status::{ArchiveStatus, Attempt};
 use crate::store::holes::Hole;
@@ -65,7 +65,6 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> HubS
     let needed = needed.map(|need| need.message(PgTime::default()));
     let xid = |xid: Option<u32>| xid.filter(|xid| *xid != 0);
     let asides = hub.holds.asides.known();
-    let asides = asides.as_deref();
     HubStatus {
         walhub_version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -99,14 +98,19 @@ pub(super) fn status(shared: &Shared, receiver: Option<ReceiverFigures>) -> HubS
         catalog_xmin: xid(needed.map(|needed| needed.catalog_xmin)),
         archiver: hub.archive_status().map(|status| archiver(&status)),
         scrub: scrub(hub),
-        set_aside: asides.map_or_else(Vec::new, set_aside_status),
-        set_aside_total: asides.map(set_aside_total),
+        set_aside: set_aside(hub),
+        set_aside_total: asides.as_deref().map(set_aside_total),
         log_lines_lost: log::lost(),
     }
 }
 
 pub(super) fn scrub(hub: &Hub) -> ScrubStatus {
     scrub_status(&hub.holds.scrub.note(), hub.holds.scrub.under_way())
+}
+
+pub(super) fn set_aside(hub: &Hub) -> Vec<SetAsideStatus> {
+    let keep = hub.config.retention.keep_set_aside;
+    hub.holds.asides.known().map_or_else(Vec::new, |known| set_aside_status(&known, keep))
 }
 
 fn missing(hole: &Hole) -> MissingWal {
@@ -345,7 +349,7 @@ pub(super) fn slots(hub: &Hub) -> Vec<SlotStatus> {
 }
 
 /// A plan that was not carried out, in the words of `walhub ctl retention`.
-pub(super) fn retention(outlook: &Outlook) -> RetentionStatus {
+pub(super) fn retention(hub: &Hub, outlook: &Outlook) -> RetentionStatus {
     let Outlook { size, oldest, newest, plan, losing, next_slot, keeps } = outlook;
     let kept = |keep: &Keep| {
         let from = keep.from.max(*oldest).start(*size);
@@ -360,7 +364,13 @@ pub(super) fn retention(outlook: &Outlook) -> RetentionStatus {
     let losing = losing
         .iter()
         .map(|(name, cause)| LosingSlot { slot_name: name.to_string(), reason: cause.to_string() });
+    let mut set_aside = set_aside(hub);
+    set_aside.sort_by_key(|aside| {
+        let left = aside.confirmed.and_then(|confirmed| confirmed.expires_in_seconds);
+        left.unwrap_or(u64::MAX)
+    });
     RetentionStatus {
+        set_aside,
         oldest_lsn: oldest.start(*size),
         durable_lsn: *newest,
         removable_lsn: plan.horizon.max(*oldest).start(*size),

@@ -5,7 +5,7 @@ use super::request::VERSION;
 use crate::status::text;
 use crate::status::{
     AbandonedStatus, EvidenceStatus, FenceStatus, FollowedUpstream, HubStatus, RetentionStatus,
-    ScrubStatus, SeamStatus, SlotStatus, StandbysStatus,
+    ScrubStatus, SeamStatus, SetAsideStatus, SlotStatus, StandbysStatus,
 };
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
@@ -21,6 +21,9 @@ pub struct Answer {
     /// To `confirm`: the seams that are left to confirm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seams: Option<Vec<SeamStatus>>,
+    /// To `confirm`: what was set aside and is not wholly confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_aside: Option<Vec<SetAsideStatus>>,
     /// What came of an order, in words for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -65,7 +68,7 @@ impl Said {
             Self::Dropped(dropped) => writeln!(out, "dropped slot {}", dropped.slot_name),
             Self::Upstream(upstream) => text::write_upstream(upstream, out),
             Self::Fence(fence) => text::write_fence(fence.as_ref(), out),
-            Self::Abandoned(abandoned) => text::write_abandoned(abandoned, &[], out),
+            Self::Abandoned(abandoned) => text::write_unconfirmed(abandoned, &[], &[], out),
             Self::Evidence(evidence) => text::write_evidence(evidence.as_ref(), out),
             Self::Error(_) => Ok(()),
         }
@@ -114,12 +117,17 @@ pub enum NoAnswer {
 impl Answer {
     /// An answer of this version.
     pub const fn new(said: Said) -> Self {
-        Self { version: VERSION, said, seams: None, note: None }
+        Self { version: VERSION, said, seams: None, set_aside: None, note: None }
     }
 
     /// With the seams that are left to confirm.
     pub fn with_seams(self, seams: Vec<SeamStatus>) -> Self {
         Self { seams: Some(seams), ..self }
+    }
+
+    /// With what was set aside and is not wholly confirmed.
+    pub fn with_set_aside(self, set_aside: Vec<SetAsideStatus>) -> Self {
+        Self { set_aside: Some(set_aside), ..self }
     }
 
     /// With what came of the order.
@@ -134,7 +142,8 @@ impl Answer {
             (Said::Fence(None), Some(note)) => writeln!(out, "{note}"),
             (Said::Abandoned(abandoned), _) => {
                 let seams = self.seams.as_deref().unwrap_or_default();
-                text::write_abandoned(abandoned, seams, out)
+                let set_aside = self.set_aside.as_deref().unwrap_or_default();
+                text::write_unconfirmed(abandoned, seams, set_aside, out)
             }
             (said, Some(note)) => {
                 said.write_text(out)?;

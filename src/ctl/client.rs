@@ -55,7 +55,10 @@ enum Unasked {
     Rate(String),
     #[error("could not read the connection string from standard input: {0}")]
     Input(io::Error),
-    #[error("there is nothing called \"{0}\" to confirm: it is abandoned or seam, and an LSN")]
+    #[error(
+        "there is nothing called \"{0}\" to confirm: it is abandoned or seam, and an LSN, or aside, \
+         and a name"
+    )]
     Confirmation(String),
 }
 
@@ -162,6 +165,11 @@ fn confirmation(first: Option<String>, second: Option<String>) -> Result<HubComm
     let what = match first.as_deref() {
         Some("abandoned") => Some(Confirmable::Abandoned),
         Some("seam") => Some(Confirmable::Seam),
+        Some("aside") => {
+            return Ok(second.map_or(HubCommand::Confirm { what: None, lsn: None }, |name| {
+                HubCommand::ConfirmAside { name }
+            }));
+        }
         Some(other) if second.is_some() => return Err(Unasked::Confirmation(other.to_owned())),
         Some(_) | None => return Ok(HubCommand::Confirm { what: None, lsn: first }),
     };
@@ -245,6 +253,11 @@ mod tests {
             (&["0/5"], meant(None, Some("0/5"))),
             (&["seam"], meant(Some(Confirmable::Seam), None)),
             (&["seam", "0/5"], meant(Some(Confirmable::Seam), Some("0/5"))),
+            (&["aside"], meant(None, None)),
+            (
+                &["aside", "pg_wal.aside.1"],
+                HubCommand::ConfirmAside { name: "pg_wal.aside.1".to_owned() },
+            ),
             (&["abandoned", "0/5"], meant(Some(Confirmable::Abandoned), Some("0/5"))),
         ] {
             assert_eq!(typed(words).unwrap(), command, "{words:?}");

@@ -91,12 +91,15 @@ pub enum CtlCommand {
     ///
     /// `seam LSN`: no standby has the former WAL past the seam any more. From then on standbys past it
     /// are let in without a question.
+    ///
+    /// `aside NAME`: nobody needs what was set aside under this name. Its files, as the hub has seen
+    /// them last, are removed when the hub has run for --keep-set-aside since.
     Confirm {
-        /// What: abandoned or seam
+        /// What: abandoned, seam or aside
         #[arg(value_name = "WHAT")]
         what: Option<String>,
-        /// The position, as in `walhub ctl status`
-        #[arg(value_name = "LSN")]
+        /// The position, or the name, as in `walhub ctl status`
+        #[arg(value_name = "LSN|NAME")]
         lsn: Option<String>,
     },
     /// Say whose history is the true one where another source had other WAL

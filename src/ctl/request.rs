@@ -76,6 +76,11 @@ pub enum HubCommand {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lsn: Option<String>,
     },
+    /// Nobody needs what was set aside under this name any more.
+    ConfirmAside {
+        /// Its name, as in `status`.
+        name: String,
+    },
     /// Which history is the true one where a difference was found.
     AcceptHistory {
         /// Whose it is.
@@ -214,6 +219,10 @@ mod tests {
             (
                 HubCommand::Confirm { what: None, lsn: None },
                 r#"{"version":1,"command":{"confirm":{}}}"#,
+            ),
+            (
+                HubCommand::ConfirmAside { name: "pg_wal.aside.1".to_owned() },
+                r#"{"version":1,"command":{"confirm_aside":{"name":"pg_wal.aside.1"}}}"#,
             ),
             (
                 HubCommand::AcceptHistory {

@@ -197,6 +197,11 @@ impl<F> KeeperClient<F> {
         self.save(Job::DropSlot(name)).await
     }
 
+    /// Confirms that nobody needs what was set aside under this name.
+    pub async fn confirm_aside(&self, name: String) -> Result<(), SaveFault> {
+        self.save(Job::ConfirmAside(name)).await
+    }
+
     /// Sets the fence on disk, or removes it.
     pub async fn save_fence(&self, fence: Option<FenceNote>) -> Result<(), SaveFault> {
         let bytes = fence.map(|fence| fence.encode());

@@ -12,6 +12,7 @@
 //! | a damaged segment is replaced, which is [kept](KeptDamage) within bounds | WARN |
 //! | a damaged record is written over, whose bytes are kept within bounds | WARN |
 //! | a slot loses its WAL, expires, or is dropped by name | WARN |
+//! | what was set aside goes: it was confirmed, and its time is up | WARN, each file at DEBUG |
 //! | all WAL is moved aside | ERROR |
 //! | WAL past a place is moved aside, where another history is the true one | ERROR |
 //!
@@ -21,6 +22,7 @@
 
 use super::damaged::KeptDamage;
 use super::work::Keeper;
+use crate::store::asides::{AsideFile, Confirmation};
 use crate::store::disk::Disk;
 use crate::store::layout::ArchiveFile;
 use crate::store::retention::{Receiving, Restorable};
@@ -47,6 +49,10 @@ pub(super) enum FinalStep<'a> {
     Expire(&'a [SlotName]),
     /// A client or an operator drops this slot.
     Drop(&'a SlotName),
+    /// Files that were set aside go: an operator has confirmed them, and their time is up.
+    ExpireAside(&'a Confirmation),
+    /// One of them goes.
+    ExpireFile(&'a AsideFile),
     /// WAL past this place is moved to `diverged/`: an operator has said that another history is the
     /// true one.
     Cut(Seam),
@@ -75,6 +81,8 @@ pub(super) enum Objection {
     Streams,
     #[error("{0} files wait to be archived before that")]
     Backlog(usize),
+    #[error("no confirmation covers it whose time is up")]
+    NotConfirmed,
 }
 
 impl From<Objection> for io::Error {
@@ -95,6 +103,14 @@ impl<D: Disk> Keeper<D> {
             FinalStep::Invalidate(losses) => self.objection_to_losses(losses),
             FinalStep::Expire(_) => None,
             FinalStep::Drop(name) => self.objection_to_drop(name),
+            FinalStep::ExpireAside(confirmed) => {
+                let keep = self.policy.keep_set_aside;
+                let is_due = !keep.is_zero() && confirmed.counted >= keep;
+                (!is_due).then_some(Objection::NotConfirmed)
+            }
+            FinalStep::ExpireFile(AsideFile { aside, mark, .. }) => {
+                (!self.has_expired(aside, *mark)).then_some(Objection::NotConfirmed)
+            }
             // An operator has ordered it by name, and the task that passes it on has compared.
             FinalStep::Cut(_) => None,
             FinalStep::SetAside(_) => match self.holds.backlog.len() {
@@ -203,6 +219,14 @@ impl<D: Disk> Keeper<D> {
                     "dropping replication slot \"{name}\": a client or walhub ctl asks for it"
                 );
             }
+            FinalStep::ExpireAside(confirmed) => {
+                warn!(
+                    "removing {confirmed}, which was set aside: {:?} have passed since while the hub \
+                     ran",
+                    self.policy.keep_set_aside
+                );
+            }
+            FinalStep::ExpireFile(file) => debug!("removing \"{}\"", file.path.display()),
             FinalStep::Cut(seam) => {
                 let folder = self.layout.diverged(seam.tli, seam.at);
                 error!(
@@ -234,6 +258,12 @@ impl<D: Disk> Keeper<D> {
             FinalStep::Expire(_) => error!("not dropping replication slots: {objection}"),
             FinalStep::Drop(name) => {
                 error!("not dropping replication slot \"{name}\": {objection}");
+            }
+            FinalStep::ExpireAside(confirmed) => {
+                error!("not removing {confirmed}, which was set aside: {objection}");
+            }
+            FinalStep::ExpireFile(file) => {
+                error!("not removing \"{}\": {objection}", file.path.display());
             }
             FinalStep::Cut(seam) => error!("not moving WAL past {seam} aside: {objection}"),
             FinalStep::SetAside(_) => error!("not moving WAL aside: {objection}"),

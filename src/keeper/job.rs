@@ -125,6 +125,8 @@ pub enum Job {
     SaveSlot(SlotName),
     /// Remove a slot's file, durably, and the slot.
     DropSlot(SlotName),
+    /// Nobody needs what was set aside under this name any more: note that, durably.
+    ConfirmAside(String),
     /// Replace one of the notes about the upstream, durably, or remove it.
     SaveNote {
         /// Which note.
@@ -209,7 +211,8 @@ impl Job {
             | Self::Foresee { .. }
             | Self::Overwrite { .. }
             | Self::SaveSlot(_)
-            | Self::DropSlot(_) => Lane::Patient,
+            | Self::DropSlot(_)
+            | Self::ConfirmAside(_) => Lane::Patient,
         }
     }
 
@@ -232,6 +235,7 @@ impl Job {
             Self::Overwrite { tli, at, .. } => JobKind::Overwrite { tli, at },
             Self::SaveSlot(_) => JobKind::SaveSlot,
             Self::DropSlot(_) => JobKind::DropSlot,
+            Self::ConfirmAside(_) => JobKind::ConfirmAside,
             Self::SaveNote { note, .. } => JobKind::SaveNote(note),
             Self::SetAside(_) => JobKind::SetAside,
             Self::Switch(_) => JobKind::Switch,
@@ -282,6 +286,7 @@ pub enum JobKind {
     Overwrite { tli: TimelineId, at: Lsn },
     SaveSlot,
     DropSlot,
+    ConfirmAside,
     SaveNote(Note),
     SetAside,
     Switch,
@@ -322,6 +327,7 @@ impl fmt::Display for JobKind {
             }
             Self::SaveSlot => f.write_str("save a replication slot"),
             Self::DropSlot => f.write_str("remove a replication slot"),
+            Self::ConfirmAside => f.write_str("confirm what was set aside"),
             Self::SaveNote(Note::Fence) => f.write_str("save the fence"),
             Self::SaveNote(Note::Upstream) => f.write_str("save the upstream"),
             Self::SaveNote(Note::Evidence) => f.write_str("save the evidence of a difference"),

@@ -105,11 +105,14 @@ async fn serve_patient<D: Disk>(
             deliver(keeper.run(job).await, reply, source);
         }
         keeper.retain_if_due().await;
-        keeper.look_at_asides_if_due().await;
+        let asides = keeper.tend_asides().await;
         tended = keeper.tend().await.unwrap_or_else(|error| {
             warn!("background work on WAL segments failed: {error}");
             Tended::Idle
         });
+        if asides == Tended::More {
+            tended = Tended::More;
+        }
         // Work that never waits for the disk would keep the urgent lane from it.
         keeper.give_way().await;
     }

@@ -1,32 +1,69 @@
-//! What was set aside: looked at after the start, after each move, and every minute. Whoever asks is
-//! told what was seen last, and does not wait for the disk.
+//! What was set aside: looked at after the start, after each move, and every minute, so many names
+//! at a time. Whoever asks is told what was seen last, and does not wait for the disk.
 
+use super::job::Tended;
 use super::work::Keeper;
-use crate::store::asides::{Aside, KnownAsides};
+use crate::store::asides::{Aside, AsideLook, KnownAsides, NAMES_A_STEP};
 use crate::store::disk::Disk;
 use crate::store::now::Now;
+use std::io;
 use tracing::warn;
 
 impl<D: Disk> Keeper<D> {
-    /// Looks at what was set aside, unless that was done a moment ago.
-    pub async fn look_at_asides_if_due(&self) {
+    /// One step of work on what was set aside: looks at some of it, or removes one file that was
+    /// confirmed and whose time is up.
+    pub async fn tend_asides(&self) -> Tended {
         let now = (self.clock)();
-        if self.asides.is_due(now) {
-            self.look_at_asides(now).await;
+        self.count_confirmed(now).await;
+        if self.asides.look.borrow().is_none() && self.asides.is_due(now) {
+            self.begin_look(now);
+        }
+        match self.look_a_step().await {
+            Tended::More => Tended::More,
+            Tended::Idle => self.in_turn(self.expire_a_step(now)).await,
         }
     }
 
-    /// Looks at all that was set aside. What cannot be looked at stays as it was seen last.
-    pub(super) async fn look_at_asides(&self, now: Now) {
+    fn begin_look(&self, now: Now) {
         self.asides.begin_look(now);
-        match self.disk.set_aside(&self.layout).await {
-            Ok(all) => {
-                self.asides.see_damaged(damaged(&all));
-                self.holds.asides.see(KnownAsides::of(all));
+        self.asides.look.replace(Some(AsideLook::begin(&self.layout)));
+    }
+
+    /// Looks at all of it now. What cannot be looked at stays as it was seen last.
+    pub(super) async fn look_at_asides(&self, now: Now) {
+        self.begin_look(now);
+        while self.look_a_step().await == Tended::More {}
+    }
+
+    async fn look_a_step(&self) -> Tended {
+        let Some(mut look) = self.asides.look.take() else { return Tended::Idle };
+        let Some(walk) = look.walk.take() else { return self.end_look(look) };
+        let step = self.disk.apart(move || walk.step(NAMES_A_STEP)).await;
+        match step.and_then(Option::transpose) {
+            Ok(Some((rest, seen))) => {
+                look.walk = rest;
+                look.take_in(seen, &self.asides.confirmed());
+                self.asides.look.replace(Some(look));
+                Tended::More
             }
-            Err(error) => warn!("could not look at what was set aside: {error}"),
+            Ok(None) => self.end_look(look),
+            Err(error) => {
+                say_unseen(&error);
+                Tended::Idle
+            }
         }
     }
+
+    fn end_look(&self, look: AsideLook) -> Tended {
+        let all = look.end();
+        self.asides.see_damaged(damaged(&all));
+        self.holds.asides.see(KnownAsides::of(all));
+        Tended::Idle
+    }
+}
+
+fn say_unseen(error: &io::Error) {
+    warn!("could not look at what was set aside: {error}");
 }
 
 fn damaged(all: &[Aside]) -> (usize, u64) {
@@ -60,7 +97,7 @@ mod tests {
 
     fn seen(keeper: &Keeper<FaultyDisk>) -> Vec<String> {
         let known = keeper.holds.asides.known().unwrap();
-        known.newest.iter().map(|aside| aside.name.clone()).collect()
+        known.newest().iter().map(|aside| aside.name.clone()).collect()
     }
 
     #[test]
@@ -77,6 +114,8 @@ mod tests {
             jobs.into_iter().for_each(|job| client.note(job));
             drop(client);
             run_ready(serve(&keeper, orders, None)).unwrap();
+            // It ends with the last order, and a look takes several steps.
+            while run_ready(keeper.tend_asides()).unwrap() == Tended::More {}
         };
         serve(Vec::new());
         assert_eq!(seen(&keeper), [""; 0]);
@@ -100,8 +139,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (keeper, layout, disk) = keeper(folder.path());
         std::fs::create_dir(layout.aside(1)).unwrap();
-        run_ready(keeper.look_at_asides_if_due()).unwrap();
-        disk.stick_at(|path| path.ends_with("hub"));
+        while run_ready(keeper.tend_asides()).unwrap() == Tended::More {}
+        disk.stick_apart();
         keeper.asides.note_move();
         let (client, orders) = queue(4);
         let mut serving = pin!(serve(&keeper, orders, None));

@@ -41,6 +41,7 @@ mod completions;
 mod cut;
 mod damaged;
 mod digests;
+mod expiry;
 mod gate;
 mod hashing;
 mod job;
@@ -220,6 +221,7 @@ pub async fn open<D: Disk>(
     }
     keeper.holds.slots.lock().watch(&recovered.seams);
     keeper.load_archive_status().await?;
+    keeper.load_confirmed().await;
     if recovered.wal.is_some() {
         keeper.look_at_disk().await;
     }

@@ -1,10 +1,8 @@
 //! The keeper's disk. Reads, writes, syncs, renames and removals go through its ring. Only
 //! operations that tokio-uring lacks block the thread (opening, listing, lengths, advice), and
-//! they are short. Looking at all that was set aside is not: another thread does that.
+//! they are short. Work on what was set aside need not be: another thread does that.
 
-use crate::store::asides::{Aside, all_set_aside};
 use crate::store::disk::Disk;
-use crate::store::layout::Layout;
 use crate::store::plain_disk::PlainDisk;
 use crate::store::retention::Space;
 use std::io;
@@ -114,10 +112,11 @@ impl Disk for UringDisk {
         PlainDisk.space(dir).await
     }
 
-    async fn set_aside(&self, layout: &Layout) -> io::Result<Vec<Aside>> {
-        let layout = layout.clone();
-        let looked = tokio::task::spawn_blocking(move || all_set_aside(&layout)).await;
-        looked.map_err(io::Error::other).flatten()
+    async fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<Option<T>> {
+        tokio::task::spawn_blocking(work).await.map(Some).map_err(io::Error::other)
     }
 
     async fn len(&self, file: &Self::File) -> io::Result<u64> {

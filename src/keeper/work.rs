@@ -239,6 +239,9 @@ impl<D: Disk> Keeper<D> {
             Job::DropSlot(name) => {
                 self.in_turn(self.drop_slot(&name)).await.map(|()| JobDone::Done(kind))
             }
+            Job::ConfirmAside(name) => {
+                self.in_turn(self.confirm_aside(&name)).await.map(|()| JobDone::Done(kind))
+            }
             Job::SaveNote { note, bytes } => {
                 self.save_note(note, bytes).await.map(|()| JobDone::Done(kind))
             }

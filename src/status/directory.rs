@@ -3,6 +3,7 @@
 use super::form;
 use super::hub::{SetAsideStatus, SetAsideTotal};
 use super::scrub::ScrubStatus;
+use super::text::confirmed_text;
 use super::upstream::{AbandonedStatus, EvidenceStatus, SeamStatus, needs_an_operator};
 use crate::cluster::instance::InstanceId;
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
@@ -48,7 +49,7 @@ pub struct DirectoryStatus {
     /// What scrubs of the complete segments have found; absent before the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scrub: Option<ScrubStatus>,
-    /// The newest of what was set aside, the newest first: nothing reads or removes it.
+    /// The newest of what was set aside, the newest first: nothing reads it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub set_aside: Vec<SetAsideStatus>,
     /// All that was set aside; absent when nothing was.
@@ -265,8 +266,10 @@ impl DirectoryStatus {
         if let Some(scrub) = &self.scrub {
             writeln!(out, "Scrub:                 {}", scrub.in_words())?;
         }
-        for SetAsideStatus { name, bytes, .. } in &self.set_aside {
-            writeln!(out, "Set aside:             {name}, {bytes} bytes")?;
+        for aside in &self.set_aside {
+            let SetAsideStatus { name, bytes, .. } = aside;
+            let confirmed = confirmed_text(aside);
+            writeln!(out, "Set aside:             {name}, {bytes} bytes, {confirmed}")?;
         }
         let shown = self.set_aside.len();
         if let Some(all) = self.set_aside_total.and_then(|total| total.beyond(shown)) {

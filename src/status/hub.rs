@@ -94,7 +94,7 @@ pub struct HubStatus {
     /// What scrubs of the complete segments have found.
     #[serde(default)]
     pub scrub: ScrubStatus,
-    /// The newest of what was set aside, the newest first: nothing reads or removes it.
+    /// The newest of what was set aside, the newest first: nothing reads it.
     #[serde(default)]
     pub set_aside: Vec<SetAsideStatus>,
     /// All that was set aside; null before the hub has looked.
@@ -115,6 +115,27 @@ pub struct SetAsideStatus {
     /// When it was put there.
     #[serde(default, with = "form::optional")]
     pub since: Option<SystemTime>,
+    /// What an operator has said of it; null when nothing of it is confirmed.
+    #[serde(default)]
+    pub confirmed: Option<ConfirmedStatus>,
+}
+
+/// What was set aside and is confirmed: nobody needs it any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfirmedStatus {
+    /// For how long the hub has run since.
+    pub counted_seconds: u64,
+    /// When it goes, if the hub goes on to run; null when it does not go, or that is not known.
+    pub expires_in_seconds: Option<u64>,
+    /// How many files in it are not confirmed. They stay.
+    pub left_out: usize,
+}
+
+impl SetAsideStatus {
+    /// Is something in it that nobody has confirmed?
+    pub fn is_unconfirmed(&self) -> bool {
+        self.confirmed.is_none_or(|confirmed| confirmed.left_out > 0)
+    }
 }
 
 /// All that was set aside, in numbers.

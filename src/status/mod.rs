@@ -29,7 +29,7 @@ pub use directory::{
     DirectoryStatus, EndOfWal, HaltedStatus, LockStatus, RecordedCluster, SealedTimeline,
     SegmentSpan, SpanContents,
 };
-pub use hub::{HubStatus, MissingWal, SetAsideStatus, SetAsideTotal};
+pub use hub::{ConfirmedStatus, HubStatus, MissingWal, SetAsideStatus, SetAsideTotal};
 pub use retention::{KeptBy, LosingSlot, RetentionStatus};
 pub use scrub::{DamagedSegment, ScrubStatus};
 pub use slots::SlotStatus;

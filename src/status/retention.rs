@@ -1,6 +1,7 @@
 //! What would be removed next, and who keeps what.
 
 use super::form;
+use super::hub::SetAsideStatus;
 use crate::wal::Lsn;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -25,6 +26,9 @@ pub struct RetentionStatus {
     pub next_slot: Option<String>,
     /// Whether WAL may come in: `open`, `paused`.
     pub receiving: String,
+    /// The newest of what was set aside, what goes first before the others.
+    #[serde(default)]
+    pub set_aside: Vec<SetAsideStatus>,
     /// Who keeps WAL, the one that keeps most first.
     pub kept_by: Vec<KeptBy>,
 }

@@ -3,8 +3,8 @@
 use super::table::{self, Align, Give, Heading, WIDTH};
 use super::{
     AbandonedStatus, ArchiverStatus, EvidenceStatus, FenceStatus, FollowedUpstream, HubStatus,
-    LosingSlot, RetentionStatus, ScrubStatus, SeamStatus, SetBy, SlotStatus, StandbyStatus,
-    StandbysStatus,
+    LosingSlot, RetentionStatus, ScrubStatus, SeamStatus, SetAsideStatus, SetBy, SlotStatus,
+    StandbyStatus, StandbysStatus,
 };
 use crate::wire::date::date_millis;
 use std::fmt::Display;
@@ -130,7 +130,7 @@ pub fn write_hub(status: &HubStatus, out: &mut impl Write) -> io::Result<()> {
         line("  damaged", damaged.in_words())?;
     }
     for aside in &status.set_aside {
-        line("Set aside", format!("{} in {}", size(aside.bytes), aside.name))?;
+        line("Set aside", aside_text(aside))?;
     }
     let shown = status.set_aside.len();
     if let Some(all) = status.set_aside_total.and_then(|total| total.beyond(shown)) {
@@ -139,6 +139,24 @@ pub fn write_hub(status: &HubStatus, out: &mut impl Write) -> io::Result<()> {
     match status.log_lines_lost {
         0 => Ok(()),
         lost => line("Log", format!("{lost} lines lost: standard error did not accept them")),
+    }
+}
+
+fn aside_text(aside: &SetAsideStatus) -> String {
+    format!("{} in {}, {}", size(aside.bytes), aside.name, confirmed_text(aside))
+}
+
+/// What is confirmed of what was set aside.
+pub(super) fn confirmed_text(aside: &SetAsideStatus) -> String {
+    let Some(confirmed) = aside.confirmed else { return "not confirmed".to_owned() };
+    let span = |seconds| span(Duration::from_secs(seconds));
+    let words = match confirmed.expires_in_seconds {
+        Some(left) => format!("confirmed, goes in {}", span(left)),
+        None => format!("confirmed, {} ago", span(confirmed.counted_seconds)),
+    };
+    match confirmed.left_out {
+        0 => words,
+        left_out => format!("{words}; files not confirmed: {left_out}"),
     }
 }
 
@@ -209,17 +227,23 @@ pub fn write_fence(fence: Option<&FenceStatus>, out: &mut impl Write) -> io::Res
     writeln!(out, "since: {}", date_millis(fence.since))
 }
 
-/// What was abandoned and which seams stand, as long as they are not confirmed, a line each.
-pub fn write_abandoned(
+/// What was abandoned, which seams stand and what was set aside, as long as they are not confirmed, a
+/// line each.
+pub fn write_unconfirmed(
     abandoned: &[AbandonedStatus],
     seams: &[SeamStatus],
+    set_aside: &[SetAsideStatus],
     out: &mut impl Write,
 ) -> io::Result<()> {
-    if abandoned.is_empty() && seams.is_empty() {
+    if abandoned.is_empty() && seams.is_empty() && set_aside.is_empty() {
         return writeln!(out, "nothing is left to confirm");
     }
     abandoned.iter().try_for_each(|entry| writeln!(out, "{}", entry.in_words()))?;
-    seams.iter().try_for_each(|seam| writeln!(out, "{}", seam.in_words()))
+    seams.iter().try_for_each(|seam| writeln!(out, "{}", seam.in_words()))?;
+    set_aside.iter().try_for_each(|aside| {
+        let (text, name) = (aside_text(aside), &aside.name);
+        writeln!(out, "{text}; when nobody needs it: walhub ctl confirm aside {name}")
+    })
 }
 
 /// The evidence of other histories, a line for each source.
@@ -359,6 +383,9 @@ pub fn write_retention(
         writeln!(out, "Next when full:   slot {slot}")?;
     }
     writeln!(out, "Receiving:        {}", retention.receiving)?;
+    for aside in &retention.set_aside {
+        writeln!(out, "Set aside:        {}", aside_text(aside))?;
+    }
     let columns = [word("KEPT BY"), name("NAME"), word("FROM"), number("KEEPS"), number("ENDS IN")];
     let rows = retention.kept_by.iter().map(|kept| {
         vec![
@@ -375,7 +402,7 @@ pub fn write_retention(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::DivergedStandby;
+    use crate::status::{ConfirmedStatus, DivergedStandby};
     use crate::wal::{Lsn, TimelineId};
     use proptest::prelude::*;
     use std::time::UNIX_EPOCH;
@@ -466,6 +493,35 @@ mod tests {
         };
         assert_eq!(invalid(&slot(Some("reserved"))).unwrap(), "was idle_timeout");
         assert_eq!(invalid(&slot(Some("lost"))).unwrap(), "idle_timeout");
+    }
+
+    #[test]
+    fn what_was_set_aside_says_when_it_goes() {
+        let text = |confirmed: Option<(Option<u64>, usize)>| {
+            let confirmed = confirmed.map(|(expires_in_seconds, left_out)| ConfirmedStatus {
+                counted_seconds: 7_260,
+                expires_in_seconds,
+                left_out,
+            });
+            let name = "diverged/1-0_5".to_owned();
+            aside_text(&SetAsideStatus { name, bytes: 20 << 20, since: None, confirmed })
+        };
+        assert_eq!(text(None), "20MB in diverged/1-0_5, not confirmed");
+        assert_eq!(
+            text(Some((Some(200_000), 0))),
+            "20MB in diverged/1-0_5, confirmed, goes in 2 d 7 h"
+        );
+        assert_eq!(
+            text(Some((None, 3))),
+            "20MB in diverged/1-0_5, confirmed, 2 h 1 min ago; files not confirmed: 3"
+        );
+        let aside =
+            SetAsideStatus { name: "damaged/x".to_owned(), bytes: 5, since: None, confirmed: None };
+        assert_eq!(
+            written(|out| write_unconfirmed(&[], &[], &[aside], out)),
+            "5B in damaged/x, not confirmed; when nobody needs it: walhub ctl confirm aside \
+             damaged/x\n"
+        );
     }
 
     #[test]

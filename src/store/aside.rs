@@ -1,5 +1,6 @@
 //! Puts WAL out of the way without losing it. What is set aside has a name that is no WAL name:
-//! nothing reads it, nothing removes it, and no later file takes its name.
+//! nothing reads it, nothing removes it before an operator has confirmed it, and no later file takes
+//! its name.
 
 use super::clean::PIECE;
 use super::digest::take_along;
@@ -128,5 +129,8 @@ async fn free_name<D: Disk>(disk: &D, wanted: &Path) -> Result<std::path::PathBu
 
 fn say(from: &Path, to: &Path, reason: &str) {
     let (from, to) = (from.display(), to.display());
-    tracing::warn!("\"{from}\" was set aside as \"{to}\": {reason}; nothing reads or removes it");
+    tracing::warn!(
+        "\"{from}\" was set aside as \"{to}\": {reason}; nothing reads it, and it stays until it is \
+         confirmed"
+    );
 }

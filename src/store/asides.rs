@@ -1,17 +1,27 @@
-//! What was set aside in a hub's directory, and how much room that takes. This looks at the disk,
-//! for as long as that takes; the [board](AsideBoard) has what was seen last.
+//! What was set aside in a hub's directory, and how much room that takes. A [look](AsideLook) goes
+//! over the disk in steps; the [board](AsideBoard) has what was seen last.
 
 mod board;
+mod confirmed;
+mod removal;
+mod walk;
 
 pub use board::{AsideBoard, KnownAsides, MOST_SHOWN};
+pub use confirmed::{Confirmation, Confirmations, NotConfirmed, read_confirmed};
+pub use removal::{FileRemoval, FolderRemoval, remove_file, remove_folder};
+pub use walk::{AsideWalk, SeenAside, SeenKind};
 
 use super::layout::Layout;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// How many names one step looks at.
+pub const NAMES_A_STEP: usize = 1000;
 
 /// WAL that nothing reads any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,105 +32,130 @@ pub struct Aside {
     pub bytes: u64,
     /// When it was put there: when its names were changed last.
     pub since: SystemTime,
-    /// Stands for what is in it.
-    pub content: ContentMark,
+    /// The files in it.
+    pub files: Vec<FileMark>,
+    /// How long ago the files among them were confirmed that were confirmed first; `None` when none
+    /// was.
+    pub confirmed: Option<Duration>,
+    /// How many of its files, and of what is no file, no confirmation covers.
+    pub left_out: usize,
+    /// How many links and the like are in it, which can never be confirmed.
+    others: usize,
 }
 
-/// Stands for the files in something that was set aside: for their names, their lengths, and when
-/// each was written last. Any other files have another mark, also those that come under the same
-/// names later.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct ContentMark([u8; 16]);
+impl Aside {
+    /// One that has just been seen.
+    pub fn new(name: &str, since: SystemTime) -> Self {
+        let (name, files) = (name.to_owned(), Vec::new());
+        Self { name, bytes: 0, since, files, confirmed: None, left_out: 0, others: 0 }
+    }
 
-impl fmt::Display for ContentMark {
+    /// One more file is in it; without a mark it is none that may ever go. It was confirmed that long
+    /// ago.
+    fn add(&mut self, bytes: u64, mark: Option<FileMark>, confirmed: Option<Duration>) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.files.extend(mark);
+        self.confirmed = self.confirmed.max(confirmed);
+        self.left_out += usize::from(confirmed.is_none());
+        self.others += usize::from(mark.is_none());
+    }
+
+    /// Compares all of its files with what is confirmed.
+    pub fn judge(&mut self, confirmed: &Confirmations) {
+        let of = |mark: &FileMark| confirmed.of(&self.name, *mark);
+        let times: Vec<_> = self.files.iter().map(of).collect();
+        self.left_out = self.others + times.iter().filter(|time| time.is_none()).count();
+        self.confirmed = times.into_iter().flatten().max();
+    }
+}
+
+/// Stands for one file: for its name, its length, and when the system changed something about it
+/// last. Any other file has another mark, also one that comes under the same name later.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileMark(u64);
+
+impl FileMark {
+    /// The mark of a file with this name below what was set aside; empty for a file that was set
+    /// aside itself. `changed` is its ctime, in seconds and nanoseconds.
+    pub(super) fn of(name: &Path, len: u64, changed: (i64, i64)) -> Self {
+        let name = name.as_os_str().as_encoded_bytes();
+        let mut hash = Sha256::new();
+        hash.update((name.len() as u64).to_le_bytes());
+        hash.update(name);
+        hash.update(len.to_le_bytes());
+        hash.update(changed.0.to_le_bytes());
+        hash.update(changed.1.to_le_bytes());
+        let [mark, ..] = *hash.finalize().as_chunks().0 else { return Self(0) };
+        Self(u64::from_le_bytes(mark))
+    }
+}
+
+impl fmt::Debug for FileMark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "{:016x}", self.0)
     }
 }
 
-impl fmt::Debug for ContentMark {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+/// A file in something that was set aside, or one that was set aside itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AsideFile {
+    /// The name of what it is in.
+    pub aside: Arc<str>,
+    /// Its path below the hub's directory.
+    pub path: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+    /// Stands for it as it was seen.
+    pub mark: FileMark,
+}
+
+/// A look at everything that was set aside, in steps.
+#[derive(Debug)]
+pub struct AsideLook {
+    /// Where it goes on; `None` at its end.
+    pub walk: Option<AsideWalk>,
+    seen: BTreeMap<Arc<str>, Aside>,
+}
+
+impl AsideLook {
+    /// At all of it.
+    pub fn begin(layout: &Layout) -> Self {
+        Self { walk: Some(AsideWalk::over_all(layout)), seen: BTreeMap::new() }
     }
-}
 
-/// All of it, by name. What goes meanwhile is left out.
-///
-/// # Errors
-/// The operating system's error.
-pub fn all_set_aside(layout: &Layout) -> io::Result<Vec<Aside>> {
-    let mut found = names(layout.root())?;
-    found.retain(|name| Layout::is_aside(name));
-    for folder in [layout.all_diverged(), layout.damaged()] {
-        let shown = folder.file_name().map(|name| name.to_string_lossy().into_owned());
-        let shown = shown.unwrap_or_default();
-        found.extend(names(&folder)?.into_iter().map(|name| format!("{shown}/{name}")));
-    }
-    let strays = names(layout.wal())?.into_iter().filter(|name| Layout::is_stray(name));
-    found.extend(strays.map(|name| format!("pg_wal/{name}")));
-    found.sort();
-    let mut all = Vec::with_capacity(found.len());
-    for name in found {
-        all.extend(one_set_aside(layout, &name)?);
-    }
-    Ok(all)
-}
-
-/// What was set aside under one name; `None` when it is not there any more.
-///
-/// # Errors
-/// The operating system's error.
-pub fn one_set_aside(layout: &Layout, name: &str) -> io::Result<Option<Aside>> {
-    let path = layout.root().join(name);
-    let Some(meta) = found(std::fs::symlink_metadata(&path))? else { return Ok(None) };
-    let mut sum = Sum { bytes: 0, hash: Sha256::new() };
-    sum.add(&path, &path)?;
-    let [hash, _] = *sum.hash.finalize().as_chunks().0 else { return Ok(None) };
-    Ok(Some(Aside {
-        name: name.to_owned(),
-        bytes: sum.bytes,
-        since: changed(&meta),
-        content: ContentMark(hash),
-    }))
-}
-
-/// When the system changed something about a file or a directory last, its name included.
-fn changed(meta: &std::fs::Metadata) -> SystemTime {
-    let seconds = u64::try_from(meta.ctime()).unwrap_or_default();
-    let nanos = u32::try_from(meta.ctime_nsec()).unwrap_or_default();
-    UNIX_EPOCH + Duration::new(seconds, nanos)
-}
-
-/// All files below a directory, or one file.
-struct Sum {
-    bytes: u64,
-    hash: Sha256,
-}
-
-impl Sum {
-    fn add(&mut self, root: &Path, path: &Path) -> io::Result<()> {
-        let Some(meta) = found(std::fs::symlink_metadata(path))? else { return Ok(()) };
-        if !meta.is_dir() {
-            self.bytes = self.bytes.saturating_add(meta.len());
-            let name = path.strip_prefix(root).unwrap_or(path).as_os_str().as_encoded_bytes();
-            self.hash.update((name.len() as u64).to_le_bytes());
-            self.hash.update(name);
-            for number in [meta.len().cast_signed(), meta.mtime(), meta.mtime_nsec()] {
-                self.hash.update(number.to_le_bytes());
+    /// Takes in what a step has seen.
+    pub fn take_in(&mut self, seen: Vec<SeenAside>, confirmed: &Confirmations) {
+        for SeenAside { aside, since, kind, .. } in seen {
+            let entry = self.seen.entry(Arc::clone(&aside));
+            let entry = entry.or_insert_with(|| Aside::new(&aside, since));
+            match kind {
+                SeenKind::Folder => {}
+                SeenKind::Other { bytes } => entry.add(bytes, None, None),
+                SeenKind::File { bytes, mark } => {
+                    entry.add(bytes, Some(mark), confirmed.of(&aside, mark));
+                }
             }
-            return Ok(());
         }
-        let mut inside = names(path)?;
-        inside.sort();
-        inside.iter().try_for_each(|name| self.add(root, &path.join(name)))
+    }
+
+    /// What was seen, by name.
+    pub fn end(self) -> Vec<Aside> {
+        self.seen.into_values().collect()
     }
 }
 
-/// The names in a directory; none when it is not there.
-fn names(folder: &Path) -> io::Result<Vec<String>> {
-    let Some(entries) = found(std::fs::read_dir(folder))? else { return Ok(Vec::new()) };
-    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-    names.collect()
+/// All of it at once, by name. What goes meanwhile is left out.
+///
+/// # Errors
+/// The operating system's error.
+pub fn all_set_aside(layout: &Layout, confirmed: &Confirmations) -> io::Result<Vec<Aside>> {
+    let mut look = AsideLook::begin(layout);
+    while let Some(walk) = look.walk.take() {
+        let (rest, seen) = walk.step(NAMES_A_STEP)?;
+        look.walk = rest;
+        look.take_in(seen, confirmed);
+    }
+    Ok(look.end())
 }
 
 /// `None` when there is no such file.
@@ -132,68 +167,4 @@ fn found<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn put(layout: &Layout, name: &str, bytes: usize) {
-        let path = layout.root().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, vec![7; bytes]).unwrap();
-    }
-
-    #[test]
-    fn everything_that_was_set_aside_is_counted() {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::new(folder.path());
-        assert_eq!(all_set_aside(&layout).unwrap(), []);
-        put(&layout, "pg_wal/000000010000000000000005", 1000);
-        put(&layout, "pg_wal/000000010000000000000006.partial.stray", 6);
-        put(&layout, "pg_wal.aside.2/archive_status/x", 1);
-        put(&layout, "pg_wal.aside.2/000000010000000000000001", 20);
-        put(&layout, "diverged/1-0_5000060/000000010000000000000005", 300);
-        put(&layout, "diverged/1-0_5000060/000000010000000000000006", 300);
-        put(&layout, "diverged/2-0_7000060/000000020000000000000007", 5);
-        put(&layout, "damaged/000000010000000000000003", 4);
-        put(&layout, "pg_wal.asides", 1000);
-        let found = all_set_aside(&layout).unwrap();
-        let found: Vec<_> = found.iter().map(|one| (one.name.as_str(), one.bytes)).collect();
-        assert_eq!(
-            found,
-            [
-                ("damaged/000000010000000000000003", 4),
-                ("diverged/1-0_5000060", 600),
-                ("diverged/2-0_7000060", 5),
-                ("pg_wal.aside.2", 21),
-                ("pg_wal/000000010000000000000006.partial.stray", 6),
-            ]
-        );
-        assert_eq!(one_set_aside(&layout, "diverged/3-0_9").unwrap(), None);
-    }
-
-    #[test]
-    fn other_files_have_another_mark() {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::new(folder.path());
-        let name = "diverged/1-0_5000060";
-        let (first, second) = (format!("{name}/5"), format!("{name}/6"));
-        let mark = || one_set_aside(&layout, name).unwrap().unwrap().content;
-        put(&layout, &first, 300);
-        let one = mark();
-        assert_eq!(mark(), one);
-        put(&layout, &second, 300);
-        let both = mark();
-        assert_ne!(both, one);
-        std::fs::remove_file(layout.root().join(&second)).unwrap();
-        assert_eq!(mark(), one);
-        // Another file of the same name and length.
-        std::fs::remove_file(layout.root().join(&first)).unwrap();
-        std::thread::sleep(Duration::from_millis(20));
-        put(&layout, &first, 300);
-        assert_ne!(mark(), one);
-        // It is moved, as a whole.
-        let moved = "diverged/1-0_7000060";
-        let now = mark();
-        std::fs::rename(layout.root().join(name), layout.root().join(moved)).unwrap();
-        assert_eq!(one_set_aside(&layout, moved).unwrap().unwrap().content, now);
-    }
-}
+mod tests;

@@ -5,8 +5,6 @@
 //! succeeded is true; names are durable after an fsync of their directory, and not before; a
 //! rename has either happened or not.
 
-use super::asides::Aside;
-use super::layout::Layout;
 use super::retention::Space;
 use std::future::Future;
 use std::io;
@@ -87,10 +85,13 @@ pub trait Disk {
         Err(io::Error::new(io::ErrorKind::Unsupported, dir.display().to_string()))
     }
 
-    /// What was set aside in a hub's directory. However long that takes, other operations go on
-    /// meanwhile. A disk that keeps only files has no such thing.
-    async fn set_aside(&self, _: &Layout) -> io::Result<Vec<Aside>> {
-        Ok(Vec::new())
+    /// Does work on what was set aside, by plain system calls. However long that takes, other
+    /// operations go on meanwhile. A disk that keeps only files has no such thing, and does not do it.
+    async fn apart<T: Send + 'static>(
+        &self,
+        _: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<Option<T>> {
+        Ok(None)
     }
 
     /// The file's length.

@@ -1,9 +1,7 @@
 //! A real disk on which an operation fails, never ends, or takes so long that something happens
 //! meanwhile, or that is full. For tests only.
 
-use super::asides::Aside;
 use super::disk::Disk;
-use super::layout::Layout;
 use super::plain_disk::PlainDisk;
 use super::retention::Space;
 use std::cell::{Cell, RefCell};
@@ -27,6 +25,9 @@ struct State {
     waiting: Cell<usize>,
     /// How many bytes files may still grow by; `None` for no limit.
     room: Cell<Option<u64>>,
+    /// How many steps there are before the power fails; `None` when it does not.
+    steps: Cell<Option<usize>>,
+    apart_is_stuck: Cell<bool>,
 }
 
 /// Whether an operation on this file never ends.
@@ -40,10 +41,37 @@ type Event = Box<dyn FnOnce()>;
 pub(crate) enum Failing {
     /// Every sync of a file.
     Syncs,
+    /// Every sync of a directory.
+    DirSyncs,
     /// Every write.
     Writes,
     /// The next write.
     NextWrite,
+}
+
+#[cfg(not(walhub_loom))]
+impl FaultyDisk {
+    /// Opening one of these files for reading, creating it and renaming it never end from now on, as
+    /// if each took very long.
+    pub(crate) fn stick_at(&self, stuck: IsStuck) {
+        self.0.stuck.set(Some(stuck));
+    }
+
+    /// Work on what was set aside never ends from now on.
+    pub(crate) fn stick_apart(&self) {
+        self.0.apart_is_stuck.set(true);
+    }
+
+    /// After so many steps that change something, or that are work on what was set aside, none ends any
+    /// more, as if the process were killed. The last one is done.
+    pub(crate) fn stop_after(&self, steps: usize) {
+        self.0.steps.set(Some(steps));
+    }
+
+    /// How many operations never end.
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.waiting.get()
+    }
 }
 
 impl FaultyDisk {
@@ -82,21 +110,23 @@ impl FaultyDisk {
         *self.0.before.borrow_mut() = Some((path.to_owned(), Box::new(what)));
     }
 
-    /// Opening one of these files for reading, creating it and renaming it never end from now on, as
-    /// if each took very long.
-    pub(crate) fn stick_at(&self, stuck: IsStuck) {
-        self.0.stuck.set(Some(stuck));
+    /// A step is done.
+    async fn pass_step(&self) {
+        match self.0.steps.get() {
+            None => {}
+            Some(0 | 1) => self.never_end().await,
+            Some(left) => self.0.steps.set(Some(left - 1)),
+        }
     }
 
-    /// How many operations never end.
-    pub(crate) fn waiting(&self) -> usize {
-        self.0.waiting.get()
+    async fn never_end(&self) {
+        self.0.waiting.set(self.0.waiting.get() + 1);
+        std::future::pending().await
     }
 
     async fn wait_at(&self, path: &Path) {
         if self.0.stuck.get().is_some_and(|stuck| stuck(path)) {
-            self.0.waiting.set(self.0.waiting.get() + 1);
-            std::future::pending().await
+            self.never_end().await;
         }
     }
 
@@ -152,7 +182,9 @@ impl Disk for FaultyDisk {
     async fn create(&self, path: &Path) -> io::Result<Self::File> {
         self.wait_at(path).await;
         self.free(path);
-        PlainDisk.create(path).await
+        let created = PlainDisk.create(path).await;
+        self.pass_step().await;
+        created
     }
 
     async fn read_at(
@@ -192,19 +224,26 @@ impl Disk for FaultyDisk {
             meanwhile();
         }
         self.check(&[Failing::Syncs])?;
-        PlainDisk.sync_data(file).await
+        let synced = PlainDisk.sync_data(file).await;
+        self.pass_step().await;
+        synced
     }
 
     async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.0.syncs.set(self.0.syncs.get() + 1);
         self.0.synced_dirs.borrow_mut().push(dir.to_owned());
-        PlainDisk.sync_dir(dir).await
+        self.check(&[Failing::DirSyncs])?;
+        let synced = PlainDisk.sync_dir(dir).await;
+        self.pass_step().await;
+        synced
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.wait_at(from).await;
         self.free(to);
-        PlainDisk.rename(from, to).await
+        let renamed = PlainDisk.rename(from, to).await;
+        self.pass_step().await;
+        renamed
     }
 
     async fn unlink(&self, path: &Path) -> io::Result<()> {
@@ -232,9 +271,16 @@ impl Disk for FaultyDisk {
         PlainDisk.space(dir).await
     }
 
-    async fn set_aside(&self, layout: &Layout) -> io::Result<Vec<Aside>> {
-        self.wait_at(layout.root()).await;
-        PlainDisk.set_aside(layout).await
+    async fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<Option<T>> {
+        if self.0.apart_is_stuck.get() {
+            self.never_end().await;
+        }
+        let done = PlainDisk.apart(work).await;
+        self.pass_step().await;
+        done
     }
 
     async fn len(&self, file: &Self::File) -> io::Result<u64> {

@@ -10,6 +10,7 @@
 //!   walhub.evidence        where an upstream or the archive had other bytes than this hub
 //!   walhub.abandoned       what was past a switchpoint, until `walhub ctl confirm`
 //!   walhub.seams           where another history goes on, until `walhub ctl confirm`
+//!   walhub.confirmed       what was set aside and nobody needs any more
 //!   walhub.scrub           when all segments were read last, and which are damaged
 //!   walhub.ctl             the socket for `walhub ctl`
 //!   walhub.state           last known state of the upstream, for `inspect`
@@ -202,6 +203,11 @@ impl Layout {
         self.root.join("walhub.seams")
     }
 
+    /// What is confirmed of what was set aside.
+    pub fn confirmed(&self) -> PathBuf {
+        self.root.join("walhub.confirmed")
+    }
+
     /// What scrubs have found.
     pub fn scrub(&self) -> PathBuf {
         self.root.join("walhub.scrub")
@@ -279,8 +285,8 @@ impl Layout {
         self.restoring(&format!("{name}.{}", u64::MAX))
     }
 
-    /// The name for an open segment that is set aside: not a WAL name, and one that is never
-    /// removed.
+    /// The name for an open segment that is set aside: not a WAL name, and one that is not removed
+    /// before an operator has confirmed it.
     pub fn stray(path: &Path) -> PathBuf {
         let mut name = path.as_os_str().to_owned();
         name.push(STRAY);

@@ -2,9 +2,7 @@
 //! not; the keeper's disk uses it for operations that the ring lacks. Every future is ready at
 //! once.
 
-use super::asides::{Aside, all_set_aside};
 use super::disk::Disk;
-use super::layout::Layout;
 use super::retention::Space;
 use rustix::fs::{Advice, FileType, Mode, OFlags};
 use std::io;
@@ -150,8 +148,11 @@ impl Disk for PlainDisk {
         Ok(Space { total: bytes(disk.f_blocks), free: bytes(disk.f_bavail) })
     }
 
-    async fn set_aside(&self, layout: &Layout) -> io::Result<Vec<Aside>> {
-        all_set_aside(layout)
+    async fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<Option<T>> {
+        Ok(Some(work()))
     }
 
     async fn len(&self, file: &Self::File) -> io::Result<u64> {

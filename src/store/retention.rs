@@ -64,6 +64,8 @@ pub struct Policy {
     pub grace: Duration,
     /// How long an automatically created slot may stay unused; zero for ever.
     pub auto_created_ttl: Duration,
+    /// `--keep-set-aside`: for so long after it was confirmed what was set aside stays; zero for ever.
+    pub keep_set_aside: Duration,
     /// Does WAL have to be archived before it is removed?
     pub archive_mode: ArchiveMode,
     /// Is there an archive to fetch from (`--restore-command`)?

@@ -8,6 +8,7 @@ use crate::scene::Scene;
 use crate::segments::{assert_identical, complete_segments};
 use crate::streaming::wait_connected;
 use crate::wait;
+use serde_json::Value;
 use std::time::Duration;
 use walhub::wal::lsn::Lsn;
 
@@ -165,7 +166,8 @@ fn a_gap_is_never_bridged() {
     hub.kill();
 
     // The operator decides to begin anew.
-    let hub = hub.flag("--on-gap=restart-at-current").flag("--reconnect-grace=2s").started();
+    let hub = hub.flag("--on-gap=restart-at-current").flag("--reconnect-grace=2s");
+    let hub = hub.flag("--keep-set-aside=2s").started();
     hub.wait_log(&["WARN", "no upstream has this hub's next WAL", "within 2 s"]);
     wait_connected(&primary);
     primary.backup_again();
@@ -174,6 +176,27 @@ fn a_gap_is_never_bridged() {
     standby.wait_streaming();
     assert_converged(&primary, &[&standby]);
     assert!(complete_segments(&hub.pg_wal()).iter().all(|name| segment_end(name) > end));
+    goes_when_it_is_confirmed(&hub, "pg_wal.aside.1");
+}
+
+/// What the hub has set aside stays until an operator says that nobody needs it. It may have set more
+/// aside: the primary keeps little.
+fn goes_when_it_is_confirmed(hub: &Hub<'_>, name: &str) {
+    let find = |all: &Value| {
+        let all = all["set_aside"].as_array().expect("a list");
+        all.iter().find(|aside| aside["name"] == name).cloned()
+    };
+    let seen = || find(&hub.told(&["status"])["status"]);
+    let aside = wait::eventually("the hub has seen it", seen);
+    assert!(aside["confirmed"].is_null());
+    assert!(find(&hub.told(&["confirm"])).is_some());
+    assert_eq!(hub.ask(&["confirm", "aside", "pg_wal.aside.7"]).0, 1);
+    let left = hub.told(&["confirm", "aside", name]);
+    assert_eq!(find(&left), None, "{left}");
+    hub.wait_log(&["WARN", "removing", name, "confirmed at"]);
+    wait::until("it is gone", || !hub.directory().join(name).exists());
+    wait::until("the hub has seen that", || seen().is_none());
+    assert!(hub.inspect().wrong().is_empty());
 }
 
 #[test]

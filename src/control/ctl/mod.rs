@@ -13,7 +13,7 @@ use crate::ctl::answer::{Answer, Dropped, Failure, Said};
 use crate::ctl::request::{Confirmable, HubCommand, MAX_REQUEST, Request, TrueHistory};
 use crate::follow::{Steer, UpstreamOrder};
 use crate::hub::course::Upstream;
-use crate::status::Ages;
+use crate::status::{Ages, SetAsideStatus};
 use crate::store::slots::SlotName;
 use crate::upstream::state::UpstreamState;
 use crate::wal::Lsn;
@@ -179,6 +179,7 @@ impl CtlService {
                 Said::Fence(inquiry::fence(hub))
             }
             HubCommand::Confirm { what, lsn } => return self.confirm(what, lsn.as_deref()).await,
+            HubCommand::ConfirmAside { name } => return self.confirm_aside(name).await,
             HubCommand::AcceptHistory { history, lsn } => {
                 return self.accept_history(history, &lsn).await;
             }
@@ -212,9 +213,27 @@ impl CtlService {
                 failure.with_hint("`walhub ctl confirm` shows what there is to confirm.")
             })?;
         }
+        Ok(self.unconfirmed())
+    }
+
+    /// The keeper knows which files it has seen there.
+    async fn confirm_aside(&self, name: String) -> Result<Answer, Failure> {
+        let confirmed = self.shared.keeper.confirm_aside(name).await;
+        confirmed.map_err(|fault| {
+            Failure::new(fault.to_string())
+                .with_hint("`walhub ctl status` shows what was set aside, as it was seen last.")
+        })?;
+        Ok(self.unconfirmed())
+    }
+
+    /// What is left to confirm.
+    fn unconfirmed(&self) -> Answer {
         let hub = &self.shared.hub;
-        let abandoned = Said::Abandoned(inquiry::abandoned(hub));
-        Ok(Answer::new(abandoned).with_seams(inquiry::seams(hub)))
+        let mut set_aside = inquiry::set_aside(hub);
+        set_aside.retain(SetAsideStatus::is_unconfirmed);
+        Answer::new(Said::Abandoned(inquiry::abandoned(hub)))
+            .with_seams(inquiry::seams(hub))
+            .with_set_aside(set_aside)
     }
 
     async fn accept_history(&self, history: TrueHistory, lsn: &str) -> Result<Answer, Failure> {
@@ -266,7 +285,7 @@ impl CtlService {
         let Some(cell) = self.shared.hub.current_cell() else { return Ok(Said::Retention(None)) };
         let outlook = self.shared.keeper.foresee(cell.tli(), cell.durable()).await;
         let outlook = outlook.map_err(|fault| Failure::new(fault.to_string()))?;
-        Ok(Said::Retention(Some(inquiry::retention(&outlook))))
+        Ok(Said::Retention(Some(inquiry::retention(&self.shared.hub, &outlook))))
     }
 
     async fn drop_slot(&self, name: &str) -> Result<Said, Failure> {

@@ -11,7 +11,7 @@ use crate::data::handoff::{Inbox, ToControl, ToCore, mailbox};
 use crate::follow;
 use crate::hub::Hub;
 use crate::keeper::{Job, queue};
-use crate::store::asides::{KnownAsides, all_set_aside};
+use crate::store::asides::{Confirmations, KnownAsides, all_set_aside};
 use crate::store::layout::Layout;
 use crate::store::slots::{Create, Origin};
 use crate::upstream::end::UpstreamEnd;
@@ -187,11 +187,14 @@ fn status_says_what_was_seen_last_of_what_was_set_aside() {
     // Nothing of this is on the disk.
     let layout = Layout::new(scene.directory.path());
     std::fs::create_dir_all(layout.aside(3)).unwrap();
-    let seen = all_set_aside(&layout).unwrap();
+    let seen = all_set_aside(&layout, &Confirmations::default()).unwrap();
     std::fs::remove_dir(layout.aside(3)).unwrap();
     scene.hub.holds.asides.see(KnownAsides::of(seen));
     let (all, total) = shown();
     assert_eq!(all[0]["name"], "pg_wal.aside.3");
+    assert_eq!(all[0]["confirmed"], serde_json::Value::Null);
+    let left = scene.ask(b"{\"version\":1,\"command\":{\"confirm\":{}}}\n");
+    assert_eq!(left["set_aside"][0]["name"], "pg_wal.aside.3");
     assert_eq!(total, serde_json::json!({"number": 1, "bytes": 0}));
     scene.stop();
 }

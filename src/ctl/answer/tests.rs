@@ -159,6 +159,7 @@ fn full() -> HubStatus {
             name: "diverged/2-1_10".to_owned(),
             bytes: 16 << 20,
             since: Some(time(12)),
+            confirmed: None,
         }],
         set_aside_total: Some(SetAsideTotal { number: 3, bytes: 40 << 20 }),
         log_lines_lost: 4,

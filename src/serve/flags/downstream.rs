@@ -64,6 +64,11 @@ pub struct DownstreamFlags {
     )]
     pub disk_high_watermark: String,
 
+    /// How long WAL that was set aside stays after `walhub ctl confirm aside` has named it; 0 for
+    /// ever. What nobody has confirmed always stays
+    #[arg(long, value_name = "TIME", default_value = "30d", env = "WALHUB_KEEP_SET_ASIDE")]
+    pub keep_set_aside: String,
+
     /// Replication slots of standbys at one time
     #[arg(long, value_name = "N", default_value_t = 4000, env = "WALHUB_MAX_REPLICATION_SLOTS")]
     pub max_replication_slots: usize,
@@ -131,6 +136,7 @@ impl DownstreamFlags {
                 None => wal_sender_timeout.saturating_mul(2).max(LEAST_GRACE),
             },
             auto_created_ttl: self.auto_create()?.map(|auto| auto.ttl).unwrap_or_default(),
+            keep_set_aside: time("keep-set-aside", &self.keep_set_aside, TimeUnit::Second)?,
             archive_mode: ArchiveMode::Off,
             restorable,
         })

@@ -9,12 +9,12 @@ mod tests;
 
 use crate::cluster::instance::InstanceId;
 use crate::status::{
-    AbandonedStatus, DamagedSegment, DirectoryStatus, EndOfWal, EvidenceStatus, HaltedStatus,
-    LockStatus, RecordedCluster, ScrubStatus, SealedTimeline, SeamStatus, SegmentSpan,
-    SetAsideStatus, SetAsideTotal,
+    AbandonedStatus, ConfirmedStatus, DamagedSegment, DirectoryStatus, EndOfWal, EvidenceStatus,
+    HaltedStatus, LockStatus, RecordedCluster, ScrubStatus, SealedTimeline, SeamStatus,
+    SegmentSpan, SetAsideStatus, SetAsideTotal,
 };
 use crate::store::abandoned::{Abandoned, AbandonedWal};
-use crate::store::asides::{Aside, KnownAsides, all_set_aside};
+use crate::store::asides::{Aside, Confirmations, KnownAsides, all_set_aside, read_confirmed};
 use crate::store::control_file::{Cluster, ControlFile};
 use crate::store::course::FenceNote;
 use crate::store::cut::read_seams;
@@ -39,6 +39,7 @@ use crate::wal::{SegmentName, SegmentNo, SegmentSize, TimelineId};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 /// The newest files whose size is measured; the others are only counted.
 const MEASURED: usize = 4096;
@@ -96,9 +97,13 @@ async fn look<D: Disk>(disk: &D, layout: &Layout) -> io::Result<DirectoryStatus>
     report.read_evidence(disk, layout).await;
     report.read_abandoned(disk, layout).await;
     report.read_scrub(disk, layout).await;
-    match all_set_aside(layout).map(KnownAsides::of) {
+    let confirmed = read_confirmed(disk, layout).await.unwrap_or_else(|fault| {
+        report.wrong.push(fault.to_string());
+        Confirmations::default()
+    });
+    match all_set_aside(layout, &confirmed).map(KnownAsides::of) {
         Ok(known) => {
-            report.set_aside = set_aside_status(&known);
+            report.set_aside = set_aside_status(&known, Duration::ZERO);
             report.set_aside_total = Some(set_aside_total(&known)).filter(|all| all.number > 0);
         }
         Err(error) => report.wrong.push(format!("could not look at what was set aside: {error}")),
@@ -239,19 +244,26 @@ pub fn abandoned_status(abandoned: &Abandoned) -> Vec<AbandonedStatus> {
     abandoned.iter().map(status).collect()
 }
 
-/// The newest of what was set aside, for people and programs.
-pub fn set_aside_status(known: &KnownAsides) -> Vec<SetAsideStatus> {
+/// The newest of what was set aside, for people and programs. What is confirmed is kept for so long;
+/// zero for ever.
+pub fn set_aside_status(known: &KnownAsides, keep: Duration) -> Vec<SetAsideStatus> {
+    let confirmed = |aside: &Aside, counted: Duration| ConfirmedStatus {
+        counted_seconds: counted.as_secs(),
+        expires_in_seconds: (!keep.is_zero()).then(|| keep.saturating_sub(counted).as_secs()),
+        left_out: aside.left_out,
+    };
     let status = |aside: &Aside| SetAsideStatus {
         name: aside.name.clone(),
         bytes: aside.bytes,
         since: Some(aside.since),
+        confirmed: aside.confirmed.map(|counted| confirmed(aside, counted)),
     };
-    known.newest.iter().map(status).collect()
+    known.newest().iter().map(status).collect()
 }
 
 /// All that was set aside, in numbers.
 pub fn set_aside_total(known: &KnownAsides) -> SetAsideTotal {
-    SetAsideTotal { number: known.number, bytes: known.bytes }
+    SetAsideTotal { number: known.number(), bytes: known.bytes() }
 }
 
 /// What scrubs have found, and how far the one under way is, for people and programs.

@@ -153,6 +153,7 @@ fn cases() -> impl Strategy<Value = Case> {
         high_watermark: None,
         auto_created_ttl: Duration::ZERO,
         grace: Duration::from_secs(90),
+        keep_set_aside: Duration::ZERO,
         archive_mode: ArchiveMode::Off,
         restorable: Restorable::No,
     });
