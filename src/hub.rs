@@ -17,7 +17,7 @@ use self::course::{Course, Upstream};
 use crate::cluster::identity::Identity;
 use crate::cluster::instance::{InstanceId, InstancePath};
 use crate::config::Config;
-use crate::hub::diverged::{Diverged, DivergedStandbys};
+use crate::hub::diverged::{Diverged, DivergedStandbys, Left, RefusedStandbys};
 use crate::hub::fleet::Fleet;
 use crate::store::archive_status::ArchiveStatus;
 use crate::store::retention::{Holds, Receiving};
@@ -31,6 +31,7 @@ use crossbeam::utils::CachePadded;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
 use tracing::warn;
 
 /// One hub. Shared by all its threads.
@@ -221,16 +222,21 @@ impl Hub {
 
     /// A standby has, or asks for, WAL of a timeline past its end or past a seam.
     pub fn note_diverged(&self, standby: Diverged) {
-        let Diverged { application_name, peer, tli, at, end } = &standby;
-        let (name, peer, tli, at, end) = (application_name.clone(), peer.clone(), *tli, *at, *end);
-        if write(&self.diverged).note(standby) {
-            warn!(
-                application_name = name, peer, timeline = %tli,
-                "standby has diverged: it is at {at}, and what it has of timeline {tli} past {end} is \
-                 not in this hub's history; make it again from a base backup, or run pg_rewind on it if \
-                 the history goes on on another timeline"
-            );
+        if !write(&self.diverged).note(standby.clone(), Instant::now()) {
+            return;
         }
+        let Diverged { application_name, peer, tli, at, left } = standby;
+        let what = match left {
+            Left::Fork(end) => format!(
+                "what it has of timeline {tli} past {end} is not in this hub's history; make it again \
+                 from a base backup, or run pg_rewind on it if the history goes on on another timeline"
+            ),
+            Left::Seam(seam) => format!(
+                "past the seam at {seam}, where another history goes on, it may have the former one; \
+                 make it again from a base backup: pg_rewind cannot tell the two apart"
+            ),
+        };
+        warn!(application_name, peer, timeline = %tli, "standby has diverged: it is at {at}, and {what}");
     }
 
     /// Sets where our last whole record of a timeline ends; called before it is sealed.
@@ -245,7 +251,7 @@ impl Hub {
         read(&self.record_ends).get(&tli.raw()).is_none_or(|record_end| *record_end > end)
     }
 
-    /// A standby begins to stream WAL of our history.
+    /// A standby streams the current timeline, or is not past the end of its own, nor past a seam.
     pub fn note_streaming(&self, application_name: &str, peer: &str) {
         write(&self.diverged).streams(application_name, peer);
     }
@@ -253,6 +259,11 @@ impl Hub {
     /// Standbys that hold WAL which nobody follows.
     pub fn diverged(&self) -> Vec<Diverged> {
         read(&self.diverged).list().cloned().collect()
+    }
+
+    /// Those of them that were refused at a seam at `at`.
+    pub fn refused_at_seam(&self, at: Lsn) -> RefusedStandbys {
+        read(&self.diverged).refused_at_seam(at)
     }
 
     /// The path this hub announces to its clients: itself and those above.

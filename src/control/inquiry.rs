@@ -246,7 +246,7 @@ pub(super) fn standbys(
                 application_name: diverged.application_name,
                 peer: diverged.peer,
                 timeline: diverged.tli,
-                left_lsn: diverged.end,
+                left_lsn: diverged.left.at(),
                 lsn: diverged.at,
             })
             .collect(),

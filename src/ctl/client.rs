@@ -60,6 +60,8 @@ enum Unasked {
          and a name"
     )]
     Confirmation(String),
+    #[error("--let-in goes with `confirm seam` and an LSN")]
+    LetIn,
 }
 
 /// Asks a hub and prints its answer.
@@ -155,25 +157,33 @@ fn command(typed: CtlCommand) -> Result<HubCommand, Unasked> {
         CtlCommand::Unfence { upstream } => {
             HubCommand::Unfence { upstream: upstream.map(secret).transpose()? }
         }
-        CtlCommand::Confirm { what, lsn } => confirmation(what, lsn)?,
+        CtlCommand::Confirm { what, lsn, let_in } => confirmation(what, lsn, let_in)?,
         CtlCommand::AcceptHistory { history, lsn } => HubCommand::AcceptHistory { history, lsn },
     })
 }
 
 /// One word alone is a position, as in earlier versions, unless it says what there is to confirm.
-fn confirmation(first: Option<String>, second: Option<String>) -> Result<HubCommand, Unasked> {
+fn confirmation(
+    first: Option<String>,
+    second: Option<String>,
+    let_in: Vec<String>,
+) -> Result<HubCommand, Unasked> {
+    if first.as_deref() != Some("seam") && !let_in.is_empty() {
+        return Err(Unasked::LetIn);
+    }
     let what = match first.as_deref() {
         Some("abandoned") => Some(Confirmable::Abandoned),
         Some("seam") => Some(Confirmable::Seam),
         Some("aside") => {
-            return Ok(second.map_or(HubCommand::Confirm { what: None, lsn: None }, |name| {
-                HubCommand::ConfirmAside { name }
-            }));
+            return Ok(second
+                .map_or(HubCommand::Confirm { what: None, lsn: None, let_in }, |name| {
+                    HubCommand::ConfirmAside { name }
+                }));
         }
         Some(other) if second.is_some() => return Err(Unasked::Confirmation(other.to_owned())),
-        Some(_) | None => return Ok(HubCommand::Confirm { what: None, lsn: first }),
+        Some(_) | None => return Ok(HubCommand::Confirm { what: None, lsn: first, let_in }),
     };
-    Ok(HubCommand::Confirm { what, lsn: second })
+    Ok(HubCommand::Confirm { what, lsn: second, let_in })
 }
 
 /// The value from the command line, or from standard input.
@@ -244,10 +254,12 @@ mod tests {
     fn one_word_alone_is_a_position_unless_it_says_what() {
         let typed = |words: &[&str]| {
             let mut words = words.iter().map(|word| (*word).to_owned());
-            confirmation(words.next(), words.next())
+            confirmation(words.next(), words.next(), vec![])
         };
-        let meant =
-            |what, lsn: Option<&str>| HubCommand::Confirm { what, lsn: lsn.map(str::to_owned) };
+        let meant = |what, lsn: Option<&str>| {
+            let lsn = lsn.map(str::to_owned);
+            HubCommand::Confirm { what, lsn, let_in: vec![] }
+        };
         for (words, command) in [
             (&[][..], meant(None, None)),
             (&["0/5"], meant(None, Some("0/5"))),
@@ -264,6 +276,17 @@ mod tests {
         }
         let why = typed(&["seams", "0/5"]).unwrap_err().to_string();
         assert!(why.contains("nothing called \"seams\""), "{why}");
+    }
+
+    #[test]
+    fn standbys_are_let_in_at_a_seam_alone() {
+        let typed = |what: &str| {
+            confirmation(Some(what.to_owned()), Some("0/5".to_owned()), vec!["s".to_owned()])
+        };
+        let HubCommand::Confirm { let_in, .. } = typed("seam").unwrap() else { panic!() };
+        assert_eq!(let_in, ["s"]);
+        let why = typed("abandoned").unwrap_err().to_string();
+        assert!(why.starts_with("--let-in goes with `confirm seam`"), "{why}");
     }
 
     #[test]

@@ -90,7 +90,8 @@ pub enum CtlCommand {
     /// it was set aside. `confirm LSN` is the same.
     ///
     /// `seam LSN`: no standby has the former WAL past the seam any more. From then on standbys past it
-    /// are let in without a question.
+    /// are let in without a question. It is refused while a standby that was refused there still asks,
+    /// unless --let-in names it.
     ///
     /// `aside NAME`: nobody needs what was set aside under this name. Its files, as the hub has seen
     /// them last, are removed when the hub has run for --keep-set-aside since.
@@ -101,6 +102,10 @@ pub enum CtlCommand {
         /// The position, or the name, as in `walhub ctl status`
         #[arg(value_name = "LSN|NAME")]
         lsn: Option<String>,
+        /// A standby (application_name) that is refused at the seam and does not have the former WAL,
+        /// because it was made again; once for each
+        #[arg(long, value_name = "NAME", requires = "lsn")]
+        let_in: Vec<String>,
     },
     /// Say whose history is the true one where another source had other WAL
     ///

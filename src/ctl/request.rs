@@ -75,6 +75,9 @@ pub enum HubCommand {
         /// The switchpoint, or the seam.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lsn: Option<String>,
+        /// Standbys that are refused at the seam and do not have the former WAL.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        let_in: Vec<String>,
     },
     /// Nobody needs what was set aside under this name any more.
     ConfirmAside {
@@ -206,18 +209,34 @@ mod tests {
                 r#"{"version":1,"command":{"set_upstream":{"conninfo":"host=b password='x'"}}}"#,
             ),
             (
-                HubCommand::Confirm { what: None, lsn: Some("0/3000148".to_owned()) },
+                HubCommand::Confirm {
+                    what: None,
+                    lsn: Some("0/3000148".to_owned()),
+                    let_in: vec![],
+                },
                 r#"{"version":1,"command":{"confirm":{"lsn":"0/3000148"}}}"#,
             ),
             (
                 HubCommand::Confirm {
                     what: Some(Confirmable::Seam),
                     lsn: Some("0/3000148".to_owned()),
+                    let_in: vec![],
                 },
                 r#"{"version":1,"command":{"confirm":{"what":"seam","lsn":"0/3000148"}}}"#,
             ),
             (
-                HubCommand::Confirm { what: None, lsn: None },
+                HubCommand::Confirm {
+                    what: Some(Confirmable::Seam),
+                    lsn: Some("0/3000148".to_owned()),
+                    let_in: vec!["s".to_owned()],
+                },
+                concat!(
+                    r#"{"version":1,"command":{"confirm":"#,
+                    r#"{"what":"seam","lsn":"0/3000148","let_in":["s"]}}}"#
+                ),
+            ),
+            (
+                HubCommand::Confirm { what: None, lsn: None, let_in: vec![] },
                 r#"{"version":1,"command":{"confirm":{}}}"#,
             ),
             (

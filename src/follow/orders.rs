@@ -26,8 +26,13 @@ pub enum Steer {
     Unfence(Option<Arc<Upstream>>),
     /// It is known what was abandoned at this position.
     ConfirmAbandoned(Lsn),
-    /// No standby has the former WAL past this seam any more.
-    ConfirmSeam(Lsn),
+    /// No standby has the former WAL past a seam any more.
+    ConfirmSeam {
+        /// The seam.
+        at: Lsn,
+        /// The names of standbys that are refused there and do not have it.
+        let_in: Vec<String>,
+    },
     /// Ours is the true history where a difference was found.
     AcceptOurs(Lsn),
     /// The upstream's is the true history there.

@@ -8,6 +8,7 @@ use super::{LOG, Task};
 use crate::data::figures::About;
 use crate::data::handoff::ToCore;
 use crate::hub::course::Upstream;
+use crate::hub::diverged::GONE_AFTER;
 use crate::store::abandoned::Abandoned;
 use crate::store::course::{FenceNote, UpstreamNote};
 use crate::store::seams::Seams;
@@ -16,7 +17,7 @@ use crate::upstream::position::Position;
 use crate::upstream::state::UpstreamState;
 use crate::wal::Lsn;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 impl<E: Environment> Task<E> {
     /// Does the order end what is in progress?
@@ -30,7 +31,7 @@ impl<E: Environment> Task<E> {
             Steer::Unfence(other) => {
                 course.fence().is_some() || other.as_ref().is_some_and(|other| *other != upstream)
             }
-            Steer::ConfirmAbandoned(_) | Steer::ConfirmSeam(_) => false,
+            Steer::ConfirmAbandoned(_) | Steer::ConfirmSeam { .. } => false,
             Steer::AcceptOurs(at) => self.is_cleared_by(*at) || self.unagreed_at(*at).is_some(),
             Steer::AcceptTheirs(at) => self.may_accept_theirs(*at).is_ok(),
         }
@@ -51,7 +52,7 @@ impl<E: Environment> Task<E> {
     pub(super) async fn obey(&mut self, order: UpstreamOrder) {
         let interrupts = self.interrupts(&order);
         let UpstreamOrder { steer, answer } = order;
-        if !matches!(steer, Steer::ConfirmAbandoned(_) | Steer::ConfirmSeam(_)) {
+        if !matches!(steer, Steer::ConfirmAbandoned(_) | Steer::ConfirmSeam { .. }) {
             self.answer_accepting(Err("another order came after it".to_owned()));
         }
         let result = match steer {
@@ -61,7 +62,7 @@ impl<E: Environment> Task<E> {
             Steer::Fence => self.fence().await,
             Steer::Unfence(upstream) => self.unfence(upstream).await,
             Steer::ConfirmAbandoned(from) => self.confirm_abandoned(from).await,
-            Steer::ConfirmSeam(at) => self.confirm_seam(at).await,
+            Steer::ConfirmSeam { at, let_in } => self.confirm_seam(at, &let_in).await,
             Steer::AcceptOurs(at) => match self.unagreed_at(at) {
                 Some(switch) => self.go_back(switch).await,
                 None => self.accept_ours(at).await,
@@ -173,20 +174,38 @@ impl<E: Environment> Task<E> {
         Ok(())
     }
 
-    async fn confirm_seam(&self, at: Lsn) -> Result<(), String> {
-        let course = &self.parts.hub.course;
+    /// Not while a standby that was refused there still asks: it may have the former WAL, and would
+    /// be let in at once.
+    async fn confirm_seam(&self, at: Lsn, let_in: &[String]) -> Result<(), String> {
+        let hub = &self.parts.hub;
+        let course = &hub.course;
         let mut seams = Seams::clone(&course.seams());
         let passed = seams.confirm(at);
         if passed.is_empty() {
             return Err(format!("no seam at {at} is to be confirmed"));
         }
+        let (refused, now) = (hub.refused_at_seam(at), Instant::now());
+        let asking = refused.still_asking(let_in, now);
+        if !asking.is_empty() {
+            return Err(format!(
+                "standbys that were refused at the seam {at} still ask, and may have the former WAL: {}; \
+                 stop them, and say it again {} s after the last of them was seen; one that was made \
+                 again can be named: --let-in NAME",
+                asking.shown(now),
+                GONE_AFTER.as_secs()
+            ));
+        }
         let saved = self.parts.keeper.save_seams(&seams).await;
         saved.map_err(|error| format!("could not save where other histories go on: {error}"))?;
         course.set_seams(seams);
+        let who = match refused.is_empty() {
+            true => String::new(),
+            false => format!("; refused there were {}", refused.shown(now)),
+        };
         for seam in passed {
             tracing::warn!(
                 target: LOG,
-                "standbys past {seam} are let in again, by walhub ctl: none has the former WAL"
+                "standbys past {seam} are let in again, by walhub ctl: none has the former WAL{who}"
             );
         }
         Ok(())

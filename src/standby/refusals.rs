@@ -164,6 +164,19 @@ pub fn start_past_fork(start: Lsn, tli: TimelineId, end: Lsn) -> Refusal {
     .with_detail(format!("This server's history forked from timeline {tli} at {end}."))
 }
 
+/// The same, of a standby that may have the former WAL past a seam before that end.
+pub fn start_past_fork_and_seam(
+    start: Lsn,
+    (tli, end): (TimelineId, Lsn),
+    (seam_tli, seam): (TimelineId, Lsn),
+) -> Refusal {
+    start_past_fork(start, tli, end).with_hint(format!(
+        "{} A standby with the former WAL has to be made again from a base backup; pg_rewind cannot tell \
+         the two apart.",
+        other_history(seam_tli, seam)
+    ))
+}
+
 /// A position past a seam.
 pub fn start_past_seam(start: Lsn, tli: TimelineId, seam: Lsn) -> Refusal {
     past_seam(format!("requested starting point {start}"), tli, seam)
@@ -182,8 +195,8 @@ fn past_seam(what: String, tli: TimelineId, seam: Lsn) -> Refusal {
     .with_detail(other_history(tli, seam))
     .with_hint(format!(
         "When no standby has the former WAL any more, \"walhub ctl confirm seam {seam}\" lets in those that \
-         are past {seam}, also one that was just made again. A standby with the former WAL has to be made \
-         again from a base backup; pg_rewind does nothing within one timeline."
+         are past {seam}; --let-in names one that was just made again. A standby with the former WAL has \
+         to be made again from a base backup; pg_rewind cannot tell the two histories apart."
     ))
 }
 

@@ -33,6 +33,8 @@ pub enum Start {
     },
     /// The timeline ends exactly there: no copy mode at all, only the next timeline.
     AlreadyAtEnd {
+        /// The timeline.
+        tli: TimelineId,
         /// The timeline that follows.
         next: TimelineId,
         /// Where it forks off.
@@ -80,7 +82,7 @@ pub fn decide(serving: &Serving<'_>, asked: Option<TimelineId>, start: Lsn) -> S
     }
     let next = serving.forks.get(place + 1).map_or(serving.tli, |(next, _)| *next);
     if start == end {
-        return Start::AlreadyAtEnd { next, at: end };
+        return Start::AlreadyAtEnd { tli, next, at: end };
     }
     // The segment with the fork is read from the child's file, the earlier ones from the timeline's
     // own.
@@ -113,7 +115,7 @@ mod tests {
     fn text(start: Start) -> String {
         match start {
             Start::Stream { tli, start, segment } => format!("stream {tli} {start} {segment}"),
-            Start::AlreadyAtEnd { next, at } => format!("end {next} {at}"),
+            Start::AlreadyAtEnd { next, at, .. } => format!("end {next} {at}"),
             Start::Refused(refusal) | Start::Diverged { refusal, .. } => {
                 format!("before {} {}", refusal.sqlstate, refusal.message)
             }

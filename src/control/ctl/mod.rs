@@ -178,7 +178,9 @@ impl CtlService {
                 self.steer(Steer::Fence).await?;
                 Said::Fence(inquiry::fence(hub))
             }
-            HubCommand::Confirm { what, lsn } => return self.confirm(what, lsn.as_deref()).await,
+            HubCommand::Confirm { what, lsn, let_in } => {
+                return self.confirm(what, lsn.as_deref(), let_in).await;
+            }
             HubCommand::ConfirmAside { name } => return self.confirm_aside(name).await,
             HubCommand::AcceptHistory { history, lsn } => {
                 return self.accept_history(history, &lsn).await;
@@ -203,10 +205,11 @@ impl CtlService {
         &self,
         what: Option<Confirmable>,
         lsn: Option<&str>,
+        let_in: Vec<String>,
     ) -> Result<Answer, Failure> {
         if let Some(at) = lsn.map(position).transpose()? {
             let steer = match what {
-                Some(Confirmable::Seam) => Steer::ConfirmSeam(at),
+                Some(Confirmable::Seam) => Steer::ConfirmSeam { at, let_in },
                 Some(Confirmable::Abandoned) | None => Steer::ConfirmAbandoned(at),
             };
             self.steer(steer).await.map_err(|failure| {

@@ -8,7 +8,7 @@ use crate::data::figures::StandbyFigures;
 use crate::data::handoff::StandbyHandoff;
 use crate::data::readback::BlockId;
 use crate::fanout::Cursor;
-use crate::hub::diverged::Diverged;
+use crate::hub::diverged::{Diverged, Left};
 use crate::hub::fleet::Member;
 use crate::hub::{Hub, SenderPermit};
 use crate::ring::{Fd, OpId};
@@ -16,6 +16,7 @@ use crate::standby::client::Session;
 use crate::standby::refusals;
 use crate::standby::stream::{Heard, Talk};
 use crate::store::retention::Hold;
+use crate::store::seams::Seam;
 use crate::store::slots::SlotSession;
 use crate::wal::Lsn;
 use crate::watermark::Cell;
@@ -177,6 +178,7 @@ impl Sender {
             return Heard::Replies;
         }
         let mut before = self.talk.feedback();
+        let was_silent = self.talk.replied_at().is_none();
         let heard = self.talk.hear(bytes, now);
         if let Some(seam) = self.seam {
             // Until it has passed, what it reports moves no slot and counts for nothing.
@@ -186,7 +188,6 @@ impl Sender {
                 AtSeam::Before => {
                     self.seam = None;
                     before = None;
-                    hub.note_streaming(&self.session.application_name, &self.session.peer);
                 }
             }
         }
@@ -204,6 +205,9 @@ impl Sender {
         // A standby reconnects at the start of a segment, where nothing distinguishes it from
         // others; the positions it reports do.
         self.note_diverged(hub, positions.flush.max(positions.apply));
+        if was_silent && self.talk.replied_at().is_some() {
+            self.note_whole(hub);
+        }
         heard
     }
 
@@ -213,7 +217,8 @@ impl Sender {
         let (application_name, peer) =
             (self.session.application_name.clone(), self.session.peer.clone());
         let tli = self.cell.tli();
-        hub.note_diverged(Diverged { application_name, peer, tli, at, end: seam });
+        let left = Left::Seam(Seam { tli, at: seam });
+        hub.note_diverged(Diverged { application_name, peer, tli, at, left });
         match heard {
             Heard::Replies | Heard::ReplyWanted => {
                 Heard::Failed(refusals::reported_past_seam(at, tli, seam))
@@ -248,8 +253,17 @@ impl Sender {
                 peer: self.session.peer.clone(),
                 tli: self.cell.tli(),
                 at,
-                end,
+                left: Left::Fork(end),
             });
+        }
+    }
+
+    /// Notes that it has reported nothing past the end of its timeline, if that is so.
+    fn note_whole(&self, hub: &Hub) {
+        let positions = self.talk.positions();
+        let at = positions.write.max(positions.flush).max(positions.apply);
+        if self.cell.end().is_none_or(|end| at <= end) {
+            hub.note_streaming(&self.session.application_name, &self.session.peer);
         }
     }
 

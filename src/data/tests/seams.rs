@@ -1,11 +1,13 @@
-//! What a core does with a standby before a seam.
+//! What a core does with a standby before a seam, or on a timeline that has ended.
 
 use super::bench::{Bench, Peer, START, wal};
 use crate::data::handoff::ToControl;
+use crate::hub::diverged::{Diverged, Left};
 use crate::keeper::{Job, JobDone, Order};
 use crate::standby::client::StreamEnd;
+use crate::store::seams::Seam;
 use crate::store::slots::{Create, InvalidSlots, Origin, SlotName};
-use crate::wal::Lsn;
+use crate::wal::{Lsn, TimelineId};
 use crate::wire::command::SlotLifetime;
 use crate::wire::copy::{ReplyRequest, StatusReply};
 use crate::wire::time::PgTime;
@@ -152,7 +154,8 @@ fn a_standby_past_a_seam_is_refused_named_and_moves_no_slot() {
         }
         let diverged = bench.hub.diverged();
         let [one] = &diverged[..] else { panic!("{diverged:?}") };
-        assert_eq!((&*one.application_name, one.at, one.end), ("late", past, SEAM));
+        let left = Left::Seam(Seam { tli: TimelineId::FIRST, at: SEAM });
+        assert_eq!((&*one.application_name, one.at, one.left), ("late", past, left));
         let mut slots = holds.slots.lock();
         slots.absorb(START);
         assert_eq!(slots.get("s").unwrap().restart_lsn, Some(START));
@@ -187,4 +190,31 @@ fn nothing_goes_out_from_past_a_seam_before_a_hub_says_that_it_keeps_nothing() {
     assert_eq!(got.wal, 0);
     peer.send(&report(Lsn::INVALID, Lsn::INVALID, Lsn::INVALID));
     run(&mut bench, &mut peer, &mut got, "it is sent all", |got| got.wal == END.bytes_since(START));
+}
+
+/// A standby past the end asks for the beginning of a segment again and again.
+#[test]
+fn a_standby_stays_named_as_diverged_until_it_reports_a_position_before_the_end() {
+    let mut bench = Bench::serving(END);
+    bench.hub.current_cell().unwrap().seal(SEAM);
+    let [past, before] = [8, 0].map(|more| SEAM.saturating_add(more));
+    bench.hub.note_diverged(Diverged {
+        application_name: "late".to_owned(),
+        peer: "[local]".to_owned(),
+        tli: TimelineId::FIRST,
+        at: past,
+        left: Left::Fork(SEAM),
+    });
+    for (at, named) in [(past, 1), (before, 0)] {
+        let mut peer = bench.standby(|session| session.application_name = "late".to_owned());
+        bench.run_to_sleep();
+        assert_eq!(bench.hub.diverged().len(), 1, "it has said nothing");
+        peer.send(&report(at, at, at));
+        bench.run_until("it is heard", |bench| {
+            let senders = bench.core.send.senders();
+            let mut heard = senders.map(|(_, sender)| sender.talk.positions().flush);
+            heard.any(|flush| flush == at)
+        });
+        assert_eq!(bench.hub.diverged().len(), named, "{at}");
+    }
 }

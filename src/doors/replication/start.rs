@@ -2,11 +2,12 @@
 
 use super::step::{Accepted, Step};
 use crate::hub::Hub;
-use crate::hub::diverged::Diverged;
+use crate::hub::diverged::{Diverged, Left};
 use crate::standby::answers::next_timeline;
 use crate::standby::client::Session;
 use crate::standby::refusals;
 use crate::standby::start::{Serving, Start, decide};
+use crate::store::seams::Seam;
 use crate::store::slots::SlotUse;
 use crate::timeline::{Forks, History, heirs};
 use crate::wal::{Lsn, SegmentName, TimelineId};
@@ -39,11 +40,15 @@ pub(super) fn start_physical(
     let refused = match decide(&serving, timeline, start) {
         Start::Refused(refusal) => return Err(refusal),
         Start::Diverged { tli, end, refusal } => {
-            let (application_name, peer) = (session.application_name.clone(), session.peer.clone());
-            hub.note_diverged(Diverged { application_name, peer, tli, at: start, end });
-            return Err(refusal);
+            let seam = seam_under(hub, slot.as_ref(), &forks, tli);
+            let left = seam.map_or(Left::Fork(end), Left::Seam);
+            note_diverged(hub, session, (tli, start), left);
+            return Err(seam.map_or(refusal, |seam| {
+                refusals::start_past_fork_and_seam(start, (tli, end), (seam.tli, seam.at))
+            }));
         }
-        Start::AlreadyAtEnd { next, at } => {
+        Start::AlreadyAtEnd { tli, next, at } => {
+            seam_before(hub, session, slot.as_ref(), (tli, at))?;
             next_timeline(next, at, out);
             return Ok(Step::Answered);
         }
@@ -55,7 +60,9 @@ pub(super) fn start_physical(
             let seam = seam_before(hub, session, slot.as_ref(), (tli, start))?;
             match hold(hub, &forks, (tli, start), segment) {
                 Ok(accepted) => {
-                    if seam.is_none() {
+                    // On a timeline that has ended it may have WAL past the end. Its first report
+                    // tells.
+                    if seam.is_none() && tli == current.tli() {
                         hub.note_streaming(&session.application_name, &session.peer);
                     }
                     let hold = accepted.hold.for_standby(&session.application_name).with_slot(slot);
@@ -86,10 +93,25 @@ fn seam_before(
     // A hub compares before it streams, and says then that it keeps nothing of that. It is told no
     // more than any other, but finds out by itself where the two histories part.
     let is_hub = session.instance.is_some();
-    let Some(end) = seam.filter(|seam| start > *seam && !is_hub) else { return Ok(seam) };
+    let Some(at) = seam.filter(|seam| start > *seam && !is_hub) else { return Ok(seam) };
+    note_diverged(hub, session, (tli, start), Left::Seam(Seam { tli, at }));
+    Err(refusals::start_past_seam(start, tli, at))
+}
+
+/// The first seam in what our history has of `tli`, which has ended, and of its ancestors. A standby
+/// that has WAL past the end of `tli` may have the former WAL from that seam on.
+fn seam_under(hub: &Hub, slot: Option<&SlotUse>, forks: &Forks, tli: TimelineId) -> Option<Seam> {
+    let (seams, slot) = (hub.course.seams(), slot.and_then(SlotUse::position));
+    let own = forks.iter().position(|(known, _)| *known == tli)?;
+    forks.iter().take(own + 1).find_map(|(tli, end)| {
+        let at = seams.first_before(*tli, slot).filter(|at| at <= end)?;
+        Some(Seam { tli: *tli, at })
+    })
+}
+
+fn note_diverged(hub: &Hub, session: &Session, (tli, at): (TimelineId, Lsn), left: Left) {
     let (application_name, peer) = (session.application_name.clone(), session.peer.clone());
-    hub.note_diverged(Diverged { application_name, peer, tli, at: start, end });
-    Err(refusals::start_past_seam(start, tli, end))
+    hub.note_diverged(Diverged { application_name, peer, tli, at, left });
 }
 
 fn hold(
@@ -130,7 +152,7 @@ mod tests {
     use super::*;
     use crate::cluster::instance::InstanceId;
     use crate::hub::tests::hub;
-    use crate::store::seams::{Cut, Seam, Seams};
+    use crate::store::seams::{Cut, Seams};
     use crate::store::slots::{Create, InvalidSlots, Origin, SlotName};
     use crate::wire::command::SlotLifetime;
     use bytes::Bytes;
@@ -146,11 +168,27 @@ mod tests {
         let hub = hub("15.18");
         hub.holds.begin(BEGIN);
         hub.push_cell(Arc::new(Cell::new(TLI, BEGIN, END)));
+        set_seam(&hub);
+        hub
+    }
+
+    fn set_seam(hub: &Hub) {
         let mut seams = Seams::default();
         let seam = Seam { tli: TLI, at: SEAM };
         seams.begin(Cut::Past(seam), &[seam]).unwrap();
         seams.finish();
         hub.course.set_seams(seams);
+    }
+
+    /// A hub whose timeline is the third, with a seam in what it has of the first. The first ended
+    /// at `end`, the second at [`END`].
+    fn after_failovers(end: &str) -> Hub {
+        let (hub, last) = (hub("15.18"), TimelineId::new(3).unwrap());
+        hub.holds.begin(BEGIN);
+        let history = format!("1\t{end}\tno recovery target\n2\t{END}\tno recovery target\n");
+        hub.set_history(last, Bytes::from(history));
+        hub.push_cell(Arc::new(Cell::new(last, BEGIN, END.saturating_add(0x10_0000))));
+        set_seam(&hub);
         hub
     }
 
@@ -164,6 +202,19 @@ mod tests {
         slot: Option<SlotUse>,
         at: Lsn,
     ) -> Result<Option<Lsn>, String> {
+        match ask(instance, hub, slot, (TLI, at)) {
+            Ok(Step::Stream(accepted)) => Ok(accepted.seam),
+            Ok(other) => panic!("{other:?}"),
+            Err(refusal) => Err(format!("{} {}", refusal.sqlstate, refusal.message)),
+        }
+    }
+
+    fn ask(
+        instance: Option<InstanceId>,
+        hub: &Hub,
+        slot: Option<SlotUse>,
+        (tli, at): (TimelineId, Lsn),
+    ) -> Result<Step, Refusal> {
         let session = Session {
             pid: 7,
             user: "u".to_owned(),
@@ -172,12 +223,7 @@ mod tests {
             wal_sender_timeout: Duration::ZERO,
             instance,
         };
-        let mut out = BytesMut::new();
-        match start_physical(hub, &session, slot, Some(TLI), at, &mut out) {
-            Ok(Step::Stream(accepted)) => Ok(accepted.seam),
-            Ok(other) => panic!("{other:?}"),
-            Err(refusal) => Err(format!("{} {}", refusal.sqlstate, refusal.message)),
-        }
+        start_physical(hub, &session, slot, Some(tli), at, &mut BytesMut::new())
     }
 
     /// A slot that was reserved there, and whose standby has reported this.
@@ -204,7 +250,7 @@ mod tests {
             peer: "10.0.0.1:9".to_owned(),
             tli: TLI,
             at: END,
-            end: SEAM,
+            left: Left::Seam(Seam { tli: TLI, at: SEAM }),
         });
         assert_eq!(start(&hub, None, BEGIN), Ok(Some(SEAM)));
         assert_eq!(hub.diverged().len(), 1, "it has not passed yet");
@@ -219,6 +265,67 @@ mod tests {
         hub.course.set_seams(Seams::default());
         assert_eq!(start(&hub, None, Lsn::new(0x600_0000)), Ok(None));
         assert!(hub.diverged().is_empty());
+    }
+
+    /// `pg_rewind` would go back to where the timelines part, and find nothing of the seam.
+    #[test]
+    fn who_is_past_the_end_of_a_timeline_with_a_seam_before_it_needs_a_base_backup() {
+        let past_end = |end: &str, slot: Option<Lsn>, tli: u32| {
+            let hub = after_failovers(end);
+            let slot = slot.map(|reported| self::slot(&hub, BEGIN, reported));
+            let at = END.saturating_add(0x10_0000);
+            let refused = ask(None, &hub, slot, (TimelineId::new(tli).unwrap(), at)).unwrap_err();
+            (hub.diverged()[0].left, refused.hint.unwrap_or_default())
+        };
+        let seam = Left::Seam(Seam { tli: TLI, at: SEAM });
+        for tli in [1, 2] {
+            let (left, hint) = past_end("0/6000000", None, tli);
+            assert_eq!(left, seam, "{tli}");
+            for part in ["0/5008000", "from a base backup; pg_rewind cannot tell the two apart"] {
+                assert!(hint.contains(part), "{hint}");
+            }
+        }
+        let (end, none) = (Lsn::new(0x600_0000), String::new());
+        let followed = past_end("0/6000000", Some(Lsn::new(0x580_0000)), 1);
+        assert_eq!(followed, (Left::Fork(end), none.clone()), "by its slot");
+        let before = Left::Fork(Lsn::new(0x500_4000));
+        assert_eq!(past_end("0/5004000", None, 1), (before, none), "our history leaves it before");
+    }
+
+    #[test]
+    fn who_is_at_the_end_of_a_timeline_is_not_told_the_next_one_over_a_seam() {
+        let at_end = |slot: Option<Lsn>| {
+            let hub = after_failovers("0/6000000");
+            let slot = slot.map(|reported| self::slot(&hub, BEGIN, reported));
+            match ask(None, &hub, slot, (TLI, Lsn::new(0x600_0000))) {
+                Ok(Step::Answered) => Ok(()),
+                Ok(other) => panic!("{other:?}"),
+                Err(refusal) => Err(refusal.message),
+            }
+        };
+        let refused = at_end(None).unwrap_err();
+        assert!(
+            refused.starts_with("requested starting point 0/6000000 on timeline 1"),
+            "{refused}"
+        );
+        assert_eq!(at_end(Some(Lsn::new(0x580_0000))), Ok(()));
+    }
+
+    /// It asks for the beginning of a segment, whatever it has of that.
+    #[test]
+    fn only_a_start_on_the_current_timeline_takes_a_standby_off_the_list() {
+        let hub = after_failovers("0/6000000");
+        hub.course.set_seams(Seams::default());
+        let last = TimelineId::new(3).unwrap();
+        let first = Arc::new(Cell::new(TLI, BEGIN, Lsn::new(0x600_0000)));
+        hub.set_cells(std::iter::once(first).chain(hub.cells()).collect());
+        for (tli, named) in [(TLI, 1), (last, 0)] {
+            let left = Left::Fork(Lsn::new(0x600_0000));
+            let (application_name, peer) = ("s".to_owned(), "10.0.0.1:9".to_owned());
+            hub.note_diverged(Diverged { application_name, peer, tli: TLI, at: END, left });
+            assert!(matches!(ask(None, &hub, None, (tli, BEGIN)), Ok(Step::Stream(_))));
+            assert_eq!(hub.diverged().len(), named, "{tli}");
+        }
     }
 
     #[test]

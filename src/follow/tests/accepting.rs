@@ -3,9 +3,10 @@
 use super::{FirstWords, PATIENCE, Scene, behind_a_fork, differed, host, receiving};
 use crate::data::handoff::ToCore;
 use crate::follow::{Steer, UpstreamOrder};
+use crate::hub::diverged::{Diverged, Left};
 use crate::store::course::FenceNote;
 use crate::store::evidence::{Difference, Evidence, PlaceBytes, WalSource};
-use crate::store::seams::{Cut, Seams};
+use crate::store::seams::{Cut, Seam, Seams};
 use crate::store::switch::Switch;
 use crate::upstream::end::UpstreamEnd;
 use crate::upstream::position::Position;
@@ -256,4 +257,42 @@ fn what_was_undone_is_not_undone_twice() {
     scene.hub.course.set_seams(seams);
     assert_eq!(scene.order(Steer::AcceptOurs(PLACE)), Ok(()));
     assert!(scene.inbox.is_empty(), "no stream ends");
+}
+
+/// Standbys with the former WAL ask again and again, and would be let in at once.
+#[test]
+fn a_seam_is_not_confirmed_while_standbys_that_were_refused_there_still_ask() {
+    let directory = tempfile::tempdir().unwrap();
+    let scene = receiving(directory.path(), 0xAA);
+    let seam = Seam { tli: TimelineId::FIRST, at: PLACE };
+    let mut seams = Seams::default();
+    seams.begin(Cut::Past(seam), &[seam]).unwrap();
+    seams.finish();
+    scene.hub.course.set_seams(seams);
+    for (name, left) in
+        [("a", Left::Seam(seam)), ("b", Left::Seam(seam)), ("fork", Left::Fork(PLACE))]
+    {
+        scene.hub.note_diverged(Diverged {
+            application_name: name.to_owned(),
+            peer: "10.0.0.1:5".to_owned(),
+            tli: TimelineId::FIRST,
+            at: Lsn::new(0x500_3000),
+            left,
+        });
+    }
+    let confirm = |let_in: &[&str]| {
+        let let_in = let_in.iter().map(|name| (*name).to_owned()).collect();
+        scene.order(Steer::ConfirmSeam { at: PLACE, let_in })
+    };
+    let refused = confirm(&[]).unwrap_err();
+    for part in ["a (10.0.0.1:5, at 0/5003000, last seen 0 s ago), b (", "120 s", "--let-in NAME"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    assert!(!refused.contains("fork"), "{refused}");
+    let refused = confirm(&["a"]).unwrap_err();
+    assert!(refused.contains("WAL: b (10.0.0.1:5"), "{refused}");
+    let saved = |scene: &Scene| scene.saved().urgent.iter().any(|job| job.contains("Seams"));
+    assert!(!saved(&scene) && !scene.hub.course.seams().is_empty());
+    assert_eq!(confirm(&["a", "b"]), Ok(()));
+    assert!(saved(&scene) && scene.hub.course.seams().is_empty());
 }
