@@ -83,6 +83,13 @@ pub enum StoreFault {
     },
 }
 
+impl StoreFault {
+    /// Is the disk full?
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Self::Io { error, .. } if is_no_space(error))
+    }
+}
+
 impl From<StoreFault> for io::Error {
     /// Keeps a full disk recognizable as one.
     fn from(fault: StoreFault) -> Self {

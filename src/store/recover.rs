@@ -20,7 +20,7 @@ use super::course::FenceNote;
 use super::cut::{ControlChange, carry_out_cut, read_seams};
 use super::digest;
 use super::disk::Disk;
-use super::durable::{read_note, read_small};
+use super::durable::{read_note, read_small, remove};
 use super::fault::{StoreFault, failed};
 use super::histories::read_fork;
 use super::holes::{Extent, Hole, oldest_of};
@@ -160,7 +160,7 @@ pub async fn examine<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, St
         listing: &listing,
         complete: newest_range(&listing, &cluster),
         partials: open_segments(&listing, &cluster),
-        gone: Vec::new(),
+        gone: Gone::default(),
     };
     let halted = match read_note(disk, &layout.halted(), HaltedNote::decode).await {
         // A marker that cannot be read means the same, without the position.
@@ -170,7 +170,8 @@ pub async fn examine<D: Disk>(disk: &D, layout: &Layout) -> Result<Recovered, St
         other => other?,
     };
     let (wal, gone) = recovery.run(halted.as_ref(), &leaving).await?;
-    listing.partials.retain(|(tli, no)| *tli != cluster.timeline || !gone.contains(no));
+    listing.partials.retain(|(tli, no)| *tli != cluster.timeline || !gone.partials.contains(no));
+    listing.spares.retain(|number| !gone.spares.contains(number));
     Ok(Recovered { control, wal: Some(wal), listing, halted, seams })
 }
 
@@ -259,17 +260,25 @@ struct Recovery<'a, D> {
     listing: &'a Listing,
     complete: Option<SegmentRange>,
     partials: Vec<SegmentNo>,
-    /// Open segments that were removed or set aside.
-    gone: Vec<SegmentNo>,
+    gone: Gone,
+}
+
+/// Files that are no longer here.
+#[derive(Debug, Default)]
+struct Gone {
+    /// Open segments of the timeline that were removed or set aside.
+    partials: Vec<SegmentNo>,
+    /// Spares in whose room something was kept.
+    spares: Vec<u64>,
 }
 
 impl<D: Disk> Recovery<'_, D> {
-    /// Returns the WAL, and the open segments of the timeline that are no longer here.
+    /// Returns the WAL, and what is no longer here.
     async fn run(
         mut self,
         halted: Option<&HaltedNote>,
         leaving: &[String],
-    ) -> Result<(RecoveredWal, Vec<SegmentNo>), StoreFault> {
+    ) -> Result<(RecoveredWal, Gone), StoreFault> {
         let size = self.cluster.segment_size;
         let resume = self.complete.map_or(self.cluster.start, |range| range.newest.end(size));
         let begun = read_note(self.disk, &self.layout.begun(), BegunNote::decode).await?;
@@ -363,9 +372,9 @@ impl<D: Disk> Recovery<'_, D> {
             } else {
                 set_aside(self.disk, &path, "its complete segment holds other bytes").await?;
             }
-            self.gone.push(no);
+            self.gone.partials.push(no);
         }
-        if self.gone.is_empty() {
+        if self.gone.partials.is_empty() {
             return Ok(());
         }
         self.sync_dir(self.layout.wal()).await
@@ -431,7 +440,7 @@ impl<D: Disk> Recovery<'_, D> {
             let gives_up = holds_wal_past(self.disk, &path, name, durable).await?;
             if gives_up && no.start(size) >= durable {
                 set_aside(self.disk, &path, reason).await?;
-                self.gone.push(no);
+                self.gone.partials.push(no);
                 continue;
             }
             self.partials.push(no);
@@ -439,7 +448,7 @@ impl<D: Disk> Recovery<'_, D> {
                 continue;
             }
             if gives_up {
-                keep_copy(self.disk, &path, name, reason).await?;
+                self.keep_copy(&path, name, reason).await?;
             }
             let file = self.disk.open_write(&path).await.map_err(failed("open file", &path))?;
             let cleared = clear_past(self.disk, &file, name, durable).await;
@@ -448,6 +457,29 @@ impl<D: Disk> Recovery<'_, D> {
             synced.map_err(|error| StoreFault::Sync { path, error })?;
         }
         self.sync_dir(self.layout.wal()).await
+    }
+
+    /// On a full disk the copy takes the room of spares.
+    async fn keep_copy(
+        &mut self,
+        path: &Path,
+        name: SegmentName,
+        reason: &str,
+    ) -> Result<(), StoreFault> {
+        let mut spares = self.listing.spares.iter();
+        loop {
+            match keep_copy(self.disk, path, name, reason).await {
+                Err(fault) if fault.is_no_space() => {
+                    let part = Layout::temporary(path);
+                    remove(self.disk, &part).await.map_err(failed("remove file", &part))?;
+                    let Some(number) = spares.next() else { return Err(fault) };
+                    let spare = self.layout.spare(*number);
+                    self.disk.unlink(&spare).await.map_err(failed("remove file", &spare))?;
+                    self.gone.spares.push(*number);
+                }
+                kept => return kept,
+            }
+        }
     }
 
     async fn remove_marker(&self) -> Result<(), StoreFault> {

@@ -5,6 +5,7 @@ use crate::cluster::instance::InstanceId;
 use crate::store::control_file::Sealed;
 use crate::store::directory::Directory;
 use crate::store::disk::run_ready;
+use crate::store::faulty_disk::FaultyDisk;
 use crate::store::plain_disk::PlainDisk;
 use crate::wal::SystemId;
 use crate::wal::page::PAGE_SIZE;
@@ -397,6 +398,28 @@ fn whole_records_past_a_damaged_one_are_kept() {
         run_ready(recover(&PlainDisk, &world.layout)).unwrap().unwrap();
         assert!(!Layout::numbered(&stray, 1).exists());
     }
+}
+
+#[test]
+fn on_a_full_disk_they_take_the_room_of_spares() {
+    let world = World::with_open();
+    damage_open(&world, 100_000);
+    for number in [3, 4] {
+        std::fs::write(world.layout.spare(number), vec![0; MIB as usize]).unwrap();
+    }
+    let disk = FaultyDisk::default();
+    disk.leave_room(MIB / 2);
+    let Recovered { listing, .. } = run_ready(recover(&disk, &world.layout)).unwrap().unwrap();
+    assert!(Layout::stray(&world.layout.partial(name(1, 9))).exists());
+    assert_eq!(listing.spares, [4]);
+    assert!(!world.layout.spare(3).exists() && world.layout.spare(4).exists());
+    // Without one nothing is given up, and nothing is cleared.
+    let world = World::with_open();
+    damage_open(&world, 100_000);
+    let damaged = std::fs::read(world.layout.partial(name(1, 9))).unwrap();
+    let refused = run_ready(recover(&disk, &world.layout)).unwrap().unwrap_err();
+    assert!(refused.is_no_space(), "{refused}");
+    assert!(std::fs::read(world.layout.partial(name(1, 9))).unwrap() == damaged);
 }
 
 /// The record crosses into the open segment, so nothing in that is WAL that is proven.
