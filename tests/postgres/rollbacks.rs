@@ -349,6 +349,48 @@ fn what_the_hub_has_archived_itself_clears_nothing() {
     shows_nothing(&stage);
 }
 
+/// A file of the archive differs, and then the hub's own copy is there again.
+#[test]
+fn a_copy_of_the_hubs_own_ends_no_difference_of_the_archive() {
+    let scene = Scene::new();
+    let mut stage =
+        Stage::new(&scene, |port, _| format!("host=127.0.0.1 port={port} user=postgres"));
+    let archive = Archive::new(&scene, "archive", None);
+    stage.hub.kill();
+    stage.hub.set_flag(&format!("--archive-command={}", archive.command()));
+    stage.hub.set_flag(&format!("--restore-command={}", archive.restore_command()));
+    stage.hub.start();
+    let end = stage.run_job_of('a', 2600);
+    stage.standby.wait_replayed(end);
+    let archived = complete_segments(&stage.hub.pg_wal());
+    let last = archived.last().expect("the job fills segments");
+    archive.wait_for(last);
+    stage.hub.stop();
+    // The archive has more than the hub, so its files are compared with what the hub has.
+    load::switch_segment(&stage.primary);
+    stage.primary.kill();
+    let open = format!("0000000100000000{:08X}", end.raw() >> 20);
+    fs::copy(stage.primary.pg_wal().join(&open), archive.path(&open)).unwrap();
+    let mend = flip(&archive.path(last), 1_038_000);
+    stage.hub.start();
+    stage.hub.wait_state("archive differs");
+    mend();
+    stage.hub.wait_log(&["WARN", "may have archived it itself"]);
+    let place = stage.hub.inspect().evidence().expect("a place");
+    stage.hub.stop();
+    stage.hub.remove_flag("--archive-command");
+    stage.hub.start();
+    wait::stays(Duration::from_secs(3), "its mark shows whose copy it is", || {
+        stage.hub.inspect().evidence() == Some(place)
+    });
+
+    // Somebody else's copy counts.
+    for name in &archived {
+        drop(fs::remove_file(stage.hub.pg_wal().join(format!("archive_status/{name}.done"))));
+    }
+    wait::until("it has ended", || stage.hub.inspect().evidence().is_none());
+}
+
 /// An operator says that the hub's history is the true one: nobody else has to show its WAL, and its
 /// source is not followed all the same.
 #[test]
