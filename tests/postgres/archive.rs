@@ -493,6 +493,16 @@ fn a_damaged_or_foreign_file_is_refused_and_named() {
     wait_end(&hub, end);
 }
 
+/// A standby that archives to the same place once it is promoted.
+fn archiving_standby<'a>(primary: &Cluster<'a>, name: &str, archive: &Archive) -> Cluster<'a> {
+    let mut standby = primary.standby(name, &primary.conninfo());
+    archive.take_from(&mut standby);
+    standby.stop_fast();
+    standby.start();
+    standby.wait_streaming();
+    standby
+}
+
 /// The failover is known to the archive alone: its history file, and the segments of the
 /// new timeline.
 #[test]
@@ -501,11 +511,7 @@ fn a_failover_is_followed_through_the_archive() {
     let mut old = Cluster::primary_with_segments(&scene, "old", 1);
     let archive = Archive::of(&scene, &mut old);
     load::prepare(&scene, &old);
-    let mut new = old.standby("new", &old.conninfo());
-    archive.take_from(&mut new);
-    new.stop_fast();
-    new.start();
-    new.wait_streaming();
+    let new = archiving_standby(&old, "new", &archive);
     let hub = hub_with(&scene, &old, &archive).flag("--archive-timeline-grace=2s");
     let mut hub = hub.started();
     wait_connected(&old);
@@ -547,11 +553,7 @@ fn a_copys_timeline_is_not_followed_on_the_archives_word() {
     let mut old = Cluster::primary_with_segments(&scene, "old", 1);
     let archive = Archive::of(&scene, &mut old);
     load::prepare(&scene, &old);
-    let mut copy = old.standby("copy", &old.conninfo());
-    archive.take_from(&mut copy);
-    copy.stop_fast();
-    copy.start();
-    copy.wait_streaming();
+    let copy = archiving_standby(&old, "copy", &archive);
     let mut hub = hub_with(&scene, &old, &archive).started();
     wait_connected(&old);
     let standby = old.standby("standby", &hub.conninfo());
@@ -585,11 +587,7 @@ fn a_copys_timeline_is_left_again_by_an_operators_word() {
     let mut old = Cluster::primary_with_segments(&scene, "old", 1);
     let archive = Archive::of(&scene, &mut old);
     load::prepare(&scene, &old);
-    let mut copy = old.standby("copy", &old.conninfo());
-    archive.take_from(&mut copy);
-    copy.stop_fast();
-    copy.start();
-    copy.wait_streaming();
+    let copy = archiving_standby(&old, "copy", &archive);
     let mut hub = hub_with(&scene, &old, &archive).flag("--archive-timeline-grace=2s").started();
     wait_connected(&old);
     let mut behind = old.standby("behind", &hub.conninfo());

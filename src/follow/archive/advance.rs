@@ -282,7 +282,9 @@ impl<E: Environment> Task<E> {
             Err(_) => return Ok(Advance::Stuck),
         };
         let source = WalSource::archive_file(&name.to_string());
-        match first_difference(&self.parts, (name, file), span.tli, (at, span.to)).await {
+        let compared = (name.no.start(name.size), span.to);
+        let differs = first_difference(&self.parts, (name, file), span.tli, compared, Some(at));
+        match differs.await {
             Ok(None) if self.is_no_witness(name, &source).await => {
                 if self.told.own.replace(at) != Some(at) {
                     warn!(

@@ -3,7 +3,7 @@
 //! ([`compare_back`](crate::follow::proof::compare_back)). Another history may continue ours byte for
 //! byte at our end. A file that this hub may have archived itself shows nothing.
 
-use super::segments::{Ahead, Unusable, difference_within};
+use super::segments::{Ahead, Unusable, first_difference};
 use super::turn::{Advance, ArchiveTurn, ShuttingDown};
 use crate::follow::Task;
 use crate::follow::environment::{Archive as _, Environment};
@@ -93,7 +93,8 @@ impl<E: Environment> Task<E> {
             };
             match fetched {
                 Ok(Some((name, file))) => {
-                    let differs = difference_within(&self.parts, (name, file), ours.tli, (at, to));
+                    let span = (at, to);
+                    let differs = first_difference(&self.parts, (name, file), ours.tli, span, None);
                     match differs.await {
                         Ok(None) => why = self.own_copy(name).await.or(why),
                         Ok(Some(differing)) => {

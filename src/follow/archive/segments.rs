@@ -79,32 +79,15 @@ pub(super) async fn judge<E: Environment>(
     judging.await.unwrap_or_else(|error| Err(Unusable::Unknown(error.to_string())))
 }
 
-/// Compares a file of the archive with our own segment of timeline `tli`, up to `to`; the place `at`
-/// lies before that. Returns `None` when they are equal.
+/// Compares a file of the archive with our own segment of timeline `tli` between two positions of
+/// it. A difference is evidence about `place`, or without one about where they differ. Returns `None`
+/// when they are equal there.
 pub(super) async fn first_difference<E: Environment>(
     parts: &Arc<Parts<E>>,
     (name, file): Named<E>,
     tli: TimelineId,
-    (at, to): (Lsn, Lsn),
-) -> Result<Option<Differing>, Unusable> {
-    let reader = Arc::clone(parts);
-    let comparing = parts.environment.blocking(move || {
-        let ours = reader.environment.open_own_wal(SegmentName { tli, ..name })?;
-        let ours = ours.ok_or(io::ErrorKind::NotFound)?;
-        let theirs = E::Archive::open(&file)?;
-        let first = check::first_difference(&theirs, &ours, name, to)?;
-        first.map(|first| Differing::of_files((&theirs, &ours), name, (first, at), to)).transpose()
-    });
-    comparing.await.flatten().map_err(|error| Unusable::Unknown(error.to_string()))
-}
-
-/// Compares a file of the archive with our own segment of timeline `tli` between two positions of
-/// it. Returns `None` when they are equal there.
-pub(super) async fn difference_within<E: Environment>(
-    parts: &Arc<Parts<E>>,
-    (name, file): Named<E>,
-    tli: TimelineId,
     (from, to): (Lsn, Lsn),
+    place: Option<Lsn>,
 ) -> Result<Option<Differing>, Unusable> {
     let reader = Arc::clone(parts);
     let comparing = parts.environment.blocking(move || {
@@ -112,9 +95,9 @@ pub(super) async fn difference_within<E: Environment>(
         let ours = ours.ok_or(io::ErrorKind::NotFound)?;
         let theirs = E::Archive::open(&file)?;
         let first = check::first_difference_within(&theirs, &ours, name, (from, to))?;
-        first
-            .map(|first| Differing::of_files((&theirs, &ours), name, (first, first), to))
-            .transpose()
+        let Some(first) = first else { return Ok(None) };
+        let found = (first, place.unwrap_or(first));
+        Differing::of_files((&theirs, &ours), name, found, to).map(Some)
     });
     comparing.await.flatten().map_err(|error| Unusable::Unknown(error.to_string()))
 }
